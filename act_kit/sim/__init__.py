@@ -1,0 +1,1 @@
+"""Meta-World behind one class: tasks, starts, the simulator, rendering. Knows nothing of policies or data."""

@@ -1,0 +1,154 @@
+"""Starts and the laws they are drawn from.
+
+A start is everything that makes one Meta-World initial state differ from another. It travels with every episode, in
+datasets, evaluations and reports, so that "did we train where we test?" is a question the data answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, cast, get_args
+
+import numpy as np
+
+from act_kit.errors import ConfigError, StartError, did_you_mean
+from act_kit.sim.tasks import Task, get_task
+
+SAME_START_M = 1e-6
+"""Starts that agree to this in every dimension are one start."""
+
+LawKind = Literal["uniform", "sobol", "grid", "fixed", "tasks50"]
+Stream = Literal["collect", "validate", "select", "evaluate", "reference"]
+"""What starts are drawn for. Streams of one seed draw independently, so selecting never sees what reporting uses
+(``tasks50`` has only its 50 goals to give, to every stream)."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """One initial state: a task and its ``rand_vec``, 3 or 6 float64 numbers in metres, exact to the bit."""
+
+    task: str
+    rand_vec: tuple[float, ...]
+
+    @classmethod
+    def of(cls, task: str, rand_vec: np.ndarray) -> Start:
+        """Make a start from an array (3,) or (6,)."""
+        return cls(task, tuple(float(x) for x in rand_vec))
+
+    @property
+    def array(self) -> np.ndarray:
+        """``rand_vec`` as float64 (3,) or (6,)."""
+        return np.array(self.rand_vec, dtype=np.float64)
+
+    def check_is_of(self, task: str) -> None:
+        """Raise :class:`StartError` if this is a start of another task."""
+        if self.task != task:
+            raise StartError(f"This is a start of {self.task}; {task} was expected.")
+
+
+def stack(starts: Sequence[Start]) -> np.ndarray:
+    """Return the ``rand_vec`` of N starts of one task as float64 (N, D)."""
+    return np.array([start.rand_vec for start in starts], dtype=np.float64)
+
+
+def distinct(rand_vecs: np.ndarray) -> np.ndarray:
+    """Return the distinct rows of ``rand_vecs`` (N, D), rows within 1e-6 m counting as one, in order of appearance."""
+    keep: list[int] = []
+    for i, row in enumerate(rand_vecs):
+        if not keep or np.abs(rand_vecs[keep] - row).max(axis=1).min() > SAME_START_M:
+            keep.append(i)
+    return rand_vecs[keep]
+
+
+class StartLaw:
+    """The distribution that starts are drawn from.
+
+    ========= =============================================================================================
+    uniform   the benchmark's own reset law: uniform in the box, drawn again while the object is too near the goal
+    sobol     a scrambled Sobol sequence in the same box, with the same rejection
+    grid      a lattice over the first two dimensions that vary, the others drawn uniformly; for maps
+    fixed     one uniform draw, repeated: the failure this toolkit exists for
+    tasks50   the 50 goals of Meta-World's MT1 benchmark for this seed, over and over
+    ========= =============================================================================================
+    """
+
+    def __init__(self, task: str, kind: str = "uniform") -> None:
+        if kind not in get_args(LawKind):
+            raise ConfigError(
+                f"'{kind}' is not a start law; there are {', '.join(get_args(LawKind))}."
+                + did_you_mean(kind, get_args(LawKind))
+            )
+        self.task: Task = get_task(task)
+        self.kind = cast(LawKind, kind)
+
+    def __repr__(self) -> str:
+        return f"StartLaw('{self.task.name}', '{self.kind}')"
+
+    def sample(self, num: int, *, seed: int, stream: Stream) -> list[Start]:
+        """Draw ``num`` starts. Except for ``grid``, fewer starts of the same seed and stream are their beginning."""
+        root = np.random.SeedSequence(seed, spawn_key=(get_args(Stream).index(stream),))
+        laws: dict[LawKind, Callable[[np.random.SeedSequence], Iterator[np.ndarray]]] = {
+            "uniform": self._uniform,
+            "sobol": self._sobol,
+            "grid": lambda root: self._grid(root, num),
+            "fixed": self._fixed,
+            "tasks50": lambda root: self._tasks50(seed),
+        }
+        starts = [Start.of(self.task.name, rand_vec) for rand_vec in islice(laws[self.kind](root), num)]
+        for start in starts:
+            self.task.check(start.array)
+        return starts
+
+    def _uniform(self, root: np.random.SeedSequence) -> Iterator[np.ndarray]:
+        rng = np.random.default_rng(root)
+        while True:
+            rand_vec = rng.uniform(self.task.low, self.task.high)
+            if not self.task.rejects(rand_vec):
+                yield rand_vec
+
+    def _sobol(self, root: np.random.SeedSequence) -> Iterator[np.ndarray]:
+        from scipy.stats import qmc
+
+        sequence = qmc.Sobol(len(self.task.low), rng=np.random.default_rng(root))
+        while True:
+            for point in sequence.random(64):
+                rand_vec = np.asarray(self.task.low) + point * self.task.width
+                if not self.task.rejects(rand_vec):
+                    yield rand_vec
+
+    def _grid(self, root: np.random.SeedSequence, num: int) -> Iterator[np.ndarray]:
+        rows, cols = self.grid_shape(num)
+        dims = self.task.informative[:2]
+        for index, rand_vec in enumerate(islice(self._uniform(root), num)):
+            cell = (np.array([index % cols, index // cols]) + 0.5) / (cols, rows)
+            lattice = np.asarray(self.task.low)[dims] + cell[: len(dims)] * self.task.width[dims]
+            others = self._uniform(np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, index)))
+            for candidate in islice(others, 1000):
+                candidate[dims] = lattice
+                if not self.task.rejects(candidate):
+                    rand_vec = candidate
+                    break
+            # Where no goal at all is far enough from a lattice point, the uniform draw stands in for it.
+            yield rand_vec
+
+    def grid_shape(self, num: int) -> tuple[int, int]:
+        """Return (rows, columns) of the lattice for ``num`` starts; one row where a task varies in one dimension."""
+        rows = max(1, int(np.sqrt(num))) if len(self.task.informative) > 1 else 1
+        return rows, -(-num // rows)
+
+    def _fixed(self, root: np.random.SeedSequence) -> Iterator[np.ndarray]:
+        rand_vec = next(self._uniform(root))
+        while True:
+            yield rand_vec.copy()
+
+    def _tasks50(self, seed: int) -> Iterator[np.ndarray]:
+        import pickle
+
+        import metaworld
+
+        benchmark = metaworld.MT1(self.task.name, seed=seed)  # type: ignore[no-untyped-call]
+        goals = [pickle.loads(task.data)["rand_vec"] for task in benchmark.train_tasks]
+        while True:
+            yield from (np.asarray(goal, dtype=np.float64) for goal in goals)

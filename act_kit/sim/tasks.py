@@ -1,0 +1,210 @@
+"""The 50 Meta-World v3 tasks: what varies between their episodes, when they succeed, how far they are from it.
+
+The table is data, so that datasets, reports and the command line can ask about a task without building its
+environment (0.2 s each). The tests hold every row against Meta-World itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from act_kit.errors import StartError, TaskError, did_you_mean
+
+HORIZON = 500
+"""Steps of an episode; Meta-World refuses step 501."""
+
+CONTROL_HZ = 80
+"""Actions a second: five physics steps of 2.5 ms each."""
+
+STATE_DIM = 39
+ACTION_DIM = 4
+
+INFORMATIVE_WIDTH_M = 0.005
+"""A dimension of ``rand_vec`` whose reset interval is narrower than this does not vary in any way that matters."""
+
+Group = Literal["easy", "medium", "hard", "very hard"]
+DistanceName = Literal[
+    "object", "object_x", "object_y", "object_z", "object_xy", "second_object", "hand", "faucet_knob",
+    "nut_to_peg", "nut_below_peg", "ball_to_hoop", "peg_head", "nail_left", "lever_angle",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One Meta-World task.
+
+    Attributes:
+        name: Meta-World's name, such as ``pick-place-v3``.
+        group: Difficulty (Seo et al. 2022, "Masked World Models for Visual Control").
+        low, high: Bounds of ``rand_vec``, metres; 3 or 6 numbers (object position, then goal position).
+        distance: Which definition of :mod:`act_kit.sim.distance` measures how far the task is from done.
+        radius: Success needs ``distance <= radius`` (in :attr:`unit`) ...
+        also: ... and this, where it is not the distance alone that decides ("" where it is).
+        too_near: Meta-World draws again while the object starts nearer than this to the goal (xy, metres); 0 if never.
+        goal_xy: Where that distance is measured to, if not to ``rand_vec[3:5]``.
+    """
+
+    name: str
+    group: Group
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    distance: DistanceName
+    radius: float
+    also: str = ""
+    too_near: float = 0.0
+    goal_xy: tuple[float, float] | None = None
+
+    @property
+    def unit(self) -> str:
+        """Unit of the distance and its radius: ``m``, or ``rad`` for lever-pull."""
+        return "rad" if self.distance == "lever_angle" else "m"
+
+    @property
+    def width(self) -> np.ndarray:
+        """Widths of the reset box, metres; float64 (3,) or (6,)."""
+        return np.subtract(self.high, self.low, dtype=np.float64)
+
+    @property
+    def informative(self) -> np.ndarray:
+        """Indices of the dimensions of ``rand_vec`` that vary by at least 5 mm; int (D,), D from 1 to 5."""
+        return np.flatnonzero(self.width >= INFORMATIVE_WIDTH_M)
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """The multi-task benchmarks this task belongs to."""
+        ml45 = "ML45-test" if self.name in ML45_TEST else "ML45-train"
+        return ("MT10", "MT50", ml45) if self.name in MT10 else ("MT50", ml45)
+
+    @property
+    def success_rule(self) -> str:
+        """Meta-World's success test in words."""
+        rule = f"{self.distance.replace('_', ' ')} distance <= {self.radius:.4g} {self.unit}"
+        return f"{rule} and {self.also}" if self.also else rule
+
+    def dim_name(self, dim: int) -> str:
+        """Name a dimension of ``rand_vec`` as a reader would: ``object x``, ``goal z``."""
+        return f"{'object' if dim < 3 else 'goal'} {'xyz'[dim % 3]}"
+
+    def rejects(self, rand_vec: np.ndarray) -> bool:
+        """Tell whether Meta-World's reset draws this vector again. Reset frozen to one, it never returns."""
+        if not self.too_near:
+            return False
+        goal_xy = rand_vec[3:5] if self.goal_xy is None else np.asarray(self.goal_xy)
+        return bool(np.linalg.norm(rand_vec[:2] - goal_xy) < self.too_near)
+
+    def check(self, rand_vec: np.ndarray) -> None:
+        """Raise :class:`StartError` unless the task can be reset to ``rand_vec``, float64 (3,) or (6,)."""
+        if rand_vec.shape != (len(self.low),) or not np.isfinite(rand_vec).all():
+            raise StartError(f"A start of {self.name} is {len(self.low)} finite numbers, not {rand_vec.tolist()}.")
+        if self.rejects(rand_vec):
+            raise StartError(
+                f"{self.name} cannot start from {rand_vec.tolist()}: the object would be nearer than "
+                f"{self.too_near} m (xy) to the goal, and Meta-World would redraw it for ever."
+            )
+
+
+def _task(
+    name: str,
+    group: Group,
+    low: tuple[float, ...],
+    high: tuple[float, ...],
+    distance: DistanceName,
+    radius: float,
+    *,
+    also: str = "",
+    too_near: float = 0.0,
+    goal_xy: tuple[float, float] | None = None,
+) -> Task:
+    return Task(
+        name=name, group=group, low=low, high=high, distance=distance, radius=radius,
+        also=also, too_near=too_near, goal_xy=goal_xy,
+    )  # fmt: skip
+
+
+# fmt: off
+_TABLE: Sequence[Task] = (
+    _task("assembly-v3", "hard", (0.0, 0.6, 0.02, -0.1, 0.75, 0.1), (0.0, 0.6, 0.02, 0.1, 0.85, 0.1), "nut_to_peg", 0.02, too_near=0.1, also="below the top of the peg"),
+    _task("basketball-v3", "medium", (-0.1, 0.6, 0.0299, -0.1, 0.85, 0.0), (0.1, 0.7, 0.0301, 0.1, 0.9000001, 0.0), "ball_to_hoop", 0.08, too_near=0.15, also="height counted twice"),
+    _task("bin-picking-v3", "medium", (-0.21, 0.65, 0.02, 0.1199, 0.699, -0.001), (-0.03, 0.75, 0.02, 0.1201, 0.701, 0.001), "object", 0.05),
+    _task("box-close-v3", "medium", (-0.05, 0.5, 0.02, -0.1, 0.7, 0.133), (0.05, 0.55, 0.02, 0.1, 0.8, 0.133), "object", 0.08, too_near=0.25),
+    _task("button-press-topdown-v3", "easy", (-0.1, 0.8, 0.115), (0.1, 0.9, 0.115), "object_z", 0.024),
+    _task("button-press-topdown-wall-v3", "easy", (-0.1, 0.8, 0.115), (0.1, 0.9, 0.115), "object_z", 0.024),
+    _task("button-press-v3", "easy", (-0.1, 0.85, 0.115), (0.1, 0.9, 0.115), "object_y", 0.02),
+    _task("button-press-wall-v3", "easy", (-0.05, 0.85, 0.1149), (0.05, 0.9, 0.1151), "object_y", 0.03),
+    _task("coffee-button-v3", "easy", (-0.1, 0.8, -0.001), (0.1, 0.9, 0.001), "object_y", 0.02),
+    _task("coffee-pull-v3", "medium", (-0.05, 0.7, -0.001, -0.1, 0.55, -0.001), (0.05, 0.75, 0.001, 0.1, 0.65, 0.001), "object", 0.07, too_near=0.15),
+    _task("coffee-push-v3", "medium", (-0.1, 0.55, -0.001, -0.05, 0.7, -0.001), (0.1, 0.65, 0.001, 0.05, 0.75, 0.001), "object", 0.07, too_near=0.15),
+    _task("dial-turn-v3", "easy", (-0.1, 0.7, 0.0), (0.1, 0.8, 0.0), "object", 0.07),
+    _task("disassemble-v3", "very hard", (0.0, 0.6, 0.025, -0.1, 0.6, 0.1699), (0.1, 0.75, 0.02501, 0.1, 0.75, 0.1701), "nut_below_peg", 0.0, too_near=0.1),
+    _task("door-close-v3", "easy", (0.0, 0.85, 0.15), (0.1, 0.95, 0.15), "object", 0.08),
+    _task("door-lock-v3", "easy", (-0.1, 0.8, 0.15), (0.1, 0.85, 0.15), "object_z", 0.02),
+    _task("door-open-v3", "easy", (0.0, 0.85, 0.15), (0.1, 0.95, 0.15), "object_x", 0.08),
+    _task("door-unlock-v3", "easy", (-0.1, 0.8, 0.15), (0.1, 0.85, 0.15), "object_x", 0.02),
+    _task("drawer-close-v3", "easy", (-0.1, 0.9, 0.0), (0.1, 0.9, 0.0), "object", 0.065),
+    _task("drawer-open-v3", "easy", (-0.1, 0.9, 0.0), (0.1, 0.9, 0.0), "object", 0.03),
+    _task("faucet-close-v3", "easy", (-0.1, 0.8, 0.0), (0.1, 0.85, 0.0), "object", 0.07),
+    _task("faucet-open-v3", "easy", (-0.05, 0.8, 0.0), (0.05, 0.85, 0.0), "faucet_knob", 0.07),
+    _task("hammer-v3", "medium", (-0.1, 0.4, 0.0), (0.1, 0.5, 0.0), "nail_left", 0.0),
+    _task("hand-insert-v3", "hard", (-0.1, 0.6, 0.05, -0.04, 0.8, -0.0201), (0.1, 0.7, 0.05, 0.04, 0.88, -0.0199), "object", 0.05, too_near=0.15),
+    _task("handle-press-side-v3", "easy", (-0.35, 0.65, -0.001), (-0.25, 0.75, 0.001), "object_z", 0.02),
+    _task("handle-press-v3", "easy", (-0.1, 0.8, -0.001), (0.1, 0.9, 0.001), "object_z", 0.02),
+    _task("handle-pull-side-v3", "easy", (-0.35, 0.65, 0.0), (-0.25, 0.75, 0.0), "object", 0.08),
+    _task("handle-pull-v3", "easy", (-0.1, 0.8, -0.001), (0.1, 0.9, 0.001), "object_z", 0.05),
+    _task("lever-pull-v3", "easy", (-0.1, 0.7, 0.0), (0.1, 0.8, 0.0), "lever_angle", math.pi / 24),
+    _task("peg-insert-side-v3", "medium", (0.0, 0.5, 0.02, -0.35, 0.4, -0.001), (0.2, 0.7, 0.02, -0.25, 0.7, 0.001), "peg_head", 0.07, too_near=0.1, also="y and z counted twice"),
+    _task("peg-unplug-side-v3", "easy", (-0.25, 0.6, -0.001), (-0.15, 0.8, 0.001), "object", 0.07),
+    _task("pick-out-of-hole-v3", "hard", (0.0, 0.75, 0.02, -0.1, 0.5, 0.15), (0.0, 0.75, 0.02, 0.1, 0.6, 0.3), "object", 0.07, too_near=0.15),
+    _task("pick-place-v3", "hard", (-0.1, 0.6, 0.02, -0.1, 0.8, 0.05), (0.1, 0.7, 0.02, 0.1, 0.9, 0.3), "object", 0.07, too_near=0.15),
+    _task("pick-place-wall-v3", "very hard", (-0.05, 0.6, 0.015, -0.05, 0.85, 0.05), (0.05, 0.65, 0.015, 0.05, 0.9, 0.3), "object", 0.07, too_near=0.15),
+    _task("plate-slide-back-side-v3", "easy", (-0.25, 0.6, 0.0, -0.05, 0.6, 0.015), (-0.25, 0.6, 0.0, 0.15, 0.6, 0.015), "object", 0.07),
+    _task("plate-slide-back-v3", "easy", (0.0, 0.85, 0.0, -0.1, 0.6, 0.015), (0.0, 0.85, 0.0, 0.1, 0.6, 0.015), "object", 0.07),
+    _task("plate-slide-side-v3", "easy", (0.0, 0.6, 0.0, -0.3, 0.54, 0.0), (0.0, 0.6, 0.0, -0.25, 0.66, 0.0), "object", 0.07),
+    _task("plate-slide-v3", "easy", (0.0, 0.6, 0.0, -0.1, 0.85, 0.0), (0.0, 0.6, 0.0, 0.1, 0.9, 0.0), "object", 0.07),
+    _task("push-back-v3", "hard", (-0.1, 0.8, 0.02, -0.1, 0.6, 0.0199), (0.1, 0.85, 0.02, 0.1, 0.7, 0.0201), "object", 0.07, too_near=0.15),
+    _task("push-v3", "hard", (-0.1, 0.6, 0.02, -0.1, 0.8, 0.01), (0.1, 0.7, 0.02, 0.1, 0.9, 0.02), "object", 0.05, too_near=0.15),
+    _task("push-wall-v3", "medium", (-0.05, 0.6, 0.015, -0.05, 0.85, 0.01), (0.05, 0.65, 0.015, 0.05, 0.9, 0.02), "object", 0.07, too_near=0.15),
+    _task("reach-v3", "easy", (-0.1, 0.6, 0.02, -0.1, 0.8, 0.05), (0.1, 0.7, 0.02, 0.1, 0.9, 0.3), "hand", 0.05, too_near=0.15),
+    _task("reach-wall-v3", "easy", (-0.05, 0.6, 0.015, -0.05, 0.85, 0.05), (0.05, 0.65, 0.015, 0.05, 0.9, 0.3), "hand", 0.05, too_near=0.15),
+    _task("shelf-place-v3", "very hard", (-0.1, 0.5, 0.019, -0.1, 0.8, 0.299), (0.1, 0.6, 0.021, 0.1, 0.9, 0.301), "object", 0.07, too_near=0.1),
+    _task("soccer-v3", "medium", (-0.1, 0.6, 0.03, -0.1, 0.8, 0.0), (0.1, 0.7, 0.03, 0.1, 0.9, 0.0), "object", 0.07, too_near=0.15),
+    _task("stick-pull-v3", "very hard", (-0.1, 0.55, 0.0, 0.35, 0.45, 0.0199), (0.0, 0.65, 0.001, 0.45, 0.55, 0.0201), "second_object", 0.12, too_near=0.1, also="the stick inserted in the handle"),
+    _task("stick-push-v3", "very hard", (-0.08, 0.58, 0.0, 0.399, 0.55, 0.1319), (-0.03, 0.62, 0.001, 0.401, 0.6, 0.1321), "second_object", 0.12, too_near=0.1, also="the stick grasped"),
+    _task("sweep-into-v3", "medium", (-0.1, 0.6, 0.02, -0.001, 0.8399, 0.0199), (0.1, 0.7, 0.02, 0.001, 0.8401, 0.0201), "object_xy", 0.05, too_near=0.15, goal_xy=(0.0, 0.84)),
+    _task("sweep-v3", "medium", (-0.1, 0.6, 0.02), (0.1, 0.7, 0.02), "object", 0.05),
+    _task("window-close-v3", "easy", (0.0, 0.75, 0.2), (0.0, 0.9, 0.2), "object_x", 0.05),
+    _task("window-open-v3", "easy", (-0.1, 0.7, 0.16), (0.1, 0.9, 0.16), "object_x", 0.05),
+)
+# fmt: on
+
+TASKS: dict[str, Task] = {task.name: task for task in _TABLE}
+"""The registry, by name, in alphabetical order."""
+
+MT10 = frozenset(
+    f"{name}-v3"
+    for name in [
+        "reach",
+        "push",
+        "pick-place",
+        "door-open",
+        "drawer-open",
+        "drawer-close",
+        "button-press-topdown",
+        "peg-insert-side",
+        "window-open",
+        "window-close",
+    ]
+)
+ML45_TEST = frozenset(f"{name}-v3" for name in ["bin-picking", "box-close", "hand-insert", "door-lock", "door-unlock"])
+
+
+def get_task(name: str) -> Task:
+    """Return the task called ``name``, or raise :class:`TaskError` with the closest name there is."""
+    if name not in TASKS:
+        hint = did_you_mean(name, TASKS) or f" There are {len(TASKS)}, from {_TABLE[0].name} to {_TABLE[-1].name}."
+        raise TaskError(f"'{name}' is not a Meta-World task.{hint}")
+    return TASKS[name]

@@ -1,0 +1,23 @@
+"""Processes that simulate: started fresh (never forked from one that holds threads or a GPU), one thread each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+
+
+def num_cpus() -> int:
+    """Count the processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def init_worker() -> None:
+    """Set up a worker: Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def make_pool(num_workers: int) -> ProcessPoolExecutor:
+    """Start a pool of ``num_workers`` processes."""
+    return ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"), initializer=init_worker)

@@ -1,0 +1,26 @@
+"""What produced a file: the versions that decide its content, and the commit of the code."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of act_kit and of what decides a simulation to the bit."""
+    return {name: version(name) for name in ("act_kit", "metaworld", "mujoco", "numpy")}
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """Return the commit this package runs from, or None where it is installed rather than checked out."""
+    package = Path(__file__).parent
+    if not (package.parent / ".git").exists():
+        return None
+    try:
+        shown = subprocess.run(["git", "-C", package, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return shown.stdout.strip()
