@@ -1,0 +1,73 @@
+"""Replaying a dataset: its recorded actions, from its recorded starts, must lead to its recorded states to the bit.
+
+It is the cheapest proof that starts, actions and the simulator mean the same now as when they were recorded.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from act_kit.datasets.episode import Episode
+from act_kit.datasets.store import EpisodeStore
+from act_kit.sim.simulator import Simulator
+from act_kit.sim.workers import make_pool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """How the replay of one episode went.
+
+    Attributes:
+        index: Of the episode.
+        first_difference: The first step at which state, success or distance differ, or None.
+        field: What differed there.
+    """
+
+    index: int
+    first_difference: int | None
+    field: str
+
+
+_simulator = functools.lru_cache(maxsize=1)(Simulator)
+
+
+def replay_episode(index: int, episode: Episode) -> Replay:
+    """Replay one episode and compare every step to the bit."""
+    simulator = _simulator(episode.start.task)
+    state = simulator.reset(episode.start)
+    segment = simulator.step_chunk(episode.executed_action)
+    replayed = {
+        "state": np.concatenate([state[None], segment.state[:-1]]),
+        "success": segment.success,
+        "distance": segment.distance,
+        "reward": segment.reward,
+    }
+    for name, values in replayed.items():
+        recorded = getattr(episode, name)
+        differs = (values != recorded).reshape(len(recorded), -1).any(axis=1)
+        if differs.any():
+            return Replay(index=index, first_difference=int(np.argmax(differs)), field=name)
+    return Replay(index=index, first_difference=None, field="")
+
+
+def replay(
+    store: EpisodeStore, *, num_workers: int, on_progress: Callable[[int], None] = lambda num: None
+) -> list[Replay]:
+    """Replay every episode of a dataset."""
+    episodes = store.episodes()
+    results: list[Replay] = []
+    if num_workers == 1:
+        outcomes = map(replay_episode, range(len(episodes)), episodes)
+        for outcome in outcomes:
+            results.append(outcome)
+            on_progress(len(results))
+        return results
+    with make_pool(num_workers) as pool:
+        for outcome in pool.map(replay_episode, range(len(episodes)), episodes):
+            results.append(outcome)
+            on_progress(len(results))
+    return results

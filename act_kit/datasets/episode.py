@@ -1,0 +1,67 @@
+"""One demonstration as arrays, and one line about every attempt to make one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from act_kit.sim.starts import Start
+
+STEP_FIELDS = ("state", "action", "executed_action", "reward", "success", "distance", "physics")
+"""What is recorded at every step, in the order it is stored and fingerprinted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """T steps of demonstration. Row t of ``state`` and ``physics`` is seen before action t, of the others after it.
+
+    Attributes:
+        start: The initial state.
+        attempt: Which attempt of the collection this was, from 0.
+        source: Who demonstrated, such as ``scripted``.
+        state: float64 (T, 39), Meta-World's observation, goal visible.
+        action: float32 (T, 4) in [-1, 1], the demonstrator's action: the label to imitate.
+        executed_action: float32 (T, 4) in [-1, 1], what was carried out (``action`` plus noise, if any).
+        reward: float64 (T,).
+        success: bool (T,).
+        distance: float64 (T,), metres (radians for lever-pull).
+        physics: float64 (T, P), MuJoCo's integration state.
+    """
+
+    start: Start
+    attempt: int
+    source: str
+    state: np.ndarray
+    action: np.ndarray
+    executed_action: np.ndarray
+    reward: np.ndarray
+    success: np.ndarray
+    distance: np.ndarray
+    physics: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def __repr__(self) -> str:
+        return f"Episode({self.start.task}, attempt={self.attempt}, steps={len(self)}, success_step={self.success_step})"
+
+    @property
+    def success_step(self) -> int:
+        """The first step that succeeded, or -1."""
+        return int(np.argmax(self.success)) if self.success.any() else -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One attempt at a demonstration, kept or not: failures leave holes in the coverage that must be seen.
+
+    Attributes:
+        start: The initial state.
+        num_steps: How long it ran.
+        kept: Whether it succeeded and became an episode.
+    """
+
+    start: Start
+    num_steps: int
+    kept: bool

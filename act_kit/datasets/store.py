@@ -1,0 +1,300 @@
+"""Datasets on disk: a zarr v3 group in the layout of the field's replay buffers, which describes itself.
+
+``data/<field>`` are the steps of all episodes, one after the other; ``meta/episode_ends`` says where each ends and is
+written last. So a writer that is killed at any moment leaves a valid dataset: what lies beyond the last end was never
+there, and the next writer drops it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from act_kit.datasets.episode import STEP_FIELDS, Attempt, Episode
+from act_kit.errors import DatasetError
+from act_kit.sim.starts import Start
+from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, get_task
+
+FORMAT = "act_kit.dataset"
+VERSION = 1
+_CHUNK_ROWS = 1024
+
+_ATTEMPT_FIELDS = {"rand_vec": np.float64, "num_steps": np.int64, "kept": np.bool_}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What a dataset says about itself: everything that decides its bytes, and nothing that does not.
+
+    Attributes:
+        task: Meta-World task.
+        num_wanted: Episodes asked for.
+        seed: Seed of starts and noise.
+        start_law: Kind of :class:`~act_kit.sim.starts.StartLaw` the starts were drawn from.
+        demonstrator: Who demonstrated.
+        noise: Standard deviation of the Gaussian noise on the executed action.
+        steps_after_success: Steps recorded after the first success.
+        command: The command that makes these bytes again.
+        versions: Of act_kit, metaworld, mujoco and numpy.
+        git_commit: Of the checkout that collected it, if it was one.
+        horizon, control_hz: The environment's.
+    """
+
+    task: str
+    num_wanted: int
+    seed: int
+    start_law: str
+    demonstrator: str
+    noise: float
+    steps_after_success: int
+    command: str
+    versions: dict[str, str]
+    git_commit: str | None
+    horizon: int
+    control_hz: int
+
+
+class EpisodeStore:
+    """Reads a dataset, and appends to one that is being collected."""
+
+    def __init__(self, path: Path, group: zarr.Group, info: DatasetInfo) -> None:
+        self.path = path
+        self.info = info
+        self._group = group
+        self._ends = self._read("meta/episode_ends")
+        self._num_attempts = len(self._read("meta/attempts/kept"))
+
+    # -- opening ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, path: Path, info: DatasetInfo, physics_dim: int) -> EpisodeStore:
+        """Make an empty dataset at ``path``, which must not exist."""
+        widths: dict[str, tuple[tuple[int, ...], type]] = {
+            "state": ((STATE_DIM,), np.float64),
+            "action": ((ACTION_DIM,), np.float32),
+            "executed_action": ((ACTION_DIM,), np.float32),
+            "reward": ((), np.float64),
+            "success": ((), np.bool_),
+            "distance": ((), np.float64),
+            "physics": ((physics_dim,), np.float64),
+        }
+        dims = len(get_task(info.task).low)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        group = zarr.open_group(path, mode="w-", zarr_format=3)
+        for name in STEP_FIELDS:
+            shape, dtype = widths[name]
+            group.create_array(f"data/{name}", shape=(0, *shape), chunks=(_CHUNK_ROWS, *shape), dtype=dtype)
+        group.create_array("meta/rand_vec", shape=(0, dims), chunks=(_CHUNK_ROWS, dims), dtype=np.float64)
+        for name in ("attempt", "success_step", "episode_ends"):
+            group.create_array(f"meta/{name}", shape=(0,), chunks=(_CHUNK_ROWS,), dtype=np.int64)
+        for name, dtype in _ATTEMPT_FIELDS.items():
+            shape = (dims,) if name == "rand_vec" else ()
+            group.create_array(f"meta/attempts/{name}", shape=(0, *shape), chunks=(_CHUNK_ROWS, *shape), dtype=dtype)
+        group.attrs.update({"format": FORMAT, "version": VERSION, "fingerprint": None, **asdict(info)})
+        return cls(path, group, info)
+
+    @classmethod
+    def open(cls, path: str | Path, *, writable: bool = False) -> EpisodeStore:
+        """Open the dataset at ``path`` and check that it is whole.
+
+        Raises:
+            DatasetError: Nothing is there, or something else, or another version, or a part of it is missing.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise DatasetError(f"There is no dataset at {path}. Collect one: act collect --task TASK --out {path}")
+        try:
+            group = zarr.open_group(path, mode="r+" if writable else "r", zarr_format=3)
+            attributes: dict[str, Any] = dict(group.attrs)
+        except Exception as error:
+            raise DatasetError(f"{path} is not a dataset of act_kit: no zarr v3 group is there.") from error
+        if attributes.get("format") != FORMAT:
+            raise DatasetError(f"{path} is a zarr group, but not a dataset of act_kit (its 'format' is not {FORMAT}).")
+        if attributes.get("version") != VERSION:
+            raise DatasetError(
+                f"{path} has dataset version {attributes.get('version')}; this act_kit reads version {VERSION}."
+            )
+        try:
+            info = DatasetInfo(**{field.name: attributes[field.name] for field in fields(DatasetInfo)})
+            store = cls(path, group, info)
+            store._check_whole()
+        except DatasetError:
+            raise
+        except Exception as error:
+            raise DatasetError(f"The dataset {path} is damaged: {error}. Collect it again.") from error
+        return store
+
+    def _check_whole(self) -> None:
+        ends = self._ends
+        if len(ends) and (ends[0] <= 0 or (np.diff(ends) <= 0).any()):
+            raise DatasetError(f"The dataset {self.path} is damaged: its episode ends do not grow. Collect it again.")
+        for name in STEP_FIELDS:
+            if self._array(f"data/{name}").shape[0] < self.num_steps:
+                raise DatasetError(
+                    f"The dataset {self.path} is truncated: data/{name} has {self._array(f'data/{name}').shape[0]} "
+                    f"steps, its episodes need {self.num_steps}. Copy it again, or collect it again."
+                )
+        if self.fingerprint is not None and self.missing_chunks():
+            raise DatasetError(
+                f"The dataset {self.path} is truncated, it lacks {', '.join(self.missing_chunks()[:3])}. "
+                "Copy it again, or collect it again."
+            )
+
+    def missing_chunks(self) -> list[str]:
+        """Name the arrays that lack chunks on disk, which zarr would read as zeros without a word."""
+        arrays = {key: array for key, array in self._group.members(max_depth=None) if isinstance(array, zarr.Array)}
+        missing = {key: array.nchunks - array.nchunks_initialized for key, array in arrays.items()}
+        return [f"{num} chunks of {key}" for key, num in sorted(missing.items()) if num]
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        array = self._group[name]
+        assert isinstance(array, zarr.Array)
+        return array
+
+    def _read(self, name: str) -> np.ndarray:
+        return np.asarray(self._array(name)[:])
+
+    @property
+    def fingerprint(self) -> str | None:
+        """SHA-256 of the content, or None while the collection is not finished."""
+        value = self._group.attrs["fingerprint"]
+        return None if value is None else str(value)
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self._ends)
+
+    @property
+    def num_steps(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def episode_ends(self) -> np.ndarray:
+        """int64 (N,): episode i is the steps from end i-1 to end i."""
+        return self._ends
+
+    @property
+    def episode_lengths(self) -> np.ndarray:
+        """int64 (N,): steps of each episode."""
+        return np.diff(self._ends, prepend=0)
+
+    @property
+    def rand_vecs(self) -> np.ndarray:
+        """The demonstrated starts, float64 (N, D)."""
+        return self._read("meta/rand_vec")[: self.num_episodes]
+
+    @property
+    def starts(self) -> list[Start]:
+        """The demonstrated starts, one per episode."""
+        return [Start.of(self.info.task, row) for row in self.rand_vecs]
+
+    @property
+    def success_steps(self) -> np.ndarray:
+        """int64 (N,): the first step that succeeded in each episode."""
+        return self._read("meta/success_step")[: self.num_episodes]
+
+    def steps(self, name: str) -> np.ndarray:
+        """Load one field of all steps, (T, …); see :class:`~act_kit.datasets.episode.Episode`."""
+        try:
+            return np.asarray(self._array(f"data/{name}")[: self.num_steps])
+        except Exception as error:
+            raise DatasetError(
+                f"The dataset {self.path} is damaged: data/{name} cannot be read ({error}). Collect it again."
+            ) from error
+
+    def episodes(self) -> list[Episode]:
+        """Load everything, episode by episode."""
+        steps = {name: np.split(self.steps(name), self._ends[:-1]) for name in STEP_FIELDS}
+        attempts = self._read("meta/attempt")
+        return [
+            Episode(
+                start=start, attempt=int(attempts[i]), source=self.info.demonstrator,
+                **{name: steps[name][i] for name in STEP_FIELDS},
+            )
+            for i, start in enumerate(self.starts)
+        ]  # fmt: skip
+
+    def attempts(self) -> list[Attempt]:
+        """Return every attempt, the failed ones too, in order."""
+        columns = {name: self._read(f"meta/attempts/{name}") for name in _ATTEMPT_FIELDS}
+        return [
+            Attempt(start=Start.of(self.info.task, rand_vec), num_steps=int(num_steps), kept=bool(kept))
+            for rand_vec, num_steps, kept in zip(*columns.values(), strict=True)
+        ]
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def append(self, episodes: Sequence[Episode], attempts: Sequence[Attempt]) -> None:
+        """Add attempts, and the episodes that came of them; all of them are there afterwards, or none.
+
+        An append that was interrupted can be called again.
+        """
+        if episodes:
+            for name in STEP_FIELDS:
+                rows = np.concatenate([getattr(episode, name) for episode in episodes])
+                self._extend(f"data/{name}", rows, self.num_steps)
+            self._extend("meta/rand_vec", np.array([e.start.rand_vec for e in episodes]), self.num_episodes)
+            self._extend("meta/attempt", np.array([e.attempt for e in episodes]), self.num_episodes)
+            self._extend("meta/success_step", np.array([e.success_step for e in episodes]), self.num_episodes)
+        columns = {
+            "rand_vec": np.array([a.start.rand_vec for a in attempts]),
+            "num_steps": np.array([a.num_steps for a in attempts]),
+            "kept": np.array([a.kept for a in attempts]),
+        }
+        for name, dtype in _ATTEMPT_FIELDS.items():
+            self._extend(f"meta/attempts/{name}", columns[name].astype(dtype), self._num_attempts)
+        ends = self.num_steps + np.cumsum([len(episode) for episode in episodes], dtype=np.int64)
+        self._extend("meta/episode_ends", ends, self.num_episodes)
+        self._ends = np.concatenate([self._ends, ends])
+        self._num_attempts += len(attempts)
+
+    def _extend(self, name: str, rows: np.ndarray, at: int) -> None:
+        if len(rows):
+            # Chunks of nothing but zeros are written too: a missing file is then always damage.
+            with zarr.config.set({"array.write_empty_chunks": True}):
+                array = self._array(name)
+                array.resize((at + len(rows), *array.shape[1:]))
+                array[at:] = rows
+
+    def recover(self) -> int:
+        """Drop what a killed writer left beyond the last whole episode; return the number of attempts on record."""
+        kept = self._read("meta/attempts/kept")
+        num_attempts = min(self._array(f"meta/attempts/{name}").shape[0] for name in _ATTEMPT_FIELDS)
+        beyond = np.flatnonzero(np.cumsum(kept[:num_attempts]) > self.num_episodes)
+        if len(beyond):
+            num_attempts = int(beyond[0])
+        sizes = {f"data/{name}": self.num_steps for name in STEP_FIELDS}
+        sizes |= {f"meta/{name}": self.num_episodes for name in ("rand_vec", "attempt", "success_step")}
+        sizes |= {f"meta/attempts/{name}": num_attempts for name in _ATTEMPT_FIELDS}
+        for name, size in sizes.items():
+            array = self._array(name)
+            array.resize((size, *array.shape[1:]))
+        self._num_attempts = num_attempts
+        return num_attempts
+
+    def finish(self) -> str:
+        """Mark the collection as finished and return its fingerprint."""
+        fingerprint = self.compute_fingerprint()
+        self._group.attrs["fingerprint"] = fingerprint
+        return fingerprint
+
+    def compute_fingerprint(self) -> str:
+        """Hash the content as it is on disk now: every step of every episode, and the starts."""
+        digest = hashlib.sha256()
+        for name in STEP_FIELDS:
+            digest.update(np.ascontiguousarray(self.steps(name)).tobytes())
+        digest.update(self.rand_vecs.tobytes())
+        digest.update(self._ends.tobytes())
+        return digest.hexdigest()
+
+    def size_bytes(self) -> int:
+        """Return the size on disk."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())

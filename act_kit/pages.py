@@ -1,0 +1,45 @@
+"""Self-contained HTML pages: Jinja2 templates, Matplotlib figures and videos embedded in the file itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, RED, GREY = "#2563eb", "#d97706", "#15803d", "#dc2626", "#c4c9d4"
+
+
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """Make a figure without pyplot, which would keep it alive and look for a display."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def figure_uri(figure: Figure) -> str:
+    """Return a figure as a ``data:`` URI, SVG."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return _uri("image/svg+xml", buffer.getvalue().encode())
+
+
+def video_uri(path: Path) -> str:
+    """Return an mp4 file as a ``data:`` URI."""
+    return _uri("video/mp4", path.read_bytes())
+
+
+def _uri(mime: str, content: bytes) -> str:
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
+
+
+def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
+    """Render ``templates/<template>`` to ``path``."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(loader=PackageLoader("act_kit"), autoescape=True, undefined=StrictUndefined)
+    path.write_text(environment.get_template(template).render(**values))
