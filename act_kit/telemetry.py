@@ -1,0 +1,143 @@
+"""Metrics that cannot be misread: each is declared once, written by one logger, under one step counter.
+
+A progress bar that read ``"rewards"`` where the trainer wrote ``"reward"`` once showed a dead training for weeks; two
+loggers with competing step counters once recorded nothing at all. So an undeclared name is an error, for the writer
+and for the reader; what was not measured is absent, never 0; and after the first records the files are read back.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from act_kit.errors import MetricError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A declared metric.
+
+    Attributes:
+        name: ``<source>/<what>``; only what was measured in the environment is called ``eval/…``.
+        unit: Of its values.
+        better: Which direction is better, if one is.
+        low, high: The range that its values cannot leave.
+    """
+
+    name: str
+    unit: str
+    better: Literal["up", "down", None]
+    low: float = 0.0
+    high: float = math.inf
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("eval/success", "fraction", "up", 0, 1),
+        Metric("eval/success_low", "fraction", "up", 0, 1),
+        Metric("eval/success_high", "fraction", "up", 0, 1),
+        Metric("eval/final_distance", "m (rad for lever-pull)", "down"),
+        Metric("train/loss", "action units", "down"),
+        Metric("train/l1_posterior", "action units", "down"),
+        Metric("train/kl", "nats", None),
+        Metric("train/grad_norm", "", None),
+        Metric("train/lr", "", None),
+        Metric("train/steps_per_s", "1/s", "up"),
+        Metric("val/l1_posterior", "action units", "down"),
+        Metric("val/l1_prior", "action units", "down"),
+    )
+}
+
+
+def metric(name: str) -> Metric:
+    """Return the declaration of a metric, or raise :class:`MetricError`."""
+    if name not in METRICS:
+        raise MetricError(f"'{name}' is not a declared metric.{did_you_mean(name, METRICS)} See act_kit/telemetry.py.")
+    return METRICS[name]
+
+
+class MetricLogger:
+    """Writes records to ``metrics.jsonl``, the source of truth, and the same ones to TensorBoard."""
+
+    def __init__(self, run: Path, *, resume_step: int = 0) -> None:
+        """Open the logs of ``run``; records after ``resume_step``, left by a run that was killed, are dropped."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = run / "metrics.jsonl"
+        self._tensorboard_dir = run / "tensorboard"
+        kept = [record for record in read_metrics(run) if record["step"] <= resume_step]
+        self.path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        self._file = self.path.open("a")
+        self._tensorboard = SummaryWriter(str(self._tensorboard_dir), purge_step=resume_step + 1)
+        self._latest: dict[str, float] = {}
+        for record in kept:
+            self._latest |= {name: value for name, value in record.items() if name != "step"}
+        self._step = resume_step
+        self._verified = False
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record values of declared metrics at a step that never decreases.
+
+        Raises:
+            MetricError: An undeclared name, a value out of range or not finite, a step that goes back, or files that
+                do not hold what was written to them.
+        """
+        if step < self._step:
+            raise MetricError(f"Step {step} was logged after step {self._step}: there is one step counter.")
+        for name, value in values.items():
+            declared = metric(name)
+            if not (math.isfinite(value) and declared.low <= value <= declared.high):
+                raise MetricError(f"{name} = {value} is not in its range, {declared.low} to {declared.high}.")
+        self._step = step
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, step)
+        self._latest |= values
+        if not self._verified:
+            self._verify(step, values)
+            self._verified = True
+
+    def latest(self, name: str) -> float | None:
+        """Return the last value of a declared metric, or None if it was never measured."""
+        return self._latest.get(metric(name).name)
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self._file.close()
+        self._tensorboard.close()
+
+    def _verify(self, step: int, values: Mapping[str, float]) -> None:
+        """Read both files back: a log that holds nothing is found out at the first record, not after 18 hours."""
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        if read_metrics(self.path.parent)[-1:] != [{"step": step, **values}]:
+            raise MetricError(f"{self.path} does not hold what was just written to it. Is the disk full?")
+        self._tensorboard.flush()
+        events = EventAccumulator(str(self._tensorboard_dir)).Reload()
+        missing = sorted(set(values) - set(events.Tags()["scalars"]))
+        if missing:
+            raise MetricError(f"The TensorBoard files in {self._tensorboard_dir} lack {', '.join(missing)}.")
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """Read the records of a run; each has ``step`` and the metrics measured then. A torn last line is skipped."""
+    path = run / "metrics.jsonl"
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def series(run: Path, name: str) -> list[tuple[int, float]]:
+    """Return ``(step, value)`` of one declared metric over a run, where it was measured."""
+    declared = metric(name).name
+    return [(int(record["step"]), record[declared]) for record in read_metrics(run) if declared in record]

@@ -1,0 +1,119 @@
+"""Checkpoints of a run: ``checkpoints/step-001200``, and the links ``last`` and ``best`` to them.
+
+A checkpoint is complete before a link points to it, and links are replaced atomically. So a kill at any moment leaves
+``last`` a checkpoint from which training goes on to the same bits. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from act_kit.errors import CheckpointError
+from act_kit.policy.policy import Policy
+
+Link = Literal["best", "last"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """What training needs to go on as if it had never stopped, beside the policy.
+
+    Attributes:
+        step: Gradient steps taken.
+        best_successes: Of the best checkpoint's selection rollouts, or -1 before the first.
+        best_distance: Its mean final distance.
+        best_step: Its step.
+        optimizer: AdamW's moments, by ``<parameter>.<moment>``.
+        rng: State of torch's generator, uint8.
+    """
+
+    step: int
+    best_successes: int
+    best_distance: float
+    best_step: int
+    optimizer: dict[str, Tensor]
+    rng: Tensor
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, run: Path) -> None:
+        self.folder = run / "checkpoints"
+
+    def save(self, policy: Policy, state: TrainingState, probe_states: np.ndarray, *, is_best: bool) -> None:
+        """Save both, as ``last`` and perhaps as ``best``, and delete what no link points to any more."""
+        name = f"step-{state.step:06d}"
+        fresh = self.folder / f".{name}"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        policy.save(fresh, probe_states)
+        save_file({**state.optimizer, "rng": state.rng}, fresh / "training.safetensors")
+        numbers = {key: getattr(state, key) for key in ("step", "best_successes", "best_distance", "best_step")}
+        (fresh / "training.json").write_text(json.dumps(numbers) + "\n")
+        target = self.folder / name
+        if target.exists():  # left by a run that was killed before it could link it, or after a resume from before it
+            shutil.rmtree(target)
+        os.rename(fresh, target)
+        for link in ("last", "best") if is_best else ("last",):
+            self._link(link, name)
+        linked = {os.readlink(self.folder / link) for link in ("last", "best") if (self.folder / link).is_symlink()}
+        for old in self.folder.glob("step-*"):
+            if old.name not in linked:
+                shutil.rmtree(old)
+
+    def _link(self, link: str, name: str) -> None:
+        fresh = self.folder / f".{link}"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(name)
+        os.replace(fresh, self.folder / link)
+
+    def load_last(self) -> tuple[Policy, TrainingState]:
+        """Load what training goes on from.
+
+        Raises:
+            CheckpointError: There is none, or it is damaged.
+        """
+        policy = Policy.load(self.folder / "last")
+        folder = self.folder / "last"
+        try:
+            tensors = load_file(folder / "training.safetensors")
+            numbers = json.loads((folder / "training.json").read_text())
+            return policy, TrainingState(**numbers, rng=tensors.pop("rng"), optimizer=tensors)
+        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+            raise CheckpointError(
+                f"The checkpoint {folder} is damaged, training cannot go on from it: {error}."
+            ) from error
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
+    """Return an optimizer's state as tensors by ``<parameter>.<key>``."""
+    return {
+        f"{names[parameter]}.{key}": torch.as_tensor(value).detach().cpu().contiguous()
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str], saved: dict[str, Tensor]) -> None:
+    """Put tensors of :func:`optimizer_tensors` back, exactly those and no others.
+
+    Raises:
+        CheckpointError: Some are missing.
+    """
+    for parameter, name in names.items():
+        keys = [key for key in saved if key.rpartition(".")[0] == name]
+        if not keys:
+            raise CheckpointError(f"The checkpoint holds no optimizer state of {name}.")
+        optimizer.state[parameter] = {key.rpartition(".")[2]: saved[key].clone() for key in keys}

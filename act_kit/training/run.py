@@ -1,0 +1,64 @@
+"""A run's folder: ``config.yaml`` (resolved), ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from act_kit.config import TrainConfig, build, compose, to_dict
+from act_kit.datasets.diversity import measure
+from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import CheckpointError, DatasetError
+from act_kit.files import prepare_output
+
+
+def begin_run(
+    run: Path, data: Path, overrides: Sequence[str], flags: Mapping[str, Any], *, overwrite: bool
+) -> TrainConfig:
+    """Compose the configuration, check it and the data's existence, and make the run's folder."""
+    from omegaconf import OmegaConf
+
+    config = compose("train", TrainConfig, overrides, flags)
+    EpisodeStore.open(data)
+    prepare_output(run, overwrite=overwrite, how_to_go_on=f"act train --resume --out {run} goes on with it")
+    run.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create({"data": str(data.resolve()), **to_dict(config)}), run / "config.yaml")
+    return config
+
+
+def reopen_run(run: Path) -> tuple[TrainConfig, Path]:
+    """Return the configuration of a run that was begun, and the path of its data.
+
+    Raises:
+        CheckpointError: There is no such run.
+    """
+    from omegaconf import OmegaConf
+
+    try:
+        values: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+        data = Path(values.pop("data"))
+        return build(TrainConfig, values), data
+    except FileNotFoundError as error:
+        raise CheckpointError(f"There is no run at {run} to go on with. Begin one: act train --data DATASET") from error
+    except Exception as error:
+        raise CheckpointError(f"{run / 'config.yaml'} is damaged: {error}. Begin the run again.") from error
+
+
+def check_data(store: EpisodeStore, *, allow_degenerate: bool) -> str | None:
+    """Refuse data that cannot teach the task; return a warning about data that may not, or None.
+
+    Raises:
+        DatasetError: The diversity report says FAIL, and that was not allowed.
+    """
+    if store.num_episodes == 0:
+        raise DatasetError(f"{store.path} holds no demonstration yet. Go on collecting: {store.info.command} --resume")
+    diversity = measure(store)
+    if diversity.level == "FAIL" and not allow_degenerate:
+        raise DatasetError(f"{diversity.verdict}\nTo train on it all the same: --allow-degenerate")
+    unfinished = (
+        f"{store.path} is unfinished: {store.num_episodes} of {store.info.num_wanted} demonstrations. "
+        if store.fingerprint is None
+        else ""
+    )
+    return (unfinished + ("" if diversity.level == "OK" else diversity.verdict)) or None
