@@ -1,0 +1,36 @@
+"""The terminal: where messages go, and progress bars."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+PLAIN = {"markup": False}
+
+
+def say(message: str) -> None:
+    """Print a line as it is: brackets in it are not markup."""
+    console.print(Text(message))
+
+
+def complain(message: str) -> None:
+    """Print an error or a warning, on standard error."""
+    errors.print(Text(message, style="red"))
+
+
+def progress_bar(*fields: str) -> Progress:
+    """Return a progress bar whose tasks carry text in ``fields``."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *(TextColumn(f"{{task.fields[{name}]}}") for name in fields),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )

@@ -1,0 +1,82 @@
+"""``act data``: look into datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from act_kit.cli.console import console, progress_bar, say
+from act_kit.cli.options import Workers, count_workers
+
+app = typer.Typer(no_args_is_help=True, help="Look into datasets: info, replay.")
+
+Dataset = Annotated[Path, typer.Argument(help="A dataset that act collect made.", show_default=False)]
+
+
+@app.command()
+def info(
+    dataset: Dataset,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read everything and check it against the fingerprint.")
+    ] = False,
+) -> None:
+    """Say what a dataset holds and how it was made."""
+    from act_kit.datasets.store import EpisodeStore
+    from act_kit.errors import DatasetError
+
+    store = EpisodeStore.open(dataset)
+    lengths = store.episode_lengths
+    table = Table(title=str(dataset), title_justify="left", show_header=False)
+    rows = [
+        ("task", store.info.task),
+        (
+            "demonstrations",
+            f"{store.num_episodes} of {store.info.num_wanted}" + ("" if store.fingerprint else ", unfinished"),
+        ),
+        ("attempts", f"{len(store.attempts())}"),
+        ("steps", f"{store.num_steps} ({lengths.min(initial=500)} to {lengths.max(initial=0)} an episode)"),
+        ("starts", f"{store.info.start_law} law, seed {store.info.seed}"),
+        ("demonstrator", f"{store.info.demonstrator}, noise {store.info.noise:g}"),
+        ("size", f"{store.size_bytes() / 1e6:.1f} MB"),
+        ("fingerprint", store.fingerprint or "none before it is finished"),
+        ("made by", store.info.command),
+        ("with", ", ".join(f"{name} {version}" for name, version in store.info.versions.items())),
+        ("at commit", store.info.git_commit or "unknown"),
+    ]
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    console.print(table)
+    if verify:
+        if store.fingerprint != store.compute_fingerprint():
+            raise DatasetError(
+                f"{dataset} does not match its fingerprint: it was changed or damaged. Collect it again."
+            )
+        say("The content matches the fingerprint.")
+
+
+@app.command()
+def replay(dataset: Dataset, workers: Workers = 0) -> None:
+    """Carry out the recorded actions from the recorded starts; every step must be the same to the bit."""
+    from act_kit.collection.replay import replay as replay_dataset
+    from act_kit.datasets.store import EpisodeStore
+    from act_kit.errors import DatasetError
+
+    store = EpisodeStore.open(dataset)
+    with progress_bar() as bar:
+        line = bar.add_task("replay", total=store.num_episodes)
+        results = replay_dataset(
+            store, num_workers=count_workers(workers), on_progress=lambda num: bar.update(line, completed=num)
+        )
+    different = [result for result in results if result.first_difference is not None]
+    if different:
+        first = different[0]
+        raise DatasetError(
+            f"{len(different)} of {len(results)} episodes do not replay: in episode {first.index} '{first.field}' "
+            f"differs from step {first.first_difference} on. It was recorded with {store.info.versions}; compare with "
+            "what is installed, or collect it again."
+        )
+    say(f"{len(results)} of {len(results)} episodes replayed to the bit: states, success, distance, reward.")

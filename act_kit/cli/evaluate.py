@@ -1,0 +1,60 @@
+"""``act eval``: a policy in the simulator, with its controls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from act_kit.cli.console import complain, console, say
+from act_kit.cli.options import Device, Overrides, Overwrite, Workers, choose_device, count_workers
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run, or a checkpoint of it.", show_default=False)],
+    overrides: Overrides = None,
+    episodes: Annotated[int | None, typer.Option(help="Episodes.", show_default="100")] = None,
+    starts: Annotated[
+        str, typer.Option(help="fresh, dataset, grid, or the starts.json of another evaluation.")
+    ] = "fresh",
+    seed: Annotated[int | None, typer.Option(help="Of the starts.", show_default="0")] = None,
+    execute: Annotated[
+        int | None, typer.Option(help="Actions of a chunk carried out per query.", show_default="as trained")
+    ] = None,
+    ensemble: Annotated[
+        bool | None,
+        typer.Option("--ensemble/--no-ensemble", help="Query every step and average.", show_default="as trained"),
+    ] = None,
+    record_video: Annotated[
+        bool, typer.Option("--record-video", help="Write mp4s of episodes, failures first.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results.", show_default="RUN/eval-STARTS")] = None,
+    device: Device = "auto",
+    workers: Workers = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Evaluate a policy: success with its interval, distances, controls on the same starts, a page with maps.
+
+    [dim]act eval runs/pick-place-v3 --episodes 100 --record-video[/]
+    """
+    from act_kit.cli.stages import run_evaluation
+    from act_kit.config import EvalConfig, compose
+    from act_kit.eval.evalset import evalset_from
+    from act_kit.eval.report import terminal_table
+    from act_kit.files import prepare_output
+    from act_kit.policy.policy import Policy
+
+    config = compose("eval", EvalConfig, overrides or [], {"episodes": episodes, "seed": seed})
+    policy = Policy.load(run, device=choose_device(device)).with_execution(execute=execute, ensemble=ensemble)
+    say(f"{policy.num_tensors} of {policy.num_tensors} tensors loaded, probe reproduced: {policy}")
+    evalset = evalset_from(starts, policy.contract, config)
+    out = out or run / f"eval-{evalset.kind}"
+    prepare_output(out, overwrite=overwrite, how_to_go_on="It holds an evaluation")
+    evaluation = run_evaluation(
+        policy, evalset, config, out, record_video=record_video, num_workers=count_workers(workers)
+    )
+    console.print(terminal_table(evaluation))
+    if evaluation.reading:
+        complain(evaluation.reading)
+    say(f"Page: {out / 'report.html'}")

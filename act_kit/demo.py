@@ -1,0 +1,124 @@
+"""The failure this project exists for, reproduced and mended: the same ACT on the same number of demonstrations, once
+all from one start and once from randomised ones, evaluated on the same fresh starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from act_kit.datasets.coverage import coverage_figure
+from act_kit.datasets.diversity import Diversity
+from act_kit.datasets.store import EpisodeStore
+from act_kit.eval.evaluate import Evaluation
+from act_kit.eval.report import control_rows, success_figure, summarise
+from act_kit.files import write_json
+from act_kit.pages import figure_uri, video_uri, write_page
+from act_kit.policy.policy import Policy
+from act_kit.sim.tasks import get_task
+from act_kit.telemetry import series
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One half of the comparison.
+
+    Attributes:
+        name: What is compared: ``one start`` or ``randomised starts``.
+        folder: Where its run and its evaluation are.
+        store, diversity, policy, evaluation: What each stage made.
+    """
+
+    name: str
+    folder: Path
+    store: EpisodeStore
+    diversity: Diversity
+    policy: Policy
+    evaluation: Evaluation
+
+    @property
+    def validation_loss(self) -> float:
+        """L1 (z = 0) on its own validation episodes, at the end of training."""
+        return series(self.folder / "run", "val/l1_prior")[-1][1]
+
+    def row(self) -> dict[str, str]:
+        """Return its column of the table."""
+        unit = get_task(self.store.info.task).unit
+        return {
+            "demonstrations": str(self.store.num_episodes),
+            "distinct starts": str(self.diversity.num_distinct),
+            "diversity report": self.diversity.level,
+            "validation loss (L1)": f"{self.validation_loss:.4f}",
+            "success on fresh starts": str(self.evaluation.success),
+            "success at the end": str(self.evaluation.success_at_end),
+            "final distance (mean)": f"{self.evaluation.mean_distance('final'):.3f} {unit}",
+        }
+
+
+def comparison_table(sides: list[Side]) -> Table:
+    """Return the result as a table."""
+    table = Table(title=_title(sides), title_justify="left")
+    table.add_column("")
+    for side in sides:
+        table.add_column(side.name)
+    columns = [side.row() for side in sides]
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
+    return table
+
+
+def write_demo(sides: list[Side], out: Path) -> Path:
+    """Write ``demo.json`` and ``report.html``, and return the page's path."""
+    columns = [side.row() for side in sides]
+    result: dict[str, Any] = {
+        side.name: {
+            "diversity": side.diversity.to_dict(),
+            "validation_loss": side.validation_loss,
+            "evaluation": summarise(side.evaluation, side.policy),
+        }
+        for side in sides
+    }
+    write_json(out / "demo.json", result)
+    page = out / "report.html"
+    write_page(
+        page,
+        "demo.html.j2",
+        {
+            "title": _title(sides),
+            "task": get_task(sides[0].store.info.task),
+            "names": [side.name for side in sides],
+            "table": [(name, [column[name] for column in columns]) for name in columns[0]],
+            "controls": control_rows(sides[0].evaluation)[:3],
+            "sides": [_pictures(side, out) for side in sides],
+            "evalset": sides[0].evaluation.evalset,
+        },
+    )
+    return page
+
+
+def _title(sides: list[Side]) -> str:
+    num = len(sides[0].evaluation.episodes)
+    return f"{sides[0].store.info.task}: the same ACT, the same {num} fresh starts, two datasets"
+
+
+def _pictures(side: Side, out: Path) -> dict[str, Any]:
+    outcomes = side.evaluation.outcomes
+    videos = sorted((side.folder / "eval" / "videos").glob("*.mp4"))
+    task = get_task(side.store.info.task)
+    return {
+        "name": side.name,
+        "diversity": side.diversity,
+        "coverage": figure_uri(coverage_figure(task, side.store.rand_vecs)),
+        "map": figure_uri(success_figure(side.evaluation, np.array(side.policy.contract.demonstrated_starts))),
+        "reading": side.evaluation.reading,
+        "success": str(side.evaluation.success),
+        "shown": dict(control_rows(side.evaluation)).get("the policy, from demonstrated starts", "not measured"),
+        "videos": [(int(path.name[:4]), outcomes[int(path.name[:4])], video_uri(path)) for path in videos],
+        "pages": {
+            "diversity report": str((side.folder / "data-report" / "report.html").relative_to(out)),
+            "evaluation": str((side.folder / "eval" / "report.html").relative_to(out)),
+        },
+    }
