@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from act_kit.datasets.episode import Episode
     from act_kit.datasets.store import EpisodeStore
     from act_kit.errors import ActKitError
-    from act_kit.eval.evaluate import Evaluation, evaluate
     from act_kit.eval.evalset import EvalSet, make_evalset
+    from act_kit.eval.evaluate import Evaluation, evaluate
     from act_kit.policy.policy import Policy
     from act_kit.sim.simulator import Simulator
     from act_kit.sim.starts import Start, StartLaw

@@ -21,7 +21,10 @@ def prepare_output(path: Path, *, overwrite: bool, how_to_go_on: str) -> None:
         OutputError: Something is there and was not to be overwritten, or is not ours to delete.
     """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be made: {error.strerror}. Choose another --out.") from error
         return
     if not overwrite:
         raise OutputError(f"{path} exists. {how_to_go_on}, --overwrite replaces it, or choose another --out.")

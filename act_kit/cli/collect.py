@@ -46,6 +46,7 @@ def collect(
     [dim]act collect --task pick-place-v3 --randomize --n 200[/]
     """
     from act_kit.cli.stages import run_collection
+    from act_kit.collection.demonstrators import check_demonstrator
     from act_kit.files import prepare_output, require_space
     from act_kit.sim.tasks import get_task
 
@@ -59,6 +60,7 @@ def collect(
         },
     )  # fmt: skip
     get_task(config.task)
+    check_demonstrator(config.demonstrator)
     out = out or Path("data") / config.task
     go_on = f"{config.command} --out {out}"
     if not resume:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from rich.progress import TaskID
 
 from act_kit.cli.console import complain, progress_bar, say
@@ -22,7 +21,6 @@ from act_kit.policy.policy import Policy
 from act_kit.sim.render import RenderSettings, find_gl, make_render_pool
 from act_kit.sim.starts import StartLaw
 from act_kit.sim.vector import VectorSimulator
-from act_kit.sim.workers import num_cpus
 from act_kit.training.trainer import Trainer
 
 
@@ -44,7 +42,6 @@ def run_training(
     config: TrainConfig, store: EpisodeStore, run: Path, *, device: str, num_workers: int, resume: bool = False
 ) -> Policy:
     """Train a policy, trying it in the simulator on the way."""
-    torch.set_num_threads(num_cpus())
     task = store.info.task
     starts = StartLaw(task).sample(config.selection.episodes, seed=config.trainer.seed, stream="select")
     with VectorSimulator(task, min(NUM_ROWS, len(starts)), num_workers) as simulators:
@@ -63,7 +60,6 @@ def run_evaluation(
     policy: Policy, evalset: EvalSet, config: EvalConfig, out: Path, *, record_video: bool, num_workers: int
 ) -> Evaluation:
     """Evaluate a policy and write what came of it to ``out``."""
-    torch.set_num_threads(num_cpus())
     with (
         VectorSimulator(evalset.task, min(NUM_ROWS, len(evalset.starts)), num_workers) as simulators,
         progress_bar("successes") as bar,

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from act_kit.errors import ConfigError, did_you_mean
 from act_kit.sim.expert import ScriptedExpert
 
 
@@ -29,3 +30,11 @@ class Demonstrator(Protocol):
 
 DEMONSTRATORS: dict[str, Callable[[str], Demonstrator]] = {"scripted": ScriptedExpert}
 """Demonstrators by the name that ``--demonstrator`` takes; each is made for a task."""
+
+
+def check_demonstrator(name: str) -> None:
+    """Raise :class:`ConfigError` unless there is a demonstrator of that name."""
+    if name not in DEMONSTRATORS:
+        raise ConfigError(
+            f"'{name}' is not a demonstrator; there is {', '.join(DEMONSTRATORS)}.{did_you_mean(name, DEMONSTRATORS)}"
+        )

@@ -125,12 +125,12 @@ class Policy:
                 block[: len(rows)] = rows
                 chunk = self.model.predict(self.normaliser(block.to(self.device)))
                 chunks.append(chunk[: len(rows)].cpu().numpy())
-        predicted: np.ndarray = np.concatenate(chunks)
-        return predicted
+        return np.concatenate(chunks)
 
     def plan(self, states: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Query environments ``rows`` (B,) at states (B, 39); return their next actions (B, N, 4), in [-1, 1]."""
-        return np.clip(self.executor.plan(self.predict(states), rows), -1.0, 1.0)
+        actions: np.ndarray = np.clip(self.executor.plan(self.predict(states), rows), -1.0, 1.0)
+        return actions
 
     def act(self, state: np.ndarray) -> np.ndarray:
         """Return the action for one state, (39,) -> (4,), or for one of each environment, (B, 39) -> (B, 4)."""
@@ -205,7 +205,7 @@ class Policy:
         policy_config = build(PolicyConfig, description["policy"])
         contract = _contract(folder, description["contract"])
         policy = cls(
-            ACT(policy_config, STATE_DIM, ACTION_DIM),
+            ACT(policy_config),
             Normaliser(STATE_DIM),
             contract,
             build(ExecutionConfig, description["execution"]),

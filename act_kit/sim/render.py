@@ -25,7 +25,7 @@ from act_kit.sim.workers import make_pool
 CAMERAS = ("topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV")
 _ROTATED = frozenset({"corner", "corner2", "corner3", "corner4"})
 
-INSTALL_HINT = "no OpenGL library works here; for videos: apt-get install libegl1 libgl1-mesa-dri (or libosmesa6)"
+INSTALL_HINT = "no OpenGL library works here; for videos: apt-get install libegl1 libopengl0 libgl1-mesa-dri"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,3 +149,7 @@ def _renderer(task: str, settings: RenderSettings) -> Renderer:
 def render_episode(settings: RenderSettings, start: Start, physics: np.ndarray) -> np.ndarray:
     """Render in a worker of :func:`make_render_pool`, which keeps its renderer; see :meth:`Renderer.frames`."""
     return _renderer(start.task, settings).frames(start, physics)
+
+
+if __name__ == "__main__":
+    print(*find_gl())

@@ -20,7 +20,7 @@ from act_kit.files import require_space
 from act_kit.policy.act import ACT, kl_divergence, masked_l1
 from act_kit.policy.normaliser import Normaliser
 from act_kit.policy.policy import Contract, Policy
-from act_kit.sim.tasks import ACTION_DIM, STATE_DIM
+from act_kit.sim.tasks import STATE_DIM
 from act_kit.telemetry import MetricLogger
 from act_kit.training.checkpoint import Checkpoints, TrainingState, optimizer_tensors, restore_optimizer
 from act_kit.training.watchdog import Watchdog
@@ -78,7 +78,7 @@ class Trainer:
         self.train_windows = load_windows(store, train, config.policy.chunk_size, self.device)
         self.val_windows = load_windows(store, val, config.policy.chunk_size, self.device)
         torch.manual_seed(config.trainer.seed)
-        self.model = ACT(config.policy, STATE_DIM, ACTION_DIM).to(self.device)
+        self.model = ACT(config.policy).to(self.device)
         self.normaliser = Normaliser(STATE_DIM).to(self.device)
         self.normaliser.fit(self.train_windows.states_TS)
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}

@@ -1,0 +1,44 @@
+# make demo: set up, and run the main job.   make test: set up, and run the tests.   make lint: style and types.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup demo test test-all lint format gl clean
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "act_kit needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || ./scripts/apt-install python3-venv
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Videos need an OpenGL library; without one everything else still runs.
+gl: setup
+	@$(BIN)/python -m act_kit.sim.render >/dev/null 2>&1 || ./scripts/apt-install libegl1 libopengl0 libgl1-mesa-dri || true
+
+demo: setup gl
+	$(BIN)/act demo --overwrite
+
+test: setup gl
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-all: setup gl
+	$(BIN)/pytest -n 2
+
+lint: setup
+	$(BIN)/ruff check act_kit tests benchmarks
+	$(BIN)/ruff format --check act_kit tests benchmarks
+	$(BIN)/mypy -p act_kit
+
+format: setup
+	$(BIN)/ruff check --fix act_kit tests benchmarks
+	$(BIN)/ruff format act_kit tests benchmarks
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

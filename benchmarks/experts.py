@@ -1,0 +1,57 @@
+"""Every task's expert: success over 20 fresh starts, and what the diversity report says of 50 collected demonstrations.
+
+python benchmarks/experts.py [TASK …]        about 8 minutes for all 50 on two cores; prints a Markdown table
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from act_kit.collection.collect import collect
+from act_kit.collection.replay import replay
+from act_kit.config import CollectConfig, compose
+from act_kit.datasets.diversity import measure
+from act_kit.eval.actors import ExpertActor
+from act_kit.eval.evaluate import success_rate
+from act_kit.eval.rollout import rollout
+from act_kit.sim.starts import StartLaw
+from act_kit.sim.tasks import TASKS
+from act_kit.sim.vector import VectorSimulator
+from act_kit.sim.workers import num_cpus
+
+NUM_STARTS = 20
+NUM_DEMONSTRATIONS = 50
+
+
+def row(task: str) -> str:
+    """Measure one task and return its row."""
+    starts = StartLaw(task).sample(NUM_STARTS, seed=0, stream="evaluate")
+    with VectorSimulator(task, 16, num_cpus()) as simulators:
+        outcomes = rollout(simulators, ExpertActor(task), starts, stop_at_success=True)
+    steps = [outcome.success_step + 1 for outcome in outcomes if outcome.success_step is not None]
+    with tempfile.TemporaryDirectory() as folder:
+        config = compose("collect", CollectConfig, flags={"task": task, "n": NUM_DEMONSTRATIONS})
+        store = collect(config, Path(folder) / "data", num_workers=num_cpus())
+        diversity = measure(store)
+        exact = sum(result.first_difference is None for result in replay(store, num_workers=num_cpus()))
+    cells = (
+        task, TASKS[task].group, success_rate(outcomes), f"{np.mean(steps):.0f} (at most {max(steps)})",
+        diversity.num_failed, f"{exact}/{NUM_DEMONSTRATIONS}", diversity.level,
+    )  # fmt: skip
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def main() -> None:
+    """Print the table."""
+    print("| task | group | expert | steps to success | failed attempts | replayed to the bit | diversity |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for task in sys.argv[1:] or TASKS:
+        print(row(task), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Every one of the 50 tasks goes all the way: collect, replay, report, distances, the expert's evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from act_kit.collection.replay import replay
+from act_kit.datasets.diversity import measure
+from act_kit.eval.actors import ExpertActor
+from act_kit.eval.rollout import rollout
+from act_kit.sim.starts import StartLaw
+from act_kit.sim.tasks import TASKS
+from act_kit.sim.vector import VectorSimulator
+
+from tests.conftest import make_dataset
+
+OWN_DISTANCE = {
+    "assembly-v3", "basketball-v3", "box-close-v3", "disassemble-v3", "door-open-v3", "hammer-v3", "lever-pull-v3",
+    "peg-insert-side-v3",
+}  # fmt: skip
+"""Tasks where Meta-World's ``obj_to_target`` is 0, weighted, or of something else."""
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_task(task: str, tmp_path: Path) -> None:
+    store = make_dataset(tmp_path / "data", task=task, n=2)
+    assert all(result.first_difference is None for result in replay(store, num_workers=1))
+    diversity = measure(store)
+    assert diversity.level == "WARN"
+    assert "too few to judge" in diversity.verdict
+    spec = TASKS[task]
+    for episode in store.episodes():
+        assert np.isfinite(episode.distance).all()
+        assert (episode.distance >= 0).all()
+        if not spec.also:
+            assert np.array_equal(episode.distance <= spec.radius, episode.success)
+    starts = StartLaw(task).sample(2, seed=11, stream="evaluate")
+    with VectorSimulator(task, 2, 1) as simulators:
+        outcomes = rollout(simulators, ExpertActor(task), starts, stop_at_success=True)
+        assert any(outcome.success_once for outcome in outcomes)
+        for outcome in outcomes:
+            if outcome.success_once:
+                assert outcome.distance[-1] < outcome.distance[0]
+        if task not in OWN_DISTANCE:
+            simulator = simulators._own._simulators[0]  # type: ignore[union-attr]
+            simulator.reset(starts[0])
+            for action in outcomes[0].actions[:30]:
+                state, _, _, _, info = simulator.env.step(action)
+                assert simulator._measure(simulator.env, state) == pytest.approx(float(info["obj_to_target"]), abs=1e-12)

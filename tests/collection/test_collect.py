@@ -1,0 +1,166 @@
+"""Collection: the same bytes however it ran, whatever interrupted it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from act_kit.collection import collect as module
+from act_kit.collection.collect import collect, collect_episode
+from act_kit.config import CollectConfig, compose
+from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import DatasetError
+from act_kit.sim.expert import ScriptedExpert
+from act_kit.sim.simulator import Simulator
+from act_kit.sim.starts import StartLaw
+
+from tests.conftest import make_dataset
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Return every file of a folder."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def config(**flags: object) -> CollectConfig:
+    return compose("collect", CollectConfig, flags={"task": "reach-v3", "n": 10, **flags})
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_two_processes_write_the_bytes_of_one(tmp_path: Path, noise: float) -> None:
+    collect(config(noise=noise), tmp_path / "one", num_workers=1)
+    collect(config(noise=noise), tmp_path / "two", num_workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+SHELF = config(task="shelf-place-v3", n=16, noise=0.3)
+
+
+class Interrupt(Exception):
+    """What a test stops a collection with."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    """A collection in which some attempts failed."""
+    store = collect(SHELF, tmp_path_factory.mktemp("whole") / "data", num_workers=1)
+    assert len(store.attempts()) > store.num_episodes, "no attempt failed: the tests below would show nothing"
+    return store
+
+
+@pytest.mark.parametrize("after", [16, 18])
+def test_interrupted_and_resumed_it_is_the_same_dataset(tmp_path: Path, whole: EpisodeStore, after: int) -> None:
+    """Stopped at a commit, and just after one."""
+
+    def stop(progress: module.Progress) -> None:
+        if progress.num_attempts == after:
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        collect(SHELF, tmp_path / "parts", num_workers=1, on_progress=stop)
+    assert len(EpisodeStore.open(tmp_path / "parts").attempts()) == after
+    assert EpisodeStore.open(tmp_path / "parts").fingerprint is None
+    collect(SHELF, tmp_path / "parts", num_workers=1, resume=True)
+    assert contents(tmp_path / "parts") == contents(whole.path)
+
+
+def test_interrupted_within_a_commit_nothing_is_there_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = config(n=10)
+    collect(wanted, tmp_path / "whole", num_workers=1)
+    original, calls = EpisodeStore._extend, []
+
+    def break_at(self: EpisodeStore, name: str, rows: np.ndarray, at: int) -> None:
+        calls.append(name)
+        if name == "meta/episode_ends" and len(calls) < 20:
+            raise Interrupt
+        original(self, name, rows, at)
+
+    monkeypatch.setattr(EpisodeStore, "_extend", break_at)
+    with pytest.raises(Interrupt):
+        collect(wanted, tmp_path / "parts", num_workers=1)
+    monkeypatch.undo()
+    torn = EpisodeStore.open(tmp_path / "parts")
+    assert torn.num_episodes in (0, 10)
+    collect(wanted, tmp_path / "parts", num_workers=1, resume=True)
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_killed_for_real_it_resumes_to_the_same_bytes(tmp_path: Path, kill: signal.Signals) -> None:
+    command = [sys.executable, "-c", "from act_kit.cli import main; main()", "collect", "--task", "reach-v3", "--n", "60"]
+    killed = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "parts"), "--workers", "2"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    ends = tmp_path / "parts" / "meta" / "episode_ends" / "c" / "0"
+    deadline = time.monotonic() + 60
+    while not ends.exists() and time.monotonic() < deadline and killed.poll() is None:
+        time.sleep(0.01)
+    os.killpg(killed.pid, kill) if kill == signal.SIGKILL else os.kill(killed.pid, kill)
+    output, _ = killed.communicate(timeout=60)
+    if kill == signal.SIGINT:
+        assert killed.returncode == 130
+        assert "--resume" in output
+        assert "Traceback" not in output
+    partial = EpisodeStore.open(tmp_path / "parts")
+    assert 0 < partial.num_episodes < 60
+    assert partial.episodes()[-1].success_step >= 0
+    resumed = subprocess.run(
+        [*command, "--out", str(tmp_path / "parts"), "--workers", "2", "--resume"], capture_output=True, text=True
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    collect(config(n=60), tmp_path / "whole", num_workers=1)
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_resuming_otherwise_is_refused_with_the_command_that_would_go_on(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "data", n=2)
+    with pytest.raises(DatasetError, match=r"begun otherwise.*--seed 0.*--resume"):
+        collect(config(n=2, seed=1), tmp_path / "data", num_workers=1, resume=True)
+
+
+def test_noise_disturbs_what_is_done_and_leaves_the_label_clean() -> None:
+    (start,) = StartLaw("push-v3").sample(1, seed=0, stream="collect")
+    simulator, expert = Simulator("push-v3"), ScriptedExpert("push-v3")
+    noisy = collect_episode(simulator, expert, start, seed=4, attempt=2, noise=0.3)
+    assert not np.array_equal(noisy.action, noisy.executed_action)
+    assert np.abs(noisy.executed_action).max() <= 1
+    assert np.abs(noisy.action).max() <= 1
+    for state, action in zip(noisy.state, noisy.action, strict=True):
+        assert np.array_equal(expert.act(state), action)
+    again = collect_episode(simulator, expert, start, seed=4, attempt=2, noise=0.3)
+    other = collect_episode(simulator, expert, start, seed=4, attempt=3, noise=0.3)
+    assert np.array_equal(noisy.executed_action, again.executed_action)
+    assert not np.array_equal(noisy.executed_action[:5], other.executed_action[:5])
+    clean = collect_episode(simulator, expert, start)
+    assert np.array_equal(clean.action, clean.executed_action)
+
+
+def test_an_episode_ends_some_steps_after_its_first_success() -> None:
+    (start,) = StartLaw("reach-v3").sample(1, seed=0, stream="collect")
+    simulator, expert = Simulator("reach-v3"), ScriptedExpert("reach-v3")
+    for more in (0, 7):
+        episode = collect_episode(simulator, expert, start, steps_after_success=more)
+        assert len(episode) == episode.success_step + 1 + more
+
+
+def test_failed_attempts_are_on_record_and_not_in_the_data(whole: EpisodeStore) -> None:
+    attempts = whole.attempts()
+    assert sum(attempt.kept for attempt in attempts) == 16
+    assert [attempt.start for attempt in attempts if attempt.kept] == whole.starts
+    assert all(episode.success.any() for episode in whole.episodes())
+    law = StartLaw("shelf-place-v3").sample(len(attempts), seed=0, stream="collect")
+    assert [attempt.start for attempt in attempts] == law
+
+
+def test_a_hopeless_collection_gives_up_and_says_what_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_HOPELESS", 2)
+    with pytest.raises(DatasetError, match=r"failed all of its first 2 attempts.*less --noise"):
+        make_dataset(tmp_path / "data", task="peg-insert-side-v3", n=2, noise=1.0)

@@ -1,0 +1,87 @@
+"""Small real things that many tests need: datasets from Meta-World, a policy trained for seconds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from act_kit.collection.collect import collect
+from act_kit.config import CollectConfig, TrainConfig, compose
+from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import RenderError
+from act_kit.policy.policy import Policy
+from act_kit.sim.render import find_gl
+from act_kit.training.trainer import Trainer
+
+torch.set_num_threads(1)
+
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+"""Tests run side by side: each that took every processor would wait for the others."""
+
+TINY = (
+    "policy.width=32", "policy.feedforward=64", "policy.latent_dim=8", "policy.chunk_size=8", "execution.execute=4",
+    "trainer.batch_size=32", "trainer.steps=60", "trainer.validate_every=20", "trainer.log_every=10",
+    "selection.episodes=2", "selection.rollouts=2",
+)  # fmt: skip
+
+
+def make_dataset(path: Path, **flags: object) -> EpisodeStore:
+    """Collect a dataset in this process."""
+    config = compose("collect", CollectConfig, flags={"task": "reach-v3", "n": 10, **flags})
+    return collect(config, path, num_workers=1)
+
+
+def tiny_config(*overrides: str) -> TrainConfig:
+    """Compose a training that takes seconds."""
+    return compose("train", TrainConfig, [*TINY, *overrides])
+
+
+@pytest.fixture(scope="session")
+def reach_store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    """Ten randomised demonstrations of reach-v3."""
+    return make_dataset(tmp_path_factory.mktemp("reach") / "data")
+
+
+@pytest.fixture(scope="session")
+def one_start_store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    """Ten copies of one demonstration of reach-v3."""
+    return make_dataset(tmp_path_factory.mktemp("fixed") / "data", start_law="fixed")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(reach_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of sixty steps without rollouts."""
+    run = tmp_path_factory.mktemp("run")
+    Trainer(tiny_config(), reach_store, run, selector=None).train()
+    return run
+
+
+@pytest.fixture
+def tiny_policy(tiny_run: Path) -> Policy:
+    """The policy of that run."""
+    return Policy.load(tiny_run)
+
+
+@pytest.fixture(scope="session")
+def gl() -> str:
+    """Skip where no OpenGL library draws."""
+    try:
+        return find_gl()[0]
+    except RenderError as error:
+        pytest.skip(str(error))
+
+
+def act(*arguments: object, check: int | None = None, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from act_kit.cli import main; main()", *map(str, arguments)],
+        capture_output=True, text=True, timeout=300, **{"env": ONE_THREAD, **options},
+    )  # type: ignore[call-overload]  # fmt: skip
+    if check is not None:
+        assert done.returncode == check, done.stdout + done.stderr
+    return done

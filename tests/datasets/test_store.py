@@ -1,0 +1,92 @@
+"""The store: what is not whole is refused, with a reason."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import DatasetError
+
+
+@pytest.fixture
+def copy(reach_store: EpisodeStore, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(reach_store.path, tmp_path / "copy"))
+
+
+def test_it_holds_what_was_collected(reach_store: EpisodeStore) -> None:
+    store = EpisodeStore.open(reach_store.path)
+    assert store.info.task == "reach-v3"
+    assert store.info.command.startswith("act collect --task reach-v3 --n 10 --seed 0")
+    assert store.fingerprint == store.compute_fingerprint()
+    episodes = store.episodes()
+    assert [len(episode) for episode in episodes] == store.episode_lengths.tolist()
+    assert [episode.success_step for episode in episodes] == store.success_steps.tolist()
+    assert [episode.attempt for episode in episodes] == [i for i, a in enumerate(store.attempts()) if a.kept]
+    for episode in episodes:
+        assert np.array_equal(episode.state[0, 36:], episode.start.rand_vec[3:])
+        assert episode.action.dtype == np.float32
+
+
+def test_any_zarr_reader_can_read_it(reach_store: EpisodeStore) -> None:
+    group = zarr.open_group(reach_store.path, mode="r")
+    assert group["data/state"].shape == (reach_store.num_steps, 39)
+    assert group["meta/episode_ends"][-1] == reach_store.num_steps
+
+
+def test_missing_and_foreign_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="There is no dataset at .*Collect one: act collect"):
+        EpisodeStore.open(tmp_path / "nothing")
+    (tmp_path / "text").write_text("hello")
+    (tmp_path / "folder").mkdir()
+    zarr.open_group(tmp_path / "other", mode="w")
+    for name in ("text", "folder", "other"):
+        with pytest.raises(DatasetError, match="not a dataset of act_kit"):
+            EpisodeStore.open(tmp_path / name)
+
+
+def test_another_version_is_named(copy: Path) -> None:
+    zarr.open_group(copy, mode="r+").attrs["version"] = 99
+    with pytest.raises(DatasetError, match="has dataset version 99; this act_kit reads version 1"):
+        EpisodeStore.open(copy)
+
+
+@pytest.mark.parametrize("field", ["state", "action", "physics", "success"])
+def test_a_missing_chunk_is_not_read_as_zeros(copy: Path, field: str) -> None:
+    next(path for path in (copy / "data" / field / "c").rglob("*") if path.is_file()).unlink()
+    with pytest.raises(DatasetError, match=f"truncated, it lacks 1 chunks of data/{field}"):
+        EpisodeStore.open(copy)
+
+
+def test_a_shortened_array_is_found(copy: Path) -> None:
+    array = zarr.open_group(copy, mode="r+")["data/action"]
+    assert isinstance(array, zarr.Array)
+    array.resize((array.shape[0] - 5, 4))
+    with pytest.raises(DatasetError, match="truncated: data/action has"):
+        EpisodeStore.open(copy)
+
+
+@pytest.mark.parametrize("missing", ["data/state", "meta/episode_ends", "meta/attempts"])
+def test_a_missing_array_is_found(copy: Path, missing: str) -> None:
+    shutil.rmtree(copy / missing)
+    with pytest.raises(DatasetError, match="damaged"):
+        EpisodeStore.open(copy)
+
+
+def test_a_damaged_chunk_is_found_when_read(copy: Path) -> None:
+    chunk = next(path for path in (copy / "data" / "state" / "c").rglob("*") if path.is_file())
+    chunk.write_bytes(b"\x00" * 50)
+    with pytest.raises(DatasetError, match="data/state cannot be read"):
+        EpisodeStore.open(copy).steps("state")
+
+
+def test_a_changed_number_changes_the_fingerprint(copy: Path) -> None:
+    array = zarr.open_group(copy, mode="r+")["data/action"]
+    assert isinstance(array, zarr.Array)
+    array[3, 0] = 0.123
+    store = EpisodeStore.open(copy)
+    assert store.fingerprint != store.compute_fingerprint()

@@ -1,0 +1,147 @@
+"""A policy on disk and in use: loaded whole or not at all, raw states in, the benchmark's protocol."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import CheckpointError
+from act_kit.policy.policy import QUERY_ROWS, Policy
+
+
+@pytest.fixture
+def checkpoint(tiny_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_run / "checkpoints" / "last", tmp_path / "checkpoint"))
+
+
+def edit(checkpoint: Path, change: object) -> None:
+    tensors = load_file(checkpoint / "model.safetensors")
+    change(tensors)  # type: ignore[operator]
+    save_file(tensors, checkpoint / "model.safetensors")
+
+
+def test_a_missing_tensor_is_named_and_counted(checkpoint: Path) -> None:
+    def drop(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith("model.decoder")][:24]:
+            del tensors[name]
+
+    edit(checkpoint, drop)
+    with pytest.raises(CheckpointError, match=r"of \d+ tensors can be loaded. Missing: \['model.decoder"):
+        Policy.load(checkpoint)
+
+
+def test_an_unknown_tensor_and_another_shape_are_named(checkpoint: Path) -> None:
+    edit(checkpoint, lambda tensors: tensors.update({"model.extra": torch.zeros(1)}))
+    with pytest.raises(CheckpointError, match=r"unknown: \['model.extra'\]"):
+        Policy.load(checkpoint)
+    edit(checkpoint, lambda t: (t.pop("model.extra"), t.update({"model.queries": torch.zeros(3, 3)})))
+    with pytest.raises(CheckpointError, match=r"of another shape: \['model.queries'\]"):
+        Policy.load(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["normaliser.mean", "normaliser.std", "model.action_out.weight"])
+def test_a_changed_normaliser_or_weight_is_found_by_the_probe(checkpoint: Path, name: str) -> None:
+    edit(checkpoint, lambda tensors: tensors.update({name: tensors[name] * 1.5 + 0.1}))
+    with pytest.raises(CheckpointError, match="does not compute what it computed when it was saved"):
+        Policy.load(checkpoint)
+
+
+def test_truncated_and_foreign_files_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        Policy.load(checkpoint)
+    (checkpoint / "policy.json").write_text("{")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        Policy.load(checkpoint)
+    with pytest.raises(CheckpointError, match=r"There is no trained policy at .*act train"):
+        Policy.load(tmp_path / "nothing")
+
+
+def test_another_version_is_named(checkpoint: Path) -> None:
+    description = json.loads((checkpoint / "policy.json").read_text())
+    (checkpoint / "policy.json").write_text(json.dumps({**description, "version": 9}))
+    with pytest.raises(CheckpointError, match="version 9; this act_kit reads"):
+        Policy.load(checkpoint)
+
+
+def test_nothing_is_pickled(tiny_run: Path) -> None:
+    files = {file.suffix for file in (tiny_run / "checkpoints").rglob("*") if file.is_file()}
+    assert files == {".json", ".safetensors"}
+
+
+def test_states_go_in_raw_and_are_normalised_inside(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
+    states = reach_store.steps("state")[:20]
+    inside = tiny_policy.normaliser(torch.from_numpy(states.astype(np.float32)))
+    assert np.array_equal(tiny_policy.predict(states)[:16], tiny_policy.model.predict(inside[:16]).detach().numpy())
+
+
+def test_a_prediction_does_not_depend_on_who_asks_beside_it(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
+    states = reach_store.steps("state")[: 3 * QUERY_ROWS + 5]
+    together = tiny_policy.predict(states)
+    order = np.random.default_rng(0).permutation(len(states))
+    assert np.array_equal(tiny_policy.predict(states[order]), together[order])
+    assert np.array_equal(np.concatenate([tiny_policy.predict(state[None]) for state in states]), together)
+
+
+def test_acting_step_by_step_is_the_plan(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
+    states = reach_store.steps("state")[:8]
+    tiny_policy.reset()
+    plan = tiny_policy.plan(states[:1], np.array([0]))[0]
+    tiny_policy.reset()
+    actions = [tiny_policy.act(states[0]) for _ in range(4)]
+    assert np.array_equal(np.array(actions), plan)
+    assert np.abs(plan).max() <= 1
+    fifth = tiny_policy.act(states[5])
+    assert np.array_equal(fifth, tiny_policy.plan(states[5:6], np.array([0]))[0, 0])
+
+
+def test_a_reset_environment_is_asked_anew_and_the_others_go_on(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
+    before, after = reach_store.steps("state")[[0, 1]], reach_store.steps("state")[[30, 31]]
+    tiny_policy.reset()
+    plan = tiny_policy.plan(before, np.arange(2))
+    tiny_policy.reset()
+    tiny_policy.act(before)
+    tiny_policy.reset(np.array([True, False]))
+    actions = tiny_policy.act(after)
+    assert np.array_equal(actions[0], tiny_policy.plan(after[:1], np.array([0]))[0, 0])
+    assert np.array_equal(actions[1], plan[1, 1])
+
+
+def test_hidden_goals_and_wrong_shapes_are_refused(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
+    hidden = reach_store.steps("state")[:3].copy()
+    hidden[:, 36:] = 0
+    with pytest.raises(CheckpointError, match="hide the goal"):
+        tiny_policy.act(hidden)
+    with pytest.raises(CheckpointError, match=r"expects states \(B, 39\)"):
+        tiny_policy.act(np.zeros((2, 7)))
+
+
+def test_execution_can_be_changed_within_the_chunk(tiny_policy: Policy) -> None:
+    assert tiny_policy.with_execution(execute=2).executor.actions_per_query == 2
+    assert tiny_policy.with_execution(ensemble=True).executor.actions_per_query == 1
+    with pytest.raises(CheckpointError, match="predicts 8 actions at once; execute=9"):
+        tiny_policy.with_execution(execute=9)
+
+
+def test_metaworlds_own_evaluator_scores_it(tiny_policy: Policy) -> None:
+    import metaworld
+    from metaworld.evaluation import evaluation
+
+    envs = gym.vector.SyncVectorEnv(
+        [lambda seed=seed: metaworld.make_mt_envs("reach-v3", seed=seed) for seed in range(2)],
+        autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
+    )
+    success, mean_return, by_task, returns = evaluation(tiny_policy, envs, num_episodes=2)
+    assert set(by_task) == {"reach-v3"}
+    assert 0 <= success <= 1
+    assert mean_return > 0
+    assert len(returns["reach-v3"]) == 2

@@ -1,0 +1,198 @@
+"""The command line: the way a user walks it, and every wrong turn answered in one or two lines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from act_kit import cli
+from act_kit.datasets.store import EpisodeStore
+from act_kit.eval.evalset import make_evalset
+from act_kit.policy.policy import Policy
+from tests.conftest import ONE_THREAD, TINY, act
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[int, str, str]:
+    """Run ``act`` in this process; return exit code, output and error output."""
+    monkeypatch.setattr("sys.argv", ["act", *map(str, arguments)])
+    code: object = 0
+    try:
+        cli.main()
+    except SystemExit as exit_:
+        code = exit_.code
+    out, err = capsys.readouterr()
+    return int(code or 0), out, err  # type: ignore[call-overload]
+
+
+WRONG = {
+    "unknown task": (("collect", "--task", "pick-plce-v3"), "Did you mean 'pick-place-v3'?"),
+    "unknown task in the demo": (("demo", "--task", "pick-plce-v3"), "Did you mean 'pick-place-v3'?"),
+    "unknown override": (("collect", "steps_after_sucess=3"), "Did you mean 'steps_after_success'?"),
+    "unknown nested override": (("train", "--data", "DATA", "trainer.stepz=3"), "Did you mean 'trainer.steps'?"),
+    "unknown preset": (("train", "--data", "DATA", "policy=act_tiny"), "act_tiny"),
+    "not an override": (("train", "--data", "DATA", "fast"), "Write key=value"),
+    "broken override": (("collect", "n=[1,"), "n=[1,"),
+    "added override": (("train", "--data", "DATA", "+trainer.steps=4"), "neither added nor removed"),
+    "wrong type": (("train", "--data", "DATA", "trainer.steps=many"), "expected int, not str"),
+    "out of range": (("train", "--data", "DATA", "policy.width=33"), "multiple of policy.num_heads"),
+    "more executed than predicted": (("train", "--data", "DATA", "execution.execute=99"), "policy.chunk_size=16"),
+    "no demonstrations": (("collect", "--n", "0"), "at least one"),
+    "unknown law": (("collect", "--start-law", "unifrm"), "Did you mean 'uniform'?"),
+    "unknown demonstrator": (("collect", "--demonstrator", "scriptd"), "Did you mean 'scripted'?"),
+    "contradiction": (("collect", "--randomize", "--start-law", "fixed"), "contradict each other"),
+    "missing dataset": (("report", "nowhere"), "There is no dataset at nowhere"),
+    "missing dataset in training": (("train", "--data", "nowhere"), "There is no dataset at nowhere"),
+    "foreign dataset": (("report", "FOREIGN"), "not a dataset of act_kit"),
+    "no data": (("train",), "act train --data DATASET"),
+    "degenerate data": (("train", "--data", "ONE_START", "--out", "run"), "--allow-degenerate"),
+    "missing run": (("eval", "nowhere"), "There is no trained policy at nowhere"),
+    "nothing to resume": (("train", "--resume", "--out", "nowhere"), "There is no run at nowhere"),
+    "resume with changes": (("train", "--resume", "--out", "RUN", "--steps", "9"), "give --out alone"),
+    "existing output": (("collect", "--out", "DATA"), "--overwrite replaces it"),
+    "not ours to overwrite": (("collect", "--out", "FOREIGN", "--overwrite"), "was not made by act"),
+    "unknown starts": (("eval", "RUN", "--starts", "frehs"), "Did you mean 'fresh'?"),
+    "starts of another task": (("eval", "RUN", "--starts", "PUSH", "--out", "e"), "trained on reach-v3"),
+    "too many executed": (("eval", "RUN", "--execute", "99"), "predicts 8 actions at once"),
+    "unknown device": (("eval", "RUN", "--device", "tpu"), "there are auto, cpu and cuda"),
+    "unknown option": (("collect", "--tsk", "push-v3"), "--tsk"),
+    "unknown verb": (("colect",), "colect"),
+}
+
+
+@pytest.fixture
+def places(
+    reach_store: EpisodeStore, one_start_store: EpisodeStore, tiny_run: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> dict[str, Path]:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "precious.txt").write_text("mine")
+    make_evalset("push-v3", "fresh", 2, 0, []).save(tmp_path / "push.json")
+    return {
+        "DATA": reach_store.path, "ONE_START": one_start_store.path, "RUN": tiny_run, "FOREIGN": foreign,
+        "PUSH": tmp_path / "push.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_every_wrong_turn_is_answered(
+    case: str, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, hint = WRONG[case]
+    code, out, err = run(monkeypatch, capsys, *(places.get(argument, argument) for argument in arguments))
+    assert code == 2, out + err
+    assert hint in err
+    assert "Traceback" not in out + err
+    if not case.startswith("unknown option") and case != "unknown verb":  # the parser draws a box
+        message = [line for line in err.splitlines() if line.strip() and "--no-randomize" not in line]
+        assert len(message) <= 2, err
+    assert (places["FOREIGN"] / "precious.txt").exists()
+
+
+def test_no_space_left_is_one_line(
+    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device", "data/state/c/0")
+
+    monkeypatch.setattr("act_kit.datasets.store.EpisodeStore.append", full)
+    code, _, err = run(monkeypatch, capsys, "collect", "--task", "reach-v3", "--n", 1, "--workers", 1, "--out", "full")
+    assert code == 2
+    assert "No space left on the device (data/state/c/0)" in err
+    assert "--resume" in err
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(
+    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(monkeypatch, capsys, "collect", "--n", 1, "--out", "/proc/nothing/here")
+    assert code == 2
+    assert "Choose another --out" in err
+
+
+@pytest.mark.gl
+def test_the_whole_way(tmp_path: Path, gl: str) -> None:
+    """Collect, report, train, evaluate with videos, look into the data: as typed, in processes of their own."""
+    cwd = {"cwd": tmp_path}
+    collected = act("collect", "--task", "reach-v3", "--randomize", "--n", 12, "--workers", 2, check=0, **cwd)
+    assert "12 demonstrations" in collected.stdout
+    assert "act train --data data/reach-v3" in collected.stdout
+    reported = act("report", "data/reach-v3", check=0, **cwd)
+    assert "12 of 12" in reported.stdout
+    assert (tmp_path / "data" / "reach-v3-report" / "report.html").exists()
+    trained = act("train", "--data", "data/reach-v3", *TINY, check=0, **cwd)
+    assert "act eval runs/reach-v3 --record-video" in trained.stdout
+    evaluated = act("eval", "runs/reach-v3", "--episodes", 3, "num_videos=2", "--record-video", check=0, **cwd)
+    results = tmp_path / "runs" / "reach-v3" / "eval-fresh"
+    assert len(list((results / "videos").glob("*.mp4"))) == 2
+    assert "tensors loaded, probe reproduced" in evaluated.stdout
+    assert json.loads((results / "summary.json").read_text())["evalset"]["num"] == 3
+    replayed = act("data", "replay", "data/reach-v3", check=0, **cwd)
+    assert "12 of 12 episodes replayed to the bit" in replayed.stdout
+    assert "The content matches" in act("data", "info", "data/reach-v3", "--verify", check=0, **cwd).stdout
+    again = act("eval", "runs/reach-v3", "--starts", results / "starts.json", "--out", "again", check=0, **cwd)
+    assert "3 fresh starts" in again.stdout
+    first, second = ((folder / "episodes.csv").read_text().splitlines() for folder in (results, tmp_path / "again"))
+    assert [line.rpartition(",")[0] for line in first] == [line.rpartition(",")[0] for line in second]
+
+
+def test_report_exits_with_2_on_fail(one_start_store: EpisodeStore, tmp_path: Path) -> None:
+    done = act("report", one_start_store.path, "--out", tmp_path / "report", check=2)
+    assert "one and the same start" in done.stdout
+    assert "act collect --task reach-v3 --randomize" in done.stdout.replace("\n", " ")
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    overrides = [*TINY, "selection.rollouts=0", "trainer.steps=400"]
+    command = ["train", "--data", reach_store.path, *overrides]
+    act(*command, "--out", tmp_path / "whole", check=0)
+    killed = subprocess.Popen(
+        [sys.executable, "-c", "from act_kit.cli import main; main()", *map(str, command), "--out", tmp_path / "parts"],
+        stdout=subprocess.DEVNULL,
+        env=ONE_THREAD,
+    )
+    last = tmp_path / "parts" / "checkpoints" / "last"
+    while not last.exists() and killed.poll() is None:
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    assert 0 < Policy.load(last).contract.step < 400, "it was not killed in the middle: the test shows nothing"
+    act("train", "--resume", "--out", tmp_path / "parts", check=0)
+    whole, parts = (Policy.load(tmp_path / name).model.state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_videos_without_a_gl_library_are_one_line_and_no_failure(tiny_run: Path, tmp_path: Path) -> None:
+    environment = {**ONE_THREAD, "MUJOCO_GL": "disable"}
+    done = act(
+        "eval", tiny_run, "--episodes", 1, "control_episodes=0", "demonstrated_episodes=0", "--record-video",
+        "--workers", 1, "--out", tmp_path / "eval", check=0, env=environment,
+    )  # fmt: skip
+    complaint = [line for line in done.stderr.splitlines() if line]
+    assert len(complaint) == 1
+    assert "apt-get install" in complaint[0]
+    assert (tmp_path / "eval" / "report.html").exists()
+
+
+def test_help_is_fast_and_complete() -> None:
+    for verb in ((), ("collect",), ("report",), ("train",), ("eval",), ("data",), ("data", "info"), ("demo",)):
+        done = act(*verb, "--help", check=0)
+        assert "Usage: act" in done.stdout
+    code = "import sys, act_kit.cli; print([m for m in ('torch', 'mujoco', 'zarr', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_free_text_in_paths_is_never_parsed(tmp_path: Path) -> None:
+    out = tmp_path / "a=b (c), {d}[e]"
+    act("collect", "--task", "reach-v3", "--n", 1, "--workers", 1, "--out", out, check=0)
+    assert np.isfinite(EpisodeStore.open(out).rand_vecs).all()

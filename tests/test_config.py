@@ -1,0 +1,55 @@
+"""Configuration: whatever is typed becomes a valid dataclass or one clear error."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from act_kit.config import CollectConfig, EvalConfig, TrainConfig, build, compose, options, to_dict
+from act_kit.errors import ConfigError
+
+
+@pytest.mark.parametrize(("name", "kind"), [("collect", CollectConfig), ("train", TrainConfig), ("eval", EvalConfig)])
+def test_defaults_are_complete_and_come_back(name: str, kind: type) -> None:
+    config = compose(name, kind)
+    assert build(kind, to_dict(config)) == config
+    assert len(options(kind)) > 5
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.text(max_size=30))
+def test_any_override_is_taken_or_refused_with_a_configerror(text: str) -> None:
+    try:
+        config = compose("collect", CollectConfig, [text])
+    except ConfigError:
+        return
+    assert build(CollectConfig, to_dict(config)) == config
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.sampled_from(options(TrainConfig)), st.text(max_size=12))
+def test_any_value_is_taken_or_refused_with_a_configerror(key: str, value: str) -> None:
+    try:
+        config = compose("train", TrainConfig, [f"{key}={value}"])
+    except ConfigError:
+        return
+    assert build(TrainConfig, to_dict(config)) == config
+
+
+def test_flags_win_and_are_never_parsed() -> None:
+    config = compose("collect", CollectConfig, ["n=3"], {"n": 7, "task": "a=b(c)", "seed": None})
+    assert (config.n, config.task, config.seed) == (7, "a=b(c)", 0)
+
+
+def test_the_command_says_what_decides_the_bytes() -> None:
+    config = compose("collect", CollectConfig, [], {"task": "push-v3", "n": 9, "start_law": "fixed", "noise": 0.1})
+    assert config.command == (
+        "act collect --task push-v3 --n 9 --seed 0 --no-randomize --noise 0.1 steps_after_success=10"
+    )
+
+
+def test_presets_replace_the_policy() -> None:
+    assert compose("train", TrainConfig, ["policy=act"]).policy.chunk_size == 100
+    changed = compose("train", TrainConfig, ["policy=act", "policy.chunk_size=20"]).policy
+    assert (changed.chunk_size, changed.width) == (20, 512)

@@ -1,0 +1,49 @@
+"""A run's folder and the data it accepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import CheckpointError, DatasetError, OutputError
+from act_kit.training.run import begin_run, check_data, reopen_run
+from tests.conftest import TINY
+
+
+def test_degenerate_data_is_refused_unless_allowed(one_start_store: EpisodeStore) -> None:
+    with pytest.raises(DatasetError, match=r"one and the same start.*\n.*--allow-degenerate"):
+        check_data(one_start_store, allow_degenerate=False)
+    warning = check_data(one_start_store, allow_degenerate=True)
+    assert warning is not None
+    assert warning.startswith("FAIL")
+
+
+def test_good_data_passes_without_a_word(reach_store: EpisodeStore) -> None:
+    assert check_data(reach_store, allow_degenerate=False) is None
+
+
+def test_a_run_comes_back_as_it_was_begun(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    config = begin_run(tmp_path / "run", reach_store.path, TINY, {"trainer.seed": 3}, overwrite=False)
+    assert reopen_run(tmp_path / "run") == (config, reach_store.path)
+    with pytest.raises(OutputError, match=r"exists. act train --resume .* goes on with it, --overwrite replaces it"):
+        begin_run(tmp_path / "run", reach_store.path, TINY, {}, overwrite=False)
+    begin_run(tmp_path / "run", reach_store.path, TINY, {}, overwrite=True)
+
+
+def test_missing_and_damaged_runs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="There is no run at"):
+        reopen_run(tmp_path)
+    (tmp_path / "config.yaml").write_text("data: [")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        reopen_run(tmp_path)
+
+
+def test_a_folder_of_the_users_is_never_deleted(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    precious = tmp_path / "thesis"
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputError, match="was not made by act"):
+        begin_run(precious, reach_store.path, TINY, {}, overwrite=True)
+    assert (precious / "thesis.tex").exists()

@@ -1,0 +1,175 @@
+"""Training: exact, resumable, and guided by the simulator rather than by the loss."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from act_kit.config import TrainConfig
+from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import CheckpointError, OutputError, TrainingError
+from act_kit.policy.policy import Policy
+from act_kit.telemetry import read_metrics, series
+from act_kit.training.checkpoint import Checkpoints
+from act_kit.training.trainer import Trainer, Trial, learning_rate, rollout_steps
+from tests.conftest import tiny_config
+
+
+class Killed(Exception):
+    """What a test stops a training with."""
+
+
+def scripted_trials(*successes: int) -> list[Trial]:
+    return [Trial(successes=s, num=10, low=0, high=1, final_distance=0.1) for s in successes]
+
+
+def weights(run: Path, link: str = "last") -> dict[str, torch.Tensor]:
+    return Policy.load(run / "checkpoints" / link).model.state_dict()
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a) and a.keys() == b.keys()
+
+
+def config_with_dropout() -> TrainConfig:
+    return tiny_config("policy.dropout=0.1")
+
+
+def without_rate(run: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in record.items() if k != "train/steps_per_s"} for record in read_metrics(run)]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_others(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / name).mkdir()
+        Trainer(tiny_config(f"trainer.seed={seed}"), reach_store, tmp_path / name, selector=None).train()
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert without_rate(tmp_path / "a") == without_rate(tmp_path / "b")
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+@pytest.mark.parametrize("killed_at", [27, 40])
+def test_killed_and_resumed_it_ends_with_the_same_bits(
+    reach_store: EpisodeStore, tmp_path: Path, killed_at: int
+) -> None:
+    """Latent noise and dropout included; after a checkpoint and at one."""
+    trials = scripted_trials(3, 5)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    config = config_with_dropout()
+    Trainer(config, reach_store, tmp_path / "whole", selector=lambda policy: trials[policy.contract.step == 60]).train()
+
+    def kill(trainer: Trainer) -> None:
+        if trainer.step == killed_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        Trainer(
+            config, reach_store, tmp_path / "parts", selector=lambda policy: trials[policy.contract.step == 60]
+        ).train(kill)
+    torch.randn(1000)  # another process's generator stands elsewhere
+    resumed = Trainer(
+        config, reach_store, tmp_path / "parts", selector=lambda policy: trials[policy.contract.step == 60]
+    )
+    resumed.resume()
+    assert resumed.step == killed_at // 20 * 20
+    resumed.train()
+    for link in ("last", "best"):
+        assert same(weights(tmp_path / "whole", link), weights(tmp_path / "parts", link))
+    assert without_rate(tmp_path / "whole") == without_rate(tmp_path / "parts")
+    assert Checkpoints(tmp_path / "parts").load_last()[1].best_successes == 5
+
+
+@pytest.mark.parametrize(
+    ("successes", "best"), [((9, 2, 4, 3), 38), ((2, 9, 9, 4), 52)], ids=["an early one", "of equals the later"]
+)
+def test_the_best_checkpoint_is_chosen_by_success_not_by_loss(
+    reach_store: EpisodeStore, tmp_path: Path, successes: tuple[int, ...], best: int
+) -> None:
+    trials = iter(scripted_trials(*successes))
+    steps = []
+
+    def selector(policy: Policy) -> Trial:
+        steps.append(policy.contract.step)
+        return next(trials)
+
+    policy = Trainer(tiny_config("selection.rollouts=4"), reach_store, tmp_path, selector=selector).train()
+    assert steps == [38, 45, 52, 60]
+    assert policy.contract.step == best
+    losses = dict(series(tmp_path, "val/l1_prior"))
+    assert min(losses, key=losses.__getitem__) > 38, "the loss would have chosen the same: the test shows nothing"
+    assert series(tmp_path, "eval/success") == [(s, k / 10) for s, k in zip(steps, successes, strict=True)]
+    links = {os.readlink(tmp_path / "checkpoints" / link) for link in ("best", "last")}
+    assert links == {f"step-{best:06d}", "step-000060"}
+    assert {path.name for path in (tmp_path / "checkpoints").glob("step-*")} == links
+
+
+def test_how_often_one_validates_does_not_change_what_is_learnt(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    for every in (7, 60):
+        (tmp_path / str(every)).mkdir()
+        Trainer(
+            tiny_config(f"trainer.validate_every={every}"), reach_store, tmp_path / str(every), selector=None
+        ).train()
+    assert same(weights(tmp_path / "7"), weights(tmp_path / "60"))
+
+
+def test_both_l1_losses_are_logged_and_fall(tiny_run: Path) -> None:
+    for name in ("val/l1_posterior", "val/l1_prior", "train/l1_posterior"):
+        values = [value for _, value in series(tiny_run, name)]
+        assert values[-1] < values[0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(
+    reach_store: EpisodeStore, tmp_path: Path
+) -> None:
+    trainer = Trainer(tiny_config(), reach_store, tmp_path, selector=None)
+
+    def poison(trainer: Trainer) -> None:
+        if trainer.step == 45:
+            with torch.no_grad():
+                trainer.model.action_out.bias[0] = math.nan
+
+    with pytest.raises(TrainingError, match=r"diverged: .* not finite at step 50.*trainer.lr"):
+        trainer.train(poison)
+    assert Policy.load(tmp_path).contract.step == 40
+
+
+def test_a_checkpoint_of_other_data_does_not_resume(tiny_run: Path, one_start_store: EpisodeStore) -> None:
+    with pytest.raises(CheckpointError, match="was trained on other data"):
+        Trainer(tiny_config(), one_start_store, tiny_run, selector=None).resume()
+
+
+def test_space_is_checked_before_training(
+    reach_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")(10**9, 10**9, 1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(OutputError, match="checkpoints of this run need about"):
+        Trainer(tiny_config(), reach_store, tmp_path, selector=None)
+
+
+def test_schedule_rises_and_falls_to_zero() -> None:
+    rates = [learning_rate(step, steps=100, peak=1.0, warmup=0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == 1.0
+    assert rates[-1] < 0.01
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+
+
+def test_rollouts_are_spread_and_end_with_the_last_step() -> None:
+    assert rollout_steps(2000, 10) == list(range(1100, 2001, 100))
+    assert rollout_steps(60, 1) == [60]
+
+
+def test_the_status_line_says_na_before_anything_was_measured(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    seen: list[str] = []
+    trainer = Trainer(tiny_config(), reach_store, tmp_path, selector=lambda policy: scripted_trials(7)[0])
+    trainer.train(lambda state: seen.append(state.status()))
+    assert "val n/a, success n/a" in seen[0]
+    assert "success 70 [0, 100] %" in seen[-1]
