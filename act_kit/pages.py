@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, RED, GREY = "#2563eb", "#d97706", "#15803d", "#dc2626", "#c4c9d4"
 
 
-def new_figure(width_in: float, height_in: float) -> Figure:
-    """Make a figure without pyplot, which would keep it alive and look for a display."""
+def new_maps(num: int) -> Figure:
+    """Make a figure of ``num`` maps side by side, without pyplot, which would keep it alive and look for a display."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width_in, height_in), layout="constrained")
+    figure = Figure(figsize=(2.45 * num if num > 1 else 3.2, 2.7), layout="constrained")
+    figure.subplots(1, num)
+    return figure
 
 
 def figure_uri(figure: Figure) -> str:

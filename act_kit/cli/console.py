@@ -9,12 +9,10 @@ from rich.text import Text
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
-PLAIN = {"markup": False}
-
 
 def say(message: str) -> None:
     """Print a line as it is: brackets in it are not markup."""
-    console.print(Text(message))
+    console.print(Text(message), soft_wrap=True)
 
 
 def complain(message: str) -> None:

@@ -48,7 +48,7 @@ def info(
         ("at commit", store.info.git_commit or "unknown"),
     ]
     for name, value in rows:
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(value, overflow="fold"))
     console.print(table)
     if verify:
         if store.fingerprint != store.compute_fingerprint():

@@ -28,6 +28,6 @@ def report(
     diversity = measure(store)
     page = write_report(store, diversity, out or dataset.with_name(dataset.name + "-report"))
     console.print(terminal_table(diversity))
-    console.print(Text(diversity.verdict, style=f"bold {COLOURS[diversity.level]}"))
+    console.print(Text(diversity.verdict, style=f"bold {COLOURS[diversity.level]}"), soft_wrap=True)
     say(f"Page: {page}")
     raise typer.Exit(2 if diversity.level == "FAIL" else 0)

@@ -30,9 +30,8 @@ def run_collection(config: CollectConfig, out: Path, *, num_workers: int, resume
         line = bar.add_task(f"collect {config.task}", total=config.n, rates="")
 
         def show(progress: Progress) -> None:
-            rate = progress.num_kept / (bar.tasks[line].elapsed or 1e-9)
             success = 100 * progress.num_kept / progress.num_attempts
-            text = f"success {success:.0f} % of {progress.num_attempts}, {rate:.1f}/s"
+            text = f"success {success:.0f} % of {progress.num_attempts}, {bar.tasks[line].speed or 0:.1f}/s"
             bar.update(line, completed=progress.num_kept, rates=text)
 
         return collect(config, out, num_workers=num_workers, resume=resume, on_progress=show)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from act_kit.cli.console import complain, console
+from act_kit.cli.console import complain, console, say
 from act_kit.cli.options import Device, Overrides, Overwrite, Workers, choose_device, count_workers
 
 
@@ -56,5 +56,11 @@ def train(
     warning = check_data(store, allow_degenerate=allow_degenerate or resume)
     if warning:
         complain(warning)
-    run_training(config, store, out, device=choose_device(device), num_workers=count_workers(workers), resume=resume)
+    try:
+        run_training(
+            config, store, out, device=choose_device(device), num_workers=count_workers(workers), resume=resume
+        )
+    except KeyboardInterrupt:
+        say(f"Stopped. To go on from the last checkpoint: act train --resume --out {out}")
+        raise typer.Exit(130) from None
     console.print(f"Next: [bold]act eval {out} --record-video[/]")

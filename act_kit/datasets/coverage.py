@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from act_kit.datasets.diversity import reference_starts
-from act_kit.pages import BLUE, GREY, RED, new_figure
+from act_kit.pages import BLUE, GREY, RED, new_maps
 from act_kit.sim.tasks import Task
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def place(rand_vecs: np.ndarray, pair: tuple[int, int | None]) -> tuple[np.ndarr
 def coverage_figure(task: Task, demonstrated: np.ndarray, failed: np.ndarray | None = None) -> Figure:
     """Draw demonstrated starts (N, D) and failed attempts over fresh ones, one map per pair of dimensions."""
     pairs = panels(task)
-    figure = new_figure(3.6 * len(pairs), 3.4)
-    for axes, pair in zip(np.atleast_1d(figure.subplots(1, len(pairs))), pairs, strict=True):
+    figure = new_maps(len(pairs))
+    for axes, pair in zip(figure.axes, pairs, strict=True):
         draw_axes(axes, task, pair)
         fresh = reference_starts(task.name, _NUM_SHOWN)
         axes.scatter(*place(fresh, pair), s=9, color=GREY, linewidths=0, label="evaluated from")

@@ -8,6 +8,7 @@ there, and the next writer drops it.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -85,8 +86,10 @@ class EpisodeStore:
             "physics": ((physics_dim,), np.float64),
         }
         dims = len(get_task(info.task).low)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        group = zarr.open_group(path, mode="w-", zarr_format=3)
+        # Under another name until it is complete, so that a kill leaves a dataset or nothing.
+        fresh = path.with_name(f".{path.name}.new")
+        fresh.parent.mkdir(parents=True, exist_ok=True)
+        group = zarr.open_group(fresh, mode="w", zarr_format=3)
         for name in STEP_FIELDS:
             shape, dtype = widths[name]
             group.create_array(f"data/{name}", shape=(0, *shape), chunks=(_CHUNK_ROWS, *shape), dtype=dtype)
@@ -97,7 +100,8 @@ class EpisodeStore:
             shape = (dims,) if name == "rand_vec" else ()
             group.create_array(f"meta/attempts/{name}", shape=(0, *shape), chunks=(_CHUNK_ROWS, *shape), dtype=dtype)
         group.attrs.update({"format": FORMAT, "version": VERSION, "fingerprint": None, **asdict(info)})
-        return cls(path, group, info)
+        os.rename(fresh, path)
+        return cls.open(path, writable=True)
 
     @classmethod
     def open(cls, path: str | Path, *, writable: bool = False) -> EpisodeStore:
@@ -278,6 +282,8 @@ class EpisodeStore:
             array = self._array(name)
             array.resize((size, *array.shape[1:]))
         self._num_attempts = num_attempts
+        for torn in self.path.rglob("*.partial"):
+            torn.unlink()  # of zarr's atomic writes
         return num_attempts
 
     def finish(self) -> str:

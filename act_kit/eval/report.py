@@ -15,7 +15,7 @@ from act_kit.datasets.coverage import draw_axes, panels, place
 from act_kit.eval.evaluate import Evaluation, distance_at, success_rate
 from act_kit.eval.statistics import Rate
 from act_kit.files import write_json
-from act_kit.pages import GREEN, GREY, RED, figure_uri, new_figure, video_uri, write_page
+from act_kit.pages import GREEN, GREY, RED, figure_uri, new_maps, video_uri, write_page
 from act_kit.policy.policy import Policy
 from act_kit.sim.starts import stack
 from act_kit.sim.tasks import HORIZON, get_task
@@ -74,8 +74,8 @@ def success_figure(evaluation: Evaluation, demonstrated: np.ndarray) -> Figure:
     pairs = panels(task)
     rand_vecs = stack(evaluation.evalset.starts)
     succeeded = np.array([outcome.success_once for outcome in evaluation.outcomes])
-    figure = new_figure(3.6 * len(pairs), 3.4)
-    for axes, pair in zip(np.atleast_1d(figure.subplots(1, len(pairs))), pairs, strict=True):
+    figure = new_maps(len(pairs))
+    for axes, pair in zip(figure.axes, pairs, strict=True):
         draw_axes(axes, task, pair)
         axes.scatter(*place(demonstrated, pair), s=40, color=GREY, marker="+", label="demonstrated")
         for mask, colour, label in ((succeeded, GREEN, "success"), (~succeeded, RED, "failure")):

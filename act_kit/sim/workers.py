@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import connection
 
 
 def num_cpus() -> int:
@@ -14,8 +16,16 @@ def num_cpus() -> int:
 
 
 def init_worker() -> None:
-    """Set up a worker: Ctrl-C is the parent's to handle."""
+    """Set up a worker: Ctrl-C is the parent's to handle, and a worker whose parent was killed ends too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True, name="end-with-parent").start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def make_pool(num_workers: int) -> ProcessPoolExecutor:

@@ -52,6 +52,11 @@ class Checkpoints:
     def __init__(self, run: Path) -> None:
         self.folder = run / "checkpoints"
 
+    @property
+    def exist(self) -> bool:
+        """Whether one was ever saved."""
+        return (self.folder / "last").exists()
+
     def save(self, policy: Policy, state: TrainingState, probe_states: np.ndarray, *, is_best: bool) -> None:
         """Save both, as ``last`` and perhaps as ``best``, and delete what no link points to any more."""
         name = f"step-{state.step:06d}"

@@ -97,9 +97,13 @@ class Trainer:
     def resume(self) -> None:
         """Go on from the run's last checkpoint, to the same bits on CPU as if it had never stopped.
 
+        A run that was killed before its first checkpoint begins again.
+
         Raises:
-            CheckpointError: There is none, or it is of another dataset.
+            CheckpointError: It is damaged, or of another dataset.
         """
+        if not self.checkpoints.exist:
+            return
         policy, state = self.checkpoints.load_last()
         if policy.contract.dataset_fingerprint != self._contract().dataset_fingerprint:
             raise CheckpointError(f"{self.run} was trained on other data: {policy.contract.dataset_command}")

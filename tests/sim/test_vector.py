@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -34,3 +39,23 @@ def test_a_broken_row_leaves_the_others_alone(num_workers: int) -> None:
         assert isinstance(outcome[0], Crash)
         assert isinstance(outcome[1], Segment)
         assert np.isfinite(rows.reset({0: starts[0]})[0][0]).all()
+
+
+def test_workers_end_when_their_parent_is_killed() -> None:
+    code = (
+        "import sys\n"
+        "from act_kit.sim.workers import make_pool\n"
+        "import os\n"
+        "if __name__ == '__main__':\n"
+        "    print(make_pool(1).submit(os.getpid).result(), flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{worker}").exists()

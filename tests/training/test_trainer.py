@@ -52,11 +52,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(reach_store: Ep
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
-@pytest.mark.parametrize("killed_at", [27, 40])
+@pytest.mark.parametrize("killed_at", [5, 27, 40])
 def test_killed_and_resumed_it_ends_with_the_same_bits(
     reach_store: EpisodeStore, tmp_path: Path, killed_at: int
 ) -> None:
-    """Latent noise and dropout included; after a checkpoint and at one."""
+    """Latent noise and dropout included; before the first checkpoint, after one and at one."""
     trials = scripted_trials(3, 5)
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
