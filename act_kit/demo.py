@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from act_kit.datasets.coverage import coverage_figure
 from act_kit.datasets.diversity import Diversity
@@ -53,7 +53,7 @@ class Side:
             "diversity report": self.diversity.level,
             "validation loss (L1)": f"{self.validation_loss:.4f}",
             "success on fresh starts": str(self.evaluation.success),
-            "success at the end": str(self.evaluation.success_at_end),
+            "success at the end of the horizon": str(self.evaluation.success_at_end),
             "final distance (mean)": f"{self.evaluation.mean_distance('final'):.3f} {unit}",
         }
 
@@ -66,12 +66,12 @@ def comparison_table(sides: list[Side]) -> Table:
         table.add_column(side.name)
     columns = [side.row() for side in sides]
     for name in columns[0]:
-        table.add_row(name, *(column[name] for column in columns))
+        table.add_row(name, *(Text(column[name]) for column in columns))
     return table
 
 
 def write_demo(sides: list[Side], out: Path) -> Path:
-    """Write ``demo.json`` and ``report.html``, and return the page's path."""
+    """Write ``demo.json``, ``maps.png`` and ``report.html``, and return the page's path."""
     columns = [side.row() for side in sides]
     result: dict[str, Any] = {
         side.name: {
@@ -82,6 +82,8 @@ def write_demo(sides: list[Side], out: Path) -> Path:
         for side in sides
     }
     write_json(out / "demo.json", result)
+    maps = {f"{side.name}: success {side.evaluation.success}": (side.evaluation, side.policy) for side in sides}
+    success_figure(maps).savefig(out / "maps.png", dpi=110)
     page = out / "report.html"
     write_page(
         page,
@@ -112,7 +114,7 @@ def _pictures(side: Side, out: Path) -> dict[str, Any]:
         "name": side.name,
         "diversity": side.diversity,
         "coverage": figure_uri(coverage_figure(task, side.store.rand_vecs)),
-        "map": figure_uri(success_figure(side.evaluation, np.array(side.policy.contract.demonstrated_starts))),
+        "map": figure_uri(success_figure({"": (side.evaluation, side.policy)})),
         "reading": side.evaluation.reading,
         "success": str(side.evaluation.success),
         "shown": dict(control_rows(side.evaluation)).get("the policy, from demonstrated starts", "not measured"),

@@ -46,6 +46,16 @@ class TrainingError(ActKitError):
     """A training run that cannot go on: a loss that is not finite, a step that hangs."""
 
 
+class WorkerError(ActKitError):
+    """A process that simulated has died."""
+
+    def __init__(self, task: str) -> None:
+        super().__init__(
+            f"A process that simulated {task} died (killed, or out of memory?). What was stored is whole; try again "
+            "with fewer --workers."
+        )
+
+
 class RenderError(ActKitError):
     """No OpenGL library that works, or frames that come out blank."""
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, RED, GREY = "#2563eb", "#d97706", "#15803d", "#dc2626", "#c4c9d4"
 
 
-def new_maps(num: int) -> Figure:
+def new_maps(num: int, num_rows: int = 1) -> Figure:
     """Make a figure of ``num`` maps side by side, without pyplot, which would keep it alive and look for a display."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.45 * num if num > 1 else 3.2, 2.7), layout="constrained")
-    figure.subplots(1, num)
+    figure = Figure(figsize=(2.45 * num if num > 1 else 3.2, 2.7 * num_rows), layout="constrained")
+    figure.subplots(num_rows, num)
     return figure
 
 

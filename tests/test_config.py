@@ -50,6 +50,8 @@ def test_the_command_says_what_decides_the_bytes() -> None:
 
 
 def test_presets_replace_the_policy() -> None:
-    assert compose("train", TrainConfig, ["policy=act"]).policy.chunk_size == 100
+    paper = compose("train", TrainConfig, ["policy=act"])
+    assert (paper.policy.chunk_size, paper.trainer.batch_size, paper.trainer.lr) == (100, 8, 1e-5)
+    assert compose("train", TrainConfig, ["policy=act", "trainer.lr=3e-5"]).trainer.lr == 3e-5
     changed = compose("train", TrainConfig, ["policy=act", "policy.chunk_size=20"]).policy
     assert (changed.chunk_size, changed.width) == (20, 512)

@@ -15,7 +15,7 @@ def train(
     overrides: Overrides = None,
     data: Annotated[Path | None, typer.Option(help="The dataset to learn from.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/DATASET")] = None,
-    steps: Annotated[int | None, typer.Option(help="Gradient steps.", show_default="2000")] = None,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps.", show_default="of the preset, 3500")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of weights, batches and validation split.", show_default="0")
     ] = None,

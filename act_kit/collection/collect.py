@@ -10,6 +10,7 @@ import functools
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from act_kit.collection.demonstrators import DEMONSTRATORS, Demonstrator
 from act_kit.config import CollectConfig
 from act_kit.datasets.episode import Attempt, Episode
 from act_kit.datasets.store import DatasetInfo, EpisodeStore
-from act_kit.errors import DatasetError
+from act_kit.errors import DatasetError, WorkerError
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start, StartLaw
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON
@@ -121,6 +122,8 @@ def _attempts(config: CollectConfig, first: int, num_workers: int) -> Generator[
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise WorkerError(config.task) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

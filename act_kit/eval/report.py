@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from act_kit.datasets.coverage import draw_axes, panels, place
 from act_kit.eval.evaluate import Evaluation, distance_at, success_rate
@@ -68,20 +69,27 @@ def _rate(rate: Rate) -> dict[str, float]:
     return {"successes": rate.successes, "num": rate.num, "value": rate.value, "low": low, "high": high}
 
 
-def success_figure(evaluation: Evaluation, demonstrated: np.ndarray) -> Figure:
-    """Draw where the policy succeeded and failed, over the demonstrated starts (N, D)."""
-    task = get_task(evaluation.evalset.task)
+def success_figure(rows: Mapping[str, tuple[Evaluation, Policy]]) -> Figure:
+    """Draw where policies of one task succeeded and failed, over the starts each was shown: a row of maps per policy."""
+    task = get_task(next(iter(rows.values()))[0].evalset.task)
     pairs = panels(task)
-    rand_vecs = stack(evaluation.evalset.starts)
-    succeeded = np.array([outcome.success_once for outcome in evaluation.outcomes])
-    figure = new_maps(len(pairs))
-    for axes, pair in zip(figure.axes, pairs, strict=True):
-        draw_axes(axes, task, pair)
-        axes.scatter(*place(demonstrated, pair), s=40, color=GREY, marker="+", label="demonstrated")
-        for mask, colour, label in ((succeeded, GREEN, "success"), (~succeeded, RED, "failure")):
-            if mask.any():
-                axes.scatter(*place(rand_vecs[mask], pair), s=20, color=colour, linewidths=0, label=label)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    figure = new_maps(len(pairs), num_rows=len(rows))
+    grid = np.array(figure.axes).reshape(len(rows), len(pairs))
+    labels: dict[str, Any] = {}
+    for line, (name, (evaluation, policy)) in zip(grid, rows.items(), strict=True):
+        rand_vecs = stack(evaluation.evalset.starts)
+        succeeded = np.array([outcome.success_once for outcome in evaluation.outcomes])
+        shown = np.array(policy.contract.demonstrated_starts)
+        line[0].set_title(name, loc="left", fontsize=10)
+        for axes, pair in zip(line, pairs, strict=True):
+            draw_axes(axes, task, pair)
+            labels["demonstrated"] = axes.scatter(*place(shown, pair), s=40, color=GREY, marker="+")
+            for mask, colour, label in ((succeeded, GREEN, "success"), (~succeeded, RED, "failure")):
+                if mask.any():
+                    labels[label] = axes.scatter(*place(rand_vecs[mask], pair), s=16, color=colour, linewidths=0)
+    figure.legend(
+        list(labels.values()), list(labels), loc="outside upper right", ncols=3, frameon=False, fontsize=9
+    )
     return figure
 
 
@@ -99,12 +107,12 @@ def terminal_table(evaluation: Evaluation) -> Table:
         title_justify="left",
         show_header=False,
     )
-    table.add_row("success", f"[bold]{evaluation.success}[/]".replace("[9", "\\[9"))
-    table.add_row("success at the end of the horizon", str(evaluation.success_at_end))
+    table.add_row("success", Text(str(evaluation.success), style="bold"))
+    table.add_row("success at the end of the horizon", Text(str(evaluation.success_at_end)))
     for when in ("initial", "min", "final"):
         table.add_row(f"{when} distance (mean)", f"{evaluation.mean_distance(when):.3f} {unit}")
     for who, rate in control_rows(evaluation):
-        table.add_row(f"control: {who}", rate)
+        table.add_row(f"control: {who}", Text(rate))
     return table
 
 
@@ -128,7 +136,7 @@ def write_results(evaluation: Evaluation, policy: Policy, out: Path, videos: Map
             "evaluation": evaluation,
             "summary": summary,
             "controls": control_rows(evaluation),
-            "map": figure_uri(success_figure(evaluation, np.array(policy.contract.demonstrated_starts))),
+            "map": figure_uri(success_figure({"": (evaluation, policy)})),
             "episodes": table,
             "videos": [(i, evaluation.outcomes[i], video_uri(path)) for i, path in videos.items()],
         },

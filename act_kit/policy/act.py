@@ -18,14 +18,12 @@ from torch import Tensor, nn
 from act_kit.config import PolicyConfig
 from act_kit.sim.tasks import ACTION_DIM
 
-PROPRIOCEPTION = slice(0, 4)
-"""Of a state: hand position and gripper opening."""
+SEEN = (slice(0, 18), slice(36, 39))
+"""Of a state: hand and gripper and both objects, and the goal. The previous frame between them stays out: with it a
+policy learns to go on as it went before, which serves in the data and fails in the loop (de Haan et al. 2019,
+arXiv:1905.11979)."""
 
-OBJECTS, GOAL = slice(4, 18), slice(36, 39)
-"""Of a state: both objects, and the goal. The previous frame between them stays out: with it a policy learns to go on
-as it went before, which serves in the data and fails in the loop (de Haan et al. 2019, arXiv:1905.11979)."""
-
-_PROPRIOCEPTION_DIM, _ENVIRONMENT_DIM = 4, 14 + 3
+_SEEN_DIM = 18 + 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,17 +140,22 @@ class ACT(nn.Module):
         width = config.width
         # CVAE encoder, in training only: [CLS, state, action_1 … action_K] -> mean and log variance of z
         self.cvae_cls = nn.Parameter(torch.randn(width) * 0.02)
-        self.cvae_state = nn.Linear(_PROPRIOCEPTION_DIM + _ENVIRONMENT_DIM, width)
+        self.cvae_state = nn.Linear(_SEEN_DIM, width)
         self.cvae_action = nn.Linear(ACTION_DIM, width)
         self.cvae_encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.cvae_layers))
         self.cvae_latent = nn.Linear(width, 2 * config.latent_dim)
+        # The posterior begins as the prior. Otherwise kl_weight * KL is a hundred times the L1 in the first steps, and
+        # gradient clipping leaves the policy next to nothing to learn from.
+        nn.init.zeros_(self.cvae_latent.weight)
+        nn.init.zeros_(self.cvae_latent.bias)
         positions = sinusoidal_positions(2 + config.chunk_size, width)
         self.register_buffer("cvae_positions", positions, persistent=False)
-        # Policy: [z, proprioception, environment] -> K slots
+        # Policy: [z, state] -> K slots. One token for hand and objects: what matters is where one is from the other.
         self.latent_in = nn.Linear(config.latent_dim, width)
-        self.proprioception_in = nn.Linear(_PROPRIOCEPTION_DIM, width)
-        self.environment_in = nn.Linear(_ENVIRONMENT_DIM, width)
-        self.token_positions = nn.Parameter(torch.randn(3, width) * 0.02)
+        self.state_in = nn.Sequential(
+            nn.Linear(_SEEN_DIM, config.feedforward), nn.ReLU(), nn.Linear(config.feedforward, width)
+        )
+        self.token_positions = nn.Parameter(torch.randn(2, width) * 0.02)
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.queries = nn.Parameter(torch.randn(config.chunk_size, width))
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
@@ -171,7 +174,7 @@ class ACT(nn.Module):
     def encode_style(self, states_BS: Tensor, actions_BKA: Tensor, is_pad_BK: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of z, each (B, Z)."""
         cls_B1D = repeat(self.cvae_cls, "d -> b 1 d", b=len(states_BS))
-        state_B1D = rearrange(self.cvae_state(torch.cat(self._inputs(states_BS), dim=1)), "b d -> b 1 d")
+        state_B1D = rearrange(self.cvae_state(self._seen(states_BS)), "b d -> b 1 d")
         tokens_BLD = torch.cat([cls_B1D, state_B1D, self.cvae_action(actions_BKA)], dim=1)
         is_pad_BL = F.pad(is_pad_BK, (2, 0), value=False)
         for layer in self.cvae_encoder:
@@ -180,14 +183,12 @@ class ACT(nn.Module):
         return mean_BZ, logvar_BZ
 
     @staticmethod
-    def _inputs(states_BS: Tensor) -> tuple[Tensor, Tensor]:
-        return states_BS[:, PROPRIOCEPTION], torch.cat([states_BS[:, OBJECTS], states_BS[:, GOAL]], dim=1)
+    def _seen(states_BS: Tensor) -> Tensor:
+        return torch.cat([states_BS[:, part] for part in SEEN], dim=1)
 
     def decode(self, states_BS: Tensor, z_BZ: Tensor) -> Tensor:
         """Predict the chunk (B, K, A) from normalised states and z."""
-        proprioception, environment = self._inputs(states_BS)
-        tokens = self.latent_in(z_BZ), self.proprioception_in(proprioception), self.environment_in(environment)
-        memory_BLD = torch.stack(tokens, dim=1)
+        memory_BLD = torch.stack([self.latent_in(z_BZ), self.state_in(self._seen(states_BS))], dim=1)
         for layer in self.encoder:
             memory_BLD = layer(memory_BLD, self.token_positions)
         slots_BKD = torch.zeros_like(self.queries).expand(len(states_BS), -1, -1)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from act_kit.errors import WorkerError
 from act_kit.sim.simulator import Segment, Simulator
 from act_kit.sim.starts import Start
 from act_kit.sim.workers import init_worker
@@ -97,13 +98,15 @@ class VectorSimulator:
         if self._own is not None:
             own: dict[int, Any] = getattr(self._own, method)(arguments)
             return own
-        asked = []
-        for index, (_, connection) in enumerate(self._workers):
-            share = {row: value for row, value in arguments.items() if row % self.num_workers == index}
-            if share:
+        shares: dict[Connection, dict[int, Any]] = {}
+        for row, value in arguments.items():
+            shares.setdefault(self._workers[row % self.num_workers][1], {})[row] = value
+        try:
+            for connection, share in shares.items():
                 connection.send((method, share))
-                asked.append(connection)
-        replies = [connection.recv() for connection in asked]
+            replies = [connection.recv() for connection in shares]
+        except (EOFError, ConnectionError) as error:
+            raise WorkerError(self.task) from error
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply

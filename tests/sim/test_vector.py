@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from act_kit.errors import WorkerError
 from act_kit.sim.simulator import Segment, Simulator
 from act_kit.sim.starts import StartLaw
 from act_kit.sim.vector import Crash, VectorSimulator
@@ -59,3 +60,12 @@ def test_workers_end_when_their_parent_is_killed() -> None:
     while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(f"/proc/{worker}").exists()
+
+
+def test_a_worker_that_dies_is_an_error_of_one_line() -> None:
+    starts = StartLaw("push-v3").sample(2, seed=0, stream="collect")
+    with VectorSimulator("push-v3", 2, 2) as rows:
+        rows.reset(dict(enumerate(starts)))
+        rows._workers[1][0].kill()
+        with pytest.raises(WorkerError, match=r"simulated push-v3 died .* fewer --workers"):
+            rows.step({0: np.zeros((2, 4)), 1: np.zeros((2, 4))})
