@@ -163,7 +163,7 @@ class Trainer:
         rate, low, high = (read(f"eval/success{end}") for end in ("", "_low", "_high"))
         success = "n/a" if None in (rate, low, high) else f"{100 * rate:.0f} [{100 * low:.0f}, {100 * high:.0f}] %"  # type: ignore[operator]
         return (
-            f"{shown('train/steps_per_s', '{:.0f}')} steps/s, L1 train {shown('train/l1_posterior', '{:.4f}')} "
+            f"{shown('train/steps_per_s', '{:.0f}')}/s, L1 {shown('train/l1_posterior', '{:.4f}')} "
             f"val {shown('val/l1_prior', '{:.4f}')}, success {success}"
         )
 
