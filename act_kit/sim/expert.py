@@ -24,6 +24,7 @@ class ScriptedExpert:
         with warnings.catch_warnings():
             # At nearly every step: "Constant(s) may be too high. Environments clip response to [-1, 1]"
             warnings.simplefilter("ignore")
-            action = self._policy.get_action(state)
+            # A copy, because those of the door tasks move the door in the very array they are shown.
+            action = self._policy.get_action(state.copy())
         # Unclipped they reach 25; a policy trained on those would spend its capacity on what nobody carries out.
         return np.clip(np.asarray(action, dtype=np.float32), -1.0, 1.0)

@@ -54,6 +54,7 @@ class Simulator:
         env._set_task_called = True
         env._freeze_rand_vec = True
         self.env = env
+        self._scratch = mujoco.MjData(env.model)
         self.num_steps = 0
         self.state = np.full(39, np.nan)
         self.distance = np.nan
@@ -73,9 +74,24 @@ class Simulator:
         self.task.check(start.array)
         self.env._last_rand_vec = start.array
         self.state, _ = self.env.reset()
-        self.distance = self._measure(self.env, self.state)
+        self.distance = self._initial_distance()
         self.num_steps = 0
         return self.state
+
+    def _initial_distance(self) -> float:
+        """Measure the distance at reset, where Meta-World's first state still shows some objects where they were.
+
+        The kinematics are brought up to date in a copy: in the original that would change the last bits of what
+        follows.
+        """
+        env, data = self.env, self.env.data
+        env.data = self._scratch
+        try:
+            mujoco.mj_setState(env.model, env.data, self._get_physics(data), _PHYSICS)
+            mujoco.mj_forward(env.model, env.data)
+            return self._measure(env, env._get_curr_obs_combined_no_goal())
+        finally:
+            env.data = data
 
     def step_chunk(self, actions: np.ndarray) -> Segment:
         """Carry out ``actions``, float32 (T, 4), clipped to [-1, 1], or as many as the horizon still allows."""
@@ -102,8 +118,11 @@ class Simulator:
 
     def physics(self) -> np.ndarray:
         """Return MuJoCo's full integration state, float64 (P,); with the start, all that a picture needs."""
+        return self._get_physics(self.env.data)
+
+    def _get_physics(self, data: mujoco.MjData) -> np.ndarray:
         physics = np.empty(self.physics_dim)
-        mujoco.mj_getState(self.env.model, self.env.data, physics, _PHYSICS)
+        mujoco.mj_getState(self.env.model, data, physics, _PHYSICS)
         return physics
 
     def set_physics(self, physics: np.ndarray) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
 from act_kit.collection.replay import replay
 from act_kit.datasets.diversity import measure
+from act_kit.datasets.store import EpisodeStore
 from act_kit.eval.actors import ExpertActor
 from act_kit.eval.rollout import rollout
 from act_kit.sim.starts import StartLaw
@@ -24,6 +26,21 @@ OWN_DISTANCE = {
 """Tasks where Meta-World's ``obj_to_target`` is 0, weighted, or of something else."""
 
 
+def assert_is_metaworlds(store: EpisodeStore) -> None:
+    """Step Meta-World by hand from the recorded start: the recorded states and rewards are its own, to the bit."""
+    episode = store.episodes()[1]
+    env = ALL_V3_ENVIRONMENTS[store.info.task]()
+    env._partially_observable = False
+    del env.sawyer_observation_space
+    env._set_task_called = env._freeze_rand_vec = True
+    env._last_rand_vec = episode.start.array
+    state, _ = env.reset()
+    for t, action in enumerate(episode.executed_action):
+        assert np.array_equal(episode.state[t], state)
+        state, reward, _, _, info = env.step(action)
+        assert (episode.reward[t], episode.success[t]) == (reward, bool(info["success"]))
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_task(task: str, tmp_path: Path) -> None:
     store = make_dataset(tmp_path / "data", task=task, n=2)
@@ -31,6 +48,7 @@ def test_task(task: str, tmp_path: Path) -> None:
     diversity = measure(store)
     assert diversity.level == "WARN"
     assert "too few to judge" in diversity.verdict
+    assert_is_metaworlds(store)
     spec = TASKS[task]
     for episode in store.episodes():
         assert np.isfinite(episode.distance).all()
@@ -44,6 +62,7 @@ def test_task(task: str, tmp_path: Path) -> None:
         for outcome in outcomes:
             if outcome.success_once:
                 assert outcome.distance[-1] < outcome.distance[0]
+            assert abs(outcome.distance[1] - outcome.distance[0]) < 0.1, "the distance jumps in the first step"
         if task not in OWN_DISTANCE:
             simulator = simulators._own._simulators[0]  # type: ignore[union-attr]
             simulator.reset(starts[0])

@@ -70,6 +70,7 @@ def test_kl_is_summed_over_the_latent_and_averaged_over_the_batch() -> None:
 def test_every_layer_counts(stack: str) -> None:
     """The original builds seven decoder layers and reads the output of the first."""
     act = model(small(encoder_layers=2, decoder_layers=3, cvae_layers=2))
+    torch.nn.init.normal_(act.cvae_latent.weight)  # it begins at zero, and lets nothing through yet
     states, actions = torch.randn(4, 39), torch.randn(4, 8, 4)
     prediction = act(states, actions, torch.zeros(4, 8, dtype=torch.bool))
     (prediction.actions_BKA.square().sum() + prediction.mean_BZ.square().sum()).backward()
@@ -80,6 +81,14 @@ def test_every_layer_counts(stack: str) -> None:
             assert parameter.grad is not None, name
             if not name.endswith("key.bias"):  # softmax does not see it
                 assert parameter.grad.abs().sum() > 0, name
+
+
+def test_the_posterior_begins_as_the_prior() -> None:
+    """Otherwise the first steps go into a KL a hundred times the L1, and what clipping leaves of them."""
+    mean, logvar = model(small()).encode_style(
+        torch.randn(5, 39), torch.randn(5, 8, 4), torch.zeros(5, 8, dtype=torch.bool)
+    )
+    assert kl_divergence(mean, logvar) == 0
 
 
 def test_presets_are_the_sizes_they_claim() -> None:

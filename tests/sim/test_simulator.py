@@ -80,3 +80,12 @@ def test_a_start_that_would_hang_is_refused() -> None:
         Simulator("reach-v3").reset(Start("reach-v3", (0.0, 0.8, 0.02, 0.0, 0.8, 0.1)))
     with pytest.raises(StartError, match="6 finite numbers"):
         Simulator("reach-v3").reset(Start("reach-v3", (0.0, 0.8, float("nan"), 0.0, 0.8, 0.1)))
+
+
+@pytest.mark.parametrize("task", ["door-open-v3", "door-close-v3", "pick-place-v3"])
+def test_the_expert_leaves_the_state_it_is_shown_alone(task: str) -> None:
+    (start,) = StartLaw(task).sample(1, seed=0, stream="collect")
+    state = Simulator(task).reset(start)
+    before = state.copy()
+    ScriptedExpert(task).act(state)
+    assert np.array_equal(state, before)
