@@ -112,6 +112,7 @@ def _pictures(side: Side, out: Path) -> dict[str, Any]:
     task = get_task(side.store.info.task)
     return {
         "name": side.name,
+        "steps_after_success": side.store.info.steps_after_success,
         "diversity": side.diversity,
         "coverage": figure_uri(coverage_figure(task, side.store.rand_vecs)),
         "map": figure_uri(success_figure({"": (side.evaluation, side.policy)})),

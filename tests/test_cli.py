@@ -146,6 +146,21 @@ def test_the_whole_way(tmp_path: Path, gl: str) -> None:
     assert [line.rpartition(",")[0] for line in first] == [line.rpartition(",")[0] for line in second]
 
 
+def test_the_demo_compares_both_datasets_on_the_same_starts(tmp_path: Path) -> None:
+    size = ("--n", 10, "--steps", 30, "--episodes", 2)
+    done = act("demo", "--task", "handle-press-v3", *size, "--out", tmp_path / "demo", check=0)
+    assert "success on fresh starts" in done.stdout
+    result = json.loads((tmp_path / "demo" / "demo.json").read_text())
+    one, randomised = result["one start"], result["randomised starts"]
+    assert (one["diversity"]["level"], one["diversity"]["num_distinct"]) == ("FAIL", 1)
+    assert randomised["diversity"]["num_distinct"] == 10
+    assert one["evaluation"]["evalset"]["hash"] == randomised["evaluation"]["evalset"]["hash"]
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert page.count("data:image/svg+xml") == 4
+    again = act("demo", "--task", "handle-press-v3", *size, "--out", tmp_path / "demo", check=2)
+    assert "--overwrite replaces it" in again.stderr
+
+
 def test_report_exits_with_2_on_fail(one_start_store: EpisodeStore, tmp_path: Path) -> None:
     done = act("report", one_start_store.path, "--out", tmp_path / "report", check=2)
     assert "one and the same start" in done.stdout
