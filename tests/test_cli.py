@@ -97,6 +97,7 @@ def test_every_wrong_turn_is_answered(
         message = [line for line in err.splitlines() if line.strip() and "--no-randomize" not in line]
         assert len(message) <= 2, err
     assert (places["FOREIGN"] / "precious.txt").exists()
+    assert {path.name for path in Path().iterdir()} == {"foreign", "push.json"}, "a refusal leaves nothing behind"
 
 
 def test_no_space_left_is_one_line(

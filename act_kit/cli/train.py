@@ -47,15 +47,16 @@ def train(
         if out is None:
             raise ConfigError("Which run? Give its folder: act train --resume --out RUN")
         config, data = reopen_run(out)
+        store = EpisodeStore.open(data)
     else:
         if data is None:
             raise ConfigError("Which data? act train --data DATASET (made by act collect)")
         out = out or Path("runs") / data.resolve().name
+        store = EpisodeStore.open(data)
+        warning = check_data(store, allow_degenerate=allow_degenerate)
+        if warning:
+            complain(warning)
         config = begin_run(out, data, overrides or [], flags, overwrite=overwrite)
-    store = EpisodeStore.open(data)
-    warning = check_data(store, allow_degenerate=allow_degenerate or resume)
-    if warning:
-        complain(warning)
     try:
         run_training(
             config, store, out, device=choose_device(device), num_workers=count_workers(workers), resume=resume

@@ -16,11 +16,10 @@ from act_kit.files import prepare_output
 def begin_run(
     run: Path, data: Path, overrides: Sequence[str], flags: Mapping[str, Any], *, overwrite: bool
 ) -> TrainConfig:
-    """Compose the configuration, check it and the data's existence, and make the run's folder."""
+    """Compose the configuration, check it, and make the run's folder."""
     from omegaconf import OmegaConf
 
     config = compose("train", TrainConfig, overrides, flags)
-    EpisodeStore.open(data)
     prepare_output(run, overwrite=overwrite, how_to_go_on=f"act train --resume --out {run} goes on with it")
     run.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create({"data": str(data.resolve()), **to_dict(config)}), run / "config.yaml")

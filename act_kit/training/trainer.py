@@ -127,12 +127,15 @@ class Trainer:
                     losses = self._fit_batch()
                     self.step += 1
                     at_end = self.step == settings.steps
-                    if self.step % settings.log_every == 0 or self.step == 1 or at_end:
+                    logs = self.step % settings.log_every == 0 or self.step == 1 or at_end
+                    saves = self.step % settings.validate_every == 0 or self.step in rollouts_at or at_end
+                    if logs or saves:
                         self._guard(losses)
+                    if logs:
                         elapsed_s = time.perf_counter() - began
                         began, began_step, num = time.perf_counter(), self.step, self.step - began_step
                         logger.log(self.step, {**losses_as_floats(losses), "train/steps_per_s": num / elapsed_s})
-                    if self.step % settings.validate_every == 0 or at_end or self.step in rollouts_at:
+                    if saves:
                         paused = time.perf_counter()
                         logger.log(self.step, self._validate())
                         self._checkpoint(logger, roll_out=self.step in rollouts_at)
