@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-all lint format gl clean
+.PHONY: setup demo test lint format gl clean
 
 setup: $(READY)
 
@@ -26,9 +26,6 @@ demo: setup gl
 	$(BIN)/act demo --overwrite
 
 test: setup gl
-	$(BIN)/pytest -n 2 -m "not slow"
-
-test-all: setup gl
 	$(BIN)/pytest -n 2
 
 lint: setup

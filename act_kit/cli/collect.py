@@ -48,7 +48,7 @@ def collect(
     from act_kit.cli.stages import run_collection
     from act_kit.collection.demonstrators import check_demonstrator
     from act_kit.files import prepare_output, require_space
-    from act_kit.sim.tasks import get_task
+    from act_kit.sim.starts import StartLaw
 
     config = compose(
         "collect",
@@ -59,7 +59,7 @@ def collect(
             "start_law": _start_law(randomize, start_law),
         },
     )  # fmt: skip
-    get_task(config.task)
+    StartLaw(config.task, config.start_law)  # an unknown task or law is refused before anything is written
     check_demonstrator(config.demonstrator)
     out = out or Path("data") / config.task
     go_on = f"{config.command} --out {out}"
