@@ -41,7 +41,6 @@ class Progress:
 
     num_kept: int
     num_attempts: int
-    num_wanted: int
 
 
 def collect_episode(
@@ -189,7 +188,7 @@ def collect(
                 if kept:
                     episodes.append(episode)
                 num_kept = store.num_episodes + len(episodes)
-                on_progress(Progress(num_kept=num_kept, num_attempts=num_attempts, num_wanted=config.n))
+                on_progress(Progress(num_kept=num_kept, num_attempts=num_attempts))
                 if num_attempts >= _HOPELESS and not num_kept:
                     raise DatasetError(
                         f"The {config.demonstrator} demonstrator failed all of its first {num_attempts} attempts at "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from act_kit.config import ExecutionConfig, PolicyConfig, build
-from act_kit.errors import CheckpointError
+from act_kit.errors import CheckpointError, ConfigError
 from act_kit.policy.act import ACT
 from act_kit.policy.execution import ChunkExecutor
 from act_kit.policy.normaliser import Normaliser
@@ -25,8 +25,8 @@ VERSION = 1
 
 QUERY_ROWS = 16
 """States are always predicted in blocks of this many. Matrix products of one shape give a row the same bits wherever
-it stands in the block and whatever stands beside it; of different shapes they do not. So no result of an evaluation
-depends on how many environments wait together."""
+it stands in the block and whatever stands beside it; of different shapes they do not (seen, and tested, on the CPU). So
+no result of an evaluation depends on how many environments wait together."""
 
 PROBE_TOLERANCE = 1e-3
 """Largest difference, in units of the action, between the probe's stored and recomputed output."""
@@ -193,24 +193,23 @@ class Policy:
         try:
             description = json.loads((folder / "policy.json").read_text())
             tensors = load_file(folder / "model.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
+            version = description["format"], description["version"]
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(
                 f"The checkpoint {folder} is damaged: {error}. Train again, or use another."
             ) from error
-        if description.get("format") != FORMAT or description.get("version") != VERSION:
+        if version != (FORMAT, VERSION):
             raise CheckpointError(
-                f"{folder} has format {description.get('format')!r} version {description.get('version')!r}; "
+                f"{folder} has format {version[0]!r} version {version[1]!r}; "
                 f"this act_kit reads {FORMAT!r} version {VERSION}."
             )
-        policy_config = build(PolicyConfig, description["policy"])
-        contract = _contract(folder, description["contract"])
-        policy = cls(
-            ACT(policy_config),
-            Normaliser(STATE_DIM),
-            contract,
-            build(ExecutionConfig, description["execution"]),
-            device=device,
-        )
+        try:
+            contract = Contract(**description["contract"])
+            execution = build(ExecutionConfig, description["execution"])
+            model = ACT(build(PolicyConfig, description["policy"]))
+        except (KeyError, TypeError, AttributeError, ConfigError) as error:
+            raise CheckpointError(f"The checkpoint {folder} is damaged: policy.json: {error}. Train again.") from error
+        policy = cls(model, Normaliser(STATE_DIM), contract, execution, device=device)
         probe_states, probe_chunks = tensors.pop("probe.states", None), tensors.pop("probe.chunks", None)
         policy._load_strictly(folder, tensors)
         if probe_states is None or probe_chunks is None:
@@ -241,13 +240,6 @@ class Policy:
     def num_tensors(self) -> int:
         """How many tensors a checkpoint of this policy holds, all of which loading requires."""
         return len(self._tensors())
-
-
-def _contract(folder: Path, values: dict[str, Any]) -> Contract:
-    try:
-        return Contract(**{field.name: values[field.name] for field in fields(Contract)})
-    except KeyError as error:
-        raise CheckpointError(f"The checkpoint {folder} is damaged: policy.json lacks {error}.") from error
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -12,8 +12,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,7 +29,7 @@ INSTALL_HINT = "no OpenGL library works here; for videos: apt-get install libegl
 
 @dataclass(frozen=True, kw_only=True)
 class RenderSettings:
-    """All that decides what a frame looks like; stored with every dataset and policy that uses frames.
+    """All that decides what a frame looks like.
 
     Shadows, reflections and multisampling are off: in software they take 310 ms of a frame's 330.
     """
@@ -48,10 +47,6 @@ class RenderSettings:
             )
         if not 16 <= self.size_px <= 1024:
             raise RenderError(f"A frame of {self.size_px} px is out of range: 16 to 1024.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings as they are stored in attributes."""
-        return asdict(self)
 
 
 class Renderer:

@@ -11,7 +11,6 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,8 +21,6 @@ from torch import Tensor
 from act_kit.errors import CheckpointError
 from act_kit.policy.policy import Policy
 
-Link = Literal["best", "last"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
@@ -32,7 +29,6 @@ class TrainingState:
     Attributes:
         step: Gradient steps taken.
         best_successes: Of the best checkpoint's selection rollouts, or -1 before the first.
-        best_distance: Its mean final distance.
         best_step: Its step.
         optimizer: AdamW's moments, by ``<parameter>.<moment>``.
         rng: State of torch's generator, uint8.
@@ -40,7 +36,6 @@ class TrainingState:
 
     step: int
     best_successes: int
-    best_distance: float
     best_step: int
     optimizer: dict[str, Tensor]
     rng: Tensor
@@ -65,7 +60,7 @@ class Checkpoints:
         fresh.mkdir(parents=True)
         policy.save(fresh, probe_states)
         save_file({**state.optimizer, "rng": state.rng}, fresh / "training.safetensors")
-        numbers = {key: getattr(state, key) for key in ("step", "best_successes", "best_distance", "best_step")}
+        numbers = {key: getattr(state, key) for key in ("step", "best_successes", "best_step")}
         (fresh / "training.json").write_text(json.dumps(numbers) + "\n")
         target = self.folder / name
         if target.exists():  # left by a run that was killed before it could link it, or after a resume from before it

@@ -87,7 +87,7 @@ class Trainer:
         )
         self.checkpoints = Checkpoints(run)
         self.step = 0
-        self.best = Trial(successes=-1, num=1, low=0, high=1, final_distance=math.inf)
+        self.best_successes = -1
         self.best_step = 0
         self.logger: MetricLogger | None = None
         # Weights and both moments of AdamW, for `last`, `best` and the one being written.
@@ -111,8 +111,7 @@ class Trainer:
         self.normaliser.load_state_dict(policy.normaliser.state_dict())
         restore_optimizer(self.optimizer, self.names, state.optimizer)
         torch.set_rng_state(state.rng)
-        self.step, self.best_step = state.step, state.best_step
-        self.best = Trial(successes=state.best_successes, num=1, low=0, high=1, final_distance=state.best_distance)
+        self.step, self.best_successes, self.best_step = state.step, state.best_successes, state.best_step
 
     def train(self, on_step: Callable[[Trainer], None] = lambda trainer: None) -> Policy:
         """Train to the last step and return the best policy (the last one, if none was rolled out)."""
@@ -134,7 +133,13 @@ class Trainer:
                     if logs:
                         elapsed_s = time.perf_counter() - began
                         began, began_step, num = time.perf_counter(), self.step, self.step - began_step
-                        logger.log(self.step, {**losses_as_floats(losses), "train/steps_per_s": num / elapsed_s})
+                        logger.log(
+                            self.step,
+                            {
+                                **{name: float(value) for name, value in losses.items()},
+                                "train/steps_per_s": num / elapsed_s,
+                            },
+                        )
                     if saves:
                         paused = time.perf_counter()
                         logger.log(self.step, self._validate())
@@ -177,7 +182,7 @@ class Trainer:
             return f"Trained {self.step} steps; no rollouts chose a best checkpoint, the last is {last}."
         return (
             f"Trained {self.step} steps; the best checkpoint is that of step {self.best_step}, with "
-            f"{self.best.successes} successes of {self.config.selection.episodes}. These starts chose it, so the "
+            f"{self.best_successes} successes of {self.config.selection.episodes}. These starts chose it, so the "
             "number flatters it; act eval measures it on others."
         )
 
@@ -252,13 +257,12 @@ class Trainer:
                 },
             )
             # Never by the loss. Among equals the later one, which has seen the lower learning rate.
-            is_best = trial.successes >= self.best.successes
+            is_best = trial.successes >= self.best_successes
             if is_best:
-                self.best, self.best_step = trial, self.step
+                self.best_successes, self.best_step = trial.successes, self.step
         state = TrainingState(
             step=self.step,
-            best_successes=self.best.successes,
-            best_distance=self.best.final_distance,
+            best_successes=self.best_successes,
             best_step=self.best_step,
             optimizer=optimizer_tensors(self.optimizer, self.names),
             rng=torch.get_rng_state(),
@@ -279,8 +283,3 @@ class Trainer:
             step=self.step,
             goal_visible=bool(self.train_windows.states_TS[:, -3:].any()),
         )
-
-
-def losses_as_floats(losses: dict[str, Tensor]) -> dict[str, float]:
-    """Bring the losses of a step to the host."""
-    return {name: float(value) for name, value in losses.items()}

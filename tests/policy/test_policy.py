@@ -66,6 +66,15 @@ def test_truncated_and_foreign_files_are_refused(checkpoint: Path, tmp_path: Pat
         Policy.load(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("key", ["format", "policy", "execution", "contract"])
+def test_a_description_that_lacks_a_part_is_refused(checkpoint: Path, key: str) -> None:
+    description = json.loads((checkpoint / "policy.json").read_text())
+    for damaged in ({k: v for k, v in description.items() if k != key}, {**description, key: []}, []):
+        (checkpoint / "policy.json").write_text(json.dumps(damaged))
+        with pytest.raises(CheckpointError):
+            Policy.load(checkpoint)
+
+
 def test_another_version_is_named(checkpoint: Path) -> None:
     description = json.loads((checkpoint / "policy.json").read_text())
     (checkpoint / "policy.json").write_text(json.dumps({**description, "version": 9}))
