@@ -23,6 +23,34 @@ def _require(condition: bool, message: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SimConfig:
+    """What simulates.
+
+    Attributes:
+        engine: fast, or reference (Meta-World's own code, several times slower). They give the same numbers.
+    """
+
+    engine: str
+
+    def __post_init__(self) -> None:
+        _require(self.engine in ("fast", "reference"), f"sim.engine={self.engine}: fast or reference.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """How episodes of a policy are spread; decides nothing.
+
+    Attributes:
+        rows: Environments at the same time; 0 for as many as are worth it.
+    """
+
+    rows: int
+
+    def __post_init__(self) -> None:
+        _require(self.rows >= 0, f"rollout.rows={self.rows}: not negative; 0 for as many as are worth it.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CollectConfig:
     """Everything that decides a dataset's bytes.
 
@@ -34,6 +62,8 @@ class CollectConfig:
         demonstrator: Who demonstrates: scripted.
         noise: Standard deviation of the noise on the executed action, whose units are 0.01 m a step.
         steps_after_success: Steps recorded after the first success, which in some tasks is soon undone.
+        rewards: Record Meta-World's dense reward too.
+        sim: What simulates; decides nothing.
     """
 
     task: str
@@ -43,6 +73,8 @@ class CollectConfig:
     demonstrator: str
     noise: float
     steps_after_success: int
+    rewards: bool
+    sim: SimConfig
 
     def __post_init__(self) -> None:
         _require(self.n >= 1, f"n={self.n}: collect at least one demonstration.")
@@ -61,6 +93,8 @@ class CollectConfig:
         if self.noise:
             parts.append(f"--noise {self.noise:g}")
         parts.append(f"steps_after_success={self.steps_after_success}")
+        if self.rewards:
+            parts.append("rewards=true")
         return " ".join(parts)
 
 
@@ -190,6 +224,8 @@ class TrainConfig:
     execution: ExecutionConfig
     trainer: TrainerConfig
     selection: SelectionConfig
+    sim: SimConfig
+    rollout: RolloutConfig
 
     def __post_init__(self) -> None:
         _require(
@@ -209,6 +245,8 @@ class EvalConfig:
         control_episodes: Controls: episodes of the expert, of doing nothing and of random actions.
         num_videos: With ``--record-video``, failures first.
         video_size_px, video_fps, video_camera: What they look like.
+        sim: What simulates.
+        rollout: How the episodes are spread.
     """
 
     episodes: int
@@ -219,6 +257,8 @@ class EvalConfig:
     video_size_px: int
     video_fps: int
     video_camera: str
+    sim: SimConfig
+    rollout: RolloutConfig
 
     def __post_init__(self) -> None:
         _require(self.episodes >= 1, f"episodes={self.episodes}: at least 1.")
@@ -288,6 +328,8 @@ _SECTIONS: dict[str, type] = {
     "ExecutionConfig": ExecutionConfig,
     "TrainerConfig": TrainerConfig,
     "SelectionConfig": SelectionConfig,
+    "SimConfig": SimConfig,
+    "RolloutConfig": RolloutConfig,
 }
 
 

@@ -47,11 +47,11 @@ class TrainingError(ActKitError):
 
 
 class WorkerError(ActKitError):
-    """A process that simulated has died."""
+    """A process has died that did part of the work."""
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, what: str) -> None:
         super().__init__(
-            f"A process that simulated {task} died (killed, or out of memory?). What was stored is whole; try again "
+            f"A process that {what} died (killed, or out of memory?). What was stored is whole; try again "
             "with fewer --workers."
         )
 

@@ -18,6 +18,7 @@ from act_kit.datasets.diversity import measure
 from act_kit.eval.actors import ExpertActor
 from act_kit.eval.evaluate import success_rate
 from act_kit.eval.rollout import rollout
+from act_kit.executors import LocalExecutor
 from act_kit.sim.starts import StartLaw
 from act_kit.sim.tasks import TASKS
 from act_kit.sim.vector import VectorSimulator
@@ -30,14 +31,14 @@ NUM_DEMONSTRATIONS = 50
 def row(task: str) -> str:
     """Measure one task and return its row."""
     starts = StartLaw(task).sample(NUM_STARTS, seed=0, stream="evaluate")
-    with VectorSimulator(task, 16, num_cpus()) as simulators:
+    with VectorSimulator(task, num_cpus()) as simulators:
         outcomes = rollout(simulators, ExpertActor(task), starts, stop_at_success=True)
     steps = [outcome.success_step + 1 for outcome in outcomes if outcome.success_step is not None]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, LocalExecutor(num_cpus()) as executor:
         config = compose("collect", CollectConfig, flags={"task": task, "n": NUM_DEMONSTRATIONS})
-        store = collect(config, Path(folder) / "data", num_workers=num_cpus())
+        store = collect(config, Path(folder) / "data", executor=executor)
         diversity = measure(store)
-        exact = sum(result.first_difference is None for result in replay(store, num_workers=num_cpus()))
+        exact = sum(result.first_difference is None for result in replay(store, executor=executor))
     cells = (
         task, TASKS[task].group, success_rate(outcomes), f"{np.mean(steps):.0f} (at most {max(steps)})",
         diversity.num_failed, f"{exact}/{NUM_DEMONSTRATIONS}", diversity.level,

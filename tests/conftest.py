@@ -14,14 +14,18 @@ from act_kit.collection.collect import collect
 from act_kit.config import CollectConfig, TrainConfig, compose
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import RenderError
+from act_kit.executors import LocalExecutor
 from act_kit.policy.policy import Policy
-from act_kit.sim.render import find_gl
+from act_kit.sim.render import Gl, find_gl
 from act_kit.training.trainer import Trainer
 
 torch.set_num_threads(1)
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 """Tests run side by side: each that took every processor would wait for the others."""
+
+SERIAL = LocalExecutor(1)
+"""This process, for what takes a moment."""
 
 TINY = (
     "policy.width=32", "policy.feedforward=64", "policy.latent_dim=8", "policy.chunk_size=8", "execution.execute=4",
@@ -33,7 +37,12 @@ TINY = (
 def make_dataset(path: Path, **flags: object) -> EpisodeStore:
     """Collect a dataset in this process."""
     config = compose("collect", CollectConfig, flags={"task": "reach-v3", "n": 10, **flags})
-    return collect(config, path, num_workers=1)
+    return collect(config, path, executor=SERIAL)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Return every file of a folder."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
 
 
 def tiny_config(*overrides: str) -> TrainConfig:
@@ -68,10 +77,10 @@ def tiny_policy(tiny_run: Path) -> Policy:
 
 
 @pytest.fixture(scope="session")
-def gl() -> str:
+def gl() -> Gl:
     """Skip where no OpenGL library draws."""
     try:
-        return find_gl()[0]
+        return find_gl()
     except RenderError as error:
         pytest.skip(str(error))
 

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from act_kit.cli import collect, data, demo, evaluate, report, train
+from act_kit.cli import collect, data, demo, evaluate, render, report, train
 from act_kit.cli.console import complain
 from act_kit.errors import ActKitError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command("collect")(collect.collect)
 app.command("report")(report.report)
+app.command("render")(render.render)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(data.app, name="data")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from act_kit.cli.console import complain, console, say
-from act_kit.cli.options import Overrides, Overwrite, Workers, count_workers
+from act_kit.cli.options import ExecutorName, Overrides, Overwrite, Workers, count_workers
 from act_kit.config import CollectConfig, compose
 from act_kit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from act_kit.executors import Executor
 
 _STEP_BYTES = 3000
 """Of an uncompressed step; compressed, most take a fifth."""
@@ -19,7 +22,8 @@ _STEP_BYTES = 3000
 def collect(
     overrides: Overrides = None,
     task: Annotated[
-        str | None, typer.Option(help="One of Meta-World's 50 tasks.", show_default="pick-place-v3")
+        str | None,
+        typer.Option(help="A task, several (a,b) or a benchmark (MT10, MT50, …).", show_default="pick-place-v3"),
     ] = None,
     n: Annotated[int | None, typer.Option("--n", help="Demonstrations to keep.", show_default="50")] = None,
     randomize: Annotated[
@@ -36,8 +40,11 @@ def collect(
     noise: Annotated[
         float | None, typer.Option(help="Std of noise on the executed action (DART).", show_default="0")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the dataset.", show_default="data/TASK")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the dataset; of several, theirs.", show_default="data/TASK")
+    ] = None,
     workers: Workers = 0,
+    executor: ExecutorName = "local",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a collection that was stopped.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -45,43 +52,60 @@ def collect(
 
     [dim]act collect --task pick-place-v3 --randomize --n 200[/]
     """
-    from act_kit.cli.stages import run_collection
     from act_kit.collection.demonstrators import check_demonstrator
+    from act_kit.executors import Spread
     from act_kit.files import prepare_output, require_space
     from act_kit.sim.starts import StartLaw
+    from act_kit.sim.tasks import expand_tasks
 
-    config = compose(
-        "collect",
-        CollectConfig,
-        overrides or [],
-        {
-            "task": task, "n": n, "seed": seed, "demonstrator": demonstrator, "noise": noise,
-            "start_law": _start_law(randomize, start_law),
-        },
-    )  # fmt: skip
-    StartLaw(config.task, config.start_law)  # an unknown task or law is refused before anything is written
-    check_demonstrator(config.demonstrator)
-    out = out or Path("data") / config.task
-    go_on = f"{config.command} --out {out}"
-    if not resume:
-        prepare_output(out, overwrite=overwrite, how_to_go_on="--resume goes on with it")
-    require_space(out, config.n * 150 * _STEP_BYTES, f"{config.n} demonstrations")
-    if config.start_law == "fixed":
+    flags = {
+        "n": n, "seed": seed, "demonstrator": demonstrator, "noise": noise,
+        "start_law": _start_law(randomize, start_law),
+    }  # fmt: skip
+    tasks = expand_tasks(task) if task else [None]
+    configs = [compose("collect", CollectConfig, overrides or [], {"task": name, **flags}) for name in tasks]
+    folders = {
+        config.task: (out / config.task if len(tasks) > 1 else out) if out else Path("data") / config.task
+        for config in configs
+    }
+    for config in configs:
+        # An unknown task or law is refused before anything is written.
+        StartLaw(config.task, config.start_law)
+        check_demonstrator(config.demonstrator)
+    for config in configs:
+        if not resume:
+            prepare_output(folders[config.task], overwrite=overwrite, how_to_go_on="--resume goes on with it")
+    first = configs[0]
+    num_steps = 150 * sum(config.n for config in configs)
+    require_space(folders[first.task], num_steps * _STEP_BYTES, f"{first.n} demonstrations of {len(configs)} tasks")
+    if first.start_law == "fixed":
         complain(
-            f"--no-randomize: all {config.n} demonstrations will begin from one and the same start. A policy trained "
+            f"--no-randomize: all {first.n} demonstrations will begin from one and the same start. A policy trained "
             "on them memorises it and fails from every other; act train will refuse them. Use --randomize."
         )
+    with Spread(executor=executor, num_workers=count_workers(workers)).make_executor() as running:
+        for config in configs:
+            _collect(config, folders[config.task], running, resume=resume, is_one_of_many=len(configs) > 1)
+    if len(configs) == 1:
+        console.print(
+            f"Next: [bold]act report {folders[first.task]}[/] and [bold]act train --data {folders[first.task]}[/]"
+        )
+
+
+def _collect(config: CollectConfig, out: Path, executor: Executor, *, resume: bool, is_one_of_many: bool) -> None:
+    """Collect one dataset and say what came of it; of many, go on with those that were begun."""
+    from act_kit.cli.data_stages import run_collection
+
     try:
-        store = run_collection(config, out, num_workers=count_workers(workers), resume=resume)
+        store = run_collection(config, out, executor=executor, resume=resume and (out.exists() or not is_one_of_many))
     except KeyboardInterrupt:
-        say(f"Stopped; what is complete is kept. To go on: {go_on} --resume")
+        say(f"Stopped; what is complete is kept. To go on: {config.command} --out {out} --resume")
         raise typer.Exit(130) from None
     attempts = store.attempts()
     say(
         f"{store.num_episodes} demonstrations, {store.num_steps} steps, {store.size_bytes() / 1e6:.1f} MB in {out} "
         f"({len(attempts) - store.num_episodes} of {len(attempts)} attempts failed)"
     )
-    console.print(f"Next: [bold]act report {out}[/] and [bold]act train --data {out}[/]")
 
 
 def _start_law(randomize: bool | None, start_law: str | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -11,6 +11,9 @@ from rich.text import Text
 
 from act_kit.cli.console import console, progress_bar, say
 from act_kit.cli.options import Workers, count_workers
+
+if TYPE_CHECKING:
+    from act_kit.datasets.store import EpisodeStore
 
 app = typer.Typer(no_args_is_help=True, help="Look into datasets: info, replay.")
 
@@ -25,6 +28,7 @@ def info(
     ] = False,
 ) -> None:
     """Say what a dataset holds and how it was made."""
+    from act_kit.datasets.images import ImageStore
     from act_kit.datasets.store import EpisodeStore
     from act_kit.errors import DatasetError
 
@@ -41,6 +45,7 @@ def info(
         ("steps", f"{store.num_steps} ({lengths.min(initial=500)} to {lengths.max(initial=0)} an episode)"),
         ("starts", f"{store.info.start_law} law, seed {store.info.seed}"),
         ("demonstrator", f"{store.info.demonstrator}, noise {store.info.noise:g}"),
+        ("pictures", "; ".join(_pictures(store)) or "none: act render"),
         ("size", f"{store.size_bytes() / 1e6:.1f} MB"),
         ("fingerprint", store.fingerprint or "none before it is finished"),
         ("made by", store.info.command),
@@ -55,7 +60,26 @@ def info(
             raise DatasetError(
                 f"{dataset} does not match its fingerprint: it was changed or damaged. Collect it again."
             )
+        for camera in ImageStore.cameras(store):
+            damaged = ImageStore(store, camera).damaged_episodes()
+            if damaged:
+                raise DatasetError(
+                    f"{dataset}: the frames of {camera} of {len(damaged)} episodes (the first: {damaged[0]}) are not "
+                    f"what was drawn. Draw them anew: {ImageStore(store, camera).command} --overwrite"
+                )
         say("The content matches the fingerprint.")
+
+
+def _pictures(store: EpisodeStore) -> list[str]:
+    """Describe the frames of each camera."""
+    from act_kit.datasets.images import ImageStore
+
+    images = [ImageStore(store, camera) for camera in ImageStore.cameras(store)]
+    return [
+        f"{image.camera} at {image.settings} by {image.renderer}"
+        + ("" if image.is_complete else f", {image.num_episodes} of {store.num_episodes} episodes")
+        for image in images
+    ]
 
 
 @app.command()
@@ -64,13 +88,13 @@ def replay(dataset: Dataset, workers: Workers = 0) -> None:
     from act_kit.collection.replay import replay as replay_dataset
     from act_kit.datasets.store import EpisodeStore
     from act_kit.errors import DatasetError
+    from act_kit.executors import LocalExecutor
 
     store = EpisodeStore.open(dataset)
     with progress_bar() as bar:
         line = bar.add_task("replay", total=store.num_episodes)
-        results = replay_dataset(
-            store, num_workers=count_workers(workers), on_progress=lambda num: bar.update(line, completed=num)
-        )
+        with LocalExecutor(count_workers(workers)) as executor:
+            results = replay_dataset(store, executor=executor, on_progress=lambda num: bar.update(line, completed=num))
     different = [result for result in results if result.first_difference is not None]
     if different:
         first = different[0]
@@ -79,4 +103,4 @@ def replay(dataset: Dataset, workers: Workers = 0) -> None:
             f"differs from step {first.first_difference} on. It was recorded with {store.info.versions}; compare with "
             "what is installed, or collect it again."
         )
-    say(f"{len(results)} of {len(results)} episodes replayed to the bit: states, success, distance, reward.")
+    say(f"{len(results)} of {len(results)} episodes replayed to the bit.")

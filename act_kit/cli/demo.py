@@ -29,16 +29,19 @@ def demo(
 
     Collects both datasets, reports their diversity, trains on each, evaluates both on the same fresh starts.
     """
-    from act_kit.cli.stages import run_collection, run_evaluation, run_training
+    from act_kit.cli.data_stages import run_collection
+    from act_kit.cli.policy_stages import run_evaluation, run_training
     from act_kit.config import CollectConfig, EvalConfig, compose
     from act_kit.datasets.diversity import measure
     from act_kit.datasets.report import write_report
     from act_kit.demo import Side, comparison_table, write_demo
     from act_kit.eval.evalset import make_evalset
+    from act_kit.executors import Spread
     from act_kit.files import prepare_output, write_json
     from act_kit.training.run import begin_run
 
-    num_workers, device = count_workers(workers), choose_device(device)
+    device = choose_device(device)
+    spread = Spread(executor="local", num_workers=count_workers(workers))
     train_flags = {"trainer.steps": steps, "selection.rollouts": 3, "selection.episodes": 10}
     eval_config = compose("eval", EvalConfig, flags={"episodes": episodes, "num_videos": 3})
     seed = _seed_of_a_start_the_expert_solves(task)
@@ -52,15 +55,14 @@ def demo(
         console.rule(name, align="left")
         folder = out / name.replace(" ", "-")
         config = compose("collect", CollectConfig, flags={"task": task, "n": n, "start_law": law, "seed": seed})
-        store = run_collection(config, folder / "data", num_workers=num_workers)
+        with spread.make_executor() as executor:
+            store = run_collection(config, folder / "data", executor=executor)
         diversity = measure(store)
         write_report(store, diversity, folder / "data-report")
         say(diversity.verdict)
         train_config = begin_run(folder / "run", folder / "data", [], train_flags, overwrite=False)
-        policy = run_training(train_config, store, folder / "run", device=device, num_workers=num_workers)
-        evaluation = run_evaluation(
-            policy, evalset, eval_config, folder / "eval", record_video=True, num_workers=num_workers
-        )
+        policy = run_training(train_config, store, folder / "run", device=device, num_workers=spread.num_workers)
+        evaluation = run_evaluation(policy, evalset, eval_config, folder / "eval", record_video=True, spread=spread)
         sides.append(
             Side(name=name, folder=folder, store=store, diversity=diversity, policy=policy, evaluation=evaluation)
         )

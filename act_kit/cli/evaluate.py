@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from act_kit.cli.console import complain, console, say
-from act_kit.cli.options import Device, Overrides, Overwrite, Workers, choose_device, count_workers
+from act_kit.cli.options import Device, ExecutorName, Overrides, Overwrite, Workers, choose_device, count_workers
 
 
 def evaluate(
@@ -32,16 +32,18 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder of the results.", show_default="RUN/eval-STARTS")] = None,
     device: Device = "auto",
     workers: Workers = 0,
+    executor: ExecutorName = "local",
     overwrite: Overwrite = False,
 ) -> None:
     """Evaluate a policy: success with its interval, distances, controls on the same starts, a page with maps.
 
     [dim]act eval runs/pick-place-v3 --episodes 100 --record-video[/]
     """
-    from act_kit.cli.stages import run_evaluation
+    from act_kit.cli.policy_stages import run_evaluation
     from act_kit.config import EvalConfig, compose
     from act_kit.eval.evalset import evalset_from
     from act_kit.eval.report import terminal_table
+    from act_kit.executors import Spread
     from act_kit.files import prepare_output
     from act_kit.policy.policy import Policy
 
@@ -52,7 +54,12 @@ def evaluate(
     out = out or run / f"eval-{evalset.kind}"
     prepare_output(out, overwrite=overwrite, how_to_go_on="It holds an evaluation")
     evaluation = run_evaluation(
-        policy, evalset, config, out, record_video=record_video, num_workers=count_workers(workers)
+        policy,
+        evalset,
+        config,
+        out,
+        record_video=record_video,
+        spread=Spread(executor=executor, num_workers=count_workers(workers)),
     )
     console.print(terminal_table(evaluation))
     if evaluation.reading:

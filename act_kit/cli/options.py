@@ -12,6 +12,9 @@ from act_kit.sim.workers import num_cpus
 Workers = Annotated[
     int, typer.Option(min=0, help="Processes that simulate; 0 for one per processor. Never changes a result.")
 ]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="local, or ray: the cluster at RAY_ADDRESS. Never changes a result.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the output folder.")]
 Overrides = Annotated[
     list[str] | None,

@@ -35,7 +35,7 @@ def train(
 
     [dim]act train --data data/pick-place-v3 policy.chunk_size=16 trainer.lr=5e-4[/]
     """
-    from act_kit.cli.stages import run_training
+    from act_kit.cli.policy_stages import run_training
     from act_kit.datasets.store import EpisodeStore
     from act_kit.errors import ConfigError
     from act_kit.training.run import begin_run, check_data, reopen_run

@@ -7,10 +7,7 @@ one process and from many, in one go or after any number of interruptions.
 from __future__ import annotations
 
 import functools
-from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +18,15 @@ from act_kit.collection.demonstrators import DEMONSTRATORS, Demonstrator
 from act_kit.config import CollectConfig
 from act_kit.datasets.episode import Attempt, Episode
 from act_kit.datasets.store import DatasetInfo, EpisodeStore
-from act_kit.errors import DatasetError, WorkerError
+from act_kit.errors import DatasetError
+from act_kit.executors import Executor
+from act_kit.sim.engine import Segment
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start, StartLaw
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON
-from act_kit.sim.workers import make_pool
 from act_kit.versions import git_commit, versions
 
-_COMMIT_EVERY = 16
+COMMIT_EVERY = 50
 """Attempts between two commits: what a kill can cost, against about 50 ms for each commit."""
 
 _HOPELESS = 20
@@ -52,6 +50,7 @@ def collect_episode(
     seed: int = 0,
     noise: float = 0.0,
     steps_after_success: int = 10,
+    rewards: bool = False,
 ) -> Episode:
     """Demonstrate from ``start`` until some steps after the first success, or to the horizon.
 
@@ -61,7 +60,7 @@ def collect_episode(
     rng = np.random.default_rng([seed, attempt])
     state = simulator.reset(start)
     rows: dict[str, list[np.ndarray]] = {name: [] for name in ("state", "action", "executed_action", "physics")}
-    outcome: dict[str, list[np.ndarray]] = {name: [] for name in ("reward", "success", "distance")}
+    segments: list[Segment] = []
     steps_left = simulator.steps_left
     succeeded = False
     while steps_left:
@@ -72,9 +71,8 @@ def collect_episode(
             ("state", state), ("action", action), ("executed_action", executed), ("physics", simulator.physics())
         ):  # fmt: skip
             rows[name].append(value)
-        segment = simulator.step_chunk(executed[None])
-        for name, values in outcome.items():
-            values.append(getattr(segment, name))
+        segment = simulator.step_chunk(executed[None], rewards=rewards)
+        segments.append(segment)
         state = segment.state[-1]
         if segment.success[-1] and not succeeded:
             succeeded = True
@@ -85,46 +83,34 @@ def collect_episode(
         attempt=attempt,
         source=demonstrator.source,
         **{name: np.stack(values) for name, values in rows.items()},
-        **{name: np.concatenate(values) for name, values in outcome.items()},
+        success=np.concatenate([segment.success for segment in segments]),
+        distance=np.concatenate([segment.distance for segment in segments]),
+        reward=np.concatenate([segment.reward for segment in segments]) if rewards else None,
     )
 
 
 @functools.lru_cache(maxsize=1)
-def _stage(task: str, demonstrator: str) -> tuple[Simulator, Demonstrator]:
+def _stage(task: str, demonstrator: str, engine: str) -> tuple[Simulator, Demonstrator]:
     """Return this process's simulator and demonstrator; building them takes longer than an episode."""
-    return Simulator(task), DEMONSTRATORS[demonstrator](task)
+    return Simulator(task, engine), DEMONSTRATORS[demonstrator](task)
 
 
-def _attempt(config: CollectConfig, index: int, start: Start) -> Episode:
-    simulator, demonstrator = _stage(config.task, config.demonstrator)
+def attempt(config: CollectConfig, index: int, start: Start) -> Episode:
+    """Make attempt number ``index``, in whatever process this is."""
+    simulator, demonstrator = _stage(config.task, config.demonstrator, config.sim.engine)
     return collect_episode(
         simulator, demonstrator, start,
         attempt=index, seed=config.seed, noise=config.noise, steps_after_success=config.steps_after_success,
+        rewards=config.rewards,
     )  # fmt: skip
 
 
-def _attempts(config: CollectConfig, first: int, num_workers: int) -> Generator[Episode]:
+def _attempts(config: CollectConfig, first: int, executor: Executor) -> Generator[Episode]:
     """Yield the attempts from number ``first`` on, in order."""
     # Where nearly every attempt fails there is something to mend, not to wait for.
     num = config.n if config.start_law == "grid" else 4 * config.n + _HOPELESS
     starts = StartLaw(config.task, config.start_law).sample(num, seed=config.seed, stream="collect")
-    todo = list(enumerate(starts))[first:]
-    if num_workers == 1:
-        yield from (_attempt(config, index, start) for index, start in todo)
-        return
-    pool = make_pool(num_workers)
-    try:
-        pending: deque[Future[Episode]] = deque()
-        for index, start in todo:
-            pending.append(pool.submit(_attempt, config, index, start))
-            if len(pending) > 2 * num_workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool as error:
-        raise WorkerError(config.task) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    return executor.map(attempt, [(config, index, start) for index, start in enumerate(starts)][first:])
 
 
 def describe(config: CollectConfig) -> DatasetInfo:
@@ -149,45 +135,46 @@ def collect(
     config: CollectConfig,
     path: Path,
     *,
-    num_workers: int,
+    executor: Executor,
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> EpisodeStore:
     """Collect the dataset that ``config`` describes into ``path``, or go on with it, and return it finished.
 
-    Interrupted (Ctrl-C, an exception), it stores what it has before it lets go; killed, it loses the attempts since the
-    last commit. Either way ``resume=True`` completes it to the bytes of an uninterrupted run.
+    Interrupted (Ctrl-C, an exception, also one of ``on_progress``), it stores what it has before it lets go; killed, it
+    loses the attempts since the last commit. Either way ``resume=True`` completes it to the bytes of an uninterrupted
+    run.
 
     Raises:
         DatasetError: The demonstrator hardly ever succeeds, or the dataset to resume was begun otherwise.
     """
-    if resume:
-        store = _reopen(config, path)
-        num_attempts = store.recover()
-    else:
-        store = EpisodeStore.create(path, describe(config), _stage(config.task, config.demonstrator)[0].physics_dim)
-        num_attempts = 0
+    store = _reopen(config, path) if resume else None
+    num_attempts = store.recover() if store else 0
+    num_kept = store.num_episodes if store else 0
     episodes: list[Episode] = []
     attempts: list[Attempt] = []
 
     def commit() -> None:
-        if attempts:
+        if store and attempts:
             store.append(episodes, attempts)
             episodes.clear()
             attempts.clear()
 
-    with closing(_attempts(config, num_attempts, num_workers)) as outcomes:
+    with closing(_attempts(config, num_attempts, executor)) as outcomes:
         try:
-            while store.num_episodes + len(episodes) < config.n:
+            while num_kept < config.n:
                 episode = next(outcomes, None)
                 if episode is None:
                     break
+                if store is None:
+                    physics_dim = episode.physics.shape[1]
+                    store = EpisodeStore.create(path, describe(config), physics_dim, rewards=config.rewards)
                 kept = episode.success_step >= 0
-                num_attempts += 1
                 attempts.append(Attempt(start=episode.start, num_steps=len(episode), kept=kept))
+                num_attempts += 1
                 if kept:
                     episodes.append(episode)
-                num_kept = store.num_episodes + len(episodes)
+                    num_kept += 1
                 on_progress(Progress(num_kept=num_kept, num_attempts=num_attempts))
                 if num_attempts >= _HOPELESS and not num_kept:
                     raise DatasetError(
@@ -195,13 +182,14 @@ def collect(
                         f"{config.task} (start law '{config.start_law}', noise {config.noise}). "
                         "Try another --seed, or less --noise."
                     )
-                if len(attempts) >= _COMMIT_EVERY:
+                if len(attempts) >= COMMIT_EVERY:
                     commit()
         finally:
             commit()
-    if store.num_episodes < config.n and config.start_law != "grid":
+    assert store is not None, "a collection makes at least one attempt"
+    if num_kept < config.n and config.start_law != "grid":
         raise DatasetError(
-            f"Only {store.num_episodes} of {num_attempts} attempts at {config.task} succeeded, {config.n} "
+            f"Only {num_kept} of {num_attempts} attempts at {config.task} succeeded, {config.n} "
             f"were asked for; what there is, is in {path}. Try less --noise."
         )
     store.finish()

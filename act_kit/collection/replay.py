@@ -13,8 +13,8 @@ import numpy as np
 
 from act_kit.datasets.episode import Episode
 from act_kit.datasets.store import EpisodeStore
+from act_kit.executors import Executor
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.workers import make_pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +39,14 @@ def replay_episode(index: int, episode: Episode) -> Replay:
     """Replay one episode and compare every step to the bit."""
     simulator = _simulator(episode.start.task)
     state = simulator.reset(episode.start)
-    segment = simulator.step_chunk(episode.executed_action)
+    segment = simulator.step_chunk(episode.executed_action, rewards=episode.reward is not None)
     replayed = {
         "state": np.concatenate([state[None], segment.state[:-1]]),
         "success": segment.success,
         "distance": segment.distance,
-        "reward": segment.reward,
     }
+    if segment.reward is not None:
+        replayed["reward"] = segment.reward
     for name, values in replayed.items():
         recorded = getattr(episode, name)
         differs = (values != recorded).reshape(len(recorded), -1).any(axis=1)
@@ -55,19 +56,11 @@ def replay_episode(index: int, episode: Episode) -> Replay:
 
 
 def replay(
-    store: EpisodeStore, *, num_workers: int, on_progress: Callable[[int], None] = lambda num: None
+    store: EpisodeStore, *, executor: Executor, on_progress: Callable[[int], None] = lambda num: None
 ) -> list[Replay]:
     """Replay every episode of a dataset."""
-    episodes = store.episodes()
     results: list[Replay] = []
-    if num_workers == 1:
-        outcomes = map(replay_episode, range(len(episodes)), episodes)
-        for outcome in outcomes:
-            results.append(outcome)
-            on_progress(len(results))
-        return results
-    with make_pool(num_workers) as pool:
-        for outcome in pool.map(replay_episode, range(len(episodes)), episodes):
-            results.append(outcome)
-            on_progress(len(results))
+    for result in executor.map(replay_episode, enumerate(store.episodes())):
+        results.append(result)
+        on_progress(len(results))
     return results

@@ -9,7 +9,7 @@ import numpy as np
 from act_kit.sim.starts import Start
 
 STEP_FIELDS = ("state", "action", "executed_action", "reward", "success", "distance", "physics")
-"""What is recorded at every step, in the order it is stored and fingerprinted."""
+"""What is recorded at every step, in the order it is stored and fingerprinted; ``reward`` only on request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,8 @@ class Episode:
         state: float64 (T, 39), Meta-World's observation, goal visible.
         action: float32 (T, 4) in [-1, 1], the demonstrator's action: the label to imitate.
         executed_action: float32 (T, 4) in [-1, 1], what was carried out (``action`` plus noise, if any).
-        reward: float64 (T,).
+        reward: float64 (T,), Meta-World's dense reward, or None: imitation does not need it, and it takes longer than
+            the simulation.
         success: bool (T,).
         distance: float64 (T,), metres (radians for lever-pull).
         physics: float64 (T, P), MuJoCo's integration state.
@@ -35,7 +36,7 @@ class Episode:
     state: np.ndarray
     action: np.ndarray
     executed_action: np.ndarray
-    reward: np.ndarray
+    reward: np.ndarray | None
     success: np.ndarray
     distance: np.ndarray
     physics: np.ndarray

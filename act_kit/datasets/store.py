@@ -74,8 +74,8 @@ class EpisodeStore:
     # -- opening ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: Path, info: DatasetInfo, physics_dim: int) -> EpisodeStore:
-        """Make an empty dataset at ``path``, which must not exist."""
+    def create(cls, path: Path, info: DatasetInfo, physics_dim: int, *, rewards: bool = False) -> EpisodeStore:
+        """Make an empty dataset at ``path``, which must not exist, for episodes with or without rewards."""
         widths: dict[str, tuple[tuple[int, ...], type]] = {
             "state": ((STATE_DIM,), np.float64),
             "action": ((ACTION_DIM,), np.float32),
@@ -90,7 +90,7 @@ class EpisodeStore:
         fresh = path.with_name(f".{path.name}.new")
         fresh.parent.mkdir(parents=True, exist_ok=True)
         group = zarr.open_group(fresh, mode="w", zarr_format=3)
-        for name in STEP_FIELDS:
+        for name in [name for name in STEP_FIELDS if rewards or name != "reward"]:
             shape, dtype = widths[name]
             group.create_array(f"data/{name}", shape=(0, *shape), chunks=(_CHUNK_ROWS, *shape), dtype=dtype)
         group.create_array("meta/rand_vec", shape=(0, dims), chunks=(_CHUNK_ROWS, dims), dtype=np.float64)
@@ -138,7 +138,7 @@ class EpisodeStore:
         ends = self._ends
         if len(ends) and (ends[0] <= 0 or (np.diff(ends) <= 0).any()):
             raise DatasetError(f"The dataset {self.path} is damaged: its episode ends do not grow. Collect it again.")
-        for name in STEP_FIELDS:
+        for name in self.fields:
             if self._array(f"data/{name}").shape[0] < self.num_steps:
                 raise DatasetError(
                     f"The dataset {self.path} is truncated: data/{name} has {self._array(f'data/{name}').shape[0]} "
@@ -158,6 +158,11 @@ class EpisodeStore:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
+    @property
+    def group(self) -> zarr.Group:
+        """The zarr group, for what is kept beside the episodes."""
+        return self._group
+
     def _array(self, name: str) -> zarr.Array[Any]:
         array = self._group[name]
         assert isinstance(array, zarr.Array)
@@ -165,6 +170,11 @@ class EpisodeStore:
 
     def _read(self, name: str) -> np.ndarray:
         return np.asarray(self._array(name)[:])
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What is recorded at every step: all of ``STEP_FIELDS``, but perhaps the reward."""
+        return tuple(name for name in STEP_FIELDS if name != "reward" or "data/reward" in self._group)
 
     @property
     def fingerprint(self) -> str | None:
@@ -216,7 +226,8 @@ class EpisodeStore:
 
     def episodes(self) -> list[Episode]:
         """Load everything, episode by episode."""
-        steps = {name: np.split(self.steps(name), self._ends[:-1]) for name in STEP_FIELDS}
+        absent: dict[str, list[Any]] = {"reward": [None] * self.num_episodes}
+        steps = absent | {name: np.split(self.steps(name), self._ends[:-1]) for name in self.fields}
         attempts = self._read("meta/attempt")
         return [
             Episode(
@@ -242,7 +253,7 @@ class EpisodeStore:
         An append that was interrupted can be called again.
         """
         if episodes:
-            for name in STEP_FIELDS:
+            for name in self.fields:
                 rows = np.concatenate([getattr(episode, name) for episode in episodes])
                 self._extend(f"data/{name}", rows, self.num_steps)
             self._extend("meta/rand_vec", np.array([e.start.rand_vec for e in episodes]), self.num_episodes)
@@ -275,7 +286,7 @@ class EpisodeStore:
         beyond = np.flatnonzero(np.cumsum(kept[:num_attempts]) > self.num_episodes)
         if len(beyond):
             num_attempts = int(beyond[0])
-        sizes = {f"data/{name}": self.num_steps for name in STEP_FIELDS}
+        sizes = {f"data/{name}": self.num_steps for name in self.fields}
         sizes |= {f"meta/{name}": self.num_episodes for name in ("rand_vec", "attempt", "success_step")}
         sizes |= {f"meta/attempts/{name}": num_attempts for name in _ATTEMPT_FIELDS}
         for name, size in sizes.items():
@@ -295,7 +306,7 @@ class EpisodeStore:
     def compute_fingerprint(self) -> str:
         """Hash the content as it is on disk now: every step of every episode, and the starts."""
         digest = hashlib.sha256()
-        for name in STEP_FIELDS:
+        for name in self.fields:
             digest.update(np.ascontiguousarray(self.steps(name)).tobytes())
         digest.update(self.rand_vecs.tobytes())
         digest.update(self._ends.tobytes())

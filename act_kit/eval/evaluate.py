@@ -12,12 +12,11 @@ from act_kit.config import EvalConfig
 from act_kit.errors import StartError
 from act_kit.eval.actors import Actor, ExpertActor, NothingActor, PolicyActor, RandomActor
 from act_kit.eval.evalset import EvalSet, check_disjoint, make_evalset
-from act_kit.eval.rollout import Outcome, rollout
+from act_kit.eval.rollout import Outcome, Roll
 from act_kit.eval.statistics import Rate
 from act_kit.policy.policy import Policy
 from act_kit.sim.starts import Start
 from act_kit.sim.tasks import get_task
-from act_kit.sim.vector import VectorSimulator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +109,10 @@ def evaluate(
     evalset: EvalSet,
     config: EvalConfig,
     *,
-    simulators: VectorSimulator,
+    roll: Roll,
     on_episode: Callable[[str, Outcome, int], None] = lambda who, outcome, total: None,
 ) -> Evaluation:
-    """Run ``policy`` from every start of ``evalset`` to the horizon, and the controls.
+    """Run ``policy`` from every start of ``evalset`` to the horizon, and the controls, by ``roll``.
 
     Raises:
         StartError: The set is of another task, or contains starts that were demonstrated in training.
@@ -127,8 +126,7 @@ def evaluate(
     check_disjoint(evalset, contract.demonstrated_starts)
 
     def run(who: str, actor: Actor, starts: Sequence[Start], *, stop_at_success: bool) -> list[Outcome]:
-        return rollout(
-            simulators,
+        return roll(
             actor,
             starts,
             stop_at_success=stop_at_success,

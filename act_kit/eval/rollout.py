@@ -5,19 +5,29 @@ An outcome depends on its start and on who acted, never on the number of process
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from act_kit.eval.actors import Actor
-from act_kit.sim.simulator import Segment
+from act_kit.executors import Executor
 from act_kit.sim.starts import Start
-from act_kit.sim.tasks import HORIZON
-from act_kit.sim.vector import Crash, VectorSimulator
+from act_kit.sim.tasks import HORIZON, STATE_DIM
+from act_kit.sim.vector import Answer, Crash, VectorSimulator
 
-NUM_ROWS = 16
-"""Environments that run at the same time; each holds 26 MB."""
+MAX_ROWS = 64
+"""Environments of one process at the same time. Beyond, nothing gets faster; each holds a few MB."""
+
+SHARE = 16
+"""Episodes of a job on a cluster: what is done again if its machine dies."""
+
+_WORTH_HIDING = 0.05
+"""Part of a chunk's time from which planning is worth being done while others are simulated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +79,8 @@ class _Recording:
 
     index: int
     start: Start
-    state: np.ndarray
-    distance: list[np.ndarray]
+    state: np.ndarray = field(default_factory=lambda: np.full(STATE_DIM, np.nan))
+    distance: list[np.ndarray] = field(default_factory=list)
     success: list[np.ndarray] = field(default_factory=list)
     actions: list[np.ndarray] = field(default_factory=list)
     query_states: list[np.ndarray] = field(default_factory=list)
@@ -80,20 +90,26 @@ class _Recording:
     succeeded: bool = False
     crash: str | None = None
 
-    def add(self, planned: np.ndarray, segment: Segment | Crash) -> None:
+    def ask(self) -> np.ndarray:
+        """Note that the actor is asked now, and return the state it is shown."""
         self.query_states.append(self.state)
         self.query_steps.append(self.num_steps)
-        if isinstance(segment, Crash):
-            self.crash = segment.message
-            return
-        carried_out = planned[: len(segment)]
-        self.num_clipped += int((np.abs(carried_out) > 1.0).sum())
-        self.actions.append(np.clip(carried_out, -1.0, 1.0).astype(np.float32))
-        self.success.append(segment.success)
-        self.distance.append(segment.distance)
-        self.num_steps += len(segment)
-        self.state = segment.state[-1]
-        self.succeeded = self.succeeded or bool(segment.success.any())
+        return self.state
+
+    def add(self, planned: np.ndarray | None, answer: Answer) -> None:
+        """Note what came of the actions ``planned`` (N, 4), or of the reset."""
+        segment = answer.segment
+        if planned is None or segment is None:
+            self.distance.append(np.array([answer.distance]))
+        else:
+            carried_out = planned[: len(segment)]
+            self.num_clipped += int((np.abs(carried_out) > 1.0).sum())
+            self.actions.append(np.clip(carried_out, -1.0, 1.0).astype(np.float32))
+            self.success.append(segment.success)
+            self.distance.append(segment.distance)
+            self.num_steps += len(segment)
+            self.succeeded = self.succeeded or bool(segment.success.any())
+        self.state = answer.state
 
     def outcome(self) -> Outcome:
         return Outcome(
@@ -102,10 +118,95 @@ class _Recording:
             distance=np.concatenate(self.distance),
             actions=np.concatenate([np.zeros((0, 4), dtype=np.float32), *self.actions]),
             query_steps=np.array(self.query_steps),
-            query_states=np.array(self.query_states),
+            query_states=np.array(self.query_states).reshape(-1, STATE_DIM),
             clip_fraction=self.num_clipped / max(1, 4 * self.num_steps),
             crash=self.crash,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How a rollout is spread.
+
+    Attributes:
+        num_rows: Environments at the same time.
+        num_lanes: Groups that those of a process are divided into, so that one is simulated while another waits for
+            its actions.
+        reason: Why, with what was measured.
+    """
+
+    num_rows: int
+    num_lanes: int
+    reason: str
+
+
+def choose_num_rows(num_episodes: int, num_workers: int) -> int:
+    """Return how many environments to run at once: all, or in waves of the same size."""
+    per_worker = math.ceil(num_episodes / num_workers)
+    waves = math.ceil(per_worker / MAX_ROWS)
+    return min(num_episodes, num_workers * math.ceil(per_worker / waves))
+
+
+def _choose_lanes(num_rows: int, num_workers: int, planning_s: float, working_s: float) -> Sizes:
+    """Decide from the first chunk: what planning it took, and how long each process then worked on it."""
+    busy = num_workers > 1 and planning_s > _WORTH_HIDING * working_s and num_rows >= 2 * num_workers
+    num_lanes = 2 if busy else 1
+    reason = (
+        f"{num_rows} environments in {num_workers} process{'es' if num_workers > 1 else ''}, "
+        f"{num_lanes} group{'s' if num_lanes > 1 else ''} each: a chunk took {1000 * planning_s:.1f} ms to plan and "
+        f"{1000 * working_s:.1f} ms to carry out"
+    )
+    return Sizes(num_rows=num_rows, num_lanes=num_lanes, reason=reason)
+
+
+class Roll(Protocol):
+    """Rolls out on whatever it was made for."""
+
+    def __call__(
+        self,
+        actor: Actor,
+        starts: Sequence[Start],
+        *,
+        stop_at_success: bool = False,
+        on_episode: Callable[[Outcome], None] = lambda outcome: None,
+    ) -> list[Outcome]:
+        """See :func:`rollout`."""
+        ...
+
+
+def roll_on(simulators: VectorSimulator, num_rows: int = 0, on_sizes: Callable[[Sizes], None] | None = None) -> Roll:
+    """Roll out on the simulators of this machine; see :func:`rollout`."""
+    return functools.partial(rollout, simulators, num_rows=num_rows, on_sizes=on_sizes or (lambda sizes: None))
+
+
+def roll_with(executor: Executor, task: str, engine: str) -> Roll:
+    """Roll out as jobs of an executor, each with its own copy of the actor and a share of the starts."""
+
+    def roll(
+        actor: Actor,
+        starts: Sequence[Start],
+        *,
+        stop_at_success: bool = False,
+        on_episode: Callable[[Outcome], None] = lambda outcome: None,
+    ) -> list[Outcome]:
+        size = min(SHARE, math.ceil(len(starts) / executor.num_workers))
+        shares = [starts[begin : begin + size] for begin in range(0, len(starts), size)]
+        outcomes: list[Outcome] = []
+        for share in executor.map(rollout_share, [(task, engine, actor, share, stop_at_success) for share in shares]):
+            outcomes += share
+            for outcome in share:
+                on_episode(outcome)
+        return outcomes
+
+    return roll
+
+
+def rollout_share(
+    task: str, engine: str, actor: Actor, starts: Sequence[Start], stop_at_success: bool
+) -> list[Outcome]:
+    """Roll out some episodes in whatever process this is."""
+    with VectorSimulator(task, 1, engine=engine, views=actor.views) as simulators:
+        return rollout(simulators, actor, starts, stop_at_success=stop_at_success)
 
 
 def rollout(
@@ -113,28 +214,70 @@ def rollout(
     actor: Actor,
     starts: Sequence[Start],
     *,
+    num_rows: int = 0,
     stop_at_success: bool = False,
     on_episode: Callable[[Outcome], None] = lambda outcome: None,
+    on_sizes: Callable[[Sizes], None] = lambda sizes: None,
 ) -> list[Outcome]:
-    """Let ``actor`` run one episode from each start, to the horizon or (at the end of a chunk) to its first success."""
+    """Let ``actor`` run one episode from each start, to the horizon or (at the end of a chunk) to its first success.
+
+    All environments that wait are planned for together. ``num_rows`` environments run at the same time (0: as many as
+    are worth it); how they are spread is told to ``on_sizes`` once it is known.
+    """
+    assert actor.views == simulators.views, "the simulators draw for another actor"
+    num_rows = num_rows or choose_num_rows(len(starts), simulators.num_workers)
+    sizes: Sizes | None = None
     outcomes: dict[int, Outcome] = {}
     waiting = list(enumerate(starts))[::-1]
     live: dict[int, _Recording] = {}
-    while live or waiting:
-        begun = {row: waiting.pop() for row in range(simulators.num_rows) if row not in live and waiting}
-        resets = simulators.reset({row: start for row, (_, start) in begun.items()})
+    planned: dict[int, np.ndarray] = {}
+    sent_at = planning_s = 0.0
+
+    def begin(rows: Iterable[int]) -> None:
+        begun = {row: waiting.pop() for row in rows if waiting}
         for row, (index, start) in begun.items():
-            state, distance = resets[row]
-            live[row] = _Recording(index, start, state, [np.array([distance])])
+            live[row] = _Recording(index, start)
             actor.begin(row, start)
-        rows = np.array(sorted(live))
-        planned = actor.plan(np.stack([live[row].state for row in rows]), rows)
-        segments = simulators.step(dict(zip(rows.tolist(), planned, strict=True)))
-        for row, chunk in zip(rows.tolist(), planned, strict=True):
+        simulators.reset({row: start for row, (_, start) in begun.items()})
+
+    begin(range(num_rows))
+    arrived: dict[int, Answer] = {}
+    while live:
+        answers = simulators.receive()
+        if sizes is None and planned:
+            sizes = _choose_lanes(num_rows, simulators.num_workers, planning_s, time.perf_counter() - sent_at)
+            on_sizes(sizes)
+        done = []
+        for row, answer in answers.items():
             recording = live[row]
-            recording.add(chunk, segments[row])
-            done = recording.num_steps == HORIZON or (stop_at_success and recording.succeeded)
-            if done or recording.crash is not None:
+            actions = planned.pop(row, None)
+            if isinstance(answer, Crash):
+                recording.crash = answer.message
+            else:
+                recording.add(actions, answer)
+            finished = recording.num_steps == HORIZON or (stop_at_success and recording.succeeded)
+            if finished or recording.crash is not None:
                 outcomes[recording.index] = live.pop(row).outcome()
                 on_episode(outcomes[recording.index])
+                done.append(row)
+            else:
+                assert isinstance(answer, Answer)
+                arrived[row] = answer
+        begin(done)
+        if sizes is None and len(arrived) < len(live):
+            continue  # the first chunk is planned for all at once, and measured
+        if arrived:
+            began = time.perf_counter()
+            rows = sorted(arrived)
+            images = np.stack([arrived[row].images for row in rows]) if actor.views else None  # type: ignore[misc]
+            chunks = actor.plan(np.stack([live[row].ask() for row in rows]), np.array(rows), images)
+            planned |= zip(rows, chunks, strict=True)
+            sent_at = time.perf_counter()
+            planning_s = sent_at - began
+            simulators.seconds["planning"] += planning_s
+            num_lanes = sizes.num_lanes if sizes else 1
+            for lane in range(num_lanes):
+                of_lane = [row for row in rows if row // simulators.num_workers % num_lanes == lane]
+                simulators.step({row: planned[row] for row in of_lane})
+            arrived = {}
     return [outcomes[index] for index in range(len(starts))]

@@ -8,18 +8,17 @@ import numpy as np
 
 from act_kit.eval.actors import PolicyActor
 from act_kit.eval.evaluate import distance_at, success_rate
-from act_kit.eval.rollout import rollout
+from act_kit.eval.rollout import Roll
 from act_kit.policy.policy import Policy
 from act_kit.sim.starts import Start
-from act_kit.sim.vector import VectorSimulator
 from act_kit.training.trainer import Selector, Trial
 
 
-def make_selector(simulators: VectorSimulator, starts: Sequence[Start]) -> Selector:
+def make_selector(roll: Roll, starts: Sequence[Start]) -> Selector:
     """Return what rolls a policy out from ``starts``, each episode to its first success or the horizon."""
 
     def select(policy: Policy) -> Trial:
-        outcomes = rollout(simulators, PolicyActor(policy), starts, stop_at_success=True)
+        outcomes = roll(PolicyActor(policy), starts, stop_at_success=True)
         rate = success_rate(outcomes)
         low, high = rate.interval
         final_distance = float(np.mean([distance_at(outcome, "final") for outcome in outcomes]))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from act_kit.eval.rollout import Outcome
+from act_kit.executors import Executor
 from act_kit.sim.render import RenderSettings, render_episode
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import CONTROL_HZ, get_task
@@ -22,24 +23,24 @@ def choose(outcomes: Sequence[Outcome], num: int) -> list[int]:
 
 
 def record(
-    pool: ProcessPoolExecutor, outcomes: Sequence[Outcome], indices: Sequence[int], settings: RenderSettings, fps: int,
-    folder: Path,
+    executor: Executor, outcomes: Sequence[Outcome], indices: Sequence[int], camera: str, settings: RenderSettings,
+    fps: int, folder: Path,
 ) -> dict[int, Path]:  # fmt: skip
     """Write one mp4 per chosen episode; return the paths by episode."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {i: folder / f"{i:04d}-{'success' if outcomes[i].success_once else 'failure'}.mp4" for i in indices}
-    jobs = [pool.submit(_write, outcomes[i], settings, fps, path) for i, path in paths.items()]
-    for job in jobs:
-        job.result()
+    jobs = [(outcomes[i], camera, settings, fps, path) for i, path in paths.items()]
+    deque(executor.map(write_video, jobs), maxlen=0)
     return paths
 
 
-def _write(outcome: Outcome, settings: RenderSettings, fps: int, path: Path) -> None:
+def write_video(outcome: Outcome, camera: str, settings: RenderSettings, fps: int, path: Path) -> None:
+    """Write one episode, in a process that has a GL library set."""
     import imageio.v2 as imageio
 
     stride = CONTROL_HZ // fps
     steps = np.arange(0, len(outcome) + 1, stride)
-    frames = render_episode(settings, outcome.start, _physics(outcome, stride))
+    frames = render_episode(settings, [camera], outcome.start, _physics(outcome, stride)).images[:, 0]
     # A second of the last frame, so that a looping player shows how it ended.
     writer: Any
     with imageio.get_writer(path, fps=fps, codec="libx264", quality=7, macro_block_size=16) as writer:

@@ -23,10 +23,10 @@ from act_kit.sim.tasks import ACTION_DIM, STATE_DIM
 FORMAT = "act_kit.policy"
 VERSION = 1
 
-QUERY_ROWS = 16
-"""States are always predicted in blocks of this many. Matrix products of one shape give a row the same bits wherever
-it stands in the block and whatever stands beside it; of different shapes they do not (seen, and tested, on the CPU). So
-no result of an evaluation depends on how many environments wait together."""
+QUERY_ROWS = {"cpu": 16, "cuda": 128}
+"""States are always predicted in blocks of this many, by device. Matrix products of one shape give a row the same bits
+wherever it stands in the block and whatever stands beside it; of different shapes they do not (seen, and tested, on the
+CPU). So no result of an evaluation depends on how many environments wait together."""
 
 PROBE_TOLERANCE = 1e-3
 """Largest difference, in units of the action, between the probe's stored and recomputed output."""
@@ -117,15 +117,17 @@ class Policy:
                 "These states hide the goal (their last three numbers are 0), but the policy was trained to see it. "
                 "Make the environment fully observable: env._partially_observable = False."
             )
-        chunks: list[np.ndarray] = []
+        size, on_gpu = QUERY_ROWS[self.device.type], self.device.type == "cuda"
+        chunks: list[torch.Tensor] = []
         with torch.inference_mode():
-            for begin in range(0, len(states), QUERY_ROWS):
-                rows = torch.as_tensor(states[begin : begin + QUERY_ROWS], dtype=torch.float32)
-                block = torch.zeros(QUERY_ROWS, STATE_DIM)
+            for begin in range(0, len(states), size):
+                rows = torch.as_tensor(states[begin : begin + size], dtype=torch.float32)
+                block = torch.zeros(size, STATE_DIM, pin_memory=on_gpu)
                 block[: len(rows)] = rows
-                chunk = self.model.predict(self.normaliser(block.to(self.device)))
-                chunks.append(chunk[: len(rows)].cpu().numpy())
-        return np.concatenate(chunks)
+                chunk = self.model.predict(self.normaliser(block.to(self.device, non_blocking=on_gpu)))
+                chunks.append(chunk[: len(rows)])
+            predicted: np.ndarray = torch.cat(chunks).cpu().numpy()
+        return predicted
 
     def plan(self, states: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Query environments ``rows`` (B,) at states (B, 39); return their next actions (B, N, 4), in [-1, 1]."""

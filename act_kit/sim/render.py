@@ -1,7 +1,8 @@
-"""Pictures of the simulation, made afterwards from recorded physics, in processes of their own.
+"""Pictures of the simulation, drawn from recorded physics or from a simulator, in processes of their own.
 
 MuJoCo binds to one OpenGL library when it is imported, renderers of one process disturb each other, and a driver can
-hang. So a renderer lives in a worker process, and which library works is found out in another one with a timeout.
+hang. So a renderer lives in a worker process, one in each, and which library works is found out in other processes,
+with a timeout.
 """
 
 from __future__ import annotations
@@ -11,56 +12,79 @@ import functools
 import os
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import mujoco
 import numpy as np
 
 from act_kit.errors import RenderError, did_you_mean
+from act_kit.sim.engine import PHYSICS
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start
-from act_kit.sim.workers import make_pool
 
 CAMERAS = ("topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV")
 _ROTATED = frozenset({"corner", "corner2", "corner3", "corner4"})
 
-INSTALL_HINT = "no OpenGL library works here; for videos: apt-get install libegl1 libopengl0 libgl1-mesa-dri"
+INSTALL_HINT = "no OpenGL library works here; for pictures: apt-get install libegl1 libopengl0 libgl1-mesa-dri"
+
+_MESA_VENDOR = Path("/usr/share/glvnd/egl_vendor.d/50_mesa.json")
+_SOFTWARE = ("llvmpipe", "softpipe", "swrast")
+_PROBE_TIMEOUT_S = 60
+
+
+def check_cameras(cameras: Sequence[str]) -> None:
+    """Raise :class:`RenderError` unless Meta-World has every one of these cameras, and none is named twice."""
+    for camera in cameras:
+        if camera not in CAMERAS:
+            raise RenderError(
+                f"'{camera}' is not a camera; there are {', '.join(CAMERAS)}.{did_you_mean(camera, CAMERAS)}"
+            )
+    if len(set(cameras)) < len(cameras):
+        raise RenderError(f"A camera is named twice: {', '.join(cameras)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RenderSettings:
-    """All that decides what a frame looks like.
+    """All that decides what a camera's frame looks like.
 
     Shadows, reflections and multisampling are off: in software they take 310 ms of a frame's 330.
     """
 
-    camera: str = "corner4"
-    size_px: int = 128
+    height_px: int = 128
+    width_px: int = 128
     shadows: bool = False
     reflections: bool = False
     multisampling: int = 0
 
     def __post_init__(self) -> None:
-        if self.camera not in CAMERAS:
-            raise RenderError(
-                f"'{self.camera}' is not a camera; there are {', '.join(CAMERAS)}.{did_you_mean(self.camera, CAMERAS)}"
-            )
-        if not 16 <= self.size_px <= 1024:
-            raise RenderError(f"A frame of {self.size_px} px is out of range: 16 to 1024.")
+        if not 16 <= self.height_px <= 1024 or not 16 <= self.width_px <= 1024:
+            raise RenderError(f"A frame of {self} is out of range: 16 to 1024 px.")
+
+    def __str__(self) -> str:
+        return f"{self.height_px}x{self.width_px}"
+
+    @classmethod
+    def of_size(cls, size: str) -> RenderSettings:
+        """Return settings for a size as ``--size`` takes it: ``128``, or ``480x640`` for height and width."""
+        parts = size.split("x")
+        if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+            raise RenderError(f"'{size}' is not a size. Write 128, or 480x640 for height and width in pixels.")
+        return cls(height_px=int(parts[0]), width_px=int(parts[-1]))
 
 
 class Renderer:
-    """Draws recorded physics of one task. One per process, never closed while the process renders."""
+    """Draws the simulators of one task. One per process, never closed while the process renders."""
 
-    def __init__(self, task: str, settings: RenderSettings) -> None:
-        import mujoco
-
-        self.simulator = Simulator(task)
+    def __init__(self, model: mujoco.MjModel, settings: RenderSettings) -> None:
         self.settings = settings
-        model = self.simulator.env.model
+        self._model = model
+        self._data = mujoco.MjData(model)
         model.vis.quality.offsamples = settings.multisampling
-        model.vis.global_.offwidth = model.vis.global_.offheight = max(settings.size_px, 64)
-        self._renderer = mujoco.Renderer(model, height=settings.size_px, width=settings.size_px)
+        model.vis.global_.offwidth = max(settings.width_px, 64)
+        model.vis.global_.offheight = max(settings.height_px, 64)
+        self._renderer = mujoco.Renderer(model, height=settings.height_px, width=settings.width_px)
         # Left to the interpreter's end, it is freed after the library it needs, with a page of complaints.
         atexit.register(self._renderer.close)
         self._flags = {
@@ -68,25 +92,46 @@ class Renderer:
             int(mujoco.mjtRndFlag.mjRND_REFLECTION): settings.reflections,
         }
 
-    def frames(self, start: Start, physics: np.ndarray) -> np.ndarray:
-        """Draw T recorded states, float64 (T, P), of an episode from ``start``; uint8 (T, size, size, 3).
+    def draw(self, simulator: Simulator, physics: np.ndarray, cameras: Sequence[str]) -> np.ndarray:
+        """Draw a state, float64 (P,), of the episode that ``simulator`` was reset to; uint8 (C, H, W, 3).
+
+        The simulator itself stays as it is, but for its model's being taken.
 
         Raises:
             RenderError: A frame came out blank.
         """
-        self.simulator.reset(start)  # the start also moves bodies of the model, which the physics do not hold
-        frames = np.stack([self._frame(row) for row in physics])
-        if frames.reshape(len(frames), -1).std(axis=1).min() < 1.0:
-            raise RenderError(f"Blank frames from camera {self.settings.camera} (MUJOCO_GL={os.environ['MUJOCO_GL']}).")
+        simulator.engine.take_model()
+        mujoco.mj_setState(self._model, self._data, physics.copy(), PHYSICS)  # MuJoCo takes no read-only array
+        mujoco.mj_forward(self._model, self._data)
+        frames = np.stack([self._frame(camera) for camera in cameras])
+        if frames.reshape(len(cameras), -1).std(axis=1).min() < 1.0:
+            raise RenderError(f"Blank frames from {', '.join(cameras)} (MUJOCO_GL={os.environ.get('MUJOCO_GL')}).")
         return frames
 
-    def _frame(self, physics: np.ndarray) -> np.ndarray:
-        self.simulator.set_physics(physics)
-        self._renderer.update_scene(self.simulator.env.data, camera=self.settings.camera)
+    def _frame(self, camera: str) -> np.ndarray:
+        self._renderer.update_scene(self._data, camera=camera)
         for flag, value in self._flags.items():
             self._renderer.scene.flags[flag] = value
         frame: np.ndarray = self._renderer.render()
-        return frame[::-1, ::-1] if self.settings.camera in _ROTATED else frame
+        return frame[::-1, ::-1] if camera in _ROTATED else frame
+
+
+@dataclass(frozen=True)
+class Gl:
+    """An OpenGL library that draws.
+
+    Attributes:
+        backend: MuJoCo's name for it: egl or osmesa.
+        renderer: What it calls itself, ``GL_RENDERER``: a GPU, or llvmpipe for software.
+        environment: The variables that choose it; they must be set before MuJoCo is imported.
+    """
+
+    backend: str
+    renderer: str
+    environment: dict[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.backend} on {self.renderer}"
 
 
 _PROBE = """
@@ -104,47 +149,82 @@ print("GL_RENDERER:", GL.glGetString(GL.GL_RENDERER).decode())
 """
 
 
+def _probe(environment: dict[str, str], num: int = 1) -> str | None:
+    """Draw in ``num`` processes at once; return what the library calls itself, or None if one fails or hangs."""
+    probes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _PROBE], env={**os.environ, **environment}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )
+        for _ in range(num)
+    ]  # fmt: skip
+    try:
+        outputs = [probe.communicate(timeout=_PROBE_TIMEOUT_S)[0] for probe in probes]
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        for probe in probes:
+            probe.kill()
+            probe.communicate()
+    if any(probe.returncode for probe in probes):
+        return None
+    return outputs[0].rpartition("GL_RENDERER: ")[2].strip()
+
+
 @functools.cache
-def find_gl() -> tuple[str, str]:
-    """Find an OpenGL back end that draws: ``("egl", "llvmpipe (LLVM …)")``. A set ``MUJOCO_GL`` is the only one tried.
+def find_gl(num_processes: int = 1) -> Gl:
+    """Find an OpenGL library that draws, in so many processes at once: a GPU's, else Mesa's, else OSMesa.
+
+    A set ``MUJOCO_GL`` is the only one tried. Several renderers at once have been seen to hang on a GPU where one
+    works; software is not tried twice.
 
     Raises:
         RenderError: None works; the message says which package to install.
     """
     wanted = os.environ.get("MUJOCO_GL")
-    for backend in [wanted] if wanted else ["egl", "osmesa"]:
-        try:
-            probe = subprocess.run(
-                [sys.executable, "-c", _PROBE],
-                env={**os.environ, "MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend},
-                capture_output=True,
-                text=True,
-                timeout=60,
-            )
-        except subprocess.TimeoutExpired:
+    choices: list[dict[str, str]] = [{"MUJOCO_GL": wanted or "egl", "PYOPENGL_PLATFORM": wanted or "egl"}]
+    if not wanted:
+        if _MESA_VENDOR.exists():
+            choices.append({**choices[0], "__EGL_VENDOR_LIBRARY_FILENAMES": str(_MESA_VENDOR)})
+        choices.append({"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa"})
+    for environment in choices:
+        renderer = _probe(environment)
+        if renderer is None:
             continue
-        if probe.returncode == 0:
-            return backend, probe.stdout.rpartition("GL_RENDERER: ")[2].strip()
+        if num_processes > 1 and not renderer.startswith(_SOFTWARE) and _probe(environment, num_processes) is None:
+            continue
+        return Gl(environment["MUJOCO_GL"], renderer, environment)
     raise RenderError(INSTALL_HINT)
 
 
-def make_render_pool(num_workers: int) -> ProcessPoolExecutor:
-    """Start worker processes bound to the OpenGL library that :func:`find_gl` found."""
-    backend, _ = find_gl()
-    # Inherited, so that it holds before anything a worker unpickles can import MuJoCo.
-    os.environ.update(MUJOCO_GL=backend, PYOPENGL_PLATFORM=backend)
-    return make_pool(num_workers)
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """The pictures of an episode.
+
+    Attributes:
+        images: uint8 (T, C, H, W, 3), by step and camera.
+        renderer: ``GL_RENDERER`` of who drew them.
+    """
+
+    images: np.ndarray
+    renderer: str
 
 
 @functools.lru_cache(maxsize=1)
-def _renderer(task: str, settings: RenderSettings) -> Renderer:
-    return Renderer(task, settings)
+def _stage(task: str, settings: RenderSettings) -> tuple[Simulator, Renderer]:
+    simulator = Simulator(task)
+    return simulator, Renderer(simulator.engine.model, settings)
 
 
-def render_episode(settings: RenderSettings, start: Start, physics: np.ndarray) -> np.ndarray:
-    """Render in a worker of :func:`make_render_pool`, which keeps its renderer; see :meth:`Renderer.frames`."""
-    return _renderer(start.task, settings).frames(start, physics)
+def render_episode(settings: RenderSettings, cameras: Sequence[str], start: Start, physics: np.ndarray) -> Frames:
+    """Draw T recorded states, float64 (T, P), of an episode from ``start``, in a process that has a GL library set."""
+    from OpenGL import GL
+
+    simulator, renderer = _stage(start.task, settings)
+    simulator.reset(start)  # the start also moves bodies of the model, which the physics do not hold
+    images = np.stack([renderer.draw(simulator, row, cameras) for row in physics])
+    return Frames(images=images, renderer=GL.glGetString(GL.GL_RENDERER).decode())
 
 
 if __name__ == "__main__":
-    print(*find_gl())
+    print(find_gl())

@@ -1,60 +1,36 @@
-"""Meta-World as a simulator that resets to exactly the start it is told, and steps a chunk of actions at a time.
-
-Meta-World's own seeding cannot be trusted (``reset(seed=…)`` is ignored, an unfrozen reset draws twice and leaves
-stale kinematics behind in twelve tasks), so the environment is always frozen to a start drawn by us.
-"""
+"""Meta-World as a simulator that resets to exactly the start it is told, and steps a chunk of actions at a time."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import mujoco
 import numpy as np
 
-from act_kit.sim.distance import MEASURES
+from act_kit.errors import ConfigError, did_you_mean
+from act_kit.sim.engine import PHYSICS, Engine, Segment, get_physics
+from act_kit.sim.fast import FastEngine
+from act_kit.sim.reference import ReferenceEngine
 from act_kit.sim.starts import Start
-from act_kit.sim.tasks import HORIZON, get_task
+from act_kit.sim.tasks import HORIZON, STATE_DIM, get_task
 
-_PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
+ENGINES: dict[str, Callable[[str], Engine]] = {"fast": FastEngine, "reference": ReferenceEngine}
+"""Engines by the name that ``sim.engine`` takes. They give the same numbers; ``reference`` is Meta-World's own code."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Segment:
-    """What T consecutive actions led to; row t is what was seen after action t.
-
-    Attributes:
-        state: float64 (T, 39), the Meta-World observation with the goal visible.
-        reward: float64 (T,), Meta-World's dense reward, 0 to 10.
-        success: bool (T,), the benchmark's success at that step.
-        distance: float64 (T,), see :mod:`act_kit.sim.distance`.
-    """
-
-    state: np.ndarray
-    reward: np.ndarray
-    success: np.ndarray
-    distance: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.success)
+def check_engine(name: str) -> None:
+    """Raise :class:`ConfigError` unless there is an engine of that name."""
+    if name not in ENGINES:
+        raise ConfigError(f"sim.engine={name}: there is {', '.join(ENGINES)}.{did_you_mean(name, ENGINES)}")
 
 
 class Simulator:
     """One Meta-World task, reset to starts and stepped by chunks; bit-exact from the same start and actions."""
 
-    def __init__(self, task: str) -> None:
-        from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # 1 s: only who simulates pays for it
-
+    def __init__(self, task: str, engine: str = "fast") -> None:
+        check_engine(engine)
         self.task = get_task(task)
-        self._measure = MEASURES[self.task.distance]
-        env: Any = ALL_V3_ENVIRONMENTS[task]()
-        env._partially_observable = False
-        # The observation space was cached with the goal hidden; `step` would clip the goal to zero.
-        del env.sawyer_observation_space
-        env._set_task_called = True
-        env._freeze_rand_vec = True
-        self.env = env
-        self._scratch = mujoco.MjData(env.model)
+        self.engine = ENGINES[engine](task)
         self.num_steps = 0
         self.state = np.full(39, np.nan)
         self.distance = np.nan
@@ -72,60 +48,32 @@ class Simulator:
         """
         start.check_is_of(self.task.name)
         self.task.check(start.array)
-        self.env._last_rand_vec = start.array
-        self.state, _ = self.env.reset()
-        self.distance = self._initial_distance()
+        self.state, self.distance = self.engine.reset(start.array)
         self.num_steps = 0
         return self.state
 
-    def _initial_distance(self) -> float:
-        """Measure the distance at reset, where Meta-World's first state still shows some objects where they were.
+    def step_chunk(self, actions: np.ndarray, *, rewards: bool = False) -> Segment:
+        """Carry out ``actions``, float32 (T, 4), clipped to [-1, 1], or as many as the horizon still allows.
 
-        The kinematics are brought up to date in a copy: in the original that would change the last bits of what
-        follows.
+        ``rewards`` asks for Meta-World's dense reward too, which takes longer than the step itself.
         """
-        env, data = self.env, self.env.data
-        env.data = self._scratch
-        try:
-            mujoco.mj_setState(env.model, env.data, self._get_physics(data), _PHYSICS)
-            mujoco.mj_forward(env.model, env.data)
-            return self._measure(env, env._get_curr_obs_combined_no_goal())
-        finally:
-            env.data = data
-
-    def step_chunk(self, actions: np.ndarray) -> Segment:
-        """Carry out ``actions``, float32 (T, 4), clipped to [-1, 1], or as many as the horizon still allows."""
-        actions = np.clip(np.asarray(actions, dtype=np.float32), -1.0, 1.0)[: self.steps_left]
-        num = len(actions)
-        segment = Segment(
-            state=np.empty((num, 39)), reward=np.empty(num), success=np.empty(num, dtype=bool), distance=np.empty(num)
-        )
-        for t, action in enumerate(actions):
-            state, reward, _, _, info = self.env.step(action)
-            segment.state[t] = state
-            segment.reward[t] = reward
-            segment.success[t] = bool(info["success"])
-            segment.distance[t] = self._measure(self.env, state)
-        if num:
-            self.num_steps += num
-            self.state, self.distance = segment.state[-1], float(segment.distance[-1])
+        actions = np.minimum(np.maximum(np.asarray(actions[: self.steps_left], dtype=np.float32), -1.0), 1.0)
+        if not len(actions):
+            nothing = np.empty(0)
+            return Segment(
+                state=np.empty((0, STATE_DIM)), success=nothing.astype(bool), distance=nothing,
+                reward=nothing if rewards else None,
+            )  # fmt: skip
+        segment = self.engine.step(actions, rewards=rewards)
+        self.num_steps += len(segment)
+        self.state, self.distance = segment.state[-1], float(segment.distance[-1])
         return segment
 
     @property
     def physics_dim(self) -> int:
         """P: numbers in MuJoCo's full integration state."""
-        return int(mujoco.mj_stateSize(self.env.model, _PHYSICS))
+        return int(mujoco.mj_stateSize(self.engine.model, PHYSICS))
 
     def physics(self) -> np.ndarray:
         """Return MuJoCo's full integration state, float64 (P,); with the start, all that a picture needs."""
-        return self._get_physics(self.env.data)
-
-    def _get_physics(self, data: mujoco.MjData) -> np.ndarray:
-        physics = np.empty(self.physics_dim)
-        mujoco.mj_getState(self.env.model, data, physics, _PHYSICS)
-        return physics
-
-    def set_physics(self, physics: np.ndarray) -> None:
-        """Put MuJoCo into a state that :meth:`physics` returned, for rendering; stepping on from it is undefined."""
-        mujoco.mj_setState(self.env.model, self.env.data, physics, _PHYSICS)
-        mujoco.mj_forward(self.env.model, self.env.data)
+        return get_physics(self.engine.model, self.engine.data)

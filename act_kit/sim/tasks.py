@@ -205,6 +205,23 @@ ML45_TEST = frozenset(f"{name}-v3" for name in ["bin-picking", "box-close", "han
 def get_task(name: str) -> Task:
     """Return the task called ``name``, or raise :class:`TaskError` with the closest name there is."""
     if name not in TASKS:
-        hint = did_you_mean(name, TASKS) or f" There are {len(TASKS)}, from {_TABLE[0].name} to {_TABLE[-1].name}."
+        hint = (
+            did_you_mean(name, [*TASKS, *BENCHMARKS])
+            or f" There are {len(TASKS)}, from {_TABLE[0].name} to {_TABLE[-1].name}."
+        )
         raise TaskError(f"'{name}' is not a Meta-World task.{hint}")
     return TASKS[name]
+
+
+BENCHMARKS = ("MT10", "MT50", "ML45-train", "ML45-test")
+
+
+def expand_tasks(text: str) -> list[str]:
+    """Return the tasks that ``text`` names: one, several (``reach-v3,push-v3``), or a benchmark's (``MT10``)."""
+    names: list[str] = []
+    for part in text.split(","):
+        if part in BENCHMARKS:
+            names += [task.name for task in _TABLE if part in task.benchmarks]
+        else:
+            names.append(get_task(part).name)
+    return list(dict.fromkeys(names))

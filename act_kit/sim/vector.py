@@ -1,121 +1,225 @@
-"""Many simulators of one task, spread over processes, stepped together: one message per process and chunk."""
+"""Many simulators of one task, spread over processes: one message per process and chunk, answered when it is done."""
 
 from __future__ import annotations
 
 import multiprocessing
+import queue
+import threading
+import time
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from act_kit.errors import WorkerError
-from act_kit.sim.simulator import Segment, Simulator
+from act_kit.sim.engine import Segment
+from act_kit.sim.render import Renderer, RenderSettings, find_gl
+from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start
-from act_kit.sim.workers import init_worker
+from act_kit.sim.workers import environment, init_worker
 
 
 @dataclass(frozen=True)
 class Crash:
-    """What a row returns instead of a segment when its simulation broke down."""
+    """What a row answers instead of a segment when its simulation broke down."""
 
     message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """The cameras of a policy, whose pictures are drawn where the simulators are.
+
+    Attributes:
+        cameras: Their names, in the order of the images.
+        settings: What a frame looks like.
+    """
+
+    cameras: tuple[str, ...]
+    settings: RenderSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a row answers to a reset or to a chunk of actions.
+
+    Attributes:
+        state: float64 (39,), after it.
+        distance: After it.
+        segment: What happened on the way; None after a reset.
+        images: uint8 (C, H, W, 3), after it; None without views, and at the horizon, where nobody looks any more.
+    """
+
+    state: np.ndarray
+    distance: float
+    segment: Segment | None
+    images: np.ndarray | None
+
+
+_Method = Literal["reset", "step"]
 
 
 class _Rows:
     """The simulators of one process, built when first reset."""
 
-    def __init__(self, task: str) -> None:
-        self.task = task
+    def __init__(self, task: str, engine: str, views: Views | None) -> None:
+        self._task = task
+        self._engine = engine
+        self._views = views
         self._simulators: dict[int, Simulator] = {}
+        self._renderer: Renderer | None = None
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    def reset(self, starts: Mapping[int, Start]) -> dict[int, tuple[np.ndarray, float]]:
-        outcome = {}
-        for row, start in starts.items():
+    def answer(self, method: _Method, arguments: Mapping[int, Any]) -> dict[int, Answer | Crash]:
+        """Carry out one message."""
+        return {row: self._answer(method, row, argument) for row, argument in arguments.items()}
+
+    def _answer(self, method: _Method, row: int, argument: Any) -> Answer | Crash:
+        began = time.perf_counter()
+        segment = None
+        if method == "reset":
             if row not in self._simulators:
-                self._simulators[row] = Simulator(self.task)
-            outcome[row] = self._simulators[row].reset(start), self._simulators[row].distance
-        return outcome
+                self._simulators[row] = Simulator(self._task, self._engine)
+            simulator = self._simulators[row]
+            simulator.reset(argument)
+        else:
+            simulator = self._simulators[row]
+            try:
+                segment = simulator.step_chunk(argument)
+            except Exception as error:
+                # One unstable simulation must not take the others of its process with it. Its row starts afresh.
+                del self._simulators[row]
+                return Crash(f"{type(error).__name__}: {error}")
+        simulated = time.perf_counter()
+        images = self._draw(simulator) if self._views and simulator.steps_left else None
+        self.seconds["simulating"] += simulated - began
+        self.seconds["rendering"] += time.perf_counter() - simulated
+        return Answer(state=simulator.state, distance=simulator.distance, segment=segment, images=images)
 
-    def step(self, actions: Mapping[int, np.ndarray]) -> dict[int, Segment | Crash]:
-        return {row: self._step(row, chunk) for row, chunk in actions.items()}
-
-    def _step(self, row: int, chunk: np.ndarray) -> Segment | Crash:
-        try:
-            return self._simulators[row].step_chunk(chunk)
-        except Exception as error:
-            # One unstable simulation must not take the others of its process with it. Its row starts afresh.
-            del self._simulators[row]
-            return Crash(f"{type(error).__name__}: {error}")
+    def _draw(self, simulator: Simulator) -> np.ndarray:
+        assert self._views is not None
+        if self._renderer is None:
+            self._renderer = Renderer(simulator.engine.model, self._views.settings)
+        return self._renderer.draw(simulator, simulator.physics(), self._views.cameras)
 
 
-def _serve(task: str, connection: Connection) -> None:
+def _serve(task: str, engine: str, views: Views | None, connection: Connection) -> None:
     init_worker()
-    rows = _Rows(task)
-    while True:
+    rows = _Rows(task, engine, views)
+    # Read ahead: whoever sends the next message must not have to wait until this one is answered.
+    messages: queue.SimpleQueue[tuple[_Method, Mapping[int, Any]] | None] = queue.SimpleQueue()
+
+    def read() -> None:
         try:
-            method, arguments = connection.recv()
-        except EOFError:
-            return
+            while True:
+                messages.put(connection.recv())
+        except (EOFError, OSError):
+            messages.put(None)
+
+    threading.Thread(target=read, daemon=True, name="read").start()
+    while (message := messages.get()) is not None:
         try:
-            connection.send(getattr(rows, method)(arguments))
+            answers: dict[int, Answer | Crash] | Exception = rows.answer(*message)
         except Exception as error:
-            connection.send(error)
+            answers = error
+        connection.send((answers, dict(rows.seconds)))
+        rows.seconds.clear()
 
 
 class VectorSimulator:
-    """Simulators by row. Row r lives in process ``r % num_workers``; with one worker, in this process."""
+    """Simulators by row. Row r lives in process ``r % num_workers``; with one worker and no views, in this process.
 
-    def __init__(self, task: str, num_rows: int, num_workers: int) -> None:
+    ``reset`` and ``step`` return at once; ``receive`` returns what has been answered. Those of one process are carried
+    out in their order.
+
+    Attributes:
+        seconds: Where the processes spent their time since this was made: simulating, rendering.
+    """
+
+    def __init__(self, task: str, num_workers: int, *, engine: str = "fast", views: Views | None = None) -> None:
         self.task = task
-        self.num_rows = num_rows
-        self.num_workers = min(num_workers, num_rows)
+        self.num_workers = num_workers
+        self.views = views
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._num_asked = 0
         self._own: _Rows | None = None
+        self._inbox: deque[tuple[_Method, Mapping[int, Any]]] = deque()
         self._workers: list[tuple[BaseProcess, Connection]] = []
-        if self.num_workers == 1:
-            self._own = _Rows(task)
+        if num_workers == 1 and views is None:
+            self._own = _Rows(task, engine, views)
             return
         context = multiprocessing.get_context("spawn")
-        for _ in range(self.num_workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(task, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            self._workers.append((process, ours))
+        with environment(find_gl(num_workers).environment if views else {}):
+            for _ in range(num_workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(task, engine, views, theirs), daemon=True)
+                process.start()
+                theirs.close()
+                self._workers.append((process, ours))
 
-    def reset(self, starts: Mapping[int, Start]) -> dict[int, tuple[np.ndarray, float]]:
-        """Reset rows to starts; return each one's state, float64 (39,), and distance."""
-        return self._call("reset", starts)
+    def reset(self, starts: Mapping[int, Start]) -> None:
+        """Reset rows to starts."""
+        self._ask("reset", starts)
 
-    def step(self, actions: Mapping[int, np.ndarray]) -> dict[int, Segment | Crash]:
-        """Step rows by chunks (N, 4), all processes at the same time."""
-        return self._call("step", actions)
+    def step(self, chunks: Mapping[int, np.ndarray]) -> None:
+        """Step rows by chunks of actions (N, 4)."""
+        self._ask("step", chunks)
 
-    def _call(self, method: str, arguments: Mapping[int, Any]) -> dict[int, Any]:
+    def _ask(self, method: _Method, arguments: Mapping[int, Any]) -> None:
         if self._own is not None:
-            own: dict[int, Any] = getattr(self._own, method)(arguments)
-            return own
-        shares: dict[Connection, dict[int, Any]] = {}
-        for row, value in arguments.items():
-            shares.setdefault(self._workers[row % self.num_workers][1], {})[row] = value
+            if arguments:
+                self._inbox.append((method, arguments))
+            return
+        shares: dict[int, dict[int, Any]] = {}
+        for row, argument in arguments.items():
+            shares.setdefault(row % self.num_workers, {})[row] = argument
         try:
-            for connection, share in shares.items():
-                connection.send((method, share))
-            replies = [connection.recv() for connection in shares]
-        except (EOFError, ConnectionError) as error:
-            raise WorkerError(self.task) from error
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return {row: value for reply in replies for row, value in reply.items()}
+            for worker, share in shares.items():
+                self._workers[worker][1].send((method, share))
+                self._num_asked += 1
+        except (EOFError, OSError) as error:
+            raise WorkerError(f"simulated {self.task}") from error
+
+    def receive(self) -> dict[int, Answer | Crash]:
+        """Wait for the next answers and return all there are, by row; empty if nothing was asked."""
+        if self._own is not None:
+            answers = self._own.answer(*self._inbox.popleft()) if self._inbox else {}
+            self._note(self._own.seconds)
+            self._own.seconds.clear()
+            return answers
+        answers = {}
+        if self._num_asked:
+            connections = [connection for _, connection in self._workers]
+            for connection in wait(connections):
+                answers |= self._receive(connection)
+        return answers
+
+    def _receive(self, connection: Any) -> dict[int, Answer | Crash]:
+        try:
+            answers, seconds = connection.recv()
+        except (EOFError, OSError) as error:
+            raise WorkerError(f"simulated {self.task}") from error
+        self._num_asked -= 1
+        if isinstance(answers, Exception):
+            raise answers
+        self._note(seconds)
+        received: dict[int, Answer | Crash] = answers
+        return received
+
+    def _note(self, seconds: Mapping[str, float]) -> None:
+        for what, spent in seconds.items():
+            self.seconds[what] += spent
 
     def close(self) -> None:
         """End the processes."""
-        for process, connection in self._workers:
+        for _, connection in self._workers:
             connection.close()
+        for process, _ in self._workers:
             process.join(timeout=10)
         self._workers = []
 

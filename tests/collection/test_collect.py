@@ -17,16 +17,12 @@ from act_kit.collection.collect import collect, collect_episode
 from act_kit.config import CollectConfig, compose
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
+from act_kit.executors import LocalExecutor
 from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import StartLaw
 
-from tests.conftest import make_dataset
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    """Return every file of a folder."""
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+from tests.conftest import SERIAL, contents, make_dataset
 
 
 def config(**flags: object) -> CollectConfig:
@@ -35,8 +31,9 @@ def config(**flags: object) -> CollectConfig:
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 def test_two_processes_write_the_bytes_of_one(tmp_path: Path, noise: float) -> None:
-    collect(config(noise=noise), tmp_path / "one", num_workers=1)
-    collect(config(noise=noise), tmp_path / "two", num_workers=2)
+    collect(config(noise=noise), tmp_path / "one", executor=SERIAL)
+    with LocalExecutor(2) as executor:
+        collect(config(noise=noise), tmp_path / "two", executor=executor)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
@@ -50,30 +47,33 @@ class Interrupt(Exception):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
     """A collection in which some attempts failed."""
-    store = collect(SHELF, tmp_path_factory.mktemp("whole") / "data", num_workers=1)
+    store = collect(SHELF, tmp_path_factory.mktemp("whole") / "data", executor=SERIAL)
     assert len(store.attempts()) > store.num_episodes, "no attempt failed: the tests below would show nothing"
     return store
 
 
 @pytest.mark.parametrize("after", [16, 18])
-def test_interrupted_and_resumed_it_is_the_same_dataset(tmp_path: Path, whole: EpisodeStore, after: int) -> None:
+def test_interrupted_and_resumed_it_is_the_same_dataset(
+    tmp_path: Path, whole: EpisodeStore, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stopped at a commit, and just after one."""
+    monkeypatch.setattr(module, "COMMIT_EVERY", 16)
 
     def stop(progress: module.Progress) -> None:
         if progress.num_attempts == after:
             raise Interrupt
 
     with pytest.raises(Interrupt):
-        collect(SHELF, tmp_path / "parts", num_workers=1, on_progress=stop)
+        collect(SHELF, tmp_path / "parts", executor=SERIAL, on_progress=stop)
     assert len(EpisodeStore.open(tmp_path / "parts").attempts()) == after
     assert EpisodeStore.open(tmp_path / "parts").fingerprint is None
-    collect(SHELF, tmp_path / "parts", num_workers=1, resume=True)
+    collect(SHELF, tmp_path / "parts", executor=SERIAL, resume=True)
     assert contents(tmp_path / "parts") == contents(whole.path)
 
 
 def test_interrupted_within_a_commit_nothing_is_there_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = config(n=10)
-    collect(wanted, tmp_path / "whole", num_workers=1)
+    collect(wanted, tmp_path / "whole", executor=SERIAL)
     original, calls = EpisodeStore._extend, []
 
     def break_at(self: EpisodeStore, name: str, rows: np.ndarray, at: int) -> None:
@@ -84,17 +84,17 @@ def test_interrupted_within_a_commit_nothing_is_there_twice(tmp_path: Path, monk
 
     monkeypatch.setattr(EpisodeStore, "_extend", break_at)
     with pytest.raises(Interrupt):
-        collect(wanted, tmp_path / "parts", num_workers=1)
+        collect(wanted, tmp_path / "parts", executor=SERIAL)
     monkeypatch.undo()
     torn = EpisodeStore.open(tmp_path / "parts")
     assert torn.num_episodes in (0, 10)
-    collect(wanted, tmp_path / "parts", num_workers=1, resume=True)
+    collect(wanted, tmp_path / "parts", executor=SERIAL, resume=True)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_killed_for_real_it_resumes_to_the_same_bytes(tmp_path: Path, kill: signal.Signals) -> None:
-    command = [sys.executable, "-c", "from act_kit.cli import main; main()", "collect", "--task", "reach-v3", "--n", "60"]
+    command = [sys.executable, "-c", "from act_kit.cli import main; main()", "collect", "--task", "reach-v3", "--n", "150"]
     killed = subprocess.Popen(
         [*command, "--out", str(tmp_path / "parts"), "--workers", "2"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -110,20 +110,20 @@ def test_killed_for_real_it_resumes_to_the_same_bytes(tmp_path: Path, kill: sign
         assert "--resume" in output
         assert "Traceback" not in output
     partial = EpisodeStore.open(tmp_path / "parts")
-    assert 0 < partial.num_episodes < 60
+    assert 0 < partial.num_episodes < 150
     assert partial.episodes()[-1].success_step >= 0
     resumed = subprocess.run(
         [*command, "--out", str(tmp_path / "parts"), "--workers", "2", "--resume"], capture_output=True, text=True
     )
     assert resumed.returncode == 0, resumed.stderr
-    collect(config(n=60), tmp_path / "whole", num_workers=1)
+    collect(config(n=150), tmp_path / "whole", executor=SERIAL)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
 def test_resuming_otherwise_is_refused_with_the_command_that_would_go_on(tmp_path: Path) -> None:
     make_dataset(tmp_path / "data", n=2)
     with pytest.raises(DatasetError, match=r"begun otherwise.*--seed 0.*--resume"):
-        collect(config(n=2, seed=1), tmp_path / "data", num_workers=1, resume=True)
+        collect(config(n=2, seed=1), tmp_path / "data", executor=SERIAL, resume=True)
 
 
 def test_noise_disturbs_what_is_done_and_leaves_the_label_clean() -> None:

@@ -9,17 +9,31 @@ import zarr
 
 from act_kit.collection.replay import replay
 from act_kit.datasets.store import EpisodeStore
+from act_kit.executors import LocalExecutor
 
-from tests.conftest import make_dataset
+from tests.conftest import SERIAL, make_dataset
 
 
 def test_recorded_episodes_replay_to_the_bit(reach_store: EpisodeStore) -> None:
-    assert all(result.first_difference is None for result in replay(reach_store, num_workers=2))
+    with LocalExecutor(2) as executor:
+        results = replay(reach_store, executor=executor)
+    assert [result.index for result in results] == list(range(10))
+    assert all(result.first_difference is None for result in results)
 
 
 def test_noisy_episodes_replay_by_what_was_executed(tmp_path: Path) -> None:
     store = make_dataset(tmp_path / "data", n=2, noise=0.3)
-    assert all(result.first_difference is None for result in replay(store, num_workers=1))
+    assert all(result.first_difference is None for result in replay(store, executor=SERIAL))
+
+
+def test_rewards_are_recorded_when_asked_for_and_replay_too(tmp_path: Path) -> None:
+    assert make_dataset(tmp_path / "without", n=2).episodes()[0].reward is None
+    store = make_dataset(tmp_path / "with", n=2, rewards=True)
+    reward = store.episodes()[1].reward
+    assert reward is not None
+    assert reward.max() == 10
+    assert "rewards=true" in store.info.command
+    assert all(result.first_difference is None for result in replay(store, executor=SERIAL))
 
 
 def test_one_changed_bit_is_found(tmp_path: Path) -> None:
@@ -28,6 +42,6 @@ def test_one_changed_bit_is_found(tmp_path: Path) -> None:
     assert isinstance(state, zarr.Array)
     value = np.asarray(state[20, 5])
     state[20, 5] = np.nextafter(value, 1)
-    first, second = replay(EpisodeStore.open(tmp_path / "data"), num_workers=1)
+    first, second = replay(EpisodeStore.open(tmp_path / "data"), executor=SERIAL)
     assert (first.first_difference, first.field) == (20, "state")
     assert second.first_difference is None

@@ -18,6 +18,7 @@ from act_kit.eval.evaluate import Episode, Evaluation, evaluate
 from act_kit.eval.evalset import EvalSet, check_disjoint, evalset_from, make_evalset
 from act_kit.eval.report import summarise, write_results
 from act_kit.eval.rollout import Outcome
+from act_kit.eval.rollout import roll_on
 from act_kit.eval.selection import make_selector
 from act_kit.eval.statistics import Rate
 from act_kit.eval.video import choose
@@ -31,8 +32,8 @@ CONFIG = compose("eval", EvalConfig, ["episodes=3", "control_episodes=2", "demon
 @pytest.fixture(scope="module")
 def evaluation(tiny_run: Path) -> Evaluation:
     policy = Policy.load(tiny_run)
-    with VectorSimulator("reach-v3", 3, 1) as simulators:
-        return evaluate(policy, evalset_from("fresh", policy.contract, CONFIG), CONFIG, simulators=simulators)
+    with VectorSimulator("reach-v3", 1) as simulators:
+        return evaluate(policy, evalset_from("fresh", policy.contract, CONFIG), CONFIG, roll=roll_on(simulators))
 
 
 def outcome(success: bool, start: Start) -> Outcome:
@@ -85,8 +86,8 @@ def test_demonstrated_starts_are_refused_unless_that_is_the_question(reach_store
 
 
 def test_another_tasks_starts_are_refused(tiny_policy: Policy) -> None:
-    with VectorSimulator("reach-v3", 1, 1) as simulators, pytest.raises(StartError, match="trained on reach-v3.*push-v3"):
-        evaluate(tiny_policy, make_evalset("push-v3", "fresh", 2, 0, []), CONFIG, simulators=simulators)
+    with VectorSimulator("reach-v3", 1) as simulators, pytest.raises(StartError, match="trained on reach-v3.*push-v3"):
+        evaluate(tiny_policy, make_evalset("push-v3", "fresh", 2, 0, []), CONFIG, roll=roll_on(simulators))
 
 
 def test_controls_run_on_the_same_starts(evaluation: Evaluation, reach_store: EpisodeStore) -> None:
@@ -134,8 +135,8 @@ def test_the_reading_names_uncovered_starts(evaluation: Evaluation) -> None:
 
 def test_selection_reports_success_with_its_interval(tiny_policy: Policy) -> None:
     starts = StartLaw("reach-v3").sample(2, seed=0, stream="select")
-    with VectorSimulator("reach-v3", 2, 1) as simulators:
-        trial = make_selector(simulators, starts)(tiny_policy)
+    with VectorSimulator("reach-v3", 1) as simulators:
+        trial = make_selector(roll_on(simulators), starts)(tiny_policy)
     assert trial.num == 2
     assert trial.low <= trial.successes / 2 <= trial.high
 

@@ -27,15 +27,15 @@ def test_neither_processes_nor_batch_change_an_outcome(tiny_policy: Policy, ense
     policy = tiny_policy.with_execution(ensemble=ensemble)
     results = []
     for num_rows, num_workers in ((5, 1), (2, 1), (4, 2)):
-        with VectorSimulator("reach-v3", num_rows, num_workers) as simulators:
-            results.append(rollout(simulators, PolicyActor(policy), STARTS))
+        with VectorSimulator("reach-v3", num_workers) as simulators:
+            results.append(rollout(simulators, PolicyActor(policy), STARTS, num_rows=num_rows))
     assert same(results[0], results[1])
     assert same(results[0], results[2])
     assert [outcome.start for outcome in results[0]] == STARTS
 
 
 def test_it_is_the_policy_stepping_one_simulator(tiny_policy: Policy) -> None:
-    with VectorSimulator("reach-v3", 2, 1) as simulators:
+    with VectorSimulator("reach-v3", 1) as simulators:
         outcome = rollout(simulators, PolicyActor(tiny_policy), STARTS)[1]
     simulator = Simulator("reach-v3")
     state = simulator.reset(STARTS[1])
@@ -50,7 +50,7 @@ def test_it_is_the_policy_stepping_one_simulator(tiny_policy: Policy) -> None:
 
 
 def test_episodes_run_to_the_horizon_or_to_the_first_success() -> None:
-    with VectorSimulator("reach-v3", 3, 1) as simulators:
+    with VectorSimulator("reach-v3", 1) as simulators:
         full = rollout(simulators, ExpertActor("reach-v3"), STARTS[:3])
         short = rollout(simulators, ExpertActor("reach-v3"), STARTS[:3], stop_at_success=True)
     for a, b in zip(full, short, strict=True):
@@ -61,7 +61,7 @@ def test_episodes_run_to_the_horizon_or_to_the_first_success() -> None:
 
 
 def test_controls_do_what_they_say_and_random_belongs_to_the_start() -> None:
-    with VectorSimulator("reach-v3", 2, 1) as simulators:
+    with VectorSimulator("reach-v3", 1) as simulators:
         nothing = rollout(simulators, NothingActor(), STARTS[:1])[0]
         one = rollout(simulators, RandomActor(), STARTS[:3])
         other = rollout(simulators, RandomActor(), STARTS[2:3])
@@ -73,10 +73,10 @@ def test_controls_do_what_they_say_and_random_belongs_to_the_start() -> None:
 
 def test_clipped_numbers_are_counted() -> None:
     class Wild(NothingActor):
-        def plan(self, states: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
             return np.tile(np.array([3.0, 0.5, -2.0, 0.0], dtype=np.float32), (len(states), 16, 1))
 
-    with VectorSimulator("reach-v3", 1, 1) as simulators:
+    with VectorSimulator("reach-v3", 1) as simulators:
         outcome = rollout(simulators, Wild(), STARTS[:1])[0]
     assert outcome.clip_fraction == 0.5
     assert np.abs(outcome.actions).max() == 1
@@ -84,12 +84,12 @@ def test_clipped_numbers_are_counted() -> None:
 
 def test_a_crashed_episode_has_failed_and_is_named() -> None:
     class Broken(ExpertActor):
-        def plan(self, states: np.ndarray, rows: np.ndarray) -> np.ndarray:
-            planned = super().plan(states, rows)
+        def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
+            planned = super().plan(states, rows, images)
             self.calls = getattr(self, "calls", 0) + 1
             return planned[:, :, :2] if self.calls > 70 else planned
 
-    with VectorSimulator("reach-v3", 1, 1) as simulators:
+    with VectorSimulator("reach-v3", 1) as simulators:
         outcome = rollout(simulators, Broken("reach-v3"), STARTS[:1])[0]
     assert outcome.success.any(), "it had succeeded before: the test would show nothing"
     assert outcome.crash is not None

@@ -10,21 +10,22 @@ import pytest
 from act_kit.eval.actors import ExpertActor
 from act_kit.eval.rollout import rollout
 from act_kit.eval.video import overlay, record
-from act_kit.sim.render import RenderSettings, make_render_pool
+from act_kit.executors import LocalExecutor
+from act_kit.sim.render import Gl, RenderSettings
 from act_kit.sim.starts import StartLaw
 from act_kit.sim.vector import VectorSimulator
 
 
 @pytest.mark.gl
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio's reader leaves pipes open
-def test_an_episode_becomes_a_readable_mp4(gl: str, tmp_path: Path) -> None:
+def test_an_episode_becomes_a_readable_mp4(gl: Gl, tmp_path: Path) -> None:
     import imageio.v3 as iio
 
     starts = StartLaw("reach-v3").sample(1, seed=0, stream="evaluate")
-    with VectorSimulator("reach-v3", 1, 1) as simulators:
+    with VectorSimulator("reach-v3", 1) as simulators:
         outcomes = rollout(simulators, ExpertActor("reach-v3"), starts, stop_at_success=True)
-    with make_render_pool(1) as pool:
-        paths = record(pool, outcomes, [0], RenderSettings(size_px=128), 20, tmp_path)
+    with LocalExecutor(1, gl.environment) as executor:
+        paths = record(executor, outcomes, [0], "corner4", RenderSettings(), 20, tmp_path)
     assert paths[0].name == "0000-success.mp4"
     frames = iio.imread(paths[0])
     assert len(frames) == len(outcomes[0]) // 4 + 1 + 20
@@ -34,7 +35,7 @@ def test_an_episode_becomes_a_readable_mp4(gl: str, tmp_path: Path) -> None:
 
 def test_the_overlay_tells_time_success_and_where_a_chunk_begins() -> None:
     starts = StartLaw("reach-v3").sample(1, seed=0, stream="evaluate")
-    with VectorSimulator("reach-v3", 1, 1) as simulators:
+    with VectorSimulator("reach-v3", 1) as simulators:
         outcome = rollout(simulators, ExpertActor("reach-v3"), starts, stop_at_success=True)[0]
     frame = np.full((128, 128, 3), 90, np.uint8)
     begin, end = (overlay(frame, outcome, step, 4).astype(int) for step in (0, len(outcome)))

@@ -94,7 +94,7 @@ def test_states_go_in_raw_and_are_normalised_inside(tiny_policy: Policy, reach_s
 
 
 def test_a_prediction_does_not_depend_on_who_asks_beside_it(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
-    states = reach_store.steps("state")[: 3 * QUERY_ROWS + 5]
+    states = reach_store.steps("state")[: 3 * QUERY_ROWS["cpu"] + 5]
     together = tiny_policy.predict(states)
     order = np.random.default_rng(0).permutation(len(states))
     assert np.array_equal(tiny_policy.predict(states[order]), together[order])

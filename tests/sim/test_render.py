@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+
+import mujoco
 import numpy as np
 import pytest
 
 from act_kit.errors import RenderError
-from act_kit.sim.render import Renderer, RenderSettings, find_gl, make_render_pool, render_episode
+from act_kit.executors import LocalExecutor
+from act_kit.sim import render as module
+from act_kit.sim.render import Gl, Renderer, RenderSettings, check_cameras, find_gl, render_episode
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start, StartLaw
+
+CAMERAS = ["corner4", "gripperPOV"]
+SMALL = RenderSettings(height_px=96, width_px=96)
+PUSH = np.tile(np.array([0.3, 0.5, -0.5, 1.0], dtype=np.float32), (5, 1))
 
 
 def record(task: str, num_steps: int) -> tuple[Start, np.ndarray]:
@@ -17,53 +26,88 @@ def record(task: str, num_steps: int) -> tuple[Start, np.ndarray]:
     simulator.reset(start)
     physics = []
     for _ in range(num_steps):
-        simulator.step_chunk(np.full((5, 4), [0.3, 0.5, -0.5, 1.0]))
+        simulator.step_chunk(PUSH)
         physics.append(simulator.physics())
     return start, np.array(physics)
 
 
-def from_metaworld(task: str, start: Start, num_steps: int, size_px: int) -> np.ndarray:
+def from_metaworld(start: Start, num_steps: int) -> np.ndarray:
     """Draw with Meta-World's own renderer while stepping, in this worker process."""
-    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # make_environment draws nothing
 
-    env = ALL_V3_ENVIRONMENTS[task](render_mode="rgb_array", camera_name="corner4", width=size_px, height=size_px)
+    env = ALL_V3_ENVIRONMENTS[start.task](render_mode="rgb_array", camera_name="corner4", width=96, height=96)
     env._partially_observable = False
     del env.sawyer_observation_space
     env._set_task_called = env._freeze_rand_vec = True
     env._last_rand_vec = start.array
     env.reset()
-    for _ in range(5 * num_steps):
-        env.step(np.array([0.3, 0.5, -0.5, 1.0], dtype=np.float32))
+    for _ in range(num_steps):
+        for action in PUSH:
+            env.step(action)
     return np.asarray(env.render())[::-1, ::-1]
+
+
+def by_engine(engine: str, start: Start, num_steps: int) -> np.ndarray:
+    """Draw an engine's own state as it goes, with one picture of nothing but MuJoCo's renderer at the end."""
+    simulator = Simulator(start.task, engine)
+    renderer = Renderer(simulator.engine.model, SMALL)
+    simulator.reset(start)
+    frames = []
+    for _ in range(num_steps):
+        simulator.step_chunk(PUSH)
+        frames.append(renderer.draw(simulator, simulator.physics(), CAMERAS))
+    renderer._renderer.update_scene(simulator.engine.data, camera="gripperPOV")
+    for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+        renderer._renderer.scene.flags[int(flag)] = False
+    assert np.array_equal(renderer._renderer.render(), frames[-1][1])
+    return np.stack(frames)
 
 
 @pytest.mark.gl
 @pytest.mark.parametrize("task", ["pick-place-v3", "shelf-place-v3"])
-def test_frames_show_what_metaworld_shows(gl: str, task: str) -> None:
+def test_frames_show_what_metaworld_shows(gl: Gl, task: str) -> None:
     """But for shadows, reflections and smoothed edges, which are off: most of the picture must agree."""
     start, physics = record(task, 4)
-    with make_render_pool(1) as pool:
-        frames = pool.submit(render_episode, RenderSettings(size_px=96), start, physics).result()
-        again = pool.submit(render_episode, RenderSettings(size_px=96), start, physics).result()
-    with make_render_pool(1) as pool:
-        theirs = pool.submit(from_metaworld, task, start, 4, 96).result()
-    assert frames.shape == (4, 96, 96, 3)
-    assert np.array_equal(frames, again)
-    assert not np.array_equal(frames[0], frames[-1])
-    difference = np.abs(frames[-1].astype(int) - theirs.astype(int)).max(axis=-1)
+    with LocalExecutor(1, gl.environment) as executor:
+        frames, again = executor.map(render_episode, [(SMALL, CAMERAS, start, physics)] * 2)
+    with LocalExecutor(1, gl.environment) as executor:
+        (theirs,) = executor.map(from_metaworld, [(start, 4)])
+    assert frames.images.shape == (4, 2, 96, 96, 3)
+    assert np.array_equal(frames.images, again.images)
+    assert frames.renderer == gl.renderer
+    first, last = frames.images[0, 0], frames.images[-1, 0].astype(int)
+    assert not np.array_equal(first, last)
+    difference = np.abs(last - theirs.astype(int)).max(axis=-1)
     assert np.median(difference) < 40
-    flipped = np.abs(frames[-1][::-1].astype(int) - theirs.astype(int)).max(axis=-1)
+    flipped = np.abs(last[::-1] - theirs.astype(int)).max(axis=-1)
     assert difference.mean() < 0.5 * flipped.mean()
 
 
+@pytest.mark.gl
+@pytest.mark.parametrize("task", ["door-open-v3", "basketball-v3"])
+def test_both_engines_and_recorded_physics_give_the_same_pictures(gl: Gl, task: str) -> None:
+    start, physics = record(task, 3)
+    pictures = []
+    for function, job in (
+        (by_engine, ("fast", start, 3)), (by_engine, ("reference", start, 3)),
+        (render_episode, (SMALL, CAMERAS, start, physics)),
+    ):  # fmt: skip
+        with LocalExecutor(1, gl.environment) as executor:  # a renderer to each process
+            pictures += executor.map(function, [job])  # type: ignore[arg-type]
+    fast, reference, recorded = pictures
+    assert np.array_equal(fast, reference)
+    assert np.array_equal(fast, recorded.images)
+
+
 def test_blank_frames_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    (start,) = StartLaw("reach-v3").sample(1, seed=0, stream="collect")
+    simulator = Simulator("reach-v3")
+    simulator.reset(StartLaw("reach-v3").sample(1, seed=0, stream="collect")[0])
     renderer = object.__new__(Renderer)
-    renderer.simulator = Simulator("reach-v3")
-    renderer.settings = RenderSettings()
-    monkeypatch.setattr(renderer, "_frame", lambda physics: np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(RenderError, match="Blank frames from camera corner4"):
-        renderer.frames(start, np.zeros((2, 3)))
+    renderer._model = simulator.engine.model
+    renderer._data = mujoco.MjData(renderer._model)
+    monkeypatch.setattr(renderer, "_frame", lambda camera: np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(RenderError, match="Blank frames from corner4"):
+        renderer.draw(simulator, simulator.physics(), ["corner4"])
 
 
 def test_without_a_library_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,8 +120,45 @@ def test_without_a_library_the_message_says_what_to_install(monkeypatch: pytest.
         find_gl.cache_clear()
 
 
+def test_a_gpu_that_hangs_is_passed_over_for_software(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One renderer draws there, two at once hang: the real probe, of a stand-in for the library."""
+    probes: list[tuple[str, int]] = []
+
+    def probe(environment: dict[str, str], num: int = 1) -> str | None:
+        probes.append((environment["MUJOCO_GL"], num))
+        if environment["MUJOCO_GL"] == "osmesa":
+            return "llvmpipe (LLVM 15)"
+        return "NVIDIA H100/PCIe" if num == 1 else None
+
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(module, "_probe", probe)
+    monkeypatch.setattr(module, "_MESA_VENDOR", module.Path("/nowhere"))
+    assert find_gl.__wrapped__(4).backend == "osmesa"
+    assert probes == [("egl", 1), ("egl", 4), ("osmesa", 1)]
+
+
+def test_a_probe_that_hangs_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PROBE", "import time; time.sleep(60)")
+    monkeypatch.setattr(module, "_PROBE_TIMEOUT_S", 0.2)
+    running: list[subprocess.Popen[str]] = []
+    original = subprocess.Popen
+
+    def popen(*arguments: object, **options: object) -> subprocess.Popen[str]:
+        running.append(original(*arguments, **options))  # type: ignore[call-overload]
+        return running[-1]
+
+    monkeypatch.setattr(module.subprocess, "Popen", popen)
+    assert module._probe({}, 2) is None
+    assert [process.poll() is None for process in running] == [False, False]
+
+
 def test_wrong_settings_are_named() -> None:
     with pytest.raises(RenderError, match="Did you mean 'corner4'"):
-        RenderSettings(camera="korner4")
+        check_cameras(["korner4"])
+    with pytest.raises(RenderError, match="named twice"):
+        check_cameras(["corner4", "corner4"])
     with pytest.raises(RenderError, match="16 to 1024"):
-        RenderSettings(size_px=4)
+        RenderSettings.of_size("4")
+    with pytest.raises(RenderError, match="Write 128, or 480x640"):
+        RenderSettings.of_size("large")
+    assert RenderSettings.of_size("48x64") == RenderSettings(height_px=48, width_px=64)

@@ -43,7 +43,8 @@ def test_it_is_metaworlds_own_environment(task: str) -> None:
     simulator = Simulator(task)
     assert np.array_equal(simulator.reset(start), state)
     actions = np.random.default_rng(0).uniform(-1, 1, (30, 4)).astype(np.float32)
-    segment = simulator.step_chunk(actions)
+    segment = simulator.step_chunk(actions, rewards=True)
+    assert segment.reward is not None
     for t, action in enumerate(actions):
         state, reward, _, _, info = env.step(action)
         assert np.array_equal(segment.state[t], state)

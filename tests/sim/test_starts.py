@@ -35,9 +35,9 @@ def test_uniform_is_the_benchmarks_reset_law() -> None:
     """Meta-World's own draws, with NumPy's global generator, have the same quantiles."""
     from scipy.stats import ks_2samp
 
-    from act_kit.sim.simulator import Simulator
+    from act_kit.sim.engine import make_environment
 
-    env = Simulator("pick-place-v3").env
+    env = make_environment("pick-place-v3")
     env._freeze_rand_vec = False
     state = np.random.get_state()
     np.random.seed(0)

@@ -9,8 +9,8 @@ import pytest
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS, ML45_V3, MT10_V3
 
 from act_kit.errors import StartError, TaskError
-from act_kit.sim.simulator import Simulator
-from act_kit.sim.tasks import MT10, TASKS, get_task
+from act_kit.sim.engine import make_environment
+from act_kit.sim.tasks import MT10, TASKS, expand_tasks, get_task
 
 
 def test_names_groups_and_benchmarks() -> None:
@@ -28,7 +28,7 @@ def test_unknown_task_is_named_with_the_closest() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_reset_box_and_rejection_are_metaworlds(name: str) -> None:
     """Feed Meta-World's reset a vector and see whether it asks for another: just below the threshold it must."""
-    task, env = TASKS[name], Simulator(name).env
+    task, env = TASKS[name], make_environment(name)
     assert tuple(env._random_reset_space.low) == task.low
     assert tuple(env._random_reset_space.high) == task.high
 
@@ -57,3 +57,11 @@ def test_reset_box_and_rejection_are_metaworlds(name: str) -> None:
     assert draws(far, legal) == 1
     with pytest.raises(StartError, match="redraw it for ever"):
         task.check(near)
+
+
+def test_tasks_are_named_one_by_one_or_by_benchmark() -> None:
+    assert expand_tasks("push-v3,reach-v3,push-v3") == ["push-v3", "reach-v3"]
+    assert set(expand_tasks("MT10")) == MT10
+    assert len(expand_tasks("MT50")) == 50
+    with pytest.raises(TaskError, match="Did you mean 'MT10'"):
+        expand_tasks("reach-v3,MT1")

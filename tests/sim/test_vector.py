@@ -11,35 +11,69 @@ import numpy as np
 import pytest
 
 from act_kit.errors import WorkerError
-from act_kit.sim.simulator import Segment, Simulator
+from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import StartLaw
-from act_kit.sim.vector import Crash, VectorSimulator
+from act_kit.sim.vector import Answer, Crash, VectorSimulator
+
+
+def receive_all(rows: VectorSimulator, num: int) -> dict[int, Answer | Crash]:
+    answers: dict[int, Answer | Crash] = {}
+    while len(answers) < num:
+        answers |= rows.receive()
+    return answers
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_rows_are_simulators_of_their_own(num_workers: int) -> None:
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_rows_are_simulators_of_their_own(num_workers: int, engine: str) -> None:
     starts = StartLaw("push-v3").sample(3, seed=0, stream="collect")
     actions = np.random.default_rng(0).uniform(-1, 1, (3, 6, 4)).astype(np.float32)
-    with VectorSimulator("push-v3", 3, num_workers) as rows:
-        resets = rows.reset(dict(enumerate(starts)))
-        segments = rows.step(dict(enumerate(actions)))
+    with VectorSimulator("push-v3", num_workers, engine=engine) as rows:
+        rows.reset(dict(enumerate(starts)))
+        resets = receive_all(rows, 3)
+        rows.step({0: actions[0]})
+        rows.step({1: actions[1], 2: actions[2]})
+        answers = receive_all(rows, 3)
+        assert rows.receive() == {}
+        assert rows.seconds["simulating"] > 0
     for i, start in enumerate(starts):
         alone = Simulator("push-v3")
-        assert np.array_equal(resets[i][0], alone.reset(start))
-        segment = segments[i]
-        assert isinstance(segment, Segment)
-        assert np.array_equal(segment.state, alone.step_chunk(actions[i]).state)
+        reset, answer = resets[i], answers[i]
+        assert isinstance(reset, Answer)
+        assert isinstance(answer, Answer)
+        assert answer.segment is not None
+        assert np.array_equal(reset.state, alone.reset(start))
+        assert np.array_equal(answer.segment.state, alone.step_chunk(actions[i]).state)
+        assert (answer.distance, answer.images) == (alone.distance, None)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_broken_row_leaves_the_others_alone(num_workers: int) -> None:
     starts = StartLaw("push-v3").sample(2, seed=0, stream="collect")
-    with VectorSimulator("push-v3", 2, num_workers) as rows:
+    with VectorSimulator("push-v3", num_workers) as rows:
         rows.reset(dict(enumerate(starts)))
-        outcome = rows.step({0: np.zeros((2, 3)), 1: np.zeros((2, 4))})
-        assert isinstance(outcome[0], Crash)
-        assert isinstance(outcome[1], Segment)
-        assert np.isfinite(rows.reset({0: starts[0]})[0][0]).all()
+        receive_all(rows, 2)
+        rows.step({0: np.zeros((2, 3)), 1: np.zeros((2, 4))})
+        answers = receive_all(rows, 2)
+        assert isinstance(answers[0], Crash)
+        assert isinstance(answers[1], Answer)
+        rows.reset({0: starts[0]})
+        again = receive_all(rows, 1)[0]
+        assert isinstance(again, Answer)
+        assert np.isfinite(again.state).all()
+
+
+def test_large_messages_both_ways_do_not_block_each_other() -> None:
+    """More than a pipe holds, and the second sent before the first is answered."""
+    (start,) = StartLaw("reach-v3").sample(1, seed=0, stream="collect")
+    with VectorSimulator("reach-v3", 2) as rows:
+        rows.reset(dict.fromkeys(range(64), start))
+        receive_all(rows, 64)
+        chunk = np.zeros((200, 4), dtype=np.float32)
+        for lane in range(2):
+            rows.step({row: chunk for row in range(64) if row // 2 % 2 == lane})
+        answers = receive_all(rows, 64)
+    assert all(isinstance(answer, Answer) and len(answer.segment or ()) == 200 for answer in answers.values())
 
 
 def test_workers_end_when_their_parent_is_killed() -> None:
@@ -64,8 +98,14 @@ def test_workers_end_when_their_parent_is_killed() -> None:
 
 def test_a_worker_that_dies_is_an_error_of_one_line() -> None:
     starts = StartLaw("push-v3").sample(2, seed=0, stream="collect")
-    with VectorSimulator("push-v3", 2, 2) as rows:
+    with VectorSimulator("push-v3", 2) as rows:
         rows.reset(dict(enumerate(starts)))
+        receive_all(rows, 2)
         rows._workers[1][0].kill()
-        with pytest.raises(WorkerError, match=r"simulated push-v3 died .* fewer --workers"):
+
+        def step() -> None:
             rows.step({0: np.zeros((2, 4)), 1: np.zeros((2, 4))})
+            receive_all(rows, 2)
+
+        with pytest.raises(WorkerError, match=r"simulated push-v3 died .* fewer --workers"):
+            step()

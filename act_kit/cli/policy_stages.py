@@ -1,40 +1,29 @@
-"""The stages of the pipeline with a progress bar each: what the verbs and the demo have in common."""
+"""The stages that make and judge a policy, with a progress bar each: what the verbs and the demo have in common."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.progress import TaskID
 
 from act_kit.cli.console import complain, progress_bar, say
-from act_kit.collection.collect import Progress, collect
-from act_kit.config import CollectConfig, EvalConfig, TrainConfig
+from act_kit.config import EvalConfig, TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import RenderError
 from act_kit.eval.evalset import EvalSet
 from act_kit.eval.evaluate import Evaluation, evaluate
 from act_kit.eval.report import write_results
-from act_kit.eval.rollout import NUM_ROWS, Outcome
+from act_kit.eval.rollout import Outcome, Roll, Sizes, roll_on, roll_with
 from act_kit.eval.selection import make_selector
 from act_kit.eval.video import choose, record
+from act_kit.executors import LocalExecutor, Spread
 from act_kit.policy.policy import Policy
-from act_kit.sim.render import RenderSettings, find_gl, make_render_pool
+from act_kit.sim.render import RenderSettings, find_gl
 from act_kit.sim.starts import StartLaw
 from act_kit.sim.vector import VectorSimulator
 from act_kit.training.trainer import Trainer
-
-
-def run_collection(config: CollectConfig, out: Path, *, num_workers: int, resume: bool = False) -> EpisodeStore:
-    """Collect a dataset."""
-    with progress_bar("rates") as bar:
-        line = bar.add_task(f"collect {config.task}", total=config.n, rates="")
-
-        def show(progress: Progress) -> None:
-            success = 100 * progress.num_kept / progress.num_attempts
-            text = f"success {success:.0f} % of {progress.num_attempts}, {bar.tasks[line].speed or 0:.1f}/s"
-            bar.update(line, completed=progress.num_kept, rates=text)
-
-        return collect(config, out, num_workers=num_workers, resume=resume, on_progress=show)
 
 
 def run_training(
@@ -43,8 +32,9 @@ def run_training(
     """Train a policy, trying it in the simulator on the way."""
     task = store.info.task
     starts = StartLaw(task).sample(config.selection.episodes, seed=config.trainer.seed, stream="select")
-    with VectorSimulator(task, min(NUM_ROWS, len(starts)), num_workers) as simulators:
-        trainer = Trainer(config, store, run, selector=make_selector(simulators, starts), device=device)
+    with VectorSimulator(task, min(num_workers, len(starts)), engine=config.sim.engine) as simulators:
+        selector = make_selector(roll_on(simulators, config.rollout.rows), starts)
+        trainer = Trainer(config, store, run, selector=selector, device=device)
         if resume:
             trainer.resume()
         say(trainer.summary())
@@ -56,13 +46,10 @@ def run_training(
 
 
 def run_evaluation(
-    policy: Policy, evalset: EvalSet, config: EvalConfig, out: Path, *, record_video: bool, num_workers: int
+    policy: Policy, evalset: EvalSet, config: EvalConfig, out: Path, *, record_video: bool, spread: Spread
 ) -> Evaluation:
     """Evaluate a policy and write what came of it to ``out``."""
-    with (
-        VectorSimulator(evalset.task, min(NUM_ROWS, len(evalset.starts)), num_workers) as simulators,
-        progress_bar("successes") as bar,
-    ):
+    with _roll(evalset, config, spread) as roll, progress_bar("successes") as bar:
         lines: dict[str, tuple[TaskID, list[bool]]] = {}
 
         def show(who: str, outcome: Outcome, total: int) -> None:
@@ -72,21 +59,42 @@ def run_evaluation(
             successes.append(outcome.success_once)
             bar.update(line, advance=1, successes=f"success {sum(successes)}/{len(successes)}")
 
-        evaluation = evaluate(policy, evalset, config, simulators=simulators, on_episode=show)
-    videos = _record(evaluation, config, out, num_workers) if record_video else {}
+        evaluation = evaluate(policy, evalset, config, roll=roll, on_episode=show)
+    videos = _record(evaluation, config, out, spread.num_workers) if record_video else {}
     write_results(evaluation, policy, out, videos)
     return evaluation
+
+
+@contextmanager
+def _roll(evalset: EvalSet, config: EvalConfig, spread: Spread) -> Generator[Roll]:
+    """Roll out on this machine's processes, saying how, or on a cluster."""
+    if spread.executor != "local":
+        with spread.make_executor() as executor:
+            yield roll_with(executor, evalset.task, config.sim.engine)
+        return
+    num_workers = min(spread.num_workers, len(evalset.starts))
+    said: list[Sizes] = []
+
+    def say_once(sizes: Sizes) -> None:
+        if not said:
+            say(sizes.reason)
+        said.append(sizes)
+
+    with VectorSimulator(evalset.task, num_workers, engine=config.sim.engine) as simulators:
+        yield roll_on(simulators, config.rollout.rows, say_once)
 
 
 def _record(evaluation: Evaluation, config: EvalConfig, out: Path, num_workers: int) -> dict[int, Path]:
     """Record videos where that is possible; where it is not, say in one line what is missing."""
     try:
-        backend, renderer = find_gl()
+        gl = find_gl(num_workers)
     except RenderError as error:
         complain(f"No videos: {error}")
         return {}
     chosen = choose(evaluation.outcomes, config.num_videos)
-    settings = RenderSettings(camera=config.video_camera, size_px=config.video_size_px)
-    say(f"Recording {len(chosen)} videos with {backend} on {renderer}")
-    with make_render_pool(num_workers) as pool:
-        return record(pool, evaluation.outcomes, chosen, settings, config.video_fps, out / "videos")
+    settings = RenderSettings(height_px=config.video_size_px, width_px=config.video_size_px)
+    say(f"Recording {len(chosen)} videos with {gl}")
+    with LocalExecutor(num_workers, gl.environment) as executor:
+        return record(
+            executor, evaluation.outcomes, chosen, config.video_camera, settings, config.video_fps, out / "videos"
+        )

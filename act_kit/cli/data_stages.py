@@ -1,0 +1,48 @@
+"""The stages that make data, with a progress bar each. Nothing here needs PyTorch, which takes a second to import."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from act_kit.cli.console import interrupts_deferred, progress_bar, say
+from act_kit.collection.collect import Progress, collect
+from act_kit.collection.render import render
+from act_kit.config import CollectConfig
+from act_kit.datasets.store import EpisodeStore
+from act_kit.executors import Executor, Spread
+from act_kit.sim.render import RenderSettings, find_gl
+
+
+def run_collection(config: CollectConfig, out: Path, *, executor: Executor, resume: bool = False) -> EpisodeStore:
+    """Collect a dataset; Ctrl-C stops it between two attempts."""
+    with progress_bar("rates") as bar, interrupts_deferred() as raise_if_interrupted:
+        line = bar.add_task(f"collect {config.task}", total=config.n, rates="")
+
+        def show(progress: Progress) -> None:
+            success = 100 * progress.num_kept / progress.num_attempts
+            text = f"success {success:.0f} % of {progress.num_attempts}, {bar.tasks[line].speed or 0:.1f}/s"
+            bar.update(line, completed=progress.num_kept, rates=text)
+            raise_if_interrupted()
+
+        return collect(config, out, executor=executor, resume=resume, on_progress=show)
+
+
+def run_rendering(
+    store: EpisodeStore, cameras: Sequence[str], settings: RenderSettings, *, spread: Spread, overwrite: bool
+) -> None:
+    """Add pictures to a dataset."""
+    gl = find_gl(spread.num_workers)
+    say(f"Drawing with {gl}")
+    with (
+        spread.make_executor(gl.environment) as executor,
+        progress_bar() as bar,
+        interrupts_deferred() as raise_if_interrupted,
+    ):
+        line = bar.add_task(f"render {', '.join(cameras)}", total=store.num_episodes)
+
+        def show(num_done: int) -> None:
+            bar.update(line, completed=num_done)
+            raise_if_interrupted()
+
+        render(store, cameras, settings, executor=executor, overwrite=overwrite, on_progress=show)

@@ -1,0 +1,46 @@
+"""``act render``: pictures for a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from act_kit.cli.console import say
+from act_kit.cli.options import ExecutorName, Workers, count_workers
+
+
+def render(
+    dataset: Annotated[Path, typer.Argument(help="A dataset that act collect made.", show_default=False)],
+    camera: Annotated[list[str] | None, typer.Option(help="One or more of them.", show_default="corner4")] = None,
+    size: Annotated[str, typer.Option(help="Pixels: 128, or 480x640 for height and width.")] = "128",
+    workers: Workers = 0,
+    executor: ExecutorName = "local",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Draw the frames anew that are there.")] = False,
+) -> None:
+    """Add pictures to a dataset, drawn from its recorded physics. Stopped, the same command goes on where it was.
+
+    [dim]act render data/pick-place-v3 --camera corner4 --camera gripperPOV --size 128[/]
+    """
+    from act_kit.cli.data_stages import run_rendering
+    from act_kit.datasets.images import ImageStore
+    from act_kit.datasets.store import EpisodeStore
+    from act_kit.executors import Spread
+    from act_kit.files import require_space
+    from act_kit.sim.render import RenderSettings, check_cameras
+
+    cameras = camera or ["corner4"]
+    settings = RenderSettings.of_size(size)
+    check_cameras(cameras)
+    store = EpisodeStore.open(dataset, writable=True)
+    num_bytes = store.num_steps * len(cameras) * settings.height_px * settings.width_px
+    require_space(dataset, num_bytes, f"{store.num_steps} frames of {len(cameras)} cameras")
+    spread = Spread(executor=executor, num_workers=count_workers(workers))
+    try:
+        run_rendering(store, cameras, settings, spread=spread, overwrite=overwrite)
+    except KeyboardInterrupt:
+        say("Stopped; whole episodes are kept. The same command, without --overwrite, goes on.")
+        raise typer.Exit(130) from None
+    drawn = ", ".join(f"{name} by {ImageStore(store, name).renderer}" for name in cameras)
+    say(f"{store.num_steps} frames of {settings} px from each camera in {dataset}: {drawn}")

@@ -1,0 +1,66 @@
+"""Pictures for a dataset, drawn from its recorded physics: afterwards, in parallel, resumable, from any cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+
+import numpy as np
+
+from act_kit.datasets.images import ImageStore
+from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import DatasetError
+from act_kit.executors import Executor
+from act_kit.sim.render import RenderSettings, check_cameras, render_episode
+
+
+def render(
+    store: EpisodeStore,
+    cameras: Sequence[str],
+    settings: RenderSettings,
+    *,
+    executor: Executor,
+    overwrite: bool = False,
+    on_progress: Callable[[int], None] = lambda num_done: None,
+) -> None:
+    """Draw every step of a finished, writable dataset from every camera, or go on with what is there.
+
+    ``executor``'s processes need a GL library in their environment (:func:`~act_kit.sim.render.find_gl`).
+
+    Raises:
+        DatasetError: The collection is not finished, or frames are there of other settings or another GL library.
+    """
+    check_cameras(cameras)
+    if store.fingerprint is None:
+        raise DatasetError(
+            f"The collection of {store.path} is not finished. First: {store.info.command} --out {store.path} --resume"
+        )
+    there = ImageStore.cameras(store)
+    targets = [
+        ImageStore(store, camera) if camera in there and not overwrite else ImageStore.create(store, camera, settings)
+        for camera in cameras
+    ]
+    for target in targets:
+        if target.settings != settings:
+            raise DatasetError(
+                f"{store.path} has frames of {target.camera} at {target.settings}, other than the {settings} asked for. "
+                "Draw them anew: --overwrite"
+            )
+    first = min(target.num_episodes for target in targets)
+    physics = np.split(store.steps("physics"), store.episode_ends[:-1])
+    jobs = [
+        (settings, [target.camera for target in targets if target.num_episodes <= episode], start, physics[episode])
+        for episode, start in enumerate(store.starts)
+        if episode >= first
+    ]
+    begun: set[str] = set()
+    on_progress(first)
+    with closing(executor.map(render_episode, jobs)) as outcomes:
+        for episode, frames in enumerate(outcomes, start=first):
+            lacking = [target for target in targets if target.num_episodes <= episode]
+            for column, target in enumerate(lacking):
+                if target.camera not in begun or target.renderer != frames.renderer:
+                    target.begin(frames.renderer)
+                    begun.add(target.camera)
+                target.append(frames.images[:, column])
+            on_progress(episode + 1)

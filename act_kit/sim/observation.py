@@ -1,0 +1,252 @@
+"""Where Meta-World's observation is read from, as data: which body, geom or site each task's objects are.
+
+Meta-World looks these up by name, several times a step, in methods of its 50 environments. Here they are looked up
+once, copied out of MuJoCo after every step, and put together for many steps at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import mujoco
+import numpy as np
+
+from act_kit.sim.distance import PROBES, Probe, norms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thing:
+    """An object of a task.
+
+    Attributes:
+        at: What its position is that of: ``body NAME``, ``geom NAME`` or ``site NAME``.
+        offset: Added to it, metres.
+        knob: A joint, if the object is a mark 0.05 m from ``at`` that turns with it (dial-turn).
+        turn: What its quaternion is that of: ``quat NAME``, a body's as MuJoCo has it (w first), or ``body``, ``geom``
+            or ``site NAME``, converted from a rotation matrix as SciPy does (w last), or "" for zeros.
+    """
+
+    at: str
+    turn: str = ""
+    offset: tuple[float, float, float] | None = None
+    knob: str = ""
+
+
+_BUTTON = Thing(at="body button", turn="quat button", offset=(0.0, -0.193, 0.0))
+_TOPDOWN = Thing(at="body button", turn="quat button", offset=(0.0, 0.0, 0.193))
+_MUG = Thing(at="body obj", turn="geom mug")
+_DOOR = Thing(at="geom handle", turn="geom handle")
+_CUBE = Thing(at="body obj", turn="quat obj")
+_CUBE_BY_GEOM = Thing(at="body obj", turn="geom objGeom")
+_CUBE_GEOM = Thing(at="geom objGeom", turn="geom objGeom")
+_PLATE = Thing(at="geom puck", turn="geom puck")
+_STICK = Thing(at="body stick", turn="body stick")
+_NUT = Thing(at="site RoundNut-8", turn="quat RoundNut")
+
+THINGS: dict[str, tuple[Thing, ...]] = {
+    "assembly-v3": (_NUT,),
+    "basketball-v3": (Thing(at="body bsktball", turn="quat bsktball"),),
+    "bin-picking-v3": (_CUBE,),
+    "box-close-v3": (Thing(at="body top_link", turn="quat top_link"),),
+    "button-press-topdown-v3": (_TOPDOWN,),
+    "button-press-topdown-wall-v3": (_TOPDOWN,),
+    "button-press-v3": (_BUTTON,),
+    "button-press-wall-v3": (_BUTTON,),
+    "coffee-button-v3": (Thing(at="site buttonStart", turn="quat world"),),
+    "coffee-pull-v3": (_MUG,),
+    "coffee-push-v3": (_MUG,),
+    "dial-turn-v3": (Thing(at="body dial", turn="quat dial", knob="knob_Joint_1"),),
+    "disassemble-v3": (_NUT,),
+    "door-close-v3": (_DOOR,),
+    "door-lock-v3": (Thing(at="site lockStartLock", turn="quat door_link"),),
+    "door-open-v3": (_DOOR,),
+    "door-unlock-v3": (Thing(at="site lockStartUnlock", turn="quat door_link"),),
+    "drawer-close-v3": (Thing(at="body drawer_link", offset=(0.0, -0.16, 0.05)),),
+    "drawer-open-v3": (Thing(at="body drawer_link", turn="quat drawer_link", offset=(0.0, -0.16, 0.0)),),
+    "faucet-close-v3": (Thing(at="site handleStartClose", turn="quat faucetBase", offset=(0.0, 0.0, -0.01)),),
+    "faucet-open-v3": (Thing(at="site handleStartOpen", turn="quat faucetBase", offset=(0.0, 0.0, -0.01)),),
+    "hammer-v3": (Thing(at="body hammer", turn="quat hammer"), Thing(at="body nail_link", turn="quat nail_link")),
+    "hand-insert-v3": (_CUBE,),
+    "handle-press-side-v3": (Thing(at="site handleStart"),),
+    "handle-press-v3": (Thing(at="site handleStart"),),
+    "handle-pull-side-v3": (Thing(at="site handleCenter"),),
+    "handle-pull-v3": (Thing(at="site handleRight"),),
+    "lever-pull-v3": (Thing(at="site leverStart", turn="geom objGeom"),),
+    "peg-insert-side-v3": (Thing(at="site pegGrasp", turn="site pegGrasp"),),
+    "peg-unplug-side-v3": (Thing(at="site pegEnd", turn="quat plug1"),),
+    "pick-out-of-hole-v3": (_CUBE,),
+    "pick-place-v3": (_CUBE_BY_GEOM,),
+    "pick-place-wall-v3": (_CUBE_GEOM,),
+    "plate-slide-back-side-v3": (_PLATE,),
+    "plate-slide-back-v3": (_PLATE,),
+    "plate-slide-side-v3": (_PLATE,),
+    "plate-slide-v3": (_PLATE,),
+    "push-back-v3": (_CUBE_GEOM,),
+    "push-v3": (_CUBE_BY_GEOM,),
+    "push-wall-v3": (_CUBE_GEOM,),
+    "reach-v3": (_CUBE_BY_GEOM,),
+    "reach-wall-v3": (_CUBE_BY_GEOM,),
+    "shelf-place-v3": (_CUBE_BY_GEOM,),
+    "soccer-v3": (Thing(at="body soccer_ball", turn="body soccer_ball"),),
+    "stick-pull-v3": (_STICK, Thing(at="site insertion")),
+    "stick-push-v3": (_STICK, Thing(at="site insertion", offset=(0.0, 0.09, 0.0))),
+    "sweep-into-v3": (_CUBE_BY_GEOM,),
+    "sweep-v3": (_CUBE,),
+    "window-close-v3": (Thing(at="site handleCloseStart"),),
+    "window-open-v3": (Thing(at="site handleOpenStart"),),
+}
+
+_POSITIONS = {"body": "xpos", "geom": "geom_xpos", "site": "site_xpos"}
+_MATRICES = {"body": "xmat", "geom": "geom_xmat", "site": "site_xmat"}
+_KINDS = {"body": mujoco.mjtObj.mjOBJ_BODY, "geom": mujoco.mjtObj.mjOBJ_GEOM, "site": mujoco.mjtObj.mjOBJ_SITE}
+
+_GRASPING = frozenset({"stick-push-v3"})
+"""Tasks whose success asks whether both fingers press on the object."""
+
+
+def quaternion(matrix: Sequence[float]) -> list[float]:
+    """Return the quaternion (w last) of a rotation matrix, 9 numbers row by row.
+
+    The algorithm and its order of operations are those of SciPy's ``Rotation.from_matrix(…).as_quat()``, which takes
+    47 µs: a sixth of a simulation step. It would first orthogonalise the matrix; MuJoCo's are orthogonal.
+    """
+    a, b, c, d, e, f, g, h, i = matrix
+    trace = a + e + i
+    if trace >= a and trace >= e and trace >= i:
+        x, y, z, w = h - f, c - g, d - b, 1 + trace
+    elif a >= e and a >= i:
+        x, y, z, w = 1 - trace + 2 * a, d + b, g + c, h - f
+    elif e >= i:
+        y, z, x, w = 1 - trace + 2 * e, h + f, b + d, c - g
+    else:
+        z, x, y, w = 1 - trace + 2 * i, c + g, f + h, d - b
+    norm = math.sqrt(x * x + y * y + z * z + w * w)
+    return [x / norm, y / norm, z / norm, w / norm]
+
+
+class Recorder:
+    """Copies what MuJoCo computed after each of T steps: only the arrays that a task's observation needs."""
+
+    def __init__(self, fields: tuple[str, ...], data: mujoco.MjData) -> None:
+        self._sources = {name: getattr(data, name) for name in fields}
+        self.copies: dict[str, np.ndarray] = {}
+        self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def begin(self, num: int) -> None:
+        """Make room for ``num`` steps, in place of what was copied before."""
+        self.copies = {name: np.empty((num, *source.shape)) for name, source in self._sources.items()}
+        self._pairs = [(self.copies[name], source) for name, source in self._sources.items()]
+
+    def take(self, t: int) -> None:
+        """Copy the present into row ``t``."""
+        for copies, source in self._pairs:
+            copies[t] = source
+
+
+class _Address(NamedTuple):
+    """A :class:`Thing`, looked up in a model: arrays of MjData and rows of them."""
+
+    field: str
+    row: int
+    offset: np.ndarray | None
+    knob: int | None
+    turn_field: str
+    turn_row: int
+
+
+class Observer:
+    """Puts together what Meta-World would observe of a task, and what its distance and success need."""
+
+    def __init__(self, task: str, model: mujoco.MjModel) -> None:
+        self._model = model
+        self._hand, self._right, self._left = (self._row("body", name) for name in ("hand", "rightclaw", "leftclaw"))
+        self._things = [self._look_up(thing) for thing in THINGS[task]]
+        self._probe, self._probe_rows = self._look_up_probe(PROBES.get(task, ""))
+        self._fingers = [model.geom(name).id for name in ("leftpad_geom", "rightpad_geom")]
+        self._held = model.geom("objGeom").id if task in _GRASPING else None
+        fields = {"xpos", self._probe, *(t.field for t in self._things), *(t.turn_field for t in self._things)}
+        if any(thing.knob is not None for thing in self._things):
+            fields.add("qpos")
+        self.fields = tuple(sorted(fields - {""}))
+        """The arrays of MjData that are read."""
+
+    def _row(self, kind: str, name: str) -> int:
+        row: int = mujoco.mj_name2id(self._model, _KINDS[kind], name)
+        assert row >= 0, f"{kind} {name}"
+        return row
+
+    def _look_up(self, thing: Thing) -> _Address:
+        kind, name = thing.at.split()
+        turn_kind, _, turn_name = thing.turn.partition(" ")
+        is_body = turn_kind in ("quat", "body")
+        return _Address(
+            field=_POSITIONS[kind],
+            row=self._row(kind, name),
+            offset=None if thing.offset is None else np.array(thing.offset),
+            knob=int(self._model.joint(thing.knob).qposadr[0]) if thing.knob else None,
+            turn_field={"": "", "quat": "xquat", **_MATRICES}[turn_kind],
+            turn_row=self._row("body" if is_body else turn_kind, turn_name) if thing.turn else -1,
+        )
+
+    def _look_up_probe(self, probe: Probe) -> tuple[str, list[int]]:
+        kind, _, name = probe.partition(" ")
+        match kind:
+            case "joint":
+                return "qpos", [int(self._model.joint(name).qposadr[0])]
+            case "site":
+                return "site_xpos", [self._row("site", name)]
+            case "fingers":
+                return "site_xpos", [self._row("site", f"{side}EndEffector") for side in ("right", "left")]
+            case _:
+                return "", []
+
+    def observe(self, copies: dict[str, np.ndarray]) -> np.ndarray:
+        """Return hand, gripper opening and objects of T steps, float64 (T, 18): a state's first 18 numbers."""
+        xpos = copies["xpos"]
+        now = np.zeros((len(xpos), 18))
+        now[:, :3] = xpos[:, self._hand]
+        now[:, 3] = np.minimum(norms(xpos[:, self._right] - xpos[:, self._left]) / 0.1, 1.0)
+        for column, thing in zip((4, 11), self._things, strict=False):
+            position = copies[thing.field][:, thing.row]
+            if thing.offset is not None:
+                position = position + thing.offset
+            if thing.knob is not None:
+                angle = copies["qpos"][:, thing.knob]
+                position = position + 0.05 * np.stack([np.sin(angle), -np.cos(angle), np.zeros_like(angle)], axis=1)
+            now[:, column : column + 3] = position
+            if thing.turn_field == "xquat":
+                now[:, column + 3 : column + 7] = copies["xquat"][:, thing.turn_row]
+            elif thing.turn_field:
+                matrices = copies[thing.turn_field][:, thing.turn_row].tolist()
+                now[:, column + 3 : column + 7] = [quaternion(matrix) for matrix in matrices]
+        return now
+
+    def probe(self, copies: dict[str, np.ndarray]) -> np.ndarray:
+        """Return what the task's probe reads, float64 (T, K); see :class:`~act_kit.sim.distance.Readings`."""
+        if not self._probe:
+            return np.empty((len(copies["xpos"]), 0))
+        source = copies[self._probe]
+        if self._probe == "qpos":
+            return source[:, self._probe_rows]
+        if len(self._probe_rows) == 1:
+            return source[:, self._probe_rows[0]]
+        right, left = self._probe_rows
+        return np.asarray((source[:, right] + source[:, left]) / 2.0)
+
+    @property
+    def asks_for_grasp(self) -> bool:
+        """Whether the task's success depends on :meth:`grasped`."""
+        return self._held is not None
+
+    def grasped(self, data: mujoco.MjData) -> bool:
+        """Tell whether both fingers press on the object now (Meta-World's ``touching_object``)."""
+        pairs = data.contact.geom
+        held = (pairs == self._held).any(axis=1)
+        for finger in self._fingers:
+            touching = held & (pairs == finger).any(axis=1)
+            if sum(data.efc_force[data.contact.efc_address[touching]].tolist()) <= 0:
+                return False
+        return True

@@ -1,0 +1,87 @@
+"""The reference engine: Meta-World's own environment, stepped and reset by its own code.
+
+Slow, and beyond doubt: what every other engine must equal.
+"""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+
+from act_kit.sim.distance import MEASURES, PROBES, Readings
+from act_kit.sim.engine import PHYSICS, Segment, get_physics, make_environment
+from act_kit.sim.tasks import get_task
+
+
+class ReferenceEngine:
+    """One Meta-World environment of a task."""
+
+    def __init__(self, task: str) -> None:
+        self._env = make_environment(task)
+        self._measure = MEASURES[get_task(task).distance]
+        self._probe_kind, _, self._probe_name = PROBES.get(task, "").partition(" ")
+        self._scratch = mujoco.MjData(self.model)
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """The compiled model."""
+        return self._env.model
+
+    @property
+    def data(self) -> mujoco.MjData:
+        """MuJoCo's state."""
+        return self._env.data
+
+    def take_model(self) -> None:
+        """Nothing to take: the model is this engine's own."""
+
+    def reset(self, rand_vec: np.ndarray) -> tuple[np.ndarray, float]:
+        """Reset to ``rand_vec``; see :class:`~act_kit.sim.engine.Engine`."""
+        self._env._last_rand_vec = rand_vec
+        state, _ = self._env.reset()
+        return state, self._initial_distance()
+
+    def _initial_distance(self) -> float:
+        """Measure the distance at reset, where Meta-World's first state still shows some objects where they were.
+
+        The kinematics are brought up to date in a copy: in the original that would change the last bits of what
+        follows.
+        """
+        env, data = self._env, self.data
+        env.data = self._scratch
+        try:
+            mujoco.mj_setState(self.model, env.data, get_physics(self.model, data), PHYSICS)
+            mujoco.mj_forward(self.model, env.data)
+            now = env._get_curr_obs_combined_no_goal()
+            return self._distance(np.concatenate([now, now, env._target_pos]))
+        finally:
+            env.data = data
+
+    def _distance(self, state: np.ndarray) -> float:
+        env = self._env
+        match self._probe_kind:
+            case "joint":
+                probe = env.data.joint(self._probe_name).qpos
+            case "site":
+                probe = env.data.site(self._probe_name).xpos
+            case "fingers":
+                probe = env.tcp_center
+            case _:
+                probe = np.empty(0)
+        seen = Readings(state=state[None], target=env._target_pos, probe=probe[None], grasped=np.zeros(1, dtype=bool))
+        return float(self._measure(seen)[0])
+
+    def step(self, actions: np.ndarray, *, rewards: bool) -> Segment:
+        """Carry out actions, float32 (T, 4) in [-1, 1]."""
+        num = len(actions)
+        reward = np.empty(num)
+        segment = Segment(
+            state=np.empty((num, 39)), success=np.empty(num, dtype=bool), distance=np.empty(num),
+            reward=reward if rewards else None,
+        )  # fmt: skip
+        for t, action in enumerate(actions):
+            state, reward[t], _, _, info = self._env.step(action)
+            segment.state[t] = state
+            segment.success[t] = bool(info["success"])
+            segment.distance[t] = self._distance(state)
+        return segment

@@ -1,0 +1,81 @@
+"""100 evaluation episodes of a state policy: ``act_kit`` against a loop over Meta-World's environment; same outcomes.
+
+python benchmarks/evaluation.py RUN [NUM_EPISODES]     about 2 minutes for 100; RUN is what act train made
+
+The loop is what one writes without a toolkit: one environment, ``env.step``, the policy asked whenever its chunk is
+used up. Both start from nothing: importing Meta-World and starting processes count. Each runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+
+EPISODES = 100
+
+
+def official(run: str, num_episodes: int) -> np.ndarray:
+    """Return success by episode and step, bool (N, 500), of the loop."""
+    from act_kit.policy.policy import Policy
+    from act_kit.sim.engine import make_environment
+    from act_kit.sim.starts import StartLaw
+
+    policy = Policy.load(run)
+    task = policy.contract.task
+    env = make_environment(task)
+    successes = np.zeros((num_episodes, 500), dtype=bool)
+    for row, start in zip(successes, StartLaw(task).sample(num_episodes, seed=5, stream="evaluate"), strict=True):
+        env._last_rand_vec = start.array
+        state, _ = env.reset()
+        policy.reset()
+        for t in range(500):
+            state, _, _, _, info = env.step(policy.act(state))
+            row[t] = bool(info["success"])
+    return successes
+
+
+def toolkit(run: str, num_episodes: int, engine: str = "fast") -> np.ndarray:
+    """Return the same of the toolkit."""
+    from act_kit.eval.actors import PolicyActor
+    from act_kit.eval.rollout import rollout
+    from act_kit.policy.policy import Policy
+    from act_kit.sim.starts import StartLaw
+    from act_kit.sim.vector import VectorSimulator
+    from act_kit.sim.workers import num_cpus
+
+    def show(sizes: object) -> None:
+        print(getattr(sizes, "reason", ""), file=sys.stderr)
+
+    with VectorSimulator((policy := Policy.load(run)).contract.task, num_cpus(), engine=engine) as simulators:
+        starts = StartLaw(simulators.task).sample(num_episodes, seed=5, stream="evaluate")
+        outcomes = rollout(simulators, PolicyActor(policy), starts, on_sizes=show)
+    return np.stack([outcome.success for outcome in outcomes])
+
+
+def main() -> None:
+    """Time each in a process of its own and compare what they saw."""
+    run, *rest = sys.argv[1:]
+    num = int(rest[0]) if rest else EPISODES
+    spent, saw = {}, {}
+    for name in ("official", "toolkit"):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, __file__, run, str(num), name], stdout=subprocess.PIPE, check=True)
+        spent[name] = time.perf_counter() - began
+        saw[name] = np.frombuffer(done.stdout, dtype=bool).reshape(num, 500)
+    same = int((saw["official"] == saw["toolkit"]).all(axis=1).sum())
+    print(f"loop over Meta-World: {spent['official']:.1f} s; act_kit: {spent['toolkit']:.1f} s")
+    print(f"{spent['official'] / spent['toolkit']:.1f} times as fast")
+    print(f"{same} of {num} episodes the same at every step; {int(saw['toolkit'].any(axis=1).sum())} succeed")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 4:
+        warnings.simplefilter("ignore")
+        which = {"official": official, "toolkit": toolkit}[sys.argv[3]]
+        sys.stdout.buffer.write(which(sys.argv[1], int(sys.argv[2])).tobytes())
+    else:
+        main()

@@ -1,0 +1,116 @@
+"""Prove that the fast engine is Meta-World: every number of it against Meta-World's own environment, to the bit.
+
+python benchmarks/sameness.py [TASK …]       about 6 minutes for all 50 on one core; prints a Markdown table
+
+For each task: rollouts of the scripted expert and of random actions from several starts; after every step qpos, qvel,
+state, success, distance and reward; the same again in chunks of other lengths; then 300 more episodes in the same
+process, and the first ones once more.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from act_kit.sim.expert import ScriptedExpert
+from act_kit.sim.simulator import Simulator
+from act_kit.sim.starts import Start, StartLaw
+from act_kit.sim.tasks import ACTION_DIM, TASKS
+
+NUM_STARTS = 6
+NUM_STEPS = 150
+NUM_MORE_EPISODES = 300
+
+
+@dataclass
+class Tally:
+    """What was compared, and where it differed."""
+
+    num_steps: int = 0
+    differences: list[str] = field(default_factory=list)
+
+    def compare(self, what: str, fast: object, reference: object) -> None:
+        """Note a difference unless the two are equal to the bit."""
+        if not np.array_equal(np.asarray(fast), np.asarray(reference)):
+            off = np.abs(np.asarray(fast, dtype=float) - np.asarray(reference, dtype=float)).max()
+            self.differences.append(f"{what} (by {off:.3g})")
+
+
+def random_actions(num: int, seed: int) -> np.ndarray:
+    """Return uniform actions, float32 (num, 4)."""
+    return np.random.default_rng(seed).uniform(-1, 1, (num, ACTION_DIM)).astype(np.float32)
+
+
+def compare_rollout(
+    tally: Tally, fast: Simulator, reference: Simulator, start: Start, actions: np.ndarray | int
+) -> None:
+    """Step both engines from ``start`` by ``actions`` (T, 4), or by the expert for that many steps."""
+    state = reference.reset(start)
+    tally.compare("state at reset", fast.reset(start), state)
+    tally.compare("distance at reset", fast.distance, reference.distance)
+    tally.compare("physics at reset", fast.physics(), reference.physics())
+    expert = ScriptedExpert(start.task) if isinstance(actions, int) else None
+    done: list[np.ndarray] = []
+    segments = []
+    for t in range(actions if isinstance(actions, int) else len(actions)):
+        action = expert.act(state) if expert else actions[t]  # type: ignore[index]
+        done.append(action)
+        theirs, ours = (simulator.step_chunk(action[None], rewards=True) for simulator in (reference, fast))
+        segments.append(theirs)
+        for name in ("state", "success", "distance", "reward"):
+            tally.compare(f"{name} at step {t}", getattr(ours, name), getattr(theirs, name))
+        for name in ("qpos", "qvel"):
+            mine, its = getattr(fast.engine.data, name), getattr(reference.engine.data, name)
+            tally.compare(f"{name} at step {t}", mine, its)
+        state = theirs.state[-1]
+    tally.num_steps += len(done)
+    fast.reset(start)
+    cuts = np.sort(np.random.default_rng(len(done)).integers(1, len(done), 8))
+    chunks = [fast.step_chunk(chunk) for chunk in np.split(np.array(done), cuts)]
+    for name in ("state", "success", "distance"):
+        in_chunks = np.concatenate([getattr(chunk, name) for chunk in chunks])
+        tally.compare(f"{name} in chunks", in_chunks, np.concatenate([getattr(segment, name) for segment in segments]))
+    tally.compare("physics at the end", fast.physics(), reference.physics())
+
+
+def compare_task(task: str, *, num_starts: int, num_steps: int, num_more_episodes: int) -> Tally:
+    """Compare a task's engines; see the top of this file."""
+    tally = Tally()
+    starts: Sequence[Start] = StartLaw(task).sample(num_starts, seed=7, stream="validate")
+    fast, reference = Simulator(task, "fast"), Simulator(task, "reference")
+    # Another simulator of the same process, whose model it shares, must not be felt.
+    other = Simulator(task, "fast")
+    other.reset(StartLaw(task).sample(1, seed=8, stream="validate")[0])
+
+    def compare_all() -> None:
+        for seed, start in enumerate(starts):
+            compare_rollout(tally, fast, reference, start, num_steps)
+            other.step_chunk(random_actions(4, seed))
+            compare_rollout(tally, fast, reference, start, random_actions(num_steps, seed))
+
+    compare_all()
+    if num_more_episodes:
+        for seed, start in enumerate(StartLaw(task).sample(num_more_episodes, seed=9, stream="validate")):
+            fast.reset(start)
+            fast.step_chunk(random_actions(5, seed))
+        starts = starts[:1]
+        compare_all()
+    return tally
+
+
+def main() -> None:
+    """Print the table; exit 1 if anything differs."""
+    print("| task | steps compared | differences |\n| --- | --- | --- |")
+    different = False
+    for task in sys.argv[1:] or TASKS:
+        tally = compare_task(task, num_starts=NUM_STARTS, num_steps=NUM_STEPS, num_more_episodes=NUM_MORE_EPISODES)
+        different |= bool(tally.differences)
+        print(f"| {task} | {tally.num_steps} | {'; '.join(tally.differences[:3]) or 'none'} |", flush=True)
+    sys.exit(different)
+
+
+if __name__ == "__main__":
+    main()

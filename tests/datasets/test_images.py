@@ -1,0 +1,102 @@
+"""Pictures of a dataset: drawn in any number of goes, they are the same, and damage is found."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from act_kit.collection.render import render
+from act_kit.datasets.images import ImageStore
+from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import DatasetError
+from act_kit.executors import LocalExecutor
+from act_kit.sim.render import Gl, RenderSettings
+
+from tests.conftest import SERIAL, act, contents, make_dataset
+
+TINY = RenderSettings(height_px=16, width_px=24)
+
+
+class Interrupt(Exception):
+    """What a test stops a rendering with."""
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("collected") / "data", n=5).path
+
+
+@pytest.fixture
+def store(collected: Path, tmp_path: Path) -> EpisodeStore:
+    shutil.copytree(collected, tmp_path / "data")
+    return EpisodeStore.open(tmp_path / "data", writable=True)
+
+
+@pytest.mark.gl
+def test_interrupted_and_in_parallel_the_bytes_are_those_of_one_go(
+    gl: Gl, store: EpisodeStore, collected: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(collected, tmp_path / "whole")
+    whole = EpisodeStore.open(tmp_path / "whole", writable=True)
+    with LocalExecutor(1, gl.environment) as executor:
+        render(whole, ["corner4", "topview"], TINY, executor=executor)
+
+    def stop(num_done: int) -> None:
+        if num_done == 2:
+            raise Interrupt
+
+    with LocalExecutor(2, gl.environment) as executor:
+        with pytest.raises(Interrupt):
+            render(store, ["corner4"], TINY, executor=executor, on_progress=stop)
+        half = ImageStore(store, "corner4")
+        assert (half.num_episodes, half.is_complete) == (2, False)
+        with pytest.raises(DatasetError, match=r"Only 2 of 5 .* act render .* --camera corner4 --size 16x24"):
+            half.load()
+        # What a kill would leave: frames without their digest.
+        half._frames.resize((half._frames.shape[0] + 7, *half._frames.shape[1:]))
+        render(EpisodeStore.open(store.path, writable=True), ["corner4", "topview"], TINY, executor=executor)
+    assert contents(store.path) == contents(whole.path)
+    image = ImageStore(whole, "topview")
+    assert image.load().shape == (whole.num_steps, 16, 24, 3)
+    assert (image.settings, image.renderer) == (TINY, gl.renderer)
+    assert whole.compute_fingerprint() == whole.fingerprint, "pictures are not part of what was collected"
+
+
+def drawn(store: EpisodeStore, renderer: str = "llvmpipe") -> ImageStore:
+    """Fill in frames without drawing."""
+    image = ImageStore.create(store, "corner4", TINY)
+    image.begin(renderer)
+    for seed, length in enumerate(store.episode_lengths):
+        image.append(np.random.default_rng(seed).integers(0, 255, (length, 16, 24, 3), dtype=np.uint8))
+    return image
+
+
+def test_other_settings_or_another_library_are_refused(store: EpisodeStore) -> None:
+    drawn(store, renderer="another")
+    with pytest.raises(DatasetError, match=r"frames of corner4 at 16x24, other than the 32x32 .* --overwrite"):
+        render(store, ["corner4"], RenderSettings(height_px=32, width_px=32), executor=SERIAL)
+    with pytest.raises(DatasetError, match="drawn by 'another', here draws 'llvmpipe'"):
+        ImageStore(store, "corner4").begin("llvmpipe")
+
+
+def test_pictures_are_for_finished_collections(store: EpisodeStore) -> None:
+    store.group.attrs["fingerprint"] = None
+    with pytest.raises(DatasetError, match="is not finished. First: act collect"):
+        render(store, ["corner4"], TINY, executor=SERIAL)
+
+
+def test_a_changed_pixel_is_found_and_the_mend_named(store: EpisodeStore) -> None:
+    image = drawn(store)
+    assert image.damaged_episodes() == []
+    frames = store.group["data/images/corner4"]
+    assert isinstance(frames, zarr.Array)
+    at = int(store.episode_ends[2])
+    frames[at, 3, 4] = 255 - np.asarray(frames[at, 3, 4])
+    assert image.damaged_episodes() == [3]
+    complaint = act("data", "info", store.path, "--verify", check=2).stderr
+    assert "frames of corner4 of 1 episodes (the first: 3)" in complaint
+    assert "--overwrite" in complaint
