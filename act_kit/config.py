@@ -16,6 +16,9 @@ from act_kit.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
+ENGINES = ("fast", "reference")
+"""What can simulate; see :mod:`act_kit.sim.simulator`."""
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -33,7 +36,8 @@ class SimConfig:
     engine: str
 
     def __post_init__(self) -> None:
-        _require(self.engine in ("fast", "reference"), f"sim.engine={self.engine}: fast or reference.")
+        hint = did_you_mean(self.engine, ENGINES)
+        _require(self.engine in ENGINES, f"sim.engine={self.engine}: there are {' and '.join(ENGINES)}.{hint}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

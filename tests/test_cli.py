@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,10 +16,13 @@ import pytest
 import torch
 
 from act_kit import cli
+from act_kit.cli.console import interrupts_deferred
+from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.eval.evalset import make_evalset
 from act_kit.policy.policy import Policy
-from tests.conftest import ONE_THREAD, TINY, act
+from act_kit.sim.render import Gl
+from tests.conftest import ONE_THREAD, TINY, act, contents, make_dataset
 
 
 def run(
@@ -65,6 +71,13 @@ WRONG = {
     "unknown device": (("eval", "RUN", "--device", "tpu"), "there are auto, cpu and cuda"),
     "unknown option": (("collect", "--tsk", "push-v3"), "--tsk"),
     "unknown verb": (("colect",), "colect"),
+    "unknown engine": (("collect", "sim.engine=refrence"), "Did you mean 'reference'?"),
+    "unknown executor": (("collect", "--executor", "rya"), "there are local and ray"),
+    "negative rows": (("eval", "RUN", "rollout.rows=-1"), "0 for as many as are worth it"),
+    "one of several tasks unknown": (("collect", "--task", "reach-v3,puhs-v3"), "Did you mean 'push-v3'?"),
+    "unknown camera": (("render", "DATA", "--camera", "korner4"), "Did you mean 'corner4'?"),
+    "unknown size": (("render", "DATA", "--size", "big"), "Write 128, or 480x640"),
+    "nothing to render": (("render", "nowhere"), "There is no dataset at nowhere"),
 }
 
 
@@ -212,3 +225,52 @@ def test_free_text_in_paths_is_never_parsed(tmp_path: Path) -> None:
     out = tmp_path / "a=b (c), {d}[e]"
     act("collect", "--task", "reach-v3", "--n", 1, "--workers", 1, "--out", out, check=0)
     assert np.isfinite(EpisodeStore.open(out).rand_vecs).all()
+
+
+def test_several_tasks_are_collected_by_one_command_and_gone_on_with(tmp_path: Path) -> None:
+    command = ["collect", "--task", "reach-v3,drawer-close-v3", "--n", 3, "--out", tmp_path / "all", "--workers", 2]
+    assert act(*command, check=0).stdout.count("3 demonstrations") == 2
+    assert "exists" in act(*command, check=2).stderr
+    shutil.rmtree(tmp_path / "all" / "drawer-close-v3")
+    before = contents(tmp_path / "all" / "reach-v3")
+    act(*command, "--resume", check=0)
+    assert contents(tmp_path / "all" / "reach-v3") == before
+    make_dataset(tmp_path / "alone", task="drawer-close-v3", n=3)
+    assert contents(tmp_path / "all" / "drawer-close-v3") == contents(tmp_path / "alone")
+
+
+def test_the_reference_engine_collects_and_evaluates_the_same(tiny_run: Path, tmp_path: Path) -> None:
+    for engine, rows in (("fast", 0), ("reference", 2)):
+        out = tmp_path / engine
+        act("collect", "--task", "push-v3", "--n", 2, "--out", out / "data", f"sim.engine={engine}", check=0)
+        act(
+            "eval", tiny_run, "--episodes", 3, "--out", out / "eval", "control_episodes=2", "demonstrated_episodes=0",
+            f"sim.engine={engine}", f"rollout.rows={rows}", check=0,
+        )  # fmt: skip
+    assert contents(tmp_path / "fast" / "data") == contents(tmp_path / "reference" / "data")
+    episodes = [(tmp_path / engine / "eval" / "episodes.csv").read_text() for engine in ("fast", "reference")]
+    assert episodes[0] == episodes[1]
+
+
+@pytest.mark.gl
+def test_rendered_and_looked_at(gl: Gl, tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data", n=2).path
+    render = ["render", data, "--camera", "corner4", "--camera", "gripperPOV", "--size", "24x32"]
+    drawn = act(*render, check=0).stdout
+    assert f"Drawing with {gl}" in drawn
+    assert "frames of 24x32 px from each camera" in drawn
+    assert "corner4 at 24x32 by" in " ".join(act("data", "info", data, "--verify", check=0).stdout.split())
+    assert "Draw them anew: --overwrite" in act("render", data, "--size", 32, check=2).stderr
+    act("render", data, "--size", 32, "--overwrite", check=0)
+    assert ImageStore(EpisodeStore.open(data), "corner4").load().shape[1:] == (32, 32, 3)
+
+
+def test_an_interrupt_waits_for_a_good_moment_and_a_second_does_not() -> None:
+    with interrupts_deferred() as raise_if_interrupted:
+        raise_if_interrupted()
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            raise_if_interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -58,6 +58,7 @@ def collect(
     from act_kit.sim.starts import StartLaw
     from act_kit.sim.tasks import expand_tasks
 
+    spread = Spread(executor=executor, num_workers=count_workers(workers))
     flags = {
         "n": n, "seed": seed, "demonstrator": demonstrator, "noise": noise,
         "start_law": _start_law(randomize, start_law),
@@ -83,7 +84,7 @@ def collect(
             f"--no-randomize: all {first.n} demonstrations will begin from one and the same start. A policy trained "
             "on them memorises it and fails from every other; act train will refuse them. Use --randomize."
         )
-    with Spread(executor=executor, num_workers=count_workers(workers)).make_executor() as running:
+    with spread.make_executor() as running:
         for config in configs:
             _collect(config, folders[config.task], running, resume=resume, is_one_of_many=len(configs) > 1)
     if len(configs) == 1:

@@ -15,7 +15,7 @@ from act_kit.errors import RenderError
 from act_kit.eval.evalset import EvalSet
 from act_kit.eval.evaluate import Evaluation, evaluate
 from act_kit.eval.report import write_results
-from act_kit.eval.rollout import Outcome, Roll, Sizes, roll_on, roll_with
+from act_kit.eval.rollout import Progress, Roll, Sizes, roll_on, roll_with
 from act_kit.eval.selection import make_selector
 from act_kit.eval.video import choose, record
 from act_kit.executors import LocalExecutor, Spread
@@ -50,16 +50,15 @@ def run_evaluation(
 ) -> Evaluation:
     """Evaluate a policy and write what came of it to ``out``."""
     with _roll(evalset, config, spread) as roll, progress_bar("successes") as bar:
-        lines: dict[str, tuple[TaskID, list[bool]]] = {}
+        lines: dict[str, TaskID] = {}
 
-        def show(who: str, outcome: Outcome, total: int) -> None:
+        def show(who: str, progress: Progress, num: int) -> None:
             if who not in lines:
-                lines[who] = bar.add_task(who, total=total, successes=""), []
-            line, successes = lines[who]
-            successes.append(outcome.success_once)
-            bar.update(line, advance=1, successes=f"success {sum(successes)}/{len(successes)}")
+                lines[who] = bar.add_task(who, total=num, successes="")
+            text = f"success {progress.num_succeeded}"
+            bar.update(lines[who], completed=progress.num_episodes, successes=text)
 
-        evaluation = evaluate(policy, evalset, config, roll=roll, on_episode=show)
+        evaluation = evaluate(policy, evalset, config, roll=roll, on_progress=show)
     videos = _record(evaluation, config, out, spread.num_workers) if record_video else {}
     write_results(evaluation, policy, out, videos)
     return evaluation

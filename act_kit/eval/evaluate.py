@@ -12,7 +12,7 @@ from act_kit.config import EvalConfig
 from act_kit.errors import StartError
 from act_kit.eval.actors import Actor, ExpertActor, NothingActor, PolicyActor, RandomActor
 from act_kit.eval.evalset import EvalSet, check_disjoint, make_evalset
-from act_kit.eval.rollout import Outcome, Roll
+from act_kit.eval.rollout import Outcome, Progress, Roll
 from act_kit.eval.statistics import Rate
 from act_kit.policy.policy import Policy
 from act_kit.sim.starts import Start
@@ -110,7 +110,7 @@ def evaluate(
     config: EvalConfig,
     *,
     roll: Roll,
-    on_episode: Callable[[str, Outcome, int], None] = lambda who, outcome, total: None,
+    on_progress: Callable[[str, Progress, int], None] = lambda who, progress, num: None,
 ) -> Evaluation:
     """Run ``policy`` from every start of ``evalset`` to the horizon, and the controls, by ``roll``.
 
@@ -130,7 +130,7 @@ def evaluate(
             actor,
             starts,
             stop_at_success=stop_at_success,
-            on_episode=lambda outcome: on_episode(who, outcome, len(starts)),
+            on_progress=lambda progress: on_progress(who, progress, len(starts)),
         )
 
     outcomes = run("policy", PolicyActor(policy), evalset.starts, stop_at_success=False)

@@ -159,6 +159,25 @@ def _choose_lanes(num_rows: int, num_workers: int, planning_s: float, working_s:
     return Sizes(num_rows=num_rows, num_lanes=num_lanes, reason=reason)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a rollout stands.
+
+    Attributes:
+        num_episodes: Finished, and the parts done of those under way.
+        num_succeeded: Of both.
+    """
+
+    num_episodes: float
+    num_succeeded: int
+
+
+def _progress(outcomes: Iterable[Outcome], live: Iterable[_Recording]) -> Progress:
+    done = [(1.0, outcome.success_once) for outcome in outcomes]
+    done += [(recording.num_steps / HORIZON, recording.succeeded) for recording in live]
+    return Progress(num_episodes=sum(part for part, _ in done), num_succeeded=sum(success for _, success in done))
+
+
 class Roll(Protocol):
     """Rolls out on whatever it was made for."""
 
@@ -168,7 +187,7 @@ class Roll(Protocol):
         starts: Sequence[Start],
         *,
         stop_at_success: bool = False,
-        on_episode: Callable[[Outcome], None] = lambda outcome: None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> list[Outcome]:
         """See :func:`rollout`."""
         ...
@@ -187,15 +206,15 @@ def roll_with(executor: Executor, task: str, engine: str) -> Roll:
         starts: Sequence[Start],
         *,
         stop_at_success: bool = False,
-        on_episode: Callable[[Outcome], None] = lambda outcome: None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> list[Outcome]:
         size = min(SHARE, math.ceil(len(starts) / executor.num_workers))
         shares = [starts[begin : begin + size] for begin in range(0, len(starts), size)]
         outcomes: list[Outcome] = []
         for share in executor.map(rollout_share, [(task, engine, actor, share, stop_at_success) for share in shares]):
             outcomes += share
-            for outcome in share:
-                on_episode(outcome)
+            num_succeeded = sum(outcome.success_once for outcome in outcomes)
+            on_progress(Progress(num_episodes=len(outcomes), num_succeeded=num_succeeded))
         return outcomes
 
     return roll
@@ -216,7 +235,7 @@ def rollout(
     *,
     num_rows: int = 0,
     stop_at_success: bool = False,
-    on_episode: Callable[[Outcome], None] = lambda outcome: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
     on_sizes: Callable[[Sizes], None] = lambda sizes: None,
 ) -> list[Outcome]:
     """Let ``actor`` run one episode from each start, to the horizon or (at the end of a chunk) to its first success.
@@ -258,11 +277,11 @@ def rollout(
             finished = recording.num_steps == HORIZON or (stop_at_success and recording.succeeded)
             if finished or recording.crash is not None:
                 outcomes[recording.index] = live.pop(row).outcome()
-                on_episode(outcomes[recording.index])
                 done.append(row)
             else:
                 assert isinstance(answer, Answer)
                 arrived[row] = answer
+        on_progress(_progress(outcomes.values(), live.values()))
         begin(done)
         if sizes is None and len(arrived) < len(live):
             continue  # the first chunk is planned for all at once, and measured

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import mujoco
 import numpy as np
 
-from act_kit.errors import ConfigError, did_you_mean
+from act_kit.config import SimConfig
 from act_kit.sim.engine import PHYSICS, Engine, Segment, get_physics
 from act_kit.sim.fast import FastEngine
 from act_kit.sim.reference import ReferenceEngine
@@ -18,17 +18,11 @@ ENGINES: dict[str, Callable[[str], Engine]] = {"fast": FastEngine, "reference": 
 """Engines by the name that ``sim.engine`` takes. They give the same numbers; ``reference`` is Meta-World's own code."""
 
 
-def check_engine(name: str) -> None:
-    """Raise :class:`ConfigError` unless there is an engine of that name."""
-    if name not in ENGINES:
-        raise ConfigError(f"sim.engine={name}: there is {', '.join(ENGINES)}.{did_you_mean(name, ENGINES)}")
-
-
 class Simulator:
     """One Meta-World task, reset to starts and stepped by chunks; bit-exact from the same start and actions."""
 
     def __init__(self, task: str, engine: str = "fast") -> None:
-        check_engine(engine)
+        SimConfig(engine=engine)  # refuses an unknown one
         self.task = get_task(task)
         self.engine = ENGINES[engine](task)
         self.num_steps = 0

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from act_kit.eval.actors import ExpertActor, NothingActor, PolicyActor, RandomActor
-from act_kit.eval.rollout import Outcome, rollout
+from act_kit.eval.rollout import Outcome, Progress, Sizes, choose_num_rows, rollout
+from act_kit.executors import LocalExecutor
 from act_kit.policy.policy import Policy
+from act_kit.sim.render import Gl, RenderSettings, render_episode
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import StartLaw
-from act_kit.sim.vector import VectorSimulator
+from act_kit.sim.vector import VectorSimulator, Views
 
 STARTS = StartLaw("reach-v3").sample(5, seed=0, stream="evaluate")
 
@@ -95,3 +99,63 @@ def test_a_crashed_episode_has_failed_and_is_named() -> None:
     assert outcome.crash is not None
     assert not outcome.success_once
     assert outcome.success_step is None
+
+
+class Onlooker(NothingActor):
+    """Pushes on, 16 actions at a time, and keeps the pictures it is shown."""
+
+    views = Views(cameras=("corner4", "gripperPOV"), settings=RenderSettings(height_px=16, width_px=16))
+
+    def __init__(self) -> None:
+        self.shown: list[np.ndarray] = []
+
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
+        assert images is not None
+        self.shown.append(images)
+        return np.full((len(states), 16, 4), 0.3, dtype=np.float32)
+
+
+@pytest.mark.gl
+def test_frames_are_drawn_for_queries_only_and_show_what_the_state_says(gl: Gl) -> None:
+    onlooker = Onlooker()
+    with VectorSimulator("reach-v3", 1, views=onlooker.views) as simulators:
+        (outcome,) = rollout(simulators, onlooker, STARTS[:1])
+    images = np.concatenate(onlooker.shown)
+    assert images.shape == (32, 2, 16, 16, 3), "500 steps, 16 at a time"
+    assert outcome.query_steps.tolist() == list(range(0, 500, 16))
+    simulator = Simulator("reach-v3")
+    simulator.reset(STARTS[0])
+    physics = [simulator.physics()]
+    for begin in range(0, 16 * 31, 16):
+        simulator.step_chunk(outcome.actions[begin : begin + 16])
+        physics.append(simulator.physics())
+    with LocalExecutor(1, gl.environment) as executor:
+        job = (onlooker.views.settings, onlooker.views.cameras, STARTS[0], np.array(physics))
+        (drawn,) = executor.map(render_episode, [job])
+    assert np.array_equal(images, drawn.images)
+
+
+def test_sizes_follow_the_episodes_and_what_was_measured(tiny_policy: Policy) -> None:
+    assert choose_num_rows(20, 2) == 20
+    assert choose_num_rows(100, 2) == 100
+    assert choose_num_rows(1000, 2) == 126, "eight waves of the same size"
+    assert choose_num_rows(3, 16) == 3
+    told: list[Sizes] = []
+    with VectorSimulator("reach-v3", 2) as simulators:
+        rollout(simulators, PolicyActor(tiny_policy), STARTS, on_sizes=told.append)
+    (sizes,) = told
+    assert sizes.num_rows == 5
+    assert re.fullmatch(
+        r"5 environments in 2 processes, [12] groups? each: a chunk took [\d.]+ ms to plan and [\d.]+ ms to carry out",
+        sizes.reason,
+    )
+
+
+def test_progress_counts_the_parts_of_episodes_under_way() -> None:
+    told: list[Progress] = []
+    with VectorSimulator("reach-v3", 1) as simulators:
+        rollout(simulators, ExpertActor("reach-v3"), STARTS[:2], on_progress=told.append)
+    assert [progress.num_episodes for progress in told] == sorted(progress.num_episodes for progress in told)
+    assert told[100].num_episodes == pytest.approx(0.4)
+    assert (told[-1].num_episodes, told[-1].num_succeeded) == (2, 2)
+    assert told[300].num_succeeded == 2, "told as soon as it happens"
