@@ -153,14 +153,20 @@ def check_rendering(gl: Gl, folder: Path) -> None:
     assert contents(folder / "ray") == contents(folder / "local")
 
 
-def check_commands(folder: Path) -> None:
-    command = ["collect", "--task", "reach-v3", "--n", "3", "--executor", "ray"]
-    done = act(*command, "--out", folder / "ray", check=0, env={**ONE_THREAD, **os.environ})
-    assert "3 demonstrations" in done.stdout
-    make_dataset(folder / "local", n=3)
+def check_commands(folder: Path, run: Path) -> None:
+    here = {**ONE_THREAD, **os.environ}
+    for executor in ("ray", "local"):
+        out = folder / executor
+        act("collect", "--task", "reach-v3", "--n", 3, "--executor", executor, "--out", out, check=0, env=here)
+        act(
+            "eval", run, "--episodes", 4, "demonstrated_episodes=0", "control_episodes=2", "--executor", executor,
+            "--out", folder / f"eval-{executor}", check=0, env=here,
+        )  # fmt: skip
     assert contents(folder / "ray") == contents(folder / "local")
+    episodes = [(folder / f"eval-{executor}" / "episodes.csv").read_text() for executor in ("ray", "local")]
+    assert episodes[0] == episodes[1]
     nowhere = {**ONE_THREAD, "RAY_ADDRESS": "127.0.0.1:1"}
-    refused = act(*command, "--out", folder / "none", check=2, env=nowhere)
+    refused = act("render", folder / "local", "--executor", "ray", check=2, env=nowhere)
     assert "There is no Ray cluster at RAY_ADDRESS=127.0.0.1:1" in refused.stderr
     assert "Traceback" not in refused.stderr
 
@@ -168,11 +174,11 @@ def check_commands(folder: Path) -> None:
 @pytest.mark.gl
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_a_cluster_that_loses_processes_and_nodes_gives_the_same_bytes(
-    gl: Gl, tiny_policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gl: Gl, tiny_run: Path, tiny_policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with cluster() as running:
         monkeypatch.setenv("RAY_ADDRESS", running.address)
         check_collection(running, tmp_path / "collection")
         check_evaluation(tiny_policy)
         check_rendering(gl, tmp_path / "rendering")
-        check_commands(tmp_path / "commands")
+        check_commands(tmp_path / "commands", tiny_run)

@@ -58,7 +58,6 @@ def collect(
     from act_kit.sim.starts import StartLaw
     from act_kit.sim.tasks import expand_tasks
 
-    spread = Spread(executor=executor, num_workers=count_workers(workers))
     flags = {
         "n": n, "seed": seed, "demonstrator": demonstrator, "noise": noise,
         "start_law": _start_law(randomize, start_law),
@@ -69,6 +68,7 @@ def collect(
         config.task: (out / config.task if len(tasks) > 1 else out) if out else Path("data") / config.task
         for config in configs
     }
+    spread = Spread(executor=executor, num_workers=min(count_workers(workers), max(config.n for config in configs)))
     for config in configs:
         # An unknown task or law is refused before anything is written.
         StartLaw(config.task, config.start_law)
@@ -78,7 +78,8 @@ def collect(
             prepare_output(folders[config.task], overwrite=overwrite, how_to_go_on="--resume goes on with it")
     first = configs[0]
     num_steps = 150 * sum(config.n for config in configs)
-    require_space(folders[first.task], num_steps * _STEP_BYTES, f"{first.n} demonstrations of {len(configs)} tasks")
+    what = f"{first.n} demonstrations" + (f" of each of {len(configs)} tasks" if len(configs) > 1 else "")
+    require_space(folders[first.task], num_steps * _STEP_BYTES, what)
     if first.start_law == "fixed":
         complain(
             f"--no-randomize: all {first.n} demonstrations will begin from one and the same start. A policy trained "
@@ -100,7 +101,8 @@ def _collect(config: CollectConfig, out: Path, executor: Executor, *, resume: bo
     try:
         store = run_collection(config, out, executor=executor, resume=resume and (out.exists() or not is_one_of_many))
     except KeyboardInterrupt:
-        say(f"Stopped; what is complete is kept. To go on: {config.command} --out {out} --resume")
+        go_on = "the same command with --resume" if is_one_of_many else f"{config.command} --out {out} --resume"
+        say(f"Stopped; what is complete is kept. To go on: {go_on}")
         raise typer.Exit(130) from None
     attempts = store.attempts()
     say(

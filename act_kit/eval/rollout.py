@@ -172,12 +172,6 @@ class Progress:
     num_succeeded: int
 
 
-def _progress(outcomes: Iterable[Outcome], live: Iterable[_Recording]) -> Progress:
-    done = [(1.0, outcome.success_once) for outcome in outcomes]
-    done += [(recording.num_steps / HORIZON, recording.succeeded) for recording in live]
-    return Progress(num_episodes=sum(part for part, _ in done), num_succeeded=sum(success for _, success in done))
-
-
 class Roll(Protocol):
     """Rolls out on whatever it was made for."""
 
@@ -251,6 +245,7 @@ def rollout(
     live: dict[int, _Recording] = {}
     planned: dict[int, np.ndarray] = {}
     sent_at = planning_s = 0.0
+    num_succeeded = 0
 
     def begin(rows: Iterable[int]) -> None:
         begun = {row: waiting.pop() for row in rows if waiting}
@@ -277,11 +272,14 @@ def rollout(
             finished = recording.num_steps == HORIZON or (stop_at_success and recording.succeeded)
             if finished or recording.crash is not None:
                 outcomes[recording.index] = live.pop(row).outcome()
+                num_succeeded += outcomes[recording.index].success_once
                 done.append(row)
             else:
                 assert isinstance(answer, Answer)
                 arrived[row] = answer
-        on_progress(_progress(outcomes.values(), live.values()))
+        parts = sum(recording.num_steps / HORIZON for recording in live.values())
+        succeeding = sum(recording.succeeded for recording in live.values())
+        on_progress(Progress(num_episodes=len(outcomes) + parts, num_succeeded=num_succeeded + succeeding))
         begin(done)
         if sizes is None and len(arrived) < len(live):
             continue  # the first chunk is planned for all at once, and measured
