@@ -98,12 +98,16 @@ class ImageStore:
         """Load the frames of all steps, uint8 (T, H, W, 3).
 
         Raises:
-            DatasetError: The rendering is not finished.
+            DatasetError: The rendering is not finished, or frames are missing.
         """
         if not self.is_complete:
             raise DatasetError(
                 f"Only {self.num_episodes} of {self._store.num_episodes} episodes of {self._store.path} are drawn from "
                 f"{self.camera}. Go on: {self.command}"
+            )
+        if self._frames.nchunks_initialized < self._frames.nchunks:  # zarr would read zeros
+            raise DatasetError(
+                f"{self._store.path} lacks frames of {self.camera}. Draw them anew: {self.command} --overwrite"
             )
         return np.asarray(self._frames[: self._store.num_steps])
 

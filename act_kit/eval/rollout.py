@@ -21,7 +21,7 @@ from act_kit.sim.tasks import HORIZON, STATE_DIM
 from act_kit.sim.vector import Answer, Crash, VectorSimulator
 
 MAX_ROWS = 64
-"""Environments of one process at the same time. Beyond, nothing gets faster; each holds a few MB."""
+"""Environments of one process at the same time. Beyond, nothing gets faster; each holds about 1 MB."""
 
 SHARE = 16
 """Episodes of a job on a cluster: what is done again if its machine dies."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +21,7 @@ from act_kit.errors import DatasetError
 from act_kit.executors import LocalExecutor
 from act_kit.sim.render import Gl, RenderSettings
 
-from tests.conftest import SERIAL, act, contents, make_dataset
+from tests.conftest import ONE_THREAD, SERIAL, act, contents, make_dataset
 
 TINY = RenderSettings(height_px=16, width_px=24)
 
@@ -64,6 +69,43 @@ def test_interrupted_and_in_parallel_the_bytes_are_those_of_one_go(
     assert image.load().shape == (whole.num_steps, 16, 24, 3)
     assert (image.settings, image.renderer) == (TINY, gl.renderer)
     assert whole.compute_fingerprint() == whole.fingerprint, "pictures are not part of what was collected"
+
+
+@pytest.mark.gl
+def test_killed_for_real_it_goes_on_to_the_same_bytes(gl: Gl, store: EpisodeStore, tmp_path: Path) -> None:
+    shutil.copytree(store.path, tmp_path / "whole")
+    command = [sys.executable, "-c", "from act_kit.cli import main; main()", "render", str(store.path)]
+    digests = store.path / "meta" / "image_digests" / "corner4" / "c"
+    for num_kills in range(3):  # three moments; the last run is left alone
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=ONE_THREAD
+        )
+        while num_kills < 2 and not digests.exists() and process.poll() is None:
+            time.sleep(0.005)
+        if num_kills < 2:
+            time.sleep(0.05 * num_kills)
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=100)
+    act("render", tmp_path / "whole", check=0)
+    assert contents(store.path) == contents(tmp_path / "whole")
+
+
+def test_a_kill_between_making_room_and_filling_it_costs_nothing_else(store: EpisodeStore) -> None:
+    image = drawn(store)
+    image._digests.resize((2, 32))
+    image._frames.resize((5000, 16, 24, 3))
+    again = ImageStore(EpisodeStore.open(store.path, writable=True), "corner4")
+    again.begin("llvmpipe")
+    assert again._frames.shape[0] == store.episode_ends[1]
+    with pytest.raises(DatasetError, match="Only 2 of 5"):
+        again.load()
+
+
+def test_missing_frames_are_not_zeros(store: EpisodeStore) -> None:
+    image = drawn(store)
+    (store.path / "data" / "images" / "corner4" / "c" / "0" / "0" / "0" / "0").unlink()
+    with pytest.raises(DatasetError, match="lacks frames of corner4. Draw them anew"):
+        image.load()
 
 
 def drawn(store: EpisodeStore, renderer: str = "llvmpipe") -> ImageStore:
