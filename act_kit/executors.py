@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar
 
 from act_kit.errors import ConfigError, WorkerError, did_you_mean
 from act_kit.sim.workers import environment, make_pool
+from act_kit.versions import versions
 
 R = TypeVar("R")
 
@@ -102,6 +103,7 @@ class RayExecutor(Executor):
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         try:
             import ray
+            import ray.util.scheduling_strategies
         except ImportError as error:
             raise ConfigError("--executor ray needs Ray: pip install 'act_kit[ray]'") from error
         address = os.environ.get("RAY_ADDRESS", "auto")
@@ -119,7 +121,31 @@ class RayExecutor(Executor):
                 "one, as HOST:PORT."
             ) from error
         self._ray: Any = ray
-        self.num_workers = int(self._ray.cluster_resources()["CPU"])
+        try:
+            self.num_workers = self._check_nodes(versions())
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_nodes(self, ours: dict[str, str]) -> int:
+        """Count the cluster's processors; refuse nodes whose results would not be this machine's to the bit."""
+        ray = self._ray
+        nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")}
+        if not nodes:
+            raise ConfigError("The Ray cluster has no processors. Add a node: ray start --address=HOST:PORT")
+        answers = {}
+        for name in nodes:
+            here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(name, soft=False)
+            answers[name] = ray.remote(scheduling_strategy=here)(versions).remote()
+        for name, answer in answers.items():
+            host = nodes[name]["NodeManagerHostname"]
+            try:
+                theirs = ray.get(answer)
+            except ray.exceptions.RayError as error:
+                raise ConfigError(f"act_kit does not run on the Ray node {host}: install it there too.") from error
+            if theirs != ours:
+                raise ConfigError(f"The Ray node {host} has {theirs}, here is {ours}: install the same there.")
+        return int(sum(node["Resources"]["CPU"] for node in nodes.values()))
 
     def map(self, function: Callable[..., R], jobs: Iterable[tuple[Any, ...]]) -> Generator[R]:
         """Yield results in order; see :class:`Executor`."""
