@@ -63,7 +63,7 @@ def main() -> None:
             continue
         cells = []
         for _, settings, cameras, states in columns:
-            with LocalExecutor(1, {**gl.environment, "LP_NUM_THREADS": "1"}) as executor:
+            with LocalExecutor(1, gl.environment) as executor:
                 (ms,) = executor.map(frame_ms, [(settings, cameras, start, states)])
             cells.append(f"{ms:.1f}")
         print(f"| {gl} | {' | '.join(cells)} |", flush=True)

@@ -191,9 +191,11 @@ def find_gl(num_processes: int = 1) -> Gl:
         renderer = _probe(environment)
         if renderer is None:
             continue
-        if num_processes > 1 and not renderer.startswith(_SOFTWARE) and _probe(environment, num_processes) is None:
-            continue
-        return Gl(environment["MUJOCO_GL"], renderer, environment)
+        if renderer.startswith(_SOFTWARE):
+            # Every processor has a renderer of its own: threads of each would only get in each other's way.
+            return Gl(environment["MUJOCO_GL"], renderer, {**environment, "LP_NUM_THREADS": "1"})
+        if num_processes == 1 or _probe(environment, num_processes) is not None:
+            return Gl(environment["MUJOCO_GL"], renderer, environment)
     raise RenderError(INSTALL_HINT)
 
 
