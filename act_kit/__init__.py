@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from act_kit.errors import ActKitError
     from act_kit.eval.evalset import EvalSet, make_evalset
     from act_kit.eval.evaluate import Evaluation, evaluate
+    from act_kit.eval.rollout import roll_on
+    from act_kit.executors import LocalExecutor
     from act_kit.policy.policy import Policy
     from act_kit.sim.simulator import Simulator
     from act_kit.sim.starts import Start, StartLaw
@@ -34,6 +36,7 @@ _HOMES = {
     "EvalConfig": "config",
     "EvalSet": "eval.evalset",
     "Evaluation": "eval.evaluate",
+    "LocalExecutor": "executors",
     "Policy": "policy.policy",
     "Simulator": "sim.simulator",
     "Start": "sim.starts",
@@ -48,6 +51,7 @@ _HOMES = {
     "evaluate": "eval.evaluate",
     "make_evalset": "eval.evalset",
     "measure": "datasets.diversity",
+    "roll_on": "eval.rollout",
 }
 
 __all__ = [
@@ -60,6 +64,7 @@ __all__ = [
     "EvalConfig",
     "EvalSet",
     "Evaluation",
+    "LocalExecutor",
     "Policy",
     "Simulator",
     "Start",
@@ -73,6 +78,7 @@ __all__ = [
     "evaluate",
     "make_evalset",
     "measure",
+    "roll_on",
 ]
 
 

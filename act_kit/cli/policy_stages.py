@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def run_training(
     task = store.info.task
     starts = StartLaw(task).sample(config.selection.episodes, seed=config.trainer.seed, stream="select")
     with VectorSimulator(task, min(num_workers, len(starts)), engine=config.sim.engine) as simulators:
-        selector = make_selector(roll_on(simulators, config.rollout.rows), starts)
+        selector = make_selector(roll_on(simulators, config.rollout.rows, _say_once()), starts)
         trainer = Trainer(config, store, run, selector=selector, device=device)
         if resume:
             trainer.resume()
@@ -72,15 +72,20 @@ def _roll(evalset: EvalSet, config: EvalConfig, spread: Spread) -> Generator[Rol
             yield roll_with(executor, evalset.task, config.sim.engine)
         return
     num_workers = min(spread.num_workers, len(evalset.starts))
+    with VectorSimulator(evalset.task, num_workers, engine=config.sim.engine) as simulators:
+        yield roll_on(simulators, config.rollout.rows, _say_once())
+
+
+def _say_once() -> Callable[[Sizes], None]:
+    """Return what says how the first of several rollouts is spread."""
     said: list[Sizes] = []
 
-    def say_once(sizes: Sizes) -> None:
+    def say_first(sizes: Sizes) -> None:
         if not said:
             say(sizes.reason)
         said.append(sizes)
 
-    with VectorSimulator(evalset.task, num_workers, engine=config.sim.engine) as simulators:
-        yield roll_on(simulators, config.rollout.rows, say_once)
+    return say_first
 
 
 def _record(evaluation: Evaluation, config: EvalConfig, out: Path, num_workers: int) -> dict[int, Path]:
