@@ -181,20 +181,27 @@ def test_report_exits_with_2_on_fail(one_start_store: EpisodeStore, tmp_path: Pa
     assert "act collect --task reach-v3 --randomize" in done.stdout.replace("\n", " ")
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(reach_store: EpisodeStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_training_goes_on_to_the_same_weights(
+    reach_store: EpisodeStore, tmp_path: Path, kill: signal.Signals
+) -> None:
     overrides = [*TINY, "selection.rollouts=0", "trainer.steps=400"]
     command = ["train", "--data", reach_store.path, *overrides]
     act(*command, "--out", tmp_path / "whole", check=0)
     killed = subprocess.Popen(
         [sys.executable, "-c", "from act_kit.cli import main; main()", *map(str, command), "--out", tmp_path / "parts"],
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
         env=ONE_THREAD,
     )
     last = tmp_path / "parts" / "checkpoints" / "last"
     while not last.exists() and killed.poll() is None:
         time.sleep(0.01)
-    killed.kill()
-    killed.wait()
+    killed.send_signal(kill)
+    output, _ = killed.communicate()
+    if kill == signal.SIGTERM:
+        assert killed.returncode == 130
+        assert f"act train --resume --out {tmp_path / 'parts'}" in output.replace("\n", "")
     assert 0 < Policy.load(last).contract.step < 400, "it was not killed in the middle: the test shows nothing"
     act("train", "--resume", "--out", tmp_path / "parts", check=0)
     whole, parts = (Policy.load(tmp_path / name).model.state_dict() for name in ("whole", "parts"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.progress import TaskID
 
-from act_kit.cli.console import complain, progress_bar, say
+from act_kit.cli.console import complain, interrupts_deferred, progress_bar, say
 from act_kit.config import EvalConfig, TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import RenderError
@@ -38,9 +38,14 @@ def run_training(
         if resume:
             trainer.resume()
         say(trainer.summary())
-        with progress_bar("status") as bar:
+        with progress_bar("status") as bar, interrupts_deferred() as raise_if_interrupted:
             line = bar.add_task("train", total=config.trainer.steps, completed=trainer.step, status="")
-            policy = trainer.train(lambda state: bar.update(line, completed=state.step, status=state.status()))
+
+            def show(state: Trainer) -> None:
+                bar.update(line, completed=state.step, status=state.status())
+                raise_if_interrupted()
+
+            policy = trainer.train(show)
     say(trainer.outcome())
     return policy
 

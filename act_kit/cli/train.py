@@ -62,6 +62,6 @@ def train(
             config, store, out, device=choose_device(device), num_workers=count_workers(workers), resume=resume
         )
     except KeyboardInterrupt:
-        say(f"Stopped. To go on from the last checkpoint: act train --resume --out {out}")
+        say(f"Stopped. To go on: act train --resume --out {out}")
         raise typer.Exit(130) from None
     console.print(f"Next: [bold]act eval {out} --record-video[/]")

@@ -114,7 +114,10 @@ class Trainer:
         self.step, self.best_successes, self.best_step = state.step, state.best_successes, state.best_step
 
     def train(self, on_step: Callable[[Trainer], None] = lambda trainer: None) -> Policy:
-        """Train to the last step and return the best policy (the last one, if none was rolled out)."""
+        """Train to the last step and return the best policy (the last one, if none was rolled out).
+
+        ``on_step`` may raise KeyboardInterrupt: the run stops with a checkpoint of that very step.
+        """
         settings, selection = self.config.trainer, self.config.selection
         rollouts_at = rollout_steps(settings.steps, selection.rollouts) if self.selector else []
         logger = self.logger = MetricLogger(self.run, resume_step=self.step)
@@ -145,7 +148,12 @@ class Trainer:
                         logger.log(self.step, self._validate())
                         self._checkpoint(logger, roll_out=self.step in rollouts_at)
                         began += time.perf_counter() - paused  # so that the step rate is that of steps
-                    on_step(self)
+                    try:
+                        on_step(self)
+                    except KeyboardInterrupt:  # between two steps, so that it can go on from here
+                        if not saves:
+                            self._checkpoint(logger, roll_out=False)
+                        raise
         finally:
             logger.close()
         return Policy.load(self.run)

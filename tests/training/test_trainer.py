@@ -52,6 +52,23 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(reach_store: Ep
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
+def test_interrupted_between_two_steps_it_stops_with_that_step(
+    reach_store: EpisodeStore, tiny_run: Path, tmp_path: Path
+) -> None:
+    def interrupt(trainer: Trainer) -> None:
+        if trainer.step == 37:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(tiny_config(), reach_store, tmp_path, selector=None).train(interrupt)
+    resumed = Trainer(tiny_config(), reach_store, tmp_path, selector=None)
+    resumed.resume()
+    assert resumed.step == 37
+    resumed.train()
+    whole, parts = (Policy.load(run).model.state_dict() for run in (tiny_run, tmp_path))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
 @pytest.mark.parametrize("killed_at", [5, 27, 40])
 def test_killed_and_resumed_it_ends_with_the_same_bits(
     reach_store: EpisodeStore, tmp_path: Path, killed_at: int
