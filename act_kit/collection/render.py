@@ -35,17 +35,14 @@ def render(
         raise DatasetError(
             f"The collection of {store.path} is not finished. First: {store.info.command} --out {store.path} --resume"
         )
-    there = ImageStore.cameras(store)
-    targets = [
-        ImageStore(store, camera) if camera in there and not overwrite else ImageStore.create(store, camera, settings)
-        for camera in cameras
-    ]
-    for target in targets:
-        if target.settings != settings:
+    there = {} if overwrite else {camera: ImageStore(store, camera) for camera in ImageStore.cameras(store)}
+    for target in there.values():
+        if target.camera in cameras and target.settings != settings:
             raise DatasetError(
                 f"{store.path} has frames of {target.camera} at {target.settings}, other than the {settings} asked for. "
                 "Draw them anew: --overwrite"
             )
+    targets = [there.get(camera) or ImageStore.create(store, camera, settings) for camera in cameras]
     first = min(target.num_episodes for target in targets)
     physics = np.split(store.steps("physics"), store.episode_ends[:-1])
     jobs = [

@@ -42,21 +42,24 @@ class ImageStore:
     @staticmethod
     def cameras(store: EpisodeStore) -> tuple[str, ...]:
         """Name the cameras whose frames are there, complete or not."""
-        digests = store.group.get("meta/image_digests")
-        return tuple(sorted(digests.array_keys())) if isinstance(digests, zarr.Group) else ()
+        frames, digests = store.group.get("data/images"), store.group.get("meta/image_digests")
+        if not isinstance(frames, zarr.Group) or not isinstance(digests, zarr.Group):
+            return ()
+        return tuple(sorted(set(frames.array_keys()) & set(digests.array_keys())))
 
     @classmethod
     def create(cls, store: EpisodeStore, camera: str, settings: RenderSettings) -> ImageStore:
         """Make room for a camera's frames, in place of any that are there."""
         shape = (settings.height_px, settings.width_px, 3)
+        # First, so that a kill in between leaves frames that nothing vouches for, not digests without frames.
+        store.group.create_array(
+            f"meta/image_digests/{camera}", shape=(0, 32), chunks=(1024, 32), dtype=np.uint8, overwrite=True
+        )
         store.group.create_array(
             f"data/images/{camera}", shape=(0, *shape), chunks=(max(1, _CHUNK_BYTES // int(np.prod(shape))), *shape),
             dtype=np.uint8, compressors=BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle"), overwrite=True,
             attributes={"settings": asdict(settings), "gl_renderer": ""},
         )  # fmt: skip
-        store.group.create_array(
-            f"meta/image_digests/{camera}", shape=(0, 32), chunks=(1024, 32), dtype=np.uint8, overwrite=True
-        )
         return cls(store, camera)
 
     @property

@@ -125,6 +125,32 @@ def test_other_settings_or_another_library_are_refused(store: EpisodeStore) -> N
         ImageStore(store, "corner4").begin("llvmpipe")
 
 
+def test_a_refusal_leaves_the_other_cameras_alone(store: EpisodeStore) -> None:
+    drawn(store)
+    with pytest.raises(DatasetError, match="frames of corner4 at 16x24"):
+        render(store, ["topview", "corner4"], RenderSettings(height_px=32, width_px=32), executor=SERIAL)
+    assert ImageStore.cameras(store) == ("corner4",)
+
+
+def test_drawing_anew_killed_at_its_beginning_leaves_nothing_that_looks_complete(
+    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = drawn(store)
+    original, made = zarr.Group.create_array, []
+
+    def stop_after_one(self: zarr.Group, name: str, **options: object) -> object:
+        made.append(name)
+        if len(made) > 1:
+            raise Interrupt
+        return original(self, name, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(zarr.Group, "create_array", stop_after_one)
+    with pytest.raises(Interrupt):
+        ImageStore.create(store, "corner4", TINY)
+    assert not ImageStore(store, "corner4").is_complete
+    assert image.camera in ImageStore.cameras(store)
+
+
 def test_pictures_are_for_finished_collections(store: EpisodeStore) -> None:
     store.group.attrs["fingerprint"] = None
     with pytest.raises(DatasetError, match="is not finished. First: act collect"):
