@@ -40,6 +40,8 @@ def official(run: str, num_episodes: int) -> np.ndarray:
 
 def toolkit(run: str, num_episodes: int, engine: str = "fast") -> np.ndarray:
     """Return the same of the toolkit."""
+    import torch
+
     from act_kit.eval.actors import PolicyActor
     from act_kit.eval.rollout import rollout
     from act_kit.policy.policy import Policy
@@ -50,6 +52,7 @@ def toolkit(run: str, num_episodes: int, engine: str = "fast") -> np.ndarray:
     def show(sizes: object) -> None:
         print(getattr(sizes, "reason", ""), file=sys.stderr)
 
+    torch.set_num_threads(1)  # as act eval does
     with VectorSimulator((policy := Policy.load(run)).contract.task, num_cpus(), engine=engine) as simulators:
         starts = StartLaw(simulators.task).sample(num_episodes, seed=5, stream="evaluate")
         outcomes = rollout(simulators, PolicyActor(policy), starts, on_sizes=show)

@@ -39,6 +39,8 @@ def evaluate(
 
     [dim]act eval runs/pick-place-v3 --episodes 100 --record-video[/]
     """
+    import torch
+
     from act_kit.cli.policy_stages import run_evaluation
     from act_kit.config import EvalConfig, compose
     from act_kit.eval.evalset import evalset_from
@@ -47,6 +49,9 @@ def evaluate(
     from act_kit.files import prepare_output
     from act_kit.policy.policy import Policy
 
+    # A second thread of the policy would take a processor from those who simulate. (Not in a process that also trains:
+    # once this has been called, however it is set again, training takes a sixth longer.)
+    torch.set_num_threads(1)
     config = compose("eval", EvalConfig, overrides or [], {"episodes": episodes, "seed": seed})
     policy = Policy.load(run, device=choose_device(device)).with_execution(execute=execute, ensemble=ensemble)
     say(f"{policy.num_tensors} of {policy.num_tensors} tensors loaded, probe reproduced: {policy}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,21 +57,6 @@ class Contract:
     versions: dict[str, str]
     step: int
     goal_visible: bool
-
-
-@contextmanager
-def _one_thread() -> Generator[None]:
-    """Compute on one thread of the CPU.
-
-    For products this small a second one is no gain, it takes a processor from those who simulate, and the last bits
-    depend on how many there are.
-    """
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 class Policy:
@@ -135,7 +119,7 @@ class Policy:
             )
         size, on_gpu = QUERY_ROWS[self.device.type], self.device.type == "cuda"
         chunks: list[torch.Tensor] = []
-        with torch.inference_mode(), _one_thread():
+        with torch.inference_mode():
             for begin in range(0, len(states), size):
                 rows = torch.as_tensor(states[begin : begin + size], dtype=torch.float32)
                 block = torch.zeros(size, STATE_DIM, pin_memory=on_gpu)
