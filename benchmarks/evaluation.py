@@ -56,6 +56,8 @@ def toolkit(run: str, num_episodes: int, engine: str = "fast") -> np.ndarray:
     with VectorSimulator((policy := Policy.load(run)).contract.task, num_cpus(), engine=engine) as simulators:
         starts = StartLaw(simulators.task).sample(num_episodes, seed=5, stream="evaluate")
         outcomes = rollout(simulators, PolicyActor(policy), starts, on_sizes=show)
+    spent = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in simulators.seconds.items())
+    print(f"processor time: {spent}", file=sys.stderr)
     return np.stack([outcome.success for outcome in outcomes])
 
 
