@@ -19,10 +19,10 @@ from torch import nn
 from act_kit.config import TrainConfig, compose
 from act_kit.eval.rollout import rollout
 from act_kit.policy.act import ACT
-from act_kit.sim.render import RenderSettings
+from act_kit.sim.render import RenderSettings, Views
 from act_kit.sim.starts import StartLaw
 from act_kit.sim.tasks import STATE_DIM
-from act_kit.sim.vector import VectorSimulator, Views
+from act_kit.sim.vector import VectorSimulator
 from act_kit.sim.workers import num_cpus
 
 TASK = "pick-place-v3"

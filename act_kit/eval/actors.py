@@ -10,7 +10,7 @@ import numpy as np
 from act_kit.policy.policy import Policy
 from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.starts import Start
-from act_kit.sim.vector import Views
+from act_kit.sim.render import Views
 
 
 class Actor(Protocol):

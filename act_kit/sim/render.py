@@ -74,6 +74,19 @@ class RenderSettings:
         return cls(height_px=int(parts[0]), width_px=int(parts[-1]))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """The cameras of a policy, whose pictures are drawn where the simulators are.
+
+    Attributes:
+        cameras: Their names, in the order of the images.
+        settings: What a frame looks like.
+    """
+
+    cameras: tuple[str, ...]
+    settings: RenderSettings
+
+
 class Renderer:
     """Draws the simulators of one task. One per process, never closed while the process renders."""
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from act_kit.errors import WorkerError
 from act_kit.sim.engine import Segment
-from act_kit.sim.render import Renderer, RenderSettings, find_gl
+from act_kit.sim.render import Renderer, Views, find_gl
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start
 from act_kit.sim.workers import environment, init_worker
@@ -29,19 +29,6 @@ class Crash:
     """What a row answers instead of a segment when its simulation broke down."""
 
     message: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Views:
-    """The cameras of a policy, whose pictures are drawn where the simulators are.
-
-    Attributes:
-        cameras: Their names, in the order of the images.
-        settings: What a frame looks like.
-    """
-
-    cameras: tuple[str, ...]
-    settings: RenderSettings
 
 
 @dataclass(frozen=True, kw_only=True)

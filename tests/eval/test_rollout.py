@@ -11,10 +11,10 @@ from act_kit.eval.actors import ExpertActor, NothingActor, PolicyActor, RandomAc
 from act_kit.eval.rollout import Outcome, Progress, Sizes, choose_num_rows, rollout
 from act_kit.executors import LocalExecutor
 from act_kit.policy.policy import Policy
-from act_kit.sim.render import Gl, RenderSettings, render_episode
+from act_kit.sim.render import Gl, RenderSettings, Views, render_episode
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import StartLaw
-from act_kit.sim.vector import VectorSimulator, Views
+from act_kit.sim.vector import VectorSimulator
 
 STARTS = StartLaw("reach-v3").sample(5, seed=0, stream="evaluate")
 
