@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint format gl clean
+.PHONY: setup demo test test-slow lint format gl clean
 
 setup: $(READY)
 
@@ -27,6 +27,9 @@ demo: setup gl
 
 test: setup gl
 	$(BIN)/pytest -n 2
+
+test-slow: setup gl
+	$(BIN)/pytest -m slow
 
 lint: setup
 	$(BIN)/ruff check act_kit tests benchmarks

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from act_kit.errors import ActKitError
     from act_kit.eval.evalset import EvalSet, make_evalset
     from act_kit.eval.evaluate import Evaluation, evaluate
-    from act_kit.eval.rollout import roll_on
+    from act_kit.eval.rollout import LocalRoll
     from act_kit.executors import LocalExecutor
     from act_kit.policy.policy import Policy
     from act_kit.sim.simulator import Simulator
@@ -37,6 +37,7 @@ _HOMES = {
     "EvalSet": "eval.evalset",
     "Evaluation": "eval.evaluate",
     "LocalExecutor": "executors",
+    "LocalRoll": "eval.rollout",
     "Policy": "policy.policy",
     "Simulator": "sim.simulator",
     "Start": "sim.starts",
@@ -51,7 +52,6 @@ _HOMES = {
     "evaluate": "eval.evaluate",
     "make_evalset": "eval.evalset",
     "measure": "datasets.diversity",
-    "roll_on": "eval.rollout",
 }
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "EvalSet",
     "Evaluation",
     "LocalExecutor",
+    "LocalRoll",
     "Policy",
     "Simulator",
     "Start",
@@ -78,7 +79,6 @@ __all__ = [
     "evaluate",
     "make_evalset",
     "measure",
-    "roll_on",
 ]
 
 

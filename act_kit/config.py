@@ -25,6 +25,10 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def _require_one_of(known: Sequence[str], key: str, value: str) -> None:
+    _require(value in known, f"{key}={value}: there are {', '.join(known)}.{did_you_mean(value, known)}")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimConfig:
     """What simulates.
@@ -36,8 +40,7 @@ class SimConfig:
     engine: str
 
     def __post_init__(self) -> None:
-        hint = did_you_mean(self.engine, ENGINES)
-        _require(self.engine in ENGINES, f"sim.engine={self.engine}: there are {' and '.join(ENGINES)}.{hint}")
+        _require_one_of(ENGINES, "sim.engine", self.engine)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,21 +105,41 @@ class CollectConfig:
         return " ".join(parts)
 
 
+INPUTS = ("state", "image+proprio", "image+state")
+"""What a policy may see; see :class:`PolicyConfig`."""
+
+BACKBONES = ("resnet18", "small")
+"""What turns pictures into tokens; see :mod:`act_kit.policy.vision`."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """The sizes of an ACT model.
+    """What an ACT model sees, and its sizes.
 
     Attributes:
+        inputs: state (hand, gripper, objects and goal), image+proprio (pictures, hand and gripper: what a robot would
+            have) or image+state.
+        cameras: Of the pictures; none for state.
+        backbone: resnet18, or small (four convolutions), for 64 px and a CPU.
+        backbone_weights: File with weights of a ResNet-18 under torchvision's names, whose batch statistics then stay
+            as they are; "" to begin at random, with group normalisation.
+        task_embeddings: File with an embedding of each task (of its sentence, say) that tells tasks apart; "" to learn
+            one. A policy of one task has none.
         chunk_size: Actions predicted at once, K.
         width: Of all tokens, D; a multiple of ``num_heads``.
         feedforward: Of the hidden layer between attentions.
         num_heads: Of every attention.
-        encoder_layers, decoder_layers, cvae_layers: Depth of the observation encoder, the decoder of the chunk, and the
-            training-time encoder of the latent style.
+        encoder_layers, decoder_layers: Depth of the observation encoder and of the decoder of the chunk.
+        cvae_layers: Depth of the training-time encoder of the latent style; 0 for a model without a latent.
         latent_dim: Of the latent style z.
         dropout: Of every layer, in training.
     """
 
+    inputs: str
+    cameras: tuple[str, ...]
+    backbone: str
+    backbone_weights: str
+    task_embeddings: str
     chunk_size: int
     width: int
     feedforward: int
@@ -127,18 +150,39 @@ class PolicyConfig:
     latent_dim: int
     dropout: float
 
+    @property
+    def sees_images(self) -> bool:
+        """Whether pictures are among the inputs."""
+        return self.inputs != "state"
+
+    @property
+    def sees_state(self) -> bool:
+        """Whether objects and goal are among the inputs."""
+        return self.inputs != "image+proprio"
+
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == "dropout":
-                _require(0 <= value < 1, f"policy.dropout={value}: from 0 to less than 1.")
-            else:
-                _require(value >= 1, f"policy.{field.name}={value}: at least 1.")
+        for name, known in (("inputs", INPUTS), ("backbone", BACKBONES)):
+            _require_one_of(known, f"policy.{name}", getattr(self, name))
+        counts = ("chunk_size", "width", "feedforward", "num_heads", "encoder_layers", "decoder_layers", "latent_dim")
+        for name in counts:
+            _require(getattr(self, name) >= 1, f"policy.{name}={getattr(self, name)}: at least 1.")
+        _require(self.cvae_layers >= 0, f"policy.cvae_layers={self.cvae_layers}: not negative.")
+        _require(0 <= self.dropout < 1, f"policy.dropout={self.dropout}: from 0 to less than 1.")
+        parts = 4 if self.sees_images else 2
         _require(
-            self.width % self.num_heads == 0 and self.width % 2 == 0,
-            f"policy.width={self.width}: must be even and a multiple of policy.num_heads={self.num_heads}.",
+            self.width % self.num_heads == 0 and self.width % parts == 0,
+            f"policy.width={self.width}: must be a multiple of {parts} and of policy.num_heads={self.num_heads}.",
         )
         _require(self.chunk_size <= 500, f"policy.chunk_size={self.chunk_size}: an episode has 500 steps.")
+        _require(
+            bool(self.cameras) == self.sees_images and len(set(self.cameras)) == len(self.cameras),
+            f"policy.cameras=[{','.join(self.cameras)}] with policy.inputs={self.inputs}: pictures need one or more "
+            "different cameras, such as policy.cameras=[corner4], and states none.",
+        )
+        _require(
+            not self.backbone_weights or (self.sees_images and self.backbone == "resnet18"),
+            "policy.backbone_weights: only a policy with pictures and policy.backbone=resnet18 has a use for them.",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,14 +210,16 @@ class TrainerConfig:
 
     Attributes:
         steps: Gradient steps.
-        batch_size: Windows per step.
+        batch_size: Windows per step, of all processes together.
         lr: Peak learning rate of AdamW; it rises for ``warmup`` of the steps and falls to 0 along a cosine.
         warmup: Fraction of the steps.
         weight_decay: Of AdamW.
         grad_clip: Largest norm of the gradient.
         kl_weight: Of the KL term in the loss.
+        shift_px: Pictures are shifted at random by up to so many pixels.
+        ema: Decay of the moving average of the weights that becomes the policy; 0 for the weights themselves.
         seed: Of the initial weights, the batches, the latent noise and the validation split.
-        val_fraction: Of the episodes, kept out of training, at least one.
+        val_fraction: Of the episodes of each dataset, kept out of training, at least one.
         log_every: Steps between two records of the training losses.
         validate_every: Steps between two measurements of the validation losses and two checkpoints ``last``.
         stall_timeout_s: A single step or rollout that takes longer stops the run.
@@ -186,6 +232,8 @@ class TrainerConfig:
     weight_decay: float
     grad_clip: float
     kl_weight: float
+    shift_px: int
+    ema: float
     seed: int
     val_fraction: float
     log_every: int
@@ -197,10 +245,38 @@ class TrainerConfig:
             _require(getattr(self, name) >= 1, f"trainer.{name}={getattr(self, name)}: at least 1.")
         for name in ("lr", "grad_clip", "stall_timeout_s"):
             _require(getattr(self, name) > 0, f"trainer.{name}={getattr(self, name)}: more than 0.")
-        for name in ("weight_decay", "kl_weight", "seed"):
+        for name in ("weight_decay", "kl_weight", "shift_px", "seed"):
             _require(getattr(self, name) >= 0, f"trainer.{name}={getattr(self, name)}: not negative.")
         _require(0 < self.val_fraction <= 0.5, f"trainer.val_fraction={self.val_fraction}: more than 0, at most 0.5.")
         _require(0 < self.warmup < 1, f"trainer.warmup={self.warmup}: between 0 and 1.")
+        _require(0 <= self.ema < 1, f"trainer.ema={self.ema}: from 0 to less than 1.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """Where the numbers of a gradient step are kept and how they are computed; changes them by rounding at most.
+
+    Attributes:
+        precision: float32 or bfloat16 (of the products; weights and losses stay float32); auto for bfloat16 on a GPU.
+        compile: on or off: ``torch.compile``, which takes a minute to pay; auto for on with a GPU.
+        frames: Where pictures are: resident on the device, or streamed from an uncompressed copy on disk; auto for
+            resident where they fit.
+        micro_batches: Parts of a batch, one after the other, for a device that has no room for all of it.
+    """
+
+    precision: str
+    compile: str
+    frames: str
+    micro_batches: int
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("precision", ("auto", "float32", "bfloat16")),
+            ("compile", ("auto", "on", "off")),
+            ("frames", ("auto", "resident", "streamed")),
+        ):
+            _require_one_of(known, f"compute.{name}", getattr(self, name))
+        _require(self.micro_batches >= 1, f"compute.micro_batches={self.micro_batches}: at least 1.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,7 +285,7 @@ class SelectionConfig:
 
     Attributes:
         rollouts: How many times, evenly over the second half of the steps and at the end; 0 for never.
-        episodes: Starts of each time, the same ones every time, never those that ``act eval`` reports on.
+        episodes: Starts of each task and time, the same ones every time, never those that ``act eval`` reports on.
     """
 
     rollouts: int
@@ -222,14 +298,21 @@ class SelectionConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides a trained policy, but the data."""
+    """Everything that decides a trained policy, but the data.
+
+    Attributes:
+        policy, execution, trainer, compute, selection, sim, rollout: See there.
+        wandb_project: Project at Weights & Biases that gets the records of ``metrics.jsonl`` too; "" for none.
+    """
 
     policy: PolicyConfig
     execution: ExecutionConfig
     trainer: TrainerConfig
+    compute: ComputeConfig
     selection: SelectionConfig
     sim: SimConfig
     rollout: RolloutConfig
+    wandb_project: str
 
     def __post_init__(self) -> None:
         _require(
@@ -331,6 +414,7 @@ _SECTIONS: dict[str, type] = {
     "PolicyConfig": PolicyConfig,
     "ExecutionConfig": ExecutionConfig,
     "TrainerConfig": TrainerConfig,
+    "ComputeConfig": ComputeConfig,
     "SelectionConfig": SelectionConfig,
     "SimConfig": SimConfig,
     "RolloutConfig": RolloutConfig,
@@ -344,6 +428,10 @@ def _convert(key: str, value: Any, type_name: str) -> Any:
         return build(_SECTIONS[type_name], value, prefix=f"{key}.")
     if type_name == "float" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if type_name == "tuple[str, ...]":
+        if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+            raise ConfigError(f"{key}={value!r}: expected a list of names, such as [a,b].")
+        return tuple(value)
     wanted = {"int": int, "float": float, "bool": bool, "str": str}[type_name]
     if type(value) is not wanted:
         raise ConfigError(f"{key}={value!r}: expected {type_name}, not {type(value).__name__}.")

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from act_kit.errors import MetricError, did_you_mean
+from act_kit.errors import ConfigError, MetricError, did_you_mean
+from act_kit.sim.tasks import expand_tasks
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,17 @@ METRICS: dict[str, Metric] = {
         Metric("eval/success_low", "fraction", "up", 0, 1),
         Metric("eval/success_high", "fraction", "up", 0, 1),
         Metric("eval/final_distance", "m (rad for lever-pull)", "down"),
+        *(Metric(f"eval/success/{task}", "fraction", "up", 0, 1) for task in expand_tasks("MT50")),
         Metric("train/loss", "action units", "down"),
         Metric("train/l1_posterior", "action units", "down"),
+        Metric("train/l1_prior", "action units", "down"),
         Metric("train/kl", "nats", None),
         Metric("train/grad_norm", "", None),
         Metric("train/lr", "", None),
         Metric("train/steps_per_s", "1/s", "up"),
+        Metric("train/roofline_fraction", "fraction", "up"),
+        Metric("host/memory", "GB", None),
+        Metric("device/memory", "GB", None),
         Metric("val/l1_posterior", "action units", "down"),
         Metric("val/l1_prior", "action units", "down"),
     )
@@ -62,12 +69,17 @@ def metric(name: str) -> Metric:
 
 
 class MetricLogger:
-    """Writes records to ``metrics.jsonl``, the source of truth, and the same ones to TensorBoard."""
+    """Writes records to ``metrics.jsonl``, the source of truth, and the same ones to TensorBoard and perhaps W&B."""
 
-    def __init__(self, run: Path, *, resume_step: int = 0) -> None:
-        """Open the logs of ``run``; records after ``resume_step``, left by a run that was killed, are dropped."""
+    def __init__(self, run: Path, *, resume_step: int = 0, wandb_project: str = "") -> None:
+        """Open the logs of ``run``; records after ``resume_step``, left by a run that was killed, are dropped.
+
+        Raises:
+            ConfigError: A project at Weights & Biases is named, but its client is missing or does not get in.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
+        self._wandb = _open_wandb(run, wandb_project) if wandb_project else None
         self.path = run / "metrics.jsonl"
         self._tensorboard_dir = run / "tensorboard"
         kept = [record for record in read_metrics(run) if record["step"] <= resume_step]
@@ -98,6 +110,8 @@ class MetricLogger:
         self._file.flush()
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log({"step": step, **values})
         self._latest |= values
         if not self._verified:
             self._verify(step, values)
@@ -111,6 +125,8 @@ class MetricLogger:
         """Flush and close the files."""
         self._file.close()
         self._tensorboard.close()
+        if self._wandb:
+            self._wandb.finish()
 
     def _verify(self, step: int, values: Mapping[str, float]) -> None:
         """Read both files back: a log that holds nothing is found out at the first record, not after 18 hours."""
@@ -123,6 +139,22 @@ class MetricLogger:
         missing = sorted(set(values) - set(events.Tags()["scalars"]))
         if missing:
             raise MetricError(f"The TensorBoard files in {self._tensorboard_dir} lack {', '.join(missing)}.")
+
+
+def _open_wandb(run: Path, project: str) -> Any:
+    """Begin a run at Weights & Biases, or go on with that of ``run``."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError(f"wandb_project={project} needs W&B's client: pip install 'act_kit[wandb]'") from error
+    note = run / "wandb_id"
+    if not note.exists():
+        note.write_text(uuid.uuid4().hex)
+    try:
+        return wandb.init(project=project, id=note.read_text(), resume="allow", dir=run, name=run.name)
+    except wandb.errors.Error as error:
+        hint = "Log in (wandb login), or set WANDB_MODE=offline."
+        raise ConfigError(f"wandb_project={project}: {error} {hint}") from error
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:

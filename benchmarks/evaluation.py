@@ -1,6 +1,6 @@
 """100 evaluation episodes of a state policy: ``act_kit`` against a loop over Meta-World's environment; same outcomes.
 
-python benchmarks/evaluation.py RUN [NUM_EPISODES]     about 2 minutes for 100; RUN is what act train made
+python benchmarks/evaluation.py RUN [NUM_EPISODES]     about 2 minutes for 100; RUN is what act train made of one task
 
 The loop is what one writes without a toolkit: one environment, ``env.step``, the policy asked whenever its chunk is
 used up. Both start from nothing: importing Meta-World and starting processes count. Each runs in a process of its own.
@@ -25,7 +25,7 @@ def official(run: str, num_episodes: int) -> np.ndarray:
     from act_kit.sim.starts import StartLaw
 
     policy = Policy.load(run)
-    task = policy.contract.task
+    (task,) = policy.tasks
     env = make_environment(task)
     successes = np.zeros((num_episodes, 500), dtype=bool)
     for row, start in zip(successes, StartLaw(task).sample(num_episodes, seed=5, stream="evaluate"), strict=True):
@@ -53,8 +53,9 @@ def toolkit(run: str, num_episodes: int, engine: str = "fast") -> np.ndarray:
         print(getattr(sizes, "reason", ""), file=sys.stderr)
 
     torch.set_num_threads(1)  # as act eval does
-    with VectorSimulator((policy := Policy.load(run)).contract.task, num_cpus(), engine=engine) as simulators:
-        starts = StartLaw(simulators.task).sample(num_episodes, seed=5, stream="evaluate")
+    policy = Policy.load(run)
+    starts = StartLaw(*policy.tasks).sample(num_episodes, seed=5, stream="evaluate")
+    with VectorSimulator(num_cpus(), engine=engine) as simulators:
         outcomes = rollout(simulators, PolicyActor(policy), starts, on_sizes=show)
     spent = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in simulators.seconds.items())
     print(f"processor time: {spent}", file=sys.stderr)

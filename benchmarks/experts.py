@@ -17,22 +17,20 @@ from act_kit.config import CollectConfig, compose
 from act_kit.datasets.diversity import measure
 from act_kit.eval.actors import ExpertActor
 from act_kit.eval.evaluate import success_rate
-from act_kit.eval.rollout import rollout
+from act_kit.eval.rollout import LocalRoll, Roll
 from act_kit.executors import LocalExecutor
 from act_kit.sim.starts import StartLaw
 from act_kit.sim.tasks import TASKS
-from act_kit.sim.vector import VectorSimulator
 from act_kit.sim.workers import num_cpus
 
 NUM_STARTS = 20
 NUM_DEMONSTRATIONS = 50
 
 
-def row(task: str) -> str:
+def row(task: str, roll: Roll) -> str:
     """Measure one task and return its row."""
     starts = StartLaw(task).sample(NUM_STARTS, seed=0, stream="evaluate")
-    with VectorSimulator(task, num_cpus()) as simulators:
-        outcomes = rollout(simulators, ExpertActor(task), starts, stop_at_success=True)
+    outcomes = roll(ExpertActor(), starts, stop_at_success=True)
     steps = [outcome.success_step + 1 for outcome in outcomes if outcome.success_step is not None]
     with tempfile.TemporaryDirectory() as folder, LocalExecutor(num_cpus()) as executor:
         config = compose("collect", CollectConfig, flags={"task": task, "n": NUM_DEMONSTRATIONS})
@@ -50,8 +48,9 @@ def main() -> None:
     """Print the table."""
     print("| task | group | expert | steps to success | failed attempts | replayed to the bit | diversity |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for task in sys.argv[1:] or TASKS:
-        print(row(task), flush=True)
+    with LocalRoll(num_cpus()) as roll:
+        for task in sys.argv[1:] or TASKS:
+            print(row(task, roll), flush=True)
 
 
 if __name__ == "__main__":

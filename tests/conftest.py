@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from act_kit.collection.collect import collect
+from act_kit.collection.render import render
 from act_kit.config import CollectConfig, TrainConfig, compose
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import RenderError
 from act_kit.executors import LocalExecutor
 from act_kit.policy.policy import Policy
-from act_kit.sim.render import Gl, find_gl
+from act_kit.sim.render import Gl, RenderSettings, find_gl
 from act_kit.training.trainer import Trainer
 
 torch.set_num_threads(1)
@@ -32,6 +33,10 @@ TINY = (
     "trainer.batch_size=32", "trainer.steps=60", "trainer.validate_every=20", "trainer.log_every=10",
     "selection.episodes=2", "selection.rollouts=2",
 )  # fmt: skip
+
+
+PICTURES = ("policy.inputs=image+proprio", "policy.cameras=[corner4]", "policy.backbone=small")
+"""What makes it a training on pictures."""
 
 
 def make_dataset(path: Path, **flags: object) -> EpisodeStore:
@@ -63,10 +68,26 @@ def one_start_store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 
 
 @pytest.fixture(scope="session")
+def push_store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    """Four randomised demonstrations of push-v3."""
+    return make_dataset(tmp_path_factory.mktemp("push") / "data", task="push-v3", n=4)
+
+
+@pytest.fixture(scope="session")
+def pictures_store(gl: Gl, tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    """Four randomised demonstrations of reach-v3, drawn from two cameras at 32 px."""
+    store = make_dataset(tmp_path_factory.mktemp("pictures") / "data", n=4)
+    settings = RenderSettings(height_px=32, width_px=32)
+    with LocalExecutor(1, gl.environment) as executor:
+        render(store, ["corner4", "topview"], settings, executor=executor)
+    return store
+
+
+@pytest.fixture(scope="session")
 def tiny_run(reach_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of sixty steps without rollouts."""
     run = tmp_path_factory.mktemp("run")
-    Trainer(tiny_config(), reach_store, run, selector=None).train()
+    Trainer(tiny_config(), [reach_store], run, selector=None).train()
     return run
 
 

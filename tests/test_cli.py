@@ -22,7 +22,9 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.eval.evalset import make_evalset
 from act_kit.policy.policy import Policy
 from act_kit.sim.render import Gl
-from tests.conftest import ONE_THREAD, TINY, act, contents, make_dataset
+from act_kit.telemetry import read_metrics
+from tests.conftest import ONE_THREAD, PICTURES, TINY, act, contents, make_dataset
+from tests.eval.untrained import untrained_policy
 
 
 def run(
@@ -220,6 +222,67 @@ def test_videos_without_a_gl_library_are_one_line_and_no_failure(tiny_run: Path,
     assert (tmp_path / "eval" / "report.html").exists()
 
 
+def test_one_policy_of_two_tasks_from_its_data_to_its_pages(
+    reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "eval"
+    small = ["trainer.steps=20", "selection.rollouts=1", "selection.episodes=1"]
+    act("train", "--data", reach_store.path, "--data", push_store.path, *TINY, *small, "--out", run, check=0)
+    measured = set(read_metrics(run)[-1])
+    assert {"eval/success", "eval/success/reach-v3", "eval/success/push-v3"} <= measured
+    command = ["eval", run, "demonstrated_episodes=0", "control_episodes=1"]
+    done = act(*command, "--episodes", 2, "--seed", 3, "--out", out, check=0)
+    assert "2 tasks, 4 fresh starts: success" in done.stdout
+    summary = json.loads((out / "summary.json").read_text())
+    assert list(summary["tasks"]) == ["reach-v3", "push-v3"]
+    assert summary["means"]["all"]["num_tasks"] == 2
+    for task, values in summary["tasks"].items():
+        own = json.loads((out / task / "summary.json").read_text())
+        assert own["success_once"] == values["success_once"]
+        assert own["controls"]["expert"] == values["expert"]
+        assert (out / task / "report.html").exists()
+    again = act(*command, "--starts", out / "push-v3" / "starts.json", "--out", tmp_path / "again", check=0)
+    assert "push-v3: 2 fresh starts" in again.stdout
+    assert contents(tmp_path / "again")["episodes.csv"] == contents(out / "push-v3")["episodes.csv"]
+
+
+@pytest.mark.gl
+def test_a_policy_that_looks_needs_what_draws_and_hears_if_it_is_another(
+    gl: Gl, reach_store: EpisodeStore, tmp_path: Path
+) -> None:
+    policy = untrained_policy([reach_store], "another GPU").with_execution(execute=8)
+    probe = {
+        "states": np.ones((1, 39)),
+        "tasks": np.zeros(1, np.int64),
+        "images": np.zeros((1, 2, 32, 32, 3), np.uint8),
+    }
+    policy.save(tmp_path, probe)
+    command = [
+        "eval", tmp_path, "--episodes", 1, "control_episodes=0", "demonstrated_episodes=0", "--workers", 1,
+        "--out", tmp_path / "eval",
+    ]  # fmt: skip
+    refused = act(*command, check=2, env={**ONE_THREAD, "MUJOCO_GL": "disable"})
+    assert "no OpenGL library works here; for pictures: apt-get install" in refused.stderr
+    assert not (tmp_path / "eval").exists()
+    done = act(*command, check=0)
+    assert f"pictures drawn by 'another GPU', here draws '{gl.renderer}'" in done.stderr
+    assert "reach-v3: 1 fresh starts" in done.stdout
+
+
+@pytest.mark.gl
+def test_a_policy_that_looks_is_tried_in_training_and_evaluated(pictures_store: EpisodeStore, tmp_path: Path) -> None:
+    small = ["trainer.steps=10", "selection.rollouts=1", "selection.episodes=1", "execution.execute=8"]
+    run = tmp_path / "run"
+    act("train", "--data", pictures_store.path, *TINY, *PICTURES, *small, "--out", run, check=0)
+    assert "eval/success" in read_metrics(run)[-1]
+    done = act(
+        "eval", run, "--episodes", 2, "control_episodes=1", "demonstrated_episodes=0", "--record-video",
+        "num_videos=1", "video_size_px=64", check=0,
+    )  # fmt: skip
+    assert done.stderr == "", "what drew its demonstrations draws here"
+    assert len(list((run / "eval-fresh" / "videos").glob("*.mp4"))) == 1
+
+
 def test_help_is_fast_and_complete() -> None:
     for verb in ((), ("collect",), ("report",), ("train",), ("eval",), ("data",), ("data", "info"), ("demo",)):
         done = act(*verb, "--help", check=0)
@@ -269,7 +332,7 @@ def test_rendered_and_looked_at(gl: Gl, tmp_path: Path) -> None:
     assert "corner4 at 24x32 by" in " ".join(act("data", "info", data, "--verify", check=0).stdout.split())
     assert "Draw them anew: --overwrite" in act("render", data, "--size", 32, check=2).stderr
     act("render", data, "--size", 32, "--overwrite", check=0)
-    assert ImageStore(EpisodeStore.open(data), "corner4").load().shape[1:] == (32, 32, 3)
+    assert next(ImageStore(EpisodeStore.open(data), "corner4").blocks())[1].shape[1:] == (32, 32, 3)
 
 
 def test_an_interrupt_waits_for_a_good_moment_and_a_second_does_not() -> None:

@@ -16,15 +16,16 @@ import pytest
 from act_kit.collection.collect import Progress, collect
 from act_kit.collection.render import render
 from act_kit.config import CollectConfig, compose
+from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError, DatasetError, WorkerError
 from act_kit.eval.actors import PolicyActor
-from act_kit.eval.rollout import roll_with, rollout
+from act_kit.eval.rollout import LocalRoll, roll_with
 from act_kit.executors import LocalExecutor, RayExecutor, Spread
 from act_kit.policy.policy import Policy
 from act_kit.sim.render import Gl, RenderSettings
 from act_kit.sim.starts import StartLaw
-from act_kit.sim.vector import VectorSimulator
 from tests.conftest import ONE_THREAD, SERIAL, act, contents, make_dataset
+from tests.eval.untrained import untrained_policy
 
 
 def square_slowly(number: int) -> tuple[int, int]:
@@ -124,12 +125,13 @@ def check_collection(cluster: SimpleNamespace, folder: Path) -> None:
     assert contents(folder / "ray") == contents(folder / "local")
 
 
-def check_evaluation(policy: Policy) -> None:
-    starts = StartLaw("reach-v3").sample(20, seed=0, stream="evaluate")
-    with RayExecutor() as executor:
-        remote = roll_with(executor, "reach-v3", "fast")(PolicyActor(policy), starts)
-    with VectorSimulator("reach-v3", 1) as simulators:
-        local = rollout(simulators, PolicyActor(policy), starts)
+def check_evaluation(gl: Gl, policy: Policy) -> None:
+    """Of several tasks, by what it sees there."""
+    starts = [start for task in policy.tasks for start in StartLaw(task).sample(3, seed=0, stream="evaluate")]
+    with RayExecutor(gl.environment) as executor:
+        remote = roll_with(executor, "fast")(PolicyActor(policy), starts)
+    with LocalRoll(1) as roll:
+        local = roll(PolicyActor(policy), starts)
     assert [outcome.start for outcome in remote] == starts
     for a, b in zip(remote, local, strict=True):
         assert np.array_equal(a.actions, b.actions)
@@ -176,11 +178,12 @@ def check_commands(folder: Path, run: Path) -> None:
 @pytest.mark.gl
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_a_cluster_that_loses_processes_and_nodes_gives_the_same_bytes(
-    gl: Gl, tiny_run: Path, tiny_policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    gl: Gl, tiny_run: Path, reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     with cluster() as running:
         monkeypatch.setenv("RAY_ADDRESS", running.address)
         check_collection(running, tmp_path / "collection")
-        check_evaluation(tiny_policy)
+        check_evaluation(gl, untrained_policy([reach_store, push_store], gl.renderer).with_execution(execute=8))
         check_rendering(gl, tmp_path / "rendering")
         check_commands(tmp_path / "commands", tiny_run)

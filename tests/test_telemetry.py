@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from act_kit.errors import MetricError
+from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import ConfigError, MetricError
 from act_kit.telemetry import METRICS, MetricLogger, read_metrics, series
+from act_kit.training.trainer import Trainer
+from tests.conftest import tiny_config
 
 
 def test_an_undeclared_name_can_be_neither_written_nor_read(tmp_path: Path) -> None:
@@ -32,8 +36,8 @@ def test_what_was_not_measured_is_absent_not_zero(tmp_path: Path) -> None:
 
 
 def test_names_carry_their_source_and_only_the_environment_is_eval() -> None:
-    assert {name.partition("/")[0] for name in METRICS} == {"train", "val", "eval"}
-    assert {name for name in METRICS if name.startswith("eval/")} == {
+    assert {name.partition("/")[0] for name in METRICS} == {"train", "val", "eval", "host", "device"}
+    assert {name for name in METRICS if name.startswith("eval/") and not name.endswith("-v3")} == {
         "eval/success", "eval/success_low", "eval/success_high", "eval/final_distance"
     }  # fmt: skip
 
@@ -98,3 +102,50 @@ def test_after_a_kill_the_records_beyond_the_checkpoint_are_dropped(tmp_path: Pa
     resumed.log(3, {"train/loss": 30.0})
     resumed.close()
     assert series(tmp_path, "train/loss") == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def wandb_history(run: Path) -> list[dict[str, float]]:
+    """Read what W&B's client wrote to disk: LevelDB's log format, a record per message."""
+    from wandb.proto import wandb_internal_pb2
+
+    records = []
+    for file in sorted(run.glob("wandb/offline-run-*/*.wandb")):
+        data, at, message = file.read_bytes(), 7, b""
+        while at + 7 <= len(data):
+            size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+            message += data[at + 7 : at + 7 + size]
+            at += 7 + size
+            if kind in (1, 4):  # whole, or the last part
+                record = wandb_internal_pb2.Record.FromString(message)
+                items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+                records += [{key: value for key, value in items.items() if not key.startswith("_")}] if items else []
+                message = b""
+    return records
+
+
+def test_weights_and_biases_gets_the_same_records_and_goes_on_with_the_same_run(
+    reach_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = tiny_config("wandb_project=manipulation", "trainer.steps=4", "trainer.log_every=2")
+
+    def interrupt(trainer: Trainer) -> None:
+        if trainer.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(config, [reach_store], tmp_path, selector=None).train(interrupt)
+    name = (tmp_path / "wandb_id").read_text()
+    resumed = Trainer(config, [reach_store], tmp_path, selector=None)
+    resumed.resume()
+    resumed.train()
+    records = read_metrics(tmp_path)
+    assert {record["step"] for record in records} == {1, 2, 4}
+    assert wandb_history(tmp_path) == records
+    assert {path.name.rpartition(name)[1] for path in tmp_path.glob("wandb/offline-run-*")} == {name}
+
+
+def test_an_uninstalled_or_closed_weights_and_biases_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r"needs W&B's client: pip install 'act_kit\[wandb\]'"):
+        MetricLogger(tmp_path, wandb_project="manipulation")

@@ -25,8 +25,8 @@ def complain(message: str) -> None:
     errors.print(Text(message, style="red"))
 
 
-def progress_bar(*fields: str) -> Progress:
-    """Return a progress bar whose tasks carry text in ``fields``."""
+def progress_bar(*fields: str, disable: bool = False) -> Progress:
+    """Return a progress bar whose tasks carry text in ``fields``; ``disable`` shows nothing."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=8),
@@ -34,6 +34,7 @@ def progress_bar(*fields: str) -> Progress:
         *(TextColumn(f"{{task.fields[{name}]}}") for name in fields),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         console=console,
+        disable=disable,
     )
 
 

@@ -60,9 +60,11 @@ def demo(
         diversity = measure(store)
         write_report(store, diversity, folder / "data-report")
         say(diversity.verdict)
-        train_config = begin_run(folder / "run", folder / "data", [], train_flags, overwrite=False)
-        policy = run_training(train_config, store, folder / "run", device=device, num_workers=spread.num_workers)
-        evaluation = run_evaluation(policy, evalset, eval_config, folder / "eval", record_video=True, spread=spread)
+        train_config = begin_run(folder / "run", [folder / "data"], [], train_flags, overwrite=False)
+        policy = run_training(train_config, [store], folder / "run", device=device, num_workers=spread.num_workers)
+        (evaluation,) = run_evaluation(
+            policy, [evalset], eval_config, folder / "eval", record_video=True, spread=spread
+        )
         sides.append(
             Side(name=name, folder=folder, store=store, diversity=diversity, policy=policy, evaluation=evaluation)
         )

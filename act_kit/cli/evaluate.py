@@ -14,7 +14,7 @@ from act_kit.cli.options import Device, ExecutorName, Overrides, Overwrite, Work
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run, or a checkpoint of it.", show_default=False)],
     overrides: Overrides = None,
-    episodes: Annotated[int | None, typer.Option(help="Episodes.", show_default="100")] = None,
+    episodes: Annotated[int | None, typer.Option(help="Episodes of each task.", show_default="100")] = None,
     starts: Annotated[
         str, typer.Option(help="fresh, dataset, grid, or the starts.json of another evaluation.")
     ] = "fresh",
@@ -37,13 +37,16 @@ def evaluate(
 ) -> None:
     """Evaluate a policy: success with its interval, distances, controls on the same starts, a page with maps.
 
+    Of a policy of several tasks: of each, with their means.
+
     [dim]act eval runs/pick-place-v3 --episodes 100 --record-video[/]
     """
     import torch
 
     from act_kit.cli.policy_stages import run_evaluation
     from act_kit.config import EvalConfig, compose
-    from act_kit.eval.evalset import evalset_from
+    from act_kit.eval.evalset import evalsets_from
+    from act_kit.eval.overview import overview_table
     from act_kit.eval.report import terminal_table
     from act_kit.executors import Spread
     from act_kit.files import prepare_output
@@ -55,18 +58,19 @@ def evaluate(
     config = compose("eval", EvalConfig, overrides or [], {"episodes": episodes, "seed": seed})
     policy = Policy.load(run, device=choose_device(device)).with_execution(execute=execute, ensemble=ensemble)
     say(f"{policy.num_tensors} of {policy.num_tensors} tensors loaded, probe reproduced: {policy}")
-    evalset = evalset_from(starts, policy.contract, config)
-    out = out or run / f"eval-{evalset.kind}"
+    evalsets = evalsets_from(starts, policy.contract, config)
+    out = out or run / f"eval-{evalsets[0].kind}"
     prepare_output(out, overwrite=overwrite, how_to_go_on="It holds an evaluation")
-    evaluation = run_evaluation(
+    evaluations = run_evaluation(
         policy,
-        evalset,
+        evalsets,
         config,
         out,
         record_video=record_video,
         spread=Spread(executor=executor, num_workers=count_workers(workers)),
     )
-    console.print(terminal_table(evaluation))
-    if evaluation.reading:
-        complain(evaluation.reading)
+    console.print(terminal_table(evaluations[0]) if len(evaluations) == 1 else overview_table(evaluations))
+    for evaluation in evaluations:
+        if evaluation.reading:
+            complain(f"{evaluation.evalset.task}: {evaluation.reading}")
     say(f"Page: {out / 'report.html'}")

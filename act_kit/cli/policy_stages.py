@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,32 +13,42 @@ from act_kit.config import EvalConfig, TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import RenderError
 from act_kit.eval.evalset import EvalSet
-from act_kit.eval.evaluate import Evaluation, evaluate
+from act_kit.eval.evaluate import Evaluation, evaluate_all
+from act_kit.eval.overview import write_overview
 from act_kit.eval.report import write_results
-from act_kit.eval.rollout import Progress, Roll, Sizes, roll_on, roll_with
+from act_kit.eval.rollout import LocalRoll, Outcome, Progress, Roll, Sizes, roll_with
 from act_kit.eval.selection import make_selector
-from act_kit.eval.video import choose, record
+from act_kit.eval.video import choose, record, video_path
 from act_kit.executors import LocalExecutor, Spread
 from act_kit.policy.policy import Policy
-from act_kit.sim.render import RenderSettings, find_gl
+from act_kit.sim.render import Gl, RenderSettings, find_gl
 from act_kit.sim.starts import StartLaw
-from act_kit.sim.vector import VectorSimulator
+from act_kit.training.group import ALONE, Group
 from act_kit.training.trainer import Trainer
 
 
 def run_training(
-    config: TrainConfig, store: EpisodeStore, run: Path, *, device: str, num_workers: int, resume: bool = False
-) -> Policy:
-    """Train a policy, trying it in the simulator on the way."""
-    task = store.info.task
-    starts = StartLaw(task).sample(config.selection.episodes, seed=config.trainer.seed, stream="select")
-    with VectorSimulator(task, min(num_workers, len(starts)), engine=config.sim.engine) as simulators:
-        selector = make_selector(roll_on(simulators, config.rollout.rows, _say_once()), starts)
-        trainer = Trainer(config, store, run, selector=selector, device=device)
+    config: TrainConfig, stores: Sequence[EpisodeStore], run: Path, *, device: str, num_workers: int,
+    group: Group = ALONE, resume: bool = False,
+) -> Policy:  # fmt: skip
+    """Train a policy, trying it in the simulator on the way; of a group, the first process does that, and talks."""
+    starts = [
+        start
+        for task in dict.fromkeys(store.info.task for store in stores)
+        for start in StartLaw(task).sample(config.selection.episodes, seed=config.trainer.seed, stream="select")
+    ]
+    num_workers = min(num_workers, len(starts))
+    tell = say if group.is_first else lambda message: None
+    with LocalRoll(num_workers, engine=config.sim.engine, num_rows=config.rollout.rows, on_sizes=_say_once()) as roll:
+        trainer = Trainer(config, stores, run, selector=make_selector(roll, starts), device=device, group=group)
+        if trainer.frames and config.selection.rollouts and group.is_first:
+            _what_draws(trainer.frames.gl_renderer, num_workers)
         if resume:
             trainer.resume()
-        say(trainer.summary())
-        with progress_bar("status") as bar, interrupts_deferred() as raise_if_interrupted:
+        tell(trainer.summary())
+        tell(trainer.rehearse())
+        bar = progress_bar("status", disable=not group.is_first)
+        with bar, interrupts_deferred() as raise_if_interrupted:
             line = bar.add_task("train", total=config.trainer.steps, completed=trainer.step, status="")
 
             def show(state: Trainer) -> None:
@@ -46,15 +56,16 @@ def run_training(
                 raise_if_interrupted()
 
             policy = trainer.train(show)
-    say(trainer.outcome())
+    tell(trainer.outcome())
     return policy
 
 
 def run_evaluation(
-    policy: Policy, evalset: EvalSet, config: EvalConfig, out: Path, *, record_video: bool, spread: Spread
-) -> Evaluation:
-    """Evaluate a policy and write what came of it to ``out``."""
-    with _roll(evalset, config, spread) as roll, progress_bar("successes") as bar:
+    policy: Policy, evalsets: Sequence[EvalSet], config: EvalConfig, out: Path, *, record_video: bool, spread: Spread
+) -> list[Evaluation]:
+    """Evaluate a policy and write what came of it: of one task to ``out``, of several to a folder of each in there."""
+    num_starts = sum(len(evalset.starts) for evalset in evalsets)
+    with _roll(policy, num_starts, config, spread) as roll, progress_bar("successes") as bar:
         lines: dict[str, TaskID] = {}
 
         def show(who: str, progress: Progress, num: int) -> None:
@@ -63,22 +74,40 @@ def run_evaluation(
             text = f"success {progress.num_succeeded}"
             bar.update(lines[who], completed=progress.num_episodes, successes=text)
 
-        evaluation = evaluate(policy, evalset, config, roll=roll, on_progress=show)
-    videos = _record(evaluation, config, out, spread.num_workers) if record_video else {}
-    write_results(evaluation, policy, out, videos)
-    return evaluation
+        evaluations = evaluate_all(policy, evalsets, config, roll=roll, on_progress=show)
+    folders = [out / evalset.task for evalset in evalsets] if len(evalsets) > 1 else [out]
+    videos: list[dict[int, Path]] = [{} for _ in folders]
+    if record_video:
+        videos = _record(evaluations, config, folders, spread.num_workers)
+    for evaluation, folder, of_set in zip(evaluations, folders, videos, strict=True):
+        write_results(evaluation, policy, folder, of_set)
+    if len(evaluations) > 1:
+        write_overview(evaluations, policy, out)
+    return evaluations
 
 
 @contextmanager
-def _roll(evalset: EvalSet, config: EvalConfig, spread: Spread) -> Generator[Roll]:
+def _roll(policy: Policy, num_starts: int, config: EvalConfig, spread: Spread) -> Generator[Roll]:
     """Roll out on this machine's processes, saying how, or on a cluster."""
+    num_workers = min(spread.num_workers, num_starts)
+    gl = _what_draws(policy.contract.gl_renderer, num_workers) if policy.views else None
     if spread.executor != "local":
-        with spread.make_executor() as executor:
-            yield roll_with(executor, evalset.task, config.sim.engine)
+        with spread.make_executor(gl.environment if gl else None) as executor:
+            yield roll_with(executor, config.sim.engine)
         return
-    num_workers = min(spread.num_workers, len(evalset.starts))
-    with VectorSimulator(evalset.task, num_workers, engine=config.sim.engine) as simulators:
-        yield roll_on(simulators, config.rollout.rows, _say_once())
+    with LocalRoll(num_workers, engine=config.sim.engine, num_rows=config.rollout.rows, on_sizes=_say_once()) as roll:
+        yield roll
+
+
+def _what_draws(learnt_from: str, num_workers: int) -> Gl:
+    """Find what draws for a policy; complain if something else drew what it learnt from."""
+    gl = find_gl(num_workers)
+    if gl.renderer != learnt_from:
+        complain(
+            f"The policy learns from pictures drawn by '{learnt_from}', here draws '{gl.renderer}': pictures differ a "
+            "little, and so may its success."
+        )
+    return gl
 
 
 def _say_once() -> Callable[[Sizes], None]:
@@ -93,17 +122,26 @@ def _say_once() -> Callable[[Sizes], None]:
     return say_first
 
 
-def _record(evaluation: Evaluation, config: EvalConfig, out: Path, num_workers: int) -> dict[int, Path]:
-    """Record videos where that is possible; where it is not, say in one line what is missing."""
+def _record(
+    evaluations: Sequence[Evaluation], config: EvalConfig, folders: Sequence[Path], num_workers: int
+) -> list[dict[int, Path]]:
+    """Record videos where that is possible; where it is not, say in one line what is missing.
+
+    Returns where those of each evaluation are, by episode.
+    """
     try:
         gl = find_gl(num_workers)
     except RenderError as error:
         complain(f"No videos: {error}")
-        return {}
-    chosen = choose(evaluation.outcomes, config.num_videos)
+        return [{} for _ in folders]
+    chosen = choose([evaluation.outcomes for evaluation in evaluations], config.num_videos)
+    videos: dict[Path, Outcome] = {}
+    paths: list[dict[int, Path]] = []
+    for evaluation, folder, indices in zip(evaluations, folders, chosen, strict=True):
+        paths.append({i: video_path(folder, i, evaluation.outcomes[i]) for i in indices})
+        videos |= {path: evaluation.outcomes[i] for i, path in paths[-1].items()}
     settings = RenderSettings(height_px=config.video_size_px, width_px=config.video_size_px)
-    say(f"Recording {len(chosen)} videos with {gl}")
+    say(f"Recording {len(videos)} videos with {gl}")
     with LocalExecutor(num_workers, gl.environment) as executor:
-        return record(
-            executor, evaluation.outcomes, chosen, config.video_camera, settings, config.video_fps, out / "videos"
-        )
+        record(executor, videos, config.video_camera, settings, config.video_fps)
+    return paths

@@ -9,12 +9,16 @@ import typer
 
 from act_kit.cli.console import complain, console, say
 from act_kit.cli.options import Device, Overrides, Overwrite, Workers, choose_device, count_workers
+from act_kit.errors import ConfigError
 
 
 def train(
     overrides: Overrides = None,
-    data: Annotated[Path | None, typer.Option(help="The dataset to learn from.", show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/DATASET")] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="A dataset, or a folder of several; may be given again, for a policy of several tasks."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/DATA")] = None,
     steps: Annotated[int | None, typer.Option(help="Gradient steps.", show_default="of the preset, 3500")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of weights, batches and validation split.", show_default="0")
@@ -29,39 +33,55 @@ def train(
         bool, typer.Option("--allow-degenerate", help="Train on data whose diversity report says FAIL.")
     ] = False,
 ) -> None:
-    """Train ACT on a dataset; every few hundred steps the policy is tried in the simulator.
+    """Train ACT on one dataset or on several tasks' at once; on the way the policy is tried in the simulator.
 
-    Presets: [dim]policy=act_small[/] (default), [dim]policy=act[/] (the paper's sizes). Any option after the flags:
+    Presets: [dim]policy=act_small[/] (default, states), [dim]policy=act_image_small[/] (64 px, no GPU needed),
+    [dim]policy=act[/] and [dim]policy=act_image[/] (the paper's sizes). Any option after the flags:
 
     [dim]act train --data data/pick-place-v3 policy.chunk_size=16 trainer.lr=5e-4[/]
+
+    Several processes: [dim]torchrun --nproc-per-node 2 --no-python act train …[/]; their number changes no result.
     """
     from act_kit.cli.policy_stages import run_training
     from act_kit.datasets.store import EpisodeStore
-    from act_kit.errors import ConfigError
-    from act_kit.training.run import begin_run, check_data, reopen_run
+    from act_kit.training.group import Group
+    from act_kit.training.run import begin_run, check_data, find_datasets, reopen_run
 
     flags = {"trainer.steps": steps, "trainer.seed": seed}
-    if resume:
-        if overrides or data or any(value is not None for value in flags.values()):
-            raise ConfigError("--resume goes on with the run as it was begun: give --out alone, no other options.")
-        if out is None:
-            raise ConfigError("Which run? Give its folder: act train --resume --out RUN")
-        config, data = reopen_run(out)
-        store = EpisodeStore.open(data)
-    else:
-        if data is None:
-            raise ConfigError("Which data? act train --data DATASET (made by act collect)")
-        out = out or Path("runs") / data.resolve().name
-        store = EpisodeStore.open(data)
-        warning = check_data(store, allow_degenerate=allow_degenerate)
-        if warning:
-            complain(warning)
-        config = begin_run(out, data, overrides or [], flags, overwrite=overwrite)
+    out = _check_choices(data, out, resume=resume, others=bool(overrides) or any(v is not None for v in flags.values()))
+    device = choose_device(device)
+    group = Group.join(device)
+    if group.is_first and not resume:
+        folders = find_datasets(data or [])
+        for folder in folders:
+            warning = check_data(EpisodeStore.open(folder), allow_degenerate=allow_degenerate)
+            if warning:
+                complain(warning)
+        begin_run(out, folders, overrides or [], flags, overwrite=overwrite)
+    group.wait()
+    config, folders = reopen_run(out)
+    stores = [EpisodeStore.open(folder) for folder in folders]
     try:
-        run_training(
-            config, store, out, device=choose_device(device), num_workers=count_workers(workers), resume=resume
-        )
+        run_training(config, stores, out, device=device, num_workers=count_workers(workers), group=group, resume=resume)
     except KeyboardInterrupt:
         say(f"Stopped. To go on: act train --resume --out {out}")
         raise typer.Exit(130) from None
-    console.print(f"Next: [bold]act eval {out} --record-video[/]")
+    finally:
+        group.leave()
+    if group.is_first:
+        console.print(f"Next: [bold]act eval {out} --record-video[/]")
+
+
+def _check_choices(data: list[Path] | None, out: Path | None, *, resume: bool, others: bool) -> Path:
+    """Refuse flags that contradict each other; return the run's folder."""
+    if resume:
+        if data or others:
+            raise ConfigError("--resume goes on with the run as it was begun: give --out alone, no other options.")
+        if out is None:
+            raise ConfigError("Which run? Give its folder: act train --resume --out RUN")
+        return out
+    if not data:
+        raise ConfigError("Which data? act train --data DATASET (made by act collect)")
+    if out is None and len(data) > 1:
+        raise ConfigError("Several datasets: name the folder of the run with --out.")
+    return out or Path("runs") / data[0].resolve().name

@@ -7,6 +7,7 @@ rendering has come, and whether the frames are what they were.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -97,8 +98,8 @@ class ImageStore:
             self._digests.resize((episode + 1, 32))
             self._digests[episode] = _digest(frames)
 
-    def load(self) -> np.ndarray:
-        """Load the frames of all steps, uint8 (T, H, W, 3).
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Read the frames of all steps, uint8 (N, H, W, 3), a few hundred at a time, each time with the first's step.
 
         Raises:
             DatasetError: The rendering is not finished, or frames are missing.
@@ -112,7 +113,9 @@ class ImageStore:
             raise DatasetError(
                 f"{self._store.path} lacks frames of {self.camera}. Draw them anew: {self.command} --overwrite"
             )
-        return np.asarray(self._frames[: self._store.num_steps])
+        for begin in range(0, self._store.num_steps, self._frames.chunks[0]):
+            end = min(begin + self._frames.chunks[0], self._store.num_steps)
+            yield begin, np.asarray(self._frames[begin:end])
 
     @property
     def command(self) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 
 from act_kit.policy.policy import Policy
 from act_kit.sim.expert import ScriptedExpert
-from act_kit.sim.starts import Start
 from act_kit.sim.render import Views
+from act_kit.sim.starts import Start
 
 
 class Actor(Protocol):
@@ -23,7 +23,7 @@ class Actor(Protocol):
     views: Views | None
 
     def begin(self, row: int, start: Start) -> None:
-        """Begin an episode in ``row``: forget the one before."""
+        """Begin an episode in ``row``, of ``start.task``: forget the one before."""
         ...
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
@@ -37,32 +37,38 @@ class Actor(Protocol):
 class PolicyActor:
     """A trained policy."""
 
-    views: Views | None = None
-
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
+        self.views = policy.views
+        self._tasks: dict[int, int] = {}
         policy.reset()
 
     def begin(self, row: int, start: Start) -> None:
         self.policy.executor.reset(np.array([row]))
+        self._tasks[row] = self.policy.tasks.index(start.task)
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
-        return self.policy.executor.plan(self.policy.predict(states), rows)
+        tasks = np.array([self._tasks[int(row)] for row in rows])
+        return self.policy.executor.plan(self.policy.predict(states, images, tasks), rows)
 
 
 class ExpertActor:
-    """The scripted expert: where it fails, the environment or the success rule is to blame."""
+    """The scripted expert of each start's task: where it fails, the environment or the success rule is to blame."""
 
     views: Views | None = None
 
-    def __init__(self, task: str) -> None:
-        self.expert = ScriptedExpert(task)
+    def __init__(self) -> None:
+        self._experts: dict[str, ScriptedExpert] = {}
+        self._of_row: dict[int, ScriptedExpert] = {}
 
     def begin(self, row: int, start: Start) -> None:
-        """Nothing to forget: the expert acts on the state alone."""
+        if start.task not in self._experts:
+            self._experts[start.task] = ScriptedExpert(start.task)
+        self._of_row[row] = self._experts[start.task]
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
-        return np.stack([self.expert.act(state) for state in states])[:, None]
+        actions = [self._of_row[int(row)].act(state) for row, state in zip(rows, states, strict=True)]
+        return np.stack(actions)[:, None]
 
 
 class NothingActor:

@@ -84,7 +84,9 @@ class EvalSet:
                 f"'{path}' is neither a file nor one of {', '.join(known)}.{did_you_mean(str(path), known)}"
             ) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DatasetError(f"{path} is not an evaluation set: {error!r}. Use a starts.json that eval wrote.") from error
+            raise DatasetError(
+                f"{path} is not an evaluation set: {error!r}. Use a starts.json that eval wrote."
+            ) from error
         if evalset.hash != values["hash"] or not starts:
             raise DatasetError(f"{path} was changed since it was written: its starts do not match its hash.")
         return evalset
@@ -101,23 +103,28 @@ def make_evalset(task: str, kind: Kind, num: int, seed: int, demonstrated: Seque
     return EvalSet(task=task, kind=kind, seed=seed, starts=tuple(starts))
 
 
-def evalset_from(choice: str, contract: Contract, config: EvalConfig) -> EvalSet:
-    """Make the set that ``--starts`` asks for: ``fresh``, ``dataset``, ``grid``, or the path of a saved one."""
+def evalsets_from(choice: str, contract: Contract, config: EvalConfig) -> list[EvalSet]:
+    """Make the sets that ``--starts`` asks for: ``fresh``, ``dataset`` or ``grid``, one of each of a policy's tasks.
+
+    It may also be the path of a saved set, which is of one task: only that is evaluated then.
+    """
     if choice in get_args(Kind):
         kind = cast(Kind, choice)
-        return make_evalset(contract.task, kind, config.episodes, config.seed, contract.demonstrated_starts)
-    return EvalSet.load(Path(choice))
+        return [
+            make_evalset(task, kind, config.episodes, config.seed, contract.starts_of(task)) for task in contract.tasks
+        ]
+    return [EvalSet.load(Path(choice))]
 
 
 def check_disjoint(evalset: EvalSet, demonstrated: Sequence[Sequence[float]]) -> None:
-    """Raise :class:`StartError` if a start was demonstrated: success from it may be memory."""
+    """Raise :class:`StartError` if a start is among the task's demonstrated ones: success from it may be memory."""
     if evalset.kind == "dataset":
         return
     seen = np.array(demonstrated)
     shared = [i for i, s in enumerate(evalset.starts) if (np.abs(seen - s.array).max(axis=1) <= SAME_START_M).any()]
     if shared:
         raise StartError(
-            f"{len(shared)} of the {len(evalset.starts)} evaluation starts were demonstrated in training (the first is "
-            f"number {shared[0]}): success from them may be memory. Draw others with another --seed, or say that you "
-            "mean it with --starts dataset."
+            f"{len(shared)} of the {len(evalset.starts)} evaluation starts of {evalset.task} were demonstrated in "
+            f"training (the first is number {shared[0]}): success from them may be memory. Draw others with another "
+            "--seed, or say that you mean it with --starts dataset."
         )

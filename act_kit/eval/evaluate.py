@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from act_kit.eval.actors import Actor, ExpertActor, NothingActor, PolicyActor, R
 from act_kit.eval.evalset import EvalSet, check_disjoint, make_evalset
 from act_kit.eval.rollout import Outcome, Progress, Roll
 from act_kit.eval.statistics import Rate
-from act_kit.policy.policy import Policy
+from act_kit.policy.policy import Contract, Policy
 from act_kit.sim.starts import Start
 from act_kit.sim.tasks import get_task
 
@@ -37,7 +38,7 @@ class Episode:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A policy's episodes and its controls.
+    """A policy's episodes of one task, and its controls.
 
     Attributes:
         evalset: The starts.
@@ -112,45 +113,86 @@ def evaluate(
     roll: Roll,
     on_progress: Callable[[str, Progress, int], None] = lambda who, progress, num: None,
 ) -> Evaluation:
-    """Run ``policy`` from every start of ``evalset`` to the horizon, and the controls, by ``roll``.
+    """Run ``policy`` from every start of ``evalset`` to the horizon, and the controls; see :func:`evaluate_all`."""
+    (evaluation,) = evaluate_all(policy, [evalset], config, roll=roll, on_progress=on_progress)
+    return evaluation
+
+
+def evaluate_all(
+    policy: Policy,
+    evalsets: Sequence[EvalSet],
+    config: EvalConfig,
+    *,
+    roll: Roll,
+    on_progress: Callable[[str, Progress, int], None] = lambda who, progress, num: None,
+) -> list[Evaluation]:
+    """Evaluate ``policy`` on sets of one task each, with ``config``'s controls of each, by ``roll``.
+
+    ``on_progress`` is told who acts, how far that is, and of how many episodes.
 
     Raises:
-        StartError: The set is of another task, or contains starts that were demonstrated in training.
+        StartError: A set is of a task that the policy does not have, or contains starts that were demonstrated.
     """
     contract = policy.contract
-    if evalset.task != contract.task:
-        raise StartError(
-            f"The policy was trained on {contract.task}, the evaluation set is of {evalset.task}. Evaluate it on its "
-            "own task: --starts fresh"
-        )
-    check_disjoint(evalset, contract.demonstrated_starts)
+    for evalset in evalsets:
+        if evalset.task not in policy.tasks:
+            raise StartError(
+                f"The policy was trained on {', '.join(policy.tasks)}; the evaluation set is of {evalset.task}. "
+                "Evaluate it on what it was trained on: --starts fresh"
+            )
+        check_disjoint(evalset, contract.starts_of(evalset.task))
 
-    def run(who: str, actor: Actor, starts: Sequence[Start], *, stop_at_success: bool) -> list[Outcome]:
-        return roll(
-            actor,
-            starts,
-            stop_at_success=stop_at_success,
-            on_progress=lambda progress: on_progress(who, progress, len(starts)),
+    def run(
+        who: str, actor: Actor, starts: Sequence[Sequence[Start]], *, stop_at_success: bool = True
+    ) -> list[list[Outcome]]:
+        """Roll out from the starts of all sets at once; return the outcomes by set."""
+        of_all = list(chain.from_iterable(starts))
+        if not of_all:
+            return [[] for _ in starts]
+        outcomes = iter(
+            roll(
+                actor,
+                of_all,
+                stop_at_success=stop_at_success,
+                on_progress=lambda progress: on_progress(who, progress, len(of_all)),
+            )
         )
+        return [list(islice(outcomes, len(of_set))) for of_set in starts]
 
-    outcomes = run("policy", PolicyActor(policy), evalset.starts, stop_at_success=False)
-    controls: dict[str, list[Outcome]] = {}
-    some = evalset.starts[: config.control_episodes]
-    for who, actor in (("expert", ExpertActor(contract.task)), ("nothing", NothingActor()), ("random", RandomActor())):
-        if some:
-            controls[who] = run(who, actor, some, stop_at_success=True)
-    if config.demonstrated_episodes and evalset.kind != "dataset":
-        shown = make_evalset(
-            contract.task, "dataset", config.demonstrated_episodes, evalset.seed, contract.demonstrated_starts
+    outcomes = run("policy", PolicyActor(policy), [evalset.starts for evalset in evalsets], stop_at_success=False)
+    some = [evalset.starts[: config.control_episodes] for evalset in evalsets]
+    shown = [_demonstrated(evalset, contract, config.demonstrated_episodes) for evalset in evalsets]
+    controls = {
+        "expert": run("expert", ExpertActor(), some),
+        "nothing": run("nothing", NothingActor(), some),
+        "random": run("random", RandomActor(), some),
+        "demonstrated starts": run("demonstrated starts", PolicyActor(policy), shown),
+    }
+    return [
+        Evaluation(
+            evalset=evalset,
+            episodes=_judge(policy, evalset, outcomes[i]),
+            controls={who: of_sets[i] for who, of_sets in controls.items() if of_sets[i]},
         )
-        who = "demonstrated starts"
-        controls[who] = run(who, PolicyActor(policy), shown.starts, stop_at_success=True)
-    nearest = nearest_demonstrations(contract.task, evalset.starts, np.array(contract.demonstrated_starts))
-    episodes = [
+        for i, evalset in enumerate(evalsets)
+    ]
+
+
+def _demonstrated(evalset: EvalSet, contract: Contract, num: int) -> tuple[Start, ...]:
+    """Choose demonstrated starts of the set's task as a control, where they are not what is evaluated already."""
+    if evalset.kind == "dataset":
+        return ()
+    return make_evalset(evalset.task, "dataset", num, evalset.seed, contract.starts_of(evalset.task)).starts
+
+
+def _judge(policy: Policy, evalset: EvalSet, outcomes: Sequence[Outcome]) -> list[Episode]:
+    """Say of each episode how far it was from what the policy had seen."""
+    demonstrated = np.array(policy.contract.starts_of(evalset.task))
+    nearest = nearest_demonstrations(evalset.task, evalset.starts, demonstrated)
+    return [
         Episode(outcome=outcome, nearest_demonstration=float(near), largest_z=_largest_z(policy, outcome))
         for outcome, near in zip(outcomes, nearest, strict=True)
     ]
-    return Evaluation(evalset=evalset, episodes=episodes, controls=controls)
 
 
 def _largest_z(policy: Policy, outcome: Outcome) -> float:

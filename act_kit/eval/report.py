@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: ``starts.json``, ``episodes.csv``, ``summary.json``, ``report.html``."""
+"""What the evaluation of a task leaves behind: ``starts.json``, ``episodes.csv``, ``summary.json``, ``report.html``."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ _CONTROLS = {
 def summarise(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
     """Return everything a reader needs to believe the number, as plain values."""
     task = get_task(evaluation.evalset.task)
+    shown = [data for data in policy.contract.demonstrations if data.task == task.name]
     return {
         "task": task.name,
-        "success_once": _rate(evaluation.success),
-        "success_at_end": _rate(evaluation.success_at_end),
+        "success_once": rate_values(evaluation.success),
+        "success_at_end": rate_values(evaluation.success_at_end),
         "success_rule": task.success_rule,
         "distance_unit": task.unit,
         "distance": {when: evaluation.mean_distance(when) for when in ("initial", "min", "final")},
@@ -47,7 +48,7 @@ def summarise(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
         "largest_z": max(episode.largest_z for episode in evaluation.episodes),
         "clip_fraction": float(np.mean([outcome.clip_fraction for outcome in evaluation.outcomes])),
         "crashes": [i for i, outcome in enumerate(evaluation.outcomes) if outcome.crash],
-        "controls": {who: _rate(success_rate(outcomes)) for who, outcomes in evaluation.controls.items()},
+        "controls": {who: rate_values(success_rate(outcomes)) for who, outcomes in evaluation.controls.items()},
         "reading": evaluation.reading,
         "evalset": {
             "kind": evaluation.evalset.kind,
@@ -56,15 +57,26 @@ def summarise(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
             "num_distinct": evaluation.evalset.num_distinct,
             "hash": evaluation.evalset.hash,
         },
+        "dataset": {
+            "fingerprint": "; ".join(data.fingerprint for data in shown),
+            "command": "; ".join(data.command for data in shown),
+        },
+        **made_by(policy),
+    }
+
+
+def made_by(policy: Policy) -> dict[str, Any]:
+    """Return what ran, as plain values."""
+    return {
         "horizon": HORIZON,
         "execution": asdict(policy.execution),
         "policy_step": policy.contract.step,
-        "dataset": {"fingerprint": policy.contract.dataset_fingerprint, "command": policy.contract.dataset_command},
         "versions": versions(),
     }
 
 
-def _rate(rate: Rate) -> dict[str, float]:
+def rate_values(rate: Rate) -> dict[str, float]:
+    """Return a rate as plain values."""
     low, high = rate.interval
     return {"successes": rate.successes, "num": rate.num, "value": rate.value, "low": low, "high": high}
 
@@ -79,7 +91,7 @@ def success_figure(rows: Mapping[str, tuple[Evaluation, Policy]]) -> Figure:
     for line, (name, (evaluation, policy)) in zip(grid, rows.items(), strict=True):
         rand_vecs = stack(evaluation.evalset.starts)
         succeeded = np.array([outcome.success_once for outcome in evaluation.outcomes])
-        shown = np.array(policy.contract.demonstrated_starts)
+        shown = np.array(policy.contract.starts_of(task.name))
         line[0].set_title(name, loc="left", fontsize=10)
         for axes, pair in zip(line, pairs, strict=True):
             draw_axes(axes, task, pair)
@@ -87,9 +99,7 @@ def success_figure(rows: Mapping[str, tuple[Evaluation, Policy]]) -> Figure:
             for mask, colour, label in ((succeeded, GREEN, "success"), (~succeeded, RED, "failure")):
                 if mask.any():
                     labels[label] = axes.scatter(*place(rand_vecs[mask], pair), s=16, color=colour, linewidths=0)
-    figure.legend(
-        list(labels.values()), list(labels), loc="outside upper right", ncols=3, frameon=False, fontsize=9
-    )
+    figure.legend(list(labels.values()), list(labels), loc="outside upper right", ncols=3, frameon=False, fontsize=9)
     return figure
 
 

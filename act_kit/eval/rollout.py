@@ -5,17 +5,20 @@ An outcome depends on its start and on who acted, never on the number of process
 
 from __future__ import annotations
 
-import functools
+import itertools
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Protocol
 
 import numpy as np
 
 from act_kit.eval.actors import Actor
 from act_kit.executors import Executor
+from act_kit.sim.render import Views
 from act_kit.sim.starts import Start
 from act_kit.sim.tasks import HORIZON, STATE_DIM
 from act_kit.sim.vector import Answer, Crash, VectorSimulator
@@ -187,13 +190,63 @@ class Roll(Protocol):
         ...
 
 
-def roll_on(simulators: VectorSimulator, num_rows: int = 0, on_sizes: Callable[[Sizes], None] | None = None) -> Roll:
-    """Roll out on the simulators of this machine; see :func:`rollout`."""
-    return functools.partial(rollout, simulators, num_rows=num_rows, on_sizes=on_sizes or (lambda sizes: None))
+class LocalRoll:
+    """Rolls out in processes of this machine: those that draw, for actors with views, and those that do not.
+
+    They start with the first actor that needs them, and stay for the next.
+    """
+
+    def __init__(
+        self,
+        num_workers: int,
+        *,
+        engine: str = "fast",
+        num_rows: int = 0,
+        on_sizes: Callable[[Sizes], None] = lambda sizes: None,
+    ) -> None:
+        """Use so many processes; see :func:`rollout`."""
+        self._num_workers = num_workers
+        self._engine = engine
+        self._num_rows = num_rows
+        self._on_sizes = on_sizes
+        self._simulators: dict[Views | None, VectorSimulator] = {}
+
+    def __call__(
+        self,
+        actor: Actor,
+        starts: Sequence[Start],
+        *,
+        stop_at_success: bool = False,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> list[Outcome]:
+        """Roll out; see :func:`rollout`."""
+        if actor.views not in self._simulators:
+            alone = self._num_workers == 1 and actor.views is None  # then this process can do it
+            self._simulators[actor.views] = VectorSimulator(
+                0 if alone else self._num_workers, engine=self._engine, views=actor.views
+            )
+        return rollout(
+            self._simulators[actor.views], actor, starts, num_rows=self._num_rows, stop_at_success=stop_at_success,
+            on_progress=on_progress, on_sizes=self._on_sizes,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """End the processes."""
+        for simulators in self._simulators.values():
+            simulators.close()
+
+    def __enter__(self) -> LocalRoll:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
 
 
-def roll_with(executor: Executor, task: str, engine: str) -> Roll:
-    """Roll out as jobs of an executor, each with its own copy of the actor and a share of the starts."""
+def roll_with(executor: Executor, engine: str) -> Roll:
+    """Roll out as jobs of an executor, each with its own copy of the actor and a share of the starts.
+
+    Its processes need a GL library in their environment for actors with views.
+    """
 
     def roll(
         actor: Actor,
@@ -205,7 +258,7 @@ def roll_with(executor: Executor, task: str, engine: str) -> Roll:
         size = min(SHARE, math.ceil(len(starts) / executor.num_workers))
         shares = [starts[begin : begin + size] for begin in range(0, len(starts), size)]
         outcomes: list[Outcome] = []
-        for share in executor.map(rollout_share, [(task, engine, actor, share, stop_at_success) for share in shares]):
+        for share in executor.map(rollout_share, [(engine, actor, share, stop_at_success) for share in shares]):
             outcomes += share
             num_succeeded = sum(outcome.success_once for outcome in outcomes)
             on_progress(Progress(num_episodes=len(outcomes), num_succeeded=num_succeeded))
@@ -214,12 +267,25 @@ def roll_with(executor: Executor, task: str, engine: str) -> Roll:
     return roll
 
 
-def rollout_share(
-    task: str, engine: str, actor: Actor, starts: Sequence[Start], stop_at_success: bool
-) -> list[Outcome]:
+def rollout_share(engine: str, actor: Actor, starts: Sequence[Start], stop_at_success: bool) -> list[Outcome]:
     """Roll out some episodes in whatever process this is."""
-    with VectorSimulator(task, 1, engine=engine, views=actor.views) as simulators:
+    with VectorSimulator(0, engine=engine, views=actor.views) as simulators:
         return rollout(simulators, actor, starts, stop_at_success=stop_at_success)
+
+
+class _Waiting:
+    """The episodes that wait to be begun: to each process neighbours, so that it compiles models of few tasks."""
+
+    def __init__(self, num: int, num_workers: int) -> None:
+        ends = [num * i // num_workers for i in range(num_workers + 1)]
+        self._shares = [deque(range(first, end)) for first, end in itertools.pairwise(ends)]
+
+    def take(self, worker: int) -> int | None:
+        """Return the next episode of a process; when it has had its own, the last of whoever has most left."""
+        if self._shares[worker]:
+            return self._shares[worker].popleft()
+        most = max(self._shares, key=len)
+        return most.pop() if most else None
 
 
 def rollout(
@@ -234,25 +300,29 @@ def rollout(
 ) -> list[Outcome]:
     """Let ``actor`` run one episode from each start, to the horizon or (at the end of a chunk) to its first success.
 
-    All environments that wait are planned for together. ``num_rows`` environments run at the same time (0: as many as
-    are worth it); how they are spread is told to ``on_sizes`` once it is known.
+    The starts may be of several tasks; those of one task are best neighbours, for each process compiles the models of
+    the tasks that come its way. All environments that wait are planned for together. ``num_rows`` environments run at
+    the same time (0: as many as are worth it); how they are spread is told to ``on_sizes`` once it is known.
     """
     assert actor.views == simulators.views, "the simulators draw for another actor"
     num_rows = num_rows or choose_num_rows(len(starts), simulators.num_workers)
     sizes: Sizes | None = None
     outcomes: dict[int, Outcome] = {}
-    waiting = list(enumerate(starts))[::-1]
+    waiting = _Waiting(len(starts), simulators.num_workers)
     live: dict[int, _Recording] = {}
     planned: dict[int, np.ndarray] = {}
     sent_at = planning_s = 0.0
     num_succeeded = 0
 
     def begin(rows: Iterable[int]) -> None:
-        begun = {row: waiting.pop() for row in rows if waiting}
-        for row, (index, start) in begun.items():
-            live[row] = _Recording(index, start)
-            actor.begin(row, start)
-        simulators.reset({row: start for row, (_, start) in begun.items()})
+        begun: dict[int, Start] = {}
+        for row in rows:
+            index = waiting.take(row % simulators.num_workers)
+            if index is not None:
+                begun[row] = starts[index]
+                live[row] = _Recording(index, starts[index])
+                actor.begin(row, starts[index])
+        simulators.reset(begun)
 
     begin(range(num_rows))
     arrived: dict[int, Answer] = {}

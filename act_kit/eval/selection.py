@@ -16,12 +16,19 @@ from act_kit.training.trainer import Selector, Trial
 
 def make_selector(roll: Roll, starts: Sequence[Start]) -> Selector:
     """Return what rolls a policy out from ``starts``, each episode to its first success or the horizon."""
+    tasks = dict.fromkeys(start.task for start in starts)
 
     def select(policy: Policy) -> Trial:
         outcomes = roll(PolicyActor(policy), starts, stop_at_success=True)
         rate = success_rate(outcomes)
         low, high = rate.interval
         final_distance = float(np.mean([distance_at(outcome, "final") for outcome in outcomes]))
-        return Trial(successes=rate.successes, num=rate.num, low=low, high=high, final_distance=final_distance)
+        by_task = {
+            task: success_rate([outcome for outcome in outcomes if outcome.start.task == task]).value for task in tasks
+        }
+        return Trial(
+            successes=rate.successes, num=rate.num, low=low, high=high, final_distance=final_distance,
+            by_task=by_task if len(tasks) > 1 else {},
+        )  # fmt: skip
 
     return select

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,33 @@ from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import CONTROL_HZ, get_task
 
 
-def choose(outcomes: Sequence[Outcome], num: int) -> list[int]:
-    """Choose which episodes to show: failures first."""
-    order = sorted(range(len(outcomes)), key=lambda i: (outcomes[i].success_once, i))
-    return order[:num]
+def choose(outcomes: Sequence[Sequence[Outcome]], num: int) -> list[list[int]]:
+    """Choose ``num`` episodes to show of one or several sets: failures first, and of either some of each set.
+
+    Returns which episodes of each set.
+    """
+    order: list[tuple[bool, int, int, int]] = []
+    for s, of_set in enumerate(outcomes):
+        for succeeded in (False, True):
+            indices = [i for i, outcome in enumerate(of_set) if outcome.success_once is succeeded]
+            order += [(succeeded, nth, s, i) for nth, i in enumerate(indices)]
+    chosen: list[list[int]] = [[] for _ in outcomes]
+    for *_, s, i in sorted(order)[:num]:
+        chosen[s].append(i)
+    return chosen
 
 
-def record(
-    executor: Executor, outcomes: Sequence[Outcome], indices: Sequence[int], camera: str, settings: RenderSettings,
-    fps: int, folder: Path,
-) -> dict[int, Path]:  # fmt: skip
-    """Write one mp4 per chosen episode; return the paths by episode."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {i: folder / f"{i:04d}-{'success' if outcomes[i].success_once else 'failure'}.mp4" for i in indices}
-    jobs = [(outcomes[i], camera, settings, fps, path) for i, path in paths.items()]
+def video_path(folder: Path, index: int, outcome: Outcome) -> Path:
+    """Return where the video of an evaluation's episode belongs."""
+    return folder / "videos" / f"{index:04d}-{'success' if outcome.success_once else 'failure'}.mp4"
+
+
+def record(executor: Executor, videos: Mapping[Path, Outcome], camera: str, settings: RenderSettings, fps: int) -> None:
+    """Write one mp4 per path, of its episode."""
+    for path in videos:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    jobs = [(outcome, camera, settings, fps, path) for path, outcome in videos.items()]
     deque(executor.map(write_video, jobs), maxlen=0)
-    return paths
 
 
 def write_video(outcome: Outcome, camera: str, settings: RenderSettings, fps: int, path: Path) -> None:
@@ -90,5 +101,7 @@ def overlay(frame: np.ndarray, outcome: Outcome, step: int, stride: int) -> np.n
     for query in outcome.query_steps[outcome.query_steps <= step]:
         fresh = step - query < stride
         x = width * query / max(1, len(outcome))
-        draw.line((x, bar, x, height), fill=(250, 204, 21, 255) if fresh else (255, 255, 255, 110), width=3 if fresh else 1)
+        draw.line(
+            (x, bar, x, height), fill=(250, 204, 21, 255) if fresh else (255, 255, 255, 110), width=3 if fresh else 1
+        )
     return np.asarray(image)

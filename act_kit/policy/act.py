@@ -1,9 +1,10 @@
-"""ACT, Action Chunking with Transformers (Zhao et al. 2023, arXiv:2304.13705), on states.
+"""ACT, Action Chunking with Transformers (Zhao et al. 2023, arXiv:2304.13705), on states, pictures or both.
 
 A transformer predicts the next K actions at once. In training a second encoder, of a conditional VAE, sees the actions
-and compresses what the state does not tell (the demonstrator's style) into a latent z; in use z is 0, its prior mean.
+and compresses what the observation does not tell (the demonstrator's style) into a latent z; in use z is 0, its prior
+mean.
 
-Shapes: B batch, K chunk, A action, S state, D width, H heads, L sequence, Z latent.
+Shapes: B batch, K chunk, A action, S state, V what is seen of it, D width, H heads, L sequence, Z latent, C cameras.
 """
 
 from __future__ import annotations
@@ -16,14 +17,47 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from act_kit.config import PolicyConfig
+from act_kit.policy.conditioning import TASK_DIM, TaskEncoder
+from act_kit.policy.vision import ImageEncoder
 from act_kit.sim.tasks import ACTION_DIM
 
-SEEN = (slice(0, 18), slice(36, 39))
+STATE_PARTS = (slice(0, 18), slice(36, 39))
 """Of a state: hand and gripper and both objects, and the goal. The previous frame between them stays out: with it a
 policy learns to go on as it went before, which serves in the data and fails in the loop (de Haan et al. 2019,
 arXiv:1905.11979)."""
 
-_SEEN_DIM = 18 + 3
+PROPRIO_PARTS = (slice(0, 4),)
+"""Hand and gripper: what a robot knows of itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What a policy is shown, on its device.
+
+    Attributes:
+        states_BS: float32, normalised.
+        tasks_B: int64, the number of each row's task among the policy's.
+        images_BCHW3: uint8, or None for a policy that sees none.
+    """
+
+    states_BS: Tensor
+    tasks_B: Tensor
+    images_BCHW3: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """An observation inside of the model.
+
+    Attributes:
+        vector_BV: Numbers seen of the state, and the task's vector.
+        images_BLD: Tokens of the pictures, or None.
+        positions_LD: Theirs.
+    """
+
+    vector_BV: Tensor
+    images_BLD: Tensor | None
+    positions_LD: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +66,12 @@ class Prediction:
 
     Attributes:
         actions_BKA: The predicted chunk, from z of the CVAE.
-        mean_BZ, logvar_BZ: The posterior of z.
+        mean_BZ, logvar_BZ: The posterior of z; None in a model without a latent.
     """
 
     actions_BKA: Tensor
-    mean_BZ: Tensor
-    logvar_BZ: Tensor
+    mean_BZ: Tensor | None
+    logvar_BZ: Tensor | None
 
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:
@@ -132,49 +166,80 @@ class DecoderLayer(nn.Module):
 
 
 class ACT(nn.Module):
-    """The model, on normalised states. Actions are in the units of the environment, [-1, 1]."""
+    """The model. Actions are in the units of the environment, [-1, 1]."""
 
-    def __init__(self, config: PolicyConfig) -> None:
+    def __init__(self, config: PolicyConfig, *, num_tasks: int = 1, task_embeddings_NE: Tensor | None = None) -> None:
+        """Build it with random weights, also where ``config.backbone_weights`` are to be loaded."""
         super().__init__()
         self.config = config
+        self._parts = STATE_PARTS if config.sees_state else PROPRIO_PARTS
         width = config.width
-        # CVAE encoder, in training only: [CLS, state, action_1 … action_K] -> mean and log variance of z
-        self.cvae_cls = nn.Parameter(torch.randn(width) * 0.02)
-        self.cvae_state = nn.Linear(_SEEN_DIM, width)
-        self.cvae_action = nn.Linear(ACTION_DIM, width)
-        self.cvae_encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.cvae_layers))
-        self.cvae_latent = nn.Linear(width, 2 * config.latent_dim)
-        # The posterior begins as the prior. Otherwise kl_weight * KL is a hundred times the L1 in the first steps, and
-        # gradient clipping leaves the policy next to nothing to learn from.
-        nn.init.zeros_(self.cvae_latent.weight)
-        nn.init.zeros_(self.cvae_latent.bias)
-        positions = sinusoidal_positions(2 + config.chunk_size, width)
-        self.register_buffer("cvae_positions", positions, persistent=False)
-        # Policy: [z, state] -> K slots. One token for hand and objects: what matters is where one is from the other.
-        self.latent_in = nn.Linear(config.latent_dim, width)
+        vector_dim = sum(part.stop - part.start for part in self._parts)
+        self.task = TaskEncoder(num_tasks, task_embeddings_NE) if num_tasks > 1 else None
+        vector_dim += TASK_DIM if self.task else 0
+        if config.sees_images:
+            self.vision = ImageEncoder(
+                backbone=config.backbone, width=width, num_cameras=len(config.cameras),
+                backbone_weights=config.backbone_weights,
+            )  # fmt: skip
+        if config.cvae_layers:
+            # CVAE encoder, in training only: [CLS, state, action_1 … action_K] -> mean and log variance of z
+            self.cvae_cls = nn.Parameter(torch.randn(width) * 0.02)
+            self.cvae_state = nn.Linear(vector_dim, width)
+            self.cvae_action = nn.Linear(ACTION_DIM, width)
+            self.cvae_encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.cvae_layers))
+            self.cvae_latent = nn.Linear(width, 2 * config.latent_dim)
+            # The posterior begins as the prior. Otherwise kl_weight * KL is a hundred times the L1 in the first steps,
+            # and gradient clipping leaves the policy next to nothing to learn from.
+            nn.init.zeros_(self.cvae_latent.weight)
+            nn.init.zeros_(self.cvae_latent.bias)
+            positions = sinusoidal_positions(2 + config.chunk_size, width)
+            self.register_buffer("cvae_positions", positions, persistent=False)
+            self.latent_in = nn.Linear(config.latent_dim, width)
+        # Policy: [z, state, pictures] -> K slots. One token for hand and objects: what matters is where one is from the
+        # other.
         self.state_in = nn.Sequential(
-            nn.Linear(_SEEN_DIM, config.feedforward), nn.ReLU(), nn.Linear(config.feedforward, width)
+            nn.Linear(vector_dim, config.feedforward), nn.ReLU(), nn.Linear(config.feedforward, width)
         )
-        self.token_positions = nn.Parameter(torch.randn(2, width) * 0.02)
+        self.token_positions = nn.Parameter(torch.randn(2 if config.cvae_layers else 1, width) * 0.02)
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.queries = nn.Parameter(torch.randn(config.chunk_size, width))
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.action_out = nn.Linear(width, ACTION_DIM)
 
-    def forward(self, states_BS: Tensor, actions_BKA: Tensor, is_pad_BK: Tensor) -> Prediction:
-        """Predict the chunk with z drawn from its posterior given the chunk: for training."""
-        mean_BZ, logvar_BZ = self.encode_style(states_BS, actions_BKA, is_pad_BK)
-        z_BZ = mean_BZ + torch.exp(0.5 * logvar_BZ) * torch.randn_like(mean_BZ)
-        return Prediction(actions_BKA=self.decode(states_BS, z_BZ), mean_BZ=mean_BZ, logvar_BZ=logvar_BZ)
+    def forward(
+        self, observation: Observation, actions_BKA: Tensor, is_pad_BK: Tensor, noise_BZ: Tensor | None = None
+    ) -> Prediction:
+        """Predict the chunk with z drawn from its posterior given the chunk: for training.
 
-    def predict(self, states_BS: Tensor) -> Tensor:
+        ``noise_BZ`` is what z is drawn with; None to draw it here.
+        """
+        embedded = self.embed(observation)
+        if not self.config.cvae_layers:
+            return Prediction(actions_BKA=self.decode(embedded, None), mean_BZ=None, logvar_BZ=None)
+        mean_BZ, logvar_BZ = self.encode_style(embedded, actions_BKA, is_pad_BK)
+        noise_BZ = torch.randn_like(mean_BZ) if noise_BZ is None else noise_BZ
+        z_BZ = mean_BZ + torch.exp(0.5 * logvar_BZ) * noise_BZ
+        return Prediction(actions_BKA=self.decode(embedded, z_BZ), mean_BZ=mean_BZ, logvar_BZ=logvar_BZ)
+
+    def predict(self, observation: Observation) -> Tensor:
         """Predict the chunk (B, K, A) with z = 0, the mean of its prior: for use. (Drawing z here is a known bug.)"""
-        return self.decode(states_BS, states_BS.new_zeros(len(states_BS), self.config.latent_dim))
+        return self.decode(self.embed(observation), None)
 
-    def encode_style(self, states_BS: Tensor, actions_BKA: Tensor, is_pad_BK: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, observation: Observation) -> Embedded:
+        """Encode what is seen, which is the same for every z."""
+        parts = [observation.states_BS[:, part] for part in self._parts]
+        if self.task is not None:
+            parts.append(self.task(observation.tasks_B))
+        images_BLD = positions_LD = None
+        if self.config.sees_images:
+            images_BLD, positions_LD = self.vision(observation.images_BCHW3)
+        return Embedded(vector_BV=torch.cat(parts, dim=1), images_BLD=images_BLD, positions_LD=positions_LD)
+
+    def encode_style(self, embedded: Embedded, actions_BKA: Tensor, is_pad_BK: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of z, each (B, Z)."""
-        cls_B1D = repeat(self.cvae_cls, "d -> b 1 d", b=len(states_BS))
-        state_B1D = rearrange(self.cvae_state(self._seen(states_BS)), "b d -> b 1 d")
+        cls_B1D = repeat(self.cvae_cls, "d -> b 1 d", b=len(actions_BKA))
+        state_B1D = rearrange(self.cvae_state(embedded.vector_BV), "b d -> b 1 d")
         tokens_BLD = torch.cat([cls_B1D, state_B1D, self.cvae_action(actions_BKA)], dim=1)
         is_pad_BL = F.pad(is_pad_BK, (2, 0), value=False)
         for layer in self.cvae_encoder:
@@ -182,29 +247,37 @@ class ACT(nn.Module):
         mean_BZ, logvar_BZ = self.cvae_latent(tokens_BLD[:, 0]).chunk(2, dim=1)
         return mean_BZ, logvar_BZ
 
-    @staticmethod
-    def _seen(states_BS: Tensor) -> Tensor:
-        return torch.cat([states_BS[:, part] for part in SEEN], dim=1)
-
-    def decode(self, states_BS: Tensor, z_BZ: Tensor) -> Tensor:
-        """Predict the chunk (B, K, A) from normalised states and z."""
-        memory_BLD = torch.stack([self.latent_in(z_BZ), self.state_in(self._seen(states_BS))], dim=1)
+    def decode(self, embedded: Embedded, z_BZ: Tensor | None) -> Tensor:
+        """Predict the chunk (B, K, A) from an observation and z, None for 0."""
+        tokens = [self.state_in(embedded.vector_BV)]
+        if self.config.cvae_layers:
+            if z_BZ is None:
+                z_BZ = embedded.vector_BV.new_zeros(len(embedded.vector_BV), self.config.latent_dim)
+            tokens.insert(0, self.latent_in(z_BZ))
+        memory_BLD = torch.stack(tokens, dim=1)
+        positions_LD: Tensor = self.token_positions
+        if embedded.images_BLD is not None and embedded.positions_LD is not None:
+            memory_BLD = torch.cat([memory_BLD, embedded.images_BLD], dim=1)
+            positions_LD = torch.cat([positions_LD, embedded.positions_LD])
         for layer in self.encoder:
-            memory_BLD = layer(memory_BLD, self.token_positions)
-        slots_BKD = torch.zeros_like(self.queries).expand(len(states_BS), -1, -1)
+            memory_BLD = layer(memory_BLD, positions_LD)
+        slots_BKD = torch.zeros_like(self.queries).expand(len(memory_BLD), -1, -1)
         for layer in self.decoder:
-            slots_BKD = layer(slots_BKD, self.queries, memory_BLD, self.token_positions)
+            slots_BKD = layer(slots_BKD, self.queries, memory_BLD, positions_LD)
         actions_BKA: Tensor = self.action_out(slots_BKD)
         return actions_BKA
 
 
-def masked_l1(predicted_BKA: Tensor, actions_BKA: Tensor, is_pad_BK: Tensor) -> Tensor:
-    """Mean absolute error over valid slots. (Over all slots, as the original has it, short episodes dilute it.)"""
-    valid_BK1 = (~is_pad_BK)[..., None]
-    error_BKA = (predicted_BKA - actions_BKA).abs() * valid_BK1
-    return error_BKA.sum() / (valid_BK1.sum() * actions_BKA.shape[-1])
+def masked_l1(predicted_BKA: Tensor, actions_BKA: Tensor, is_pad_BK: Tensor, num_valid: Tensor) -> Tensor:
+    """Sum of the absolute errors in valid slots, by the number of their actions in the whole batch.
+
+    Of a part of a batch it is therefore a part of the batch's mean. (Averaged over all slots, as the original has it,
+    short episodes dilute it.)
+    """
+    error_BKA = (predicted_BKA - actions_BKA).abs() * (~is_pad_BK)[..., None]
+    return error_BKA.sum() / (num_valid * actions_BKA.shape[-1])
 
 
-def kl_divergence(mean_BZ: Tensor, logvar_BZ: Tensor) -> Tensor:
-    """KL of N(mean, exp(logvar)) from N(0, 1): summed over the latent, averaged over the batch."""
-    return (-0.5 * (1 + logvar_BZ - mean_BZ.square() - logvar_BZ.exp())).sum(dim=1).mean()
+def kl_divergence(mean_BZ: Tensor, logvar_BZ: Tensor, batch_size: int) -> Tensor:
+    """KL of N(mean, exp(logvar)) from N(0, 1): summed over the latent and by the size of the whole batch."""
+    return (-0.5 * (1 + logvar_BZ - mean_BZ.square() - logvar_BZ.exp())).sum(dim=1).sum() / batch_size

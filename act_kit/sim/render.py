@@ -1,8 +1,8 @@
 """Pictures of the simulation, drawn from recorded physics or from a simulator, in processes of their own.
 
-MuJoCo binds to one OpenGL library when it is imported, renderers of one process disturb each other, and a driver can
-hang. So a renderer lives in a worker process, one in each, and which library works is found out in other processes,
-with a timeout.
+MuJoCo binds to one OpenGL library when it is imported, OpenGL contexts of one process disturb each other, and a driver
+can hang. So what draws lives in worker processes, with one context in each for all its tasks, and which library works
+is found out in other processes, with a timeout.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -26,6 +27,11 @@ from act_kit.sim.starts import Start
 
 CAMERAS = ("topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV")
 _ROTATED = frozenset({"corner", "corner2", "corner3", "corner4"})
+_SHADOW_MAP_PX = 4096
+"""Side of the shadows' texture; Meta-World's."""
+
+_MAX_GEOMS = 1000
+"""Of a scene: twenty times what the richest task has."""
 
 INSTALL_HINT = "no OpenGL library works here; for pictures: apt-get install libegl1 libopengl0 libgl1-mesa-dri"
 
@@ -87,23 +93,70 @@ class Views:
     settings: RenderSettings
 
 
-class Renderer:
-    """Draws the simulators of one task. One per process, never closed while the process renders."""
+@functools.cache
+def _gl_context() -> Any:
+    """Return the OpenGL context of this process: one, and never another after it, whatever is drawn.
+
+    Several disturb each other, and frames drawn after one of them was closed come out black.
+    """
+    context = mujoco.GLContext(1, 1)  # a size that nobody uses: MuJoCo draws into buffers of its own
+    # Left to the interpreter's end, it is freed after the library it needs, with a page of complaints.
+    atexit.register(context.free)
+    return context
+
+
+class _Canvas:
+    """What drawing one task takes: its meshes and textures where OpenGL wants them, a scene, a state to draw."""
 
     def __init__(self, model: mujoco.MjModel, settings: RenderSettings) -> None:
-        self.settings = settings
-        self._model = model
-        self._data = mujoco.MjData(model)
-        model.vis.quality.offsamples = settings.multisampling
-        model.vis.global_.offwidth = max(settings.width_px, 64)
-        model.vis.global_.offheight = max(settings.height_px, 64)
-        self._renderer = mujoco.Renderer(model, height=settings.height_px, width=settings.width_px)
-        # Left to the interpreter's end, it is freed after the library it needs, with a page of complaints.
-        atexit.register(self._renderer.close)
         self._flags = {
             int(mujoco.mjtRndFlag.mjRND_SHADOW): settings.shadows,
             int(mujoco.mjtRndFlag.mjRND_REFLECTION): settings.reflections,
         }
+        self._shape = settings.height_px, settings.width_px, 3
+        self._whole = mujoco.MjrRect(0, 0, settings.width_px, settings.height_px)
+        self._options = mujoco.MjvOption()
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._data = mujoco.MjData(model)
+        self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
+        model.vis.quality.offsamples = settings.multisampling
+        model.vis.quality.shadowsize = _SHADOW_MAP_PX if settings.shadows else 0  # 67 MB, drawn or not
+        model.vis.global_.offwidth, model.vis.global_.offheight = settings.width_px, settings.height_px
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        atexit.register(self._context.free)
+
+    def draw(self, model: mujoco.MjModel, physics: np.ndarray, cameras: Sequence[str]) -> np.ndarray:
+        """Draw a state of the task, whose bodies and sites are where ``model`` has them."""
+        mujoco.mj_setState(model, self._data, physics.copy(), PHYSICS)  # MuJoCo takes no read-only array
+        mujoco.mj_forward(model, self._data)
+        # Another task may have been drawn since, into a buffer of its own.
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        return np.stack([self._frame(model, camera) for camera in cameras])
+
+    def _frame(self, model: mujoco.MjModel, camera: str) -> np.ndarray:
+        self._camera.fixedcamid = model.camera(camera).id
+        mujoco.mjv_updateScene(
+            model, self._data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+        )
+        for flag, value in self._flags.items():
+            self._scene.flags[flag] = value
+        mujoco.mjr_render(self._whole, self._scene, self._context)
+        frame = np.empty(self._shape, dtype=np.uint8)
+        mujoco.mjr_readPixels(frame, None, self._whole, self._context)
+        # OpenGL's first line is the lowest; Meta-World's corners are upside down.
+        return frame[:, ::-1] if camera in _ROTATED else frame[::-1]
+
+
+class Renderer:
+    """Draws simulators of any tasks, side by side in the one OpenGL context of its process.
+
+    A task takes 35 MB, from the first frame of it to the end of the process, and 0.2 s before that frame.
+    """
+
+    def __init__(self, settings: RenderSettings) -> None:
+        self.settings = settings
+        self._canvases: dict[str, _Canvas] = {}
 
     def draw(self, simulator: Simulator, physics: np.ndarray, cameras: Sequence[str]) -> np.ndarray:
         """Draw a state, float64 (P,), of the episode that ``simulator`` was reset to; uint8 (C, H, W, 3).
@@ -113,20 +166,21 @@ class Renderer:
         Raises:
             RenderError: A frame came out blank.
         """
+        task, model = simulator.task.name, simulator.engine.model
         simulator.engine.take_model()
-        mujoco.mj_setState(self._model, self._data, physics.copy(), PHYSICS)  # MuJoCo takes no read-only array
-        mujoco.mj_forward(self._model, self._data)
-        frames = np.stack([self._frame(camera) for camera in cameras])
+        _gl_context().make_current()
+        if task not in self._canvases:
+            self._canvases[task] = _Canvas(model, self.settings)
+        frames = self._canvases[task].draw(model, physics, cameras)
         if frames.reshape(len(cameras), -1).std(axis=1).min() < 1.0:
             raise RenderError(f"Blank frames from {', '.join(cameras)} (MUJOCO_GL={os.environ.get('MUJOCO_GL')}).")
         return frames
 
-    def _frame(self, camera: str) -> np.ndarray:
-        self._renderer.update_scene(self._data, camera=camera)
-        for flag, value in self._flags.items():
-            self._renderer.scene.flags[flag] = value
-        frame: np.ndarray = self._renderer.render()
-        return frame[::-1, ::-1] if camera in _ROTATED else frame
+
+@functools.cache
+def get_renderer(settings: RenderSettings) -> Renderer:
+    """Return this process's renderer of some settings, which serves all who draw with them."""
+    return Renderer(settings)
 
 
 @dataclass(frozen=True)
@@ -225,17 +279,15 @@ class Frames:
     renderer: str
 
 
-@functools.lru_cache(maxsize=1)
-def _stage(task: str, settings: RenderSettings) -> tuple[Simulator, Renderer]:
-    simulator = Simulator(task)
-    return simulator, Renderer(simulator.engine.model, settings)
+_get_simulator = functools.cache(Simulator)
+"""What this process draws recorded episodes of a task with."""
 
 
 def render_episode(settings: RenderSettings, cameras: Sequence[str], start: Start, physics: np.ndarray) -> Frames:
     """Draw T recorded states, float64 (T, P), of an episode from ``start``, in a process that has a GL library set."""
     from OpenGL import GL
 
-    simulator, renderer = _stage(start.task, settings)
+    simulator, renderer = _get_simulator(start.task), get_renderer(settings)
     simulator.reset(start)  # the start also moves bodies of the model, which the physics do not hold
     images = np.stack([renderer.draw(simulator, row, cameras) for row in physics])
     return Frames(images=images, renderer=GL.glGetString(GL.GL_RENDERER).decode())

@@ -1,4 +1,4 @@
-"""Many simulators of one task, spread over processes: one message per process and chunk, answered when it is done."""
+"""Many simulators, spread over processes: one message per process and chunk, answered when it is done."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from act_kit.errors import WorkerError
 from act_kit.sim.engine import Segment
-from act_kit.sim.render import Renderer, Views, find_gl
+from act_kit.sim.render import Views, find_gl, get_renderer
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start
 from act_kit.sim.workers import environment, init_worker
@@ -52,14 +52,13 @@ _Method = Literal["reset", "step"]
 
 
 class _Rows:
-    """The simulators of one process, built when first reset."""
+    """The simulators of one process, each built when its row is first reset to a start of that task."""
 
-    def __init__(self, task: str, engine: str, views: Views | None) -> None:
-        self._task = task
+    def __init__(self, engine: str, views: Views | None) -> None:
         self._engine = engine
         self._views = views
         self._simulators: dict[int, Simulator] = {}
-        self._renderer: Renderer | None = None
+        self._first_of_task: dict[str, Simulator] = {}
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def answer(self, method: _Method, arguments: Mapping[int, Any]) -> dict[int, Answer | Crash]:
@@ -70,9 +69,7 @@ class _Rows:
         began = time.perf_counter()
         segment = None
         if method == "reset":
-            if row not in self._simulators:
-                self._simulators[row] = Simulator(self._task, self._engine)
-            simulator = self._simulators[row]
+            simulator = self._simulator(row, argument.task)
             simulator.reset(argument)
         else:
             simulator = self._simulators[row]
@@ -83,21 +80,25 @@ class _Rows:
                 del self._simulators[row]
                 return Crash(f"{type(error).__name__}: {error}")
         simulated = time.perf_counter()
-        images = self._draw(simulator) if self._views and simulator.steps_left else None
+        images = None
+        if self._views and simulator.steps_left:
+            images = get_renderer(self._views.settings).draw(simulator, simulator.physics(), self._views.cameras)
         self.seconds["simulating"] += simulated - began
         self.seconds["rendering"] += time.perf_counter() - simulated
         return Answer(state=simulator.state, distance=simulator.distance, segment=segment, images=images)
 
-    def _draw(self, simulator: Simulator) -> np.ndarray:
-        assert self._views is not None
-        if self._renderer is None:
-            self._renderer = Renderer(simulator.engine.model, self._views.settings)
-        return self._renderer.draw(simulator, simulator.physics(), self._views.cameras)
+    def _simulator(self, row: int, task: str) -> Simulator:
+        """Return the row's simulator, another one if its task changes."""
+        if row not in self._simulators or self._simulators[row].task.name != task:
+            self._simulators[row] = Simulator(task, self._engine)
+            # Kept, and with it the model that those of a task share: that takes 0.2 s, the next simulator 3 ms.
+            self._first_of_task.setdefault(task, self._simulators[row])
+        return self._simulators[row]
 
 
-def _serve(task: str, engine: str, views: Views | None, connection: Connection) -> None:
+def _serve(engine: str, views: Views | None, connection: Connection) -> None:
     init_worker()
-    rows = _Rows(task, engine, views)
+    rows = _Rows(engine, views)
     # Read ahead: whoever sends the next message must not have to wait until this one is answered.
     messages: queue.SimpleQueue[tuple[_Method, Mapping[int, Any]] | None] = queue.SimpleQueue()
 
@@ -119,32 +120,32 @@ def _serve(task: str, engine: str, views: Views | None, connection: Connection) 
 
 
 class VectorSimulator:
-    """Simulators by row. Row r lives in process ``r % num_workers``; with one worker and no views, in this process.
+    """Simulators by row, each of the task that it was last reset to a start of.
 
-    ``reset`` and ``step`` return at once; ``receive`` returns what has been answered. Those of one process are carried
-    out in their order.
+    Row r lives in process ``r % num_workers``. ``reset`` and ``step`` return at once; ``receive`` returns what has been
+    answered. Those of one process are carried out in their order. A process needs 30 MB for each task that came its
+    way, 70 MB if it draws, and 1 MB for each row.
 
     Attributes:
+        num_workers: Processes that simulate, be it this one.
+        views: Through which cameras every state is shown; None for none.
         seconds: Where the processes spent their time since this was made: simulating, rendering.
     """
 
-    def __init__(self, task: str, num_workers: int, *, engine: str = "fast", views: Views | None = None) -> None:
-        self.task = task
-        self.num_workers = num_workers
+    def __init__(self, num_workers: int, *, engine: str = "fast", views: Views | None = None) -> None:
+        """Use so many processes of their own, or with 0 this one, which then needs a GL library set to draw views."""
+        self.num_workers = max(1, num_workers)
         self.views = views
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._num_asked = 0
-        self._own: _Rows | None = None
+        self._own = None if num_workers else _Rows(engine, views)
         self._inbox: deque[tuple[_Method, Mapping[int, Any]]] = deque()
         self._workers: list[tuple[BaseProcess, Connection]] = []
-        if num_workers == 1 and views is None:
-            self._own = _Rows(task, engine, views)
-            return
         context = multiprocessing.get_context("spawn")
-        with environment(find_gl(num_workers).environment if views else {}):
+        with environment(find_gl(num_workers).environment if num_workers and views else {}):
             for _ in range(num_workers):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(task, engine, views, theirs), daemon=True)
+                process = context.Process(target=_serve, args=(engine, views, theirs), daemon=True)
                 process.start()
                 theirs.close()
                 self._workers.append((process, ours))
@@ -170,7 +171,7 @@ class VectorSimulator:
                 self._workers[worker][1].send((method, share))
                 self._num_asked += 1
         except (EOFError, OSError) as error:
-            raise WorkerError(f"simulated {self.task}") from error
+            raise WorkerError("simulated") from error
 
     def receive(self) -> dict[int, Answer | Crash]:
         """Wait for the next answers and return all there are, by row; empty if nothing was asked."""
@@ -190,7 +191,7 @@ class VectorSimulator:
         try:
             answers, seconds = connection.recv()
         except (EOFError, OSError) as error:
-            raise WorkerError(f"simulated {self.task}") from error
+            raise WorkerError("simulated") from error
         self._num_asked -= 1
         if isinstance(answers, Exception):
             raise answers

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,14 +32,17 @@ class TrainingState:
         best_successes: Of the best checkpoint's selection rollouts, or -1 before the first.
         best_step: Its step.
         optimizer: AdamW's moments, by ``<parameter>.<moment>``.
-        rng: State of torch's generator, uint8.
+        weights: Of the model, where the policy is their moving average; otherwise empty.
+        rng, device_rng: States of torch's generators, uint8; of a GPU's empty without one.
     """
 
     step: int
     best_successes: int
     best_step: int
     optimizer: dict[str, Tensor]
+    weights: dict[str, Tensor]
     rng: Tensor
+    device_rng: Tensor
 
 
 class Checkpoints:
@@ -52,14 +56,17 @@ class Checkpoints:
         """Whether one was ever saved."""
         return (self.folder / "last").exists()
 
-    def save(self, policy: Policy, state: TrainingState, probe_states: np.ndarray, *, is_best: bool) -> None:
+    def save(self, policy: Policy, state: TrainingState, probe: Mapping[str, np.ndarray], *, is_best: bool) -> None:
         """Save both, as ``last`` and perhaps as ``best``, and delete what no link points to any more."""
         name = f"step-{state.step:06d}"
         fresh = self.folder / f".{name}"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        policy.save(fresh, probe_states)
-        save_file({**state.optimizer, "rng": state.rng}, fresh / "training.safetensors")
+        policy.save(fresh, probe)
+        rng = {"host": state.rng, "device": state.device_rng}
+        groups = {"optimizer": state.optimizer, "weights": state.weights, "rng": rng}
+        tensors = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+        save_file(tensors, fresh / "training.safetensors")
         numbers = {key: getattr(state, key) for key in ("step", "best_successes", "best_step")}
         (fresh / "training.json").write_text(json.dumps(numbers) + "\n")
         target = self.folder / name
@@ -90,11 +97,23 @@ class Checkpoints:
         try:
             tensors = load_file(folder / "training.safetensors")
             numbers = json.loads((folder / "training.json").read_text())
-            return policy, TrainingState(**numbers, rng=tensors.pop("rng"), optimizer=tensors)
+            named: dict[str, dict[str, Tensor]] = {"optimizer": {}, "weights": {}, "rng": {}}
+            for name, tensor in tensors.items():
+                group, _, rest = name.partition("/")
+                named[group][rest] = tensor
+            return policy, TrainingState(
+                **numbers, optimizer=named["optimizer"], weights=named["weights"], rng=named["rng"]["host"],
+                device_rng=named["rng"]["device"],
+            )  # fmt: skip
         except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
             raise CheckpointError(
                 f"The checkpoint {folder} is damaged, training cannot go on from it: {error}."
             ) from error
+
+
+def cpu_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
+    """Return a module's weights as tensors of their own on the processor."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from act_kit.files import prepare_output
 
 
 def begin_run(
-    run: Path, data: Path, overrides: Sequence[str], flags: Mapping[str, Any], *, overwrite: bool
+    run: Path, data: Sequence[Path], overrides: Sequence[str], flags: Mapping[str, Any], *, overwrite: bool
 ) -> TrainConfig:
     """Compose the configuration, check it, and make the run's folder."""
     from omegaconf import OmegaConf
@@ -22,12 +22,14 @@ def begin_run(
     config = compose("train", TrainConfig, overrides, flags)
     prepare_output(run, overwrite=overwrite, how_to_go_on=f"act train --resume --out {run} goes on with it")
     run.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create({"data": str(data.resolve()), **to_dict(config)}), run / "config.yaml")
+    OmegaConf.save(
+        OmegaConf.create({"data": [str(path.resolve()) for path in data], **to_dict(config)}), run / "config.yaml"
+    )
     return config
 
 
-def reopen_run(run: Path) -> tuple[TrainConfig, Path]:
-    """Return the configuration of a run that was begun, and the path of its data.
+def reopen_run(run: Path) -> tuple[TrainConfig, list[Path]]:
+    """Return the configuration of a run that was begun, and the paths of its datasets.
 
     Raises:
         CheckpointError: There is no such run.
@@ -36,12 +38,21 @@ def reopen_run(run: Path) -> tuple[TrainConfig, Path]:
 
     try:
         values: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-        data = Path(values.pop("data"))
+        data = [Path(path) for path in values.pop("data")]
         return build(TrainConfig, values), data
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no run at {run} to go on with. Begin one: act train --data DATASET") from error
     except Exception as error:
         raise CheckpointError(f"{run / 'config.yaml'} is damaged: {error}. Begin the run again.") from error
+
+
+def find_datasets(paths: Sequence[Path]) -> list[Path]:
+    """Return the datasets at ``paths``, each of which is one or a folder of several."""
+    found: list[Path] = []
+    for path in paths:
+        inside = [] if (path / "zarr.json").exists() else sorted(entry.parent for entry in path.glob("*/zarr.json"))
+        found += inside or [path]
+    return found
 
 
 def check_data(store: EpisodeStore, *, allow_degenerate: bool) -> str | None:

@@ -5,28 +5,34 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
 from act_kit.config import TrainConfig
+from act_kit.datasets.frames import load_frames
 from act_kit.datasets.store import EpisodeStore
-from act_kit.datasets.windows import load_windows, split_episodes
+from act_kit.datasets.windows import load_windows
 from act_kit.errors import CheckpointError, TrainingError
 from act_kit.files import require_space
-from act_kit.policy.act import ACT, kl_divergence, masked_l1
-from act_kit.policy.normaliser import Normaliser
-from act_kit.policy.policy import Contract, Policy
-from act_kit.sim.tasks import STATE_DIM
+from act_kit.policy.policy import Contract, Demonstrations, Policy
 from act_kit.telemetry import MetricLogger
-from act_kit.training.checkpoint import Checkpoints, TrainingState, optimizer_tensors, restore_optimizer
+from act_kit.training.checkpoint import Checkpoints, TrainingState, cpu_tensors, optimizer_tensors, restore_optimizer
+from act_kit.training.group import ALONE, Group
+from act_kit.training.learner import Learner
+from act_kit.training.roofline import measure_peak
 from act_kit.training.watchdog import Watchdog
 from act_kit.versions import versions
 
-_PROBE_ROWS = 32
+_PROBE_ROWS = {"state": 32, "images": 4}
+
+_EXPLODED = 10
+"""A training loss of so many times that of predicting zeros is not going to come back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +43,7 @@ class Trial:
         successes: Of ``num`` episodes.
         low, high: Wilson 95 % interval of the success rate.
         final_distance: Mean over the episodes.
+        by_task: Success rate of each task, where there are several.
     """
 
     successes: int
@@ -44,18 +51,11 @@ class Trial:
     low: float
     high: float
     final_distance: float
+    by_task: dict[str, float] = field(default_factory=dict)
 
 
 Selector = Callable[[Policy], Trial]
 """Rolls a policy out on the selection starts."""
-
-
-def learning_rate(step: int, *, steps: int, peak: float, warmup: float) -> float:
-    """Rise linearly for ``warmup`` of the steps, then fall to 0 along a cosine; ``step`` counts from 0."""
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return peak * (step + 1) / rising
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
 def rollout_steps(steps: int, rollouts: int) -> list[int]:
@@ -67,31 +67,43 @@ class Trainer:
     """One training run. Everything it does follows from the configuration, the data and the step it is at."""
 
     def __init__(
-        self, config: TrainConfig, store: EpisodeStore, run: Path, *, selector: Selector | None, device: str = "cpu"
-    ) -> None:
+        self, config: TrainConfig, stores: Sequence[EpisodeStore], run: Path, *, selector: Selector | None,
+        device: str = "cpu", group: Group = ALONE,
+    ) -> None:  # fmt: skip
         self.config = config
-        self.store = store
+        self.stores = stores
         self.run = run
         self.selector = selector
         self.device = torch.device(device)
-        train, val = split_episodes(store.num_episodes, config.trainer.val_fraction, config.trainer.seed)
-        self.train_windows = load_windows(store, train, config.policy.chunk_size, self.device)
-        self.val_windows = load_windows(store, val, config.policy.chunk_size, self.device)
-        torch.manual_seed(config.trainer.seed)
-        self.model = ACT(config.policy).to(self.device)
-        self.normaliser = Normaliser(STATE_DIM).to(self.device)
-        self.normaliser.fit(self.train_windows.states_TS)
-        self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
-        self.optimizer = torch.optim.AdamW(
-            list(self.names), lr=config.trainer.lr, weight_decay=config.trainer.weight_decay, fused=True
-        )
-        self.checkpoints = Checkpoints(run)
+        self.group = group
+        self.frames = None
+        if config.policy.sees_images:
+            self.frames = load_frames(
+                stores, config.policy.cameras, where=config.compute.frames, device=self.device, scratch=run
+            )
+        self.windows = load_windows(
+            stores, chunk_size=config.policy.chunk_size, val_fraction=config.trainer.val_fraction,
+            seed=config.trainer.seed, device=self.device,
+            images_TCHW3=None if self.frames is None else self.frames.images_TCHW3,
+        )  # fmt: skip
+        self._demonstrations = [
+            Demonstrations(
+                task=store.info.task, fingerprint=store.fingerprint or store.compute_fingerprint(),
+                command=store.info.command, starts=store.rand_vecs.tolist(),
+            )
+            for store in stores
+        ]  # fmt: skip
         self.step = 0
         self.best_successes = -1
         self.best_step = 0
+        tasks = self._contract().tasks
+        self.learner = Learner(config, self.windows, tasks, device=self.device, group=group)
+        self.checkpoints = Checkpoints(run)
         self.logger: MetricLogger | None = None
-        # Weights and both moments of AdamW, for `last`, `best` and the one being written.
-        num_bytes = 3 * 3 * 4 * sum(parameter.numel() for parameter in self.names)
+        self._roofline: float | None = None
+        self._loss_of_nothing = float(self.windows.actions_TA.abs().mean())
+        # Weights and both moments of AdamW (and the average), for `last`, `best` and the one being written.
+        num_bytes = 3 * (4 if config.trainer.ema else 3) * 4 * self.learner.num_parameters
         require_space(run, num_bytes, "The checkpoints of this run")
 
     def resume(self) -> None:
@@ -105,12 +117,18 @@ class Trainer:
         if not self.checkpoints.exist:
             return
         policy, state = self.checkpoints.load_last()
-        if policy.contract.dataset_fingerprint != self._contract().dataset_fingerprint:
-            raise CheckpointError(f"{self.run} was trained on other data: {policy.contract.dataset_command}")
-        self.model.load_state_dict(policy.model.state_dict())
-        self.normaliser.load_state_dict(policy.normaliser.state_dict())
-        restore_optimizer(self.optimizer, self.names, state.optimizer)
+        theirs = [shown.fingerprint for shown in policy.contract.demonstrations]
+        if theirs != [shown.fingerprint for shown in self._demonstrations]:
+            commands = "; ".join(shown.command for shown in policy.contract.demonstrations)
+            raise CheckpointError(f"{self.run} was trained on other data: {commands}")
+        self.learner.judged.load_state_dict(policy.model.state_dict())
+        if self.learner.average is not None:
+            self.learner.model.load_state_dict(state.weights)
+        self.learner.normaliser.load_state_dict(policy.normaliser.state_dict())
+        restore_optimizer(self.learner.optimizer, self.learner.names, state.optimizer)
         torch.set_rng_state(state.rng)
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state.device_rng, self.device)
         self.step, self.best_successes, self.best_step = state.step, state.best_successes, state.best_step
 
     def train(self, on_step: Callable[[Trainer], None] = lambda trainer: None) -> Policy:
@@ -120,52 +138,73 @@ class Trainer:
         """
         settings, selection = self.config.trainer, self.config.selection
         rollouts_at = rollout_steps(settings.steps, selection.rollouts) if self.selector else []
-        logger = self.logger = MetricLogger(self.run, resume_step=self.step)
+        if self.group.is_first:
+            self.logger = MetricLogger(self.run, resume_step=self.step, wandb_project=self.config.wandb_project)
         began, began_step = time.perf_counter(), self.step
         try:
             with Watchdog(settings.stall_timeout_s) as watchdog:
                 while self.step < settings.steps:
                     watchdog.beat()
-                    losses = self._fit_batch()
+                    shares = self.learner.step(self.step)
                     self.step += 1
                     at_end = self.step == settings.steps
                     logs = self.step % settings.log_every == 0 or self.step == 1 or at_end
                     saves = self.step % settings.validate_every == 0 or self.step in rollouts_at or at_end
                     if logs or saves:
+                        losses = self._losses(shares)
                         self._guard(losses)
                     if logs:
                         elapsed_s = time.perf_counter() - began
                         began, began_step, num = time.perf_counter(), self.step, self.step - began_step
-                        logger.log(
-                            self.step,
-                            {
-                                **{name: float(value) for name, value in losses.items()},
-                                "train/steps_per_s": num / elapsed_s,
-                            },
-                        )
+                        self._log({**losses, **self._measure(num / elapsed_s)})
                     if saves:
                         paused = time.perf_counter()
-                        logger.log(self.step, self._validate())
-                        self._checkpoint(logger, roll_out=self.step in rollouts_at)
+                        self._save(roll_out=self.step in rollouts_at)
                         began += time.perf_counter() - paused  # so that the step rate is that of steps
+                    stops = False
                     try:
                         on_step(self)
                     except KeyboardInterrupt:  # between two steps, so that it can go on from here
+                        stops = True
+                    if self.group.any(stops):
                         if not saves:
-                            self._checkpoint(logger, roll_out=False)
-                        raise
+                            self._save(roll_out=False)
+                        raise KeyboardInterrupt
         finally:
-            logger.close()
+            if self.logger:
+                self.logger.close()
+        self.group.wait()
         return Policy.load(self.run)
+
+    def rehearse(self) -> str:
+        """Compute one gradient and forget it: see that it fits, and how fast it could be.
+
+        Raises:
+            TrainingError: The GPU has no room for it.
+        """
+        flops = self.learner.rehearse()
+        peak = measure_peak(self.device, self.learner.dtype)
+        self._roofline = peak / flops
+        return (
+            f"A step is {flops / 1e9:.2f} GFLOP; at the {peak / 1e9:.0f} GFLOP/s of large "
+            f"{str(self.learner.dtype).removeprefix('torch.')} matrix products here, {self._roofline:.0f} steps/s "
+            "would be the limit."
+        )
 
     def summary(self) -> str:
         """Say what is about to be trained, on what."""
-        num_parameters = sum(parameter.numel() for parameter in self.names)
+        policy = self.config.policy
+        tasks = self._contract().tasks
+        what = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        together = f", {self.group.size} processes" if self.group.size > 1 else ""
+        frames = f" {self.frames.reason[0].upper()}{self.frames.reason[1:]}." if self.frames else ""
+        seen = f" on {policy.inputs} ({', '.join(policy.cameras)})" if policy.cameras else ""
         return (
-            f"{self.store.info.task}: ACT with {num_parameters / 1e6:.2f} million parameters, chunks of "
-            f"{self.config.policy.chunk_size}; {len(self.train_windows)} training and {len(self.val_windows)} "
-            f"validation steps of {self.store.num_episodes} demonstrations, on {self.device}{threads}."
+            f"{what}: ACT{seen} with {self.learner.num_parameters / 1e6:.2f} million parameters, chunks of "
+            f"{policy.chunk_size}; {self.windows.num_train} training and {self.windows.num_val} validation steps of "
+            f"{sum(store.num_episodes for store in self.stores)} demonstrations, on {self.device}{threads}{together}."
+            f"{frames}"
         )
 
     def status(self) -> str:
@@ -178,8 +217,10 @@ class Trainer:
 
         rate, low, high = (read(f"eval/success{end}") for end in ("", "_low", "_high"))
         success = "n/a" if None in (rate, low, high) else f"{100 * rate:.0f} [{100 * low:.0f}, {100 * high:.0f}] %"  # type: ignore[operator]
+        fitted = "train/l1_posterior" if self.config.policy.cvae_layers else "train/l1_prior"
+        roofline = f" of {self._roofline:.0f}" if self._roofline else ""
         return (
-            f"{shown('train/steps_per_s', '{:.0f}')}/s, L1 {shown('train/l1_posterior', '{:.4f}')} "
+            f"{shown('train/steps_per_s', '{:.0f}')}{roofline}/s, L1 {shown(fitted, '{:.4f}')} "
             f"val {shown('val/l1_prior', '{:.4f}')}, success {success}"
         )
 
@@ -190,104 +231,101 @@ class Trainer:
             return f"Trained {self.step} steps; no rollouts chose a best checkpoint, the last is {last}."
         return (
             f"Trained {self.step} steps; the best checkpoint is that of step {self.best_step}, with "
-            f"{self.best_successes} successes of {self.config.selection.episodes}. These starts chose it, so the "
-            "number flatters it; act eval measures it on others."
+            f"{self.best_successes} successes of {self.config.selection.episodes * len(self._contract().tasks)}. These "
+            "starts chose it, so the number flatters it; act eval measures it on others."
         )
 
-    def _fit_batch(self) -> dict[str, Tensor]:
-        """Take one gradient step; the losses stay on the device."""
-        settings = self.config.trainer
-        self.model.train()
-        lr = learning_rate(self.step, steps=settings.steps, peak=settings.lr, warmup=settings.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        steps_B = torch.randint(len(self.train_windows), (settings.batch_size,)).to(self.device)
-        states_BS, actions_BKA, is_pad_BK = self.train_windows.gather(steps_B)
-        prediction = self.model(self.normaliser(states_BS), actions_BKA, is_pad_BK)
-        l1 = masked_l1(prediction.actions_BKA, actions_BKA, is_pad_BK)
-        kl = kl_divergence(prediction.mean_BZ, prediction.logvar_BZ)
-        loss = l1 + settings.kl_weight * kl
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
-        self.optimizer.step()
-        return {
-            "train/loss": loss.detach(),
-            "train/l1_posterior": l1.detach(),
-            "train/kl": kl.detach(),
-            "train/grad_norm": grad_norm.detach(),
-            "train/lr": torch.tensor(lr),
-        }
+    def _losses(self, shares: Mapping[str, Tensor]) -> dict[str, float]:
+        """Add up what the processes computed of each loss; all have the same gradient."""
+        alike = ("train/grad_norm", "train/lr")
+        return {name: float(value if name in alike else self.group.sum(value)) for name, value in shares.items()}
 
-    def _guard(self, losses: dict[str, Tensor]) -> None:
-        broken = [name for name, value in losses.items() if not math.isfinite(float(value))]
+    def _guard(self, losses: Mapping[str, float]) -> None:
+        l1 = losses["train/l1_posterior" if self.config.policy.cvae_layers else "train/l1_prior"]
+        broken = [name for name, value in losses.items() if not math.isfinite(value)]
         if broken:
-            raise TrainingError(
-                f"Training diverged: {', '.join(broken)} not finite at step {self.step}. The last checkpoint is from "
-                f"before. Try a lower trainer.lr (now {self.config.trainer.lr:g}) or trainer.grad_clip."
-            )
+            what = f"{', '.join(broken)} not finite"
+        elif l1 > _EXPLODED * self._loss_of_nothing:
+            what = f"an L1 of {l1:.3g}, where predicting zeros has {self._loss_of_nothing:.3g},"
+        else:
+            return
+        raise TrainingError(
+            f"Training diverged: {what} at step {self.step}. The last checkpoint is from before. Try a lower "
+            f"trainer.lr (now {self.config.trainer.lr:g}) or trainer.grad_clip."
+        )
 
-    @torch.no_grad()
-    def _validate(self) -> dict[str, float]:
-        """Return both L1 losses on the validation episodes: with z from the CVAE, and with z = 0 as in use.
+    def _measure(self, steps_per_s: float) -> dict[str, float]:
+        """Return what is measured of the machine."""
+        measured = {"train/steps_per_s": steps_per_s, "host/memory": psutil.Process().memory_info().rss / 1e9}
+        if self._roofline is not None:
+            measured["train/roofline_fraction"] = steps_per_s / self._roofline
+        if self.device.type == "cuda":
+            measured["device/memory"] = torch.cuda.max_memory_allocated(self.device) / 1e9
+        return measured
 
-        Takes nothing from torch's generator, so that how often one validates does not change what is learnt.
-        """
-        self.model.eval()
-        sums = torch.zeros(3, dtype=torch.float64)
-        batch = max(self.config.trainer.batch_size, 256)
-        for steps_B in torch.arange(len(self.val_windows), device=self.device).split(batch):  # type: ignore[no-untyped-call]
-            states_BS, actions_BKA, is_pad_BK = self.val_windows.gather(steps_B)
-            states_BS = self.normaliser(states_BS)
-            mean_BZ, _ = self.model.encode_style(states_BS, actions_BKA, is_pad_BK)
-            valid = (~is_pad_BK).sum()
-            posterior = masked_l1(self.model.decode(states_BS, mean_BZ), actions_BKA, is_pad_BK)
-            prior = masked_l1(self.model.predict(states_BS), actions_BKA, is_pad_BK)
-            sums += torch.stack([posterior * valid, prior * valid, valid.float()]).double().cpu()
-        posterior_sum, prior_sum, num = sums.tolist()
-        return {"val/l1_posterior": posterior_sum / num, "val/l1_prior": prior_sum / num}
+    def _log(self, values: Mapping[str, float]) -> None:
+        if self.logger:
+            self.logger.log(self.step, values)
 
-    def _checkpoint(self, logger: MetricLogger, *, roll_out: bool) -> None:
+    def _save(self, *, roll_out: bool) -> None:
+        """Validate, perhaps roll out, and leave a checkpoint: the first process for all, who wait for it."""
+        if self.group.is_first:
+            self._log(self.learner.validate())
+            self._checkpoint(roll_out=roll_out)
+        self.group.wait()
+
+    def _checkpoint(self, *, roll_out: bool) -> None:
+        learner = self.learner
         policy = Policy(
-            copy.deepcopy(self.model), copy.deepcopy(self.normaliser), self._contract(), self.config.execution,
+            copy.deepcopy(learner.judged), copy.deepcopy(learner.normaliser), self._contract(), self.config.execution,
             device=str(self.device),
         )  # fmt: skip
         is_best = False
         if roll_out and self.selector is not None:
             trial = self.selector(policy)
-            logger.log(
-                self.step,
+            self._log(
                 {
                     "eval/success": trial.successes / trial.num,
                     "eval/success_low": trial.low,
                     "eval/success_high": trial.high,
                     "eval/final_distance": trial.final_distance,
-                },
+                    **{f"eval/success/{task}": value for task, value in trial.by_task.items()},
+                }
             )
             # Never by the loss. Among equals the later one, which has seen the lower learning rate.
             is_best = trial.successes >= self.best_successes
             if is_best:
                 self.best_successes, self.best_step = trial.successes, self.step
+        on_gpu = self.device.type == "cuda"
         state = TrainingState(
             step=self.step,
             best_successes=self.best_successes,
             best_step=self.best_step,
-            optimizer=optimizer_tensors(self.optimizer, self.names),
+            optimizer=optimizer_tensors(learner.optimizer, learner.names),
+            weights={} if learner.average is None else cpu_tensors(learner.model),
             rng=torch.get_rng_state(),
+            device_rng=torch.cuda.get_rng_state(self.device) if on_gpu else torch.empty(0, dtype=torch.uint8),
         )
-        probe = self.train_windows.states_TS[:: max(1, len(self.train_windows) // _PROBE_ROWS)][:_PROBE_ROWS]
-        self.checkpoints.save(policy, state, probe.cpu().numpy(), is_best=is_best)
+        self.checkpoints.save(policy, state, self._probe(), is_best=is_best)
+
+    def _probe(self) -> dict[str, np.ndarray]:
+        """Choose observations, evenly over the training data, by which a checkpoint proves itself."""
+        rows = _PROBE_ROWS["images" if self.frames else "state"]
+        steps = self.windows.train_steps[:: max(1, self.windows.num_train // rows)][:rows]
+        batch = self.windows.gather(steps)
+        probe = {"states": batch.states_BS.cpu().numpy(), "tasks": batch.tasks_B.cpu().numpy()}
+        return probe if batch.images_BCHW3 is None else {**probe, "images": batch.images_BCHW3.cpu().numpy()}
 
     def _contract(self) -> Contract:
-        info = self.store.info
+        info = self.stores[0].info
+        goals = self.windows.states_TS[self.windows.train_steps, -3:]
         return Contract(
-            task=info.task,
-            dataset_fingerprint=self.store.fingerprint or self.store.compute_fingerprint(),
-            dataset_command=info.command,
-            demonstrated_starts=self.store.rand_vecs.tolist(),
+            demonstrations=self._demonstrations,
             horizon=info.horizon,
             control_hz=info.control_hz,
             versions=versions(),
             step=self.step,
-            goal_visible=bool(self.train_windows.states_TS[:, -3:].any()),
+            goal_visible=self.config.policy.sees_state and bool(goals.any()),
+            views=self.frames.views if self.frames else None,
+            gl_renderer=self.frames.gl_renderer if self.frames else "",
         )

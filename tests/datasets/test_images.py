@@ -60,13 +60,13 @@ def test_interrupted_and_in_parallel_the_bytes_are_those_of_one_go(
         half = ImageStore(store, "corner4")
         assert (half.num_episodes, half.is_complete) == (2, False)
         with pytest.raises(DatasetError, match=r"Only 2 of 5 .* act render .* --camera corner4 --size 16x24"):
-            half.load()
+            list(half.blocks())
         # What a kill would leave: frames without their digest.
         half._frames.resize((half._frames.shape[0] + 7, *half._frames.shape[1:]))
         render(EpisodeStore.open(store.path, writable=True), ["corner4", "topview"], TINY, executor=executor)
     assert contents(store.path) == contents(whole.path)
     image = ImageStore(whole, "topview")
-    assert image.load().shape == (whole.num_steps, 16, 24, 3)
+    assert np.concatenate([frames for _, frames in image.blocks()]).shape == (whole.num_steps, 16, 24, 3)
     assert (image.settings, image.renderer) == (TINY, gl.renderer)
     assert whole.compute_fingerprint() == whole.fingerprint, "pictures are not part of what was collected"
 
@@ -98,14 +98,14 @@ def test_a_kill_between_making_room_and_filling_it_costs_nothing_else(store: Epi
     again.begin("llvmpipe")
     assert again._frames.shape[0] == store.episode_ends[1]
     with pytest.raises(DatasetError, match="Only 2 of 5"):
-        again.load()
+        list(again.blocks())
 
 
 def test_missing_frames_are_not_zeros(store: EpisodeStore) -> None:
     image = drawn(store)
     (store.path / "data" / "images" / "corner4" / "c" / "0" / "0" / "0" / "0").unlink()
     with pytest.raises(DatasetError, match="lacks frames of corner4. Draw them anew"):
-        image.load()
+        list(image.blocks())
 
 
 def drawn(store: EpisodeStore, renderer: str = "llvmpipe") -> ImageStore:

@@ -18,10 +18,15 @@ from act_kit.errors import DatasetError
 def test_windows_are_the_actions_that_follow_and_never_another_episodes(lengths: list[int], chunk_size: int) -> None:
     ends = np.cumsum(lengths)
     actions = torch.arange(ends[-1]).float()[:, None].repeat(1, 4)
-    last = torch.from_numpy(np.repeat(ends - 1, lengths))
-    windows = Windows(states_TS=actions.clone(), actions_TA=actions, last_T=last, chunk_size=chunk_size)
-    states, chunks, is_pad = windows.gather(torch.arange(len(windows)))
-    for step in range(len(windows)):
+    steps = torch.arange(ends[-1])
+    windows = Windows(
+        states_TS=actions.clone(), actions_TA=actions, last_T=torch.from_numpy(np.repeat(ends - 1, lengths)),
+        tasks_T=torch.zeros_like(steps), images_TCHW3=None, chunk_size=chunk_size, train_steps=steps,
+        num_per_task=(len(steps),), val_steps=steps,
+    )  # fmt: skip
+    batch = windows.gather(steps)
+    states, chunks, is_pad = batch.states_BS, batch.actions_BKA, batch.is_pad_BK
+    for step in range(len(steps)):
         end = ends[np.searchsorted(ends, step, side="right")]
         assert states[step, 0] == step
         for slot in range(chunk_size):
@@ -29,14 +34,40 @@ def test_windows_are_the_actions_that_follow_and_never_another_episodes(lengths:
             assert chunks[step, slot, 0] == min(step + slot, end - 1)
 
 
-def test_loaded_episodes_are_those_asked_for(reach_store: EpisodeStore) -> None:
-    windows = load_windows(reach_store, np.array([1, 4]), 8, torch.device("cpu"))
-    episodes = reach_store.episodes()
-    both = np.concatenate([episodes[1].state, episodes[4].state]).astype(np.float32)
-    assert np.array_equal(windows.states_TS.numpy(), both)
-    _, chunks, is_pad = windows.gather(torch.tensor([len(episodes[1]) - 2]))
-    assert is_pad.tolist() == [[False, False, *[True] * 6]]
-    assert np.array_equal(chunks[0, :2].numpy(), episodes[1].action[-2:])
+def load(*stores: EpisodeStore, seed: int = 0) -> Windows:
+    return load_windows(stores, chunk_size=8, val_fraction=0.2, seed=seed, device=torch.device("cpu"))
+
+
+def test_every_episode_is_in_training_or_in_validation(reach_store: EpisodeStore) -> None:
+    windows, episodes = load(reach_store), reach_store.episodes()
+    begins = reach_store.episode_ends - reach_store.episode_lengths
+    train, val = split_episodes(10, 0.2, seed=0)
+    for steps, chosen in ((windows.train_steps, train), (windows.val_steps, val)):
+        states = np.concatenate([episodes[i].state for i in chosen]).astype(np.float32)
+        assert np.array_equal(windows.states_TS[steps].numpy(), states)
+    last = torch.tensor([begins[3] + len(episodes[3]) - 2])
+    batch = windows.gather(last)
+    assert batch.is_pad_BK.tolist() == [[False, False, *[True] * 6]]
+    assert np.array_equal(batch.actions_BKA[0, :2].numpy(), episodes[3].action[-2:])
+
+
+def test_several_datasets_follow_each_other_and_every_task_is_drawn_as_often(
+    reach_store: EpisodeStore, push_store: EpisodeStore, one_start_store: EpisodeStore
+) -> None:
+    """Two of them are of one task, and share its part of the batches."""
+    windows = load(reach_store, push_store, one_start_store)
+    num_reach, num_push = reach_store.num_steps, push_store.num_steps
+    assert windows.tasks_T.tolist() == [0] * num_reach + [1] * num_push + [0] * one_start_store.num_steps
+    assert int(windows.last_T[num_reach]) == num_reach + push_store.episode_lengths[0] - 1
+    push = torch.arange(num_reach, num_reach + 1)
+    assert np.array_equal(windows.gather(push).actions_BKA[0].numpy(), push_store.steps("action")[:8])
+    torch.manual_seed(0)
+    drawn = windows.draw(20_000)
+    assert set(drawn.tolist()) == set(windows.train_steps.tolist())
+    assert windows.gather(drawn).tasks_B.float().mean().item() == pytest.approx(0.5, abs=0.02)
+    within = torch.bincount(drawn[windows.tasks_T[drawn] == 1])[num_reach : num_reach + num_push]
+    expected = 10_000 / windows.num_per_task[1]
+    assert within[within > 0].float().mean().item() == pytest.approx(expected, rel=0.05)
 
 
 def test_the_split_is_by_episode() -> None:

@@ -6,25 +6,25 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
-from statistics import NormalDist
 
 from act_kit.config import EvalConfig, compose
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError, StartError
-from act_kit.eval.evaluate import Episode, Evaluation, evaluate
-from act_kit.eval.evalset import EvalSet, check_disjoint, evalset_from, make_evalset
+from act_kit.eval.evalset import EvalSet, check_disjoint, evalsets_from, make_evalset
+from act_kit.eval.evaluate import Episode, Evaluation, evaluate, evaluate_all
+from act_kit.eval.overview import mean_rows, overview_title, summarise_all, task_rows, write_overview
 from act_kit.eval.report import summarise, write_results
-from act_kit.eval.rollout import Outcome
-from act_kit.eval.rollout import roll_on
+from act_kit.eval.rollout import LocalRoll, Outcome
 from act_kit.eval.selection import make_selector
-from act_kit.eval.statistics import Rate
+from act_kit.eval.statistics import MeanRate, Rate
 from act_kit.eval.video import choose
 from act_kit.policy.policy import Policy
 from act_kit.sim.starts import Start, StartLaw
-from act_kit.sim.vector import VectorSimulator
+from tests.eval.untrained import untrained_policy
 
 CONFIG = compose("eval", EvalConfig, ["episodes=3", "control_episodes=2", "demonstrated_episodes=2"])
 
@@ -32,8 +32,14 @@ CONFIG = compose("eval", EvalConfig, ["episodes=3", "control_episodes=2", "demon
 @pytest.fixture(scope="module")
 def evaluation(tiny_run: Path) -> Evaluation:
     policy = Policy.load(tiny_run)
-    with VectorSimulator("reach-v3", 1) as simulators:
-        return evaluate(policy, evalset_from("fresh", policy.contract, CONFIG), CONFIG, roll=roll_on(simulators))
+    (evalset,) = evalsets_from("fresh", policy.contract, CONFIG)
+    with LocalRoll(1) as roll:
+        return evaluate(policy, evalset, CONFIG, roll=roll)
+
+
+@pytest.fixture(scope="module")
+def two_tasks(reach_store: EpisodeStore, push_store: EpisodeStore) -> Policy:
+    return untrained_policy([reach_store, push_store])
 
 
 def outcome(success: bool, start: Start) -> Outcome:
@@ -66,7 +72,7 @@ def test_a_saved_set_comes_back_to_the_bit_and_changes_are_found(tmp_path: Path)
     path.write_text("[1, 2]")
     with pytest.raises(DatasetError, match="is not an evaluation set"):
         EvalSet.load(path)
-    with pytest.raises(DatasetError, match="neither a file nor one of fresh, dataset, grid.* Did you mean 'fresh'"):
+    with pytest.raises(DatasetError, match=r"neither a file nor one of fresh, dataset, grid.* Did you mean 'fresh'"):
         EvalSet.load(Path("frehs"))
 
 
@@ -80,14 +86,48 @@ def test_fresh_starts_are_neither_demonstrated_nor_those_that_select(reach_store
 def test_demonstrated_starts_are_refused_unless_that_is_the_question(reach_store: EpisodeStore) -> None:
     seen = reach_store.rand_vecs.tolist()
     leaked = replace(make_evalset("reach-v3", "fresh", 5, 0, []), starts=(*reach_store.starts[:2],))
-    with pytest.raises(StartError, match="2 of the 2 evaluation starts were demonstrated"):
+    with pytest.raises(StartError, match="2 of the 2 evaluation starts of reach-v3 were demonstrated"):
         check_disjoint(leaked, seen)
     check_disjoint(make_evalset("reach-v3", "dataset", 4, 0, seen), seen)
 
 
 def test_another_tasks_starts_are_refused(tiny_policy: Policy) -> None:
-    with VectorSimulator("reach-v3", 1) as simulators, pytest.raises(StartError, match="trained on reach-v3.*push-v3"):
-        evaluate(tiny_policy, make_evalset("push-v3", "fresh", 2, 0, []), CONFIG, roll=roll_on(simulators))
+    with LocalRoll(1) as roll, pytest.raises(StartError, match=r"trained on reach-v3; .* is of push-v3"):
+        evaluate(tiny_policy, make_evalset("push-v3", "fresh", 2, 0, []), CONFIG, roll=roll)
+
+
+def test_a_start_is_disjoint_from_those_of_its_own_task(two_tasks: Policy, reach_store: EpisodeStore) -> None:
+    """What reach-v3 was demonstrated from is new to push-v3."""
+    shown = reach_store.starts[0]
+    as_push = EvalSet(task="push-v3", kind="fresh", seed=0, starts=(Start("push-v3", shown.rand_vec),))
+    alone = replace(CONFIG, control_episodes=0, demonstrated_episodes=0)
+    with LocalRoll(1) as roll:
+        assert len(evaluate(two_tasks, as_push, alone, roll=roll).episodes) == 1
+        as_reach = replace(as_push, task="reach-v3", starts=(shown,))
+        with pytest.raises(StartError, match="1 of the 1 evaluation starts of reach-v3 were demonstrated"):
+            evaluate_all(two_tasks, [as_push, as_reach], alone, roll=roll)
+
+
+def test_several_tasks_at_once_are_each_as_alone(two_tasks: Policy, tmp_path: Path) -> None:
+    config = replace(CONFIG, episodes=2, control_episodes=1, demonstrated_episodes=1)
+    evalsets = evalsets_from("fresh", two_tasks.contract, config)
+    told: dict[str, int] = {}
+    with LocalRoll(1) as roll:
+        together = evaluate_all(
+            two_tasks, evalsets, config, roll=roll, on_progress=lambda who, progress, num: told.update({who: num})
+        )
+        alone = [evaluate(two_tasks, evalset, config, roll=roll) for evalset in evalsets]
+    assert told == {"policy": 4, "expert": 2, "nothing": 2, "random": 2, "demonstrated starts": 2}
+    assert [evaluation.evalset.task for evaluation in together] == ["reach-v3", "push-v3"]
+    for ours, theirs in zip(together, alone, strict=True):
+        assert summarise(ours, two_tasks) == summarise(theirs, two_tasks)
+        assert [e.nearest_demonstration for e in ours.episodes] == [e.nearest_demonstration for e in theirs.episodes]
+        for who in ours.controls:
+            for a, b in zip(ours.controls[who], theirs.controls[who], strict=True):
+                assert np.array_equal(a.actions, b.actions)
+        assert ours.controls["expert"][0].success_once
+    evalsets[1].save(tmp_path / "starts.json")
+    assert evalsets_from(str(tmp_path / "starts.json"), two_tasks.contract, config) == evalsets[1:]
 
 
 def test_controls_run_on_the_same_starts(evaluation: Evaluation, reach_store: EpisodeStore) -> None:
@@ -120,28 +160,84 @@ def test_results_on_disk(evaluation: Evaluation, tiny_policy: Policy, tmp_path: 
 
 def test_the_reading_names_uncovered_starts(evaluation: Evaluation) -> None:
     starts = StartLaw("reach-v3").sample(50, seed=0, stream="evaluate")
-    failing = [
-        Episode(outcome=outcome(False, start), nearest_demonstration=0.5, largest_z=3.0) for start in starts
-    ]
+    failing = [Episode(outcome=outcome(False, start), nearest_demonstration=0.5, largest_z=3.0) for start in starts]
     shown = [outcome(True, start) for start in starts[:20]]
     expert = [outcome(True, start) for start in starts[:20]]
     uncovered = replace(evaluation, episodes=failing, controls={"expert": expert, "demonstrated starts": shown})
     assert "do not cover the starts" in uncovered.reading
-    everywhere = replace(uncovered, controls={"expert": expert, "demonstrated starts": [outcome(False, s) for s in starts]})
+    nowhere = [outcome(False, start) for start in starts]
+    everywhere = replace(uncovered, controls={"expert": expert, "demonstrated starts": nowhere})
     assert everywhere.reading == ""
-    impossible = replace(uncovered, controls={"expert": [outcome(False, s) for s in starts], "demonstrated starts": shown})
+    impossible = replace(uncovered, controls={"expert": nowhere, "demonstrated starts": shown})
     assert "The scripted expert itself succeeds only 0/50" in impossible.reading
 
 
 def test_selection_reports_success_with_its_interval(tiny_policy: Policy) -> None:
     starts = StartLaw("reach-v3").sample(2, seed=0, stream="select")
-    with VectorSimulator("reach-v3", 1) as simulators:
-        trial = make_selector(roll_on(simulators), starts)(tiny_policy)
+    with LocalRoll(1) as roll:
+        trial = make_selector(roll, starts)(tiny_policy)
     assert trial.num == 2
     assert trial.low <= trial.successes / 2 <= trial.high
+    assert trial.by_task == {}
+
+
+def test_selection_tells_the_success_of_each_of_several_tasks(two_tasks: Policy) -> None:
+    """Of the experts, whoever the policy is: what is under test is the sorting."""
+    starts = [start for task in two_tasks.tasks for start in StartLaw(task).sample(2, seed=0, stream="select")]
+
+    def roll(actor: object, starts: list[Start], **options: object) -> list[Outcome]:
+        return [outcome(start.task == "push-v3" or start is starts[0], start) for start in starts]
+
+    trial = make_selector(roll, starts)(two_tasks)  # type: ignore[arg-type]
+    assert (trial.successes, trial.num) == (3, 4)
+    assert trial.by_task == {"reach-v3": 0.5, "push-v3": 1.0}
 
 
 def test_videos_show_failures_first() -> None:
     starts = StartLaw("reach-v3").sample(5, seed=0, stream="evaluate")
     outcomes = [outcome(i not in (1, 3), start) for i, start in enumerate(starts)]
-    assert choose(outcomes, 3) == [1, 3, 0]
+    assert choose([outcomes], 3) == [[1, 3, 0]]
+    good, bad = ([outcome(success, start) for start in starts] for success in (True, False))
+    assert choose([good, outcomes, bad], 3) == [[], [1, 3], [0]]
+    assert choose([outcomes, bad, bad], 4) == [[1, 3], [0], [0]]
+    assert choose([outcomes[:1], good], 9) == [[0], [0, 1, 2, 3, 4]]
+
+
+def evaluation_of(task: str, successes: int, num: int, *, expert: bool = True) -> Evaluation:
+    evalset = make_evalset(task, "fresh", num, 0, [])
+    outcomes = [outcome(i < successes, start) for i, start in enumerate(evalset.starts)]
+    episodes = [Episode(outcome=o, nearest_demonstration=0.1, largest_z=2.0) for o in outcomes]
+    controls = {"expert": [outcome(True, evalset.starts[0])]} if expert else {}
+    return Evaluation(evalset=evalset, episodes=episodes, controls=controls)
+
+
+def test_the_overview_has_every_task_and_means_in_which_tasks_count_the_same(two_tasks: Policy, tmp_path: Path) -> None:
+    evaluations = [
+        evaluation_of("reach-v3", 10, 10), evaluation_of("push-v3", 5, 10), evaluation_of("lever-pull-v3", 0, 10),
+    ]  # fmt: skip
+    rows = {row[0]: row[1:] for row in task_rows(evaluations)}
+    assert rows["lever-pull-v3"] == ("easy", str(Rate(0, 10)), str(Rate(0, 10)), "0.100 rad", str(Rate(1, 1)))
+    means = {row[1]: row for row in mean_rows(evaluations)}
+    assert list(means) == ["easy", "hard", "all"]
+    assert means["easy"][:3] == ("mean of 2 tasks", "easy", str(MeanRate((Rate(10, 10), Rate(0, 10)))))
+    assert overview_title(evaluations) == "3 tasks, 30 fresh starts: success 50.0 % [33, 67 %]"
+    summary = summarise_all(evaluations, two_tasks)
+    assert summary["tasks"]["push-v3"]["success_once"]["successes"] == 5
+    assert summary["means"]["all"]["success_once"]["value"] == pytest.approx(0.5)
+    page = write_overview(evaluations, two_tasks, tmp_path).read_text()
+    assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    assert 'href="push-v3/report.html"' in page
+    uneven = [evaluation_of("reach-v3", 10, 10), evaluation_of("push-v3", 0, 20, expert=False)]
+    assert overview_title(uneven).endswith("success 50.0 %"), "of unequal numbers, the mean is known, no interval"
+    assert summarise_all(uneven, two_tasks)["means"]["all"]["expert"] is None
+
+
+def test_the_interval_of_a_mean_over_tasks_is_on_the_safe_side() -> None:
+    assert MeanRate((Rate(3, 10), Rate(9, 10))).interval == Rate(12, 20).interval
+    rng, chances = np.random.default_rng(0), np.linspace(0.1, 1, 10)
+    covered = 0
+    for _ in range(500):
+        interval = MeanRate(tuple(Rate(int(k), 20) for k in rng.binomial(20, chances))).interval
+        assert interval is not None
+        covered += interval[0] <= chances.mean() <= interval[1]
+    assert covered / 500 > 0.96, "that of one rate for all would be 0.95"

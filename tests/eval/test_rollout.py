@@ -7,16 +7,28 @@ import re
 import numpy as np
 import pytest
 
+from act_kit.datasets.store import EpisodeStore
 from act_kit.eval.actors import ExpertActor, NothingActor, PolicyActor, RandomActor
-from act_kit.eval.rollout import Outcome, Progress, Sizes, choose_num_rows, rollout
+from act_kit.eval.rollout import (
+    LocalRoll,
+    Outcome,
+    Progress,
+    Sizes,
+    _Waiting,
+    choose_num_rows,
+    roll_with,
+    rollout,
+)
 from act_kit.executors import LocalExecutor
 from act_kit.policy.policy import Policy
-from act_kit.sim.render import Gl, RenderSettings, Views, render_episode
+from act_kit.sim.render import Gl, Renderer, RenderSettings, Views, render_episode
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.starts import StartLaw
+from act_kit.sim.starts import Start, StartLaw
 from act_kit.sim.vector import VectorSimulator
+from tests.eval.untrained import untrained_policy
 
 STARTS = StartLaw("reach-v3").sample(5, seed=0, stream="evaluate")
+PUSHES = StartLaw("push-v3").sample(3, seed=0, stream="evaluate")
 
 
 def same(a: list[Outcome], b: list[Outcome]) -> bool:
@@ -30,8 +42,8 @@ def same(a: list[Outcome], b: list[Outcome]) -> bool:
 def test_neither_processes_nor_batch_change_an_outcome(tiny_policy: Policy, ensemble: bool) -> None:
     policy = tiny_policy.with_execution(ensemble=ensemble)
     results = []
-    for num_rows, num_workers in ((5, 1), (2, 1), (4, 2)):
-        with VectorSimulator("reach-v3", num_workers) as simulators:
+    for num_rows, num_workers in ((5, 0), (2, 0), (4, 2)):
+        with VectorSimulator(num_workers) as simulators:
             results.append(rollout(simulators, PolicyActor(policy), STARTS, num_rows=num_rows))
     assert same(results[0], results[1])
     assert same(results[0], results[2])
@@ -39,7 +51,7 @@ def test_neither_processes_nor_batch_change_an_outcome(tiny_policy: Policy, ense
 
 
 def test_it_is_the_policy_stepping_one_simulator(tiny_policy: Policy) -> None:
-    with VectorSimulator("reach-v3", 1) as simulators:
+    with VectorSimulator(0) as simulators:
         outcome = rollout(simulators, PolicyActor(tiny_policy), STARTS)[1]
     simulator = Simulator("reach-v3")
     state = simulator.reset(STARTS[1])
@@ -54,9 +66,9 @@ def test_it_is_the_policy_stepping_one_simulator(tiny_policy: Policy) -> None:
 
 
 def test_episodes_run_to_the_horizon_or_to_the_first_success() -> None:
-    with VectorSimulator("reach-v3", 1) as simulators:
-        full = rollout(simulators, ExpertActor("reach-v3"), STARTS[:3])
-        short = rollout(simulators, ExpertActor("reach-v3"), STARTS[:3], stop_at_success=True)
+    with VectorSimulator(0) as simulators:
+        full = rollout(simulators, ExpertActor(), STARTS[:3])
+        short = rollout(simulators, ExpertActor(), STARTS[:3], stop_at_success=True)
     for a, b in zip(full, short, strict=True):
         assert len(a) == 500
         assert len(a.distance) == 501
@@ -64,8 +76,27 @@ def test_episodes_run_to_the_horizon_or_to_the_first_success() -> None:
         assert b.success_at_end
 
 
+@pytest.mark.parametrize(("num_workers", "num_rows"), [(0, 0), (0, 2), (2, 3)])
+def test_starts_of_several_tasks_in_one_rollout(num_workers: int, num_rows: int) -> None:
+    with VectorSimulator(0) as simulators:
+        alone = [rollout(simulators, ExpertActor(), starts, stop_at_success=True) for starts in (STARTS, PUSHES)]
+    mixed = [STARTS[0], PUSHES[0], *STARTS[1:], *PUSHES[1:]]
+    with VectorSimulator(num_workers) as simulators:
+        outcomes = rollout(simulators, ExpertActor(), mixed, num_rows=num_rows, stop_at_success=True)
+    assert [outcome.start for outcome in outcomes] == mixed
+    assert all(outcome.success_once for outcome in outcomes), "each by the expert of its task"
+    assert same([outcomes[0], *outcomes[2:6]], alone[0])
+    assert same([outcomes[1], *outcomes[6:]], alone[1])
+
+
+def test_a_process_is_given_neighbours_and_helps_out_at_the_end() -> None:
+    waiting = _Waiting(8, 2)
+    assert [waiting.take(worker) for worker in (0, 1, 0, 1, 0, 0)] == [0, 4, 1, 5, 2, 3]
+    assert [waiting.take(0), waiting.take(1), waiting.take(0), waiting.take(1)] == [7, 6, None, None]
+
+
 def test_controls_do_what_they_say_and_random_belongs_to_the_start() -> None:
-    with VectorSimulator("reach-v3", 1) as simulators:
+    with VectorSimulator(0) as simulators:
         nothing = rollout(simulators, NothingActor(), STARTS[:1])[0]
         one = rollout(simulators, RandomActor(), STARTS[:3])
         other = rollout(simulators, RandomActor(), STARTS[2:3])
@@ -80,7 +111,7 @@ def test_clipped_numbers_are_counted() -> None:
         def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
             return np.tile(np.array([3.0, 0.5, -2.0, 0.0], dtype=np.float32), (len(states), 16, 1))
 
-    with VectorSimulator("reach-v3", 1) as simulators:
+    with VectorSimulator(0) as simulators:
         outcome = rollout(simulators, Wild(), STARTS[:1])[0]
     assert outcome.clip_fraction == 0.5
     assert np.abs(outcome.actions).max() == 1
@@ -93,8 +124,8 @@ def test_a_crashed_episode_has_failed_and_is_named() -> None:
             self.calls = getattr(self, "calls", 0) + 1
             return planned[:, :, :2] if self.calls > 70 else planned
 
-    with VectorSimulator("reach-v3", 1) as simulators:
-        outcome = rollout(simulators, Broken("reach-v3"), STARTS[:1])[0]
+    with VectorSimulator(0) as simulators:
+        outcome = rollout(simulators, Broken(), STARTS[:1])[0]
     assert outcome.success.any(), "it had succeeded before: the test would show nothing"
     assert outcome.crash is not None
     assert not outcome.success_once
@@ -115,10 +146,21 @@ class Onlooker(NothingActor):
         return np.full((len(states), 16, 4), 0.3, dtype=np.float32)
 
 
+class Beholder(NothingActor):
+    """Moves as the pictures say: where they differ in a bit, so does the outcome."""
+
+    views = Views(cameras=("corner4",), settings=RenderSettings(height_px=16, width_px=16))
+
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
+        assert images is not None
+        seen = images.reshape(len(images), 4, -1).mean(axis=2) / 128 - 1
+        return np.repeat(seen[:, None], 50, axis=1).astype(np.float32)
+
+
 @pytest.mark.gl
 def test_frames_are_drawn_for_queries_only_and_show_what_the_state_says(gl: Gl) -> None:
     onlooker = Onlooker()
-    with VectorSimulator("reach-v3", 1, views=onlooker.views) as simulators:
+    with VectorSimulator(1, views=onlooker.views) as simulators:
         (outcome,) = rollout(simulators, onlooker, STARTS[:1])
     images = np.concatenate(onlooker.shown)
     assert images.shape == (32, 2, 16, 16, 3), "500 steps, 16 at a time"
@@ -135,13 +177,55 @@ def test_frames_are_drawn_for_queries_only_and_show_what_the_state_says(gl: Gl) 
     assert np.array_equal(images, drawn.images)
 
 
+@pytest.mark.gl
+def test_who_looks_sees_the_same_wherever_it_is_rolled_out(gl: Gl) -> None:
+    starts = [*STARTS[:2], *PUSHES[:2]]
+    with LocalRoll(1) as roll:
+        alone = [roll(Beholder(), [start])[0] for start in starts]
+    with LocalRoll(2) as roll:
+        assert same(roll(Beholder(), starts), alone)
+        assert same(roll(NothingActor(), starts), roll(NothingActor(), starts))
+        assert set(roll._simulators) == {Beholder.views, None}, "one set of processes draws, one does not"
+    with LocalExecutor(1, gl.environment) as executor:
+        assert same(roll_with(executor, "fast")(Beholder(), starts), alone)
+
+
+def drawn_and_acted_by_hand(policy: Policy, starts: list[Start]) -> list[np.ndarray]:
+    """Step simulators through a policy of several tasks that looks, in this worker process: the first actions."""
+    assert policy.views is not None
+    renderer, done = Renderer(policy.views.settings), []
+    for start in starts:
+        simulator, alone, actions = Simulator(start.task), policy.for_task(start.task), []
+        state = simulator.reset(start)
+        for _ in range(20):
+            image = renderer.draw(simulator, simulator.physics(), policy.views.cameras)
+            actions.append(alone.act(state, image))
+            state = simulator.step_chunk(actions[-1][None]).state[-1]
+        done.append(np.stack(actions))
+    return done
+
+
+@pytest.mark.gl
+def test_a_policy_is_told_each_rows_task_and_shown_its_pictures(
+    gl: Gl, reach_store: EpisodeStore, push_store: EpisodeStore
+) -> None:
+    policy = untrained_policy([reach_store, push_store], gl.renderer).with_execution(execute=8)
+    starts = [STARTS[0], PUSHES[0], PUSHES[1]]
+    with LocalRoll(1, num_rows=2) as roll:
+        outcomes = roll(PolicyActor(policy), starts)
+    with LocalExecutor(1, gl.environment) as executor:
+        (by_hand,) = executor.map(drawn_and_acted_by_hand, [(policy, starts)])
+    for outcome, actions in zip(outcomes, by_hand, strict=True):
+        assert np.array_equal(outcome.actions[:20], actions)
+
+
 def test_sizes_follow_the_episodes_and_what_was_measured(tiny_policy: Policy) -> None:
     assert choose_num_rows(20, 2) == 20
     assert choose_num_rows(100, 2) == 100
     assert choose_num_rows(1000, 2) == 126, "eight waves of the same size"
     assert choose_num_rows(3, 16) == 3
     told: list[Sizes] = []
-    with VectorSimulator("reach-v3", 2) as simulators:
+    with VectorSimulator(2) as simulators:
         rollout(simulators, PolicyActor(tiny_policy), STARTS, on_sizes=told.append)
     (sizes,) = told
     assert sizes.num_rows == 5
@@ -153,8 +237,8 @@ def test_sizes_follow_the_episodes_and_what_was_measured(tiny_policy: Policy) ->
 
 def test_progress_counts_the_parts_of_episodes_under_way() -> None:
     told: list[Progress] = []
-    with VectorSimulator("reach-v3", 1) as simulators:
-        rollout(simulators, ExpertActor("reach-v3"), STARTS[:2], on_progress=told.append)
+    with VectorSimulator(0) as simulators:
+        rollout(simulators, ExpertActor(), STARTS[:2], on_progress=told.append)
     assert [progress.num_episodes for progress in told] == sorted(progress.num_episodes for progress in told)
     assert told[100].num_episodes == pytest.approx(0.4)
     assert (told[-1].num_episodes, told[-1].num_succeeded) == (2, 2)

@@ -9,7 +9,7 @@ import pytest
 
 from act_kit.eval.actors import ExpertActor
 from act_kit.eval.rollout import rollout
-from act_kit.eval.video import overlay, record
+from act_kit.eval.video import overlay, record, video_path
 from act_kit.executors import LocalExecutor
 from act_kit.sim.render import Gl, RenderSettings
 from act_kit.sim.starts import StartLaw
@@ -22,12 +22,13 @@ def test_an_episode_becomes_a_readable_mp4(gl: Gl, tmp_path: Path) -> None:
     import imageio.v3 as iio
 
     starts = StartLaw("reach-v3").sample(1, seed=0, stream="evaluate")
-    with VectorSimulator("reach-v3", 1) as simulators:
-        outcomes = rollout(simulators, ExpertActor("reach-v3"), starts, stop_at_success=True)
+    with VectorSimulator(0) as simulators:
+        outcomes = rollout(simulators, ExpertActor(), starts, stop_at_success=True)
     with LocalExecutor(1, gl.environment) as executor:
-        paths = record(executor, outcomes, [0], "corner4", RenderSettings(), 20, tmp_path)
-    assert paths[0].name == "0000-success.mp4"
-    frames = iio.imread(paths[0])
+        path = video_path(tmp_path, 0, outcomes[0])
+        record(executor, {path: outcomes[0]}, "corner4", RenderSettings(), 20)
+    assert path == tmp_path / "videos" / "0000-success.mp4"
+    frames = iio.imread(path)
     assert len(frames) == len(outcomes[0]) // 4 + 1 + 20
     assert frames.shape[1:] == (128, 128, 3)
     assert np.abs(frames[0].astype(int) - frames[-1].astype(int)).max() > 50
@@ -35,8 +36,8 @@ def test_an_episode_becomes_a_readable_mp4(gl: Gl, tmp_path: Path) -> None:
 
 def test_the_overlay_tells_time_success_and_where_a_chunk_begins() -> None:
     starts = StartLaw("reach-v3").sample(1, seed=0, stream="evaluate")
-    with VectorSimulator("reach-v3", 1) as simulators:
-        outcome = rollout(simulators, ExpertActor("reach-v3"), starts, stop_at_success=True)[0]
+    with VectorSimulator(0) as simulators:
+        outcome = rollout(simulators, ExpertActor(), starts, stop_at_success=True)[0]
     frame = np.full((128, 128, 3), 90, np.uint8)
     begin, end = (overlay(frame, outcome, step, 4).astype(int) for step in (0, len(outcome)))
     green = (end[:20, :, 1] - end[:20, :, 0] > 60).any()

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError
+from act_kit.policy.act import Observation
 from act_kit.policy.policy import QUERY_ROWS, Policy
 
 
@@ -90,7 +91,8 @@ def test_nothing_is_pickled(tiny_run: Path) -> None:
 def test_states_go_in_raw_and_are_normalised_inside(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
     states = reach_store.steps("state")[:20]
     inside = tiny_policy.normaliser(torch.from_numpy(states.astype(np.float32)))
-    assert np.array_equal(tiny_policy.predict(states)[:16], tiny_policy.model.predict(inside[:16]).detach().numpy())
+    observation = Observation(states_BS=inside[:16], tasks_B=torch.zeros(16, dtype=torch.int64), images_BCHW3=None)
+    assert np.array_equal(tiny_policy.predict(states)[:16], tiny_policy.model.predict(observation).detach().numpy())
 
 
 def test_a_prediction_does_not_depend_on_who_asks_beside_it(tiny_policy: Policy, reach_store: EpisodeStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from types import SimpleNamespace
 
 import mujoco
 import numpy as np
@@ -50,16 +51,17 @@ def from_metaworld(start: Start, num_steps: int) -> np.ndarray:
 def by_engine(engine: str, start: Start, num_steps: int) -> np.ndarray:
     """Draw an engine's own state as it goes, with one picture of nothing but MuJoCo's renderer at the end."""
     simulator = Simulator(start.task, engine)
-    renderer = Renderer(simulator.engine.model, SMALL)
+    renderer = Renderer(SMALL)
     simulator.reset(start)
     frames = []
     for _ in range(num_steps):
         simulator.step_chunk(PUSH)
         frames.append(renderer.draw(simulator, simulator.physics(), CAMERAS))
-    renderer._renderer.update_scene(simulator.engine.data, camera="gripperPOV")
-    for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-        renderer._renderer.scene.flags[int(flag)] = False
-    assert np.array_equal(renderer._renderer.render(), frames[-1][1])
+    with mujoco.Renderer(simulator.engine.model, SMALL.height_px, SMALL.width_px) as plain:
+        plain.update_scene(simulator.engine.data, camera="gripperPOV")
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            plain.scene.flags[int(flag)] = False
+        assert np.array_equal(plain.render(), frames[-1][1])
     return np.stack(frames)
 
 
@@ -102,10 +104,9 @@ def test_both_engines_and_recorded_physics_give_the_same_pictures(gl: Gl, task: 
 def test_blank_frames_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     simulator = Simulator("reach-v3")
     simulator.reset(StartLaw("reach-v3").sample(1, seed=0, stream="collect")[0])
-    renderer = object.__new__(Renderer)
-    renderer._model = simulator.engine.model
-    renderer._data = mujoco.MjData(renderer._model)
-    monkeypatch.setattr(renderer, "_frame", lambda camera: np.zeros((8, 8, 3), np.uint8))
+    renderer = Renderer(SMALL)
+    renderer._canvases["reach-v3"] = SimpleNamespace(draw=lambda *_: np.zeros((1, 8, 8, 3), np.uint8))  # type: ignore[assignment]
+    monkeypatch.setattr(module, "_gl_context", lambda: SimpleNamespace(make_current=lambda: None))
     with pytest.raises(RenderError, match="Blank frames from corner4"):
         renderer.draw(simulator, simulator.physics(), ["corner4"])
 

@@ -25,11 +25,11 @@ def test_good_data_passes_without_a_word(reach_store: EpisodeStore) -> None:
 
 
 def test_a_run_comes_back_as_it_was_begun(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    config = begin_run(tmp_path / "run", reach_store.path, TINY, {"trainer.seed": 3}, overwrite=False)
-    assert reopen_run(tmp_path / "run") == (config, reach_store.path)
+    config = begin_run(tmp_path / "run", [reach_store.path], TINY, {"trainer.seed": 3}, overwrite=False)
+    assert reopen_run(tmp_path / "run") == (config, [reach_store.path])
     with pytest.raises(OutputError, match=r"exists. act train --resume .* goes on with it, --overwrite replaces it"):
-        begin_run(tmp_path / "run", reach_store.path, TINY, {}, overwrite=False)
-    begin_run(tmp_path / "run", reach_store.path, TINY, {}, overwrite=True)
+        begin_run(tmp_path / "run", [reach_store.path], TINY, {}, overwrite=False)
+    begin_run(tmp_path / "run", [reach_store.path], TINY, {}, overwrite=True)
 
 
 def test_missing_and_damaged_runs_are_named(tmp_path: Path) -> None:
@@ -45,5 +45,5 @@ def test_a_folder_of_the_users_is_never_deleted(reach_store: EpisodeStore, tmp_p
     precious.mkdir()
     (precious / "thesis.tex").write_text("years of work")
     with pytest.raises(OutputError, match="was not made by act"):
-        begin_run(precious, reach_store.path, TINY, {}, overwrite=True)
+        begin_run(precious, [reach_store.path], TINY, {}, overwrite=True)
     assert (precious / "thesis.tex").exists()

@@ -15,7 +15,8 @@ from act_kit.errors import CheckpointError, OutputError, TrainingError
 from act_kit.policy.policy import Policy
 from act_kit.telemetry import read_metrics, series
 from act_kit.training.checkpoint import Checkpoints
-from act_kit.training.trainer import Trainer, Trial, learning_rate, rollout_steps
+from act_kit.training.learner import learning_rate
+from act_kit.training.trainer import Trainer, Trial, rollout_steps
 from tests.conftest import tiny_config
 
 
@@ -40,13 +41,14 @@ def config_with_dropout() -> TrainConfig:
 
 
 def without_rate(run: Path) -> list[dict[str, float]]:
-    return [{k: v for k, v in record.items() if k != "train/steps_per_s"} for record in read_metrics(run)]
+    measured = ("train/steps_per_s", "host/memory")
+    return [{k: v for k, v in record.items() if k not in measured} for record in read_metrics(run)]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_others(reach_store: EpisodeStore, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         (tmp_path / name).mkdir()
-        Trainer(tiny_config(f"trainer.seed={seed}"), reach_store, tmp_path / name, selector=None).train()
+        Trainer(tiny_config(f"trainer.seed={seed}"), [reach_store], tmp_path / name, selector=None).train()
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert without_rate(tmp_path / "a") == without_rate(tmp_path / "b")
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
@@ -60,8 +62,8 @@ def test_interrupted_between_two_steps_it_stops_with_that_step(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Trainer(tiny_config(), reach_store, tmp_path, selector=None).train(interrupt)
-    resumed = Trainer(tiny_config(), reach_store, tmp_path, selector=None)
+        Trainer(tiny_config(), [reach_store], tmp_path, selector=None).train(interrupt)
+    resumed = Trainer(tiny_config(), [reach_store], tmp_path, selector=None)
     resumed.resume()
     assert resumed.step == 37
     resumed.train()
@@ -78,7 +80,9 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     config = config_with_dropout()
-    Trainer(config, reach_store, tmp_path / "whole", selector=lambda policy: trials[policy.contract.step == 60]).train()
+    Trainer(
+        config, [reach_store], tmp_path / "whole", selector=lambda policy: trials[policy.contract.step == 60]
+    ).train()
 
     def kill(trainer: Trainer) -> None:
         if trainer.step == killed_at:
@@ -86,11 +90,11 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
 
     with pytest.raises(Killed):
         Trainer(
-            config, reach_store, tmp_path / "parts", selector=lambda policy: trials[policy.contract.step == 60]
+            config, [reach_store], tmp_path / "parts", selector=lambda policy: trials[policy.contract.step == 60]
         ).train(kill)
     torch.randn(1000)  # another process's generator stands elsewhere
     resumed = Trainer(
-        config, reach_store, tmp_path / "parts", selector=lambda policy: trials[policy.contract.step == 60]
+        config, [reach_store], tmp_path / "parts", selector=lambda policy: trials[policy.contract.step == 60]
     )
     resumed.resume()
     assert resumed.step == killed_at // 20 * 20
@@ -114,7 +118,7 @@ def test_the_best_checkpoint_is_chosen_by_success_not_by_loss(
         steps.append(policy.contract.step)
         return next(trials)
 
-    policy = Trainer(tiny_config("selection.rollouts=4"), reach_store, tmp_path, selector=selector).train()
+    policy = Trainer(tiny_config("selection.rollouts=4"), [reach_store], tmp_path, selector=selector).train()
     assert steps == [38, 45, 52, 60]
     assert policy.contract.step == best
     losses = dict(series(tmp_path, "val/l1_prior"))
@@ -129,7 +133,7 @@ def test_how_often_one_validates_does_not_change_what_is_learnt(reach_store: Epi
     for every in (7, 60):
         (tmp_path / str(every)).mkdir()
         Trainer(
-            tiny_config(f"trainer.validate_every={every}"), reach_store, tmp_path / str(every), selector=None
+            tiny_config(f"trainer.validate_every={every}"), [reach_store], tmp_path / str(every), selector=None
         ).train()
     assert same(weights(tmp_path / "7"), weights(tmp_path / "60"))
 
@@ -144,12 +148,12 @@ def test_both_l1_losses_are_logged_and_fall(tiny_run: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(
     reach_store: EpisodeStore, tmp_path: Path, poisoned_at: int
 ) -> None:
-    trainer = Trainer(tiny_config("trainer.log_every=50"), reach_store, tmp_path, selector=None)
+    trainer = Trainer(tiny_config("trainer.log_every=50"), [reach_store], tmp_path, selector=None)
 
     def poison(trainer: Trainer) -> None:
         if trainer.step == poisoned_at:
             with torch.no_grad():
-                trainer.model.action_out.bias[0] = math.nan
+                trainer.learner.model.action_out.bias[0] = math.nan
 
     with pytest.raises(TrainingError, match=r"diverged: .* not finite at step [56]0.*trainer.lr"):
         trainer.train(poison)
@@ -158,7 +162,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(
 
 def test_a_checkpoint_of_other_data_does_not_resume(tiny_run: Path, one_start_store: EpisodeStore) -> None:
     with pytest.raises(CheckpointError, match="was trained on other data"):
-        Trainer(tiny_config(), one_start_store, tiny_run, selector=None).resume()
+        Trainer(tiny_config(), [one_start_store], tiny_run, selector=None).resume()
 
 
 def test_space_is_checked_before_training(
@@ -169,7 +173,7 @@ def test_space_is_checked_before_training(
     usage = namedtuple("usage", "total used free")(10**9, 10**9, 1000)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     with pytest.raises(OutputError, match="checkpoints of this run need about"):
-        Trainer(tiny_config(), reach_store, tmp_path, selector=None)
+        Trainer(tiny_config(), [reach_store], tmp_path, selector=None)
 
 
 def test_schedule_rises_and_falls_to_zero() -> None:
@@ -187,7 +191,7 @@ def test_rollouts_are_spread_and_end_with_the_last_step() -> None:
 
 def test_the_status_line_says_na_before_anything_was_measured(reach_store: EpisodeStore, tmp_path: Path) -> None:
     seen: list[str] = []
-    trainer = Trainer(tiny_config(), reach_store, tmp_path, selector=lambda policy: scripted_trials(7)[0])
+    trainer = Trainer(tiny_config(), [reach_store], tmp_path, selector=lambda policy: scripted_trials(7)[0])
     trainer.train(lambda state: seen.append(state.status()))
     assert "val n/a, success n/a" in seen[0]
     assert "success 70 [0, 100] %" in seen[-1]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+from act_kit.datasets.store import EpisodeStore
 from act_kit.training.watchdog import EXIT_CODE, Watchdog
+from tests.conftest import ONE_THREAD
 
 
 def test_silence_is_reported() -> None:
@@ -36,4 +39,22 @@ def test_a_hung_process_ends_with_the_stack_of_what_hangs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert done.returncode == EXIT_CODE
+    assert "in hangs" in done.stderr
+
+
+def test_a_training_whose_rollout_hangs_ends(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from act_kit.datasets.store import EpisodeStore\n"
+        "from act_kit.training.trainer import Trainer\n"
+        "from tests.conftest import tiny_config\n"
+        "def hangs(policy): time.sleep(60)\n"
+        "config = tiny_config('trainer.stall_timeout_s=3', 'trainer.steps=4')\n"
+        "Trainer(config, [EpisodeStore.open(sys.argv[1])], Path(sys.argv[2]), selector=hangs).train()\n"
+    )
+    command = [sys.executable, "-c", code, str(reach_store.path), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=ONE_THREAD)
+    assert done.returncode == EXIT_CODE
+    assert "trainer.stall_timeout_s=3" in done.stderr
     assert "in hangs" in done.stderr

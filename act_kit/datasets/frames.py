@@ -1,0 +1,108 @@
+"""The pictures of datasets as training needs them: uncompressed, indexed by step, on the device if they fit there.
+
+Shapes: T steps of all episodes of all datasets, C cameras.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from act_kit.datasets.images import ImageStore
+from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import DatasetError
+from act_kit.files import require_space
+from act_kit.sim.render import Views
+
+_FIT = 0.7
+"""Part of the device's free memory that pictures may take; the rest is for the model and its activations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """All pictures of some datasets.
+
+    Attributes:
+        images_TCHW3: uint8, on the device, or mapped from a file on disk.
+        views: What they show.
+        gl_renderer: Who drew them.
+        reason: Where they are, and why there.
+    """
+
+    images_TCHW3: Tensor
+    views: Views
+    gl_renderer: str
+    reason: str
+
+
+def load_frames(
+    stores: Sequence[EpisodeStore], cameras: tuple[str, ...], *, where: str, device: torch.device, scratch: Path
+) -> Frames:
+    """Load the pictures of datasets, one after the other.
+
+    Args:
+        stores: The datasets.
+        cameras: Whose pictures, in this order.
+        where: ``resident`` on the device, ``streamed`` from a file without a name in the folder ``scratch``, or
+            ``auto`` for resident where they fit.
+        device: Where training takes place.
+        scratch: An existing folder.
+
+    Raises:
+        DatasetError: Pictures are missing, or look different from one dataset to another, or drawn by another.
+    """
+    images = [[_images(store, camera) for camera in cameras] for store in stores]
+    first = images[0][0]
+    for store, of_store in zip(stores, images, strict=True):
+        for image in of_store:
+            if (image.settings, image.renderer) != (first.settings, first.renderer):
+                raise DatasetError(
+                    f"The frames of {image.camera} in {store.path} are {image.settings} px by '{image.renderer}', those "
+                    f"of {first.camera} in {stores[0].path} {first.settings} px by '{first.renderer}'. Draw them alike: "
+                    f"act render {store.path} --camera {image.camera} --size {first.settings} --overwrite"
+                )
+    shape = (sum(store.num_steps for store in stores), len(cameras), first.settings.height_px, first.settings.width_px, 3)
+    num_bytes = int(np.prod(shape))
+    free_bytes = _free_bytes(device)
+    fits = num_bytes <= _FIT * free_bytes
+    have = f"{num_bytes / 1e6:.0f} MB of pictures, {free_bytes / 1e9:.1f} GB free on {device.type}"
+    if where == "resident" or (where == "auto" and fits):
+        frames = torch.empty(shape, dtype=torch.uint8, device=device)
+        reason = f"{have}: resident there"
+    else:
+        require_space(scratch, num_bytes, "The uncompressed pictures")
+        with tempfile.TemporaryFile(dir=scratch) as file:  # without a name: it goes when the process does
+            frames = torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="w+", shape=shape))
+        reason = f"{have}: streamed from disk" + (", as asked" if where == "streamed" else ", since they do not fit")
+    base = 0
+    for store, of_store in zip(stores, images, strict=True):
+        for camera, image in enumerate(of_store):
+            for begin, block in image.blocks():
+                frames[base + begin : base + begin + len(block), camera] = torch.from_numpy(block)
+        base += store.num_steps
+    views = Views(cameras=cameras, settings=first.settings)
+    return Frames(images_TCHW3=frames, views=views, gl_renderer=first.renderer, reason=reason)
+
+
+def _images(store: EpisodeStore, camera: str) -> ImageStore:
+    there = ImageStore.cameras(store)
+    if camera not in there:
+        has = f"only those of {', '.join(there)}" if there else "none"
+        raise DatasetError(
+            f"The policy looks through {camera}, but {store.path} has no pictures of it, {has}. Draw them: "
+            f"act render {store.path} --camera {camera}"
+        )
+    return ImageStore(store, camera)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)

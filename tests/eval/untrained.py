@@ -1,0 +1,40 @@
+"""Policies that need no training: for tests of who is asked what, not of what is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from act_kit.config import TrainConfig, compose
+from act_kit.datasets.store import EpisodeStore
+from act_kit.policy.act import ACT
+from act_kit.policy.normaliser import Normaliser
+from act_kit.policy.policy import Contract, Demonstrations, Policy
+from act_kit.sim.render import RenderSettings, Views
+from act_kit.sim.tasks import STATE_DIM
+from tests.conftest import TINY
+
+
+def untrained_policy(stores: Sequence[EpisodeStore], gl_renderer: str = "") -> Policy:
+    """Make a policy of as many tasks as there are datasets; one that looks, if it says who drew."""
+    overrides, views = [*TINY], None
+    if gl_renderer:
+        overrides += ["policy=act_image_small", "policy.cameras=[corner4,gripperPOV]"]
+        views = Views(cameras=("corner4", "gripperPOV"), settings=RenderSettings(height_px=32, width_px=32))
+    config = compose("train", TrainConfig, overrides)
+    demonstrations = [
+        Demonstrations(
+            task=store.info.task, fingerprint=store.compute_fingerprint(), command=store.info.command,
+            starts=store.rand_vecs.tolist(),
+        )
+        for store in stores
+    ]  # fmt: skip
+    contract = Contract(
+        demonstrations=demonstrations, horizon=500, control_hz=80, versions={}, step=0, goal_visible=views is None,
+        views=views, gl_renderer=gl_renderer,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model, normaliser = ACT(config.policy, num_tasks=len(stores)), Normaliser(STATE_DIM)
+    normaliser.fit(torch.from_numpy(stores[0].steps("state")).float())
+    return Policy(model, normaliser, contract, config.execution)

@@ -1,0 +1,197 @@
+"""Gradient steps: how a batch is divided, where pictures are and what is averaged change what they may, and no more."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from act_kit.config import TrainConfig
+from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import ConfigError, TrainingError
+from act_kit.policy.policy import Policy
+from act_kit.telemetry import series
+from act_kit.training.trainer import Trainer
+from tests.conftest import PICTURES, tiny_config
+
+SHORT = ("trainer.steps=6", "trainer.validate_every=6", "trainer.log_every=1")
+
+
+def fit(config: TrainConfig, run: Path, *stores: EpisodeStore) -> Trainer:
+    run.mkdir(exist_ok=True)
+    trainer = Trainer(config, stores, run, selector=None)
+    trainer.train()
+    return trainer
+
+
+def curve(run: Path, name: str = "train/l1_posterior") -> list[float]:
+    return [value for _, value in series(run, name)]
+
+
+def test_parts_of_a_batch_add_up_to_it(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    """Padding is spread unevenly over the parts, and the latent noise is that of the whole batch."""
+    for parts in (1, 3):
+        fit(tiny_config(*SHORT, f"compute.micro_batches={parts}"), tmp_path / str(parts), reach_store)
+    assert curve(tmp_path / "1") == pytest.approx(curve(tmp_path / "3"), rel=1e-4)
+    assert curve(tmp_path / "1", "train/kl") == pytest.approx(curve(tmp_path / "3", "train/kl"), rel=1e-2, abs=1e-6)
+    with pytest.raises(ConfigError, match="cannot be divided among 1 processes"):
+        fit(tiny_config("compute.micro_batches=33"), tmp_path / "33", reach_store)
+
+
+def test_bfloat16_rounds_and_no_more(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    for precision in ("float32", "bfloat16"):
+        fit(tiny_config(*SHORT, f"compute.precision={precision}"), tmp_path / precision, reach_store)
+    exact, rounded = curve(tmp_path / "float32"), curve(tmp_path / "bfloat16")
+    assert exact != rounded
+    assert exact == pytest.approx(rounded, rel=0.02)
+
+
+def test_the_average_of_the_weights_becomes_the_policy(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    config = tiny_config("trainer.ema=0.5", "trainer.steps=30", "trainer.validate_every=30")
+    expected: dict[str, torch.Tensor] = {}
+
+    def follow(trainer: Trainer) -> None:
+        weights = trainer.learner.model.state_dict()
+        memory = min(0.5, trainer.step / (9 + trainer.step))
+        for name, now in weights.items():
+            before = expected.get(name, begin.state_dict()[name])
+            expected[name] = memory * before + (1 - memory) * now
+
+    trainer = Trainer(config, [reach_store], tmp_path, selector=None)
+    begin = copy.deepcopy(trainer.learner.model)
+    policy = trainer.train(follow)
+    for name, weight in policy.model.state_dict().items():
+        assert torch.allclose(weight, expected[name], atol=1e-6), name
+    assert not torch.equal(policy.model.queries, trainer.learner.model.queries)
+
+
+def test_resumed_with_an_average_it_ends_with_the_same_bits(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    config = tiny_config("trainer.ema=0.9")
+
+    def interrupt(trainer: Trainer) -> None:
+        if trainer.step == 33:
+            raise KeyboardInterrupt
+
+    whole = fit(config, tmp_path / "whole", reach_store)
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(config, [reach_store], tmp_path / "parts", selector=None).train(interrupt)
+    resumed = Trainer(config, [reach_store], tmp_path / "parts", selector=None)
+    resumed.resume()
+    resumed.train()
+    for ours, theirs in ((whole.learner.model, resumed.learner.model), (whole.learner.judged, resumed.learner.judged)):
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_a_rehearsal_counts_and_changes_nothing(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    for name in ("with", "without"):
+        (tmp_path / name).mkdir()
+    rehearsed = Trainer(tiny_config(), [reach_store], tmp_path / "with", selector=None)
+    assert "GFLOP/s of large float32 matrix products here" in rehearsed.rehearse()
+    assert torch.equal(
+        rehearsed.train().model.queries, fit(tiny_config(), tmp_path / "without", reach_store).learner.model.queries
+    )
+    assert series(tmp_path / "with", "train/roofline_fraction")
+    assert not series(tmp_path / "without", "train/roofline_fraction")
+
+
+def test_the_count_is_that_of_the_matrix_products(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    """Without a CVAE and its layers' attentions, by hand: 2 operations per weight and token, 3 times with gradients."""
+    config = tiny_config("policy.cvae_layers=0", "trainer.batch_size=16")
+    trainer = Trainer(config, [reach_store], tmp_path, selector=None)
+    width, hidden, chunk = 32, 64, 8
+    attention, feedforward = 4 * width**2, 2 * width * hidden
+    state = 21 * hidden + hidden * width
+    decoder = (attention + 2 * width**2 + feedforward) * chunk + 2 * width**2
+    weights = state + attention + feedforward + decoder + 4 * width * chunk
+    mixing = 2 * (1 + chunk**2 + chunk) * width
+    by_hand = 3 * 2 * 16 * (weights + mixing)
+    assert trainer.learner.rehearse() == pytest.approx(by_hand, rel=0.1)
+
+
+@pytest.mark.parametrize("value", [50.0, math.nan])
+def test_an_exploding_loss_stops_the_run_with_the_last_good_checkpoint(
+    reach_store: EpisodeStore, tmp_path: Path, value: float
+) -> None:
+    def explode(trainer: Trainer) -> None:
+        if trainer.step == 45:
+            with torch.no_grad():
+                trainer.learner.model.action_out.bias.fill_(value)
+
+    with pytest.raises(TrainingError, match=r"diverged: .*at step 50. The last checkpoint is from before"):
+        Trainer(tiny_config(), [reach_store], tmp_path, selector=None).train(explode)
+    assert Policy.load(tmp_path).contract.step == 40
+
+
+@pytest.mark.gl
+def test_streamed_and_resident_pictures_give_the_same_bits(pictures_store: EpisodeStore, tmp_path: Path) -> None:
+    for frames in ("resident", "streamed"):
+        config = tiny_config(*PICTURES, *SHORT, f"compute.frames={frames}")
+        trainer = fit(config, tmp_path / frames, pictures_store)
+        assert f": {frames}" in trainer.summary()
+    assert curve(tmp_path / "resident") == curve(tmp_path / "streamed")
+
+
+@pytest.mark.gl
+def test_pictures_are_learnt_from_shifted_and_judged_as_they_are(pictures_store: EpisodeStore, tmp_path: Path) -> None:
+    for shift in (0, 4):
+        fit(tiny_config(*PICTURES, *SHORT, f"trainer.shift_px={shift}"), tmp_path / str(shift), pictures_store)
+    assert curve(tmp_path / "0") != curve(tmp_path / "4")
+    config = tiny_config(*PICTURES, "policy.cameras=[topview,corner4]")
+    policy = fit(config, tmp_path / "both", pictures_store).learner
+    assert policy.validate() == policy.validate()
+    assert curve(tmp_path / "both")[-1] < curve(tmp_path / "both")[0]
+
+
+@pytest.mark.gl
+def test_a_policy_on_pictures_says_what_it_must_be_shown(pictures_store: EpisodeStore, tmp_path: Path) -> None:
+    fit(tiny_config(*PICTURES, *SHORT), tmp_path / "run", pictures_store)
+    policy = Policy.load(tmp_path / "run")
+    assert policy.views is not None
+    assert (policy.views.cameras, str(policy.views.settings)) == (("corner4",), "32x32")
+    assert policy.contract.gl_renderer
+    assert not policy.contract.goal_visible
+
+
+def test_several_tasks_are_learnt_and_told_apart(
+    reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    vectors = {"reach-v3": torch.randn(48), "push-v3": torch.randn(48), "other": torch.randn(3)}
+    save_file(vectors, tmp_path / "sentences.safetensors")
+    for name, given in (("learnt", ""), ("given", str(tmp_path / "sentences.safetensors"))):
+        fit(tiny_config(*SHORT, f"policy.task_embeddings={given}"), tmp_path / name, reach_store, push_store)
+        policy = Policy.load(tmp_path / name)
+        assert policy.tasks == ("reach-v3", "push-v3")
+        state = reach_store.steps("state")[:1]
+        ours, theirs = (policy.for_task(task).predict(state) for task in policy.tasks)
+        assert abs(ours - theirs).max() > 1e-4
+    assert curve(tmp_path / "learnt") != curve(tmp_path / "given")
+    (tmp_path / "sentences.safetensors").unlink()
+    Policy.load(tmp_path / "given")  # a checkpoint brings its own
+    del vectors["push-v3"]
+    save_file(vectors, tmp_path / "sentences.safetensors")
+    config = tiny_config(*SHORT, f"policy.task_embeddings={tmp_path / 'sentences.safetensors'}")
+    with pytest.raises(ConfigError, match="has no vector named push-v3; it has other, reach-v3"):
+        fit(config, tmp_path / "lacking", reach_store, push_store)
+
+
+@pytest.mark.slow  # a minute of compilation
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of PyTorch itself
+def test_a_compiled_step_is_the_same_step(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    for choice in ("off", "on"):
+        fit(tiny_config(*SHORT, f"compute.compile={choice}"), tmp_path / choice, reach_store)
+    assert curve(tmp_path / "off") == pytest.approx(curve(tmp_path / "on"), rel=1e-3)
+
+
+def test_records_say_how_much_memory_the_process_has(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    fit(tiny_config(*SHORT), tmp_path, reach_store)
+    (memory, *_) = curve(tmp_path, "host/memory")
+    assert 0.1 < memory < 10
+    assert "device/memory" not in json.dumps((tmp_path / "metrics.jsonl").read_text())
