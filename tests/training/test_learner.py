@@ -14,6 +14,7 @@ from act_kit.config import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError, TrainingError
 from act_kit.policy.policy import Policy
+from act_kit.policy.vision import FrozenBatchNorm2d, ResNet18
 from act_kit.telemetry import series
 from act_kit.training.trainer import Trainer
 from tests.conftest import PICTURES, tiny_config
@@ -195,3 +196,22 @@ def test_records_say_how_much_memory_the_process_has(reach_store: EpisodeStore, 
     (memory, *_) = curve(tmp_path, "host/memory")
     assert 0.1 < memory < 10
     assert "device/memory" not in json.dumps((tmp_path / "metrics.jsonl").read_text())
+
+
+@pytest.mark.gl
+def test_a_backbone_begins_with_the_weights_of_a_file_and_keeps_its_statistics(
+    pictures_store: EpisodeStore, tmp_path: Path
+) -> None:
+    torch.manual_seed(7)
+    weights = ResNet18(FrozenBatchNorm2d).state_dict()
+    weights["bn1.running_mean"].normal_()
+    torch.save(weights, tmp_path / "resnet18.pth")
+    options = ("policy.backbone=resnet18", f"policy.backbone_weights={tmp_path / 'resnet18.pth'}", "trainer.lr=1e-4")
+    trainer = Trainer(tiny_config(*PICTURES, *SHORT, *options), [pictures_store], tmp_path, selector=None)
+    net = trainer.learner.model.vision.net
+    assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in weights.items())
+    trainer.train()
+    assert torch.equal(net.state_dict()["bn1.running_mean"], weights["bn1.running_mean"])
+    assert not torch.equal(net.state_dict()["conv1.weight"], weights["conv1.weight"])
+    (tmp_path / "resnet18.pth").unlink()
+    Policy.load(tmp_path)  # a checkpoint brings its own

@@ -31,7 +31,7 @@ OF_PICTURES = {
 }  # fmt: skip
 
 ELSEWHERE = {
-    "policy.backbone_weights": "tests/policy/test_vision.py",
+    "policy.backbone_weights": "tests/training/test_learner.py",
     "policy.task_embeddings": "tests/training/test_learner.py",
     "trainer.stall_timeout_s": "tests/training/test_watchdog.py",
     "compute.compile": "tests/training/test_learner.py",
