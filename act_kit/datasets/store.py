@@ -114,7 +114,8 @@ class EpisodeStore:
         if not path.exists():
             raise DatasetError(f"There is no dataset at {path}. Collect one: act collect --task TASK --out {path}")
         try:
-            group = zarr.open_group(path, mode="r+" if writable else "r", zarr_format=3)
+            # The whole path: zarr takes a folder's name out of its keys, and "data" is in them too.
+            group = zarr.open_group(path.absolute(), mode="r+" if writable else "r", zarr_format=3)
             attributes: dict[str, Any] = dict(group.attrs)
         except Exception as error:
             raise DatasetError(f"{path} is not a dataset of act_kit: no zarr v3 group is there.") from error

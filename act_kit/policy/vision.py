@@ -119,7 +119,10 @@ class ResNet18(nn.Module):
 
 
 class SmallConvNet(nn.Sequential):
-    """Four 3x3 convolutions, for images of 64 pixels on two processors: a map of 8 x 8.
+    """Four convolutions, for images of 64 pixels on two processors: a map of 4 x 4.
+
+    On a processor a finer map costs more than it tells: in the same time, four times the steps from 4 x 4 fit better than
+    those from 8 x 8.
 
     Attributes:
         out_channels: Of the map.
@@ -127,13 +130,13 @@ class SmallConvNet(nn.Sequential):
     """
 
     out_channels = 128
-    stride = 8
+    stride = 16
 
     def __init__(self) -> None:
         layers: list[nn.Module] = []
         in_channels = 3
-        for channels, stride in ((32, 2), (64, 2), (128, 2), (self.out_channels, 1)):
-            layers += [_conv(in_channels, channels, 3, stride), group_norm(channels), nn.ReLU(inplace=True)]
+        for channels, kernel, stride in ((32, 7, 4), (64, 3, 2), (128, 3, 2), (self.out_channels, 3, 1)):
+            layers += [_conv(in_channels, channels, kernel, stride), group_norm(channels), nn.ReLU(inplace=True)]
             in_channels = channels
         super().__init__(*layers)
 

@@ -90,3 +90,12 @@ def test_a_changed_number_changes_the_fingerprint(copy: Path) -> None:
     array[3, 0] = 0.123
     store = EpisodeStore.open(copy)
     assert store.fingerprint != store.compute_fingerprint()
+
+
+def test_a_dataset_may_be_called_like_a_part_of_it(
+    reach_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """zarr strips the folder's name from its keys, which begin with ``data`` too."""
+    shutil.copytree(reach_store.path, tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    assert EpisodeStore.open("data").num_episodes == 10

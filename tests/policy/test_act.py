@@ -103,7 +103,7 @@ def test_the_posterior_begins_as_the_prior() -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "millions"), [("act_small", 0.43), ("act", 42), ("act_image_small", 1.2), ("act_image", 53)]
+    ("preset", "millions"), [("act_small", 0.43), ("act", 42), ("act_image_small", 1.0), ("act_image", 53)]
 )
 def test_presets_are_the_sizes_they_claim(preset: str, millions: float) -> None:
     act = ACT(compose("train", TrainConfig, [f"policy={preset}"]).policy)
