@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
@@ -277,10 +278,15 @@ def test_a_policy_that_looks_is_tried_in_training_and_evaluated(pictures_store: 
     assert "eval/success" in read_metrics(run)[-1]
     done = act(
         "eval", run, "--episodes", 2, "control_episodes=1", "demonstrated_episodes=0", "--record-video",
-        "num_videos=1", "video_size_px=64", check=0,
+        "num_videos=1", "video_size_px=64", "video_fps=10", "video_camera=topview", check=0,
     )  # fmt: skip
     assert done.stderr == "", "what drew its demonstrations draws here"
-    assert len(list((run / "eval-fresh" / "videos").glob("*.mp4"))) == 1
+    (video,) = (run / "eval-fresh" / "videos").glob("*.mp4")
+    with imageio.get_reader(video) as reader:
+        described = reader.get_meta_data()
+        assert (described["size"], described["fps"]) == ((64, 64), 10)
+        from_above = reader.get_data(0)
+    assert from_above[20:44, 20:44].std() > 5, "the table, seen from above"
 
 
 def test_help_is_fast_and_complete() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,3 +57,12 @@ def test_presets_replace_the_policy() -> None:
     assert compose("train", TrainConfig, ["policy=act", "trainer.lr=3e-5"]).trainer.lr == 3e-5
     changed = compose("train", TrainConfig, ["policy=act", "policy.chunk_size=20"]).policy
     assert (changed.chunk_size, changed.width) == (20, 512)
+
+
+@pytest.mark.parametrize("kind", [CollectConfig, EvalConfig])
+def test_every_option_is_used_by_a_test(kind: type) -> None:
+    """Those of a training are changed one by one in tests/training/test_options.py."""
+    here = Path(__file__)
+    tests = "".join(file.read_text() for file in here.parent.rglob("*.py") if file != here)
+    for option in options(kind):
+        assert f"{option}=" in tests or f'"--{option}"' in tests, option

@@ -1,0 +1,117 @@
+"""What matters for ACT where contact does: one change at a time to the defaults, on five tasks, several seeds each.
+
+    python benchmarks/tuning.py --seeds 0 1 2 --out /tmp/tuning
+    python benchmarks/tuning.py --out /tmp/tuning --table
+
+Every training is the same number of gradient steps on 100 demonstrations collected with the seed of the training, and
+is judged from 100 fresh starts, none of which any figure elsewhere is measured on (evaluation seed 100 + training seed), with its
+last checkpoint and not a chosen one. Changes to the execution are
+evaluated on the checkpoints of the defaults. What is finished is kept: stopped, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from scipy.stats import binomtest
+
+TASKS = ("shelf-place-v3", "peg-insert-side-v3", "stick-pull-v3", "basketball-v3", "disassemble-v3")
+STEPS = 2000
+
+DATA = {"clean": (), "noise 0.1": ("--noise", "0.1"), "noise 0.3": ("--noise", "0.3")}
+TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "defaults": ("clean", ()),
+    "without the CVAE": ("clean", ("policy.cvae_layers=0",)),
+    "noise 0.1 in collection": ("noise 0.1", ()),
+    "noise 0.3 in collection": ("noise 0.3", ()),
+    "kl_weight 1": ("clean", ("trainer.kl_weight=1",)),
+    "decoder of 2 layers": ("clean", ("policy.decoder_layers=2",)),
+    "decoder of 4 layers": ("clean", ("policy.decoder_layers=4",)),
+    "chunks of 8": ("clean", ("policy.chunk_size=8",)),
+    "chunks of 32": ("clean", ("policy.chunk_size=32",)),
+}
+EXECUTIONS = {
+    "execute 1": ("--execute", "1"),
+    "execute 2": ("--execute", "2"),
+    "execute 8": ("--execute", "8"),
+    "execute 16": ("--execute", "16"),
+    "ensembling": ("--ensemble",),
+}
+
+
+def act(*arguments: object) -> None:
+    """Run the command line on one thread: two trainings side by side get further than one on both processors."""
+    command = [sys.executable, "-c", "from act_kit.cli import main; main()", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+
+
+def measure(task: str, seed: int, name: str, out: Path) -> None:
+    """Train one policy and evaluate it; of the defaults, every way of executing it."""
+    data_name, changes = TRAININGS[name]
+    data = out / "data" / data_name.replace(" ", "-") / f"{task}-{seed}"
+    folder = out / "runs" / name.replace(" ", "-") / f"{task}-{seed}"
+    if not (folder / "checkpoints" / "last").exists():
+        options = (f"trainer.steps={STEPS}", f"trainer.validate_every={STEPS}", "selection.rollouts=0")
+        act("train", "--data", data, "--out", folder, "--seed", seed, "--overwrite", "--workers", 1, *options, *changes)
+    executions = {"defaults": (), **EXECUTIONS} if name == "defaults" else {name: ()}
+    for execution, flags in executions.items():
+        result = out / "results" / f"{execution.replace(' ', '-')}-{task}-{seed}"
+        if not (result / "summary.json").exists():
+            controls = ("demonstrated_episodes=0", "control_episodes=0")
+            act("eval", folder, "--out", result, "--overwrite", "--workers", 1, "--seed", 100 + seed, *flags, *controls)
+
+
+def collect(task: str, seed: int, data_name: str, out: Path) -> None:
+    """Collect one dataset."""
+    folder = out / "data" / data_name.replace(" ", "-") / f"{task}-{seed}"
+    if not folder.exists():
+        act("collect", "--task", task, "--n", 100, "--seed", seed, "--out", folder, "--workers", 1, *DATA[data_name])
+
+
+def table(out: Path) -> None:
+    """Print successes of all seeds together by setting and task, and the mean with its 95 % interval."""
+    settings = ["defaults", *EXECUTIONS, *(name for name in TRAININGS if name != "defaults")]
+    print("| | " + " | ".join(task.removesuffix("-v3") for task in TASKS) + " | all |")
+    print("|---|" + "---|" * (len(TASKS) + 1))
+    for setting in settings:
+        cells, successes, num = [], 0, 0
+        for task in TASKS:
+            files = sorted((out / "results").glob(f"{setting.replace(' ', '-')}-{task}-*/summary.json"))
+            rates = [json.loads(file.read_text())["success_once"] for file in files]
+            cells.append(" ".join(str(rate["successes"]) for rate in rates))
+            successes += sum(rate["successes"] for rate in rates)
+            num += sum(rate["num"] for rate in rates)
+        if num:
+            ends = binomtest(successes, num).proportion_ci(method="wilson")
+            cells.append(f"{100 * successes / num:.1f} [{100 * ends.low:.1f}, {100 * ends.high:.1f}] %")
+            print(f"| {setting} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--side-by-side", type=int, default=os.cpu_count() or 1, help="trainings at the same time")
+    parser.add_argument("--table", action="store_true", help="print what there is, and measure nothing")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        with ThreadPoolExecutor(arguments.side_by_side) as pool:
+            for seed in arguments.seeds:
+                jobs = [(task, seed, data, arguments.out) for data in DATA for task in TASKS]
+                list(pool.map(lambda job: collect(*job), jobs))
+                jobs = [(task, seed, name, arguments.out) for name in TRAININGS for task in TASKS]
+                list(pool.map(lambda job: measure(*job), jobs))
+    table(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
