@@ -1,12 +1,12 @@
 """What matters for ACT where contact does: one change at a time to the defaults, on five tasks, several seeds each.
 
-    python benchmarks/tuning.py --seeds 0 1 2 --out /tmp/tuning
-    python benchmarks/tuning.py --out /tmp/tuning --table
+    python benchmarks/tuning.py --seeds 0 1 2 --out tuning
+    python benchmarks/tuning.py --out tuning --table
 
-Every training is the same number of gradient steps on 100 demonstrations collected with the seed of the training, and
-is judged from 100 fresh starts, none of which any figure elsewhere is measured on (evaluation seed 100 + training seed), with its
-last checkpoint and not a chosen one. Changes to the execution are
-evaluated on the checkpoints of the defaults. What is finished is kept: stopped, the same command goes on.
+Every training is the same number of gradient steps on 100 demonstrations collected with the seed of the training. Its
+last checkpoint (not a chosen one) is judged from 100 fresh starts that no figure elsewhere is measured on, those of
+evaluation seed 100 + training seed. Changes to the execution are evaluated on the checkpoints of the defaults. What is
+finished is kept: stopped, the same command goes on.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def train(
     try:
         run_training(config, stores, out, device=device, num_workers=count_workers(workers), group=group, resume=resume)
     except KeyboardInterrupt:
-        say(f"Stopped. To go on: act train --resume --out {out}")
+        if group.is_first:
+            say(f"Stopped. To go on: act train --resume --out {out}")
         raise typer.Exit(130) from None
     finally:
         group.leave()

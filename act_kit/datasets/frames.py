@@ -56,18 +56,10 @@ def load_frames(
         scratch: An existing folder.
 
     Raises:
-        DatasetError: Pictures are missing, or look different from one dataset to another, or drawn by another.
+        DatasetError: See :func:`find_images`.
     """
-    images = [[_images(store, camera) for camera in cameras] for store in stores]
+    images = find_images(stores, cameras)
     first = images[0][0]
-    for store, of_store in zip(stores, images, strict=True):
-        for image in of_store:
-            if (image.settings, image.renderer) != (first.settings, first.renderer):
-                raise DatasetError(
-                    f"The frames of {image.camera} in {store.path} are {image.settings} px by '{image.renderer}', those "
-                    f"of {first.camera} in {stores[0].path} {first.settings} px by '{first.renderer}'. Draw them alike: "
-                    f"act render {store.path} --camera {image.camera} --size {first.settings} --overwrite"
-                )
     shape = (sum(store.num_steps for store in stores), len(cameras), first.settings.height_px, first.settings.width_px, 3)
     num_bytes = int(np.prod(shape))
     free_bytes = _free_bytes(device)
@@ -89,6 +81,25 @@ def load_frames(
         base += store.num_steps
     views = Views(cameras=cameras, settings=first.settings)
     return Frames(images_TCHW3=frames, views=views, gl_renderer=first.renderer, reason=reason)
+
+
+def find_images(stores: Sequence[EpisodeStore], cameras: tuple[str, ...]) -> list[list[ImageStore]]:
+    """Return the pictures of every camera in every dataset.
+
+    Raises:
+        DatasetError: Some are missing, or look different from one dataset or camera to another.
+    """
+    images = [[_images(store, camera) for camera in cameras] for store in stores]
+    first = images[0][0]
+    for store, of_store in zip(stores, images, strict=True):
+        for image in of_store:
+            if (image.settings, image.renderer) != (first.settings, first.renderer):
+                raise DatasetError(
+                    f"The frames of {image.camera} in {store.path} are {image.settings} px by '{image.renderer}', those "
+                    f"of {first.camera} in {stores[0].path} {first.settings} px by '{first.renderer}'. Draw them alike: "
+                    f"act render {store.path} --camera {image.camera} --size {first.settings} --overwrite"
+                )
+    return images
 
 
 def _images(store: EpisodeStore, camera: str) -> ImageStore:

@@ -121,8 +121,8 @@ class ResNet18(nn.Module):
 class SmallConvNet(nn.Sequential):
     """Four convolutions, for images of 64 pixels on two processors: a map of 4 x 4.
 
-    On a processor a finer map costs more than it tells: in the same time, four times the steps from 4 x 4 fit better than
-    those from 8 x 8.
+    On a processor a finer map costs more than it tells: in the same time, more steps from 4 x 4 fit better than fewer
+    from 8 x 8.
 
     Attributes:
         out_channels: Of the map.

@@ -8,6 +8,7 @@ from typing import Any
 
 from act_kit.config import TrainConfig, build, compose, to_dict
 from act_kit.datasets.diversity import measure
+from act_kit.datasets.frames import find_images
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, DatasetError
 from act_kit.files import prepare_output
@@ -16,10 +17,12 @@ from act_kit.files import prepare_output
 def begin_run(
     run: Path, data: Sequence[Path], overrides: Sequence[str], flags: Mapping[str, Any], *, overwrite: bool
 ) -> TrainConfig:
-    """Compose the configuration, check it, and make the run's folder."""
+    """Compose the configuration, check it and that the data have its pictures, and make the run's folder."""
     from omegaconf import OmegaConf
 
     config = compose("train", TrainConfig, overrides, flags)
+    if config.policy.cameras:
+        find_images([EpisodeStore.open(path) for path in data], config.policy.cameras)
     prepare_output(run, overwrite=overwrite, how_to_go_on=f"act train --resume --out {run} goes on with it")
     run.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, DatasetError, OutputError
-from act_kit.training.run import begin_run, check_data, reopen_run
-from tests.conftest import TINY
+from act_kit.training.run import begin_run, check_data, find_datasets, reopen_run
+from tests.conftest import PICTURES, TINY
 
 
 def test_degenerate_data_is_refused_unless_allowed(one_start_store: EpisodeStore) -> None:
@@ -30,6 +31,19 @@ def test_a_run_comes_back_as_it_was_begun(reach_store: EpisodeStore, tmp_path: P
     with pytest.raises(OutputError, match=r"exists. act train --resume .* goes on with it, --overwrite replaces it"):
         begin_run(tmp_path / "run", [reach_store.path], TINY, {}, overwrite=False)
     begin_run(tmp_path / "run", [reach_store.path], TINY, {}, overwrite=True)
+
+
+def test_a_run_on_pictures_that_are_not_there_leaves_nothing(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"looks through corner4, but .* has .* none. Draw them: act render"):
+        begin_run(tmp_path / "run", [reach_store.path], [*TINY, *PICTURES], {}, overwrite=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_datasets_is_all_of_them(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        shutil.copytree(reach_store.path, tmp_path / name)
+    assert find_datasets([tmp_path]) == [tmp_path / "a", tmp_path / "b"]
+    assert find_datasets([tmp_path / "b", Path("nowhere")]) == [tmp_path / "b", Path("nowhere")]
 
 
 def test_missing_and_damaged_runs_are_named(tmp_path: Path) -> None:
