@@ -196,12 +196,15 @@ class ACT(nn.Module):
             positions = sinusoidal_positions(2 + config.chunk_size, width)
             self.register_buffer("cvae_positions", positions, persistent=False)
             self.latent_in = nn.Linear(config.latent_dim, width)
+        else:
+            # In the place of z. A state's token alone would leave the attentions nothing to weigh: they would be linear.
+            self.no_latent = nn.Parameter(torch.randn(width) * 0.02)
         # Policy: [z, state, pictures] -> K slots. One token for hand and objects: what matters is where one is from the
         # other.
         self.state_in = nn.Sequential(
             nn.Linear(vector_dim, config.feedforward), nn.ReLU(), nn.Linear(config.feedforward, width)
         )
-        self.token_positions = nn.Parameter(torch.randn(2 if config.cvae_layers else 1, width) * 0.02)
+        self.token_positions = nn.Parameter(torch.randn(2, width) * 0.02)
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.queries = nn.Parameter(torch.randn(config.chunk_size, width))
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
@@ -249,12 +252,13 @@ class ACT(nn.Module):
 
     def decode(self, embedded: Embedded, z_BZ: Tensor | None) -> Tensor:
         """Predict the chunk (B, K, A) from an observation and z, None for 0."""
-        tokens = [self.state_in(embedded.vector_BV)]
-        if self.config.cvae_layers:
-            if z_BZ is None:
-                z_BZ = embedded.vector_BV.new_zeros(len(embedded.vector_BV), self.config.latent_dim)
-            tokens.insert(0, self.latent_in(z_BZ))
-        memory_BLD = torch.stack(tokens, dim=1)
+        vector_BV = embedded.vector_BV
+        if not self.config.cvae_layers:
+            latent_BD = repeat(self.no_latent, "d -> b d", b=len(vector_BV))
+        else:
+            z_BZ = vector_BV.new_zeros(len(vector_BV), self.config.latent_dim) if z_BZ is None else z_BZ
+            latent_BD = self.latent_in(z_BZ)
+        memory_BLD = torch.stack([latent_BD, self.state_in(vector_BV)], dim=1)
         positions_LD: Tensor = self.token_positions
         if embedded.images_BLD is not None and embedded.positions_LD is not None:
             memory_BLD = torch.cat([memory_BLD, embedded.images_BLD], dim=1)
