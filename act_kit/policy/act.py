@@ -197,7 +197,7 @@ class ACT(nn.Module):
             self.register_buffer("cvae_positions", positions, persistent=False)
             self.latent_in = nn.Linear(config.latent_dim, width)
         else:
-            # In the place of z. A state's token alone would leave the attentions nothing to weigh: they would be linear.
+            # In the place of z. Attention to a state's token alone would have nothing to weigh, and be linear.
             self.no_latent = nn.Parameter(torch.randn(width) * 0.02)
         # Policy: [z, state, pictures] -> K slots. One token for hand and objects: what matters is where one is from the
         # other.
