@@ -58,7 +58,8 @@ def measure(task: str, seed: int, name: str, out: Path) -> None:
     data_name, changes = TRAININGS[name]
     data = out / "data" / data_name.replace(" ", "-") / f"{task}-{seed}"
     folder = out / "runs" / name.replace(" ", "-") / f"{task}-{seed}"
-    if not (folder / "checkpoints" / "last").exists():
+    state = folder / "checkpoints" / "last" / "training.json"
+    if not state.exists() or json.loads(state.read_text())["step"] < STEPS:  # a run that was stopped leaves one too
         options = (f"trainer.steps={STEPS}", f"trainer.validate_every={STEPS}", "selection.rollouts=0")
         act("train", "--data", data, "--out", folder, "--seed", seed, "--overwrite", "--workers", 1, *options, *changes)
     executions = {"defaults": (), **EXECUTIONS} if name == "defaults" else {name: ()}
