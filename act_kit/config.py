@@ -171,7 +171,8 @@ class PolicyConfig:
         parts = 4 if self.sees_images else 2
         _require(
             self.width % self.num_heads == 0 and self.width % parts == 0,
-            f"policy.width={self.width}: must be a multiple of {parts} and a multiple of policy.num_heads={self.num_heads}.",
+            f"policy.width={self.width}: must be a multiple of {parts} and a multiple of "
+            f"policy.num_heads={self.num_heads}.",
         )
         _require(self.chunk_size <= 500, f"policy.chunk_size={self.chunk_size}: an episode has 500 steps.")
         _require(
