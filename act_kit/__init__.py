@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from act_kit.collection.collect import collect
-    from act_kit.config import CollectConfig, EvalConfig, TrainConfig, compose
+    from act_kit.config import CollectConfig, EvalConfig, TrainConfig
     from act_kit.datasets.diversity import Diversity, measure
     from act_kit.datasets.episode import Episode
     from act_kit.datasets.store import EpisodeStore
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from act_kit.eval.evaluate import Evaluation, evaluate
     from act_kit.eval.rollout import LocalRoll
     from act_kit.executors import LocalExecutor
+    from act_kit.overrides import compose
     from act_kit.policy.policy import Policy
     from act_kit.sim.simulator import Simulator
     from act_kit.sim.starts import Start, StartLaw
@@ -48,7 +49,7 @@ _HOMES = {
     "Trainer": "training.trainer",
     "VectorSimulator": "sim.vector",
     "collect": "collection.collect",
-    "compose": "config",
+    "compose": "overrides",
     "evaluate": "eval.evaluate",
     "make_evalset": "eval.evalset",
     "measure": "datasets.diversity",

@@ -13,12 +13,13 @@ import numpy as np
 
 from act_kit.collection.collect import collect
 from act_kit.collection.replay import replay
-from act_kit.config import CollectConfig, compose
+from act_kit.config import CollectConfig
 from act_kit.datasets.diversity import measure
 from act_kit.eval.actors import ExpertActor
 from act_kit.eval.evaluate import success_rate
 from act_kit.eval.rollout import LocalRoll, Roll
 from act_kit.executors import LocalExecutor
+from act_kit.overrides import compose
 from act_kit.sim.starts import StartLaw
 from act_kit.sim.tasks import TASKS
 from act_kit.sim.workers import num_cpus

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 import psutil
 import torch
 
-from act_kit.config import TrainConfig, compose
+from act_kit.config import TrainConfig
 from act_kit.eval.actors import PolicyActor
 from act_kit.eval.rollout import rollout
+from act_kit.overrides import compose
 from act_kit.policy.act import ACT
 from act_kit.policy.normaliser import Normaliser
 from act_kit.policy.policy import Contract, Demonstrations, Policy

@@ -106,10 +106,11 @@ def export(options: argparse.Namespace) -> None:
 
 def ours(options: argparse.Namespace) -> None:
     """Print one line of JSON: what act_kit's training does a second, from data resident on the device."""
-    from act_kit.config import TrainConfig, compose
+    from act_kit.config import TrainConfig
     from act_kit.datasets.frames import load_frames
     from act_kit.datasets.store import EpisodeStore
     from act_kit.datasets.windows import load_windows
+    from act_kit.overrides import compose
     from act_kit.policy.vision import FrozenBatchNorm2d, ResNet18
     from act_kit.training.group import ALONE
     from act_kit.training.learner import Learner

@@ -12,10 +12,11 @@ import torch
 
 from act_kit.collection.collect import collect
 from act_kit.collection.render import render
-from act_kit.config import CollectConfig, TrainConfig, compose
+from act_kit.config import CollectConfig, TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import RenderError
 from act_kit.executors import LocalExecutor
+from act_kit.overrides import compose
 from act_kit.policy.policy import Policy
 from act_kit.sim.render import Gl, RenderSettings, find_gl
 from act_kit.training.trainer import Trainer

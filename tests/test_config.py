@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from act_kit.config import CollectConfig, EvalConfig, TrainConfig, build, compose, options, to_dict
+from act_kit.config import CollectConfig, EvalConfig, TrainConfig
 from act_kit.errors import ConfigError
+from act_kit.overrides import build, compose, options, to_dict
 
 
 @pytest.mark.parametrize(("name", "kind"), [("collect", CollectConfig), ("train", TrainConfig), ("eval", EvalConfig)])

@@ -15,12 +15,13 @@ import pytest
 
 from act_kit.collection.collect import Progress, collect
 from act_kit.collection.render import render
-from act_kit.config import CollectConfig, compose
+from act_kit.config import CollectConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError, DatasetError, WorkerError
 from act_kit.eval.actors import PolicyActor
 from act_kit.eval.rollout import LocalRoll, roll_with
 from act_kit.executors import LocalExecutor, RayExecutor, Spread
+from act_kit.overrides import compose
 from act_kit.policy.policy import Policy
 from act_kit.sim.render import Gl, RenderSettings
 from act_kit.sim.starts import StartLaw

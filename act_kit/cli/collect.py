@@ -9,8 +9,9 @@ import typer
 
 from act_kit.cli.console import complain, console, say
 from act_kit.cli.options import ExecutorName, Overrides, Overwrite, Workers, count_workers
-from act_kit.config import CollectConfig, compose
+from act_kit.config import CollectConfig
 from act_kit.errors import ConfigError
+from act_kit.overrides import compose
 
 if TYPE_CHECKING:
     from act_kit.executors import Executor

@@ -31,13 +31,14 @@ def demo(
     """
     from act_kit.cli.data_stages import run_collection
     from act_kit.cli.policy_stages import run_evaluation, run_training
-    from act_kit.config import CollectConfig, EvalConfig, compose
+    from act_kit.config import CollectConfig, EvalConfig
     from act_kit.datasets.diversity import measure
     from act_kit.datasets.report import write_report
     from act_kit.demo import Side, comparison_table, write_demo
     from act_kit.eval.evalset import make_evalset
     from act_kit.executors import Spread
     from act_kit.files import prepare_output, write_json
+    from act_kit.overrides import compose
     from act_kit.training.run import begin_run
 
     device = choose_device(device)

@@ -44,12 +44,13 @@ def evaluate(
     import torch
 
     from act_kit.cli.policy_stages import run_evaluation
-    from act_kit.config import EvalConfig, compose
+    from act_kit.config import EvalConfig
     from act_kit.eval.evalset import evalsets_from
     from act_kit.eval.overview import overview_table
     from act_kit.eval.report import terminal_table
     from act_kit.executors import Spread
     from act_kit.files import prepare_output
+    from act_kit.overrides import compose
     from act_kit.policy.policy import Policy
 
     # A second thread of the policy would take a processor from those who simulate. (Not in a process that also trains:

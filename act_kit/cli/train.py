@@ -40,7 +40,8 @@ def train(
 
     [dim]act train --data data/pick-place-v3 policy.chunk_size=16 trainer.lr=5e-4[/]
 
-    Several processes: [dim]torchrun --nproc-per-node 2 --no-python act train …[/]; their number changes no result.
+    Several processes: [dim]torchrun --nproc-per-node 2 --no-python act train …[/]; their number changes results by
+    rounding at most.
     """
     from act_kit.cli.policy_stages import run_training
     from act_kit.datasets.store import EpisodeStore

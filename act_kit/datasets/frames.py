@@ -19,7 +19,7 @@ from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.files import require_space
-from act_kit.sim.render import Views
+from act_kit.sim.render import Views, check_cameras
 
 _FIT = 0.7
 """Part of the device's free memory that pictures may take; the rest is for the model and its activations."""
@@ -87,8 +87,10 @@ def find_images(stores: Sequence[EpisodeStore], cameras: tuple[str, ...]) -> lis
     """Return the pictures of every camera in every dataset.
 
     Raises:
+        RenderError: There is no such camera.
         DatasetError: Some are missing, or look different from one dataset or camera to another.
     """
+    check_cameras(cameras)
     images = [[_images(store, camera) for camera in cameras] for store in stores]
     first = images[0][0]
     for store, of_store in zip(stores, images, strict=True):

@@ -14,11 +14,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from act_kit.config import ExecutionConfig, PolicyConfig, build
+from act_kit.config import ExecutionConfig, PolicyConfig
 from act_kit.errors import CheckpointError, ConfigError, RenderError
+from act_kit.overrides import build
 from act_kit.policy.act import ACT, Observation
 from act_kit.policy.execution import ChunkExecutor
 from act_kit.policy.normaliser import Normaliser
+from act_kit.policy.weights import misfit
 from act_kit.sim.render import RenderSettings, Views
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM
 
@@ -344,14 +346,9 @@ class Policy:
 
     def _load_strictly(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         own = self._tensors()
-        missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-        misshapen = sorted(name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape)
-        if missing or unknown or misshapen:
-            raise CheckpointError(
-                f"The checkpoint {folder} does not fit: {len(own.keys() & tensors.keys()) - len(misshapen)} of "
-                f"{len(own)} tensors can be loaded. Missing: {missing[:3]}; unknown: {unknown[:3]}; of another shape: "
-                f"{misshapen[:3]}."
-            )
+        wrong = misfit(own, tensors)
+        if wrong:
+            raise CheckpointError(f"The checkpoint {folder} does not fit: {wrong}")
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(tensors[name])

@@ -18,6 +18,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from act_kit.errors import CheckpointError
+from act_kit.policy.weights import misfit
 
 Norm = Callable[[int], nn.Module]
 """Makes the normalisation of a map, given its channels."""
@@ -121,8 +122,7 @@ class ResNet18(nn.Module):
 class SmallConvNet(nn.Sequential):
     """Four convolutions, for images of 64 pixels on two processors: a map of 4 x 4.
 
-    On a processor a finer map costs more than it tells: in the same time, more steps from 4 x 4 fit better than fewer
-    from 8 x 8.
+    A finer map would cost more steps than it is worth where the convolutions are all that takes time.
 
     Attributes:
         out_channels: Of the map.
@@ -158,14 +158,10 @@ def load_backbone(net: ResNet18, path: Path) -> None:
         for name, tensor in _read_tensors(path).items()
         if not name.startswith("fc.") and not name.endswith(".num_batches_tracked")
     }
-    own = net.state_dict()
-    missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    misshapen = sorted(name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape)
-    if missing or unknown or misshapen:
+    wrong = misfit(net.state_dict(), tensors)
+    if wrong:
         raise CheckpointError(
-            f"The weights {path} do not fit: {len(own.keys() & tensors.keys()) - len(misshapen)} of {len(own)} tensors "
-            f"can be loaded. Missing: {missing[:3]}; unknown: {unknown[:3]}; of another shape: {misshapen[:3]}. "
-            "Expected are torchvision's resnet18 names and shapes."
+            f"The weights {path} do not fit: {wrong} Expected are torchvision's resnet18 names and shapes."
         )
     net.load_state_dict(tensors)
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from act_kit.config import TrainConfig, build, compose, to_dict
+from act_kit.config import TrainConfig
 from act_kit.datasets.diversity import measure
 from act_kit.datasets.frames import find_images
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, DatasetError
 from act_kit.files import prepare_output
+from act_kit.overrides import build, compose, to_dict
 
 
 def begin_run(

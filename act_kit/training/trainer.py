@@ -93,11 +93,14 @@ class Trainer:
             )
             for store in stores
         ]  # fmt: skip
+        self.tasks = tuple(dict.fromkeys(store.info.task for store in stores))
+        self._sees_goals = config.policy.sees_state and bool(
+            self.windows.states_TS[self.windows.train_steps, -3:].any()
+        )
         self.step = 0
         self.best_successes = -1
         self.best_step = 0
-        tasks = self._contract().tasks
-        self.learner = Learner(config, self.windows, tasks, device=self.device, group=group)
+        self.learner = Learner(config, self.windows, self.tasks, device=self.device, group=group)
         self.checkpoints = Checkpoints(run)
         self.logger: MetricLogger | None = None
         self._roofline: float | None = None
@@ -194,11 +197,10 @@ class Trainer:
     def summary(self) -> str:
         """Say what is about to be trained, on what."""
         policy = self.config.policy
-        tasks = self._contract().tasks
-        what = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
+        what = self.tasks[0] if len(self.tasks) == 1 else f"{len(self.tasks)} tasks"
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
         together = f", {self.group.size} processes" if self.group.size > 1 else ""
-        frames = f" {self.frames.reason[0].upper()}{self.frames.reason[1:]}." if self.frames else ""
+        frames = f" {self.frames.reason}." if self.frames else ""
         seen = f" on {policy.inputs} ({', '.join(policy.cameras)})" if policy.cameras else ""
         return (
             f"{what}: ACT{seen} with {self.learner.num_parameters / 1e6:.2f} million parameters, chunks of "
@@ -231,7 +233,7 @@ class Trainer:
             return f"Trained {self.step} steps; no rollouts chose a best checkpoint, the last is {last}."
         return (
             f"Trained {self.step} steps; the best checkpoint is that of step {self.best_step}, with "
-            f"{self.best_successes} successes of {self.config.selection.episodes * len(self._contract().tasks)}. These "
+            f"{self.best_successes} successes of {self.config.selection.episodes * len(self.tasks)}. These "
             "starts chose it, so the number flatters it; act eval measures it on others."
         )
 
@@ -318,14 +320,13 @@ class Trainer:
 
     def _contract(self) -> Contract:
         info = self.stores[0].info
-        goals = self.windows.states_TS[self.windows.train_steps, -3:]
         return Contract(
             demonstrations=self._demonstrations,
             horizon=info.horizon,
             control_hz=info.control_hz,
             versions=versions(),
             step=self.step,
-            goal_visible=self.config.policy.sees_state and bool(goals.any()),
+            goal_visible=self._sees_goals,
             views=self.frames.views if self.frames else None,
             gl_renderer=self.frames.gl_renderer if self.frames else "",
         )

@@ -14,7 +14,8 @@ import pytest
 
 from act_kit.collection import collect as module
 from act_kit.collection.collect import collect, collect_episode
-from act_kit.config import CollectConfig, compose
+from act_kit.overrides import compose
+from act_kit.config import CollectConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.executors import LocalExecutor

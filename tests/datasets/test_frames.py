@@ -14,7 +14,7 @@ from act_kit.collection.render import render
 from act_kit.datasets.frames import load_frames
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
-from act_kit.errors import DatasetError
+from act_kit.errors import DatasetError, RenderError
 from act_kit.executors import LocalExecutor
 from act_kit.sim.render import Gl, RenderSettings
 
@@ -62,5 +62,7 @@ def test_pictures_that_differ_or_lack_are_named_with_the_command_that_mends_it(
     stores = [pictures_store, EpisodeStore.open(other.path)]
     with pytest.raises(DatasetError, match=r"are 16x16 px .* 32x32 px .*--camera corner4 --size 32x32 --overwrite"):
         load_frames(stores, ("corner4",), where="auto", device=CPU, scratch=tmp_path)
+    with pytest.raises(RenderError, match="Did you mean 'corner4'"):
+        load_frames(stores, ("korner4",), where="auto", device=CPU, scratch=tmp_path)
     with pytest.raises(DatasetError, match="only those of corner4, topview. Draw them: act render .* --camera corner2"):
         load_frames(stores, ("corner2",), where="auto", device=CPU, scratch=tmp_path)

@@ -11,7 +11,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from act_kit.config import EvalConfig, compose
+from act_kit.overrides import compose
+from act_kit.config import EvalConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError, StartError
 from act_kit.eval.evalset import EvalSet, check_disjoint, evalsets_from, make_evalset

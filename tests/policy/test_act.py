@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from act_kit.config import PolicyConfig, TrainConfig, compose
+from act_kit.config import PolicyConfig, TrainConfig
+from act_kit.overrides import compose
 from act_kit.policy.act import ACT, Observation, kl_divergence, masked_l1
 from tests.conftest import tiny_config
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from act_kit.config import TrainConfig, options
+from act_kit.config import TrainConfig
 from act_kit.datasets.store import EpisodeStore
+from act_kit.overrides import options
 from act_kit.training.trainer import Trainer
 from tests.conftest import PICTURES, tiny_config
 

@@ -1,0 +1,136 @@
+"""From YAML and the command line to frozen dataclasses: nothing below the command line ever sees a DictConfig.
+
+Hydra composes ``configs/<verb>.yaml`` with the ``key=value`` overrides; the result must have exactly the fields and
+types of a dataclass of :mod:`act_kit.config`, whose ``__post_init__`` says which values make sense.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any, TypeVar
+
+from act_kit.config import (
+    ComputeConfig,
+    ExecutionConfig,
+    PolicyConfig,
+    RolloutConfig,
+    SelectionConfig,
+    SimConfig,
+    TrainerConfig,
+)
+from act_kit.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+
+def compose(name: str, kind: type[T], overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> T:
+    """Compose ``configs/<name>.yaml`` with Hydra overrides and flags into a ``kind``.
+
+    ``flags`` are values by dotted key, None for a flag that was not given; they win, and are never parsed, so they may
+    hold any character.
+
+    Raises:
+        ConfigError: An unknown key (with the closest that exists), a value of the wrong type or out of range.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"'{override}' is not an override. Write key=value, such as {_example(kind)}.")
+    try:
+        with initialize_config_dir(str(files("act_kit") / "configs"), version_base="1.3"):
+            composed = hydra_compose(name, overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error, overrides, kind)) from error
+    values: Any = OmegaConf.to_container(composed, resolve=True)
+    for key, value in (flags or {}).items():
+        if value is not None:
+            *parents, leaf = key.split(".")
+            inner = values
+            for parent in parents:
+                inner = inner[parent]
+            inner[leaf] = value
+    return build(kind, values)
+
+
+def build(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """Build a dataclass from nested plain values, which must be its fields and of their types.
+
+    Raises:
+        ConfigError: A field is missing, unknown, or of another type.
+    """
+    known = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"There is no option '{prefix}{key}'.{did_you_mean(str(key), known)}")
+    arguments: dict[str, Any] = {}
+    for key, field in known.items():
+        if key not in values:
+            raise ConfigError(f"The option '{prefix}{key}' is missing.")
+        arguments[key] = _convert(prefix + key, values[key], str(field.type))
+    return kind(**arguments)
+
+
+_SECTIONS: dict[str, type] = {
+    "PolicyConfig": PolicyConfig,
+    "ExecutionConfig": ExecutionConfig,
+    "TrainerConfig": TrainerConfig,
+    "ComputeConfig": ComputeConfig,
+    "SelectionConfig": SelectionConfig,
+    "SimConfig": SimConfig,
+    "RolloutConfig": RolloutConfig,
+}
+
+
+def _convert(key: str, value: Any, type_name: str) -> Any:
+    if type_name in _SECTIONS:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"'{key}' is a group of options, not {value!r}.")
+        return build(_SECTIONS[type_name], value, prefix=f"{key}.")
+    if type_name == "float" and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type_name == "tuple[str, ...]":
+        if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+            raise ConfigError(f"{key}={value!r}: expected a list of names, such as [a,b].")
+        return tuple(value)
+    wanted = {"int": int, "float": float, "bool": bool, "str": str}[type_name]
+    if type(value) is not wanted:
+        raise ConfigError(f"{key}={value!r}: expected {type_name}, not {type(value).__name__}.")
+    return value
+
+
+def options(kind: type, prefix: str = "") -> list[str]:
+    """List the dotted keys of a configuration."""
+    keys: list[str] = []
+    for field in dataclasses.fields(kind):
+        section = _SECTIONS.get(str(field.type))
+        keys += options(section, f"{prefix}{field.name}.") if section else [prefix + field.name]
+    return keys
+
+
+def _example(kind: type) -> str:
+    return f"{options(kind)[-1]}=…"
+
+
+def _explain(error: Exception, overrides: Sequence[str], kind: type) -> str:
+    """Turn one of Hydra's errors into a line that names the override at fault and the mend."""
+    keys = options(kind)
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        groups = {known.partition(".")[0] for known in keys if "." in known}
+        if key not in keys and key not in groups:
+            return f"There is no option '{key}'.{did_you_mean(key, keys)}"
+        if override[0] in "+~":
+            return f"'{override}': options can be neither added nor removed; write {key}=value."
+    return f"{' '.join(overrides)}: {str(error).splitlines()[0]}"
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration as nested plain values, which :func:`build` reads back."""
+    return dataclasses.asdict(config)
