@@ -60,7 +60,8 @@ class CollectConfig:
         task: Meta-World task.
         n: Episodes to keep.
         seed: Of the starts and the noise.
-        start_law: uniform, sobol, grid, fixed or tasks50.
+        start_law: uniform, sobol, grid or tasks50.
+        distinct_starts: Starts drawn, and then used over and over; 0 for a new one each time.
         demonstrator: Who demonstrates: scripted.
         noise: Standard deviation of the noise on the executed action, whose units are 0.01 m a step.
         steps_after_success: Steps recorded after the first success, which in some tasks is soon undone.
@@ -72,6 +73,7 @@ class CollectConfig:
     n: int
     seed: int
     start_law: str
+    distinct_starts: int
     demonstrator: str
     noise: float
     steps_after_success: int
@@ -81,6 +83,10 @@ class CollectConfig:
     def __post_init__(self) -> None:
         _require(self.n >= 1, f"n={self.n}: collect at least one demonstration.")
         _require(self.seed >= 0, f"seed={self.seed}: a seed is not negative.")
+        _require(
+            self.distinct_starts >= 0,
+            f"distinct_starts={self.distinct_starts}: not negative; 0 for a new one each time.",
+        )
         _require(0 <= self.noise <= 1, f"noise={self.noise}: from 0 to 1, the width of an action being 2.")
         _require(0 <= self.steps_after_success <= 499, f"steps_after_success={self.steps_after_success}: 0 to 499.")
 
@@ -88,10 +94,10 @@ class CollectConfig:
     def command(self) -> str:
         """The command that collects these bytes, wherever it puts them and however many processes it uses."""
         parts = [f"act collect --task {self.task} --n {self.n} --seed {self.seed}"]
-        if self.start_law == "fixed":
-            parts.append("--no-randomize")
-        elif self.start_law != "uniform":
+        if self.start_law != "uniform":
             parts.append(f"--start-law {self.start_law}")
+        if self.distinct_starts:
+            parts.append(f"--distinct-starts {self.distinct_starts}")
         if self.noise:
             parts.append(f"--noise {self.noise:g}")
         parts.append(f"steps_after_success={self.steps_after_success}")

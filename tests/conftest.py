@@ -65,7 +65,7 @@ def reach_store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 @pytest.fixture(scope="session")
 def one_start_store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
     """Ten copies of one demonstration of reach-v3."""
-    return make_dataset(tmp_path_factory.mktemp("fixed") / "data", start_law="fixed")
+    return make_dataset(tmp_path_factory.mktemp("fixed") / "data", distinct_starts=1)
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ WRONG = {
     "no demonstrations": (("collect", "--n", "0"), "at least one"),
     "unknown law": (("collect", "--start-law", "unifrm"), "Did you mean 'uniform'?"),
     "unknown demonstrator": (("collect", "--demonstrator", "scriptd"), "Did you mean 'scripted'?"),
-    "contradiction": (("collect", "--randomize", "--start-law", "fixed"), "contradict each other"),
+    "contradiction": (("collect", "--randomize", "--distinct-starts", "5"), "contradict each other"),
     "missing dataset": (("report", "nowhere"), "There is no dataset at nowhere"),
     "missing dataset in training": (("train", "--data", "nowhere"), "There is no dataset at nowhere"),
     "foreign dataset": (("report", "FOREIGN"), "not a dataset of act_kit"),
@@ -110,7 +110,7 @@ def test_every_wrong_turn_is_answered(
     assert hint in err
     assert "Traceback" not in out + err
     if not case.startswith("unknown option") and case != "unknown verb":  # the parser draws a box
-        message = [line for line in err.splitlines() if line.strip() and "--no-randomize" not in line]
+        message = [line for line in err.splitlines() if line.strip() and "one and the same start" not in line]
         assert len(message) <= 2, err
     assert (places["FOREIGN"] / "precious.txt").exists()
     assert {path.name for path in Path().iterdir()} == {"foreign", "push.json"}, "a refusal leaves nothing behind"

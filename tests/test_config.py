@@ -46,9 +46,9 @@ def test_flags_win_and_are_never_parsed() -> None:
 
 
 def test_the_command_says_what_decides_the_bytes() -> None:
-    config = compose("collect", CollectConfig, [], {"task": "push-v3", "n": 9, "start_law": "fixed", "noise": 0.1})
+    config = compose("collect", CollectConfig, [], {"task": "push-v3", "n": 9, "distinct_starts": 1, "noise": 0.1})
     assert config.command == (
-        "act collect --task push-v3 --n 9 --seed 0 --no-randomize --noise 0.1 steps_after_success=10"
+        "act collect --task push-v3 --n 9 --seed 0 --distinct-starts 1 --noise 0.1 steps_after_success=10"
     )
 
 

@@ -34,7 +34,10 @@ def collect(
         ),
     ] = None,
     start_law: Annotated[
-        str | None, typer.Option(help="uniform, sobol, grid, fixed or tasks50.", show_default="uniform")
+        str | None, typer.Option(help="uniform, sobol, grid or tasks50.", show_default="uniform")
+    ] = None,
+    distinct_starts: Annotated[
+        int | None, typer.Option(help="Starts drawn, and then used over and over.", show_default="one each")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of starts and noise.", show_default="0")] = None,
     demonstrator: Annotated[str | None, typer.Option(help="scripted.", show_default="scripted")] = None,
@@ -61,7 +64,7 @@ def collect(
 
     flags = {
         "n": n, "seed": seed, "demonstrator": demonstrator, "noise": noise,
-        "start_law": _start_law(randomize, start_law),
+        "start_law": start_law, "distinct_starts": _distinct_starts(randomize, distinct_starts),
     }  # fmt: skip
     tasks = expand_tasks(task) if task else [None]
     configs = [compose("collect", CollectConfig, overrides or [], {"task": name, **flags}) for name in tasks]
@@ -81,10 +84,10 @@ def collect(
     num_steps = 150 * sum(config.n for config in configs)
     what = f"{first.n} demonstrations" + (f" of each of {len(configs)} tasks" if len(configs) > 1 else "")
     require_space(folders[first.task], num_steps * _STEP_BYTES, what)
-    if first.start_law == "fixed":
+    if first.distinct_starts == 1 < first.n:
         complain(
-            f"--no-randomize: all {first.n} demonstrations will begin from one and the same start. A policy trained "
-            "on them memorises it and fails from every other; act train will refuse them. Use --randomize."
+            f"All {first.n} demonstrations will begin from one and the same start. A policy trained on them memorises "
+            "it and fails from every other; act train will refuse them. Use --randomize."
         )
     with spread.make_executor() as running:
         for config in configs:
@@ -112,11 +115,13 @@ def _collect(config: CollectConfig, out: Path, executor: Executor, *, resume: bo
     )
 
 
-def _start_law(randomize: bool | None, start_law: str | None) -> str | None:
+def _distinct_starts(randomize: bool | None, distinct_starts: int | None) -> int | None:
+    """Resolve ``--no-randomize``, which is one start; None leaves it to the configuration."""
     if randomize is None:
-        return start_law
-    if randomize and start_law == "fixed":
-        raise ConfigError("--randomize and --start-law fixed contradict each other: leave one of them out.")
-    if not randomize and start_law not in (None, "fixed"):
-        raise ConfigError(f"--no-randomize and --start-law {start_law} contradict each other: leave one of them out.")
-    return (start_law or "uniform") if randomize else "fixed"
+        return distinct_starts
+    if distinct_starts not in (None, 0 if randomize else 1):
+        flag = "--randomize" if randomize else "--no-randomize"
+        raise ConfigError(
+            f"{flag} and --distinct-starts {distinct_starts} contradict each other: leave one of them out."
+        )
+    return 0 if randomize else 1

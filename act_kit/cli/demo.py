@@ -12,7 +12,8 @@ import typer
 from act_kit.cli.console import console, say
 from act_kit.cli.options import Device, Overwrite, Workers, choose_device, count_workers
 
-_SIDES = {"one start": "fixed", "randomised starts": "uniform"}
+_SIDES = {"one start": 1, "randomised starts": 0}
+"""Distinct starts of each; 0 for a new one each time."""
 
 
 def demo(
@@ -52,10 +53,12 @@ def demo(
     write_json(out / "demo.json", None)
     began = time.monotonic()
     sides = []
-    for name, law in _SIDES.items():
+    for name, distinct_starts in _SIDES.items():
         console.rule(name, align="left")
         folder = out / name.replace(" ", "-")
-        config = compose("collect", CollectConfig, flags={"task": task, "n": n, "start_law": law, "seed": seed})
+        config = compose(
+            "collect", CollectConfig, flags={"task": task, "n": n, "distinct_starts": distinct_starts, "seed": seed}
+        )
         with spread.make_executor() as executor:
             store = run_collection(config, folder / "data", executor=executor)
         diversity = measure(store)
@@ -83,5 +86,5 @@ def _seed_of_a_start_the_expert_solves(task: str) -> int:
 
     simulator, expert = Simulator(task), ScriptedExpert(task)
     seeds = itertools.count()
-    starts = ((seed, StartLaw(task, "fixed").sample(1, seed=seed, stream="collect")[0]) for seed in seeds)
+    starts = ((seed, StartLaw(task).sample(1, seed=seed, stream="collect")[0]) for seed in seeds)
     return next(seed for seed, start in starts if collect_episode(simulator, expert, start).success_step >= 0)

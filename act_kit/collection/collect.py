@@ -109,8 +109,9 @@ def _attempts(config: CollectConfig, first: int, executor: Executor) -> Generato
     """Yield the attempts from number ``first`` on, in order."""
     # Where nearly every attempt fails there is something to mend, not to wait for.
     num = config.n if config.start_law == "grid" else 4 * config.n + _HOPELESS
-    starts = StartLaw(config.task, config.start_law).sample(num, seed=config.seed, stream="collect")
-    return executor.map(attempt, [(config, index, start) for index, start in enumerate(starts)][first:])
+    num_drawn = min(config.distinct_starts or num, num)
+    starts = StartLaw(config.task, config.start_law).sample(num_drawn, seed=config.seed, stream="collect")
+    return executor.map(attempt, [(config, index, starts[index % num_drawn]) for index in range(first, num)])
 
 
 def describe(config: CollectConfig) -> DatasetInfo:

@@ -19,7 +19,7 @@ from act_kit.sim.tasks import Task, get_task
 SAME_START_M = 1e-6
 """Starts that agree to this in every dimension are one start."""
 
-LawKind = Literal["uniform", "sobol", "grid", "fixed", "tasks50"]
+LawKind = Literal["uniform", "sobol", "grid", "tasks50"]
 Stream = Literal["collect", "validate", "select", "evaluate", "reference"]
 """What starts are drawn for. Streams of one seed draw independently, so selecting never sees what reporting uses
 (``tasks50`` has only its 50 goals to give, to every stream)."""
@@ -69,7 +69,6 @@ class StartLaw:
     uniform   the benchmark's own reset law: uniform in the box, drawn again while the object is too near the goal
     sobol     a scrambled Sobol sequence in the same box, with the same rejection
     grid      a lattice over the first two dimensions that vary, the others drawn uniformly; for maps
-    fixed     one uniform draw, repeated: the failure this toolkit exists for
     tasks50   the 50 goals of Meta-World's MT1 benchmark for this seed, over and over
     ========= =============================================================================================
     """
@@ -93,7 +92,6 @@ class StartLaw:
             "uniform": self._uniform,
             "sobol": self._sobol,
             "grid": lambda root: self._grid(root, num),
-            "fixed": self._fixed,
             "tasks50": lambda root: self._tasks50(seed),
         }
         starts = [Start.of(self.task.name, rand_vec) for rand_vec in islice(laws[self.kind](root), num)]
@@ -137,11 +135,6 @@ class StartLaw:
         """Return (rows, columns) of the lattice for ``num`` starts; one row where a task varies in one dimension."""
         rows = max(1, int(np.sqrt(num))) if len(self.task.informative) > 1 else 1
         return rows, -(-num // rows)
-
-    def _fixed(self, root: np.random.SeedSequence) -> Iterator[np.ndarray]:
-        rand_vec = next(self._uniform(root))
-        while True:
-            yield rand_vec.copy()
 
     def _tasks50(self, seed: int) -> Iterator[np.ndarray]:
         import pickle

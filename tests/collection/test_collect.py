@@ -165,3 +165,9 @@ def test_a_hopeless_collection_gives_up_and_says_what_to_try(tmp_path: Path, mon
     monkeypatch.setattr(module, "_HOPELESS", 2)
     with pytest.raises(DatasetError, match=r"failed all of its first 2 attempts.*less --noise"):
         make_dataset(tmp_path / "data", task="peg-insert-side-v3", n=2, noise=1.0)
+
+
+def test_distinct_starts_are_used_over_and_over(tmp_path: Path) -> None:
+    store = make_dataset(tmp_path / "data", n=7, start_law="sobol", distinct_starts=3)
+    three = [list(start.rand_vec) for start in StartLaw("reach-v3", "sobol").sample(3, seed=0, stream="collect")]
+    assert store.rand_vecs.tolist() == [*three, *three, three[0]]
