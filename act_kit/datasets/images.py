@@ -117,6 +117,11 @@ class ImageStore:
             end = min(begin + self._frames.chunks[0], self._store.num_steps)
             yield begin, np.asarray(self._frames[begin:end])
 
+    def episode(self, index: int) -> np.ndarray:
+        """Read the frames of one episode, uint8 (T, H, W, 3)."""
+        ends = np.concatenate([[0], self._store.episode_ends])
+        return np.asarray(self._frames[ends[index] : ends[index + 1]])
+
     @property
     def command(self) -> str:
         """The command that draws these frames."""
@@ -124,12 +129,11 @@ class ImageStore:
 
     def damaged_episodes(self) -> list[int]:
         """Read everything and return the episodes whose frames are not what was drawn."""
-        ends = np.concatenate([[0], self._store.episode_ends])
         digests = np.asarray(self._digests[:])
         return [
             episode
             for episode, digest in enumerate(digests)
-            if not np.array_equal(digest, _digest(np.asarray(self._frames[ends[episode] : ends[episode + 1]])))
+            if not np.array_equal(digest, _digest(self.episode(episode)))
         ]
 
 

@@ -336,7 +336,13 @@ class Policy:
         if "chunks" not in probe:
             raise CheckpointError(f"The checkpoint {folder} has no probe to check itself by. Train again.")
         expected = probe.pop("chunks").numpy()
-        off = float(np.abs(policy.predict(**{name: rows.numpy() for name, rows in probe.items()}) - expected).max())
+        once, twice = (policy.predict(**{name: rows.numpy() for name, rows in probe.items()}) for _ in range(2))
+        if not np.array_equal(once, twice):
+            raise CheckpointError(
+                f"The policy {folder} is not deterministic: asked twice about the same states, it answers up to "
+                f"{np.abs(once - twice).max():.2g} apart. In use z is 0 and nothing is sampled or dropped out."
+            )
+        off = float(np.abs(once - expected).max())
         if not off <= PROBE_TOLERANCE:
             raise CheckpointError(
                 f"The checkpoint {folder} does not compute what it computed when it was saved: its probe is off by "

@@ -1,0 +1,54 @@
+"""``act doctor``: what is wrong, how sure that is, and what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from act_kit.cli.console import console, say
+from act_kit.cli.options import Workers, count_workers
+
+
+def doctor(
+    target: Annotated[
+        Path | None, typer.Argument(help="A run or a dataset; without one, this machine.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the findings, JSON.", show_default="none")] = None,
+    workers: Workers = 0,
+) -> None:
+    """Find out why a policy fails, or whether a dataset or this machine is sound.
+
+    Looks at logs, data, checkpoint and evaluations, measures what they do not say, and ranks what it finds. The exit
+    code is 2 if something critical is confirmed.
+    """
+    from rich.text import Text
+
+    from act_kit.diagnosis.doctor import (
+        examine_dataset,
+        examine_machine,
+        examine_run,
+        findings_table,
+        kind_of,
+        summary_lines,
+        verdict,
+    )  # fmt: skip
+    from act_kit.files import write_json
+
+    num_workers = count_workers(workers)
+    if target is None:
+        findings = examine_machine(num_workers)
+    elif kind_of(target) == "dataset":
+        findings = examine_dataset(target)
+    else:
+        findings = examine_run(target, num_workers=num_workers)
+    if any(finding.result.status in ("CONFIRMED", "SUSPECTED") for finding in findings):
+        console.print(findings_table(findings))
+    for line in summary_lines(findings):
+        say(line)
+    is_fatal = any(finding.is_fatal for finding in findings)
+    console.print(Text(verdict(findings), style="bold red" if is_fatal else "bold"), soft_wrap=True)
+    if out:
+        write_json(out, [finding.to_dict() for finding in findings])
+    raise typer.Exit(2 if is_fatal else 0)

@@ -1,0 +1,121 @@
+"""Does what a policy is used on match what it was trained on: data, model, pictures, the task itself?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from act_kit.datasets.images import ImageStore
+from act_kit.diagnosis.case import RunCase
+from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out
+from act_kit.eval.evaluate import success_rate
+from act_kit.executors import LocalExecutor
+from act_kit.policy.policy import find_checkpoint
+from act_kit.sim.render import find_gl, render_episode
+
+CHECKS = Checks[RunCase]()
+
+
+@CHECKS.add("checkpoint of another run", stage="environment", settle="compare tasks and fingerprints")
+def same_data(case: RunCase) -> Result:
+    """Was the policy trained on the data that the run names, as they are now?"""
+    contract = case.policy.contract
+    path = find_checkpoint(case.folder) / "policy.json"
+    tasks = tuple(dict.fromkeys(store.info.task for store in case.stores))
+    if contract.tasks != tasks:
+        return critical(
+            f"the checkpoint is of {', '.join(contract.tasks)}, the run's data are of {', '.join(tasks)}: it is "
+            "another run's.", path, case.train_again,
+        )  # fmt: skip
+    trained_on = [shown.fingerprint for shown in contract.demonstrations]
+    here = [store.fingerprint or store.compute_fingerprint() for store in case.stores]
+    if trained_on != here:
+        return critical(
+            f"the checkpoint was trained on other data than the run names (fingerprints {_short(trained_on)}, not "
+            f"{_short(here)}): it is another run's, or the data were collected anew.", path, case.train_again,
+        )  # fmt: skip
+    for shown, store in zip(contract.demonstrations, case.stores, strict=True):
+        if not np.array_equal(np.array(shown.starts), store.rand_vecs):
+            return critical(
+                f"the starts that the checkpoint says it was shown are not those of {store.path}.",
+                path,
+                case.train_again,
+            )
+    return ruled_out("The checkpoint names the tasks, the data and the starts that the run names.")
+
+
+@CHECKS.add("checkpoint of another model", stage="environment", settle="compare with config.yaml")
+def same_model(case: RunCase) -> Result:
+    """Is the policy of the sizes, and does it see what, the run's configuration says?"""
+    path = find_checkpoint(case.folder) / "policy.json"
+    policy, config = case.policy, case.config
+    for name in vars(config.policy):
+        of_policy, of_run = getattr(policy.model.config, name), getattr(config.policy, name)
+        if of_policy != of_run:
+            return critical(
+                f"the checkpoint has policy.{name}={of_policy}, the run's configuration {of_run}: it is another run's.",
+                path, case.train_again,
+            )  # fmt: skip
+    if config.policy.sees_state and not policy.contract.goal_visible:
+        return critical("the policy was trained without seeing the goal.", path, case.train_again)
+    return ruled_out("Sizes and inputs are those of the configuration.")
+
+
+@CHECKS.add("other pictures in use", stage="environment", settle="draw an episode again")
+def same_pictures(case: RunCase) -> Result:
+    """Does the policy see in use what it saw in training?"""
+    policy = case.policy
+    if policy.views is None:
+        return ruled_out("It sees no pictures.")
+    path = find_checkpoint(case.folder) / "policy.json"
+    if tuple(policy.views.cameras) != tuple(case.config.policy.cameras):
+        return critical(
+            f"the policy looks through {', '.join(policy.views.cameras)} in use, it was trained with "
+            f"{', '.join(case.config.policy.cameras)}.", path, case.train_again,
+        )  # fmt: skip
+    for store in case.stores:
+        for camera in policy.views.cameras:
+            images = ImageStore(store, camera)
+            if images.settings != policy.views.settings:
+                return critical(
+                    f"the policy is shown {policy.views.settings} pictures in use, {camera} was drawn at "
+                    f"{images.settings} for training.", path, case.train_again,
+                )  # fmt: skip
+    return _redrawn(case)
+
+
+def _redrawn(case: RunCase) -> Result:
+    """Draw an episode again and compare."""
+    views = case.policy.views
+    assert views is not None
+    gl = find_gl()
+    for store in case.stores:
+        episode = store.episodes()[0]
+        with LocalExecutor(1, gl.environment) as executor:
+            job = (views.settings, list(views.cameras), episode.start, episode.physics)
+            (frames,) = executor.map(render_episode, [job])
+        for number, camera in enumerate(views.cameras):
+            recorded = ImageStore(store, camera).episode(0).astype(int)
+            off = np.abs(frames.images[:, number].astype(int) - recorded).mean()
+            if off > 2:
+                return critical(
+                    f"{camera} in {store.path} does not show the episode it belongs to: drawn again, a pixel differs "
+                    f"by {off:.0f} of 255 in the mean.", store.path / "data/images" / camera,
+                    f"{ImageStore(store, camera).command} --overwrite",
+                )  # fmt: skip
+    return ruled_out("Cameras, sizes and a drawn episode are the same in training and in use.")
+
+
+@CHECKS.add("the task cannot be done", stage="environment", settle="let the scripted expert try")
+def expert_succeeds(case: RunCase) -> Result:
+    """Can the task be done from these starts at all, here?"""
+    rate = success_rate(case.expert)
+    if rate.interval[1] < 0.8:
+        return critical(
+            f"the scripted expert itself succeeds only {rate} times from fresh starts here: the environment or the "
+            "success rule differs.", "rollouts of the doctor", "act doctor",
+        )  # fmt: skip
+    return ruled_out(f"The scripted expert succeeds {rate} times from fresh starts.")
+
+
+def _short(fingerprints: list[str]) -> str:
+    return ", ".join(fingerprint[:8] for fingerprint in fingerprints)

@@ -1,0 +1,185 @@
+"""What may be wrong with a dataset by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from act_kit.collection.replay import replay_episode
+from act_kit.diagnosis.case import DatasetCase
+from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
+from act_kit.diagnosis.generalisation import evenly
+from act_kit.sim.expert import ScriptedExpert
+from act_kit.sim.tasks import CONTROL_HZ, HORIZON, get_task
+from act_kit.versions import versions
+
+CHECKS = Checks[DatasetCase]()
+
+_NUM_REPLAYED = 5
+_NUM_LABELS = 20
+"""Episodes whose actions are asked of the expert again."""
+
+_MAX_SHIFT = 4
+
+
+@CHECKS.add("another horizon or rate", stage="environment", settle="read the dataset's attributes")
+def contract(case: DatasetCase) -> Result:
+    """Was it recorded in the benchmark's environment?"""
+    info = case.store.info
+    if (info.horizon, info.control_hz) != (HORIZON, CONTROL_HZ):
+        return critical(
+            f"{case.path} was recorded with a horizon of {info.horizon} steps at {info.control_hz} Hz; the benchmark "
+            f"has {HORIZON} at {CONTROL_HZ} Hz.", case.path / "zarr.json", _again(case),
+        )  # fmt: skip
+    return ruled_out(f"{HORIZON} steps at {CONTROL_HZ} Hz.")
+
+
+@CHECKS.add("goal hidden", stage="environment", settle="look at the last three numbers of the states")
+def goal(case: DatasetCase) -> Result:
+    """Do the states show the goal?"""
+    states = case.store.steps("state")
+    hidden = int((~states[:, -3:].any(axis=1)).sum())
+    if hidden:
+        return critical(
+            f"the goal is hidden in {hidden} of {len(states)} states (their last three numbers are 0): what cannot be "
+            "seen cannot be imitated.", case.path / "data/state", _again(case),
+        )  # fmt: skip
+    task = get_task(case.store.info.task)
+    moving = [int(dim) for dim in task.informative if dim >= 3]
+    starts = case.store.rand_vecs
+    if moving and (np.ptp(starts[:, moving], axis=0) > 0.01).all() and (np.ptp(states[:, -3:], axis=0) < 1e-6).all():
+        return critical(
+            "the starts have different goals, but the states show one and the same.", case.path / "data/state",
+            _again(case),
+        )  # fmt: skip
+    return ruled_out("The goal is in every state.")
+
+
+@CHECKS.add("unclipped actions", stage="data", settle="look at the range of the actions")
+def clipped(case: DatasetCase) -> Result:
+    """Are the actions those that the environment carries out?"""
+    for name in ("action", "executed_action"):
+        values = case.store.steps(name)
+        if not np.isfinite(values).all():
+            return critical(f"{name} holds numbers that are not finite.", case.path / "data" / name, _again(case))
+        beyond = float((np.abs(values) > 1).any(axis=1).mean())
+        if beyond:
+            return critical(
+                f"{100 * beyond:.1f} % of the recorded actions lie outside [-1, 1] (up to {np.abs(values).max():.1f}): "
+                "they are not clipped, and the environment does not carry them out so.",
+                case.path / "data" / name, _again(case),
+            )  # fmt: skip
+    return ruled_out("All actions lie in [-1, 1].")
+
+
+@CHECKS.add("actions off by some steps", stage="data", settle="ask the demonstrator again, state by state")
+def labels(case: DatasetCase) -> Result:
+    """Is every action what the demonstrator does in that state, or does it belong to another step?"""
+    store = case.store
+    if store.info.demonstrator != "scripted":
+        return untested(f"The demonstrator ({store.info.demonstrator}) cannot be asked again.")
+    expert = ScriptedExpert(store.info.task)
+    agrees: dict[int, list[bool]] = {shift: [] for shift in range(-_MAX_SHIFT, _MAX_SHIFT + 1)}
+    ends = np.concatenate([[0], store.episode_ends])
+    states, actions = store.steps("state"), store.steps("action")
+    for episode in evenly(np.arange(store.num_episodes), _NUM_LABELS):
+        span = slice(ends[episode], ends[episode + 1])
+        wanted, recorded = np.stack([expert.act(state) for state in states[span]]), actions[span]
+        for shift, same in agrees.items():
+            ours, theirs = (wanted[shift:], recorded[: len(recorded) - shift]) if shift >= 0 else (
+                wanted[:shift], recorded[-shift:]
+            )  # fmt: skip
+            same += np.isclose(ours, theirs, atol=1e-5).all(axis=1).tolist()
+    rates = {shift: float(np.mean(same)) for shift, same in agrees.items() if same}
+    if rates[0] > 0.99:
+        return ruled_out(f"The scripted expert acts as recorded in {100 * rates[0]:.1f} % of the states.")
+    best = max(rates, key=lambda shift: rates[shift])
+    where = f"The expert acts as recorded in {100 * rates[0]:.0f} % of the states"
+    if best and rates[best] > 0.9:
+        steps = f"{abs(best)} step{'s' if abs(best) > 1 else ''} {'later' if best > 0 else 'earlier'}"
+        return critical(
+            f"the actions are off by {abs(best)}: each belongs to the state {steps}. {where}, and in "
+            f"{100 * rates[best]:.0f} % of those {steps}.", case.path / "data/action", _again(case),
+        )  # fmt: skip
+    return critical(
+        f"the recorded actions are not the expert's. {where}, and no shift in time explains the others.",
+        case.path / "data/action", _again(case),
+    )  # fmt: skip
+
+
+@CHECKS.add("labels are not what was done", stage="data", settle="compare action with executed_action")
+def executed(case: DatasetCase) -> Result:
+    """Without noise, what was carried out is what is to be learnt."""
+    store = case.store
+    if store.info.noise:
+        return untested("With noise, what was carried out differs from what is to be learnt, as it should.")
+    differs = float((store.steps("action") != store.steps("executed_action")).any(axis=1).mean())
+    if differs:
+        return critical(
+            f"{100 * differs:.1f} % of the actions to learn are not those that were carried out, though the data say "
+            "that there was no noise.", case.path / "data/action", _again(case),
+        )  # fmt: skip
+    return ruled_out("The actions to learn are those that were carried out.")
+
+
+@CHECKS.add("episodes do not replay", stage="data", settle="act data replay DATASET")
+def replays(case: DatasetCase) -> Result:
+    """Do the recorded actions, from the recorded starts, lead to the recorded states, here and now?"""
+    store = case.store
+    episodes = list(store.episodes())
+    for index in evenly(np.arange(len(episodes)), _NUM_REPLAYED):
+        replay = replay_episode(int(index), episodes[index])
+        if replay.first_difference is not None:
+            says = f"episode {index} does not replay: '{replay.field}' differs from step {replay.first_difference} on"
+            if store.info.versions != versions():
+                says += f" (recorded with {store.info.versions}, here is {versions()})"
+            return critical(f"{says}.", case.path / "data" / replay.field, _again(case))
+    return ruled_out("Episodes replay to the bit: starts, actions and states belong together.")
+
+
+@CHECKS.add("starts do not cover", stage="data", settle="act report DATASET")
+def coverage(case: DatasetCase) -> Result:
+    """Do the starts cover those that a policy will be evaluated from?"""
+    diversity = case.diversity
+    says = diversity.verdict[:1].lower() + diversity.verdict[1:] if diversity.level == "OK" else " ".join(
+        finding.text for finding in diversity.findings if finding.level == diversity.level
+    )  # fmt: skip
+    if diversity.level == "FAIL":
+        return critical(says, case.path / "meta/rand_vec", diversity.mend)
+    if diversity.level == "WARN":
+        return warning(says, case.path / "meta/rand_vec", diversity.mend)
+    return ruled_out(diversity.verdict)
+
+
+@CHECKS.add("failed demonstrations", stage="data", settle="look at the success of each episode")
+def demonstrated(case: DatasetCase) -> Result:
+    """Does every demonstration succeed?"""
+    store = case.store
+    success = np.split(store.steps("success"), store.episode_ends[:-1])
+    failed = [index for index, steps in enumerate(success) if not steps.any()]
+    if failed:
+        return suspected(
+            f"{len(failed)} of {store.num_episodes} demonstrations never succeed (the first is {failed[0]}).",
+            case.path / "data/success", _again(case),
+        )  # fmt: skip
+    return ruled_out("Every demonstration succeeds.")
+
+
+@CHECKS.add("dataset changed", stage="data", settle="act data info DATASET --verify")
+def whole(case: DatasetCase) -> Result:
+    """Is the content what the collector fingerprinted?"""
+    store = case.store
+    if store.fingerprint is None:
+        return warning(
+            f"{store.path} is unfinished: {store.num_episodes} of {store.info.num_wanted} demonstrations.",
+            store.path, f"{store.info.command} --out {store.path} --resume",
+        )  # fmt: skip
+    if store.compute_fingerprint() != store.fingerprint:
+        return critical(
+            f"the content of {store.path} is not what was collected: its fingerprint does not match.",
+            store.path, _again(case),
+        )  # fmt: skip
+    return ruled_out("The content matches its fingerprint.")
+
+
+def _again(case: DatasetCase) -> str:
+    return f"{case.store.info.command} --out {case.path} --overwrite"

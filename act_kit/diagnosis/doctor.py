@@ -1,0 +1,125 @@
+"""The doctor: makes every check of a dataset, a run, or this machine, and ranks what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from rich.table import Table
+from rich.text import Text
+
+from act_kit.diagnosis import contract, data, evaluations, inference, learning, machine, records
+from act_kit.diagnosis.case import DatasetCase, RunCase
+from act_kit.diagnosis.finding import Finding, Result, examine, rank
+from act_kit.diagnosis.machine import MachineCase
+from act_kit.errors import CheckpointError, DatasetError
+
+Kind = Literal["dataset", "run"]
+
+_COLOURS = {"CONFIRMED": "bold red", "SUSPECTED": "yellow", "RULED OUT": "green", "UNTESTED": "dim"}
+
+
+def kind_of(path: Path) -> Kind:
+    """Say what lies at ``path``.
+
+    Raises:
+        CheckpointError: Neither a run nor a dataset.
+    """
+    if (path / "zarr.json").exists():
+        return "dataset"
+    if (path / "config.yaml").exists():
+        return "run"
+    raise CheckpointError(
+        f"{path} is neither a run (no config.yaml is there) nor a dataset (no zarr.json). act doctor RUN, act doctor "
+        "DATASET, or act doctor alone for this machine."
+    )
+
+
+def examine_dataset(path: Path) -> list[Finding]:
+    """Make every check of a dataset.
+
+    Raises:
+        DatasetError: It cannot be opened; the message says why.
+    """
+    case = DatasetCase(path)
+    assert case.store
+    return examine(case, data.CHECKS)
+
+
+def examine_machine(num_workers: int) -> list[Finding]:
+    """Make every check of this machine."""
+    return examine(MachineCase(num_workers), machine.CHECKS)
+
+
+def examine_run(folder: Path, *, num_workers: int) -> list[Finding]:
+    """Make every check of a run, its datasets and its evaluations.
+
+    Raises:
+        CheckpointError: It has no configuration that reads.
+    """
+    case = RunCase(folder, num_workers)
+    try:
+        findings = examine(case, records.CHECKS, contract.CHECKS, learning.CHECKS, inference.CHECKS, evaluations.CHECKS)
+        for dataset in case.datasets:
+            try:
+                findings += examine_dataset(dataset.path)
+            except DatasetError as error:
+                result = Result(status="UNTESTED", says=str(error), evidence=str(dataset.path))
+                findings.append(Finding(name="dataset", stage="data", settle="open it", result=result))
+    finally:
+        case.close()
+    return rank(_linked(findings))
+
+
+def _linked(findings: Sequence[Finding]) -> list[Finding]:
+    """Take starts that cover poorly for critical, where the policy is seen to suffer from it."""
+    open_names = {finding.name for finding in findings if finding.result.status in ("CONFIRMED", "SUSPECTED")}
+    suffers = open_names & {"learnt by heart", "it fails"}
+    return [
+        replace(finding, result=replace(finding.result, severity="critical"))
+        if finding.name == "starts do not cover" and finding.name in open_names and suffers
+        else finding
+        for finding in findings
+    ]
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """Return what was found, the worst first, and what was ruled out, as a table."""
+    table = Table(title_justify="left", show_lines=True)
+    for column in ("", "stage", "what", "evidence, and what to do"):
+        table.add_column(column)
+    for finding in findings:
+        result = finding.result
+        if result.status in ("RULED OUT", "UNTESTED"):
+            continue
+        lines = [
+            result.says,
+            f"from {result.evidence}",
+            f"to settle it: {finding.settle}",
+            f"to mend it: {result.mend}",
+        ]
+        status = Text(f"{result.status}\n{result.severity}", style=_COLOURS[result.status])
+        table.add_row(status, finding.stage, Text(finding.name), Text("\n".join(lines)))
+    return table
+
+
+def summary_lines(findings: Sequence[Finding]) -> list[str]:
+    """Say in one line each what was ruled out and what could not be tested."""
+    return [
+        f"{finding.result.status.lower()}: {finding.name}. {finding.result.says}"
+        for finding in findings
+        if finding.result.status in ("RULED OUT", "UNTESTED")
+    ]
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """Return the diagnosis in a sentence."""
+    first = findings[0]
+    result = first.result
+    if first.is_fatal:
+        return f"{first.name}: {result.says}"
+    if result.status in ("CONFIRMED", "SUSPECTED"):
+        return f"Nothing critical is confirmed. {result.status.lower()}: {first.name}: {result.says}"
+    return "Nothing wrong was found."

@@ -1,0 +1,125 @@
+"""How a policy will do on starts it has not seen, told from demonstrations alone, before any rollout.
+
+A loss on held-out episodes of the same dataset says nothing where all of them begin alike. The same loss on fresh
+demonstrations does; and carrying out the nearest demonstration's actions from a fresh start says what memory alone
+would achieve.
+
+Shapes: T steps, K chunk, A action, E episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import mannwhitneyu
+
+from act_kit.datasets.images import ImageStore
+from act_kit.datasets.store import EpisodeStore
+from act_kit.policy.policy import Policy
+from act_kit.sim.simulator import Simulator
+from act_kit.sim.starts import Start, stack
+from act_kit.sim.tasks import get_task
+
+MAX_EPISODES = 30
+"""Episodes that a loss is measured on; more tell little more."""
+
+GAP = 1.5
+"""From this ratio of the fresh to the held-out loss on, a policy is said to have learnt its starts by heart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """The L1 of predicted chunks, in units of the action, with the probability that it is chance.
+
+    Attributes:
+        sums_E: Summed absolute errors of each episode.
+        counts_E: Numbers compared in each.
+    """
+
+    sums_E: np.ndarray
+    counts_E: np.ndarray
+
+    @property
+    def value(self) -> float:
+        """Of all episodes together, as the trainer logs it."""
+        return float(self.sums_E.sum() / self.counts_E.sum())
+
+    @property
+    def by_episode(self) -> np.ndarray:
+        """Of each episode, float64 (E,)."""
+        return np.array([total / count for total, count in zip(self.sums_E, self.counts_E, strict=True)])
+
+
+def evenly(episodes: np.ndarray, num: int = MAX_EPISODES) -> np.ndarray:
+    """Choose at most ``num`` of some episodes, evenly over all of them."""
+    chosen = np.unique(np.linspace(0, len(episodes) - 1, min(num, len(episodes))).round().astype(int))
+    return episodes[chosen]
+
+
+def predict_episode(policy: Policy, store: EpisodeStore, episode: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the chunks (T, K, A) that a policy predicts at each step of an episode, and its actions (T, A)."""
+    ends = np.concatenate([[0], store.episode_ends])
+    steps = slice(int(ends[episode]), int(ends[episode + 1]))
+    states, actions = store.steps("state")[steps], store.steps("action")[steps]
+    images = None
+    if policy.views:
+        images = np.stack([ImageStore(store, camera).episode(episode) for camera in policy.views.cameras], axis=1)
+    tasks = np.full(len(states), policy.tasks.index(store.info.task))
+    return policy.predict(states, images, tasks), actions
+
+
+def measure_loss(policy: Policy, store: EpisodeStore, episodes: np.ndarray) -> Loss:
+    """Return the L1 (z = 0) of a policy, as it is in use, on episodes of a dataset."""
+    sums, counts = [], []
+    for episode in episodes:
+        chunks_TKA, actions_TA = predict_episode(policy, store, int(episode))
+        slots_TK = np.arange(len(actions_TA))[:, None] + np.arange(policy.chunk_size)
+        valid_TK = slots_TK < len(actions_TA)
+        wanted_TKA = actions_TA[np.minimum(slots_TK, len(actions_TA) - 1)]
+        sums.append(float(np.abs(chunks_TKA - wanted_TKA)[valid_TK].sum(dtype=np.float64)))
+        counts.append(int(valid_TK.sum()) * actions_TA.shape[1])
+    return Loss(sums_E=np.array(sums), counts_E=np.array(counts))
+
+
+def gap(held_out: Loss, fresh: Loss) -> tuple[float, float]:
+    """Return the ratio of the fresh loss to the held-out one, and the p-value that episodes of both are alike.
+
+    The test (Mann and Whitney 1947, one-sided) takes episodes as the unit: steps of one episode err together.
+    """
+    p_value = float(mannwhitneyu(fresh.by_episode, held_out.by_episode, alternative="greater").pvalue)
+    return fresh.value / max(held_out.value, 1e-12), p_value
+
+
+def measure_shifts(policy: Policy, store: EpisodeStore, shifts: Sequence[int]) -> np.ndarray:
+    """Compare the first action predicted at each step with the one demonstrated some steps later; float64 (E, shifts).
+
+    It is smallest at 0, unless actions are off by so many steps.
+    """
+    rows = []
+    for episode in evenly(np.arange(store.num_episodes)):
+        chunks_TKA, actions_TA = predict_episode(policy, store, int(episode))
+        margin = max(map(abs, shifts))
+        middle = np.arange(margin, len(actions_TA) - margin)
+        if len(middle):
+            rows.append([np.abs(chunks_TKA[middle, 0] - actions_TA[middle + shift]).mean() for shift in shifts])
+    return np.array(rows).reshape(-1, len(shifts))
+
+
+def replay_nearest(store: EpisodeStore, starts: Sequence[Start]) -> list[bool]:
+    """Carry out, from each start, the actions of the demonstration that began nearest to it: does that succeed?"""
+    task = get_task(store.info.task)
+    dims = task.informative
+    shown = store.rand_vecs[:, dims] / task.width[dims]
+    asked = stack(starts)[:, dims] / task.width[dims]
+    ends = np.concatenate([[0], store.episode_ends])
+    actions = store.steps("executed_action")
+    simulator = Simulator(task.name)
+    successes = []
+    for start, where in zip(starts, asked, strict=True):
+        nearest = int(np.linalg.norm(shown - where, axis=1).argmin())
+        simulator.reset(start)
+        segment = simulator.step_chunk(actions[ends[nearest] : ends[nearest + 1]])
+        successes.append(bool(segment.success.any()))
+    return successes

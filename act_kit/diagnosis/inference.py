@@ -1,0 +1,157 @@
+"""Does a policy compute in use what it computed in training?"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.stats import binomtest, wilcoxon
+
+from act_kit.diagnosis.case import RunCase
+from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, untested, warning
+from act_kit.diagnosis.generalisation import measure_loss, measure_shifts, predict_episode
+from act_kit.errors import CheckpointError
+from act_kit.eval.evaluate import success_rate
+from act_kit.policy.normaliser import MIN_STD, Normaliser
+from act_kit.policy.policy import Policy, find_checkpoint
+from act_kit.sim.tasks import STATE_DIM
+
+CHECKS = Checks[RunCase]()
+
+_CERTAIN = 1e-4
+"""p-value at which a measured difference is called confirmed; there are some 30 checks."""
+
+_SHIFTS = (-3, -2, -1, 0, 1, 2, 3)
+
+
+@CHECKS.add("checkpoint does not load", stage="inference", settle="load it, and reproduce its probe")
+def loads(case: RunCase) -> Result:
+    """Is the checkpoint whole, and does it compute what it computed when it was saved?"""
+    for folder in sorted({path.resolve() for path in (case.folder / "checkpoints").glob("*") if path.is_dir()}):
+        try:
+            Policy.load(folder)
+        except CheckpointError as error:
+            return critical(f"{error}", folder, case.train_again)
+    policy = case.policy
+    return ruled_out(f"{policy.num_tensors} of {policy.num_tensors} tensors loaded; the probe is reproduced.")
+
+
+@CHECKS.add("not deterministic", stage="inference", settle="ask twice")
+def deterministic(case: RunCase) -> Result:
+    """Does it say the same when asked twice?"""
+    store = case.stores[0]
+    first, second = (predict_episode(case.policy, store, 0)[0] for _ in range(2))
+    off = float(np.abs(first - second).max())
+    if off > 1e-6:
+        return critical(
+            f"asked twice about the same state, the policy answers up to {off:.2g} apart: it samples its latent z, or "
+            "drops units out, in use.", "act_kit/policy/act.py", "call ACT.predict, which takes z = 0, in eval mode",
+        )  # fmt: skip
+    return ruled_out("Asked twice about the same states, it answers the same to the bit.")
+
+
+@CHECKS.add("normaliser of other data", stage="inference", settle="fit it to the training states again")
+def normalised(case: RunCase) -> Result:
+    """Are states scaled as the training data are?"""
+    path = find_checkpoint(case.folder) / "model.safetensors"
+    ours = case.policy.normaliser.cpu()
+    states = np.concatenate(
+        [
+            np.concatenate([np.split(store.steps("state"), store.episode_ends[:-1])[i] for i in case.split(store)[0]])
+            for store in case.stores
+        ]
+    )
+    expected = Normaliser(STATE_DIM)
+    expected.fit(torch.from_numpy(states.astype(np.float32)))
+    magnified = torch.where((ours.std < 0.99 * MIN_STD) & ~ours.is_constant)[0].tolist()
+    if magnified:
+        return critical(
+            f"state[{magnified[0]}] is divided by {float(ours.std[magnified[0]]):.1g}, which magnifies what does not "
+            f"vary (the least divisor is {MIN_STD}).", path, case.train_again,
+        )  # fmt: skip
+    off = ((ours.mean - expected.mean).abs() / expected.std).maximum((ours.std / expected.std).log().abs())
+    off = off.masked_fill(ours.is_constant & expected.is_constant, 0.0)
+    worst = int(off.argmax())
+    if not float(off[worst]) < 0.01 or not torch.equal(ours.is_constant, expected.is_constant):
+        return critical(
+            f"the normaliser is not that of the training data: state[{worst}] is taken to be "
+            f"{float(ours.mean[worst]):.3f} ± {float(ours.std[worst]):.3f}, in the data it is "
+            f"{float(expected.mean[worst]):.3f} ± {float(expected.std[worst]):.3f}.", path, case.train_again,
+        )  # fmt: skip
+    return ruled_out("Mean and spread of the normaliser are those of the training states.")
+
+
+@CHECKS.add("another function in use", stage="inference", settle="measure the validation loss as it is used")
+def same_loss(case: RunCase) -> Result:
+    """Does the policy, used as it is in rollouts, have the loss that training recorded?"""
+    path = case.folder / "metrics.jsonl"
+    step = case.policy.contract.step
+    recorded = case.recorded.get("val/l1_prior", {}).get(step)
+    if recorded is None:
+        return untested(f"val/l1_prior is not on record at step {step}.")
+    losses = [measure_loss(case.policy, store, case.split(store)[1]) for store in case.stores]
+    here = sum(loss.sums_E.sum() for loss in losses) / sum(loss.counts_E.sum() for loss in losses)
+    says = f"L1 on the validation episodes is {here:.4f} in use, training recorded {recorded:.4f} at step {step}"
+    tolerance = 0.02 if case.config.compute.precision == "float32" or not torch.cuda.is_available() else 0.1
+    if abs(here - recorded) > tolerance * recorded + 1e-4:
+        return critical(f"the policy computes something else in use than in training: {says}.", path, case.train_again)
+    return ruled_out(f"In use it computes what it did in training: {says}.")
+
+
+@CHECKS.add("predictions off by some steps", stage="inference", settle="compare with fresh demonstrations, shifted")
+def in_time(case: RunCase) -> Result:
+    """Do the predicted actions belong to the state they are predicted from?"""
+    shifts = np.concatenate([measure_shifts(case.policy, store, _SHIFTS) for store in case.fresh])
+    if len(shifts) < 8:
+        return untested("The fresh demonstrations are too short.")
+    means, now = shifts.mean(axis=0), shifts[:, _SHIFTS.index(0)]
+    best = int(means.argmin())
+    shift = _SHIFTS[best]
+    if (
+        shift
+        and means[best] < 0.8 * now.mean()
+        and wilcoxon(shifts[:, best], now, alternative="less").pvalue < _CERTAIN
+    ):
+        return critical(
+            f"what the policy predicts for now is demonstrated {abs(shift)} step{'s' if abs(shift) > 1 else ''} "
+            f"{'later' if shift > 0 else 'earlier'}: first actions differ by {means[best]:.3f} from those, by "
+            f"{now.mean():.3f} from those of now.", "fresh demonstrations of the doctor",
+            " ".join(f"act doctor {dataset.path}" for dataset in case.datasets),
+        )  # fmt: skip
+    return ruled_out(f"First actions are nearest to those demonstrated in the same step ({now.mean():.3f}).")
+
+
+@CHECKS.add("executed otherwise", stage="inference", settle="roll out both ways from the same starts")
+def executed_as_trained(case: RunCase) -> Result:
+    """Are chunks carried out in evaluation as they were when the checkpoint was chosen?"""
+    chosen = vars(case.config.execution)
+    path = find_checkpoint(case.folder) / "policy.json"
+    if vars(case.policy.execution) != chosen:
+        return critical(
+            f"the checkpoint carries out its chunks otherwise ({case.policy.execution}) than the run's configuration "
+            f"says ({case.config.execution}).", path, case.train_again,
+        )  # fmt: skip
+    for evaluation in case.evaluations:
+        used = evaluation.summary["execution"]
+        if used != chosen:
+            return _effect_of_execution(case, evaluation.folder, used)
+    return ruled_out("Chunks are carried out as they were when the checkpoint was chosen.")
+
+
+def _effect_of_execution(case: RunCase, folder: object, used: dict[str, float | bool]) -> Result:
+    """Measure, on the same fresh starts, what carrying out chunks otherwise costs."""
+    other = case.policy.with_execution(execute=int(used["execute"]), ensemble=bool(used["ensemble"]))
+    theirs = case.act_from(other, case.fresh_starts)
+    pairs = [(ours.success_once, others.success_once) for ours, others in zip(case.from_fresh, theirs, strict=True)]
+    lost, won = pairs.count((True, False)), pairs.count((False, True))
+    p_value = binomtest(lost, lost + won).pvalue if lost + won else 1.0
+    how = "every step with an average over chunks" if used["ensemble"] else f"{used['execute']} actions a query"
+    if used["execute"] == 1 and not used["ensemble"]:
+        how = "every step without ensembling (1 action a query)"
+    says = (
+        f"{folder} was evaluated querying {how}, the checkpoint was chosen with "
+        f"{case.config.execution.execute} actions a query"
+        f"{', ensembled' if case.config.execution.ensemble else ''}: on the same {len(pairs)} fresh starts "
+        f"{success_rate(theirs)} instead of {success_rate(case.from_fresh)} (p = {p_value:.2g})."
+    )
+    mend = f"act eval {case.folder}"
+    return critical(says, folder, mend) if lost > won and p_value < 0.05 else warning(says, folder, mend)

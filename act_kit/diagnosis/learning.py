@@ -1,0 +1,97 @@
+"""What a policy has learnt, and where it fails."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import fisher_exact
+
+from act_kit.diagnosis.case import RunCase
+from act_kit.diagnosis.finding import Checks, Result, ruled_out, suspected
+from act_kit.diagnosis.generalisation import GAP, evenly, gap, measure_loss
+from act_kit.eval.evaluate import success_rate
+
+CHECKS = Checks[RunCase]()
+
+_LIKELY = 0.01
+"""p-value at which a measured difference is suspected to be more than chance."""
+
+
+@CHECKS.add("hardly trained", stage="learning", settle="train longer, and compare the loss")
+def under_trained(case: RunCase) -> Result:
+    """Does the policy fit even what it was shown?"""
+    if _succeeds(case):
+        return ruled_out(f"It succeeds {success_rate(case.from_fresh)} times from fresh starts.")
+    fitted, plain, nothing = [], [], []
+    for store in case.stores:
+        train, _ = case.split(store)
+        episodes = evenly(train, 10)
+        fitted.append(measure_loss(case.policy, store, episodes).value)
+        mean = store.steps("action").mean(axis=0)
+        plain.append(float(np.abs(store.steps("action") - mean).mean()))
+        nothing.append(float(np.abs(store.steps("action")).mean()))
+    fit, baseline = float(np.mean(fitted)), float(min(np.mean(plain), np.mean(nothing)))
+    says = f"L1 is {fit:.3f} on the very demonstrations it was trained on; the mean action alone has {baseline:.3f}"
+    if fit > 0.5 * baseline:
+        return suspected(
+            f"it has hardly learnt what it was shown: {says}.", case.folder / "metrics.jsonl",
+            f"{case.train_again} trainer.steps={2 * case.config.trainer.steps}", severity="critical",
+        )  # fmt: skip
+    return ruled_out(f"It fits what it was shown: {says}.")
+
+
+@CHECKS.add("learnt by heart", stage="learning", settle="roll out from demonstrated and from fresh starts")
+def generalises(case: RunCase) -> Result:
+    """Is the loss on fresh demonstrations what the loss on held-out ones promised?"""
+    ratio, p_value, held_out, fresh = _gap(case)
+    says = f"L1 is {held_out:.4f} on held-out demonstrations and {fresh:.4f} on fresh ones, {ratio:.1f} times as much"
+    if ratio > GAP and p_value < _LIKELY:
+        data = " ".join(f"act report {dataset.path}" for dataset in case.datasets)
+        return suspected(
+            f"it has learnt its starts by heart: {says} (p = {p_value:.1g}).",
+            "fresh demonstrations of the doctor",
+            data,
+        )
+    return ruled_out(f"No alarming gap: {says}.")
+
+
+def _gap(case: RunCase) -> tuple[float, float, float, float]:
+    """Return the worst ratio over the tasks, its p-value and both losses."""
+    rows = []
+    for fresh in case.fresh:
+        store = next(store for store in case.stores if store.info.task == fresh.info.task)
+        held_out = measure_loss(case.policy, store, evenly(case.split(store)[1]))
+        of_fresh = measure_loss(case.policy, fresh, np.arange(fresh.num_episodes))
+        rows.append((*gap(held_out, of_fresh), held_out.value, of_fresh.value))
+    return max(rows)
+
+
+@CHECKS.add("it fails", stage="rollouts", settle="act eval RUN --record-video")
+def reading(case: RunCase) -> Result:
+    """If it fails: where does it fail, and what does that say?"""
+    fresh, shown = success_rate(case.from_fresh), success_rate(case.from_shown)
+    says = f"success {fresh} from fresh starts and {shown} from demonstrated ones"
+    if _succeeds(case):
+        return ruled_out(f"It does not fail: {says}.")
+    table = [[shown.successes, shown.num - shown.successes], [fresh.successes, fresh.num - fresh.successes]]
+    depends_on_start = fisher_exact(table, alternative="greater").pvalue < _LIKELY
+    ratio, p_value, *_ = _gap(case)
+    surprised = ratio > GAP and p_value < _LIKELY
+    if depends_on_start and surprised:
+        cause, mend = "the demonstrations do not cover the starts", f"act report {case.datasets[0].path}"
+    elif depends_on_start:
+        cause = "it drifts from what was demonstrated, or the evaluation differs from the demonstrations"
+        mend = f"act collect --task {case.policy.tasks[0]} --n {2 * case.stores[0].num_episodes} --noise 0.1"
+    elif surprised:
+        cause, mend = "it was trained too little, is too small, or on bad demonstrations", case.train_again
+    else:
+        cause = "it predicts what was demonstrated, and yet fails: chunk execution, inference or drift"
+        mend = f"act eval {case.folder} --ensemble"
+    return suspected(
+        f"{says}, expert {success_rate(case.expert)}: {cause}.", "rollouts of the doctor", mend, severity="critical"
+    )
+
+
+def _succeeds(case: RunCase) -> bool:
+    """Tell whether the policy does nearly what the expert does, as far as so few episodes tell."""
+    ours, experts = success_rate(case.from_fresh), success_rate(case.expert)
+    return ours.interval[1] >= 0.9 * experts.value and ours.value >= 0.7 * experts.value

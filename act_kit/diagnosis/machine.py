@@ -1,0 +1,124 @@
+"""What may be wrong with this machine."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import numpy as np
+
+from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, warning
+from act_kit.errors import RenderError
+from act_kit.eval.actors import ExpertActor
+from act_kit.eval.evaluate import success_rate
+from act_kit.eval.rollout import LocalRoll, Outcome
+from act_kit.executors import LocalExecutor
+from act_kit.sim.render import RenderSettings, find_gl, render_episode
+from act_kit.sim.simulator import Simulator
+from act_kit.sim.starts import StartLaw
+
+TASKS = ("reach-v3", "pick-place-v3", "drawer-open-v3", "peg-insert-side-v3")
+"""One of each kind: no object, one to carry, an articulated one, contact. Their experts nearly always succeed."""
+
+_NUM_EPISODES = 10
+_SPACE_GB = 5
+
+
+class MachineCase:
+    """This machine."""
+
+    def __init__(self, num_workers: int) -> None:
+        self.num_workers = num_workers
+
+    @cached_property
+    def expert(self) -> list[Outcome]:
+        """The scripted expert of some tasks."""
+        starts = [start for task in TASKS for start in StartLaw(task).sample(_NUM_EPISODES, seed=0, stream="validate")]
+        with LocalRoll(self.num_workers) as roll:
+            return roll(ExpertActor(), starts, stop_at_success=True)
+
+
+CHECKS = Checks[MachineCase]()
+
+
+@CHECKS.add("other versions than required", stage="machine", settle="pip check")
+def pins(case: MachineCase) -> Result:
+    """Are the packages those that act_kit was tested with?"""
+    from packaging.requirements import Requirement
+
+    wrong = []
+    for line in requires("act_kit") or []:
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            wrong.append(f"{requirement.name} is missing")
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            wrong.append(f"{requirement.name} is {installed}, required is {requirement.specifier}")
+    if wrong:
+        return critical("; ".join(wrong) + ".", "the installed packages", "pip install act_kit")
+    shown = ", ".join(f"{name} {version(name)}" for name in ("metaworld", "mujoco", "torch", "zarr"))
+    return ruled_out(f"Every requirement is met ({shown}).")
+
+
+@CHECKS.add("the experts fail here", stage="machine", settle="python benchmarks/experts.py")
+def experts(case: MachineCase) -> Result:
+    """Does the simulator do here what it does elsewhere?"""
+    rates = {task: success_rate([outcome for outcome in case.expert if outcome.start.task == task]) for task in TASKS}
+    says = ", ".join(f"{task} {rate.successes}/{rate.num}" for task, rate in rates.items())
+    failing = [task for task, rate in rates.items() if rate.value < 0.5]
+    if failing:
+        return critical(
+            f"the scripted expert of {', '.join(failing)} fails here ({says}): mujoco {version('mujoco')} or metaworld "
+            f"{version('metaworld')} is not what the tasks were made for.", "rollouts of the doctor",
+            "pip install act_kit",
+        )  # fmt: skip
+    return ruled_out(f"The scripted experts succeed: {says}.")
+
+
+@CHECKS.add("nothing draws", stage="machine", settle="python -m act_kit.sim.render")
+def drawing(case: MachineCase) -> Result:
+    """Can pictures be drawn, and is something on them?"""
+    try:
+        gl = find_gl()
+    except RenderError as error:
+        return warning(
+            f"no pictures and videos here, everything else runs. {error}", "OpenGL",
+            "apt-get install libegl1 libopengl0 libgl1-mesa-dri",
+        )  # fmt: skip
+    (start,) = StartLaw("pick-place-v3").sample(1, seed=0, stream="validate")
+    simulator = Simulator("pick-place-v3")
+    simulator.reset(start)
+    job = (RenderSettings(height_px=64, width_px=64), ["corner4"], start, simulator.physics()[None])
+    with LocalExecutor(1, gl.environment) as executor:
+        (frames,) = executor.map(render_episode, [job])
+    if float(np.std(frames.images)) < 5:
+        return critical(f"{gl} draws an empty picture.", "a frame of pick-place-v3", "act doctor")
+    return ruled_out(f"{gl} draws.")
+
+
+@CHECKS.add("no GPU", stage="machine", settle="python -c 'import torch; print(torch.cuda.is_available())'")
+def device(case: MachineCase) -> Result:
+    """Does a GPU compute, where there is one?"""
+    import torch
+
+    if not torch.cuda.is_available():
+        return ruled_out(f"PyTorch {torch.__version__} computes on {torch.get_num_threads()} threads of the processor.")
+    ones = torch.ones(256, 256, device="cuda")
+    if float((ones @ ones).sum()) != 256.0**3:
+        return critical("the GPU computes wrong products.", torch.cuda.get_device_name(), "use --device cpu")
+    return ruled_out(f"{torch.cuda.get_device_name()} computes.")
+
+
+@CHECKS.add("the disk is full", stage="machine", settle="df -h .")
+def disk(case: MachineCase) -> Result:
+    """Is there room for datasets and runs?"""
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    if free < _SPACE_GB:
+        return warning(f"only {free:.1f} GB are free at {Path.cwd()}.", Path.cwd(), "free some space")
+    return ruled_out(f"{free:.0f} GB are free here.")

@@ -1,0 +1,355 @@
+"""Does the doctor find what is wrong? Faults are put into a healthy run, one at a time, by the real commands and files.
+
+    python benchmarks/faults.py --out faults
+
+A fault counts as found if `act doctor` ranks it first, or if a command refuses it with a message that names it. The
+healthy run must get no critical finding. A fault that is found is not looked for again by the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from act_kit.config import CollectConfig
+from act_kit.collection.collect import describe
+from act_kit.datasets.store import EpisodeStore
+from act_kit.overrides import compose
+from act_kit.policy.policy import Policy
+from act_kit.sim.expert import ScriptedExpert
+
+TASK = "reach-v3"
+NUM = 50
+TRAINING = ("trainer.steps=600", "trainer.validate_every=300", "selection.rollouts=2", "selection.episodes=10")
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def act(*arguments: object, patch: str = "", code: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, after ``patch``, a line of Python that breaks something."""
+    program = f"{patch}\nfrom act_kit.cli import main\nmain()"
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD)
+    if code is not None and done.returncode != code:
+        raise SystemExit(
+            f"act {' '.join(map(str, arguments))}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+        )
+    return done
+
+
+@dataclass(frozen=True)
+class Case:
+    """A dataset, a run trained on it and that run's evaluation, all in one folder."""
+
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.run / "eval-fresh"
+
+    @property
+    def checkpoint(self) -> Path:
+        return (self.run / "checkpoints" / "best").resolve()
+
+    def collect(self, *arguments: object) -> None:
+        """Collect the dataset."""
+        act("collect", "--task", TASK, "--n", NUM, "--out", self.data, "--workers", 1, *arguments)
+
+    def train(self, *arguments: object) -> None:
+        """Train on it, and evaluate."""
+        act("train", "--data", self.data, "--out", self.run, "--workers", 1, *TRAINING, *arguments)
+        self.evaluate()
+
+    def evaluate(self, *arguments: object, patch: str = "", code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Evaluate the run."""
+        return act(
+            "eval", self.run, "--episodes", 40, "--workers", 1, "--overwrite", *arguments, patch=patch, code=code
+        )
+
+    def copy(self, folder: Path) -> Case:
+        """Copy everything, and let the copy's run name the copy's dataset."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        config = folder / "run" / "config.yaml"
+        config.write_text(config.read_text().replace(str(self.data.resolve()), str((folder / "data").resolve())))
+        return Case(folder)
+
+    def diagnose(self) -> list[dict[str, str]]:
+        """Let the doctor look."""
+        out = self.folder / "findings.json"
+        act("doctor", self.run, "--out", out, "--workers", 1, code=None)
+        return json.loads(out.read_text())
+
+
+def make_healthy(folder: Path) -> Case:
+    """Collect, train and evaluate as one should."""
+    case = Case(folder)
+    if not (case.evaluation / "summary.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        case.collect()
+        case.train()
+    return case
+
+
+# -- faults of the data: collected or edited, then trained on and evaluated ---------------------------------------------
+
+
+def edit(case: Case, change: Callable[[EpisodeStore], None]) -> None:
+    """Edit the arrays of a dataset, and sign it anew, as somebody would who does not know what they break."""
+    store = EpisodeStore.open(case.data, writable=True)
+    change(store)
+    store.finish()
+
+
+def identical_starts(case: Case) -> None:
+    case.collect("--distinct-starts", 1)
+    case.train("--allow-degenerate")
+
+
+def five_starts(case: Case) -> None:
+    case.collect("--distinct-starts", 5)
+    case.train("--allow-degenerate")
+
+
+def half_the_box(case: Case) -> None:
+    config = compose("collect", CollectConfig, flags={"task": TASK, "n": 3 * NUM})
+    act("collect", "--task", TASK, "--n", 3 * NUM, "--out", case.folder / "all", "--workers", 1)
+    everything = EpisodeStore.open(case.folder / "all")
+    dim = int(np.ptp(everything.rand_vecs, axis=0).argmax())
+    middle = np.median(everything.rand_vecs[:, dim])
+    chosen = [episode for episode in everything.episodes() if episode.start.rand_vec[dim] < middle][:NUM]
+    store = EpisodeStore.create(case.data, describe(config), chosen[0].physics.shape[1])
+    attempts = [attempt for attempt in everything.attempts() if attempt.start.rand_vec[dim] < middle][:NUM]
+    store.append(chosen, attempts)
+    store.finish()
+    case.train("--allow-degenerate")
+
+
+def hidden_goal(case: Case) -> None:
+    def hide(store: EpisodeStore) -> None:
+        states = store.steps("state")
+        states[:, -3:] = 0
+        store.group["data/state"][:] = states  # type: ignore[index]
+
+    case.collect()
+    edit(case, hide)
+    case.train("--allow-degenerate")
+
+
+def actions_off_by_one(case: Case) -> None:
+    def shift(store: EpisodeStore) -> None:
+        for name in ("action", "executed_action"):
+            episodes = np.split(store.steps(name), store.episode_ends[:-1])
+            store.group[f"data/{name}"][:] = np.concatenate([np.roll(steps, 1, axis=0) for steps in episodes])  # type: ignore[index]
+
+    case.collect()
+    edit(case, shift)
+    case.train("--allow-degenerate")
+
+
+def unclipped_actions(case: Case) -> None:
+    def unclip(store: EpisodeStore) -> None:
+        expert = ScriptedExpert(TASK)
+        store.group["data/action"][:] = np.stack(  # type: ignore[index]
+            [np.asarray(expert._policy.get_action(state.copy()), dtype=np.float32) for state in store.steps("state")]
+        )
+
+    import warnings
+
+    case.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        edit(case, unclip)
+    case.train("--allow-degenerate")
+
+
+# -- faults of a run that was healthy -----------------------------------------------------------------------------------
+
+
+def resave(case: Case, change: Callable[[Policy], None]) -> None:
+    """Change a policy and save it with a probe that agrees, as a faulty trainer would have."""
+    tensors = load_file(case.checkpoint / "model.safetensors")
+    probe = {name.removeprefix("probe."): rows for name, rows in tensors.items() if name.startswith("probe.")}
+    del probe["chunks"]
+    policy = Policy.load(case.checkpoint)
+    change(policy)
+    policy.save(case.checkpoint, probe)
+
+
+def wrong_normaliser(case: Case) -> None:
+    resave(case, lambda policy: policy.normaliser.mean.add_(0.05))
+    case.evaluate()
+
+
+def amplified_constant(case: Case) -> None:
+    def amplify(policy: Policy) -> None:
+        constant = int(policy.normaliser.is_constant.nonzero()[0])
+        policy.normaliser.is_constant[constant] = False
+        policy.normaliser.std[constant] = 1e-8
+
+    resave(case, amplify)
+    case.evaluate()
+
+
+def tensors_missing(case: Case) -> None:
+    tensors = load_file(case.checkpoint / "model.safetensors")
+    keep = {name: tensor for number, (name, tensor) in enumerate(sorted(tensors.items())) if number >= 24}
+    save_file(keep, case.checkpoint / "model.safetensors")
+
+
+def truncated_checkpoint(case: Case) -> None:
+    path = case.checkpoint / "model.safetensors"
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def metric_under_another_name(case: Case) -> None:
+    path = case.run / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"eval/success":', '"eval/sucess":'))
+
+
+def every_step_without_ensembling(case: Case) -> None:
+    case.evaluate("--execute", 1)
+
+
+Z_SAMPLED = (
+    "import torch, act_kit.policy.act as m; decode = m.ACT.decode\n"
+    "m.ACT.decode = lambda s, e, z: decode(s, e, torch.randn(len(e.tokens_BLD), s.config.latent_dim) if z is None else z)"
+)
+
+
+def training_starts(case: Case) -> None:
+    """The evaluation's check is broken too: with it, the command refuses (see REFUSALS)."""
+    case.evaluate(
+        "--starts", reuse_training_starts(case), "--out", case.evaluation,
+        patch="import act_kit.eval.evaluate as m; m.check_disjoint = lambda *a: None",
+    )  # fmt: skip
+
+
+def reuse_training_starts(case: Case) -> Path:
+    """Write an evaluation set of demonstrated starts that calls itself fresh."""
+    from act_kit.eval.evalset import EvalSet
+
+    starts = EpisodeStore.open(case.data).starts[:40]
+    path = case.folder / "mine.json"
+    EvalSet(task=TASK, kind="fresh", seed=0, starts=tuple(starts)).save(path)
+    return path
+
+
+def short_horizon(case: Case) -> None:
+    case.evaluate(patch="import act_kit.sim.tasks as m; m.HORIZON = 100")
+
+
+def another_tasks_checkpoint(case: Case) -> None:
+    other = Case(case.folder / "other")
+    act("collect", "--task", "push-v3", "--n", 20, "--out", other.data, "--workers", 1)
+    act(
+        "train", "--data", other.data, "--out", other.run, "--workers", 1, "trainer.steps=60", "trainer.validate_every=30",
+        "selection.rollouts=1", "selection.episodes=2",
+    )  # fmt: skip
+    shutil.rmtree(case.run / "checkpoints")
+    shutil.copytree(other.run / "checkpoints", case.run / "checkpoints", symlinks=True)
+
+
+def edited_result(case: Case) -> None:
+    path = case.evaluation / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["success_once"]["successes"] -= 7
+    path.write_text(json.dumps(summary))
+
+
+def data_collected_anew(case: Case) -> None:
+    shutil.rmtree(case.data)
+    case.collect("--seed", 5)
+
+
+def hardly_trained(case: Case) -> None:
+    case.collect()
+    case.train("trainer.steps=12", "trainer.validate_every=6")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault, and the name under which the doctor must rank it first."""
+
+    name: str
+    inject: Callable[[Case], None]
+    found_as: str
+    needs: str = "healthy"
+
+
+FAULTS = [
+    Fault("identical starts", identical_starts, "starts do not cover", needs="nothing"),
+    Fault("five starts repeated", five_starts, "starts do not cover", needs="nothing"),
+    Fault("half the box", half_the_box, "starts do not cover", needs="nothing"),
+    Fault("hidden goal", hidden_goal, "goal hidden", needs="nothing"),
+    Fault("actions off by one", actions_off_by_one, "actions off by some steps", needs="nothing"),
+    Fault("unclipped actions", unclipped_actions, "unclipped actions", needs="nothing"),
+    Fault("hardly trained", hardly_trained, "hardly trained", needs="nothing"),
+    Fault("wrong normaliser", wrong_normaliser, "normaliser of other data"),
+    Fault("constant dimension amplified", amplified_constant, "normaliser of other data"),
+    Fault("24 tensors missing", tensors_missing, "checkpoint does not load"),
+    Fault("truncated checkpoint", truncated_checkpoint, "checkpoint does not load"),
+    Fault("metric under another name", metric_under_another_name, "metrics under other names"),
+    Fault("every step without ensembling", every_step_without_ensembling, "executed otherwise"),
+    Fault("evaluated on training starts", training_starts, "evaluated on training starts"),
+    Fault("horizon too short", short_horizon, "horizon too short"),
+    Fault("another task's checkpoint", another_tasks_checkpoint, "checkpoint of another run"),
+    Fault("result edited by hand", edited_result, "evaluation damaged"),
+    Fault("data collected anew", data_collected_anew, "checkpoint of another run"),
+]
+
+
+def inject(fault: Fault, healthy: Case, folder: Path) -> Case:
+    """Put a fault into a copy of the healthy case, or into a case made from nothing."""
+    case = healthy.copy(folder) if fault.needs == "healthy" else Case(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    fault.inject(case)
+    return case
+
+
+def main() -> None:
+    """Inject every fault, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", help="faults whose name contains this")
+    arguments = parser.parse_args()
+    healthy = make_healthy(arguments.out / "healthy")
+    missed = 0
+    print("| fault | the doctor's first finding | |\n|---|---|---|")
+    for name, case, expected in [("none", healthy, None)]:
+        fatal = [
+            f for f in case.diagnose() if f["severity"] == "critical" and f["status"] in ("CONFIRMED", "SUSPECTED")
+        ]
+        missed += bool(fatal)
+        print(f"| {name} | {fatal[0]['name'] if fatal else 'nothing critical'} | {expected or ''} |", flush=True)
+    for fault in FAULTS:
+        if arguments.only and arguments.only not in fault.name:
+            continue
+        folder = arguments.out / fault.name.replace(" ", "-").replace("'", "")
+        shutil.rmtree(folder, ignore_errors=True)
+        first = inject(fault, healthy, folder).diagnose()[0]
+        found = first["name"] == fault.found_as and first["status"] in ("CONFIRMED", "SUSPECTED")
+        missed += not found
+        says = f"{first['name']}: {first['says']}" if not found else first["name"]
+        print(f"| {fault.name} | {says} | {first['status']}, {first['severity']} |", flush=True)
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
