@@ -49,13 +49,16 @@ class Loss:
     @property
     def by_episode(self) -> np.ndarray:
         """Of each episode, float64 (E,)."""
-        return np.array([total / count for total, count in zip(self.sums_E, self.counts_E, strict=True)])
+        by_episode: np.ndarray = self.sums_E / self.counts_E
+        return by_episode
 
 
 def evenly(episodes: np.ndarray, num: int = MAX_EPISODES) -> np.ndarray:
     """Choose at most ``num`` of some episodes, evenly over all of them."""
-    chosen = np.unique(np.linspace(0, len(episodes) - 1, min(num, len(episodes))).round().astype(int))
-    return episodes[chosen]
+    chosen: np.ndarray = episodes[
+        np.unique(np.linspace(0, len(episodes) - 1, min(num, len(episodes))).round().astype(int))
+    ]
+    return chosen
 
 
 def predict_episode(policy: Policy, store: EpisodeStore, episode: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,13 +95,13 @@ def gap(held_out: Loss, fresh: Loss) -> tuple[float, float]:
     return fresh.value / max(held_out.value, 1e-12), p_value
 
 
-def measure_shifts(policy: Policy, store: EpisodeStore, shifts: Sequence[int]) -> np.ndarray:
+def measure_shifts(policy: Policy, store: EpisodeStore, episodes: np.ndarray, shifts: Sequence[int]) -> np.ndarray:
     """Compare the first action predicted at each step with the one demonstrated some steps later; float64 (E, shifts).
 
     It is smallest at 0, unless actions are off by so many steps.
     """
     rows = []
-    for episode in evenly(np.arange(store.num_episodes)):
+    for episode in episodes:
         chunks_TKA, actions_TA = predict_episode(policy, store, int(episode))
         margin = max(map(abs, shifts))
         middle = np.arange(margin, len(actions_TA) - margin)

@@ -1,0 +1,168 @@
+"""How many distinct starts do 200 demonstrations need? The figure and the table of the README.
+
+    python benchmarks/coverage.py --out coverage
+    python benchmarks/coverage.py --out coverage --table
+
+For each task, each number K of distinct starts and each seed: 200 demonstrations from K starts, used over and over; their
+diversity report; one training of the same steps; and success from the same 100 fresh starts. Data and training have the
+seed; the evaluation set is the same for all. The last checkpoint is judged, not a chosen one. What is finished is kept:
+stopped, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from act_kit.pages import BLUE, GREEN, ORANGE
+from act_kit.statistics import Rate, seeds_interval
+
+TASKS = {"push-v3": BLUE, "pick-place-v3": ORANGE, "shelf-place-v3": GREEN}
+NUM = 200
+DISTINCT = (1, 5, 20, 50, 200)
+STEPS = 2000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One dataset, one training, one evaluation."""
+
+    folder: Path
+    task: str
+    distinct: int
+    seed: int
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def is_done(self) -> bool:
+        return (self.folder / "eval" / "summary.json").exists()
+
+    def measure(self) -> None:
+        """Collect, report, train and evaluate, as far as that is not done."""
+        if self.is_done:
+            return
+        collect = ("--task", self.task, "--n", NUM, "--distinct-starts", self.distinct, "--seed", self.seed)
+        _act("collect", *collect, "--out", self.data, "--workers", 1, "--overwrite")
+        _act("report", self.data, codes=(0, 2))
+        options = (f"trainer.steps={STEPS}", f"trainer.validate_every={STEPS}", "selection.rollouts=0")
+        run = self.folder / "run"
+        train = ("--data", self.data, "--out", run, "--seed", self.seed, "--allow-degenerate", "--overwrite")
+        _act("train", *train, "--workers", 1, *options)
+        _act("eval", run, "--out", self.folder / "eval", "--episodes", 100, "--workers", 1, "--overwrite")
+
+    @property
+    def verdict(self) -> str:
+        """FAIL, WARN or OK."""
+        report = self.folder / "data-report" / "diversity.json"
+        return str(json.loads(report.read_text())["level"])
+
+    @property
+    def success(self) -> Rate:
+        rate = json.loads((self.folder / "eval" / "summary.json").read_text())["success_once"]
+        return Rate(rate["successes"], rate["num"])
+
+
+def _act(*arguments: object, codes: tuple[int, ...] = (0,)) -> None:
+    """Run the command line on one thread: two trainings side by side get further than one on both processors."""
+    command = [sys.executable, "-c", "from act_kit.cli import main; main()", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode not in codes:
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+
+
+def rows(cells: list[Cell]) -> dict[tuple[str, int], list[Cell]]:
+    """Return what is done, by task and number of starts."""
+    found: dict[tuple[str, int], list[Cell]] = {key: [] for key in product(TASKS, DISTINCT)}
+    for cell in cells:
+        if cell.is_done:
+            found[cell.task, cell.distinct].append(cell)
+    return {key: done for key, done in found.items() if done}
+
+
+def print_table(done: dict[tuple[str, int], list[Cell]]) -> None:
+    """Print the report's verdicts and the successes of each seed, with the mean and its interval over seeds."""
+    print("| distinct starts of 200 | " + " | ".join(task.removesuffix("-v3") for task in TASKS) + " |")
+    print("|---|" + "---|" * len(TASKS))
+    for distinct in DISTINCT:
+        texts = []
+        for task in TASKS:
+            of_cell = done.get((task, distinct), [])
+            verdicts = "/".join(dict.fromkeys(cell.verdict for cell in of_cell))
+            rates = [cell.success for cell in of_cell]
+            counts = " ".join(str(rate.successes) for rate in rates)
+            texts.append(f"{verdicts}: {_mean(rates)} ({counts})" if rates else "")
+        print(f"| {distinct} | " + " | ".join(texts) + " |")
+
+
+def _mean(rates: list[Rate]) -> str:
+    mean = 100 * np.mean([rate.value for rate in rates])
+    ends = seeds_interval([rate.value for rate in rates])
+    return f"{mean:.0f} %" if ends is None else f"{mean:.0f} [{100 * ends[0]:.0f}, {100 * ends[1]:.0f}] %"
+
+
+def draw(done: dict[tuple[str, int], list[Cell]], path: Path) -> None:
+    """Draw success against the number of distinct starts, each seed a point, with the report's verdicts below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for number, (task, colour) in enumerate(TASKS.items()):
+        of_task = [(distinct, done[task, distinct]) for distinct in DISTINCT if (task, distinct) in done]
+        offset = 1.06 ** (number - 1)
+        x = [distinct * offset for distinct, _ in of_task]
+        values = [[100 * cell.success.value for cell in of_cell] for _, of_cell in of_task]
+        axes.plot(x, [np.mean(of_seed) for of_seed in values], color=colour, label=task, linewidth=2)
+        for where, of_seed, (_, of_cell) in zip(x, values, of_task, strict=True):
+            axes.scatter([where] * len(of_seed), of_seed, color=colour, s=22, zorder=3)
+            verdict = "/".join(dict.fromkeys(cell.verdict for cell in of_cell))
+            axes.annotate(
+                verdict, (where / offset, 0), xytext=(0, -34 - 11 * number), textcoords="offset points", ha="center",
+                va="top", fontsize=8, color=colour, annotation_clip=False,
+            )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xticks(DISTINCT, [str(distinct) for distinct in DISTINCT])
+    axes.minorticks_off()
+    axes.set_ylim(-3, 103)
+    axes.set_ylabel("success from 100 fresh starts (%)")
+    axes.set_xlabel(
+        f"distinct starts among {NUM} demonstrations\n\n\nthe diversity report, before any training (above)", labelpad=44
+    )
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--side-by-side", type=int, default=os.cpu_count() or 1, help="trainings at the same time")
+    parser.add_argument("--table", action="store_true", help="print and draw what there is, and measure nothing")
+    arguments = parser.parse_args()
+    cells = [
+        Cell(arguments.out / f"{task}-{distinct}-{seed}", task, distinct, seed)
+        for seed, distinct, task in product(arguments.seeds, DISTINCT, TASKS)
+    ]
+    if not arguments.table:
+        with ThreadPoolExecutor(arguments.side_by_side) as pool:
+            list(pool.map(Cell.measure, cells))
+    done = rows(cells)
+    print_table(done)
+    draw(done, arguments.out / "coverage.png")
+
+
+if __name__ == "__main__":
+    main()
