@@ -4,9 +4,9 @@
     python benchmarks/coverage.py --out coverage --table
 
 For each task, each number K of distinct starts and each seed: 200 demonstrations from K starts, used over and over; their
-diversity report; one training of the same steps; and success from the same 100 fresh starts. Data and training have the
-seed; the evaluation set is the same for all. The last checkpoint is judged, not a chosen one. What is finished is kept:
-stopped, the same command goes on.
+diversity report; one training of the same steps; success from the same 100 fresh starts. Data and training have
+the seed; the evaluation set is the same for all. The last checkpoint is judged, not a chosen one. What is finished is
+kept: stopped, the same command goes on.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from act_kit.statistics import Rate, seeds_interval
 
 from act_kit.pages import BLUE, GREEN, ORANGE
-from act_kit.statistics import Rate, seeds_interval
 
 TASKS = {"push-v3": BLUE, "pick-place-v3": ORANGE, "shelf-place-v3": GREEN}
 NUM = 200
@@ -137,7 +137,8 @@ def draw(done: dict[tuple[str, int], list[Cell]], path: Path) -> None:
     axes.set_ylim(-3, 103)
     axes.set_ylabel("success from 100 fresh starts (%)")
     axes.set_xlabel(
-        f"distinct starts among {NUM} demonstrations\n\n\nthe diversity report, before any training (above)", labelpad=44
+        f"distinct starts among {NUM} demonstrations\n\n\nthe diversity report, before any training (above)",
+        labelpad=44,
     )
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="lower right")

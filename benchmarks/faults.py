@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from act_kit.config import CollectConfig
 from act_kit.collection.collect import describe
+from act_kit.config import CollectConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.overrides import compose
 from act_kit.policy.policy import Policy
@@ -94,7 +94,8 @@ class Case:
         """Let the doctor look."""
         out = self.folder / "findings.json"
         act("doctor", self.run, "--out", out, "--workers", 1, code=None)
-        return json.loads(out.read_text())
+        (findings,) = json.loads(out.read_text()).values()
+        return findings
 
 
 def make_healthy(folder: Path) -> Case:
@@ -107,7 +108,7 @@ def make_healthy(folder: Path) -> Case:
     return case
 
 
-# -- faults of the data: collected or edited, then trained on and evaluated ---------------------------------------------
+# -- faults of the data: collected or edited, then trained on and evaluated ----------------------------------------
 
 
 def edit(case: Case, change: Callable[[EpisodeStore], None]) -> None:
@@ -145,7 +146,7 @@ def hidden_goal(case: Case) -> None:
     def hide(store: EpisodeStore) -> None:
         states = store.steps("state")
         states[:, -3:] = 0
-        store.group["data/state"][:] = states  # type: ignore[index]
+        store.group["data/state"][:] = states
 
     case.collect()
     edit(case, hide)
@@ -156,7 +157,7 @@ def actions_off_by_one(case: Case) -> None:
     def shift(store: EpisodeStore) -> None:
         for name in ("action", "executed_action"):
             episodes = np.split(store.steps(name), store.episode_ends[:-1])
-            store.group[f"data/{name}"][:] = np.concatenate([np.roll(steps, 1, axis=0) for steps in episodes])  # type: ignore[index]
+            store.group[f"data/{name}"][:] = np.concatenate([np.roll(steps, 1, axis=0) for steps in episodes])
 
     case.collect()
     edit(case, shift)
@@ -166,7 +167,7 @@ def actions_off_by_one(case: Case) -> None:
 def unclipped_actions(case: Case) -> None:
     def unclip(store: EpisodeStore) -> None:
         expert = ScriptedExpert(TASK)
-        store.group["data/action"][:] = np.stack(  # type: ignore[index]
+        store.group["data/action"][:] = np.stack(
             [np.asarray(expert._policy.get_action(state.copy()), dtype=np.float32) for state in store.steps("state")]
         )
 
@@ -179,7 +180,7 @@ def unclipped_actions(case: Case) -> None:
     case.train("--allow-degenerate")
 
 
-# -- faults of a run that was healthy -----------------------------------------------------------------------------------
+# -- faults of a run that was healthy ------------------------------------------------------------------------------
 
 
 def resave(case: Case, change: Callable[[Policy], None]) -> None:
@@ -227,10 +228,11 @@ def every_step_without_ensembling(case: Case) -> None:
     case.evaluate("--execute", 1)
 
 
-Z_SAMPLED = (
-    "import torch, act_kit.policy.act as m; decode = m.ACT.decode\n"
-    "m.ACT.decode = lambda s, e, z: decode(s, e, torch.randn(len(e.tokens_BLD), s.config.latent_dim) if z is None else z)"
-)
+Z_SAMPLED = """
+import torch, act_kit.policy.act as m
+decode = m.ACT.decode
+m.ACT.decode = lambda self, embedded, z: decode(self, embedded, torch.randn(16, self.config.latent_dim))
+"""
 
 
 def training_starts(case: Case) -> None:
@@ -259,8 +261,8 @@ def another_tasks_checkpoint(case: Case) -> None:
     other = Case(case.folder / "other")
     act("collect", "--task", "push-v3", "--n", 20, "--out", other.data, "--workers", 1)
     act(
-        "train", "--data", other.data, "--out", other.run, "--workers", 1, "trainer.steps=60", "trainer.validate_every=30",
-        "selection.rollouts=1", "selection.episodes=2",
+        "train", "--data", other.data, "--out", other.run, "--workers", 1, "trainer.steps=60",
+        "trainer.validate_every=30", "selection.rollouts=1", "selection.episodes=2",
     )  # fmt: skip
     shutil.rmtree(case.run / "checkpoints")
     shutil.copytree(other.run / "checkpoints", case.run / "checkpoints", symlinks=True)
@@ -283,6 +285,66 @@ def hardly_trained(case: Case) -> None:
     case.train("trainer.steps=12", "trainer.validate_every=6")
 
 
+def another_camera(case: Case) -> None:
+    case.collect()
+    act("render", case.data, "--camera", "corner4", "--size", 32, "--workers", 1)
+    case.train(
+        "policy=act_image_small", "trainer.steps=30", "trainer.validate_every=15", "selection.episodes=2",
+    )  # fmt: skip
+    path = case.checkpoint / "policy.json"
+    path.write_text(path.read_text().replace("corner4", "topview"))
+
+
+# -- faults that a command refuses -------------------------------------------------------------------------------------
+
+
+def refused_training_starts(case: Case) -> str:
+    return case.evaluate("--starts", reuse_training_starts(case), code=2).stderr
+
+
+def refused_sampling(case: Case) -> str:
+    return case.evaluate(patch=Z_SAMPLED, code=2).stderr
+
+
+def refused_normaliser(case: Case) -> str:
+    """Only the normaliser is changed, not what vouches for it."""
+    path = case.checkpoint / "model.safetensors"
+    tensors = load_file(path)
+    tensors["normaliser.mean"] += 0.05
+    save_file(tensors, path)
+    return case.evaluate(code=2).stderr
+
+
+def refused_tensors(case: Case) -> str:
+    tensors_missing(case)
+    return case.evaluate(code=2).stderr
+
+
+def refused_one_start(case: Case) -> str:
+    data = case.folder / "one"
+    act("collect", "--task", TASK, "--n", NUM, "--distinct-starts", 1, "--out", data, "--workers", 1)
+    return act("train", "--data", data, "--out", case.folder / "refused", code=2).stderr
+
+
+def refused_undeclared_difference(case: Case) -> str:
+    other = case.folder / "other"
+    act("train", "--data", case.data, "--out", other, "--workers", 1, *TRAINING, "trainer.steps=300", "trainer.lr=1e-3")
+    act("eval", other, "--episodes", 40, "--workers", 1)
+    compared = act("compare", case.run, other, "--factor", "trainer.lr", "--out", case.folder / "comparison", code=2)
+    return compared.stdout + compared.stderr
+
+
+REFUSALS: dict[str, tuple[Callable[[Case], str], str]] = {
+    "evaluation starts from training": (refused_training_starts, "were demonstrated in training"),
+    "z sampled at inference": (refused_sampling, "not deterministic"),
+    "normaliser changed": (refused_normaliser, "does not compute what it computed"),
+    "24 tensors missing": (refused_tensors, "does not fit"),
+    "training on identical starts": (refused_one_start, "one and the same start"),
+    "two runs with an undeclared difference": (refused_undeclared_difference, "CONFOUNDED"),
+}
+"""By what a command does with them: what it must say."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """A fault, and the name under which the doctor must rank it first."""
@@ -301,6 +363,7 @@ FAULTS = [
     Fault("actions off by one", actions_off_by_one, "actions off by some steps", needs="nothing"),
     Fault("unclipped actions", unclipped_actions, "unclipped actions", needs="nothing"),
     Fault("hardly trained", hardly_trained, "hardly trained", needs="nothing"),
+    Fault("another camera in use", another_camera, "other pictures in use", needs="nothing"),
     Fault("wrong normaliser", wrong_normaliser, "normaliser of other data"),
     Fault("constant dimension amplified", amplified_constant, "normaliser of other data"),
     Fault("24 tensors missing", tensors_missing, "checkpoint does not load"),
@@ -327,28 +390,34 @@ def main() -> None:
     """Inject every fault, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", help="faults whose name contains this")
+    parser.add_argument("--only", default="", help="faults whose name contains this")
     arguments = parser.parse_args()
     healthy = make_healthy(arguments.out / "healthy")
     missed = 0
-    print("| fault | the doctor's first finding | |\n|---|---|---|")
-    for name, case, expected in [("none", healthy, None)]:
-        fatal = [
-            f for f in case.diagnose() if f["severity"] == "critical" and f["status"] in ("CONFIRMED", "SUSPECTED")
-        ]
-        missed += bool(fatal)
-        print(f"| {name} | {fatal[0]['name'] if fatal else 'nothing critical'} | {expected or ''} |", flush=True)
+    print("| fault | found as | |\n|---|---|---|")
+    fatal = [f for f in healthy.diagnose() if f["severity"] == "critical" and f["status"] in ("CONFIRMED", "SUSPECTED")]
+    missed += bool(fatal)
+    print(f"| none | {fatal[0]['name'] if fatal else 'nothing critical'} | |", flush=True)
     for fault in FAULTS:
-        if arguments.only and arguments.only not in fault.name:
-            continue
-        folder = arguments.out / fault.name.replace(" ", "-").replace("'", "")
-        shutil.rmtree(folder, ignore_errors=True)
-        first = inject(fault, healthy, folder).diagnose()[0]
-        found = first["name"] == fault.found_as and first["status"] in ("CONFIRMED", "SUSPECTED")
-        missed += not found
-        says = f"{first['name']}: {first['says']}" if not found else first["name"]
-        print(f"| {fault.name} | {says} | {first['status']}, {first['severity']} |", flush=True)
+        if arguments.only in fault.name:
+            first = inject(fault, healthy, _fresh(arguments.out, fault.name)).diagnose()[0]
+            found = first["name"] == fault.found_as and first["status"] in ("CONFIRMED", "SUSPECTED")
+            missed += not found
+            says = first["name"] if found else f"MISSED, but: {first['name']}: {first['says']}"
+            print(f"| {fault.name} | {says} | {first['status']}, {first['severity']} |", flush=True)
+    for name, (refuse, phrase) in REFUSALS.items():
+        if arguments.only in name:
+            says = refuse(healthy.copy(_fresh(arguments.out, f"refused {name}")))
+            missed += phrase not in says
+            print(f"| {name} | {phrase if phrase in says else f'MISSED, but: {says}'} | refused |", flush=True)
     sys.exit(1 if missed else 0)
+
+
+def _fresh(out: Path, name: str) -> Path:
+    """Return a folder that does not exist."""
+    folder = out / name.replace(" ", "-").replace("'", "")
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 if __name__ == "__main__":

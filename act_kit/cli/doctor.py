@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +13,8 @@ from act_kit.cli.options import Workers, count_workers
 
 def doctor(
     target: Annotated[
-        Path | None, typer.Argument(help="A run or a dataset; without one, this machine.", show_default=False)
+        Path | None,
+        typer.Argument(help="A run, a dataset, or a folder of them; without one, this machine.", show_default=False),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File for the findings, JSON.", show_default="none")] = None,
     workers: Workers = 0,
@@ -26,29 +27,30 @@ def doctor(
     from rich.text import Text
 
     from act_kit.diagnosis.doctor import (
-        examine_dataset,
         examine_machine,
-        examine_run,
+        examine_patient,
+        find_patients,
         findings_table,
-        kind_of,
         summary_lines,
         verdict,
-    )  # fmt: skip
+    )
     from act_kit.files import write_json
 
     num_workers = count_workers(workers)
-    if target is None:
-        findings = examine_machine(num_workers)
-    elif kind_of(target) == "dataset":
-        findings = examine_dataset(target)
-    else:
-        findings = examine_run(target, num_workers=num_workers)
-    if any(finding.result.status in ("CONFIRMED", "SUSPECTED") for finding in findings):
-        console.print(findings_table(findings))
-    for line in summary_lines(findings):
-        say(line)
-    is_fatal = any(finding.is_fatal for finding in findings)
-    console.print(Text(verdict(findings), style="bold red" if is_fatal else "bold"), soft_wrap=True)
+    found: dict[str, list[dict[str, Any]]] = {}
+    is_fatal = False
+    for patient in find_patients(target) if target else [None]:
+        name = str(patient or "this machine")
+        console.rule(Text(name), align="left")
+        findings = examine_patient(patient, num_workers=num_workers) if patient else examine_machine(num_workers)
+        if any(finding.result.status in ("CONFIRMED", "SUSPECTED") for finding in findings):
+            console.print(findings_table(findings))
+        for line in summary_lines(findings):
+            say(line)
+        ill = any(finding.is_fatal for finding in findings)
+        console.print(Text(verdict(findings), style="bold red" if ill else "bold"), soft_wrap=True)
+        found[name] = [finding.to_dict() for finding in findings]
+        is_fatal = is_fatal or ill
     if out:
-        write_json(out, [finding.to_dict() for finding in findings])
+        write_json(out, found)
     raise typer.Exit(2 if is_fatal else 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -16,25 +15,46 @@ from act_kit.diagnosis.finding import Finding, Result, examine, rank
 from act_kit.diagnosis.machine import MachineCase
 from act_kit.errors import CheckpointError, DatasetError
 
-Kind = Literal["dataset", "run"]
-
 _COLOURS = {"CONFIRMED": "bold red", "SUSPECTED": "yellow", "RULED OUT": "green", "UNTESTED": "dim"}
 
 
-def kind_of(path: Path) -> Kind:
-    """Say what lies at ``path``.
+def find_patients(path: Path) -> list[Path]:
+    """Return the run or the dataset at ``path``, or all that lie in the folder.
 
     Raises:
-        CheckpointError: Neither a run nor a dataset.
+        CheckpointError: There is none.
     """
-    if (path / "zarr.json").exists():
-        return "dataset"
-    if (path / "config.yaml").exists():
-        return "run"
-    raise CheckpointError(
-        f"{path} is neither a run (no config.yaml is there) nor a dataset (no zarr.json). act doctor RUN, act doctor "
-        "DATASET, or act doctor alone for this machine."
-    )
+    found = [path] if _is_dataset(path) or _is_run(path) else []
+    if not found and path.is_dir():
+        for inside in sorted(path.iterdir()):
+            if inside.is_dir() and not inside.is_symlink() and not inside.name.startswith("."):
+                found += _patients_in(inside)
+    if not found:
+        raise CheckpointError(
+            f"There is neither a run (config.yaml) nor a dataset (zarr.json) at {path}. act doctor RUN, act doctor "
+            "DATASET, or act doctor alone for this machine."
+        )
+    return found
+
+
+def _patients_in(folder: Path) -> list[Path]:
+    try:
+        return find_patients(folder)
+    except CheckpointError:
+        return []
+
+
+def _is_dataset(path: Path) -> bool:
+    return (path / "zarr.json").exists()
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "config.yaml").exists()
+
+
+def examine_patient(path: Path, *, num_workers: int) -> list[Finding]:
+    """Make every check of the run or dataset at ``path``."""
+    return examine_dataset(path) if _is_dataset(path) else examine_run(path, num_workers=num_workers)
 
 
 def examine_dataset(path: Path) -> list[Finding]:

@@ -1,0 +1,140 @@
+"""The doctor: healthy is called healthy, a fault is ranked first, what it cannot know it does not say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from act_kit.datasets.store import EpisodeStore
+from act_kit.diagnosis.doctor import examine_dataset, examine_run, find_patients
+from act_kit.diagnosis.finding import Finding
+from act_kit.diagnosis.generalisation import measure_loss, replay_nearest
+from act_kit.errors import CheckpointError
+from act_kit.policy.policy import Policy
+from act_kit.sim.starts import StartLaw
+from act_kit.telemetry import series
+from benchmarks.faults import FAULTS, REFUSALS, Case, Fault, edit, inject, make_healthy
+from tests.conftest import act, make_dataset
+
+pytestmark = pytest.mark.xdist_group("doctor")  # they share one run, which takes half a minute to train
+
+QUICK = [fault for fault in FAULTS if fault.needs == "healthy" and fault.name != "another task's checkpoint"]
+LONG = [fault for fault in FAULTS if fault not in QUICK]
+
+
+@pytest.fixture(scope="session")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Fifty demonstrations of reach-v3, a policy that always succeeds, and its evaluation."""
+    return make_healthy(tmp_path_factory.mktemp("doctor") / "healthy")
+
+
+def diagnose(case: Case) -> list[Finding]:
+    return examine_run(case.run, num_workers=1)
+
+
+def test_a_healthy_run_is_healthy(healthy: Case) -> None:
+    findings = diagnose(healthy)
+    assert {finding.result.status for finding in findings} == {"RULED OUT"}, findings[0]
+
+
+@pytest.mark.parametrize("fault", QUICK, ids=lambda fault: fault.name)
+def test_a_fault_is_ranked_first(healthy: Case, fault: Fault, tmp_path: Path) -> None:
+    first = diagnose(inject(fault, healthy, tmp_path / "case"))[0]
+    assert (first.name, first.result.status) == (fault.found_as, "CONFIRMED"), first.result.says
+    assert first.result.evidence
+    assert first.result.mend
+    assert first.settle
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", LONG, ids=lambda fault: fault.name)
+def test_a_fault_that_was_trained_on_is_ranked_first(healthy: Case, fault: Fault, tmp_path: Path) -> None:
+    first = diagnose(inject(fault, healthy, tmp_path / "case"))[0]
+    assert first.name == fault.found_as, first.result.says
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSALS if "two runs" not in name])
+def test_a_refusal_names_the_fault(healthy: Case, name: str, tmp_path: Path) -> None:
+    refuse, phrase = REFUSALS[name]
+    assert phrase in refuse(healthy.copy(tmp_path / "case"))
+
+
+def test_what_is_not_there_is_untested(healthy: Case, tmp_path: Path) -> None:
+    case = healthy.copy(tmp_path / "case")
+    shutil.rmtree(case.data)
+    shutil.rmtree(case.evaluation)
+    findings = {finding.name: finding.result for finding in diagnose(case)}
+    assert findings["metrics under other names"].status == "RULED OUT"
+    assert findings["checkpoint does not load"].status == "RULED OUT"
+    assert "There is no dataset" in findings["checkpoint of another run"].says
+    assert "was not evaluated" in findings["too few episodes"].says
+    for name in ("checkpoint of another run", "normaliser of other data", "too few episodes", "dataset"):
+        assert findings[name].status == "UNTESTED", name
+
+
+def test_files_that_hold_anything_break_nothing(healthy: Case, tmp_path: Path) -> None:
+    case = healthy.copy(tmp_path / "case")
+    (case.evaluation / "summary.json").write_text('{"task": 3}')
+    (case.evaluation / "episodes.csv").write_bytes(b"\xff\xfe,")
+    (case.run / "metrics.jsonl").write_text('{"step": "seven"}\n[]\n')
+    findings = diagnose(case)
+    assert findings[0].name == "metrics under other names"
+    assert {finding.name: finding.result.status for finding in findings}["evaluation damaged"] == "CONFIRMED"
+
+
+def test_edited_data_are_named_by_what_is_wrong_with_them(healthy: Case, tmp_path: Path) -> None:
+    def swap_starts(store: EpisodeStore) -> None:
+        store.group["meta/rand_vec"][:] = store.rand_vecs[::-1]  # type: ignore[index]
+
+    def disturb(store: EpisodeStore) -> None:
+        actions = store.steps("action")
+        actions[::3] = np.clip(actions[::3] + 0.2, -1, 1)
+        store.group["data/action"][:] = actions  # type: ignore[index]
+
+    def damage(store: EpisodeStore) -> None:
+        store.group["data/distance"][:5] = 0.0  # type: ignore[index]
+        store.group.attrs["fingerprint"] = "0" * 64
+
+    for change, name in (
+        (swap_starts, "episodes do not replay"),
+        (disturb, "actions off by some steps"),
+        (damage, "episodes do not replay"),
+    ):
+        case = healthy.copy(tmp_path / change.__name__)
+        edit(case, change)
+        findings = {finding.name: finding for finding in examine_dataset(case.data)}
+        assert findings[name].is_fatal, change
+
+
+def test_the_loss_in_use_is_the_one_that_training_recorded(healthy: Case) -> None:
+    policy, store = Policy.load(healthy.run), EpisodeStore.open(healthy.data)
+    from act_kit.datasets.windows import split_episodes
+
+    loss = measure_loss(policy, store, split_episodes(store.num_episodes, 0.1, 0)[1])
+    assert loss.value == pytest.approx(dict(series(healthy.run, "val/l1_prior"))[policy.contract.step], rel=1e-4)
+
+
+def test_the_nearest_demonstration_succeeds_from_its_own_start(tmp_path: Path) -> None:
+    store = make_dataset(tmp_path / "data", n=4)
+    assert replay_nearest(store, store.starts) == [True] * 4
+    assert not all(replay_nearest(store, StartLaw("reach-v3").sample(10, seed=0, stream="evaluate")))
+
+
+def test_the_command_says_it_all_and_ends_as_it_should(healthy: Case, tmp_path: Path) -> None:
+    case = healthy.copy(tmp_path / "case")
+    (case.run / "metrics.jsonl").write_text((case.run / "metrics.jsonl").read_text().replace("train/kl", "train/k1"))
+    done = act("doctor", case.folder, "--out", tmp_path / "findings.json", "--workers", 1, check=2)
+    assert "Did you mean 'train/kl'?" in done.stdout.replace("\n", " ")
+    assert f"act train --data {case.data}" in json.dumps(json.loads((tmp_path / "findings.json").read_text()))
+    assert set(json.loads((tmp_path / "findings.json").read_text())) == {str(case.data), str(case.run)}
+    with pytest.raises(CheckpointError, match="neither a run"):
+        find_patients(tmp_path / "nothing")
+
+
+def test_this_machine_can_simulate() -> None:
+    done = act("doctor", "--workers", 1, check=0)
+    assert "reach-v3 10/10" in done.stdout.replace("\n", " ")
