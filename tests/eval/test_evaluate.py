@@ -46,7 +46,7 @@ def two_tasks(reach_store: EpisodeStore, push_store: EpisodeStore) -> Policy:
 def outcome(success: bool, start: Start) -> Outcome:
     return Outcome(
         start=start, success=np.array([False, success]), distance=np.array([0.3, 0.2, 0.0 if success else 0.1]),
-        actions=np.zeros((2, 4), np.float32), query_steps=np.array([0]), query_states=np.zeros((1, 39)),
+        actions=np.zeros((2, 4), np.float32), path=np.zeros((3, 7), np.float32), query_steps=np.array([0]), query_states=np.zeros((1, 39)),
         clip_fraction=0.0,
     )  # fmt: skip
 
@@ -73,7 +73,7 @@ def test_a_saved_set_comes_back_to_the_bit_and_changes_are_found(tmp_path: Path)
     path.write_text("[1, 2]")
     with pytest.raises(DatasetError, match="is not an evaluation set"):
         EvalSet.load(path)
-    with pytest.raises(DatasetError, match=r"neither a file nor one of fresh, dataset, grid.* Did you mean 'fresh'"):
+    with pytest.raises(DatasetError, match=r"neither a file nor one of fresh, dataset, grid, ood.* Did you mean 'fresh'"):
         EvalSet.load(Path("frehs"))
 
 
@@ -169,6 +169,8 @@ def test_the_reading_names_uncovered_starts(evaluation: Evaluation) -> None:
     nowhere = [outcome(False, start) for start in starts]
     everywhere = replace(uncovered, controls={"expert": expert, "demonstrated starts": nowhere})
     assert everywhere.reading == ""
+    outside = replace(uncovered, evalset=replace(evaluation.evalset, kind="ood"))
+    assert "it does not extrapolate" in outside.reading
     impossible = replace(uncovered, controls={"expert": nowhere, "demonstrated starts": shown})
     assert "The scripted expert itself succeeds only 0/50" in impossible.reading
 
