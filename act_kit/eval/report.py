@@ -151,13 +151,16 @@ def write_results(
             "bins": bins,
             "nearness": figure_uri(nearness_figure(bins)),
             "sweep": {"columns": COLUMNS, "rows": table_rows(sweep), "warning": WARNING},
-            "episodes": [_page_row(i, episode, videos.get(i)) for i, episode in enumerate(evaluation.episodes)],
+            "episodes": [
+                _page_row(i, episode, videos.get(i), with_crash=bool(evaluation.crashes))
+                for i, episode in enumerate(evaluation.episodes)
+            ],
         },
     )
     return page
 
 
-def _page_row(index: int, episode: Episode, video: Path | None) -> dict[str, Any]:
+def _page_row(index: int, episode: Episode, video: Path | None, *, with_crash: bool) -> dict[str, Any]:
     """Return what the page shows of an episode: cells that sort as numbers, where they are numbers."""
     outcome = episode.outcome
     return {
@@ -175,7 +178,7 @@ def _page_row(index: int, episode: Episode, video: Path | None) -> dict[str, Any
             "largest z": f"{episode.largest_z:.1f}",
             "clipped": f"{100 * outcome.clip_fraction:.1f} %",
             "start": " ".join(f"{x:.3f}" for x in outcome.start.rand_vec),
-            "crash": outcome.crash or "",
+            **({"crash": outcome.crash or ""} if with_crash else {}),
         },
     }
 

@@ -155,6 +155,10 @@ def test_results_on_disk(evaluation: Evaluation, tiny_policy: Policy, tmp_path: 
         assert float(row["final_distance"]) == pytest.approx(result.distance[-1], abs=1e-6)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary == json.loads(json.dumps(summarise(evaluation, tiny_policy)))
+    assert sum(summary["failures"].values()) == 3 - summary["success_once"]["successes"]
+    assert list(summary["funnel"])[-1] == "success"
+    assert summary["funnel"]["success"] == summary["success_once"]["successes"]
+    assert sum(each["success_once"]["num"] for each in summary["success_by_nearest_demonstration"]) == 3
     assert summary["evalset"]["hash"] == EvalSet.load(tmp_path / "starts.json").hash
     assert "success (once, the benchmark" in page.read_text()
 
@@ -219,7 +223,7 @@ def test_the_overview_has_every_task_and_means_in_which_tasks_count_the_same(two
         evaluation_of("reach-v3", 10, 10), evaluation_of("push-v3", 5, 10), evaluation_of("lever-pull-v3", 0, 10),
     ]  # fmt: skip
     rows = {row[0]: row[1:] for row in task_rows(evaluations)}
-    assert rows["lever-pull-v3"] == ("easy", str(Rate(0, 10)), str(Rate(0, 10)), "0.100 rad", str(Rate(1, 1)))
+    assert rows["lever-pull-v3"] == ("easy", str(Rate(0, 10)), str(Rate(0, 10)), "0.100 rad", str(Rate(1, 1)), "frozen 10")
     means = {row[1]: row for row in mean_rows(evaluations)}
     assert list(means) == ["easy", "hard", "all"]
     assert means["easy"][:3] == ("mean of 2 tasks", "easy", str(MeanRate((Rate(10, 10), Rate(0, 10)))))
