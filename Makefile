@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-slow lint format gl clean
+.PHONY: setup demo test test-slow lint format gl chromium clean
 
 setup: $(READY)
 
@@ -22,10 +22,15 @@ $(READY): requirements.lock pyproject.toml
 gl: setup
 	@$(BIN)/python -m act_kit.sim.render >/dev/null 2>&1 || ./scripts/apt-install libegl1 libopengl0 libgl1-mesa-dri || true
 
+# Tests of pages need a browser; without one they are skipped.
+chromium:
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	   command -v google-chrome-stable; } >/dev/null || ./scripts/apt-install chromium || true
+
 demo: setup gl
 	$(BIN)/act demo --overwrite
 
-test: setup gl
+test: setup gl chromium
 	$(BIN)/pytest -n 2
 
 test-slow: setup gl

@@ -14,7 +14,8 @@ from act_kit.datasets.coverage import coverage_figure
 from act_kit.datasets.diversity import Diversity
 from act_kit.datasets.store import EpisodeStore
 from act_kit.eval.evaluate import Evaluation
-from act_kit.eval.report import control_rows, success_figure, summarise
+from act_kit.eval.figures import success_figure
+from act_kit.eval.report import control_rows, summarise
 from act_kit.files import write_json
 from act_kit.pages import figure_uri, video_uri, write_page
 from act_kit.policy.policy import Policy

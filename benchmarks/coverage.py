@@ -3,8 +3,8 @@
     python benchmarks/coverage.py --out coverage
     python benchmarks/coverage.py --out coverage --table
 
-For each task, each number K of distinct starts and each seed: 200 demonstrations from K starts, used over and over; their
-diversity report; one training of the same steps; success from the same 100 fresh starts. Data and training have
+For each task, each number K of distinct starts and each seed: 200 demonstrations from K starts, used over and over;
+their diversity report; one training of the same steps; success from the same 100 fresh starts. Data and training have
 the seed; the evaluation set is the same for all. The last checkpoint is judged, not a chosen one. What is finished is
 kept: stopped, the same command goes on.
 """

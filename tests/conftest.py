@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from playwright.sync_api import Browser, sync_playwright
 
 from act_kit.collection.collect import collect
 from act_kit.collection.render import render
@@ -105,6 +108,18 @@ def gl() -> Gl:
         return find_gl()
     except RenderError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Start the system's Chromium, without a display; skip where there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is on the PATH")
+    with sync_playwright() as playwright:
+        # A container's shared memory is too small for it.
+        yield playwright.chromium.launch(executable_path=found, args=["--disable-dev-shm-usage"])
 
 
 def act(*arguments: object, check: int | None = None, **options: object) -> subprocess.CompletedProcess[str]:

@@ -9,14 +9,23 @@ import typer
 
 from act_kit.cli.console import complain, console, say
 from act_kit.cli.options import Device, ExecutorName, Overrides, Overwrite, Workers, choose_device, count_workers
+from act_kit.errors import ConfigError
+
+QUICK, PAPER = 30, 500
+"""Episodes: a look, and what a paper reports; 100 are in between."""
+
+GATE_FAILED = 3
+"""Exit code. An error's is 2."""
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run, or a checkpoint of it.", show_default=False)],
     overrides: Overrides = None,
     episodes: Annotated[int | None, typer.Option(help="Episodes of each task.", show_default="100")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK} episodes of each task.")] = False,
+    paper: Annotated[bool, typer.Option("--paper", help=f"{PAPER} episodes of each task.")] = False,
     starts: Annotated[
-        str, typer.Option(help="fresh, dataset, grid, or the starts.json of another evaluation.")
+        str, typer.Option(help="fresh, dataset, grid, ood (outside the reset box), or a starts.json.")
     ] = "fresh",
     seed: Annotated[int | None, typer.Option(help="Of the starts.", show_default="0")] = None,
     execute: Annotated[
@@ -25,6 +34,15 @@ def evaluate(
     ensemble: Annotated[
         bool | None,
         typer.Option("--ensemble/--no-ensemble", help="Query every step and average.", show_default="as trained"),
+    ] = None,
+    sweep_execution: Annotated[
+        bool, typer.Option("--sweep-execution", help="Carry out chunks in other ways too, on the same starts.")
+    ] = False,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='Exit with 3 unless, say, "success_lower>=0.8" of every task; repeatable.', show_default=False
+        ),
     ] = None,
     record_video: Annotated[
         bool, typer.Option("--record-video", help="Write mp4s of episodes, failures first.")
@@ -46,6 +64,7 @@ def evaluate(
     from act_kit.cli.policy_stages import run_evaluation
     from act_kit.config import EvalConfig
     from act_kit.eval.evalset import evalsets_from
+    from act_kit.eval.gates import Gate
     from act_kit.eval.overview import overview_table
     from act_kit.eval.report import terminal_table
     from act_kit.executors import Spread
@@ -56,7 +75,11 @@ def evaluate(
     # A second thread of the policy would take a processor from those who simulate. (Not in a process that also trains:
     # once this has been called, however it is set again, training takes a sixth longer.)
     torch.set_num_threads(1)
-    config = compose("eval", EvalConfig, overrides or [], {"episodes": episodes, "seed": seed})
+    gates = [Gate.parse(text) for text in gate or []]
+    if (episodes is not None) + quick + paper > 1:
+        raise ConfigError("--episodes, --quick and --paper all say how many episodes: give one of them.")
+    num = QUICK if quick else PAPER if paper else episodes
+    config = compose("eval", EvalConfig, overrides or [], {"episodes": num, "seed": seed})
     policy = Policy.load(run, device=choose_device(device)).with_execution(execute=execute, ensemble=ensemble)
     say(f"{policy.num_tensors} of {policy.num_tensors} tensors loaded, probe reproduced: {policy}")
     evalsets = evalsets_from(starts, policy.contract, config)
@@ -68,6 +91,7 @@ def evaluate(
         config,
         out,
         record_video=record_video,
+        sweep_execution=sweep_execution,
         spread=Spread(executor=executor, num_workers=count_workers(workers)),
     )
     console.print(terminal_table(evaluations[0]) if len(evaluations) == 1 else overview_table(evaluations))
@@ -75,3 +99,8 @@ def evaluate(
         if evaluation.reading:
             complain(f"{evaluation.evalset.task}: {evaluation.reading}")
     say(f"Page: {out / 'report.html'}")
+    verdicts = [gate.judge(evaluation) for gate in gates for evaluation in evaluations]
+    for passed, line in verdicts:
+        (say if passed else complain)(line)
+    if not all(passed for passed, _ in verdicts):
+        raise typer.Exit(GATE_FAILED)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.progress import TaskID
 
-from act_kit.cli.console import complain, interrupts_deferred, progress_bar, say
+from act_kit.cli.console import complain, console, interrupts_deferred, progress_bar, say
 from act_kit.config import EvalConfig, TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import RenderError
@@ -18,6 +18,7 @@ from act_kit.eval.overview import write_overview
 from act_kit.eval.report import write_results
 from act_kit.eval.rollout import LocalRoll, Outcome, Progress, Roll, Sizes, roll_with
 from act_kit.eval.selection import make_selector
+from act_kit.eval.sweep import SweepRow, sweep, sweep_table
 from act_kit.eval.video import choose, record, video_path
 from act_kit.executors import LocalExecutor, Spread
 from act_kit.policy.policy import Policy
@@ -61,9 +62,13 @@ def run_training(
 
 
 def run_evaluation(
-    policy: Policy, evalsets: Sequence[EvalSet], config: EvalConfig, out: Path, *, record_video: bool, spread: Spread
-) -> list[Evaluation]:
-    """Evaluate a policy and write what came of it: of one task to ``out``, of several to a folder of each in there."""
+    policy: Policy, evalsets: Sequence[EvalSet], config: EvalConfig, out: Path, *, record_video: bool, spread: Spread,
+    sweep_execution: bool = False,
+) -> list[Evaluation]:  # fmt: skip
+    """Evaluate a policy and write what came of it: of one task to ``out``, of several to a folder of each in there.
+
+    ``sweep_execution`` also carries out its chunks in other ways; see :mod:`act_kit.eval.sweep`.
+    """
     num_starts = sum(len(evalset.starts) for evalset in evalsets)
     with _roll(policy, num_starts, config, spread) as roll, progress_bar("successes") as bar:
         lines: dict[str, TaskID] = {}
@@ -75,12 +80,17 @@ def run_evaluation(
             bar.update(lines[who], completed=progress.num_episodes, successes=text)
 
         evaluations = evaluate_all(policy, evalsets, config, roll=roll, on_progress=show)
+        sweeps: list[list[SweepRow]] = [[] for _ in evaluations]
+        if sweep_execution:
+            sweeps = sweep(policy, evaluations, roll=roll, on_progress=show)
     folders = [out / evalset.task for evalset in evalsets] if len(evalsets) > 1 else [out]
     videos: list[dict[int, Path]] = [{} for _ in folders]
     if record_video:
         videos = _record(evaluations, config, folders, spread.num_workers)
-    for evaluation, folder, of_set in zip(evaluations, folders, videos, strict=True):
-        write_results(evaluation, policy, folder, of_set)
+    for evaluation, folder, of_set, rows in zip(evaluations, folders, videos, sweeps, strict=True):
+        write_results(evaluation, policy, folder, of_set, rows)
+        if rows:
+            console.print(sweep_table(evaluation.evalset.task, rows))
     if len(evaluations) > 1:
         write_overview(evaluations, policy, out)
     return evaluations

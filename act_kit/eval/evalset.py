@@ -20,7 +20,7 @@ from act_kit.sim.tasks import get_task
 
 FORMAT = "act_kit.evalset"
 VERSION = 1
-Kind = Literal["fresh", "dataset", "grid"]
+Kind = Literal["fresh", "dataset", "grid", "ood"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,8 @@ class EvalSet:
 
     Attributes:
         task: Meta-World task.
-        kind: ``fresh`` (drawn anew from the reset law), ``dataset`` (the demonstrated ones) or ``grid`` (a lattice).
+        kind: ``fresh`` (drawn anew from the reset law), ``dataset`` (the demonstrated ones), ``grid`` (a lattice) or
+            ``ood`` (outside the box that the reset law draws from).
         seed: Of the draw.
         starts: In the order they are run.
     """
@@ -98,13 +99,13 @@ def make_evalset(task: str, kind: Kind, num: int, seed: int, demonstrated: Seque
         chosen = np.unique(np.linspace(0, len(demonstrated) - 1, num).round().astype(int))
         starts = [Start.of(task, np.array(demonstrated[i])) for i in chosen]
     else:
-        law = StartLaw(task, "grid" if kind == "grid" else "uniform")
+        law = StartLaw(task, "uniform" if kind == "fresh" else kind)
         starts = law.sample(num, seed=seed, stream="evaluate")
     return EvalSet(task=task, kind=kind, seed=seed, starts=tuple(starts))
 
 
 def evalsets_from(choice: str, contract: Contract, config: EvalConfig) -> list[EvalSet]:
-    """Make the sets that ``--starts`` asks for: ``fresh``, ``dataset`` or ``grid``, one of each of a policy's tasks.
+    """Make the sets that ``--starts`` asks for by their kind, one of each of a policy's tasks.
 
     It may also be the path of a saved set, which is of one task: only that is evaluated then.
     """

@@ -13,11 +13,13 @@ from act_kit.config import EvalConfig
 from act_kit.errors import StartError
 from act_kit.eval.actors import Actor, ExpertActor, NothingActor, PolicyActor, RandomActor
 from act_kit.eval.evalset import EvalSet, check_disjoint, make_evalset
+from act_kit.eval.failures import LABELS, Label, label
+from act_kit.eval.milestones import Stage, funnel
+from act_kit.eval.nearness import nearest_demonstrations
 from act_kit.eval.rollout import Outcome, Progress, Roll
 from act_kit.eval.statistics import Rate
 from act_kit.policy.policy import Contract, Policy
 from act_kit.sim.starts import Start
-from act_kit.sim.tasks import get_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,38 @@ class Evaluation:
         return float(np.mean([distance_at(outcome, when) for outcome in self.outcomes]))
 
     @property
+    def closed_distance_fraction(self) -> float:
+        """Which part of the initial distance was gone at the end, of the means."""
+        return 1 - self.mean_distance("final") / self.mean_distance("initial")
+
+    @property
+    def largest_z(self) -> float:
+        """Largest normalised coordinate of any state the policy was asked about."""
+        return max(episode.largest_z for episode in self.episodes)
+
+    @property
+    def clip_fraction(self) -> float:
+        """Mean fraction of the numbers it asked for that lay outside [-1, 1]."""
+        return float(np.mean([outcome.clip_fraction for outcome in self.outcomes]))
+
+    @property
+    def crashes(self) -> list[int]:
+        """The episodes that crashed."""
+        return [i for i, outcome in enumerate(self.outcomes) if outcome.crash]
+
+    @property
+    def funnel(self) -> dict[Stage, int]:
+        """How many episodes got as far as each stage of the task, the first stage first."""
+        return funnel(self.evalset.task, self.outcomes)
+
+    @property
+    def failures(self) -> dict[Label, int]:
+        """How many failures there are of each label, the most frequent first."""
+        labels = list(map(label, self.outcomes))
+        counts = {what: labels.count(what) for what in LABELS if what in labels}
+        return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+    @property
     def reading(self) -> str:
         """What the controls say about the number, in a sentence; empty where they say nothing."""
         expert, shown = self.controls.get("expert"), self.controls.get("demonstrated starts")
@@ -80,6 +114,11 @@ class Evaluation:
                 "task and its starts before the policy."
             )
         if shown and success_rate(shown).interval[0] > self.success.interval[1]:
+            if self.evalset.kind == "ood":
+                return (
+                    "It succeeds from the starts it was shown and fails from these, which lie outside the box that "
+                    "starts are drawn from: it does not extrapolate. Whether it generalises: --starts fresh"
+                )
             return (
                 "It succeeds from the starts it was shown and fails from others: the demonstrations do not cover the "
                 "starts it is evaluated from. Read the dataset's diversity report: act report DATASET"
@@ -95,14 +134,6 @@ def success_rate(outcomes: Sequence[Outcome]) -> Rate:
 def distance_at(outcome: Outcome, when: str) -> float:
     """Return the ``initial``, ``min`` or ``final`` distance of an episode."""
     return float({"initial": outcome.distance[0], "min": outcome.distance.min(), "final": outcome.distance[-1]}[when])
-
-
-def nearest_demonstrations(task: str, starts: Sequence[Start], demonstrated: np.ndarray) -> np.ndarray:
-    """Return each start's distance to the nearest demonstrated one (N, D), in box widths; float64 (M,)."""
-    spec = get_task(task)
-    dims = spec.informative
-    seen = demonstrated[:, dims] / spec.width[dims]
-    return np.array([np.linalg.norm(seen - s.array[dims] / spec.width[dims], axis=1).min() for s in starts])
 
 
 def evaluate(

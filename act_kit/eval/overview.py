@@ -17,7 +17,7 @@ from act_kit.pages import write_page
 from act_kit.policy.policy import Policy
 from act_kit.sim.tasks import Group, get_task
 
-COLUMNS = ("task", "difficulty", "success", "at the end of the horizon", "final distance", "expert")
+COLUMNS = ("task", "difficulty", "success", "at the end of the horizon", "final distance", "expert", "failures")
 
 
 def summarise_all(evaluations: Sequence[Evaluation], policy: Policy) -> dict[str, Any]:
@@ -71,7 +71,8 @@ def task_rows(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:
         task = get_task(evaluation.evalset.task)
         distance = f"{evaluation.mean_distance('final'):.3f} {task.unit}"
         success = str(evaluation.success), str(evaluation.success_at_end)
-        rows.append((task.name, task.group, *success, distance, str(_expert(evaluation) or "not measured")))
+        failures = ", ".join(f"{what} {num}" for what, num in evaluation.failures.items())
+        rows.append((task.name, task.group, *success, distance, str(_expert(evaluation) or "not measured"), failures))
     return rows
 
 
@@ -82,7 +83,7 @@ def mean_rows(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:
         means = _means(members)
         success = str(means["success_once"]), str(means["success_at_end"])
         count = f"{len(members)} task{'s' if len(members) > 1 else ''}"
-        rows.append((f"mean of {count}", name, *success, "", str(means["expert"] or "not measured")))
+        rows.append((f"mean of {count}", name, *success, "", str(means["expert"] or "not measured"), ""))
     return rows
 
 

@@ -1,29 +1,29 @@
-"""What the evaluation of a task leaves behind: ``starts.json``, ``episodes.csv``, ``summary.json``, ``report.html``."""
+"""What the evaluation of a task leaves behind: ``starts.json``, ``episodes.csv``, ``summary.json``, ``report.html``;
+and ``sweep.json``, if that was asked for."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from act_kit.datasets.coverage import draw_axes, panels, place
-from act_kit.eval.evaluate import Evaluation, distance_at, success_rate
+from act_kit.eval.evaluate import Episode, Evaluation, distance_at, success_rate
+from act_kit.eval.failures import LABELS, label
+from act_kit.eval.figures import map_figure, nearness_figure
+from act_kit.eval.milestones import MEANINGS, furthest
+from act_kit.eval.nearness import Bin, divide
 from act_kit.eval.statistics import Rate
+from act_kit.eval.sweep import COLUMNS, WARNING, SweepRow, table_rows, write_sweep
 from act_kit.files import write_json
-from act_kit.pages import GREEN, GREY, RED, figure_uri, new_maps, video_uri, write_page
+from act_kit.pages import figure_uri, video_uri, write_page
 from act_kit.policy.policy import Policy
-from act_kit.sim.starts import stack
 from act_kit.sim.tasks import HORIZON, get_task
 from act_kit.versions import versions
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _CONTROLS = {
     "expert": "the scripted expert, same starts",
@@ -44,10 +44,16 @@ def summarise(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
         "success_rule": task.success_rule,
         "distance_unit": task.unit,
         "distance": {when: evaluation.mean_distance(when) for when in ("initial", "min", "final")},
-        "closed_distance_fraction": 1 - evaluation.mean_distance("final") / evaluation.mean_distance("initial"),
-        "largest_z": max(episode.largest_z for episode in evaluation.episodes),
-        "clip_fraction": float(np.mean([outcome.clip_fraction for outcome in evaluation.outcomes])),
-        "crashes": [i for i, outcome in enumerate(evaluation.outcomes) if outcome.crash],
+        "closed_distance_fraction": evaluation.closed_distance_fraction,
+        "largest_z": evaluation.largest_z,
+        "clip_fraction": evaluation.clip_fraction,
+        "crashes": evaluation.crashes,
+        "funnel": evaluation.funnel,
+        "failures": evaluation.failures,
+        "success_by_nearest_demonstration": [
+            {"low": each.low, "high": each.high, "success_once": rate_values(each.rate)}
+            for each in by_nearness(evaluation)
+        ],
         "controls": {who: rate_values(success_rate(outcomes)) for who, outcomes in evaluation.controls.items()},
         "reading": evaluation.reading,
         "evalset": {
@@ -81,26 +87,12 @@ def rate_values(rate: Rate) -> dict[str, float]:
     return {"successes": rate.successes, "num": rate.num, "value": rate.value, "low": low, "high": high}
 
 
-def success_figure(rows: Mapping[str, tuple[Evaluation, Policy]]) -> Figure:
-    """Draw where policies of one task succeeded and failed, over the starts each was shown: a row of maps per policy."""
-    task = get_task(next(iter(rows.values()))[0].evalset.task)
-    pairs = panels(task)
-    figure = new_maps(len(pairs), num_rows=len(rows))
-    grid = np.array(figure.axes).reshape(len(rows), len(pairs))
-    labels: dict[str, Any] = {}
-    for line, (name, (evaluation, policy)) in zip(grid, rows.items(), strict=True):
-        rand_vecs = stack(evaluation.evalset.starts)
-        succeeded = np.array([outcome.success_once for outcome in evaluation.outcomes])
-        shown = np.array(policy.contract.starts_of(task.name))
-        line[0].set_title(name, loc="left", fontsize=10)
-        for axes, pair in zip(line, pairs, strict=True):
-            draw_axes(axes, task, pair)
-            labels["demonstrated"] = axes.scatter(*place(shown, pair), s=40, color=GREY, marker="+")
-            for mask, colour, label in ((succeeded, GREEN, "success"), (~succeeded, RED, "failure")):
-                if mask.any():
-                    labels[label] = axes.scatter(*place(rand_vecs[mask], pair), s=16, color=colour, linewidths=0)
-    figure.legend(list(labels.values()), list(labels), loc="outside upper right", ncols=3, frameon=False, fontsize=9)
-    return figure
+def by_nearness(evaluation: Evaluation) -> list[Bin]:
+    """Return success by the distance to the nearest demonstration."""
+    return divide(
+        [episode.nearest_demonstration for episode in evaluation.episodes],
+        [outcome.success_once for outcome in evaluation.outcomes],
+    )
 
 
 def control_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
@@ -121,12 +113,17 @@ def terminal_table(evaluation: Evaluation) -> Table:
     table.add_row("success at the end of the horizon", Text(str(evaluation.success_at_end)))
     for when in ("initial", "min", "final"):
         table.add_row(f"{when} distance (mean)", f"{evaluation.mean_distance(when):.3f} {unit}")
+    table.add_row("episodes that got so far", Text(", ".join(f"{s} {n}" for s, n in evaluation.funnel.items())))
+    if evaluation.failures:
+        table.add_row("failures", Text(", ".join(f"{what} {n}" for what, n in evaluation.failures.items())))
     for who, rate in control_rows(evaluation):
         table.add_row(f"control: {who}", Text(rate))
     return table
 
 
-def write_results(evaluation: Evaluation, policy: Policy, out: Path, videos: Mapping[int, Path]) -> Path:
+def write_results(
+    evaluation: Evaluation, policy: Policy, out: Path, videos: Mapping[int, Path], sweep: Sequence[SweepRow] = ()
+) -> Path:
     """Write everything but the videos into ``out``, and return the page's path."""
     out.mkdir(parents=True, exist_ok=True)
     evaluation.evalset.save(out / "starts.json")
@@ -137,6 +134,9 @@ def write_results(evaluation: Evaluation, policy: Policy, out: Path, videos: Map
         writer.writerows(table)
     summary = summarise(evaluation, policy)
     write_json(out / "summary.json", summary)
+    if sweep:
+        write_sweep(sweep, out / "sweep.json")
+    bins = by_nearness(evaluation)
     page = out / "report.html"
     write_page(
         page,
@@ -146,12 +146,41 @@ def write_results(evaluation: Evaluation, policy: Policy, out: Path, videos: Map
             "evaluation": evaluation,
             "summary": summary,
             "controls": control_rows(evaluation),
-            "map": figure_uri(success_figure({"": (evaluation, policy)})),
-            "episodes": table,
-            "videos": [(i, evaluation.outcomes[i], video_uri(path)) for i, path in videos.items()],
+            "meanings": {**MEANINGS, **LABELS},
+            "map": figure_uri(map_figure(evaluation, policy)),
+            "bins": bins,
+            "nearness": figure_uri(nearness_figure(bins)),
+            "sweep": {"columns": COLUMNS, "rows": table_rows(sweep), "warning": WARNING},
+            "episodes": [
+                _page_row(i, episode, videos.get(i), with_crash=bool(evaluation.crashes))
+                for i, episode in enumerate(evaluation.episodes)
+            ],
         },
     )
     return page
+
+
+def _page_row(index: int, episode: Episode, video: Path | None, *, with_crash: bool) -> dict[str, Any]:
+    """Return what the page shows of an episode: cells that sort as numbers, where they are numbers."""
+    outcome = episode.outcome
+    return {
+        "label": label(outcome) or "success",
+        "video": video_uri(video) if video else "",
+        "cells": {
+            "episode": index,
+            "result": "success" if outcome.success_once else "failure",
+            "label": label(outcome) or "",
+            "got as far as": furthest(outcome) or "nothing",
+            "success step": "" if outcome.success_step is None else outcome.success_step,
+            "min distance": f"{distance_at(outcome, 'min'):.3f}",
+            "final distance": f"{distance_at(outcome, 'final'):.3f}",
+            "nearest demonstration": f"{episode.nearest_demonstration:.3f}",
+            "largest z": f"{episode.largest_z:.1f}",
+            "clipped": f"{100 * outcome.clip_fraction:.1f} %",
+            "start": " ".join(f"{x:.3f}" for x in outcome.start.rand_vec),
+            **({"crash": outcome.crash or ""} if with_crash else {}),
+        },
+    }
 
 
 def _episode_table(evaluation: Evaluation, out: Path, videos: Mapping[int, Path]) -> list[dict[str, Any]]:
@@ -168,6 +197,8 @@ def _episode_table(evaluation: Evaluation, out: Path, videos: Mapping[int, Path]
             "nearest_demonstration": f"{episode.nearest_demonstration:.6f}",
             "largest_z": f"{episode.largest_z:.3f}",
             "clip_fraction": f"{episode.outcome.clip_fraction:.4f}",
+            "got_as_far_as": furthest(episode.outcome) or "",
+            "label": label(episode.outcome) or "",
             "num_steps": len(episode.outcome),
             "crash": episode.outcome.crash or "",
             "video": str(videos[i].relative_to(out)) if i in videos else "",

@@ -29,6 +29,9 @@ MAX_ROWS = 64
 SHARE = 16
 """Episodes of a job on a cluster: what is done again if its machine dies."""
 
+PATH_DIM = 7
+"""The part of a state that says where an episode went: hand, gripper, first object."""
+
 _WORTH_HIDING = 0.05
 """Part of a chunk's time from which planning is worth being done while others are simulated."""
 
@@ -42,6 +45,8 @@ class Outcome:
         success: bool (T,), at each step.
         distance: float64 (T + 1,), before the first action and after each; metres (radians for lever-pull).
         actions: float32 (T, 4), as carried out.
+        path: float32 (T + 1, 7), before the first action and after each: hand (3), gripper opening from 0 to 1, object
+            (3), metres. In the first row some tasks still show the object where it was before the reset.
         query_steps: int64 (Q,), the steps before which the actor was asked.
         query_states: float64 (Q, 39), what it saw.
         clip_fraction: Fraction of the numbers it asked for that lay outside [-1, 1].
@@ -52,6 +57,7 @@ class Outcome:
     success: np.ndarray
     distance: np.ndarray
     actions: np.ndarray
+    path: np.ndarray
     query_steps: np.ndarray
     query_states: np.ndarray
     clip_fraction: float
@@ -86,6 +92,7 @@ class _Recording:
     distance: list[np.ndarray] = field(default_factory=list)
     success: list[np.ndarray] = field(default_factory=list)
     actions: list[np.ndarray] = field(default_factory=list)
+    path: list[np.ndarray] = field(default_factory=list)
     query_states: list[np.ndarray] = field(default_factory=list)
     query_steps: list[int] = field(default_factory=list)
     num_steps: int = 0
@@ -104,12 +111,14 @@ class _Recording:
         segment = answer.segment
         if planned is None or segment is None:
             self.distance.append(np.array([answer.distance]))
+            self.path.append(answer.state[None, :PATH_DIM].astype(np.float32))
         else:
             carried_out = planned[: len(segment)]
             self.num_clipped += int((np.abs(carried_out) > 1.0).sum())
             self.actions.append(np.clip(carried_out, -1.0, 1.0).astype(np.float32))
             self.success.append(segment.success)
             self.distance.append(segment.distance)
+            self.path.append(segment.state[:, :PATH_DIM].astype(np.float32))
             self.num_steps += len(segment)
             self.succeeded = self.succeeded or bool(segment.success.any())
         self.state = answer.state
@@ -120,6 +129,7 @@ class _Recording:
             success=np.concatenate([np.zeros(0, dtype=bool), *self.success]),
             distance=np.concatenate(self.distance),
             actions=np.concatenate([np.zeros((0, 4), dtype=np.float32), *self.actions]),
+            path=np.concatenate(self.path),
             query_steps=np.array(self.query_steps),
             query_states=np.array(self.query_states).reshape(-1, STATE_DIM),
             clip_fraction=self.num_clipped / max(1, 4 * self.num_steps),

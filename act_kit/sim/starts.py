@@ -19,7 +19,10 @@ from act_kit.sim.tasks import Task, get_task
 SAME_START_M = 1e-6
 """Starts that agree to this in every dimension are one start."""
 
-LawKind = Literal["uniform", "sobol", "grid", "tasks50"]
+OOD_MARGIN = 0.25
+"""How far beyond the reset box the law ``ood`` goes, in widths of the box."""
+
+LawKind = Literal["uniform", "sobol", "grid", "tasks50", "ood"]
 Stream = Literal["collect", "validate", "select", "evaluate", "reference"]
 """What starts are drawn for. Streams of one seed draw independently, so selecting never sees what reporting uses
 (``tasks50`` has only its 50 goals to give, to every stream)."""
@@ -70,6 +73,7 @@ class StartLaw:
     sobol     a scrambled Sobol sequence in the same box, with the same rejection
     grid      a lattice over the first two dimensions that vary, the others drawn uniformly; for maps
     tasks50   the 50 goals of Meta-World's MT1 benchmark for this seed, over and over
+    ood       outside the reset box by up to a quarter of its width, in one dimension or more; never below it
     ========= =============================================================================================
     """
 
@@ -93,6 +97,7 @@ class StartLaw:
             "sobol": self._sobol,
             "grid": lambda root: self._grid(root, num),
             "tasks50": lambda root: self._tasks50(seed),
+            "ood": self._ood,
         }
         starts = [Start.of(self.task.name, rand_vec) for rand_vec in islice(laws[self.kind](root), num)]
         for start in starts:
@@ -104,6 +109,19 @@ class StartLaw:
         while True:
             rand_vec = rng.uniform(self.task.low, self.task.high)
             if not self.task.rejects(rand_vec):
+                yield rand_vec
+
+    def _ood(self, root: np.random.SeedSequence) -> Iterator[np.ndarray]:
+        """Draw uniformly from the wider box until one is outside the reset box."""
+        rng = np.random.default_rng(root)
+        margin = np.zeros(len(self.task.low))
+        margin[self.task.informative] = OOD_MARGIN * self.task.width[self.task.informative]
+        heights = np.arange(len(margin)) % 3 == 2
+        low = self.task.low - np.where(heights, 0, margin)  # lower, and objects or goals would be in the table
+        while True:
+            rand_vec = rng.uniform(low, self.task.high + margin)
+            outside = (rand_vec < self.task.low) | (rand_vec > self.task.high)
+            if outside.any() and not self.task.rejects(rand_vec):
                 yield rand_vec
 
     def _sobol(self, root: np.random.SeedSequence) -> Iterator[np.ndarray]:

@@ -46,7 +46,7 @@ def two_tasks(reach_store: EpisodeStore, push_store: EpisodeStore) -> Policy:
 def outcome(success: bool, start: Start) -> Outcome:
     return Outcome(
         start=start, success=np.array([False, success]), distance=np.array([0.3, 0.2, 0.0 if success else 0.1]),
-        actions=np.zeros((2, 4), np.float32), query_steps=np.array([0]), query_states=np.zeros((1, 39)),
+        actions=np.zeros((2, 4), np.float32), path=np.zeros((3, 7), np.float32), query_steps=np.array([0]), query_states=np.zeros((1, 39)),
         clip_fraction=0.0,
     )  # fmt: skip
 
@@ -73,7 +73,7 @@ def test_a_saved_set_comes_back_to_the_bit_and_changes_are_found(tmp_path: Path)
     path.write_text("[1, 2]")
     with pytest.raises(DatasetError, match="is not an evaluation set"):
         EvalSet.load(path)
-    with pytest.raises(DatasetError, match=r"neither a file nor one of fresh, dataset, grid.* Did you mean 'fresh'"):
+    with pytest.raises(DatasetError, match=r"neither a file nor one of fresh, dataset, grid, ood.* Did you mean 'fresh'"):
         EvalSet.load(Path("frehs"))
 
 
@@ -155,6 +155,10 @@ def test_results_on_disk(evaluation: Evaluation, tiny_policy: Policy, tmp_path: 
         assert float(row["final_distance"]) == pytest.approx(result.distance[-1], abs=1e-6)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary == json.loads(json.dumps(summarise(evaluation, tiny_policy)))
+    assert sum(summary["failures"].values()) == 3 - summary["success_once"]["successes"]
+    assert list(summary["funnel"])[-1] == "success"
+    assert summary["funnel"]["success"] == summary["success_once"]["successes"]
+    assert sum(each["success_once"]["num"] for each in summary["success_by_nearest_demonstration"]) == 3
     assert summary["evalset"]["hash"] == EvalSet.load(tmp_path / "starts.json").hash
     assert "success (once, the benchmark" in page.read_text()
 
@@ -169,6 +173,8 @@ def test_the_reading_names_uncovered_starts(evaluation: Evaluation) -> None:
     nowhere = [outcome(False, start) for start in starts]
     everywhere = replace(uncovered, controls={"expert": expert, "demonstrated starts": nowhere})
     assert everywhere.reading == ""
+    outside = replace(uncovered, evalset=replace(evaluation.evalset, kind="ood"))
+    assert "it does not extrapolate" in outside.reading
     impossible = replace(uncovered, controls={"expert": nowhere, "demonstrated starts": shown})
     assert "The scripted expert itself succeeds only 0/50" in impossible.reading
 
@@ -217,7 +223,7 @@ def test_the_overview_has_every_task_and_means_in_which_tasks_count_the_same(two
         evaluation_of("reach-v3", 10, 10), evaluation_of("push-v3", 5, 10), evaluation_of("lever-pull-v3", 0, 10),
     ]  # fmt: skip
     rows = {row[0]: row[1:] for row in task_rows(evaluations)}
-    assert rows["lever-pull-v3"] == ("easy", str(Rate(0, 10)), str(Rate(0, 10)), "0.100 rad", str(Rate(1, 1)))
+    assert rows["lever-pull-v3"] == ("easy", str(Rate(0, 10)), str(Rate(0, 10)), "0.100 rad", str(Rate(1, 1)), "frozen 10")
     means = {row[1]: row for row in mean_rows(evaluations)}
     assert list(means) == ["easy", "hard", "all"]
     assert means["easy"][:3] == ("mean of 2 tasks", "easy", str(MeanRate((Rate(10, 10), Rate(0, 10)))))

@@ -31,6 +31,18 @@ def test_fewer_starts_are_the_beginning_of_more_and_streams_share_none() -> None
     assert len(set(everything)) == 150
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_ood_starts_are_outside_the_box_but_not_far_nor_below(name: str) -> None:
+    task = TASKS[name]
+    vectors = stack(StartLaw(name, "ood").sample(30, seed=3, stream="evaluate"))
+    outside = np.maximum(task.low - vectors, vectors - task.high)
+    assert (outside.max(axis=1) > 0).all()
+    assert (outside <= 0.25 * task.width).all()
+    assert (outside[:, [dim for dim in range(len(task.low)) if dim not in task.informative]] <= 0).all()
+    assert (vectors[:, 2::3] >= task.low[2::3]).all()
+    assert not any(task.rejects(vector) for vector in vectors)
+
+
 def test_uniform_is_the_benchmarks_reset_law() -> None:
     """Meta-World's own draws, with NumPy's global generator, have the same quantiles."""
     from scipy.stats import ks_2samp

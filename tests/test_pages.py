@@ -1,0 +1,161 @@
+"""The pages in a real browser: they need no network and make no errors, rows sort and hide, videos play."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from act_kit.datasets.diversity import measure
+from act_kit.datasets.report import write_report
+from act_kit.datasets.store import EpisodeStore
+from act_kit.demo import Side, write_demo
+from act_kit.eval.evaluate import Evaluation
+from act_kit.eval.overview import write_overview
+from act_kit.eval.report import write_results
+from act_kit.eval.statistics import Rate
+from act_kit.eval.sweep import SweepRow
+from act_kit.eval.video import record, video_path
+from act_kit.executors import LocalExecutor
+from act_kit.policy.policy import Policy
+from act_kit.sim.render import Gl, RenderSettings
+from tests.eval.test_evaluate import evaluation_of
+from tests.eval.untrained import untrained_policy
+
+pytestmark = pytest.mark.browser
+
+Open = Callable[[Path], Page]
+
+LAPTOP, PHONE = {"width": 1280, "height": 800}, {"width": 420, "height": 800}
+
+
+@pytest.fixture(params=[LAPTOP, PHONE], ids=["laptop", "phone"])
+def show(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Open]:
+    """Open a page, which must fit the screen, ask the network for nothing and complain of nothing."""
+    context = browser.new_context(viewport=request.param)
+    complaints: list[str] = []
+    requests: list[str] = []
+
+    def show(path: Path) -> Page:
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda asked: requests.append(asked.url[:80]))
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= request.param["width"]
+        broken = "[...document.images].filter(image => !image.naturalWidth).length"
+        assert page.evaluate(broken) == 0, "pictures that show nothing"
+        return page
+
+    yield show
+    context.close()
+    assert complaints == []
+    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def column(page: Page, name: str) -> list[str]:
+    """Return the visible cells under a header, from top to bottom."""
+    rows = """([name]) => {
+        const table = document.getElementById("episodes");
+        const at = [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent === name);
+        return [...table.tBodies[0].rows].filter(row => row.checkVisibility()).map(row => row.cells[at].textContent);
+    }"""
+    cells: list[str] = page.evaluate(rows, [name])
+    return cells
+
+
+def press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=re.compile(f"^{name}")).click()
+
+
+@pytest.fixture
+def evaluation() -> Evaluation:
+    """Twelve episodes, seven of which succeed; their final distances have one digit more or less than one another."""
+    evaluation = evaluation_of("reach-v3", 7, 12)
+    episodes = [
+        replace(episode, largest_z=(7 * i) % 12 + 0.5, nearest_demonstration=0.1 * i)
+        for i, episode in enumerate(evaluation.episodes)
+    ]
+    return replace(evaluation, episodes=episodes)
+
+
+def test_rows_of_an_evaluation_sort_and_hide(
+    show: Open, evaluation: Evaluation, tiny_policy: Policy, tmp_path: Path
+) -> None:
+    rows = [SweepRow(execution="4 actions a query", rate=evaluation.success)]
+    rows.append(SweepRow(execution="1 action a query", rate=Rate(9, 12), gained=3, lost=1, p=0.625))
+    page = show(write_results(evaluation, tiny_policy, tmp_path, {}, rows))
+    assert column(page, "episode") == [str(i) for i in range(12)]
+    press(page, "largest z")
+    zs = [float(z) for z in column(page, "largest z")]
+    assert zs == sorted(zs), "as numbers: 10.5 after 9.5"
+    press(page, "largest z")
+    assert [float(z) for z in column(page, "largest z")] == zs[::-1]
+    press(page, "success step")
+    assert column(page, "success step") == ["1"] * 7 + [""] * 5, "empty cells last"
+    press(page, "failures 5")
+    assert column(page, "result") == ["failure"] * 5
+    press(page, "frozen 5")
+    assert set(column(page, "label")) == {"frozen"}
+    press(page, "successes 7")
+    assert column(page, "result") == ["success"] * 7
+    press(page, "episode")
+    press(page, "all 12")
+    assert column(page, "episode") == [str(i) for i in range(12)]
+    assert "Not a result" in page.inner_text("body")
+    assert page.locator("#sweep tr").count() == 3
+
+
+@pytest.mark.gl
+def test_videos_play_in_their_rows(
+    show: Open, gl: Gl, evaluation: Evaluation, tiny_policy: Policy, tmp_path: Path
+) -> None:
+    videos = {i: video_path(tmp_path, i, evaluation.outcomes[i]) for i in (7, 0)}
+    with LocalExecutor(1, gl.environment) as executor:
+        shown = {path: evaluation.outcomes[i] for i, path in videos.items()}
+        record(executor, shown, "corner4", RenderSettings(height_px=64, width_px=64), 20)
+    page = show(write_results(evaluation, tiny_policy, tmp_path, videos))
+    press(page, "with video 2")
+    assert column(page, "episode") == ["0", "7"]
+    for video in page.locator("tr:visible video").all():
+        video.scroll_into_view_if_needed()
+        video.evaluate("video => video.play()")
+        page.wait_for_function("video => video.currentTime > 0.2", arg=video.element_handle())
+
+
+def test_an_overview_leads_to_its_tasks(
+    show: Open, reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path
+) -> None:
+    policy = untrained_policy([reach_store, push_store])
+    evaluations = [evaluation_of("reach-v3", 9, 10), evaluation_of("push-v3", 10, 10)]
+    for each in evaluations:
+        write_results(each, policy, tmp_path / each.evalset.task, {})
+    page = show(write_overview(evaluations, policy, tmp_path))
+    first = page.locator("table.sortable tbody tr >> nth=0")
+    assert "push" not in first.inner_text()
+    press(page, "success")
+    press(page, "success")
+    assert "push-v3" in first.inner_text(), "10 of 10 before 9 of 10"
+    first.get_by_role("link").click()
+    assert page.title().startswith("push-v3: success 10/10")
+
+
+def test_the_report_of_a_dataset_opens(show: Open, reach_store: EpisodeStore, tmp_path: Path) -> None:
+    page = show(write_report(reach_store, measure(reach_store), tmp_path))
+    assert "10 demonstrations of reach-v3" in page.title()
+
+
+def test_the_page_of_the_demo_opens(
+    show: Open, reach_store: EpisodeStore, tiny_run: Path, evaluation: Evaluation, tmp_path: Path
+) -> None:
+    (tmp_path / "run").symlink_to(tiny_run)
+    side = Side(
+        name="one start", folder=tmp_path, store=reach_store, diversity=measure(reach_store),
+        policy=Policy.load(tiny_run), evaluation=evaluation,
+    )  # fmt: skip
+    page = show(write_demo([side, replace(side, name="randomised starts")], tmp_path))
+    assert "two datasets" in page.title()
