@@ -126,12 +126,12 @@ def findings_table(findings: Sequence[Finding]) -> Table:
 
 
 def summary_lines(findings: Sequence[Finding]) -> list[str]:
-    """Say in one line each what was ruled out and what could not be tested."""
-    return [
-        f"{finding.result.status.lower()}: {finding.name}. {finding.result.says}"
-        for finding in findings
-        if finding.result.status in ("RULED OUT", "UNTESTED")
-    ]
+    """Say what was ruled out and what could not be tested, in one line for each reason."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for finding in findings:
+        if finding.result.status in ("RULED OUT", "UNTESTED"):
+            names.setdefault((finding.result.status.lower(), finding.result.says), []).append(finding.name)
+    return [f"{status}: {', '.join(of_one)}. {says}" for (status, says), of_one in names.items()]
 
 
 def verdict(findings: Sequence[Finding]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import fisher_exact
 
+from act_kit.datasets.store import EpisodeStore
 from act_kit.diagnosis.case import RunCase
 from act_kit.diagnosis.finding import Checks, Result, ruled_out, suspected
 from act_kit.diagnosis.generalisation import GAP, evenly, gap, measure_loss
@@ -23,9 +24,7 @@ def under_trained(case: RunCase) -> Result:
         return ruled_out(f"It succeeds {success_rate(case.from_fresh)} times from fresh starts.")
     fitted, plain, nothing = [], [], []
     for store in case.stores:
-        train, _ = case.split(store)
-        episodes = evenly(train, 10)
-        fitted.append(measure_loss(case.policy, store, episodes).value)
+        fitted.append(_fit(case, store))
         mean = store.steps("action").mean(axis=0)
         plain.append(float(np.abs(store.steps("action") - mean).mean()))
         nothing.append(float(np.abs(store.steps("action")).mean()))
@@ -54,6 +53,11 @@ def generalises(case: RunCase) -> Result:
     return ruled_out(f"No alarming gap: {says}.")
 
 
+def _fit(case: RunCase, store: EpisodeStore) -> float:
+    """Return the L1 on some of the episodes that it was trained on."""
+    return measure_loss(case.policy, store, evenly(case.split(store)[0], 10)).value
+
+
 def _gap(case: RunCase) -> tuple[float, float, float, float]:
     """Return the worst ratio over the tasks, its p-value and both losses."""
     rows = []
@@ -74,15 +78,20 @@ def reading(case: RunCase) -> Result:
         return ruled_out(f"It does not fail: {says}.")
     table = [[shown.successes, shown.num - shown.successes], [fresh.successes, fresh.num - fresh.successes]]
     depends_on_start = fisher_exact(table, alternative="greater").pvalue < _LIKELY
-    ratio, p_value, *_ = _gap(case)
+    ratio, p_value, held_out, _ = _gap(case)
     surprised = ratio > GAP and p_value < _LIKELY
+    fit = float(np.mean([_fit(case, store) for store in case.stores]))
+    more = f"act collect --task {case.policy.tasks[0]} --n {2 * case.stores[0].num_episodes}"
     if depends_on_start and surprised:
         cause, mend = "the demonstrations do not cover the starts", f"act report {case.datasets[0].path}"
     elif depends_on_start:
         cause = "it drifts from what was demonstrated, or the evaluation differs from the demonstrations"
-        mend = f"act collect --task {case.policy.tasks[0]} --n {2 * case.stores[0].num_episodes} --noise 0.1"
+        mend = f"{more} --noise 0.1"
     elif surprised:
         cause, mend = "it was trained too little, is too small, or on bad demonstrations", case.train_again
+    elif held_out > 2 * fit:
+        cause = f"it knows its training episodes by heart (L1 {fit:.3f}, on others {held_out:.3f}): too few of them"
+        mend = more
     else:
         cause = "it predicts what was demonstrated, and yet fails: chunk execution, inference or drift"
         mend = f"act eval {case.folder} --ensemble"
