@@ -20,6 +20,7 @@ from act_kit.config import CollectConfig, TrainConfig
 from act_kit.datasets.diversity import Diversity, measure
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.windows import split_episodes
+from act_kit.diagnosis.generalisation import SEED
 from act_kit.errors import CheckpointError, DatasetError
 from act_kit.eval.actors import ExpertActor, PolicyActor
 from act_kit.eval.evalset import check_disjoint, make_evalset
@@ -30,9 +31,6 @@ from act_kit.policy.policy import Policy
 from act_kit.sim.render import find_gl
 from act_kit.sim.starts import Start
 from act_kit.training.run import reopen_run
-
-_SEED = 730_001
-"""Of the doctor's own starts, which nobody else is likely to use."""
 
 _NUM_FRESH = 24
 """Fresh starts that it measures on, over all tasks; at least four of each."""
@@ -196,7 +194,7 @@ class RunCase:
         for store in {store.info.task: store for store in self.stores}.values():
             info = store.info
             flags = {
-                "task": info.task, "n": self._share(_NUM_FRESH), "seed": _SEED, "noise": info.noise,
+                "task": info.task, "n": self._share(_NUM_FRESH), "seed": SEED, "noise": info.noise,
                 "steps_after_success": info.steps_after_success,
             }  # fmt: skip
             config = compose("collect", CollectConfig, flags=flags)
@@ -219,7 +217,7 @@ class RunCase:
         """Fresh starts of each task, none of them demonstrated."""
         starts: list[Start] = []
         for task in self.policy.tasks:
-            evalset = make_evalset(task, "fresh", self._share(_NUM_FRESH), _SEED, [])
+            evalset = make_evalset(task, "fresh", self._share(_NUM_FRESH), SEED, [])
             check_disjoint(evalset, self.policy.contract.starts_of(task))
             starts += evalset.starts
         return starts

@@ -19,11 +19,14 @@ from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.policy.policy import Policy
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.starts import Start, stack
+from act_kit.sim.starts import Start, StartLaw, stack
 from act_kit.sim.tasks import get_task
 
 MAX_EPISODES = 30
 """Episodes that a loss is measured on; more tell little more."""
+
+SEED = 730_001
+"""Of the doctor's own starts, which nobody else is likely to use."""
 
 GAP = 1.5
 """From this ratio of the fresh to the held-out loss on, a policy is said to have learnt its starts by heart."""
@@ -126,3 +129,9 @@ def replay_nearest(store: EpisodeStore, starts: Sequence[Start]) -> list[bool]:
         segment = simulator.step_chunk(actions[ends[nearest] : ends[nearest + 1]])
         successes.append(bool(segment.success.any()))
     return successes
+
+
+def memory_succeeds(store: EpisodeStore, num: int = 40) -> Rate:
+    """Return how often the nearest demonstration's actions succeed from fresh starts: what needs no policy at all."""
+    starts = StartLaw(store.info.task).sample(num, seed=SEED, stream="evaluate")
+    return Rate(sum(replay_nearest(store, starts)), num)
