@@ -14,7 +14,7 @@ from act_kit.errors import StartError
 from act_kit.eval.actors import Actor, ExpertActor, NothingActor, PolicyActor, RandomActor
 from act_kit.eval.evalset import EvalSet, check_disjoint, make_evalset
 from act_kit.eval.rollout import Outcome, Progress, Roll
-from act_kit.eval.statistics import Rate
+from act_kit.statistics import Rate
 from act_kit.policy.policy import Contract, Policy
 from act_kit.sim.starts import Start
 from act_kit.sim.tasks import get_task
@@ -45,11 +45,13 @@ class Evaluation:
         episodes: The policy's, one per start.
         controls: Outcomes by name: ``expert``, ``nothing``, ``random`` on the first of the same starts, and the policy
             itself from ``demonstrated starts``.
+        engine: What simulated.
     """
 
     evalset: EvalSet
     episodes: list[Episode]
     controls: dict[str, list[Outcome]]
+    engine: str
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -173,6 +175,7 @@ def evaluate_all(
             evalset=evalset,
             episodes=_judge(policy, evalset, outcomes[i]),
             controls={who: of_sets[i] for who, of_sets in controls.items() if of_sets[i]},
+            engine=config.sim.engine,
         )
         for i, evalset in enumerate(evalsets)
     ]

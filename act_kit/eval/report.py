@@ -14,12 +14,13 @@ from rich.text import Text
 
 from act_kit.datasets.coverage import draw_axes, panels, place
 from act_kit.eval.evaluate import Evaluation, distance_at, success_rate
-from act_kit.eval.statistics import Rate
+from act_kit.statistics import Rate
 from act_kit.files import write_json
 from act_kit.pages import GREEN, GREY, RED, figure_uri, new_maps, video_uri, write_page
 from act_kit.policy.policy import Policy
 from act_kit.sim.starts import stack
 from act_kit.sim.tasks import HORIZON, get_task
+from act_kit.training.run import config_of
 from act_kit.versions import versions
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def summarise(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
         "crashes": [i for i, outcome in enumerate(evaluation.outcomes) if outcome.crash],
         "controls": {who: rate_values(success_rate(outcomes)) for who, outcomes in evaluation.controls.items()},
         "reading": evaluation.reading,
+        "engine": evaluation.engine,
         "evalset": {
             "kind": evaluation.evalset.kind,
             "seed": evaluation.evalset.seed,
@@ -66,12 +68,24 @@ def summarise(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
 
 
 def made_by(policy: Policy) -> dict[str, Any]:
-    """Return what ran, as plain values."""
+    """Return what ran, and how it was trained, as plain values: what :mod:`act_kit.eval.compare` holds side by side."""
     return {
         "horizon": HORIZON,
         "execution": asdict(policy.execution),
         "policy_step": policy.contract.step,
         "versions": versions(),
+        "device": policy.device.type,
+        "training": {
+            "checkpoint": None if policy.folder is None else str(policy.folder),
+            "config": None if policy.folder is None else config_of(policy.folder),
+            "data": [
+                {"task": data.task, "fingerprint": data.fingerprint, "command": data.command}
+                for data in policy.contract.demonstrations
+            ],
+            "versions": policy.contract.versions,
+            "views": policy.contract.views and asdict(policy.contract.views),
+            "gl_renderer": policy.contract.gl_renderer,
+        },
     }
 
 
