@@ -56,7 +56,7 @@ def test_the_wheel_composes_configurations_and_renders_pages(site: Path, tmp_pat
     )
     file, width, templates = python(code, site, tmp_path).split()
     assert Path(file).is_relative_to(site)
-    assert (width, templates) == ("512", "5")
+    assert (width, templates) == ("512", "6")
 
 
 def test_the_stages_stand_at_the_top_as_links() -> None:

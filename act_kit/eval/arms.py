@@ -143,7 +143,7 @@ def read_arms(paths: Sequence[Path]) -> list[Arm]:
                 raise ComparisonError(f"{folders[seed.folder.resolve()]} and {arm.path} are both {seed.folder}.")
             folders[seed.folder.resolve()] = arm.path
     for arm in arms[1:]:
-        if arm.tasks != arms[0].tasks:
+        if set(arm.tasks) != set(arms[0].tasks):
             raise ComparisonError(
                 f"{arms[0].label} was evaluated on {', '.join(arms[0].tasks)}; {arm.label} on {', '.join(arm.tasks)}. "
                 "Only evaluations of the same tasks can be compared; a folder in an evaluation of several is one of them."
@@ -267,11 +267,13 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """Call each as its folder is, without what all have at their ends, with as much before it as tells them apart.
+    """Call each as its run is, without what all have at their ends, with as much before it as tells them apart.
 
     ``seed-0`` and ``eval-fresh`` tell nothing by themselves.
     """
     parts = [path.resolve().parts for path in paths]
+    runs = [part[:-1] if part[-1].startswith("eval-") else part for part in parts]
+    parts = runs if len(set(runs)) == len(runs) else parts
     while len(parts) > 1 and len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 2:
         parts = [part[:-1] for part in parts]
     vague = any(part[-1].startswith((SEED_FOLDER, "eval-")) for part in parts)

@@ -111,7 +111,7 @@ class Pair:
         if self.verdict == "no difference shown":
             could = f"one of {100 * difference.detectable:.0f} points would have been, with a power of 80 %"
             if difference.detectable >= 1:
-                could = "with so few episodes, none would have been"
+                could = f"with so few {'episodes' if few else 'seeds'}, none would have been"
             text = f"No difference shown between {b} and {a}: {numbers[:-1]}; {could}."
         else:
             text = f"{b} is {self.verdict} than {a}: {numbers}"
@@ -239,8 +239,11 @@ def compare(paths: Sequence[Path], factors: Sequence[str]) -> Comparison:
 
 
 def _results(comparisons: Sequence[tuple[Arm, Arm, tuple[str, ...]]]) -> list[Result | None]:
-    """Make comparisons that share their errors."""
-    differences = [_difference(a, b, tasks, LEVEL / len(comparisons)) for a, b, tasks in comparisons]
+    """Make comparisons that share their errors; None where there are too few seeds for one."""
+    num = sum(_enough(a, b) for a, b, _ in comparisons)
+    differences = [
+        _difference(a, b, tasks, LEVEL / num) if _enough(a, b) else None for a, b, tasks in comparisons
+    ]
     adjusted = iter(holm(np.array([difference.p for difference in differences if difference])))
     return [
         None if difference is None else Result(difference=difference, p_holm=float(next(adjusted)))
@@ -248,14 +251,16 @@ def _results(comparisons: Sequence[tuple[Arm, Arm, tuple[str, ...]]]) -> list[Re
     ]
 
 
-def _difference(a: Arm, b: Arm, tasks: tuple[str, ...], level: float) -> Difference | None:
+def _enough(a: Arm, b: Arm) -> bool:
+    """Whether there are seeds enough to compare methods, or just two checkpoints to compare."""
+    return min(len(a.seeds), len(b.seeds)) >= MIN_SEEDS or len(a.seeds) == len(b.seeds) == 1
+
+
+def _difference(a: Arm, b: Arm, tasks: tuple[str, ...], level: float) -> Difference:
     same_starts = a.hashes(*tasks) == b.hashes(*tasks)
     of_a, of_b = a.successes(*tasks), b.successes(*tasks)
-    num_seeds = len(a.seeds), len(b.seeds)
-    if min(num_seeds) >= MIN_SEEDS:
+    if len(a.seeds) > 1:
         return compare_seeds(of_a, of_b, same_starts=same_starts, level=level)
-    if num_seeds != (1, 1):
-        return None
     for arm, of_arm in ((a, of_a), (b, of_b)):
         if len({of_task.shape[1] for of_task in of_arm}) > 1:
             raise ComparisonError(

@@ -92,8 +92,8 @@ def success_figure(arms: Sequence[Arm]) -> Figure:
         axes.plot([100 * mean.low, 100 * mean.high], [-i, -i], color=colour, linewidth=2)
         axes.plot(100 * mean.value, -i, "|", color=colour, markersize=16, markeredgewidth=2.5)
         if len(arm.seeds) > 1:
-            rates = [100 * seed.value for seed in arm.seeds]
-            axes.plot(rates, [-i - 0.22] * len(rates), "o", color=colour, alpha=0.6, markersize=6)
+            for j, seed in enumerate(arm.seeds):
+                axes.plot(100 * seed.value, -i - 0.15 - 0.06 * (j % 4), "o", color=colour, alpha=0.6, markersize=6)
         axes.text(0, -i + 0.2, arm.label, color=colour, fontsize=10)
     axes.set(xlim=(-2, 102), ylim=(0.4 - len(arms), 0.6), yticks=[], xlabel="success, %")
     axes.grid(axis="x", color=GREY, linewidth=0.5)
