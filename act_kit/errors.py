@@ -38,6 +38,10 @@ class OutputError(ActKitError):
     """An output folder that exists, or that cannot be written."""
 
 
+class ComparisonError(ActKitError):
+    """Evaluations that are missing, damaged, or cannot be held against each other."""
+
+
 class MetricError(ActKitError):
     """A metric that was never declared, or a log that does not hold what was written to it."""
 

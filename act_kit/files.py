@@ -10,7 +10,10 @@ from typing import Any
 
 from act_kit.errors import OutputError
 
-_MARKERS = ("zarr.json", "config.yaml", "summary.json", "demo.json")
+SEEDS = "seeds.json"
+"""What a folder of several runs holds: their training seeds."""
+
+_MARKERS = ("zarr.json", "config.yaml", "summary.json", "demo.json", SEEDS)
 """A folder that holds none of these is not one of ours, and is never deleted."""
 
 

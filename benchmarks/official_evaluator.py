@@ -13,7 +13,7 @@ import metaworld
 from metaworld.evaluation import evaluation
 
 from act_kit import Policy
-from act_kit.eval.statistics import Rate
+from act_kit.statistics import Rate
 
 NUM_ENVS = 5
 

@@ -80,6 +80,11 @@ WRONG = {
     "one of several tasks unknown": (("collect", "--task", "reach-v3,puhs-v3"), "Did you mean 'push-v3'?"),
     "unknown camera": (("render", "DATA", "--camera", "korner4"), "Did you mean 'corner4'?"),
     "unknown size": (("render", "DATA", "--size", "big"), "Write 128, or 480x640"),
+    "no such evaluation to compare": (("compare", "nowhere", "RUN"), "There is no folder nowhere"),
+    "no seeds": (("train", "--data", "DATA", "--seeds", "none"), "give how many, such as 5"),
+    "the same seed twice": (("train", "--data", "DATA", "--seeds", "3,3"), "different ones, such as 0,3,7"),
+    "seeds and a seed": (("train", "--data", "DATA", "--seeds", "2", "--seed", "1"), "leave out --seed"),
+    "seeds and an override": (("train", "--data", "DATA", "--seeds", "2", "trainer.seed=1"), "leave out --seed"),
     "nothing to render": (("render", "nowhere"), "There is no dataset at nowhere"),
 }
 

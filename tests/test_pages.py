@@ -17,12 +17,12 @@ from act_kit.demo import Side, write_demo
 from act_kit.eval.evaluate import Evaluation
 from act_kit.eval.overview import write_overview
 from act_kit.eval.report import write_results
-from act_kit.eval.statistics import Rate
 from act_kit.eval.sweep import SweepRow
 from act_kit.eval.video import record, video_path
 from act_kit.executors import LocalExecutor
 from act_kit.policy.policy import Policy
 from act_kit.sim.render import Gl, RenderSettings
+from act_kit.statistics import Rate
 from tests.eval.test_evaluate import evaluation_of
 from tests.eval.untrained import untrained_policy
 

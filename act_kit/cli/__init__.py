@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from act_kit.cli import collect, data, demo, doctor, evaluate, render, report, train
+from act_kit.cli import collect, compare, data, demo, doctor, evaluate, render, report, train
 from act_kit.cli.console import complain
 from act_kit.errors import ActKitError
 
@@ -26,6 +26,7 @@ app.command("report")(report.report)
 app.command("render")(render.render)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.command("demo")(demo.demo)

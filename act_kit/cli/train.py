@@ -10,6 +10,7 @@ import typer
 from act_kit.cli.console import complain, console, say
 from act_kit.cli.options import Device, Overrides, Overwrite, Workers, choose_device, count_workers
 from act_kit.errors import ConfigError
+from act_kit.files import SEEDS
 
 
 def train(
@@ -22,6 +23,12 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Gradient steps.", show_default="of the preset, 3500")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of weights, batches and validation split.", show_default="0")
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="Train and evaluate one run per training seed: how many, or which (0,3,7).", show_default=False
+        ),
     ] = None,
     device: Device = "auto",
     workers: Workers = 0,
@@ -42,22 +49,29 @@ def train(
 
     Several processes: [dim]torchrun --nproc-per-node 2 --no-python act train …[/]; their number changes results by
     rounding at most.
+
+    Several training seeds: [dim]--seeds 5[/] trains and evaluates OUT/seed-0, OUT/seed-1, … and tells their mean; it
+    takes three to tell methods apart ([dim]act compare[/]).
     """
+    from act_kit.cli import seeds as several
     from act_kit.cli.policy_stages import run_training
     from act_kit.datasets.store import EpisodeStore
     from act_kit.training.group import Group
-    from act_kit.training.run import begin_run, check_data, find_datasets, reopen_run
+    from act_kit.training.run import begin_run, reopen_run
 
     flags = {"trainer.steps": steps, "trainer.seed": seed}
-    out = _check_choices(data, out, resume=resume, others=bool(overrides) or any(v is not None for v in flags.values()))
+    others = bool(overrides) or seeds is not None or any(v is not None for v in flags.values())
+    out = _check_choices(data, out, resume=resume, others=others)
     device = choose_device(device)
+    if seeds is not None or (resume and (out / SEEDS).exists()):
+        if seeds is not None:
+            numbers = several.parse_seeds(seeds, overrides or [], flags)
+            folders = _usable(data or [], allow_degenerate=allow_degenerate)
+            several.begin_seeds(out, folders, numbers, overrides or [], flags, overwrite=overwrite)
+        raise typer.Exit(several.run_seeds(out, ["--device", device, "--workers", str(workers)]))
     group = Group.join(device)
     if group.is_first and not resume:
-        folders = find_datasets(data or [])
-        for folder in folders:
-            warning = check_data(EpisodeStore.open(folder), allow_degenerate=allow_degenerate)
-            if warning:
-                complain(warning)
+        folders = _usable(data or [], allow_degenerate=allow_degenerate)
         begin_run(out, folders, overrides or [], flags, overwrite=overwrite)
     group.wait()
     config, folders = reopen_run(out)
@@ -72,6 +86,19 @@ def train(
         group.leave()
     if group.is_first:
         console.print(f"Next: [bold]act eval {out} --record-video[/]")
+
+
+def _usable(data: list[Path], *, allow_degenerate: bool) -> list[Path]:
+    """Return the datasets that are to be trained on, with their warnings told; see :func:`check_data`."""
+    from act_kit.datasets.store import EpisodeStore
+    from act_kit.training.run import check_data, find_datasets
+
+    folders = find_datasets(data)
+    for folder in folders:
+        warning = check_data(EpisodeStore.open(folder), allow_degenerate=allow_degenerate)
+        if warning:
+            complain(warning)
+    return folders
 
 
 def _check_choices(data: list[Path] | None, out: Path | None, *, resume: bool, others: bool) -> Path:

@@ -9,9 +9,9 @@ from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspe
 from act_kit.errors import ActKitError
 from act_kit.eval.evalset import EvalSet
 from act_kit.eval.evaluate import distance_at
-from act_kit.eval.statistics import Rate
 from act_kit.sim.starts import SAME_START_M, Start, StartLaw, distinct, stack
 from act_kit.sim.tasks import HORIZON
+from act_kit.statistics import Rate
 
 CHECKS = Checks[RunCase]()
 

@@ -21,6 +21,7 @@ from act_kit.policy.policy import Policy
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start, StartLaw, stack
 from act_kit.sim.tasks import get_task
+from act_kit.statistics import Rate
 
 MAX_EPISODES = 30
 """Episodes that a loss is measured on; more tell little more."""

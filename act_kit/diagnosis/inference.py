@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.stats import binomtest, wilcoxon
+from scipy.stats import wilcoxon
 
 from act_kit.diagnosis.case import RunCase
 from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, untested, warning
@@ -14,6 +14,7 @@ from act_kit.eval.evaluate import success_rate
 from act_kit.policy.normaliser import MIN_STD, Normaliser
 from act_kit.policy.policy import Policy, find_checkpoint
 from act_kit.sim.tasks import STATE_DIM
+from act_kit.statistics import mcnemar
 
 CHECKS = Checks[RunCase]()
 
@@ -145,7 +146,7 @@ def _effect_of_execution(case: RunCase, folder: object, used: dict[str, float | 
     theirs = case.act_from(other, case.fresh_starts)
     pairs = [(ours.success_once, others.success_once) for ours, others in zip(case.from_fresh, theirs, strict=True)]
     lost, won = pairs.count((True, False)), pairs.count((False, True))
-    p_value = binomtest(lost, lost + won).pvalue if lost + won else 1.0
+    p_value = mcnemar(lost, won)
     how = "every step with an average over chunks" if used["ensemble"] else f"{used['execute']} actions a query"
     if used["execute"] == 1 and not used["ensemble"]:
         how = "every step without ensembling (1 action a query)"

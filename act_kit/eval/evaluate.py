@@ -17,7 +17,7 @@ from act_kit.eval.failures import LABELS, Label, label
 from act_kit.eval.milestones import Stage, funnel
 from act_kit.eval.nearness import nearest_demonstrations
 from act_kit.eval.rollout import Outcome, Progress, Roll
-from act_kit.eval.statistics import Rate
+from act_kit.statistics import Rate
 from act_kit.policy.policy import Contract, Policy
 from act_kit.sim.starts import Start
 
@@ -47,11 +47,13 @@ class Evaluation:
         episodes: The policy's, one per start.
         controls: Outcomes by name: ``expert``, ``nothing``, ``random`` on the first of the same starts, and the policy
             itself from ``demonstrated starts``.
+        engine: What simulated.
     """
 
     evalset: EvalSet
     episodes: list[Episode]
     controls: dict[str, list[Outcome]]
+    engine: str
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -204,6 +206,7 @@ def evaluate_all(
             evalset=evalset,
             episodes=_judge(policy, evalset, outcomes[i]),
             controls={who: of_sets[i] for who, of_sets in controls.items() if of_sets[i]},
+            engine=config.sim.engine,
         )
         for i, evalset in enumerate(evalsets)
     ]

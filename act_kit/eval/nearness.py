@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from act_kit.eval.statistics import Rate
+from act_kit.statistics import Rate
 from act_kit.sim.starts import Start
 from act_kit.sim.tasks import get_task
 

@@ -17,12 +17,13 @@ from act_kit.eval.failures import LABELS, label
 from act_kit.eval.figures import map_figure, nearness_figure
 from act_kit.eval.milestones import MEANINGS, furthest
 from act_kit.eval.nearness import Bin, divide
-from act_kit.eval.statistics import Rate
 from act_kit.eval.sweep import COLUMNS, WARNING, SweepRow, table_rows, write_sweep
 from act_kit.files import write_json
 from act_kit.pages import figure_uri, video_uri, write_page
 from act_kit.policy.policy import Policy
 from act_kit.sim.tasks import HORIZON, get_task
+from act_kit.statistics import Rate
+from act_kit.training.run import config_of
 from act_kit.versions import versions
 
 _CONTROLS = {
@@ -56,6 +57,7 @@ def summarise(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
         ],
         "controls": {who: rate_values(success_rate(outcomes)) for who, outcomes in evaluation.controls.items()},
         "reading": evaluation.reading,
+        "engine": evaluation.engine,
         "evalset": {
             "kind": evaluation.evalset.kind,
             "seed": evaluation.evalset.seed,
@@ -72,12 +74,24 @@ def summarise(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
 
 
 def made_by(policy: Policy) -> dict[str, Any]:
-    """Return what ran, as plain values."""
+    """Return what ran, and how it was trained, as plain values: what :mod:`act_kit.eval.compare` holds side by side."""
     return {
         "horizon": HORIZON,
         "execution": asdict(policy.execution),
         "policy_step": policy.contract.step,
         "versions": versions(),
+        "device": policy.device.type,
+        "training": {
+            "checkpoint": None if policy.folder is None else str(policy.folder),
+            "config": None if policy.folder is None else config_of(policy.folder),
+            "data": [
+                {"task": data.task, "fingerprint": data.fingerprint, "command": data.command}
+                for data in policy.contract.demonstrations
+            ],
+            "versions": policy.contract.versions,
+            "views": policy.contract.views and asdict(policy.contract.views),
+            "gl_renderer": policy.contract.gl_renderer,
+        },
     }
 
 

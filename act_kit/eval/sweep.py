@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 from rich.text import Text
-from scipy.stats import binomtest
 
 from act_kit.config import ExecutionConfig
 from act_kit.eval.actors import PolicyActor
 from act_kit.eval.evaluate import Evaluation
 from act_kit.eval.rollout import Progress, Roll
-from act_kit.eval.statistics import Rate
+from act_kit.statistics import Rate, mcnemar
 from act_kit.files import write_json
 from act_kit.policy.policy import Policy
 
@@ -88,13 +87,9 @@ def sweep(
             is_now = np.array([outcome.success_once for outcome in islice(outcomes, size)])
             gained, lost = int((is_now & ~was).sum()), int((was & ~is_now).sum())
             rate = Rate(int(is_now.sum()), size)
-            of_set.append(SweepRow(execution=name, rate=rate, gained=gained, lost=lost, p=_mcnemar(gained, lost)))
+            of_set.append(SweepRow(execution=name, rate=rate, gained=gained, lost=lost, p=mcnemar(gained, lost)))
     return rows
 
-
-def _mcnemar(gained: int, lost: int) -> float:
-    """Return the exact two-sided p of McNemar's test (1947), of the pairs that differ."""
-    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def table_rows(rows: Sequence[SweepRow]) -> list[tuple[str, str, str, str, str]]:

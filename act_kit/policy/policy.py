@@ -110,11 +110,15 @@ class Policy:
     Many: ``policy.act(states)`` with (B, 39) -> (B, 4), ``policy.reset(env_mask)`` where episodes begin. As an agent of
     ``metaworld.evaluation.evaluation``: ``eval_action`` and ``reset``. A policy of several tasks acts on one of them:
     ``policy.for_task("push-v3")``.
+
+    Attributes:
+        folder: The checkpoint it was loaded from; None if it was not.
     """
 
     def __init__(
-        self, model: ACT, normaliser: Normaliser, contract: Contract, execution: ExecutionConfig, *, device: str = "cpu"
-    ) -> None:
+        self, model: ACT, normaliser: Normaliser, contract: Contract, execution: ExecutionConfig, *,
+        device: str = "cpu", folder: Path | None = None,
+    ) -> None:  # fmt: skip
         if execution.execute > model.config.chunk_size:
             raise CheckpointError(
                 f"This policy predicts {model.config.chunk_size} actions at once; execute={execution.execute} of them "
@@ -125,6 +129,7 @@ class Policy:
         self.contract = contract
         self.execution = execution
         self.device = torch.device(device)
+        self.folder = folder
         self.executor = ChunkExecutor(execution, self.chunk_size, ACTION_DIM)
         self._queue: dict[int, np.ndarray] = {}
         self._task = 0 if len(self.tasks) == 1 else None
@@ -164,7 +169,9 @@ class Policy:
         """Return the same policy carrying out its chunks in another way; None leaves a setting as trained."""
         changes: dict[str, Any] = {"execute": execute, "ensemble": ensemble}
         execution = replace(self.execution, **{key: value for key, value in changes.items() if value is not None})
-        policy = Policy(self.model, self.normaliser, self.contract, execution, device=str(self.device))
+        policy = Policy(
+            self.model, self.normaliser, self.contract, execution, device=str(self.device), folder=self.folder
+        )
         policy._task = self._task
         return policy
 
@@ -271,7 +278,7 @@ class Policy:
     def _on(self, device: str) -> Policy:
         """Copy it to a device."""
         model, normaliser = copy.deepcopy(self.model), copy.deepcopy(self.normaliser)
-        return Policy(model, normaliser, self.contract, self.execution, device=device)
+        return Policy(model, normaliser, self.contract, self.execution, device=device, folder=self.folder)
 
     # -- on disk ---------------------------------------------------------------------------------------------------
 
@@ -331,7 +338,7 @@ class Policy:
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError, ConfigError, RenderError) as error:
             raise CheckpointError(f"The checkpoint {folder} is damaged: policy.json: {error}. Train again.") from error
-        policy = cls(model, Normaliser(STATE_DIM), contract, execution)
+        policy = cls(model, Normaliser(STATE_DIM), contract, execution, folder=folder.resolve())
         policy._load_strictly(folder, tensors)
         if "chunks" not in probe:
             raise CheckpointError(f"The checkpoint {folder} has no probe to check itself by. Train again.")

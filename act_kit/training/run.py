@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,25 @@ def reopen_run(run: Path) -> tuple[TrainConfig, list[Path]]:
         raise CheckpointError(f"There is no run at {run} to go on with. Begin one: act train --data DATASET") from error
     except Exception as error:
         raise CheckpointError(f"{run / 'config.yaml'} is damaged: {error}. Begin the run again.") from error
+
+
+def config_of(checkpoint: Path) -> dict[str, Any] | None:
+    """Return the resolved configuration of the run that a checkpoint lies in, without its data; None if in none."""
+    from omegaconf import OmegaConf
+
+    if checkpoint.parent.name != "checkpoints" or not (checkpoint.parents[1] / "config.yaml").exists():
+        return None
+    values: Any = OmegaConf.to_container(OmegaConf.load(checkpoint.parents[1] / "config.yaml"))
+    values.pop("data")
+    return dict(values)
+
+
+def steps_taken(run: Path) -> int:
+    """Return the step of a run's last checkpoint; 0 if there is none."""
+    try:
+        return int(json.loads((run / "checkpoints" / "last" / "training.json").read_text())["step"])
+    except FileNotFoundError:
+        return 0
 
 
 def find_datasets(paths: Sequence[Path]) -> list[Path]:

@@ -21,7 +21,7 @@ from act_kit.eval.overview import mean_rows, overview_title, summarise_all, task
 from act_kit.eval.report import summarise, write_results
 from act_kit.eval.rollout import LocalRoll, Outcome
 from act_kit.eval.selection import make_selector
-from act_kit.eval.statistics import MeanRate, Rate
+from act_kit.statistics import MeanRate, Rate
 from act_kit.eval.video import choose
 from act_kit.policy.policy import Policy
 from act_kit.sim.starts import Start, StartLaw
@@ -215,7 +215,7 @@ def evaluation_of(task: str, successes: int, num: int, *, expert: bool = True) -
     outcomes = [outcome(i < successes, start) for i, start in enumerate(evalset.starts)]
     episodes = [Episode(outcome=o, nearest_demonstration=0.1, largest_z=2.0) for o in outcomes]
     controls = {"expert": [outcome(True, evalset.starts[0])]} if expert else {}
-    return Evaluation(evalset=evalset, episodes=episodes, controls=controls)
+    return Evaluation(evalset=evalset, episodes=episodes, controls=controls, engine="fast")
 
 
 def test_the_overview_has_every_task_and_means_in_which_tasks_count_the_same(two_tasks: Policy, tmp_path: Path) -> None:

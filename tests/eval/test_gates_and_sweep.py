@@ -18,7 +18,7 @@ from act_kit.eval.gates import QUANTITIES, Gate
 from act_kit.eval.nearness import divide
 from act_kit.eval.report import summarise
 from act_kit.eval.rollout import LocalRoll
-from act_kit.eval.statistics import Rate
+from act_kit.statistics import Rate
 from act_kit.eval.sweep import describe, others, sweep, write_sweep
 from act_kit.overrides import compose
 from act_kit.policy.policy import Policy

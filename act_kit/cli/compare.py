@@ -1,0 +1,55 @@
+"""``act compare``: is one policy, or one way of training, better than another?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from act_kit.cli.console import complain, console, say
+
+
+def compare(
+    arms: Annotated[
+        list[Path],
+        typer.Argument(help="Evaluations, runs, or folders of runs of several training seeds.", show_default=False),
+    ],
+    factor: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What is compared: an option that may differ, a group of them, or data; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of compare.json and compare.html.")] = Path("comparison"),
+) -> None:
+    """Compare evaluations: better, worse, no difference shown, or CONFOUNDED by what differs beside the factors.
+
+    Methods are told apart by three training seeds or more of each (act train --seeds); fewer compare checkpoints.
+
+    [dim]act compare runs/chunks-of-8 runs/chunks-of-16 --factor policy.chunk_size[/]
+
+    The exit code is 2 where no verdict could be given.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from act_kit.eval import compare as comparing
+    from act_kit.eval.compare_report import COLOURS, PAIR_COLUMNS, arms_table, pair_rows, write_comparison
+
+    comparison = comparing.compare(arms, factor or [])
+    page = write_comparison(comparison, out)
+    console.print(arms_table(comparison.arms))
+    table = Table(*PAIR_COLUMNS)
+    for pair in comparison.pairs:
+        for row in pair_rows(pair):
+            table.add_row(*map(Text, row))
+    if table.row_count:
+        console.print(table)
+    for note in comparison.notes:
+        complain(note)
+    for pair in comparison.pairs:
+        console.print(Text(pair.sentence, style=f"bold {COLOURS.get(pair.verdict, 'red')}"), soft_wrap=True)
+    say(f"Page: {page}")
+    raise typer.Exit(0 if comparison.decided else 2)

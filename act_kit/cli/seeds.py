@@ -1,0 +1,121 @@
+"""``act train --seeds``: one run per training seed, each trained and evaluated by processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from act_kit.cli.console import complain, console, say
+from act_kit.errors import ConfigError
+from act_kit.files import SEEDS, prepare_output, write_json
+
+SEED = "trainer.seed"
+
+
+def parse_seeds(text: str, overrides: Sequence[str], flags: Mapping[str, Any]) -> list[int]:
+    """Read ``--seeds``: how many, or which ones.
+
+    Raises:
+        ConfigError: It is neither, or the seed is given in another way too, or processes are to share a training.
+    """
+    try:
+        seeds = [int(part) for part in text.split(",")] if "," in text else list(range(int(text)))
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--seeds {text}: give how many, such as 5, or different ones, such as 0,3,7.")
+    if flags[SEED] is not None or any(override.startswith(f"{SEED}=") for override in overrides):
+        raise ConfigError("--seeds says which training seeds: leave out --seed and trainer.seed=.")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ConfigError("--seeds trains one run after the other, without torchrun; or torchrun each with --seed.")
+    return seeds
+
+
+def begin_seeds(
+    out: Path, data: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], flags: Mapping[str, Any], *,
+    overwrite: bool,
+) -> None:  # fmt: skip
+    """Make the folder of every run, ``out/seed-N``, so that each can be gone on with."""
+    from act_kit.eval.arms import SEED_FOLDER
+    from act_kit.training.run import begin_run
+
+    prepare_output(out, overwrite=overwrite, how_to_go_on=f"act train --resume --out {out} goes on with it")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / SEEDS, list(seeds))
+    for seed in seeds:
+        begin_run(out / f"{SEED_FOLDER}{seed}", data, overrides, {**flags, SEED: seed}, overwrite=False)
+
+
+def run_seeds(out: Path, options: Sequence[str]) -> int:
+    """Train and evaluate every seed of ``out`` that was not, say what came of them, and return the exit code.
+
+    ``options`` are for both verbs. A seed that fails is named at the end and stops no other. Each stage is a process
+    of its own: an evaluation wants one thread, a training all of them, and PyTorch cannot go from one to the other.
+    """
+    from act_kit.errors import ActKitError
+    from act_kit.eval.arms import SEED_FOLDER, read_arm
+    from act_kit.eval.compare import kinds_of_seeds
+    from act_kit.eval.compare_report import arms_table
+    from act_kit.training.run import reopen_run, steps_taken
+
+    seeds = json.loads((out / SEEDS).read_text())
+    failed: list[str] = []
+    for seed in seeds:
+        run = out / f"{SEED_FOLDER}{seed}"
+        console.rule(run.name, align="left")
+        try:
+            trained = steps_taken(run) >= reopen_run(run)[0].trainer.steps
+        except ActKitError as error:
+            complain(str(error))
+            failed.append(run.name)
+            continue
+        results = run / "eval-fresh"
+        if trained and (results / "summary.json").exists():
+            say("Trained and evaluated before.")
+            continue
+        shutil.rmtree(results, ignore_errors=True)  # begun, or of a training that went on
+        stages = [["train", "--resume", "--out", str(run)], ["eval", str(run)]]
+        if not all(_act(stage + list(options), out) == 0 for stage in stages[trained:]):
+            failed.append(run.name)
+    if len(failed) < len(seeds):
+        arm = read_arm(out)
+        console.print(arms_table([arm]))
+        note = kinds_of_seeds(arm)
+        if note:
+            complain(note)
+        say(f"Compare with another: act compare {out} OTHER --factor KEY")
+    if failed:
+        complain(f"Failed: {', '.join(failed)}; see above. To go on with them: act train --resume --out {out}")
+    return 1 if failed else 0
+
+
+def _act(arguments: Sequence[str], out: Path) -> int:
+    """Run the command line in another process, which is told to stop when this one is; return its exit code."""
+    # In a process group of its own: a Ctrl-C of the terminal would reach it beside ours, and a second one is no wish.
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", "from act_kit.cli import main; main()", *arguments], process_group=0
+    )
+    stopped: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        stopped.append(number)
+        process.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if stopped:
+        say(f"Stopped. To go on: act train --resume --out {out}")
+        sys.exit(130)
+    return code

@@ -1,0 +1,339 @@
+"""What a comparison compares: evaluations as :mod:`act_kit.eval.report` left them, one for each training seed, with
+the configurations they came from."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from act_kit.errors import ActKitError, ComparisonError, ConfigError, did_you_mean
+from act_kit.eval.evalset import EvalSet
+from act_kit.statistics import Tasks
+from act_kit.training.run import reopen_run, steps_taken
+
+SEED_FOLDER = "seed-"
+"""What the folders of the training seeds of an arm begin with."""
+
+NO_CONFOUND = ("trainer.seed", "rollout.rows", "wandb_project")
+"""Options that may differ: what is replicated over, and what decides nothing."""
+
+_ABSENT = "absent"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The episodes of one task.
+
+    Attributes:
+        evalset: The starts.
+        successes: bool (N,), once, one per start.
+        crashes: The episodes that crashed; they count as failed.
+    """
+
+    evalset: EvalSet
+    successes: np.ndarray
+    crashes: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """One checkpoint's evaluation.
+
+    Attributes:
+        name: Of its run's folder.
+        folder: Of the evaluation.
+        tasks: By name.
+        config: Of its training, by dotted key; None where the checkpoint lay in no run.
+        conditions: What else it was trained on and with, and how it was evaluated (``eval.…``), by dotted key.
+    """
+
+    name: str
+    folder: Path
+    tasks: dict[str, Measured]
+    config: dict[str, Any] | None
+    conditions: dict[str, Any]
+
+    @property
+    def value(self) -> float:
+        """Mean success of its tasks."""
+        return float(np.mean([task.successes.mean() for task in self.tasks.values()]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One side of a comparison.
+
+    Attributes:
+        label: What tells it from the others.
+        path: As it was given.
+        seeds: One per training seed that was trained and evaluated to the end.
+        missing: Why the others were not, by name.
+    """
+
+    label: str
+    path: Path
+    seeds: tuple[Trained, ...]
+    missing: dict[str, str]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.seeds[0].tasks)
+
+    def successes(self, *tasks: str) -> Tasks:
+        """Return the successes of tasks, bool (K, N) each."""
+        return [np.stack([seed.tasks[task].successes for seed in self.seeds]) for task in tasks]
+
+    def hashes(self, *tasks: str) -> list[str]:
+        """Return the hashes of the starts of tasks."""
+        return [self.seeds[0].tasks[task].evalset.hash for task in tasks]
+
+    @property
+    def problems(self) -> list[str]:
+        """Say what is missing from it, and what crashed."""
+        total = len(self.seeds) + len(self.missing)
+        found = [f"{len(self.missing)} of {total} seeds of {self.label} missing:"] if self.missing else []
+        found += [f"{self.label}/{name}: {why}" for name, why in self.missing.items()]
+        for seed in self.seeds:
+            for task, measured in seed.tasks.items():
+                if measured.crashes:
+                    which = ", ".join(map(str, measured.crashes))
+                    found.append(
+                        f"{self.label}, {seed.name}, {task}: {len(measured.crashes)} of {len(measured.successes)} "
+                        f"episodes crashed and count as failed (number {which})."
+                    )
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """An option that is not the same in two arms.
+
+    Attributes:
+        key: Dotted.
+        a, b: Its values; several, where it varies within an arm.
+        declared: Whether it was said to be what is compared.
+    """
+
+    key: str
+    a: str
+    b: str
+    declared: bool
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def read_arms(paths: Sequence[Path]) -> list[Arm]:
+    """Read the arms of a comparison: each an evaluation, a run, or a folder of runs ``seed-0``, ``seed-1``, …
+
+    Raises:
+        ComparisonError: There is none, it holds nothing that can be compared, or they are of different tasks.
+    """
+    arms = [replace(read_arm(path), label=label) for path, label in zip(paths, _labels(paths), strict=True)]
+    folders: dict[Path, Path] = {}
+    for arm in arms:
+        for seed in arm.seeds:
+            if seed.folder.resolve() in folders:
+                raise ComparisonError(f"{folders[seed.folder.resolve()]} and {arm.path} are both {seed.folder}.")
+            folders[seed.folder.resolve()] = arm.path
+    for arm in arms[1:]:
+        if set(arm.tasks) != set(arms[0].tasks):
+            raise ComparisonError(
+                f"{arms[0].label} was evaluated on {', '.join(arms[0].tasks)}; {arm.label} on {', '.join(arm.tasks)}. "
+                "Only evaluations of the same tasks can be compared; a folder in an evaluation of several is one of them."
+            )
+    return arms
+
+
+def read_arm(path: Path) -> Arm:
+    """Read one arm, which is called as its folder is; see :func:`read_arms`."""
+    missing: dict[str, str] = {}
+    if not path.is_dir():
+        raise ComparisonError(f"There is no folder {path}. Give evaluations, or runs: act compare RUN RUN")
+    if (path / "summary.json").exists() or (path / "config.yaml").exists():
+        seeds = [_read(path)]
+    else:
+        folders = [entry for entry in path.glob(f"{SEED_FOLDER}*") if entry.is_dir()]
+        if not folders:
+            raise ComparisonError(
+                f"{path} is neither an evaluation, nor a run, nor a folder of runs {SEED_FOLDER}0, {SEED_FOLDER}1, …"
+            )
+        seeds = []
+        for folder in sorted(folders, key=lambda folder: (len(folder.name), folder.name)):
+            try:
+                seeds.append(_read(folder))
+            except ActKitError as error:
+                missing[folder.name] = str(error)
+        if not seeds:
+            raise ComparisonError(f"{path} holds no run that was trained and evaluated:\n" + "\n".join(missing.values()))
+    arm = Arm(label=path.resolve().name, path=path, seeds=tuple(seeds), missing=missing)
+    _check_replicates(arm)
+    return arm
+
+
+def _check_replicates(arm: Arm) -> None:
+    """Refuse seeds that are not replicates: of the same training seed, of other tasks, from other starts."""
+    by_seed: dict[Any, str] = {}
+    for seed in arm.seeds:
+        number = seed.config and seed.config["trainer.seed"]
+        if number in by_seed:
+            raise ComparisonError(
+                f"{arm.path}: {by_seed[number]} and {seed.name} do not replicate each other: their trainer.seed is the "
+                f"same, {number}, or unknown."
+            )
+        by_seed[number] = seed.name
+        of_first = {task: measured.evalset.hash for task, measured in arm.seeds[0].tasks.items()}
+        if {task: measured.evalset.hash for task, measured in seed.tasks.items()} != of_first:
+            raise ComparisonError(
+                f"{arm.path}: {arm.seeds[0].name} and {seed.name} were evaluated from different starts. Evaluate all "
+                f"from the same: act eval {seed.folder.parent} --overwrite"
+            )
+
+
+def _read(path: Path) -> Trained:
+    """Read an evaluation, or that of a run."""
+    run = path if (path / "config.yaml").exists() else path.parent
+    if (run / "config.yaml").exists():
+        wanted, done = reopen_run(run)[0].trainer.steps, steps_taken(run)
+        if done < wanted:
+            raise ComparisonError(
+                f"its training is unfinished, at step {done} of {wanted}. Go on: act train --resume --out {run}"
+            )
+    if path == run:
+        found = [summary.parent for summary in sorted(run.glob("eval-*/summary.json"))]
+        fresh = run / "eval-fresh"
+        if not found:
+            raise ComparisonError(f"it was not evaluated. act eval {run}")
+        if len(found) > 1 and fresh not in found:
+            raise ComparisonError(f"it has several evaluations: give one of {', '.join(map(str, found))}.")
+        path = fresh if fresh in found else found[0]
+    return _read_evaluation(path, run.name)
+
+
+def _read_evaluation(folder: Path, name: str) -> Trained:
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+        folders = {task: folder / task for task in summary["tasks"]} if "tasks" in summary else {summary["task"]: folder}
+        tasks = {task: _read_episodes(of_task) for task, of_task in folders.items()}
+        summaries = [json.loads((of_task / "summary.json").read_text()) for of_task in folders.values()]
+        training = summary["training"]
+        of_evaluation = {key: summary[key] for key in ("horizon", "execution", "versions", "device")}
+        of_tasks = {key: [values[key] for values in summaries] for key in ("engine", "success_rule")}
+        of_tasks["starts"] = [measured.evalset.kind for measured in tasks.values()]
+        conditions = {
+            "data": [f"{data['fingerprint'][:12]} ({data['command']})" for data in training["data"]],
+            "versions": training["versions"],
+            "views": training["views"] or {},
+            "gl_renderer": training["gl_renderer"],
+            "eval": {**of_evaluation, **{key: _one(values) for key, values in of_tasks.items()}},
+        }
+        config = training["config"] and _flatten(training["config"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ComparisonError(
+            f"{folder} is damaged, or no evaluation of this act_kit: {error!r}. Evaluate again: act eval"
+        ) from error
+    return Trained(name=name, folder=folder, tasks=tasks, config=config, conditions=_flatten(conditions))
+
+
+def _read_episodes(folder: Path) -> Measured:
+    evalset = EvalSet.load(folder / "starts.json")
+    with (folder / "episodes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if len(rows) != len(evalset.starts):
+        raise ComparisonError(f"{folder / 'episodes.csv'} has {len(rows)} episodes for {len(evalset.starts)} starts.")
+    return Measured(
+        evalset=evalset,
+        successes=np.array([row["success_once"] == "1" for row in rows]),
+        crashes=tuple(i for i, row in enumerate(rows) if row["crash"]),
+    )
+
+
+def _one(values: Sequence[Any]) -> Any:
+    return values[0] if all(value == values[0] for value in values) else list(values)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """Call each as its run is, without what all have at their ends, with as much before it as tells them apart.
+
+    ``seed-0`` and ``eval-fresh`` tell nothing by themselves.
+    """
+    parts = [path.resolve().parts for path in paths]
+    runs = [part[:-1] if part[-1].startswith("eval-") else part for part in parts]
+    parts = runs if len(set(runs)) == len(runs) else parts
+    while len(parts) > 1 and len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 2:
+        parts = [part[:-1] for part in parts]
+    vague = any(part[-1].startswith((SEED_FOLDER, "eval-")) for part in parts)
+    for length in range(1 + vague, max(map(len, parts)) + 1):
+        labels = ["/".join(part[-length:]) for part in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    raise ComparisonError(f"The same folder is given twice: {', '.join(map(str, paths))}.")
+
+
+# -- what differs ------------------------------------------------------------------------------------------------------
+
+
+def covers(factor: str, key: str) -> bool:
+    """Whether a factor is a key or a group that it is in; of the evaluation's keys, ``eval.`` may be left out."""
+    return any(f"{name}.".startswith(f"{factor}.") for name in (key, key.removeprefix("eval.")))
+
+
+def changes(a: Arm, b: Arm, factors: Sequence[str]) -> list[Change]:
+    """Return every option that is not the same for all seeds of both arms.
+
+    Where a checkpoint lay in no run, whose configuration would say how it was trained, ``config`` is one.
+    """
+    known = all(seed.config is not None for seed in (*a.seeds, *b.seeds))
+    keys = _keys([a, b]) if known else ["config", *(key for key in _keys([a, b]) if key in a.seeds[0].conditions)]
+    found: list[Change] = []
+    for key in keys:
+        of_a, of_b = _values(a, key), _values(b, key)
+        if key in NO_CONFOUND or (len(of_a | of_b) == 1 and key != "config"):
+            continue
+        within = max(len(of_a), len(of_b)) > 1
+        declared = not within and any(covers(factor, key) for factor in factors)
+        texts = (" and ".join(sorted(values)) for values in (of_a, of_b))
+        found.append(Change(key=key, a=next(texts), b=next(texts), declared=declared))
+    return found
+
+
+def check_factors(arms: Sequence[Arm], factors: Sequence[str]) -> None:
+    """Refuse factors that do not exist.
+
+    Raises:
+        ConfigError: With the closest that does.
+    """
+    keys = ["config", *_keys(arms)]
+    groups = {key.rpartition(".")[0] for key in keys if "." in key}
+    for factor in factors:
+        if not any(covers(factor, key) for key in keys):
+            raise ConfigError(f"--factor {factor}: there is no such option.{did_you_mean(factor, [*keys, *groups])}")
+
+
+def _keys(arms: Sequence[Arm]) -> list[str]:
+    seeds = [seed for arm in arms for seed in arm.seeds]
+    return list(dict.fromkeys(key for seed in seeds for key in (*(seed.config or {}), *seed.conditions)))
+
+
+def _values(arm: Arm, key: str) -> set[str]:
+    if key == "config":
+        return {"known" if seed.config is not None else "unknown" for seed in arm.seeds}
+    return {_text({**(seed.config or {}), **seed.conditions}.get(key, _ABSENT)) for seed in arm.seeds}
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(_text, value)) or "none" if isinstance(value, list) else str(value)

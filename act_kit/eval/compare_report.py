@@ -1,0 +1,101 @@
+"""What a comparison leaves behind: ``compare.json`` and ``compare.html``, and tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from act_kit.eval.arms import Arm
+from act_kit.eval.compare import Comparison, Pair, mean_of, points
+from act_kit.files import write_json
+from act_kit.pages import BLUE, GREEN, GREY, ORANGE, RED, figure_uri, write_page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = {"better": "green", "worse": "red", "no difference shown": "yellow"}
+"""Of verdicts; of those that are none, red."""
+
+PAIR_COLUMNS = ("compared", "of", "difference", "p", "after Holm", "verdict")
+CHANGE_COLUMNS = ("key", "first", "second", "")
+
+
+def arms_table(arms: Sequence[Arm]) -> Table:
+    """Return every seed's success, and the seeds' means, as a table."""
+    table = Table("", "training seeds", "each", "mean [95 %]", title="Success", title_justify="left")
+    for row in arm_rows(arms):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def arm_rows(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
+    """Return an arm's line: label, number of seeds, each one's success, their mean."""
+    rows: list[tuple[str, ...]] = []
+    for arm in arms:
+        each = ", ".join(f"{100 * seed.value:.1f} %" for seed in arm.seeds)
+        mean = mean_of(arm)
+        number = f"{len(arm.seeds)} of {len(arm.seeds) + len(arm.missing)}" if arm.missing else str(len(arm.seeds))
+        rows.append(
+            (arm.label, number, each, f"{100 * mean.value:.1f} % [{100 * mean.low:.0f}, {100 * mean.high:.0f} %]")
+        )
+    return rows
+
+
+def pair_rows(pair: Pair) -> list[tuple[str, ...]]:
+    """Return the lines of :data:`PAIR_COLUMNS` of a pair: over all tasks, and of each; without a verdict, no p."""
+    whole = "mean of the tasks" if pair.by_task else pair.a.tasks[0]
+    results = {whole: pair.result, **pair.by_task}
+    rows: list[tuple[str, ...]] = []
+    for name, result in results.items():
+        if result is not None:
+            numbers = (points(result.difference), f"{result.difference.p:.3g}", f"{result.p_holm:.3g}", result.verdict)
+            if pair.confounds:
+                numbers = (numbers[0], "", "", "CONFOUNDED")
+            rows.append((f"{pair.b.label} – {pair.a.label}", name, *numbers))
+    return rows
+
+
+def write_comparison(comparison: Comparison, out: Path) -> Path:
+    """Write ``compare.json`` and ``compare.html`` into ``out``, and return the page's path."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "compare.json", comparison.to_dict())
+    page = out / "compare.html"
+    write_page(
+        page,
+        "compare.html.j2",
+        {
+            "title": " against ".join(arm.label for arm in comparison.arms),
+            "comparison": comparison,
+            "tasks": comparison.arms[0].tasks,
+            "figure": figure_uri(success_figure(comparison.arms)),
+            "arms": arm_rows(comparison.arms),
+            "columns": PAIR_COLUMNS,
+            "rows": [row for pair in comparison.pairs for row in pair_rows(pair)],
+        },
+    )
+    return page
+
+
+def success_figure(arms: Sequence[Arm]) -> Figure:
+    """Draw every seed's success as a point and the means with their intervals, an arm a line, narrow for a phone."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 0.9 + 0.75 * len(arms)), layout="constrained")
+    axes = figure.subplots()
+    for i, arm in enumerate(arms):
+        mean = mean_of(arm)
+        colour = (BLUE, ORANGE, GREEN, RED)[i % 4]
+        axes.plot([100 * mean.low, 100 * mean.high], [-i, -i], color=colour, linewidth=2)
+        axes.plot(100 * mean.value, -i, "|", color=colour, markersize=16, markeredgewidth=2.5)
+        if len(arm.seeds) > 1:
+            for j, seed in enumerate(arm.seeds):
+                axes.plot(100 * seed.value, -i - 0.15 - 0.06 * (j % 4), "o", color=colour, alpha=0.6, markersize=6)
+        axes.text(0, -i + 0.2, arm.label, color=colour, fontsize=10)
+    axes.set(xlim=(-2, 102), ylim=(0.4 - len(arms), 0.6), yticks=[], xlabel="success, %")
+    axes.grid(axis="x", color=GREY, linewidth=0.5)
+    axes.spines[["left", "right", "top"]].set_visible(False)
+    return figure

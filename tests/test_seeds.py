@@ -1,0 +1,91 @@
+"""``act train --seeds``: several training seeds, none of which loses the others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from act_kit import cli
+from act_kit.cli.seeds import begin_seeds
+from act_kit.datasets.store import EpisodeStore
+from act_kit.eval.arms import read_arm
+from act_kit.training.run import reopen_run
+from tests.conftest import ONE_THREAD, TINY, act
+
+QUICK = (*TINY, "selection.rollouts=0")
+
+
+def test_every_seed_is_a_run_and_one_that_fails_loses_no_other(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    """Seed 0 is new, seed 1 cannot be trained, seed 7 was trained and half evaluated."""
+    out = tmp_path / "runs"
+    flags = {"trainer.steps": None, "trainer.seed": None}
+    begin_seeds(out, [reach_store.path], [0, 1, 7], QUICK, flags, overwrite=False)
+    act("train", "--resume", "--out", out / "seed-7", check=0)
+    last = out / "seed-7" / "checkpoints" / "last" / "training.json"
+    trained = last.stat().st_mtime_ns
+    (out / "seed-7" / "eval-fresh").mkdir()
+    (out / "seed-7" / "eval-fresh" / "starts.json").write_text("half an evaluation")
+    shutil.rmtree(out / "seed-1")
+    done = act("train", "--resume", "--out", out, check=1)
+    assert "There is no run at" in done.stderr
+    assert f"Failed: seed-1; see above. To go on with them: act train --resume --out {out}" in done.stderr
+    assert f"act compare {out} OTHER --factor KEY" in done.stdout
+    arm = read_arm(out)
+    assert [seed.name for seed in arm.seeds] == ["seed-0", "seed-7"]
+    assert [len(seed.tasks["reach-v3"].successes) for seed in arm.seeds] == [100, 100]
+    assert ", ".join(f"{100 * seed.value:.1f} %" for seed in arm.seeds) in done.stdout
+    assert last.stat().st_mtime_ns == trained
+    again = act("train", "--resume", "--out", out, check=1)
+    assert again.stdout.count("Trained and evaluated before.") == 2
+
+
+def test_a_seed_begins_as_it_would_alone(
+    reach_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the command begins, which is all that it adds to `act train --resume` and `act eval`."""
+    ran: list[Path] = []
+    monkeypatch.setattr("act_kit.cli.seeds.run_seeds", lambda out, options: ran.append(out) or 0)
+    out = tmp_path / "runs"
+    command = ["act", "train", "--data", str(reach_store.path), "--seeds", "0,3", *QUICK, "--out", str(out)]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 0
+    assert ran == [out]
+    assert json.loads((out / "seeds.json").read_text()) == [0, 3]
+    assert {path.name for path in out.iterdir()} == {"seeds.json", "seed-0", "seed-3"}
+    config, data = reopen_run(out / "seed-3")
+    assert (config.trainer.seed, config.trainer.steps, data) == (3, 60, [reach_store.path])
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr("sys.argv", [*command[:-1], str(tmp_path / "other")])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 2
+    assert not (tmp_path / "other").exists()
+
+
+def test_stopping_stops_the_seed_that_trains_and_says_how_to_go_on(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    command = ["train", "--data", str(reach_store.path), "--seeds", "2", *QUICK, "--out", str(out)]
+    stopped = subprocess.Popen(
+        [sys.executable, "-c", "from act_kit.cli import main; main()", *command, "trainer.steps=100000"],
+        stdout=subprocess.PIPE, text=True, env=ONE_THREAD,
+    )  # fmt: skip
+    last = out / "seed-0" / "checkpoints" / "last"
+    while not last.exists() and stopped.poll() is None:
+        time.sleep(0.05)
+    children = psutil.Process(stopped.pid).children(recursive=True)
+    stopped.send_signal(signal.SIGTERM)
+    output, _ = stopped.communicate(timeout=60)
+    assert stopped.returncode == 130
+    assert f"To go on: act train --resume --out {out}" in output
+    assert not any(child.is_running() for child in children)
+    assert "seed-1 ─" not in output
