@@ -12,6 +12,7 @@ kept: stopped, the same command goes on.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -22,7 +23,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from act_kit.statistics import Rate, seeds_interval
+from act_kit.statistics import seeds_mean
 
 from act_kit.pages import BLUE, GREEN, ORANGE
 
@@ -69,9 +70,10 @@ class Cell:
         return str(json.loads(report.read_text())["level"])
 
     @property
-    def success(self) -> Rate:
-        rate = json.loads((self.folder / "eval" / "summary.json").read_text())["success_once"]
-        return Rate(rate["successes"], rate["num"])
+    def successes(self) -> np.ndarray:
+        """Of each start, bool (100,)."""
+        with (self.folder / "eval" / "episodes.csv").open(newline="") as file:
+            return np.array([row["success_once"] == "1" for row in csv.DictReader(file)])
 
 
 def _act(*arguments: object, codes: tuple[int, ...] = (0,)) -> None:
@@ -100,16 +102,18 @@ def print_table(done: dict[tuple[str, int], list[Cell]]) -> None:
         for task in TASKS:
             of_cell = done.get((task, distinct), [])
             verdicts = "/".join(dict.fromkeys(cell.verdict for cell in of_cell))
-            rates = [cell.success for cell in of_cell]
-            counts = " ".join(str(rate.successes) for rate in rates)
-            texts.append(f"{verdicts}: {_mean(rates)} ({counts})" if rates else "")
+            counts = " ".join(str(cell.successes.sum()) for cell in of_cell)
+            texts.append(f"{verdicts}: {_mean(of_cell)} ({counts})" if of_cell else "")
         print(f"| {distinct} | " + " | ".join(texts) + " |")
 
 
-def _mean(rates: list[Rate]) -> str:
-    mean = 100 * np.mean([rate.value for rate in rates])
-    ends = seeds_interval([rate.value for rate in rates])
-    return f"{mean:.0f} %" if ends is None else f"{mean:.0f} [{100 * ends[0]:.0f}, {100 * ends[1]:.0f}] %"
+def _mean(of_seeds: list[Cell]) -> str:
+    """Return the mean over the seeds, with the interval that `act compare` gives it."""
+    successes_KN = np.stack([cell.successes for cell in of_seeds])
+    if len(successes_KN) < 3:
+        return f"{100 * successes_KN.mean():.0f} %"
+    mean = seeds_mean([successes_KN])
+    return f"{100 * mean.value:.0f} [{100 * mean.low:.0f}, {100 * mean.high:.0f}] %"
 
 
 def draw(done: dict[tuple[str, int], list[Cell]], path: Path) -> None:
@@ -122,7 +126,7 @@ def draw(done: dict[tuple[str, int], list[Cell]], path: Path) -> None:
         of_task = [(distinct, done[task, distinct]) for distinct in DISTINCT if (task, distinct) in done]
         offset = 1.06 ** (number - 1)
         x = [distinct * offset for distinct, _ in of_task]
-        values = [[100 * cell.success.value for cell in of_cell] for _, of_cell in of_task]
+        values = [[100 * cell.successes.mean() for cell in of_cell] for _, of_cell in of_task]
         axes.plot(x, [np.mean(of_seed) for of_seed in values], color=colour, label=task, linewidth=2)
         for where, of_seed, (_, of_cell) in zip(x, values, of_task, strict=True):
             axes.scatter([where] * len(of_seed), of_seed, color=colour, s=22, zorder=3)
