@@ -319,3 +319,12 @@ class EpisodeStore:
     def size_bytes(self) -> int:
         """Return the size on disk."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+
+def find_datasets(paths: Sequence[Path]) -> list[Path]:
+    """Return the datasets at ``paths``, each of which is one or a folder of several."""
+    found: list[Path] = []
+    for path in paths:
+        inside = [] if (path / "zarr.json").exists() else sorted(entry.parent for entry in path.glob("*/zarr.json"))
+        found += inside or [path]
+    return found
