@@ -23,9 +23,9 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from act_kit.statistics import seeds_mean
 
 from act_kit.pages import BLUE, GREEN, ORANGE
+from act_kit.statistics import seeds_mean
 
 TASKS = {"push-v3": BLUE, "pick-place-v3": ORANGE, "shelf-place-v3": GREEN}
 NUM = 200

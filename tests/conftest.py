@@ -26,6 +26,8 @@ from act_kit.training.trainer import Trainer
 
 torch.set_num_threads(1)
 
+os.environ.setdefault("ACT_KIT_CACHE", str(Path(__file__).parent.parent / ".pytest_cache" / "act_kit"))
+
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 """Tests run side by side: each that took every processor would wait for the others."""
 

@@ -1,33 +1,69 @@
-"""``act report``: does a dataset cover the starts its policy will be evaluated from?"""
+"""``act report``: does a dataset cover the starts its policy will be evaluated from, and are its data sound?"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from act_kit.cli.console import console, say
+from act_kit.cli.console import complain, console, say
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def report(
-    dataset: Annotated[Path, typer.Argument(help="A dataset that act collect made.", show_default=False)],
+    dataset: Annotated[
+        Path, typer.Argument(help="A dataset that act collect made, or a folder of several.", show_default=False)
+    ],
+    against: Annotated[
+        str, typer.Option(help="What the starts are held against: fresh, or the starts.json of an evaluation.")
+    ] = "fresh",
     out: Annotated[Path | None, typer.Option(help="Folder of the report.", show_default="DATASET-report")] = None,
 ) -> None:
     """Report the diversity of a dataset's starts: a verdict, the numbers, a page with pictures.
 
-    The exit code is 2 if the verdict is FAIL, so that a script can stop there.
+    The exit code is 2 if the verdict is FAIL (of any dataset, if there are several), so that a script can stop there.
     """
     from rich.text import Text
 
     from act_kit.datasets.diversity import measure
-    from act_kit.datasets.report import COLOURS, terminal_table, write_report
-    from act_kit.datasets.store import EpisodeStore
+    from act_kit.datasets.report import COLOURS, terminal_table, write_overview, write_report
+    from act_kit.datasets.store import EpisodeStore, find_datasets
 
-    store = EpisodeStore.open(dataset)
-    diversity = measure(store)
-    page = write_report(store, diversity, out or dataset.with_name(dataset.name + "-report"))
-    console.print(terminal_table(diversity))
-    console.print(Text(diversity.verdict, style=f"bold {COLOURS[diversity.level]}"), soft_wrap=True)
+    folders = find_datasets([dataset])
+    stores = [EpisodeStore.open(folder) for folder in folders]
+    starts = None if against == "fresh" else _starts_of(against, {store.info.task for store in stores})
+    out = out or dataset.with_name(dataset.resolve().name + "-report")
+    measured = []
+    for store in stores:
+        diversity = measure(store, against=starts)
+        is_alone = len(stores) == 1
+        page = write_report(store, diversity, out if is_alone else out / store.path.name, against=starts)
+        measured.append((store.path.name, diversity))
+        console.print(terminal_table(diversity))
+        for finding in diversity.findings:
+            if finding.level != diversity.level:
+                complain(f"Also: {finding.text}")
+        for note in diversity.notes:
+            say(note)
+        if diversity.more:
+            say(diversity.more)
+        console.print(Text(diversity.verdict, style=f"bold {COLOURS[diversity.level]}"), soft_wrap=True)
+    if len(stores) > 1:
+        page = write_overview(measured, f"{dataset}: {len(stores)} datasets", out)
     say(f"Page: {page}")
-    raise typer.Exit(2 if diversity.level == "FAIL" else 0)
+    raise typer.Exit(2 if any(diversity.level == "FAIL" for _, diversity in measured) else 0)
+
+
+def _starts_of(against: str, tasks: set[str]) -> np.ndarray:
+    """Load an evaluation set's starts, (M, 3 or 6); it must be of the one task that the datasets are of."""
+    from act_kit.errors import StartError
+    from act_kit.eval.evalset import EvalSet
+    from act_kit.sim.starts import stack
+
+    evalset = EvalSet.load(Path(against))
+    if tasks != {evalset.task}:
+        raise StartError(f"{against} holds starts of {evalset.task}; the data are of {', '.join(sorted(tasks))}.")
+    return stack(evalset.starts)

@@ -90,8 +90,8 @@ def train(
 
 def _usable(data: list[Path], *, allow_degenerate: bool) -> list[Path]:
     """Return the datasets that are to be trained on, with their warnings told; see :func:`check_data`."""
-    from act_kit.datasets.store import EpisodeStore
-    from act_kit.training.run import check_data, find_datasets
+    from act_kit.datasets.store import EpisodeStore, find_datasets
+    from act_kit.training.run import check_data
 
     folders = find_datasets(data)
     for folder in folders:

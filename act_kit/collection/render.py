@@ -39,7 +39,7 @@ def render(
     for target in there.values():
         if target.camera in cameras and target.settings != settings:
             raise DatasetError(
-                f"{store.path} has frames of {target.camera} at {target.settings}, other than the {settings} asked for. "
+                f"{store.path} has frames of {target.camera} at {target.settings}, not the {settings} asked for. "
                 "Draw them anew: --overwrite"
             )
     targets = [there.get(camera) or ImageStore.create(store, camera, settings) for camera in cameras]

@@ -1,13 +1,15 @@
-"""The picture of a dataset's coverage: the demonstrated starts on top of those the policy will be evaluated from."""
+"""Pictures of a dataset's coverage: the demonstrated starts on top of those the policy will be evaluated from."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from act_kit.datasets.diversity import reference_starts
-from act_kit.pages import BLUE, GREY, RED, new_maps
+from act_kit.datasets.diversity import Growth, is_inside
+from act_kit.datasets.null import reference_starts
+from act_kit.pages import BLUE, GREY, ORANGE, RED, new_maps
 from act_kit.sim.tasks import Task
 
 if TYPE_CHECKING:
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NUM_SHOWN = 400
+_MOST_SHOWN = 1000
+_NUM_BINS = 10
 
 
 def panels(task: Task) -> list[tuple[int, int | None]]:
@@ -51,16 +55,66 @@ def place(rand_vecs: np.ndarray, pair: tuple[int, int | None]) -> tuple[np.ndarr
     return rand_vecs[:, x], spread if y is None else rand_vecs[:, y]
 
 
-def coverage_figure(task: Task, demonstrated: np.ndarray, failed: np.ndarray | None = None) -> Figure:
-    """Draw demonstrated starts (N, D) and failed attempts over fresh ones, one map per pair of dimensions."""
-    pairs = panels(task)
+def coverage_figure(
+    task: Task,
+    demonstrated: np.ndarray,
+    failed: np.ndarray | None = None,
+    *,
+    against: np.ndarray | None = None,
+    pairs: Sequence[tuple[int, int | None]] | None = None,
+) -> Figure:
+    """Draw demonstrated starts (N, D) and failed attempts over those evaluated from, one map per pair of dimensions.
+
+    Those evaluated from are fresh ones, unless they are given (``against``). Demonstrated starts that the reset law
+    never gives are marked, at the rim if they lie outside its box.
+    """
+    pairs = panels(task) if pairs is None else pairs
     figure = new_maps(len(pairs))
+    evaluated = reference_starts(task, _NUM_SHOWN) if against is None else against[:_NUM_SHOWN]
+    finite = demonstrated[np.isfinite(demonstrated).all(axis=1)][:_MOST_SHOWN]
+    inside = is_inside(task, finite)
+    outside = np.clip(finite[~inside], task.low, task.high)
     for axes, pair in zip(figure.axes, pairs, strict=True):
         draw_axes(axes, task, pair)
-        fresh = reference_starts(task.name, _NUM_SHOWN)
-        axes.scatter(*place(fresh, pair), s=9, color=GREY, linewidths=0, label="evaluated from")
+        axes.scatter(*place(evaluated, pair), s=9, color=GREY, linewidths=0, label="evaluated from")
         if failed is not None and len(failed):
             axes.scatter(*place(failed, pair), s=30, color=RED, marker="x", label="attempts that failed")
-        axes.scatter(*place(demonstrated, pair), s=22, color=BLUE, linewidths=0, alpha=0.85, label="demonstrated")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+        axes.scatter(*place(finite[inside], pair), s=22, color=BLUE, linewidths=0, alpha=0.85, label="demonstrated")
+        if len(outside):
+            axes.scatter(*place(outside, pair), s=26, color=ORANGE, marker="s", linewidths=0, label="never a start")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def distribution_figure(task: Task, dim: int, demonstrated: np.ndarray, against: np.ndarray | None) -> Figure:
+    """Draw how often each tenth of one dimension's interval was demonstrated, over how often it is evaluated from."""
+    figure = new_maps(1)
+    (axes,) = figure.axes
+    edges = np.linspace(task.low[dim], task.high[dim], _NUM_BINS + 1)
+    evaluated = reference_starts(task) if against is None else against
+    middles, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
+    for starts, colour, part in ((evaluated, GREY, 0.95), (demonstrated, BLUE, 0.5)):
+        shares = np.histogram(starts[np.isfinite(starts[:, dim]), dim], edges)[0] / len(starts)
+        axes.bar(middles, 100 * shares, part * width, color=colour)
+    axes.set_xlabel(f"{task.dim_name(dim)} (m)")
+    axes.set_ylabel("% of starts")
+    axes.tick_params(labelsize=8)
+    return figure
+
+
+def growth_figure(growth: Sequence[Growth], num: int) -> Figure:
+    """Draw how near a start is to the nearest demonstration, with fewer and with more of them."""
+    figure = new_maps(1)
+    (axes,) = figure.axes
+    nums = [point.num for point in growth]
+    axes.plot(nums, [100 * point.nearest_random for point in growth], color=GREY, linewidth=5, label="random starts")
+    axes.plot(nums, [100 * point.nearest for point in growth], color=BLUE, marker="o", label="these, and more")
+    axes.axvline(num, color=ORANGE, linestyle=":", label="as many as now")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(nums, [str(num) for num in nums])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("demonstrations")
+    axes.set_ylabel("distance to the nearest\n(% of the box's width)")
+    axes.legend(frameon=False, fontsize=8)
+    axes.tick_params(labelsize=8)
     return figure

@@ -45,7 +45,9 @@ class Episode:
         return len(self.action)
 
     def __repr__(self) -> str:
-        return f"Episode({self.start.task}, attempt={self.attempt}, steps={len(self)}, success_step={self.success_step})"
+        return (
+            f"Episode({self.start.task}, attempt={self.attempt}, steps={len(self)}, success_step={self.success_step})"
+        )
 
     @property
     def success_step(self) -> int:

@@ -60,7 +60,13 @@ def load_frames(
     """
     images = find_images(stores, cameras)
     first = images[0][0]
-    shape = (sum(store.num_steps for store in stores), len(cameras), first.settings.height_px, first.settings.width_px, 3)
+    shape = (
+        sum(store.num_steps for store in stores),
+        len(cameras),
+        first.settings.height_px,
+        first.settings.width_px,
+        3,
+    )
     num_bytes = int(np.prod(shape))
     free_bytes = _free_bytes(device)
     fits = num_bytes <= _FIT * free_bytes
@@ -97,9 +103,9 @@ def find_images(stores: Sequence[EpisodeStore], cameras: tuple[str, ...]) -> lis
         for image in of_store:
             if (image.settings, image.renderer) != (first.settings, first.renderer):
                 raise DatasetError(
-                    f"The frames of {image.camera} in {store.path} are {image.settings} px by '{image.renderer}', those "
-                    f"of {first.camera} in {stores[0].path} {first.settings} px by '{first.renderer}'. Draw them alike: "
-                    f"act render {store.path} --camera {image.camera} --size {first.settings} --overwrite"
+                    f"The frames of {image.camera} in {store.path} are {image.settings} px by '{image.renderer}', "
+                    f"those of {first.camera} in {stores[0].path} {first.settings} px by '{first.renderer}'. Draw them "
+                    f"alike: act render {store.path} --camera {image.camera} --size {first.settings} --overwrite"
                 )
     return images
 

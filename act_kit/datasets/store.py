@@ -157,7 +157,9 @@ class EpisodeStore:
         Those of the images are their own affair: a rendering that was killed may lack some.
         """
         arrays = {key: array for key, array in self._group.members(max_depth=None) if isinstance(array, zarr.Array)}
-        missing = {key: array.nchunks - array.nchunks_initialized for key, array in arrays.items() if "image" not in key}
+        missing = {
+            key: array.nchunks - array.nchunks_initialized for key, array in arrays.items() if "image" not in key
+        }
         return [f"{num} chunks of {key}" for key, num in sorted(missing.items()) if num]
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -319,3 +321,12 @@ class EpisodeStore:
     def size_bytes(self) -> int:
         """Return the size on disk."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+
+def find_datasets(paths: Sequence[Path]) -> list[Path]:
+    """Return the datasets at ``paths``, each of which is one or a folder of several."""
+    found: list[Path] = []
+    for path in paths:
+        inside = [] if (path / "zarr.json").exists() else sorted(entry.parent for entry in path.glob("*/zarr.json"))
+        found += inside or [path]
+    return found

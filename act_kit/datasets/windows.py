@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from act_kit.datasets.split import split_episodes
 from act_kit.datasets.store import EpisodeStore
-from act_kit.errors import DatasetError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,19 +96,6 @@ class Windows:
             actions_BKA=self.actions_TA[slots_BK.minimum(last_B1)],
             is_pad_BK=slots_BK > last_B1,
         )
-
-
-def split_episodes(num_episodes: int, val_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split whole episodes into training and validation, sorted int64; at least one of each.
-
-    Raises:
-        DatasetError: There are fewer than two.
-    """
-    if num_episodes < 2:
-        raise DatasetError(f"{num_episodes} demonstrations cannot be split into training and validation: collect more.")
-    num_val = max(1, round(num_episodes * val_fraction))
-    order = np.random.default_rng(seed).permutation(num_episodes)
-    return np.sort(order[num_val:]), np.sort(order[:num_val])
 
 
 def load_windows(

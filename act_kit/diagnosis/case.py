@@ -18,8 +18,8 @@ from act_kit.collection.collect import collect
 from act_kit.collection.render import render
 from act_kit.config import CollectConfig, TrainConfig
 from act_kit.datasets.diversity import Diversity, measure
+from act_kit.datasets.split import split_episodes
 from act_kit.datasets.store import EpisodeStore
-from act_kit.datasets.windows import split_episodes
 from act_kit.diagnosis.generalisation import SEED
 from act_kit.errors import CheckpointError, DatasetError
 from act_kit.eval.actors import ExpertActor, PolicyActor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from act_kit.collection.replay import replay_episode
+from act_kit.datasets.checks import worst
 from act_kit.diagnosis.case import DatasetCase
 from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
 from act_kit.diagnosis.generalisation import evenly
@@ -140,14 +141,13 @@ def replays(case: DatasetCase) -> Result:
 def coverage(case: DatasetCase) -> Result:
     """Do the starts cover those that a policy will be evaluated from?"""
     diversity = case.diversity
-    says = diversity.verdict[:1].lower() + diversity.verdict[1:] if diversity.level == "OK" else " ".join(
-        finding.text for finding in diversity.findings if finding.level == diversity.level
-    )  # fmt: skip
-    if diversity.level == "FAIL":
-        return critical(says, case.path / "meta/rand_vec", diversity.mend)
-    if diversity.level == "WARN":
-        return warning(says, case.path / "meta/rand_vec", diversity.mend)
-    return ruled_out(diversity.verdict)
+    findings = [finding for finding in diversity.findings if finding.about == "coverage"]  # others are looked for here
+    level = worst(findings)
+    if level == "OK":
+        return ruled_out(f"The starts cover those of {diversity.task} as well as random draws do.")
+    says = " ".join(finding.text for finding in findings if finding.level == level)
+    found = critical if level == "FAIL" else warning
+    return found(says, case.path / "meta/rand_vec", diversity.mend)
 
 
 @CHECKS.add("failed demonstrations", stage="data", settle="look at the success of each episode")

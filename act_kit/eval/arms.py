@@ -146,7 +146,7 @@ def read_arms(paths: Sequence[Path]) -> list[Arm]:
         if set(arm.tasks) != set(arms[0].tasks):
             raise ComparisonError(
                 f"{arms[0].label} was evaluated on {', '.join(arms[0].tasks)}; {arm.label} on {', '.join(arm.tasks)}. "
-                "Only evaluations of the same tasks can be compared; a folder in an evaluation of several is one of them."
+                "Only evaluations of the same tasks can be compared; a folder within one of several is one of them."
             )
     return arms
 
@@ -171,7 +171,9 @@ def read_arm(path: Path) -> Arm:
             except ActKitError as error:
                 missing[folder.name] = str(error)
         if not seeds:
-            raise ComparisonError(f"{path} holds no run that was trained and evaluated:\n" + "\n".join(missing.values()))
+            raise ComparisonError(
+                f"{path} holds no run that was trained and evaluated:\n" + "\n".join(missing.values())
+            )
     arm = Arm(label=path.resolve().name, path=path, seeds=tuple(seeds), missing=missing)
     _check_replicates(arm)
     return arm
@@ -219,7 +221,9 @@ def _read(path: Path) -> Trained:
 def _read_evaluation(folder: Path, name: str) -> Trained:
     try:
         summary = json.loads((folder / "summary.json").read_text())
-        folders = {task: folder / task for task in summary["tasks"]} if "tasks" in summary else {summary["task"]: folder}
+        folders = (
+            {task: folder / task for task in summary["tasks"]} if "tasks" in summary else {summary["task"]: folder}
+        )
         tasks = {task: _read_episodes(of_task) for task, of_task in folders.items()}
         summaries = [json.loads((of_task / "summary.json").read_text()) for of_task in folders.values()]
         training = summary["training"]

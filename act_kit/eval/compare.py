@@ -241,9 +241,7 @@ def compare(paths: Sequence[Path], factors: Sequence[str]) -> Comparison:
 def _results(comparisons: Sequence[tuple[Arm, Arm, tuple[str, ...]]]) -> list[Result | None]:
     """Make comparisons that share their errors; None where there are too few seeds for one."""
     num = sum(_enough(a, b) for a, b, _ in comparisons)
-    differences = [
-        _difference(a, b, tasks, LEVEL / num) if _enough(a, b) else None for a, b, tasks in comparisons
-    ]
+    differences = [_difference(a, b, tasks, LEVEL / num) if _enough(a, b) else None for a, b, tasks in comparisons]
     adjusted = iter(holm(np.array([difference.p for difference in differences if difference])))
     return [
         None if difference is None else Result(difference=difference, p_holm=float(next(adjusted)))

@@ -17,9 +17,9 @@ from act_kit.eval.failures import LABELS, Label, label
 from act_kit.eval.milestones import Stage, funnel
 from act_kit.eval.nearness import nearest_demonstrations
 from act_kit.eval.rollout import Outcome, Progress, Roll
-from act_kit.statistics import Rate
 from act_kit.policy.policy import Contract, Policy
 from act_kit.sim.starts import Start
+from act_kit.statistics import Rate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,13 +13,13 @@ from act_kit.sim.distance import norms
 Label = Literal["crashed", "frozen", "oscillating", "never reached", "lost the grasp", "saturated", "other"]
 
 FROZEN_M = 0.02
-"""A hand that stays in a box this wide, high and deep hardly moves. From its first place it has 0.05 m or more to go."""
+"""A hand that stays in a box this wide, high and deep hardly moves. From its first place it has 5 cm or more to go."""
 
 OSCILLATING_M = 0.25
 """In the second half of the episode the hand travels at least this far (a tenth of what it can) ..."""
 
 OSCILLATING_TIMES = 10
-"""... and so many times the diagonal of the box it stays in: five times to and fro. Random actions make 3 to 4 (measured)."""
+"""... and so many times the diagonal of the box it stays in: five times to and fro. Random actions make 3 to 4."""
 
 SATURATED = 0.5
 """More than this part of the steps ask for the greatest speed along some axis."""

@@ -28,7 +28,7 @@ def map_figure(evaluation: Evaluation, policy: Policy) -> Figure:
 
 
 def success_figure(rows: Mapping[str, tuple[Evaluation, Policy]]) -> Figure:
-    """Draw where policies of one task succeeded and failed, over the starts each was shown: a row of maps per policy."""
+    """Draw where policies of one task succeeded and failed, over the starts each was shown: a row of maps each."""
     task = get_task(next(iter(rows.values()))[0].evalset.task)
     pairs = panels(task)
     figure = new_maps(len(pairs), num_rows=len(rows))

@@ -62,5 +62,7 @@ class Gate:
         value = QUANTITIES[self.quantity](evaluation)
         passed = bool(_OPERATORS[self.relation](value, self.limit))
         word = "PASS" if passed else "FAIL"
-        line = f"{word} {evaluation.evalset.task}: {self.quantity} = {value:.4g}, asked for {self.relation} {self.limit:g}"
+        line = (
+            f"{word} {evaluation.evalset.task}: {self.quantity} = {value:.4g}, asked for {self.relation} {self.limit:g}"
+        )
         return passed, line

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from act_kit.statistics import Rate
 from act_kit.sim.starts import Start
 from act_kit.sim.tasks import get_task
+from act_kit.statistics import Rate
 
 _BINS = 5
 _PER_BIN = 10

@@ -11,11 +11,11 @@ from rich.text import Text
 
 from act_kit.eval.evaluate import Evaluation, success_rate
 from act_kit.eval.report import made_by, rate_values
-from act_kit.statistics import MeanRate, Rate
 from act_kit.files import write_json
 from act_kit.pages import write_page
 from act_kit.policy.policy import Policy
 from act_kit.sim.tasks import Group, get_task
+from act_kit.statistics import MeanRate, Rate
 
 COLUMNS = ("task", "difficulty", "success", "at the end of the horizon", "final distance", "expert", "failures")
 

@@ -20,9 +20,9 @@ from act_kit.config import ExecutionConfig
 from act_kit.eval.actors import PolicyActor
 from act_kit.eval.evaluate import Evaluation
 from act_kit.eval.rollout import Progress, Roll
-from act_kit.statistics import Rate, mcnemar
 from act_kit.files import write_json
 from act_kit.policy.policy import Policy
+from act_kit.statistics import Rate, mcnemar
 
 WARNING = (
     "Not a result: the best of several settings tried on the same starts looks better than it is, and p is not "
@@ -89,7 +89,6 @@ def sweep(
             rate = Rate(int(is_now.sum()), size)
             of_set.append(SweepRow(execution=name, rate=rate, gained=gained, lost=lost, p=mcnemar(gained, lost)))
     return rows
-
 
 
 def table_rows(rows: Sequence[SweepRow]) -> list[tuple[str, str, str, str, str]]:

@@ -70,15 +70,6 @@ def steps_taken(run: Path) -> int:
         return 0
 
 
-def find_datasets(paths: Sequence[Path]) -> list[Path]:
-    """Return the datasets at ``paths``, each of which is one or a folder of several."""
-    found: list[Path] = []
-    for path in paths:
-        inside = [] if (path / "zarr.json").exists() else sorted(entry.parent for entry in path.glob("*/zarr.json"))
-        found += inside or [path]
-    return found
-
-
 def check_data(store: EpisodeStore, *, allow_degenerate: bool) -> str | None:
     """Refuse data that cannot teach the task; return a warning about data that may not, or None.
 

@@ -16,7 +16,6 @@ from act_kit.sim.engine import make_environment
 from act_kit.sim.starts import StartLaw
 from act_kit.sim.tasks import TASKS
 from act_kit.sim.vector import VectorSimulator
-
 from tests.conftest import SERIAL, make_dataset
 
 OWN_DISTANCE = {

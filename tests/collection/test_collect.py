@@ -14,15 +14,14 @@ import pytest
 
 from act_kit.collection import collect as module
 from act_kit.collection.collect import collect, collect_episode
-from act_kit.overrides import compose
 from act_kit.config import CollectConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.executors import LocalExecutor
+from act_kit.overrides import compose
 from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import StartLaw
-
 from tests.conftest import SERIAL, contents, make_dataset
 
 
@@ -95,7 +94,16 @@ def test_interrupted_within_a_commit_nothing_is_there_twice(tmp_path: Path, monk
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_killed_for_real_it_resumes_to_the_same_bytes(tmp_path: Path, kill: signal.Signals) -> None:
-    command = [sys.executable, "-c", "from act_kit.cli import main; main()", "collect", "--task", "reach-v3", "--n", "150"]
+    command = [
+        sys.executable,
+        "-c",
+        "from act_kit.cli import main; main()",
+        "collect",
+        "--task",
+        "reach-v3",
+        "--n",
+        "150",
+    ]
     killed = subprocess.Popen(
         [*command, "--out", str(tmp_path / "parts"), "--workers", "2"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,

@@ -10,7 +10,6 @@ import zarr
 from act_kit.collection.replay import replay
 from act_kit.datasets.store import EpisodeStore
 from act_kit.executors import LocalExecutor
-
 from tests.conftest import SERIAL, make_dataset
 
 

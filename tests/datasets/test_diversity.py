@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import energy_distance
 
-from act_kit.datasets.diversity import Diversity, effective_rank, energy_test, holm, measure, measure_starts
-from act_kit.datasets.report import terminal_table, write_report
+from act_kit.config import TrainConfig
+from act_kit.datasets.diversity import Diversity, holm, measure, measure_starts
+from act_kit.datasets.split import SPLIT_SEED, VAL_FRACTION
 from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import DatasetError
+from act_kit.overrides import compose
 from act_kit.sim.starts import StartLaw, stack
 from act_kit.sim.tasks import TASKS, get_task
 
@@ -88,37 +90,92 @@ def test_false_alarms_are_rare() -> None:
     assert verdicts.count("WARN") <= 4
 
 
-def test_energy_distance_is_scipys_in_one_dimension() -> None:
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(0, 1, 40), rng.normal(0.5, 1, 70)
-    statistic, p_value = energy_test(x[:, None], y[:, None])
-    assert statistic == pytest.approx(energy_distance(x, y) ** 2, abs=1e-12)
-    assert p_value < 0.05
-    p_values = [energy_test(rng.normal(size=(20, 2)), rng.normal(size=(60, 2)))[1] for _ in range(20)]
-    assert 0.2 < np.mean(p_values) < 0.8
-
-
 def test_holm_is_holms() -> None:
     assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
-def test_effective_rank_counts_dimensions() -> None:
-    x = np.random.default_rng(0).normal(size=(5000, 4))
-    assert effective_rank(x) == pytest.approx(4, abs=0.01)
-    x[:, 3] = x[:, 0]
-    assert effective_rank(x) == pytest.approx(2 * 2**0.5, abs=0.01)
-    x[:, 3] = 1.0
-    assert effective_rank(x) == pytest.approx(3, abs=0.01)
+def test_few_demonstrations_of_one_start_fail_and_one_alone_warns() -> None:
+    assert judge("push-v3", np.repeat(draw("push-v3", 1), 5, axis=0)).level == "FAIL"
+    assert judge("push-v3", draw("push-v3", 1)).level == "WARN"
 
 
-def test_report_of_a_real_dataset(one_start_store: EpisodeStore, tmp_path: pytest.TempPathFactory) -> None:
-    from pathlib import Path
+@pytest.mark.parametrize("num", [20, 200])
+def test_five_starts_of_many_are_noticed(num: int) -> None:
+    diversity = judge("button-press-v3", np.resize(draw("button-press-v3", 5), (num, 3)))
+    assert diversity.level == ("FAIL" if num == 200 else "WARN")
+    assert diversity.num_distinct == 5
 
-    diversity = measure(one_start_store)
-    assert (diversity.num_distinct, diversity.duplicate_trajectories) == (1, 0.9)
-    out = Path(str(tmp_path))
-    page = write_report(one_start_store, diversity, out).read_text()
-    assert "one and the same start" in page
-    assert "data:image/svg+xml" in page
-    assert (out / "diversity.json").exists()
-    assert terminal_table(diversity).row_count > 8
+
+def test_a_pair_that_varies_together_is_named() -> None:
+    starts = draw("reach-wall-v3", 60)
+    starts[:, 5] = 0.05 + (starts[:, 0] + 0.05) * 2.5
+    (text,) = [finding.text for finding in judge("reach-wall-v3", starts).findings if "together" in finding.text]
+    assert "object x and goal z vary together" in text
+
+
+def test_starts_that_the_task_never_has_cover_nothing() -> None:
+    starts = draw("push-v3", 50)
+    starts[:10, 0] += 1.0
+    diversity = judge("push-v3", starts)
+    assert diversity.num_outside == 10
+    assert "20 % of the starts lie where push-v3 never begins" in diversity.verdict
+    elsewhere = judge("push-v3", starts + 1.0)
+    assert elsewhere.level == "FAIL"
+    assert "are they of another task?" in elsewhere.verdict
+    too_near = draw("push-v3", 50)
+    too_near[:5, 3:5] = too_near[:5, :2]
+    assert judge("push-v3", too_near).num_outside == 5
+
+
+def test_starts_that_are_not_finite_are_outside() -> None:
+    starts = draw("push-v3", 50)
+    starts[3, 1] = np.nan
+    assert judge("push-v3", starts).num_outside == 1
+    with pytest.raises(DatasetError, match="finite"):
+        judge("push-v3", np.full((50, 6), np.nan))
+
+
+def test_against_an_evaluation_set() -> None:
+    task, starts = get_task("push-v3"), draw("push-v3", 50)
+    evaluated = draw("push-v3", 100, seed=9)
+    assert measure_starts(task, starts, against=evaluated).level == "OK"
+    other_side = evaluated[evaluated[:, 0] > 0]
+    elsewhere = measure_starts(task, starts[starts[:, 0] < 0], against=other_side)
+    assert elsewhere.level == "WARN"
+    shared = measure_starts(task, np.concatenate([starts[:-3], evaluated[:3]]), against=evaluated)
+    assert shared.num_shared == 3
+    assert "3 of the demonstrated starts are in the evaluation set" in shared.verdict
+
+
+def test_an_evaluation_set_that_hardly_varies_is_not_judged_by_distributions() -> None:
+    task, starts = get_task("push-v3"), draw("push-v3", 50)
+    line = draw("push-v3", 60, seed=9)
+    line[:, 0] = 0.0
+    assert [note[:32] for note in measure_starts(task, starts, against=line).notes] == [
+        "The distribution of object x was"
+    ]
+    few = measure_starts(task, starts, against=line[:5])
+    assert "only distances" in few.notes[0]
+    assert few.level == "OK"
+
+
+def test_many_demonstrations_are_judged_by_some() -> None:
+    starts = draw("drawer-open-v3", 3000)
+    diversity = judge("drawer-open-v3", starts)
+    assert diversity.level == "OK"
+    assert 2900 < diversity.num_distinct < 3000, "to a micrometre, some agree by chance"
+    assert "500 of the 3000" in diversity.notes[0]
+    assert judge("drawer-open-v3", np.resize(starts[:100], (3000, 3))).level == "FAIL"
+
+
+def test_more_demonstrations_bring_starts_nearer(reach_store: EpisodeStore) -> None:
+    diversity = measure(reach_store)
+    assert [point.num for point in diversity.growth] == [2, 5, 10, 20, 40]
+    nearest = [point.nearest for point in diversity.growth]
+    assert nearest == sorted(nearest, reverse=True)
+    assert "with 10 more random starts, " in diversity.more
+
+
+def test_every_seed_of_the_validation_split_is_the_trainings() -> None:
+    trainer = compose("train", TrainConfig).trainer
+    assert (trainer.val_fraction, trainer.seed) == (VAL_FRACTION, SPLIT_SEED)

@@ -64,5 +64,7 @@ def test_pictures_that_differ_or_lack_are_named_with_the_command_that_mends_it(
         load_frames(stores, ("corner4",), where="auto", device=CPU, scratch=tmp_path)
     with pytest.raises(RenderError, match="Did you mean 'corner4'"):
         load_frames(stores, ("korner4",), where="auto", device=CPU, scratch=tmp_path)
-    with pytest.raises(DatasetError, match="only those of corner4, topview. Draw them: act render .* --camera corner2"):
+    with pytest.raises(
+        DatasetError, match=r"only those of corner4, topview. Draw them: act render .* --camera corner2"
+    ):
         load_frames(stores, ("corner2",), where="auto", device=CPU, scratch=tmp_path)

@@ -20,7 +20,6 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.executors import LocalExecutor
 from act_kit.sim.render import Gl, RenderSettings
-
 from tests.conftest import ONE_THREAD, SERIAL, act, contents, make_dataset
 
 TINY = RenderSettings(height_px=16, width_px=24)
@@ -104,7 +103,7 @@ def test_a_kill_between_making_room_and_filling_it_costs_nothing_else(store: Epi
 def test_missing_frames_are_not_zeros(store: EpisodeStore) -> None:
     image = drawn(store)
     (store.path / "data" / "images" / "corner4" / "c" / "0" / "0" / "0" / "0").unlink()
-    with pytest.raises(DatasetError, match="lacks frames of corner4. Draw them anew"):
+    with pytest.raises(DatasetError, match=r"lacks frames of corner4. Draw them anew"):
         list(image.blocks())
 
 
@@ -153,7 +152,7 @@ def test_drawing_anew_killed_at_its_beginning_leaves_nothing_that_looks_complete
 
 def test_pictures_are_for_finished_collections(store: EpisodeStore) -> None:
     store.group.attrs["fingerprint"] = None
-    with pytest.raises(DatasetError, match="is not finished. First: act collect"):
+    with pytest.raises(DatasetError, match=r"is not finished. First: act collect"):
         render(store, ["corner4"], TINY, executor=SERIAL)
 
 

@@ -39,7 +39,7 @@ def test_any_zarr_reader_can_read_it(reach_store: EpisodeStore) -> None:
 
 
 def test_missing_and_foreign_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="There is no dataset at .*Collect one: act collect"):
+    with pytest.raises(DatasetError, match=r"There is no dataset at .*Collect one: act collect"):
         EpisodeStore.open(tmp_path / "nothing")
     (tmp_path / "text").write_text("hello")
     (tmp_path / "folder").mkdir()

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import ActKitError
 from act_kit.eval.arms import read_arm, read_arms
 from act_kit.eval.compare import compare
 from act_kit.eval.evalset import make_evalset
-from act_kit.errors import ActKitError
 from act_kit.statistics import mcnemar
 from tests.conftest import TINY, act
 from tests.eval.untrained import untrained_policy
@@ -49,9 +49,7 @@ def edit(file: Path, change: Callable[[Any], None]) -> None:
 def copy(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copy:
     monkeypatch.chdir(tmp_path)
 
-    def copy(
-        name: str, successes: int | np.ndarray = 20, *, seed: int = 0, starts: int = 0, **options: Any
-    ) -> Path:
+    def copy(name: str, successes: int | np.ndarray = 20, *, seed: int = 0, starts: int = 0, **options: Any) -> Path:
         """Copy the run, with these successes (the first so many starts), training seed, starts and options."""
         to = Path(name)
         shutil.copytree(run, to, symlinks=True)
@@ -265,7 +263,11 @@ WRONG: dict[str, tuple[Callable[[Path, Path], list[Path]], list[str], str]] = {
     "missing": (lambda a, b: [a, Path("nowhere")], [], "There is no folder nowhere"),
     "the same": (lambda a, b: [a, a], [], "The same folder is given twice"),
     "the same otherwise": (lambda a, b: [a, a / "eval-fresh"], [], "are both a/eval-fresh"),
-    "something else": (lambda a, b: [a, a / "checkpoints"], [], "neither an evaluation, nor a run, nor a folder of runs"),
+    "something else": (
+        lambda a, b: [a, a / "checkpoints"],
+        [],
+        "neither an evaluation, nor a run, nor a folder of runs",
+    ),
     "a typo": (lambda a, b: [a, b], ["policy.chunk_sise"], "Did you mean 'policy.chunk_size'?"),
     "damaged": (lambda a, b: [a, damage(b)], [], "has 27 episodes for 30 starts"),
 }

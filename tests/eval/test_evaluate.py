@@ -11,7 +11,6 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from act_kit.overrides import compose
 from act_kit.config import EvalConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError, StartError
@@ -21,10 +20,11 @@ from act_kit.eval.overview import mean_rows, overview_title, summarise_all, task
 from act_kit.eval.report import summarise, write_results
 from act_kit.eval.rollout import LocalRoll, Outcome
 from act_kit.eval.selection import make_selector
-from act_kit.statistics import MeanRate, Rate
 from act_kit.eval.video import choose
+from act_kit.overrides import compose
 from act_kit.policy.policy import Policy
 from act_kit.sim.starts import Start, StartLaw
+from act_kit.statistics import MeanRate, Rate
 from tests.eval.untrained import untrained_policy
 
 CONFIG = compose("eval", EvalConfig, ["episodes=3", "control_episodes=2", "demonstrated_episodes=2"])
@@ -46,7 +46,8 @@ def two_tasks(reach_store: EpisodeStore, push_store: EpisodeStore) -> Policy:
 def outcome(success: bool, start: Start) -> Outcome:
     return Outcome(
         start=start, success=np.array([False, success]), distance=np.array([0.3, 0.2, 0.0 if success else 0.1]),
-        actions=np.zeros((2, 4), np.float32), path=np.zeros((3, 7), np.float32), query_steps=np.array([0]), query_states=np.zeros((1, 39)),
+        actions=np.zeros((2, 4), np.float32), path=np.zeros((3, 7), np.float32),
+        query_steps=np.array([0]), query_states=np.zeros((1, 39)),
         clip_fraction=0.0,
     )  # fmt: skip
 
@@ -73,7 +74,9 @@ def test_a_saved_set_comes_back_to_the_bit_and_changes_are_found(tmp_path: Path)
     path.write_text("[1, 2]")
     with pytest.raises(DatasetError, match="is not an evaluation set"):
         EvalSet.load(path)
-    with pytest.raises(DatasetError, match=r"neither a file nor one of fresh, dataset, grid, ood.* Did you mean 'fresh'"):
+    with pytest.raises(
+        DatasetError, match=r"neither a file nor one of fresh, dataset, grid, ood.* Did you mean 'fresh'"
+    ):
         EvalSet.load(Path("frehs"))
 
 
@@ -223,7 +226,14 @@ def test_the_overview_has_every_task_and_means_in_which_tasks_count_the_same(two
         evaluation_of("reach-v3", 10, 10), evaluation_of("push-v3", 5, 10), evaluation_of("lever-pull-v3", 0, 10),
     ]  # fmt: skip
     rows = {row[0]: row[1:] for row in task_rows(evaluations)}
-    assert rows["lever-pull-v3"] == ("easy", str(Rate(0, 10)), str(Rate(0, 10)), "0.100 rad", str(Rate(1, 1)), "frozen 10")
+    assert rows["lever-pull-v3"] == (
+        "easy",
+        str(Rate(0, 10)),
+        str(Rate(0, 10)),
+        "0.100 rad",
+        str(Rate(1, 1)),
+        "frozen 10",
+    )
     means = {row[1]: row for row in mean_rows(evaluations)}
     assert list(means) == ["easy", "hard", "all"]
     assert means["easy"][:3] == ("mean of 2 tasks", "easy", str(MeanRate((Rate(10, 10), Rate(0, 10)))))

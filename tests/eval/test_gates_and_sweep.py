@@ -12,16 +12,16 @@ import pytest
 from act_kit.config import EvalConfig
 from act_kit.errors import ConfigError
 from act_kit.eval.actors import PolicyActor
-from act_kit.eval.evaluate import Evaluation, evaluate, evaluate_all
 from act_kit.eval.evalset import evalsets_from
+from act_kit.eval.evaluate import Evaluation, evaluate, evaluate_all
 from act_kit.eval.gates import QUANTITIES, Gate
 from act_kit.eval.nearness import divide
 from act_kit.eval.report import summarise
 from act_kit.eval.rollout import LocalRoll
-from act_kit.statistics import Rate
 from act_kit.eval.sweep import describe, others, sweep, write_sweep
 from act_kit.overrides import compose
 from act_kit.policy.policy import Policy
+from act_kit.statistics import Rate
 from tests.conftest import act
 from tests.eval.test_evaluate import evaluation_of
 
@@ -64,7 +64,7 @@ def test_every_quantity_is_that_of_the_summary(tiny_policy: Policy) -> None:
 
 
 def test_gates_that_mean_nothing_are_refused() -> None:
-    with pytest.raises(ConfigError, match="'sucess_lower' is not something .* Did you mean 'success_lower'"):
+    with pytest.raises(ConfigError, match=r"'sucess_lower' is not something .* Did you mean 'success_lower'"):
         Gate.parse("sucess_lower>=0.8")
     for text in ("success", "success=0.8", "success>=high", "success>=0.8<1"):
         with pytest.raises(ConfigError, match="is not a gate"):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from act_kit.overrides import compose
 from act_kit.config import TrainConfig
 from act_kit.datasets.store import EpisodeStore
+from act_kit.overrides import compose
 from act_kit.policy.act import ACT
 from act_kit.policy.normaliser import Normaliser
 from act_kit.policy.policy import Contract, Demonstrations, Policy

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from act_kit.datasets.store import EpisodeStore
+from act_kit.datasets.store import EpisodeStore, find_datasets
 from act_kit.errors import CheckpointError, DatasetError, OutputError
-from act_kit.training.run import begin_run, check_data, find_datasets, reopen_run
+from act_kit.training.run import begin_run, check_data, reopen_run
 from tests.conftest import PICTURES, TINY
 
 

@@ -1,0 +1,148 @@
+"""What no dataset may be: damaged, edited, or not what its own starts say it is.
+
+Shapes: N episodes, S state, D numbers of a start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import mujoco
+import numpy as np
+
+from act_kit.datasets.episode import Episode
+from act_kit.datasets.null import cached, reference_starts
+from act_kit.errors import StartError
+from act_kit.sim.simulator import Simulator
+from act_kit.sim.starts import Start
+from act_kit.sim.tasks import INFORMATIVE_WIDTH_M, Task
+
+Level = Literal["OK", "WARN", "FAIL"]
+
+_NUM_RESETS = 16
+"""Resets that tell how a task's first state follows from its start; a start has at most 6 numbers."""
+_NUM_OWN = 5
+"""Episodes whose first step is simulated."""
+_AGREE = 1e-4
+"""Metres; far more than rounding, far less than a hand's edit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something wrong, in a sentence, with what the starts cover or with the data themselves."""
+
+    level: Level
+    text: str
+    about: Literal["coverage", "data"] = "data"
+
+
+def worst(findings: Sequence[Finding]) -> Level:
+    """Return the worst finding's level, or OK."""
+    levels = {finding.level for finding in findings}
+    return "FAIL" if "FAIL" in levels else "WARN" if "WARN" in levels else "OK"
+
+
+def check_numbers(episodes: Sequence[Episode]) -> list[Finding]:
+    """Find what cannot be learnt from: numbers that are not finite, actions out of range, hidden goals, no success."""
+    faults: dict[str, Callable[[Episode], bool]] = {
+        "numbers that are not finite (NaN or infinite)": lambda e: (
+            not all(
+                np.isfinite(part).all()
+                for part in (e.start.array, e.state, e.action, e.executed_action, e.distance, e.physics)
+            )
+        ),
+        "actions outside [-1, 1]": lambda e: bool(
+            (np.abs(e.action) > 1).any() or (np.abs(e.executed_action) > 1).any()
+        ),
+        "a goal that is hidden: the last three numbers of the state are zero": lambda e: bool(
+            (e.state[:, 36:] == 0).all(axis=1).any()
+        ),
+        "no step that succeeds": lambda e: not e.success.any(),
+    }
+    findings = []
+    for what, is_at_fault in faults.items():
+        found = [index for index, episode in enumerate(episodes) if is_at_fault(episode)]
+        if found:
+            findings.append(Finding(level="FAIL", text=f"{_some(found, len(episodes))} {what}."))
+    return findings
+
+
+def _some(indices: Sequence[int], of: int) -> str:
+    """Say of how many episodes something is true: ``3 of 50 demonstrations (4, 7, 9) have``."""
+    shown = ", ".join(map(str, indices[:3])) + (", …" if len(indices) > 3 else "")
+    return f"{len(indices)} of {of} demonstrations ({shown}) {'has' if len(indices) == 1 else 'have'}"
+
+
+def _name(number: int) -> str:
+    """Name one of the 39 numbers of a state."""
+    if number >= 36:
+        return f"goal {'xyz'[number - 36]}"
+    earlier, now = divmod(number, 18)
+    parts = [f"hand {axis}" for axis in "xyz"] + ["gripper"]
+    parts += [f"{thing} {part}" for thing in ("object", "second object") for part in ("x", "y", "z", *["turn"] * 4)]
+    return parts[now] + (" one step earlier" if earlier else "")
+
+
+def check_starts(task: Task, episodes: Sequence[Episode]) -> list[Finding]:
+    """Find episodes whose first state is not that of their recorded start.
+
+    Every episode is held against the linear map from starts to first states that some resets of the simulator show (it
+    is exact for the positions of nearly everything), and a few, evenly over all, against a reset of their own.
+    """
+    starts = np.array([episode.start.rand_vec for episode in episodes])
+    first = np.stack([episode.state[0] for episode in episodes])
+    simulator = Simulator(task.name)
+    moved, linear, coefficients = _reset_map(task, simulator)
+    expected = np.column_stack([starts, np.ones(len(starts))]) @ coefficients
+    error = np.where(linear, np.abs(first - expected), 0.0)
+    physics_differs = []
+    for index in np.unique(np.linspace(0, len(episodes) - 1, _NUM_OWN).round().astype(int)):
+        try:
+            state = simulator.reset(episodes[index].start)
+        except StartError:
+            continue  # outside the reset law, which is said elsewhere
+        error[index] = np.abs(first[index] - state)
+        recorded, physics = episodes[index].physics[0], simulator.physics()
+        if recorded.shape != physics.shape or not np.allclose(recorded, physics, atol=_AGREE):
+            physics_differs.append(int(index))
+    findings = []
+    wrong = np.flatnonzero(~(error.max(axis=1) <= _AGREE))  # NaN is wrong too
+    if len(wrong):
+        episode = int(wrong[0])
+        worst = int(np.nan_to_num(error[episode], nan=np.inf).argmax())
+        text = (
+            f"{_some(wrong.tolist(), len(episodes))} a first state that is not the one its recorded start leads to (in "
+            f"{episode}, {_name(worst)} is {first[episode, worst]:.4g}, off by {error[episode, worst]:.4g}): "
+            "starts or states were changed, or another version recorded them."
+        )
+        findings.append(Finding(level="FAIL", text=text))
+    elif physics_differs:
+        text = (
+            f"{_some(physics_differs, _NUM_OWN)} recorded physics that are not those of the start: pictures would show "
+            "something else."
+        )
+        findings.append(Finding(level="WARN", text=text))
+    states = np.concatenate([episode.state for episode in episodes])
+    asked = moved & linear & (np.ptp(expected, axis=0) >= INFORMATIVE_WIDTH_M)
+    constant = [int(i) for i in np.flatnonzero(asked & (np.ptp(states, axis=0) == 0))]
+    if constant:
+        names = ", ".join(map(_name, constant))
+        text = f"the state never shows another {names}, although the starts move it."
+        findings.append(Finding(level="FAIL", text=text))
+    return findings
+
+
+def _reset_map(task: Task, simulator: Simulator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which numbers of the first state the start moves, which of all follow it linearly, and how: (D + 1, S)."""
+    starts = reference_starts(task)[:_NUM_RESETS]
+
+    def reset() -> dict[str, np.ndarray]:
+        return {"first": np.stack([simulator.reset(Start.of(task.name, start)) for start in starts])}
+
+    first = cached(f"resets-{task.name}", (task, starts.tolist(), mujoco.__version__), ["first"], reset)["first"]
+    ones = np.column_stack([starts, np.ones(len(starts))])
+    coefficients = np.linalg.lstsq(ones, first, rcond=None)[0]
+    linear = np.abs(first - ones @ coefficients).max(axis=0) < 1e-6
+    return np.ptp(first, axis=0) >= INFORMATIVE_WIDTH_M, linear, coefficients
