@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +14,8 @@ from act_kit.cli.console import complain, console, say
 if TYPE_CHECKING:
     import numpy as np
 
+    from act_kit.datasets.store import EpisodeStore
+
 
 def report(
     dataset: Annotated[
@@ -20,6 +24,12 @@ def report(
     against: Annotated[
         str, typer.Option(help="What the starts are held against: fresh, or the starts.json of an evaluation.")
     ] = "fresh",
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="A run trained on it: is its loss on fresh demonstrations what it promises?", show_default="none"
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the report.", show_default="DATASET-report")] = None,
 ) -> None:
     """Report the diversity of a dataset's starts: a verdict, the numbers, a page with pictures.
@@ -40,9 +50,15 @@ def report(
     for store in stores:
         diversity = measure(store, against=starts)
         is_alone = len(stores) == 1
-        page = write_report(store, diversity, out if is_alone else out / store.path.name, against=starts)
+        broken = any(finding.about == "data" and finding.level == "FAIL" for finding in diversity.findings)
+        predictors = [] if broken else list(_predict(store, run))
+        page = write_report(
+            store, diversity, out if is_alone else out / store.path.name, against=starts, predictors=predictors
+        )
         measured.append((store.path.name, diversity))
         console.print(terminal_table(diversity))
+        for what, value, expected in predictors:
+            say(f"{what}: {value} ({expected})")
         for finding in diversity.findings:
             if finding.level != diversity.level:
                 complain(f"Also: {finding.text}")
@@ -55,6 +71,29 @@ def report(
         page = write_overview(measured, f"{dataset}: {len(stores)} datasets", out)
     say(f"Page: {page}")
     raise typer.Exit(2 if any(diversity.level == "FAIL" for _, diversity in measured) else 0)
+
+
+def _predict(store: EpisodeStore, run: Path | None) -> Generator[tuple[str, str, str]]:
+    """Yield rows of what can be tried before any rollout of a policy."""
+    from act_kit.diagnosis.generalisation import memory_succeeds
+
+    yield (
+        "the nearest demonstration, replayed from fresh starts, succeeds",
+        str(memory_succeeds(store)),
+        "what memory alone achieves; a policy should do better",
+    )
+    if run:
+        from act_kit.diagnosis.case import RunCase
+
+        with closing(RunCase(run, 1)) as case:
+            gap = case.gap_of(store)
+        if gap.is_alarming:
+            complain(f"{run} has learnt its starts by heart: {gap}.")
+        yield (
+            f"loss of {run}",
+            f"{gap.held_out:.4f} held out, {gap.fresh:.4f} fresh",
+            "fresh at most 1.5 times held out",
+        )
 
 
 def _starts_of(against: str, tasks: set[str]) -> np.ndarray:

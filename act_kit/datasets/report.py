@@ -106,8 +106,14 @@ def terminal_table(diversity: Diversity) -> Table:
     return table
 
 
-def write_report(store: EpisodeStore, diversity: Diversity, out: Path, *, against: np.ndarray | None = None) -> Path:
-    """Write ``diversity.json`` and ``report.html`` into ``out``, and return the page's path."""
+def write_report(
+    store: EpisodeStore, diversity: Diversity, out: Path, *, against: np.ndarray | None = None,
+    predictors: Sequence[tuple[str, str, str]] = (),
+) -> Path:  # fmt: skip
+    """Write ``diversity.json`` and ``report.html`` into ``out``, and return the page's path.
+
+    ``predictors`` are rows of what was tried with the data: what, the value, and what it should be.
+    """
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "diversity.json", diversity.to_dict())
     task, starts = get_task(store.info.task), store.rand_vecs
@@ -126,6 +132,7 @@ def write_report(store: EpisodeStore, diversity: Diversity, out: Path, *, agains
             "maps": [figure_uri(figure) for figure in maps],
             "distributions": [figure_uri(figure) for figure in distributions],
             "growth": figure_uri(growth_figure(diversity.growth, diversity.num)) if diversity.growth else None,
+            "predictors": predictors,
             "info": store.info,
             "fingerprint": store.fingerprint or "unfinished",
         },

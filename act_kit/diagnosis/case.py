@@ -20,7 +20,7 @@ from act_kit.config import CollectConfig, TrainConfig
 from act_kit.datasets.diversity import Diversity, measure
 from act_kit.datasets.split import split_episodes
 from act_kit.datasets.store import EpisodeStore
-from act_kit.diagnosis.generalisation import SEED
+from act_kit.diagnosis.generalisation import SEED, Gap, evenly, measure_loss
 from act_kit.errors import CheckpointError, DatasetError
 from act_kit.eval.actors import ExpertActor, PolicyActor
 from act_kit.eval.evalset import check_disjoint, make_evalset
@@ -204,6 +204,17 @@ class RunCase:
                 with LocalExecutor(1, find_gl().environment) as executor:
                     render(stores[-1], views.cameras, views.settings, executor=executor)
         return stores
+
+    def gap_of(self, store: EpisodeStore) -> Gap:
+        """Compare the loss on the dataset's held-out demonstrations with that on fresh ones of its task."""
+        fresh = next(fresh for fresh in self.fresh if fresh.info.task == store.info.task)
+        held_out = measure_loss(self.policy, store, evenly(self.split(store)[1]))
+        return Gap.of(held_out, measure_loss(self.policy, fresh, np.arange(fresh.num_episodes)))
+
+    @cached_property
+    def gap(self) -> Gap:
+        """The worst of the datasets'."""
+        return max((self.gap_of(store) for store in self.stores), key=lambda gap: gap.ratio)
 
     @cached_property
     def roll(self) -> LocalRoll:

@@ -30,7 +30,10 @@ SEED = 730_001
 """Of the doctor's own starts, which nobody else is likely to use."""
 
 GAP = 1.5
-"""From this ratio of the fresh to the held-out loss on, a policy is said to have learnt its starts by heart."""
+"""From this ratio of the fresh to the held-out loss on, a policy is said to have learnt its starts by heart ..."""
+
+_LIKELY = 0.01
+"""... if chance gives it less often than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +93,41 @@ def measure_loss(policy: Policy, store: EpisodeStore, episodes: np.ndarray) -> L
     return Loss(sums_E=np.array(sums), counts_E=np.array(counts))
 
 
-def gap(held_out: Loss, fresh: Loss) -> tuple[float, float]:
-    """Return the ratio of the fresh loss to the held-out one, and the p-value that episodes of both are alike.
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """The loss on held-out demonstrations of a dataset, beside that on fresh ones.
 
-    The test (Mann and Whitney 1947, one-sided) takes episodes as the unit: steps of one episode err together.
+    Attributes:
+        held_out, fresh: L1, in units of the action.
+        p: Probability that fresh episodes are as much harder by chance, were all alike (Mann and Whitney 1947,
+            one-sided). Episodes are the unit: steps of one err together.
     """
-    p_value = float(mannwhitneyu(fresh.by_episode, held_out.by_episode, alternative="greater").pvalue)
-    return fresh.value / max(held_out.value, 1e-12), p_value
+
+    held_out: float
+    fresh: float
+    p: float
+
+    @classmethod
+    def of(cls, held_out: Loss, fresh: Loss) -> Gap:
+        """Compare two losses."""
+        p = float(mannwhitneyu(fresh.by_episode, held_out.by_episode, alternative="greater").pvalue)
+        return cls(held_out=held_out.value, fresh=fresh.value, p=p)
+
+    @property
+    def ratio(self) -> float:
+        """How many times the fresh loss is the held-out one."""
+        return self.fresh / max(self.held_out, 1e-12)
+
+    @property
+    def is_alarming(self) -> bool:
+        """Whether the policy has learnt its starts by heart, as far as that can be told."""
+        return self.ratio > GAP and self.p < _LIKELY
+
+    def __str__(self) -> str:
+        return (
+            f"L1 is {self.held_out:.4f} on held-out demonstrations and {self.fresh:.4f} on fresh ones, "
+            f"{self.ratio:.1f} times as much (p = {self.p:.1g})"
+        )
 
 
 def measure_shifts(policy: Policy, store: EpisodeStore, episodes: np.ndarray, shifts: Sequence[int]) -> np.ndarray:

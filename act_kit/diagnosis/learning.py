@@ -8,7 +8,7 @@ from scipy.stats import fisher_exact
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diagnosis.case import RunCase
 from act_kit.diagnosis.finding import Checks, Result, ruled_out, suspected
-from act_kit.diagnosis.generalisation import GAP, evenly, gap, measure_loss
+from act_kit.diagnosis.generalisation import evenly, measure_loss
 from act_kit.eval.evaluate import success_rate
 
 CHECKS = Checks[RunCase]()
@@ -41,32 +41,16 @@ def under_trained(case: RunCase) -> Result:
 @CHECKS.add("learnt by heart", stage="learning", settle="roll out from demonstrated and from fresh starts")
 def generalises(case: RunCase) -> Result:
     """Is the loss on fresh demonstrations what the loss on held-out ones promised?"""
-    ratio, p_value, held_out, fresh = _gap(case)
-    says = f"L1 is {held_out:.4f} on held-out demonstrations and {fresh:.4f} on fresh ones, {ratio:.1f} times as much"
-    if ratio > GAP and p_value < _LIKELY:
+    gap = case.gap
+    if gap.is_alarming:
         data = " ".join(f"act report {dataset.path}" for dataset in case.datasets)
-        return suspected(
-            f"it has learnt its starts by heart: {says} (p = {p_value:.1g}).",
-            "fresh demonstrations of the doctor",
-            data,
-        )
-    return ruled_out(f"No alarming gap: {says}.")
+        return suspected(f"it has learnt its starts by heart: {gap}.", "fresh demonstrations of the doctor", data)
+    return ruled_out(f"No alarming gap: {gap}.")
 
 
 def _fit(case: RunCase, store: EpisodeStore) -> float:
     """Return the L1 on some of the episodes that it was trained on."""
     return measure_loss(case.policy, store, evenly(case.split(store)[0], 10)).value
-
-
-def _gap(case: RunCase) -> tuple[float, float, float, float]:
-    """Return the worst ratio over the tasks, its p-value and both losses."""
-    rows = []
-    for fresh in case.fresh:
-        store = next(store for store in case.stores if store.info.task == fresh.info.task)
-        held_out = measure_loss(case.policy, store, evenly(case.split(store)[1]))
-        of_fresh = measure_loss(case.policy, fresh, np.arange(fresh.num_episodes))
-        rows.append((*gap(held_out, of_fresh), held_out.value, of_fresh.value))
-    return max(rows)
 
 
 @CHECKS.add("it fails", stage="rollouts", settle="act eval RUN --record-video")
@@ -78,8 +62,7 @@ def reading(case: RunCase) -> Result:
         return ruled_out(f"It does not fail: {says}.")
     table = [[shown.successes, shown.num - shown.successes], [fresh.successes, fresh.num - fresh.successes]]
     depends_on_start = fisher_exact(table, alternative="greater").pvalue < _LIKELY
-    ratio, p_value, held_out, _ = _gap(case)
-    surprised = ratio > GAP and p_value < _LIKELY
+    surprised, held_out = case.gap.is_alarming, case.gap.held_out
     fit = float(np.mean([_fit(case, store) for store in case.stores]))
     more = f"act collect --task {case.policy.tasks[0]} --n {2 * case.stores[0].num_episodes}"
     if depends_on_start and surprised:

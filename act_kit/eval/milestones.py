@@ -1,8 +1,8 @@
 """How far an episode got: near the object, moving or holding it, half way, success.
 
-Meta-World's own ``info["near_object"]`` and ``info["grasp_success"]`` cannot serve: one is a shaped reward in five tasks
-and constantly 0 in two, the other constantly 1 in ten and 0 in five, and in seven true of an open gripper. What is
-asked here is seen in every episode: hand, object and our own distance. The radii were measured on the scripted
+Meta-World's own ``info["near_object"]`` and ``info["grasp_success"]`` cannot serve: one is a shaped reward in five
+tasks and constantly 0 in two, the other constantly 1 in ten and 0 in five, and in seven true of an open gripper. What
+is asked here is seen in every episode: hand, object and our own distance. The radii were measured on the scripted
 experts: see the tests, which hold all of them to every stage.
 """
 

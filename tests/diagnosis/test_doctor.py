@@ -124,6 +124,14 @@ def test_the_nearest_demonstration_succeeds_from_its_own_start(tmp_path: Path) -
     assert not all(replay_nearest(store, StartLaw("reach-v3").sample(10, seed=0, stream="evaluate")))
 
 
+def test_the_report_predicts_with_a_run(healthy: Case, tmp_path: Path) -> None:
+    done = act("report", healthy.data, "--run", healthy.run, "--out", tmp_path / "report", check=0)
+    assert "replayed from fresh starts" in done.stdout
+    assert "held out" in done.stdout
+    assert "by heart" not in done.stderr
+    assert "What to expect of a policy" in (tmp_path / "report" / "report.html").read_text()
+
+
 def test_the_command_says_it_all_and_ends_as_it_should(healthy: Case, tmp_path: Path) -> None:
     case = healthy.copy(tmp_path / "case")
     (case.run / "metrics.jsonl").write_text((case.run / "metrics.jsonl").read_text().replace("train/kl", "train/k1"))
