@@ -31,7 +31,7 @@ demo: setup gl
 	$(BIN)/act demo --overwrite
 
 test: setup gl chromium
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-slow: setup gl
 	$(BIN)/pytest -m slow

@@ -6,12 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from act_kit.collection.collect import collect
 from act_kit.collection.render import render
@@ -27,6 +27,9 @@ from act_kit.training.trainer import Trainer
 torch.set_num_threads(1)
 
 os.environ.setdefault("ACT_KIT_CACHE", str(Path(__file__).parent.parent / ".pytest_cache" / "act_kit"))
+
+Open = Callable[[Path], Page]
+"""Opens a page in a browser."""
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 """Tests run side by side: each that took every processor would wait for the others."""
@@ -133,3 +136,30 @@ def act(*arguments: object, check: int | None = None, **options: object) -> subp
     if check is not None:
         assert done.returncode == check, done.stdout + done.stderr
     return done
+
+
+LAPTOP, PHONE = {"width": 1280, "height": 800}, {"width": 420, "height": 800}
+
+
+@pytest.fixture(params=[LAPTOP, PHONE], ids=["laptop", "phone"])
+def show(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Open]:
+    """Open a page, which must fit the screen, ask the network for nothing and complain of nothing."""
+    context = browser.new_context(viewport=request.param)
+    complaints: list[str] = []
+    requests: list[str] = []
+
+    def show(path: Path) -> Page:
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda asked: requests.append(asked.url[:80]))
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= request.param["width"]
+        broken = "[...document.images].filter(image => !image.naturalWidth).length"
+        assert page.evaluate(broken) == 0, "pictures that show nothing"
+        return page
+
+    yield show
+    context.close()
+    assert complaints == []
+    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []

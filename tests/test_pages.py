@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
 from act_kit.datasets.diversity import measure
 from act_kit.datasets.report import write_report
@@ -23,38 +22,11 @@ from act_kit.executors import LocalExecutor
 from act_kit.policy.policy import Policy
 from act_kit.sim.render import Gl, RenderSettings
 from act_kit.statistics import Rate
+from tests.conftest import Open
 from tests.eval.test_evaluate import evaluation_of
 from tests.eval.untrained import untrained_policy
 
 pytestmark = pytest.mark.browser
-
-Open = Callable[[Path], Page]
-
-LAPTOP, PHONE = {"width": 1280, "height": 800}, {"width": 420, "height": 800}
-
-
-@pytest.fixture(params=[LAPTOP, PHONE], ids=["laptop", "phone"])
-def show(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Open]:
-    """Open a page, which must fit the screen, ask the network for nothing and complain of nothing."""
-    context = browser.new_context(viewport=request.param)
-    complaints: list[str] = []
-    requests: list[str] = []
-
-    def show(path: Path) -> Page:
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda asked: requests.append(asked.url[:80]))
-        page.goto(path.as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth") <= request.param["width"]
-        broken = "[...document.images].filter(image => !image.naturalWidth).length"
-        assert page.evaluate(broken) == 0, "pictures that show nothing"
-        return page
-
-    yield show
-    context.close()
-    assert complaints == []
-    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
 def column(page: Page, name: str) -> list[str]:

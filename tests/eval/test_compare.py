@@ -21,7 +21,7 @@ from act_kit.eval.arms import read_arm, read_arms
 from act_kit.eval.compare import compare
 from act_kit.eval.evalset import make_evalset
 from act_kit.statistics import mcnemar
-from tests.conftest import TINY, act
+from tests.conftest import TINY, Open, act
 from tests.eval.untrained import untrained_policy
 
 NUM = 30
@@ -280,3 +280,13 @@ def test_every_wrong_turn_is_answered(case: str, copy: Copy) -> None:
         compare(paths(copy("a"), copy("b")), factors)
     assert hint in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.browser
+def test_the_page_opens(copy: Copy, show: Open) -> None:
+    rng = np.random.default_rng(0)
+    for name, chance in (("short", 0.3), ("long", 0.9)):
+        seeds(copy, name, [rng.random(NUM) < chance for _ in range(3)], policy__chunk_size=len(name))
+    act("compare", "short", "long", "--factor", "policy.chunk_size", check=0)
+    page = show((Path("comparison") / "compare.html").resolve())
+    assert "better" in page.inner_text("body")
