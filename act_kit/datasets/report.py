@@ -53,7 +53,9 @@ def rows(diversity: Diversity) -> list[Row]:
     ]
     if d.correlated:
         pair = f"{d.correlation:.2f} ({' and '.join(d.correlated)})"
-        table.append(("effective rank", f"{d.effective_rank:.1f}", f"{d.effective_rank_reference:.1f}"))
+        constant = sum(row.range_fraction == 0 for row in d.dimensions)
+        rank = f"{d.effective_rank:.1f}" if not constant else f"not told: {constant} of {len(d.dimensions)} do not vary"
+        table.append(("effective rank", rank, f"{d.effective_rank_reference:.1f}"))
         table.append(("correlation furthest from the evaluation's", pair, "small"))
     return table
 
