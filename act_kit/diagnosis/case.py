@@ -149,6 +149,16 @@ class RunCase:
                 damaged.append(f"{path}: {error}")
         return evaluations, damaged
 
+    @cached_property
+    def fingerprints(self) -> list[str]:
+        """Of the datasets, as they are signed."""
+        return [store.fingerprint or store.compute_fingerprint() for store in self.stores]
+
+    def require_training_data(self) -> None:
+        """Raise :class:`DatasetError` unless the datasets are those that the policy was trained on."""
+        if [shown.fingerprint for shown in self.policy.contract.demonstrations] != self.fingerprints:
+            raise DatasetError("The run's data are not those that the policy was trained on.")
+
     @property
     def evaluations(self) -> list[EvaluationFiles]:
         """Those that read."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from act_kit.datasets.images import ImageStore
 from act_kit.diagnosis.case import RunCase
-from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out
+from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, warning
 from act_kit.eval.evaluate import success_rate
 from act_kit.executors import LocalExecutor
 from act_kit.policy.policy import find_checkpoint
@@ -26,12 +26,18 @@ def same_data(case: RunCase) -> Result:
             f"the checkpoint is of {', '.join(contract.tasks)}, the run's data are of {', '.join(tasks)}: it is "
             "another run's.", path, case.train_again,
         )  # fmt: skip
+    for shown, store in zip(contract.demonstrations, case.stores, strict=False):
+        known = np.array(shown.starts)
+        if len(known) < store.num_episodes and np.array_equal(known, store.rand_vecs[: len(known)]):
+            return warning(
+                f"{store.path} has grown since: it was trained on {len(known)} of its {store.num_episodes} "
+                "demonstrations.", path, case.train_again,
+            )  # fmt: skip
     trained_on = [shown.fingerprint for shown in contract.demonstrations]
-    here = [store.fingerprint or store.compute_fingerprint() for store in case.stores]
-    if trained_on != here:
+    if trained_on != case.fingerprints:
         return critical(
             f"the checkpoint was trained on other data than the run names (fingerprints {_short(trained_on)}, not "
-            f"{_short(here)}): it is another run's, or the data were collected anew.", path, case.train_again,
+            f"{_short(case.fingerprints)}): another run's, or the data were collected anew.", path, case.train_again,
         )  # fmt: skip
     for shown, store in zip(contract.demonstrations, case.stores, strict=True):
         if not np.array_equal(np.array(shown.starts), store.rand_vecs):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from act_kit.collection.replay import replay_episode
@@ -101,10 +103,8 @@ def labels(case: DatasetCase) -> Result:
             f"the actions are off by {abs(best)}: each belongs to the state {steps}. {where}, and in "
             f"{100 * rates[best]:.0f} % of those {steps}.", case.path / "data/action", _again(case),
         )  # fmt: skip
-    return critical(
-        f"the recorded actions are not the expert's. {where}, and no shift in time explains the others.",
-        case.path / "data/action", _again(case),
-    )  # fmt: skip
+    says = f"the recorded actions are not the expert's. {where}, and no shift in time explains the others"
+    return _unless_versions(case, says, case.path / "data/action")
 
 
 @CHECKS.add("labels are not what was done", stage="data", settle="compare action with executed_action")
@@ -131,9 +131,7 @@ def replays(case: DatasetCase) -> Result:
         replay = replay_episode(int(index), episodes[index])
         if replay.first_difference is not None:
             says = f"episode {index} does not replay: '{replay.field}' differs from step {replay.first_difference} on"
-            if store.info.versions != versions():
-                says += f" (recorded with {store.info.versions}, here is {versions()})"
-            return critical(f"{says}.", case.path / "data" / replay.field, _again(case))
+            return _unless_versions(case, says, case.path / "data" / replay.field)
     return ruled_out("Episodes replay to the bit: starts, actions and states belong together.")
 
 
@@ -179,6 +177,16 @@ def whole(case: DatasetCase) -> Result:
             store.path, _again(case),
         )  # fmt: skip
     return ruled_out("The content matches its fingerprint.")
+
+
+def _unless_versions(case: DatasetCase, says: str, evidence: Path) -> Result:
+    """Blame the data, unless they were recorded by other versions than are here: then it may be these."""
+    recorded, here = case.store.info.versions, versions()
+    differing = [name for name in ("metaworld", "mujoco") if recorded.get(name) != here[name]]
+    if differing:
+        was = ", ".join(f"{name} {recorded.get(name)} (here {here[name]})" for name in differing)
+        return suspected(f"{says}; it was recorded with {was}.", evidence, _again(case), severity="critical")
+    return critical(f"{says}.", evidence, _again(case))
 
 
 def _again(case: DatasetCase) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from act_kit.diagnosis.case import EvaluationFiles, RunCase
-from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspected, warning
+from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
 from act_kit.errors import ActKitError
 from act_kit.eval.evalset import EvalSet
 from act_kit.eval.evaluate import distance_at
@@ -47,12 +47,18 @@ def of_this_policy(case: RunCase) -> Result:
                 evaluation.folder / "summary.json", _again(case, evaluation),
             )  # fmt: skip
         shown = [data.fingerprint for data in policy.contract.demonstrations if data.task == evaluation.task]
-        if summary["dataset"]["fingerprint"] != "; ".join(shown) or summary["policy_step"] != policy.contract.step:
+        if summary["dataset"]["fingerprint"] != "; ".join(shown):
             return critical(
-                f"{evaluation.folder} is of a policy of step {summary['policy_step']} trained on data "
-                f"{summary['dataset']['fingerprint'][:8]}; the run's is of step {policy.contract.step} on data "
-                f"{'; '.join(shown)[:8]}.", evaluation.folder / "summary.json", _again(case, evaluation),
+                f"{evaluation.folder} is of a policy trained on data {summary['dataset']['fingerprint'][:8]}, the "
+                f"run's on {'; '.join(shown)[:8]}: it is another run's.", evaluation.folder / "summary.json",
+                _again(case, evaluation),
             )  # fmt: skip
+    old = [evaluation for evaluation in _evaluations(case) if not _is_of(case, evaluation)]
+    if old:
+        return warning(
+            f"{old[0].folder} is of step {old[0].summary['policy_step']}, the run's policy of step "
+            f"{policy.contract.step}.", old[0].folder / "summary.json", _again(case, old[0]),
+        )  # fmt: skip
     return ruled_out("The evaluations are of this run's policy.")
 
 
@@ -141,7 +147,10 @@ def not_selected_on(case: RunCase) -> Result:
 @CHECKS.add("evaluation does not repeat", stage="rollouts", settle="run some of its episodes again")
 def repeats(case: RunCase) -> Result:
     """Does the policy do here what the evaluation says that it did?"""
-    for evaluation in _evaluations(case):
+    of_this = [evaluation for evaluation in _evaluations(case) if _is_of(case, evaluation)]
+    if not of_this:
+        return untested("No evaluation is of the policy that the run has now.")
+    for evaluation in of_this:
         used = evaluation.summary["execution"]
         policy = case.policy.with_execution(execute=int(used["execute"]), ensemble=bool(used["ensemble"]))
         chosen = np.unique(np.linspace(0, len(evaluation.rows) - 1, _NUM_AGAIN).round().astype(int))
@@ -217,6 +226,11 @@ def _evaluations(case: RunCase) -> list[EvaluationFiles]:
     if not case.evaluations:
         raise ActKitError(f"This run was not evaluated: act eval {case.folder}")
     return case.evaluations
+
+
+def _is_of(case: RunCase, evaluation: EvaluationFiles) -> bool:
+    """Tell whether an evaluation is of the checkpoint that is now called best, not of an earlier or a later one."""
+    return bool(evaluation.summary["policy_step"] == case.policy.contract.step)
 
 
 def _again(case: RunCase, evaluation: EvaluationFiles) -> str:

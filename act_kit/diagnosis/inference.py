@@ -56,6 +56,7 @@ def deterministic(case: RunCase) -> Result:
 @CHECKS.add("normaliser of other data", stage="inference", settle="fit it to the training states again")
 def normalised(case: RunCase) -> Result:
     """Are states scaled as the training data are?"""
+    case.require_training_data()
     path = find_checkpoint(case.folder) / "model.safetensors"
     ours = case.policy.normaliser.cpu()
     states = np.concatenate(
@@ -87,6 +88,7 @@ def normalised(case: RunCase) -> Result:
 @CHECKS.add("another function in use", stage="inference", settle="measure the validation loss as it is used")
 def same_loss(case: RunCase) -> Result:
     """Does the policy, used as it is in rollouts, have the loss that training recorded?"""
+    case.require_training_data()
     path = case.folder / "metrics.jsonl"
     step = case.policy.contract.step
     recorded = case.recorded.get("val/l1_prior", {}).get(step)

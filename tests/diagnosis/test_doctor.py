@@ -86,6 +86,35 @@ def test_files_that_hold_anything_break_nothing(healthy: Case, tmp_path: Path) -
     assert {finding.name: finding.result.status for finding in findings}["evaluation damaged"] == "CONFIRMED"
 
 
+def test_what_came_later_is_no_crime(healthy: Case, tmp_path: Path) -> None:
+    case = healthy.copy(tmp_path / "case")
+    summary = json.loads((case.evaluation / "summary.json").read_text())
+    policy = json.loads((case.checkpoint / "policy.json").read_text())
+    (shown,) = policy["contract"]["demonstrations"]
+    shown["starts"], shown["fingerprint"] = shown["starts"][:40], "0" * 64
+    (case.checkpoint / "policy.json").write_text(json.dumps(policy))
+    (case.evaluation / "summary.json").write_text(
+        json.dumps({**summary, "policy_step": 300, "dataset": {"fingerprint": "0" * 64}})
+    )
+    findings = {finding.name: finding.result for finding in diagnose(case)}
+    assert "has grown" in findings["checkpoint of another run"].says
+    assert "is of step 300" in findings["evaluation of another task or policy"].says
+    assert findings["normaliser of other data"].status == "UNTESTED"
+    assert not any(result.severity == "critical" for result in findings.values())
+
+
+def test_data_of_other_versions_are_not_accused(healthy: Case, tmp_path: Path) -> None:
+    def disturb(store: EpisodeStore) -> None:
+        store.group["data/state"][:] = store.steps("state") + 1e-3  # type: ignore[index]
+        store.group.attrs["versions"] = {**store.info.versions, "mujoco": "9.0.0"}
+
+    case = healthy.copy(tmp_path / "case")
+    edit(case, disturb)
+    findings = {finding.name: finding.result for finding in examine_dataset(case.data)}
+    assert findings["episodes do not replay"].status == "SUSPECTED"
+    assert "mujoco 9.0.0" in findings["episodes do not replay"].says
+
+
 def test_edited_data_are_named_by_what_is_wrong_with_them(healthy: Case, tmp_path: Path) -> None:
     def swap_starts(store: EpisodeStore) -> None:
         store.group["meta/rand_vec"][:] = store.rand_vecs[::-1]  # type: ignore[index]
