@@ -61,9 +61,18 @@ def same_model(case: RunCase) -> Result:
                 f"the checkpoint has policy.{name}={of_policy}, the run's configuration {of_run}: it is another run's.",
                 path, case.train_again,
             )  # fmt: skip
-    if config.policy.sees_state and not policy.contract.goal_visible:
-        return critical("the policy was trained without seeing the goal.", path, case.train_again)
     return ruled_out("Sizes and inputs are those of the configuration.")
+
+
+@CHECKS.add("goal hidden", stage="environment", settle="look at the last three numbers of the states")
+def goal(case: RunCase) -> Result:
+    """Did the policy see the goal in training?"""
+    if case.config.policy.sees_state and not case.policy.contract.goal_visible:
+        return critical(
+            "the policy was trained on states that hide the goal: what cannot be seen cannot be imitated.",
+            find_checkpoint(case.folder) / "policy.json", case.train_again,
+        )  # fmt: skip
+    return ruled_out("It saw the goal in training, or only pictures.")
 
 
 @CHECKS.add("other pictures in use", stage="environment", settle="draw an episode again")

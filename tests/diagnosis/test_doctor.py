@@ -16,6 +16,7 @@ from act_kit.diagnosis.generalisation import measure_loss, replay_nearest
 from act_kit.errors import CheckpointError
 from act_kit.policy.policy import Policy
 from act_kit.sim.starts import StartLaw
+from act_kit.sim.tasks import TASKS
 from act_kit.telemetry import series
 from benchmarks.faults import FAULTS, REFUSALS, Case, Fault, edit, inject, make_healthy
 from tests.conftest import act, make_dataset
@@ -113,6 +114,16 @@ def test_data_of_other_versions_are_not_accused(healthy: Case, tmp_path: Path) -
     findings = {finding.name: finding.result for finding in examine_dataset(case.data)}
     assert findings["episodes do not replay"].status == "SUSPECTED"
     assert "mujoco 9.0.0" in findings["episodes do not replay"].says
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_sound_data_of_every_task_are_sound(task: str, tmp_path: Path) -> None:
+    store = make_dataset(tmp_path / "data", task=task, n=12, noise=0.1 if len(task) % 2 else 0.0)
+    findings = [
+        finding for finding in examine_dataset(store.path) if finding.result.status in ("CONFIRMED", "SUSPECTED")
+    ]
+    assert not findings, findings[0]
 
 
 def test_edited_data_are_named_by_what_is_wrong_with_them(healthy: Case, tmp_path: Path) -> None:
