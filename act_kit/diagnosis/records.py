@@ -88,6 +88,7 @@ def best_is_best(case: RunCase) -> Result:
     successes = case.recorded.get("eval/success", {})
     if not successes:
         return untested("No rollouts chose a checkpoint.")
+    case.require_training_data()  # of another run's checkpoint, these records say nothing
     step = case.policy.contract.step
     if find_checkpoint(case.folder).name != "best" or step not in successes:
         return critical(
