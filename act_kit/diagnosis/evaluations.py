@@ -234,4 +234,6 @@ def _is_of(case: RunCase, evaluation: EvaluationFiles) -> bool:
 
 
 def _again(case: RunCase, evaluation: EvaluationFiles) -> str:
-    return f"act eval {case.folder} --out {evaluation.folder} --overwrite"
+    of_several = evaluation.folder.parent
+    folder = of_several if (of_several / "summary.json").exists() else evaluation.folder
+    return f"act eval {case.folder} --out {folder} --overwrite"

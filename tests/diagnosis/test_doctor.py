@@ -19,7 +19,7 @@ from act_kit.sim.starts import StartLaw
 from act_kit.sim.tasks import TASKS
 from act_kit.telemetry import series
 from benchmarks.faults import FAULTS, REFUSALS, Case, Fault, edit, inject, make_healthy
-from tests.conftest import act, make_dataset
+from tests.conftest import TINY, act, make_dataset
 
 pytestmark = pytest.mark.xdist_group("doctor")  # they share one run, which takes half a minute to train
 
@@ -62,6 +62,20 @@ def test_a_fault_that_was_trained_on_is_ranked_first(healthy: Case, fault: Fault
 def test_a_refusal_names_the_fault(healthy: Case, name: str, tmp_path: Path) -> None:
     refuse, phrase = REFUSALS[name]
     assert phrase in refuse(healthy.copy(tmp_path / "case"))
+
+
+def test_a_short_training_of_two_tasks_is_called_that(
+    reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path
+) -> None:
+    data = ("--data", reach_store.path, "--data", push_store.path)
+    run = tmp_path / "run"
+    act("train", *data, "--out", run, "--workers", 1, "--allow-degenerate", *TINY, check=0)
+    act("eval", run, "--episodes", 3, "--workers", 1, "control_episodes=2", "demonstrated_episodes=2", check=0)
+    findings = examine_run(run, num_workers=1)
+    assert findings[0].name == "hardly trained"
+    assert not any(finding.is_fatal for finding in findings), findings[0].result.says
+    untested = {finding.name for finding in findings if finding.result.status == "UNTESTED"}
+    assert untested <= {"predictions off by some steps"}, "four demonstrations of push are few"
 
 
 def test_what_is_not_there_is_untested(healthy: Case, tmp_path: Path) -> None:
