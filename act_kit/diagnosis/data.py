@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from act_kit.collection.replay import replay_episode
-from act_kit.datasets.checks import worst
+from act_kit.datasets.checks import Level, worst
+from act_kit.datasets.diversity import TOO_FEW
 from act_kit.diagnosis.case import DatasetCase
 from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
 from act_kit.diagnosis.generalisation import evenly
@@ -135,17 +137,32 @@ def replays(case: DatasetCase) -> Result:
     return ruled_out("Episodes replay to the bit: starts, actions and states belong together.")
 
 
+@CHECKS.add("data that cannot be", stage="data", settle="act report DATASET")
+def sound(case: DatasetCase) -> Result:
+    """Does the report find starts, states and numbers that no collection leaves?"""
+    level, says = _report(case, "data")
+    if level == "OK":
+        return ruled_out("Every first state is that of its start; all numbers are finite and in their ranges.")
+    return (critical if level == "FAIL" else warning)(says, case.path, _again(case))
+
+
 @CHECKS.add("starts do not cover", stage="data", settle="act report DATASET")
 def coverage(case: DatasetCase) -> Result:
     """Do the starts cover those that a policy will be evaluated from?"""
-    diversity = case.diversity
-    findings = [finding for finding in diversity.findings if finding.about == "coverage"]  # others are looked for here
-    level = worst(findings)
+    level, says = _report(case, "coverage")
+    if level == "WARN" and case.diversity.num < TOO_FEW:
+        return untested(says)
     if level == "OK":
-        return ruled_out(f"The starts cover those of {diversity.task} as well as random draws do.")
-    says = " ".join(finding.text for finding in findings if finding.level == level)
+        return ruled_out(f"The starts cover those of {case.diversity.task} as well as random draws do.")
     found = critical if level == "FAIL" else warning
-    return found(says, case.path / "meta/rand_vec", diversity.mend)
+    return found(says, case.path / "meta/rand_vec", case.diversity.mend)
+
+
+def _report(case: DatasetCase, about: Literal["coverage", "data"]) -> tuple[Level, str]:
+    """Return the worst level of the diversity report's findings of one kind, and what they say."""
+    findings = [finding for finding in case.diversity.findings if finding.about == about]
+    level = worst(findings)
+    return level, " ".join(finding.text for finding in findings if finding.level == level)
 
 
 @CHECKS.add("failed demonstrations", stage="data", settle="look at the success of each episode")

@@ -95,11 +95,10 @@ def examine_run(folder: Path, *, num_workers: int) -> list[Finding]:
 
 def _linked(findings: Sequence[Finding]) -> list[Finding]:
     """Take starts that cover poorly for critical, where the policy is seen to suffer from it."""
-    open_names = {finding.name for finding in findings if finding.result.status in ("CONFIRMED", "SUSPECTED")}
-    suffers = open_names & {"learnt by heart", "it fails"}
+    suffers = any(finding.name == "learnt by heart" and finding.result.status == "SUSPECTED" for finding in findings)
     return [
         replace(finding, result=replace(finding.result, severity="critical"))
-        if finding.name == "starts do not cover" and finding.name in open_names and suffers
+        if suffers and finding.name == "starts do not cover" and finding.result.status == "CONFIRMED"
         else finding
         for finding in findings
     ]
