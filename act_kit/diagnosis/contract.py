@@ -6,13 +6,20 @@ import numpy as np
 
 from act_kit.datasets.images import ImageStore
 from act_kit.diagnosis.case import RunCase
-from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, warning
+from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspected, warning
+from act_kit.diagnosis.generalisation import evenly
 from act_kit.eval.evaluate import success_rate
 from act_kit.executors import LocalExecutor
 from act_kit.policy.policy import find_checkpoint
 from act_kit.sim.render import find_gl, render_episode
+from act_kit.sim.tasks import CONTROL_HZ, HORIZON
+from act_kit.versions import versions
 
 CHECKS = Checks[RunCase]()
+
+_NUM_REDRAWN = 3
+_OFF = 2
+"""Of 255: more than two renderers differ by, less than two episodes."""
 
 
 @CHECKS.add("checkpoint of another run", stage="environment", settle="compare tasks and fingerprints")
@@ -64,13 +71,40 @@ def same_model(case: RunCase) -> Result:
     return ruled_out("Sizes and inputs are those of the configuration.")
 
 
+@CHECKS.add("another environment in use", stage="environment", settle="compare versions, horizon and rate")
+def same_environment(case: RunCase) -> Result:
+    """Were data, training and evaluations made in the environment that is here?"""
+    contract = case.policy.contract
+    path = find_checkpoint(case.folder) / "policy.json"
+    if (contract.horizon, contract.control_hz) != (HORIZON, CONTROL_HZ):
+        return critical(
+            f"the policy was made for {contract.horizon} steps at {contract.control_hz} Hz; the benchmark has "
+            f"{HORIZON} at {CONTROL_HZ} Hz.", path, case.train_again,
+        )  # fmt: skip
+    here = versions()
+    made = {"training": contract.versions}
+    made |= {str(dataset.path): dataset.store.info.versions for dataset in case.datasets}
+    made |= {str(evaluation.folder): evaluation.summary["versions"] for evaluation in case.evaluations}
+    for name in ("metaworld", "mujoco"):
+        others = [f"{what}: {of_it.get(name)}" for what, of_it in made.items() if of_it.get(name) != here[name]]
+        if others:
+            return warning(f"{name} is {here[name]} here; {', '.join(others)}.", path, case.train_again)
+    return ruled_out(f"Data, training, evaluations have metaworld {here['metaworld']}, mujoco {here['mujoco']}.")
+
+
 @CHECKS.add("goal hidden", stage="environment", settle="look at the last three numbers of the states")
 def goal(case: RunCase) -> Result:
     """Did the policy see the goal in training?"""
     if case.config.policy.sees_state and not case.policy.contract.goal_visible:
+        path = find_checkpoint(case.folder) / "policy.json"
+        if all(store.steps("state")[:, -3:].any() for store in case.stores):
+            return suspected(
+                "the checkpoint says that it was not shown the goal, but its data show it: was policy.json edited?",
+                path, case.train_again,
+            )  # fmt: skip
         return critical(
-            "the policy was trained on states that hide the goal: what cannot be seen cannot be imitated.",
-            find_checkpoint(case.folder) / "policy.json", case.train_again,
+            "the policy was trained on states that hide the goal: what cannot be seen cannot be imitated.", path,
+            case.train_again,
         )  # fmt: skip
     return ruled_out("It saw the goal in training, or only pictures.")
 
@@ -99,25 +133,26 @@ def same_pictures(case: RunCase) -> Result:
 
 
 def _redrawn(case: RunCase) -> Result:
-    """Draw an episode again and compare."""
+    """Draw some episodes again and compare."""
     views = case.policy.views
     assert views is not None
     gl = find_gl()
     for store in case.stores:
-        episode = store.episodes()[0]
-        with LocalExecutor(1, gl.environment) as executor:
-            job = (views.settings, list(views.cameras), episode.start, episode.physics)
-            (frames,) = executor.map(render_episode, [job])
-        for number, camera in enumerate(views.cameras):
-            recorded = ImageStore(store, camera).episode(0).astype(int)
-            off = np.abs(frames.images[:, number].astype(int) - recorded).mean()
-            if off > 2:
-                return critical(
-                    f"{camera} in {store.path} does not show the episode it belongs to: drawn again, a pixel differs "
-                    f"by {off:.0f} of 255 in the mean.", store.path / "data/images" / camera,
-                    f"{ImageStore(store, camera).command} --overwrite",
-                )  # fmt: skip
-    return ruled_out("Cameras, sizes and a drawn episode are the same in training and in use.")
+        episodes = store.episodes()
+        for index in evenly(np.arange(len(episodes)), _NUM_REDRAWN):
+            job = (views.settings, list(views.cameras), episodes[index].start, episodes[index].physics)
+            with LocalExecutor(1, gl.environment) as executor:
+                (frames,) = executor.map(render_episode, [job])
+            for number, camera in enumerate(views.cameras):
+                recorded = ImageStore(store, camera).episode(int(index)).astype(int)
+                off = np.abs(frames.images[:, number].astype(int) - recorded).mean()
+                if off > _OFF:
+                    return critical(
+                        f"{camera} in {store.path} does not show episode {index}: drawn again, a pixel differs by "
+                        f"{off:.0f} of 255 in the mean.", store.path / "data/images" / camera,
+                        f"{ImageStore(store, camera).command} --overwrite",
+                    )  # fmt: skip
+    return ruled_out("Cameras, sizes and episodes drawn again are the same in training and in use.")
 
 
 @CHECKS.add("the task cannot be done", stage="environment", settle="let the scripted expert try")

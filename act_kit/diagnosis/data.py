@@ -10,6 +10,7 @@ import numpy as np
 from act_kit.collection.replay import replay_episode
 from act_kit.datasets.checks import Level, worst
 from act_kit.datasets.diversity import TOO_FEW
+from act_kit.datasets.images import ImageStore
 from act_kit.diagnosis.case import DatasetCase
 from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
 from act_kit.diagnosis.generalisation import evenly
@@ -144,6 +145,20 @@ def sound(case: DatasetCase) -> Result:
     if level == "OK":
         return ruled_out("Every first state is that of its start; all numbers are finite and in their ranges.")
     return (critical if level == "FAIL" else warning)(says, case.path, _again(case))
+
+
+@CHECKS.add("pictures changed", stage="data", settle="act data info DATASET --verify")
+def pictures(case: DatasetCase) -> Result:
+    """Are the pictures those that were drawn?"""
+    for camera in ImageStore.cameras(case.store):
+        images = ImageStore(case.store, camera)
+        damaged = images.damaged_episodes()
+        if damaged:
+            return critical(
+                f"the frames of {camera} of {len(damaged)} episodes (the first: {damaged[0]}) are not what was drawn.",
+                case.path / "data/images" / camera, f"{images.command} --overwrite",
+            )  # fmt: skip
+    return ruled_out("Every picture is as it was drawn, or there are none.")
 
 
 @CHECKS.add("starts do not cover", stage="data", settle="act report DATASET")

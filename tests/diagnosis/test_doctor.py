@@ -118,6 +118,22 @@ def test_what_came_later_is_no_crime(healthy: Case, tmp_path: Path) -> None:
     assert not any(result.severity == "critical" for result in findings.values())
 
 
+def test_what_was_edited_is_not_blamed_on_something_else(healthy: Case, tmp_path: Path) -> None:
+    case = healthy.copy(tmp_path / "case")
+    config = case.run / "config.yaml"
+    config.write_text(config.read_text().replace("  seed: 0", "  seed: 1"))
+    policy = json.loads((case.checkpoint / "policy.json").read_text())
+    policy["contract"]["goal_visible"] = False
+    policy["contract"]["versions"]["mujoco"] = "9.0.0"
+    (case.checkpoint / "policy.json").write_text(json.dumps(policy))
+    findings = {finding.name: finding.result for finding in diagnose(case) if finding.result.status != "RULED OUT"}
+    assert "was policy.json edited?" in findings["goal hidden"].says
+    assert "trainer.seed" in findings["normaliser of other data"].says
+    assert "mujoco is" in findings["another environment in use"].says
+    for name in ("goal hidden", "normaliser of other data"):
+        assert findings[name].status == "SUSPECTED"
+
+
 def test_data_of_other_versions_are_not_accused(healthy: Case, tmp_path: Path) -> None:
     def disturb(store: EpisodeStore) -> None:
         store.group["data/state"][:] = store.steps("state") + 1e-3  # type: ignore[index]
