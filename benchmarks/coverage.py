@@ -54,7 +54,8 @@ class Cell:
         """Collect, report, train and evaluate, as far as that is not done."""
         if self.is_done:
             return
-        collect = ("--task", self.task, "--n", NUM, "--distinct-starts", self.distinct, "--seed", self.seed)
+        repeated = 0 if self.distinct == NUM else self.distinct  # 0: a new one each, also after a failed attempt
+        collect = ("--task", self.task, "--n", NUM, "--distinct-starts", repeated, "--seed", self.seed)
         _act("collect", *collect, "--out", self.data, "--workers", 1, "--overwrite")
         _act("report", self.data, codes=(0, 2))
         options = (f"trainer.steps={STEPS}", f"trainer.validate_every={STEPS}", "selection.rollouts=0")
