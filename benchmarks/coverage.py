@@ -91,7 +91,7 @@ def rows(cells: list[Cell]) -> dict[tuple[str, int], list[Cell]]:
     for cell in cells:
         if cell.is_done:
             found[cell.task, cell.distinct].append(cell)
-    return {key: done for key, done in found.items() if done}
+    return {key: done for key, done in found.items() if len(done) > 1}  # one seed says nothing
 
 
 def print_table(done: dict[tuple[str, int], list[Cell]]) -> None:
@@ -110,11 +110,14 @@ def print_table(done: dict[tuple[str, int], list[Cell]]) -> None:
 
 def _mean(of_seeds: list[Cell]) -> str:
     """Return the mean over the seeds, with the interval that `act compare` gives it."""
-    successes_KN = np.stack([cell.successes for cell in of_seeds])
-    if len(successes_KN) < 3:
-        return f"{100 * successes_KN.mean():.0f} %"
-    mean = seeds_mean([successes_KN])
-    return f"{100 * mean.value:.0f} [{100 * mean.low:.0f}, {100 * mean.high:.0f}] %"
+    mean, low, high = _interval(of_seeds)
+    return f"{mean:.0f} [{low:.0f}, {high:.0f}] %"
+
+
+def _interval(of_seeds: list[Cell]) -> tuple[float, float, float]:
+    """Return the mean over at least two seeds and the ends of its interval, in per cent."""
+    mean = seeds_mean([np.stack([cell.successes for cell in of_seeds])])
+    return 100 * mean.value, 100 * mean.low, 100 * mean.high
 
 
 def draw(done: dict[tuple[str, int], list[Cell]], path: Path) -> None:
@@ -127,13 +130,17 @@ def draw(done: dict[tuple[str, int], list[Cell]], path: Path) -> None:
         of_task = [(distinct, done[task, distinct]) for distinct in DISTINCT if (task, distinct) in done]
         offset = 1.06 ** (number - 1)
         x = [distinct * offset for distinct, _ in of_task]
-        values = [[100 * cell.successes.mean() for cell in of_cell] for _, of_cell in of_task]
-        axes.plot(x, [np.mean(of_seed) for of_seed in values], color=colour, label=task, linewidth=2)
-        for where, of_seed, (_, of_cell) in zip(x, values, of_task, strict=True):
-            axes.scatter([where] * len(of_seed), of_seed, color=colour, s=22, zorder=3)
+        mean, low, high = np.array([_interval(of_cell) for _, of_cell in of_task]).T
+        axes.errorbar(
+            x, mean, [mean - low, high - mean], color=colour, label=task, linewidth=2, elinewidth=1, capsize=3
+        )
+        for where, (_, of_cell) in zip(x, of_task, strict=True):
+            axes.scatter(
+                [where] * len(of_cell), [100 * cell.successes.mean() for cell in of_cell], color=colour, s=22, zorder=3
+            )
             verdict = "/".join(dict.fromkeys(cell.verdict for cell in of_cell))
             axes.annotate(
-                verdict, (where / offset, 0), xytext=(0, -34 - 11 * number), textcoords="offset points", ha="center",
+                verdict, (where / offset, 0), xytext=(0, -46 - 11 * number), textcoords="offset points", ha="center",
                 va="top", fontsize=8, color=colour, annotation_clip=False,
             )  # fmt: skip
     axes.set_xscale("log")
@@ -141,10 +148,7 @@ def draw(done: dict[tuple[str, int], list[Cell]], path: Path) -> None:
     axes.minorticks_off()
     axes.set_ylim(-3, 103)
     axes.set_ylabel("success from 100 fresh starts (%)")
-    axes.set_xlabel(
-        f"distinct starts among {NUM} demonstrations\n\n\nthe diversity report, before any training (above)",
-        labelpad=44,
-    )
+    axes.set_xlabel(f"distinct starts among {NUM} demonstrations; below, what act report said before any training")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=120)
