@@ -23,8 +23,14 @@ from tests.conftest import TINY, act, make_dataset
 
 pytestmark = pytest.mark.xdist_group("doctor")  # they share one run, which takes half a minute to train
 
-QUICK = [fault for fault in FAULTS if fault.needs == "healthy" and fault.name != "another task's checkpoint"]
-LONG = [fault for fault in FAULTS if fault not in QUICK]
+QUICK = (
+    "wrong normaliser",
+    "truncated checkpoint",
+    "metric under another name",
+    "horizon too short",
+    "result edited by hand",
+)
+"""One of each stage that needs no training. All of them: pytest -m slow, or benchmarks/faults.py."""
 
 
 @pytest.fixture(scope="session")
@@ -42,23 +48,23 @@ def test_a_healthy_run_is_healthy(healthy: Case) -> None:
     assert {finding.result.status for finding in findings} == {"RULED OUT"}, findings[0]
 
 
-@pytest.mark.parametrize("fault", QUICK, ids=lambda fault: fault.name)
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(fault, marks=() if fault.name in QUICK else pytest.mark.slow, id=fault.name) for fault in FAULTS],
+)
 def test_a_fault_is_ranked_first(healthy: Case, fault: Fault, tmp_path: Path) -> None:
     first = diagnose(inject(fault, healthy, tmp_path / "case"))[0]
-    assert (first.name, first.result.status) == (fault.found_as, "CONFIRMED"), first.result.says
+    assert first.name == fault.found_as, first.result.says
+    assert first.result.status in ("CONFIRMED", "SUSPECTED")
     assert first.result.evidence
     assert first.result.mend
     assert first.settle
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", LONG, ids=lambda fault: fault.name)
-def test_a_fault_that_was_trained_on_is_ranked_first(healthy: Case, fault: Fault, tmp_path: Path) -> None:
-    first = diagnose(inject(fault, healthy, tmp_path / "case"))[0]
-    assert first.name == fault.found_as, first.result.says
-
-
-@pytest.mark.parametrize("name", [name for name in REFUSALS if "two runs" not in name])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == "z sampled at inference" else pytest.mark.slow) for name in REFUSALS],
+)
 def test_a_refusal_names_the_fault(healthy: Case, name: str, tmp_path: Path) -> None:
     refuse, phrase = REFUSALS[name]
     assert phrase in refuse(healthy.copy(tmp_path / "case"))
