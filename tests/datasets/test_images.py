@@ -118,7 +118,7 @@ def drawn(store: EpisodeStore, renderer: str = "llvmpipe") -> ImageStore:
 
 def test_other_settings_or_another_library_are_refused(store: EpisodeStore) -> None:
     drawn(store, renderer="another")
-    with pytest.raises(DatasetError, match=r"frames of corner4 at 16x24, other than the 32x32 .* --overwrite"):
+    with pytest.raises(DatasetError, match=r"frames of corner4 at 16x24, not the 32x32 .* --overwrite"):
         render(store, ["corner4"], RenderSettings(height_px=32, width_px=32), executor=SERIAL)
     with pytest.raises(DatasetError, match="drawn by 'another', here draws 'llvmpipe'"):
         ImageStore(store, "corner4").begin("llvmpipe")
