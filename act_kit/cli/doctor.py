@@ -27,10 +27,10 @@ def doctor(
     from rich.text import Text
 
     from act_kit.diagnosis.doctor import (
+        describe,
         examine_machine,
         examine_patient,
         find_patients,
-        findings_table,
         summary_lines,
         verdict,
     )
@@ -43,8 +43,9 @@ def doctor(
         name = str(patient or "this machine")
         console.rule(Text(name), align="left")
         findings = examine_patient(patient, num_workers=num_workers) if patient else examine_machine(num_workers)
-        if any(finding.result.status in ("CONFIRMED", "SUSPECTED") for finding in findings):
-            console.print(findings_table(findings))
+        for finding in findings:
+            if finding.result.status in ("CONFIRMED", "SUSPECTED"):
+                console.print(describe(finding), soft_wrap=True)
         for line in summary_lines(findings):
             say(line)
         ill = any(finding.is_fatal for finding in findings)

@@ -139,15 +139,24 @@ class RunCase:
 
     @cached_property
     def read_evaluations(self) -> tuple[list[EvaluationFiles], list[str]]:
-        """Every evaluation below the run's folder, of one task each, and what is wrong with those that do not read."""
+        """Every evaluation in or beside the run's folder, of one task each, and what is wrong with those in it."""
         evaluations, damaged = [], []
-        for path in sorted(self.folder.rglob("summary.json")):
+        beside = [path for path in self.folder.resolve().parent.glob("eval*/**/summary.json") if self._is_of(path)]
+        for path in sorted([*self.folder.rglob("summary.json"), *beside]):
             try:
                 if "tasks" not in json.loads(path.read_text()):  # of several tasks: each has a folder of its own
                     evaluations.append(EvaluationFiles.read(path.parent))
             except (OSError, ValueError, DatasetError) as error:
                 damaged.append(f"{path}: {error}")
         return evaluations, damaged
+
+    def _is_of(self, path: Path) -> bool:
+        """Tell whether the summary at ``path`` says that it is of a checkpoint of this run."""
+        try:
+            checkpoint = Path(json.loads(path.read_text())["training"]["checkpoint"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return self.folder.resolve() in checkpoint.parents
 
     @cached_property
     def fingerprints(self) -> list[str]:

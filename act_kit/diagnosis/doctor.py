@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.table import Table
 from rich.text import Text
 
 from act_kit.diagnosis import contract, data, evaluations, inference, learning, machine, records
@@ -15,7 +14,7 @@ from act_kit.diagnosis.finding import Finding, Result, examine, rank
 from act_kit.diagnosis.machine import MachineCase
 from act_kit.errors import CheckpointError, DatasetError
 
-_COLOURS = {"CONFIRMED": "bold red", "SUSPECTED": "yellow", "RULED OUT": "green", "UNTESTED": "dim"}
+_COLOURS = {"CONFIRMED": "bold red", "SUSPECTED": "bold yellow"}
 
 
 def find_patients(path: Path) -> list[Path]:
@@ -104,24 +103,12 @@ def _linked(findings: Sequence[Finding]) -> list[Finding]:
     ]
 
 
-def findings_table(findings: Sequence[Finding]) -> Table:
-    """Return what was found, the worst first, and what was ruled out, as a table."""
-    table = Table(title_justify="left", show_lines=True)
-    for column in ("", "stage", "what", "evidence, and what to do"):
-        table.add_column(column)
-    for finding in findings:
-        result = finding.result
-        if result.status in ("RULED OUT", "UNTESTED"):
-            continue
-        lines = [
-            result.says,
-            f"from {result.evidence}",
-            f"to settle it: {finding.settle}",
-            f"to mend it: {result.mend}",
-        ]
-        status = Text(f"{result.status}\n{result.severity}", style=_COLOURS[result.status])
-        table.add_row(status, finding.stage, Text(finding.name), Text("\n".join(lines)))
-    return table
+def describe(finding: Finding) -> Text:
+    """Return a finding for the terminal: what it says, where that comes from, what settles it and what mends it."""
+    result = finding.result
+    lines = [result.says, f"from {result.evidence}", f"to settle it: {finding.settle}", f"to mend it: {result.mend}"]
+    head = f"{result.status}, {result.severity} · {finding.stage} · {finding.name}"
+    return Text.assemble((head, _COLOURS[result.status]), *(f"\n    {line}" for line in lines))
 
 
 def summary_lines(findings: Sequence[Finding]) -> list[str]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from act_kit.diagnosis.case import EvaluationFiles, RunCase
@@ -9,6 +13,7 @@ from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspe
 from act_kit.errors import ActKitError
 from act_kit.eval.evalset import EvalSet
 from act_kit.eval.evaluate import distance_at
+from act_kit.overrides import to_dict
 from act_kit.sim.starts import SAME_START_M, Start, StartLaw, distinct, stack
 from act_kit.sim.tasks import HORIZON
 from act_kit.statistics import Rate
@@ -52,6 +57,12 @@ def of_this_policy(case: RunCase) -> Result:
                 f"{evaluation.folder} is of a policy trained on data {summary['dataset']['fingerprint'][:8]}, the "
                 f"run's on {'; '.join(shown)[:8]}: it is another run's.", evaluation.folder / "summary.json",
                 _again(case, evaluation),
+            )  # fmt: skip
+        differing = _differing((summary.get("training") or {}).get("config") or {}, to_dict(case.config))
+        if differing:
+            return critical(
+                f"{evaluation.folder} is of a run with {differing}: another run's, or config.yaml was edited.",
+                evaluation.folder / "summary.json", _again(case, evaluation),
             )  # fmt: skip
     old = [evaluation for evaluation in _evaluations(case) if not _is_of(case, evaluation)]
     if old:
@@ -220,6 +231,18 @@ def enough(case: RunCase) -> Result:
                 f"{_again(case, evaluation)} --episodes 100",
             )  # fmt: skip
     return ruled_out("Every evaluation has enough episodes, from as many starts.")
+
+
+def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> str:
+    """Name the first option that differs, with both values; "" if none does."""
+    for key, value in theirs.items():
+        if isinstance(value, Mapping):
+            inside = _differing(value, ours.get(key, {}), f"{prefix}{key}.")
+            if inside:
+                return inside
+        elif json.dumps(value) != json.dumps(ours.get(key)):
+            return f"{prefix}{key}={value}, not {ours.get(key)}"
+    return ""
 
 
 def _evaluations(case: RunCase) -> list[EvaluationFiles]:

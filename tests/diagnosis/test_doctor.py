@@ -136,6 +136,7 @@ def test_what_was_edited_is_not_blamed_on_something_else(healthy: Case, tmp_path
     assert "was policy.json edited?" in findings["goal hidden"].says
     assert "trainer.seed" in findings["normaliser of other data"].says
     assert "mujoco is" in findings["another environment in use"].says
+    assert "trainer.seed=0, not 1" in findings["evaluation of another task or policy"].says
     for name in ("goal hidden", "normaliser of other data"):
         assert findings[name].status == "SUSPECTED"
 
