@@ -130,21 +130,6 @@ class Gap:
         )
 
 
-def measure_shifts(policy: Policy, store: EpisodeStore, episodes: np.ndarray, shifts: Sequence[int]) -> np.ndarray:
-    """Compare the first action predicted at each step with the one demonstrated some steps later; float64 (E, shifts).
-
-    It is smallest at 0, unless actions are off by so many steps.
-    """
-    rows = []
-    for episode in episodes:
-        chunks_TKA, actions_TA = predict_episode(policy, store, int(episode))
-        margin = max(map(abs, shifts))
-        middle = np.arange(margin, len(actions_TA) - margin)
-        if len(middle):
-            rows.append([np.abs(chunks_TKA[middle, 0] - actions_TA[middle + shift]).mean() for shift in shifts])
-    return np.array(rows).reshape(-1, len(shifts))
-
-
 def replay_nearest(store: EpisodeStore, starts: Sequence[Start]) -> list[bool]:
     """Carry out, from each start, the actions of the demonstration that began nearest to it: does that succeed?"""
     task = get_task(store.info.task)

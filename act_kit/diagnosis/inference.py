@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.stats import wilcoxon
 
 from act_kit.diagnosis.case import RunCase
 from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
-from act_kit.diagnosis.generalisation import evenly, measure_loss, measure_shifts, predict_episode
+from act_kit.diagnosis.generalisation import measure_loss, predict_episode
 from act_kit.errors import CheckpointError
 from act_kit.eval.evaluate import success_rate
 from act_kit.policy.normaliser import MIN_STD, Normaliser
@@ -18,16 +17,8 @@ from act_kit.statistics import mcnemar
 
 CHECKS = Checks[RunCase]()
 
-_CERTAIN = 1e-4
-"""p-value at which a measured difference is called confirmed; there are some 30 checks."""
-
-_FEW = 15
-"""Episodes below which no test of them reaches that."""
-
 _ANOTHER_SPLIT = 0.25
 """Standard deviations by which means of other halves of the same data do not differ."""
-
-_SHIFTS = (-3, -2, -1, 0, 1, 2, 3)
 
 
 @CHECKS.add("checkpoint does not load", stage="inference", settle="load it, and reproduce its probe")
@@ -114,28 +105,6 @@ def same_loss(case: RunCase) -> Result:
             case.train_again,
         )
     return ruled_out(f"In use it computes what it did in training: {says}.")
-
-
-@CHECKS.add("predictions off by some steps", stage="inference", settle="compare with demonstrations, shifted")
-def in_time(case: RunCase) -> Result:
-    """Do the predicted actions belong to the state they are predicted from?"""
-    shifts = np.concatenate(
-        [measure_shifts(case.policy, store, evenly(case.split(store)[0]), _SHIFTS) for store in case.stores]
-    )
-    if len(shifts) < _FEW:
-        return untested("The demonstrations are too few or too short.")
-    means, now = shifts.mean(axis=0), shifts[:, _SHIFTS.index(0)]
-    best = int(means.argmin())
-    shift = _SHIFTS[best]
-    # Experts act alike for many steps; a policy that is merely poor may be a little nearer to another of them.
-    if means[best] < 0.5 * now.mean() and wilcoxon(shifts[:, best], now, alternative="less").pvalue < _CERTAIN:
-        steps = f"{abs(shift)} step{'s' if abs(shift) > 1 else ''} {'later' if shift > 0 else 'earlier'}"
-        return critical(
-            f"what the policy predicts for now was demonstrated {steps}: on its own training episodes, first actions "
-            f"differ by {means[best]:.3f} from those, by {now.mean():.3f} from those of now.",
-            case.datasets[0].path, "look at how chunks are cut, and at the first action that is carried out",
-        )  # fmt: skip
-    return ruled_out(f"First actions are nearest to those demonstrated in the same step ({now.mean():.3f}).")
 
 
 @CHECKS.add("executed otherwise", stage="inference", settle="roll out both ways from the same starts")
