@@ -83,8 +83,11 @@ def reading(case: RunCase) -> Result:
         cause = f"it knows its training episodes by heart (L1 {fit:.3f}, on others {held_out:.3f}): too few of them"
         mend = more
     else:
-        cause = "it predicts what was demonstrated, and yet fails: chunk execution, inference or drift"
-        mend = f"act eval {case.folder} --ensemble"
+        cause = (
+            f"it predicts what is near to what was demonstrated (L1 {fit:.3f} on its training episodes), but not near "
+            "enough, or it drifts, or its chunks are carried out wrongly (act eval RUN --sweep-execution)"
+        )
+        mend = f"{case.train_again} trainer.steps={2 * case.config.trainer.steps}"
     return suspected(
         f"{says}, expert {success_rate(case.expert)}: {cause}.", "rollouts of the doctor", mend, severity="critical"
     )
