@@ -12,6 +12,7 @@ finished is kept: stopped, the same command goes on.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -19,7 +20,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from scipy.stats import binomtest
+import numpy as np
+
+from act_kit.statistics import seeds_mean
 
 TASKS = ("shelf-place-v3", "peg-insert-side-v3", "stick-pull-v3", "basketball-v3", "disassemble-v3")
 STEPS = 2000
@@ -78,22 +81,29 @@ def collect(task: str, seed: int, data_name: str, out: Path) -> None:
 
 
 def table(out: Path) -> None:
-    """Print successes of all seeds together by setting and task, and the mean with its 95 % interval."""
+    """Print successes of every seed by setting and task, and the mean over seeds and tasks with its 95 % interval."""
     settings = ["defaults", *EXECUTIONS, *(name for name in TRAININGS if name != "defaults")]
     print("| | " + " | ".join(task.removesuffix("-v3") for task in TASKS) + " | all |")
     print("|---|" + "---|" * (len(TASKS) + 1))
     for setting in settings:
-        cells, successes, num = [], 0, 0
-        for task in TASKS:
-            files = sorted((out / "results").glob(f"{setting.replace(' ', '-')}-{task}-*/summary.json"))
-            rates = [json.loads(file.read_text())["success_once"] for file in files]
-            cells.append(" ".join(str(rate["successes"]) for rate in rates))
-            successes += sum(rate["successes"] for rate in rates)
-            num += sum(rate["num"] for rate in rates)
-        if num:
-            ends = binomtest(successes, num).proportion_ci(method="wilson")
-            cells.append(f"{100 * successes / num:.1f} [{100 * ends.low:.1f}, {100 * ends.high:.1f}] %")
-            print(f"| {setting} | " + " | ".join(cells) + " |")
+        measured = [_successes(out, setting, task) for task in TASKS]
+        cells = [" ".join(str(of_seed.sum()) for of_seed in of_task.values()) for of_task in measured]
+        seeds = sorted(set.intersection(*(set(of_task) for of_task in measured)))
+        cells.append("")
+        if len(seeds) > 1:
+            mean = seeds_mean([np.stack([of_task[seed] for seed in seeds]) for of_task in measured])
+            cells[-1] = f"{100 * mean.value:.1f} [{100 * mean.low:.0f}, {100 * mean.high:.0f}] %"
+        print(f"| {setting} | " + " | ".join(cells) + " |")
+
+
+def _successes(out: Path, setting: str, task: str) -> dict[int, np.ndarray]:
+    """Return the successes, bool (100,), of every training seed that was measured."""
+    found = {}
+    for folder in sorted((out / "results").glob(f"{setting.replace(' ', '-')}-{task}-*")):
+        with (folder / "episodes.csv").open(newline="") as file:
+            successes = np.array([row["success_once"] == "1" for row in csv.DictReader(file)])
+        found[int(folder.name.rpartition("-")[2])] = successes
+    return found
 
 
 def main() -> None:
