@@ -3,7 +3,7 @@
     python benchmarks/faults.py --out faults
 
 A fault counts as found if `act doctor` ranks it first, or if a command refuses it with a message that names it. The
-healthy run must get no critical finding. A fault that is found is not looked for again by the same command.
+healthy run must get no critical finding; once made, it is kept.
 """
 
 from __future__ import annotations
@@ -352,18 +352,18 @@ class Fault:
     name: str
     inject: Callable[[Case], None]
     found_as: str
-    needs: str = "healthy"
+    of_healthy: bool = True
 
 
 FAULTS = [
-    Fault("identical starts", identical_starts, "starts do not cover", needs="nothing"),
-    Fault("five starts repeated", five_starts, "starts do not cover", needs="nothing"),
-    Fault("half the box", half_the_box, "starts do not cover", needs="nothing"),
-    Fault("hidden goal", hidden_goal, "goal hidden", needs="nothing"),
-    Fault("actions off by one", actions_off_by_one, "actions off by some steps", needs="nothing"),
-    Fault("unclipped actions", unclipped_actions, "unclipped actions", needs="nothing"),
-    Fault("hardly trained", hardly_trained, "hardly trained", needs="nothing"),
-    Fault("another camera in use", another_camera, "other pictures in use", needs="nothing"),
+    Fault("identical starts", identical_starts, "starts do not cover", of_healthy=False),
+    Fault("five starts repeated", five_starts, "starts do not cover", of_healthy=False),
+    Fault("half the box", half_the_box, "starts do not cover", of_healthy=False),
+    Fault("hidden goal", hidden_goal, "goal hidden", of_healthy=False),
+    Fault("actions off by one", actions_off_by_one, "actions off by some steps", of_healthy=False),
+    Fault("unclipped actions", unclipped_actions, "unclipped actions", of_healthy=False),
+    Fault("hardly trained", hardly_trained, "hardly trained", of_healthy=False),
+    Fault("another camera in use", another_camera, "other pictures in use", of_healthy=False),
     Fault("wrong normaliser", wrong_normaliser, "normaliser of other data"),
     Fault("constant dimension amplified", amplified_constant, "normaliser of other data"),
     Fault("24 tensors missing", tensors_missing, "checkpoint does not load"),
@@ -380,7 +380,7 @@ FAULTS = [
 
 def inject(fault: Fault, healthy: Case, folder: Path) -> Case:
     """Put a fault into a copy of the healthy case, or into a case made from nothing."""
-    case = healthy.copy(folder) if fault.needs == "healthy" else Case(folder)
+    case = healthy.copy(folder) if fault.of_healthy else Case(folder)
     folder.mkdir(parents=True, exist_ok=True)
     fault.inject(case)
     return case

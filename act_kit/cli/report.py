@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from act_kit.datasets.store import EpisodeStore
+    from act_kit.diagnosis.case import RunCase
 
 
 def report(
@@ -47,11 +47,12 @@ def report(
     starts = None if against == "fresh" else _starts_of(against, {store.info.task for store in stores})
     out = out or dataset.with_name(dataset.resolve().name + "-report")
     measured = []
+    case = _run_case(run) if run else None
     for store in stores:
         diversity = measure(store, against=starts)
         is_alone = len(stores) == 1
         broken = any(finding.about == "data" and finding.level == "FAIL" for finding in diversity.findings)
-        predictors = [] if broken else list(_predict(store, run))
+        predictors = [] if broken else list(_predict(store, case))
         page = write_report(
             store, diversity, out if is_alone else out / store.path.name, against=starts, predictors=predictors
         )
@@ -67,13 +68,21 @@ def report(
         if diversity.more:
             say(diversity.more)
         console.print(Text(diversity.verdict, style=f"bold {COLOURS[diversity.level]}"), soft_wrap=True)
+    if case:
+        case.close()
     if len(stores) > 1:
         page = write_overview(measured, f"{dataset}: {len(stores)} datasets", out)
     say(f"Page: {page}")
     raise typer.Exit(2 if any(diversity.level == "FAIL" for _, diversity in measured) else 0)
 
 
-def _predict(store: EpisodeStore, run: Path | None) -> Generator[tuple[str, str, str]]:
+def _run_case(run: Path) -> RunCase:
+    from act_kit.diagnosis.case import RunCase  # PyTorch, which takes a second
+
+    return RunCase(run, 1)
+
+
+def _predict(store: EpisodeStore, case: RunCase | None) -> Generator[tuple[str, str, str]]:
     """Yield rows of what can be tried before any rollout of a policy."""
     from act_kit.diagnosis.generalisation import memory_succeeds
 
@@ -82,15 +91,12 @@ def _predict(store: EpisodeStore, run: Path | None) -> Generator[tuple[str, str,
         str(memory_succeeds(store)),
         "what memory alone achieves; a policy should do better",
     )
-    if run:
-        from act_kit.diagnosis.case import RunCase
-
-        with closing(RunCase(run, 1)) as case:
-            gap = case.gap_of(store)
+    if case:
+        gap = case.gap_of(store)
         if gap.is_alarming:
-            complain(f"{run} has learnt its starts by heart: {gap}.")
+            complain(f"{case.folder} has learnt its starts by heart: {gap}.")
         yield (
-            f"loss of {run}",
+            f"loss of {case.folder}",
             f"{gap.held_out:.4f} held out, {gap.fresh:.4f} fresh",
             "fresh at most 1.5 times held out",
         )

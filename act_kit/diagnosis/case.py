@@ -30,6 +30,7 @@ from act_kit.overrides import compose
 from act_kit.policy.policy import Policy
 from act_kit.sim.render import find_gl
 from act_kit.sim.starts import Start
+from act_kit.telemetry import read_metrics
 from act_kit.training.run import reopen_run
 
 _NUM_FRESH = 24
@@ -163,9 +164,13 @@ class RunCase:
         """Of the datasets, as they are signed."""
         return [store.fingerprint or store.compute_fingerprint() for store in self.stores]
 
+    @property
+    def _trained_on(self) -> list[str]:
+        return [shown.fingerprint for shown in self.policy.contract.demonstrations]
+
     def require_training_data(self) -> None:
         """Raise :class:`DatasetError` unless the datasets are those that the policy was trained on."""
-        if [shown.fingerprint for shown in self.policy.contract.demonstrations] != self.fingerprints:
+        if self._trained_on != self.fingerprints:
             raise DatasetError("The run's data are not those that the policy was trained on.")
 
     @property
@@ -175,12 +180,10 @@ class RunCase:
 
     @cached_property
     def recorded(self) -> dict[str, dict[int, float]]:
-        """The records of ``metrics.jsonl`` by name and step, declared or not; what does not read is left out."""
+        """The records of ``metrics.jsonl`` by name and step, declared or not, up to a damaged one."""
         recorded: dict[str, dict[int, float]] = {}
-        path = self.folder / "metrics.jsonl"
-        for line in path.read_text().splitlines() if path.exists() else []:
+        for record in read_metrics(self.folder):
             try:
-                record = json.loads(line)
                 for name, value in record.items():
                     recorded.setdefault(name, {})[int(record["step"])] = float(value)
             except (ValueError, KeyError, TypeError, AttributeError):
@@ -225,7 +228,16 @@ class RunCase:
         return stores
 
     def gap_of(self, store: EpisodeStore) -> Gap:
-        """Compare the loss on the dataset's held-out demonstrations with that on fresh ones of its task."""
+        """Compare the loss on the dataset's held-out demonstrations with that on fresh ones of its task.
+
+        Raises:
+            DatasetError: The policy was not trained on it as it is: which episodes were held out is not known.
+        """
+        if (store.fingerprint or store.compute_fingerprint()) not in self._trained_on:
+            raise DatasetError(
+                f"{self.folder} was not trained on {store.path} as it is now, so nothing of it was held out. Give the "
+                "dataset that config.yaml of the run names."
+            )
         fresh = next(fresh for fresh in self.fresh if fresh.info.task == store.info.task)
         held_out = measure_loss(self.policy, store, evenly(self.split(store)[1]))
         return Gap.of(held_out, measure_loss(self.policy, fresh, np.arange(fresh.num_episodes)))

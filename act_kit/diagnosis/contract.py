@@ -139,10 +139,11 @@ def _redrawn(case: RunCase) -> Result:
     gl = find_gl()
     for store in case.stores:
         episodes = store.episodes()
-        for index in evenly(np.arange(len(episodes)), _NUM_REDRAWN):
-            job = (views.settings, list(views.cameras), episodes[index].start, episodes[index].physics)
-            with LocalExecutor(1, gl.environment) as executor:
-                (frames,) = executor.map(render_episode, [job])
+        chosen = evenly(np.arange(len(episodes)), _NUM_REDRAWN)
+        jobs = [(views.settings, list(views.cameras), episodes[i].start, episodes[i].physics) for i in chosen]
+        with LocalExecutor(1, gl.environment) as executor:
+            drawn = list(executor.map(render_episode, jobs))
+        for index, frames in zip(chosen, drawn, strict=True):
             for number, camera in enumerate(views.cameras):
                 recorded = ImageStore(store, camera).episode(int(index)).astype(int)
                 off = np.abs(frames.images[:, number].astype(int) - recorded).mean()

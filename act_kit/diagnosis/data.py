@@ -129,7 +129,7 @@ def executed(case: DatasetCase) -> Result:
 def replays(case: DatasetCase) -> Result:
     """Do the recorded actions, from the recorded starts, lead to the recorded states, here and now?"""
     store = case.store
-    episodes = list(store.episodes())
+    episodes = store.episodes()
     for index in evenly(np.arange(len(episodes)), _NUM_REPLAYED):
         replay = replay_episode(int(index), episodes[index])
         if replay.first_difference is not None:
@@ -178,20 +178,6 @@ def _report(case: DatasetCase, about: Literal["coverage", "data"]) -> tuple[Leve
     findings = [finding for finding in case.diversity.findings if finding.about == about]
     level = worst(findings)
     return level, " ".join(finding.text for finding in findings if finding.level == level)
-
-
-@CHECKS.add("failed demonstrations", stage="data", settle="look at the success of each episode")
-def demonstrated(case: DatasetCase) -> Result:
-    """Does every demonstration succeed?"""
-    store = case.store
-    success = np.split(store.steps("success"), store.episode_ends[:-1])
-    failed = [index for index, steps in enumerate(success) if not steps.any()]
-    if failed:
-        return suspected(
-            f"{len(failed)} of {store.num_episodes} demonstrations never succeed (the first is {failed[0]}).",
-            case.path / "data/success", _again(case),
-        )  # fmt: skip
-    return ruled_out("Every demonstration succeeds.")
 
 
 @CHECKS.add("dataset changed", stage="data", settle="act data info DATASET --verify")

@@ -83,7 +83,8 @@ def examine_run(folder: Path, *, num_workers: int) -> list[Finding]:
         findings = examine(case, records.CHECKS, contract.CHECKS, learning.CHECKS, inference.CHECKS, evaluations.CHECKS)
         for dataset in case.datasets:
             try:
-                findings += examine_dataset(dataset.path)
+                assert dataset.store
+                findings += examine(dataset, data.CHECKS)
             except DatasetError as error:
                 result = Result(status="UNTESTED", says=str(error), evidence=str(dataset.path))
                 findings.append(Finding(name="dataset", stage="data", settle="open it", result=result))

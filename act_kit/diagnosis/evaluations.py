@@ -10,11 +10,13 @@ import numpy as np
 
 from act_kit.diagnosis.case import EvaluationFiles, RunCase
 from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
+from act_kit.diagnosis.generalisation import evenly
 from act_kit.errors import ActKitError
+from act_kit.eval.arms import flatten
 from act_kit.eval.evalset import EvalSet
 from act_kit.eval.evaluate import distance_at
 from act_kit.overrides import to_dict
-from act_kit.sim.starts import SAME_START_M, Start, StartLaw, distinct, stack
+from act_kit.sim.starts import Start, StartLaw, distinct, shared, stack
 from act_kit.sim.tasks import HORIZON
 from act_kit.statistics import Rate
 
@@ -64,7 +66,7 @@ def of_this_policy(case: RunCase) -> Result:
                 f"{evaluation.folder} is of a run with {differing}: another run's, or config.yaml was edited.",
                 evaluation.folder / "summary.json", _again(case, evaluation),
             )  # fmt: skip
-    old = [evaluation for evaluation in _evaluations(case) if not _is_of(case, evaluation)]
+    old = [evaluation for evaluation in _evaluations(case) if not _is_current(case, evaluation)]
     if old:
         return warning(
             f"{old[0].folder} is of step {old[0].summary['policy_step']}, the run's policy of step "
@@ -126,13 +128,10 @@ def disjoint(case: RunCase) -> Result:
         seen = [store.rand_vecs for store in case.stores if store.info.task == evaluation.task]
         if not seen:
             continue
-        demonstrated = np.concatenate(seen)
-        shared = sum(
-            bool((np.abs(demonstrated - start).max(axis=1) <= SAME_START_M).any()) for start in evaluation.starts
-        )
-        if shared:
+        num = int(shared(evaluation.starts, np.concatenate(seen)).sum())
+        if num:
             return critical(
-                f"{shared} of the {len(evaluation.starts)} evaluation starts in {evaluation.folder} are training "
+                f"{num} of the {len(evaluation.starts)} evaluation starts in {evaluation.folder} are training "
                 "starts: success from them may be memory.", evaluation.folder / "starts.json", _again(case, evaluation),
             )  # fmt: skip
     return ruled_out("No evaluation start was demonstrated.")
@@ -146,10 +145,10 @@ def not_selected_on(case: RunCase) -> Result:
     for evaluation in _evaluations(case):
         law = StartLaw(evaluation.task)
         chose = stack(law.sample(case.config.selection.episodes, seed=case.config.trainer.seed, stream="select"))
-        shared = sum(bool((np.abs(chose - start).max(axis=1) <= SAME_START_M).any()) for start in evaluation.starts)
-        if shared:
+        num = int(shared(evaluation.starts, chose).sum())
+        if num:
             return critical(
-                f"{shared} of the evaluation starts in {evaluation.folder} are those that chose the checkpoint: the "
+                f"{num} of the evaluation starts in {evaluation.folder} are those that chose the checkpoint: the "
                 "number flatters it.", evaluation.folder / "starts.json", _again(case, evaluation),
             )  # fmt: skip
     return ruled_out("The starts that chose the checkpoint are not those that report on it.")
@@ -158,13 +157,13 @@ def not_selected_on(case: RunCase) -> Result:
 @CHECKS.add("evaluation does not repeat", stage="rollouts", settle="run some of its episodes again")
 def repeats(case: RunCase) -> Result:
     """Does the policy do here what the evaluation says that it did?"""
-    of_this = [evaluation for evaluation in _evaluations(case) if _is_of(case, evaluation)]
+    of_this = [evaluation for evaluation in _evaluations(case) if _is_current(case, evaluation)]
     if not of_this:
         return untested("No evaluation is of the policy that the run has now.")
     for evaluation in of_this:
         used = evaluation.summary["execution"]
         policy = case.policy.with_execution(execute=int(used["execute"]), ensemble=bool(used["ensemble"]))
-        chosen = np.unique(np.linspace(0, len(evaluation.rows) - 1, _NUM_AGAIN).round().astype(int))
+        chosen = evenly(np.arange(len(evaluation.rows)), _NUM_AGAIN)
         starts = [Start.of(evaluation.task, evaluation.starts[i]) for i in chosen]
         outcomes = case.act_from(policy, starts, to_the_end=True)
         for i, outcome in zip(chosen, outcomes, strict=True):
@@ -233,16 +232,17 @@ def enough(case: RunCase) -> Result:
     return ruled_out("Every evaluation has enough episodes, from as many starts.")
 
 
-def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> str:
+def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """Name the first option that differs, with both values; "" if none does."""
-    for key, value in theirs.items():
-        if isinstance(value, Mapping):
-            inside = _differing(value, ours.get(key, {}), f"{prefix}{key}.")
-            if inside:
-                return inside
-        elif json.dumps(value) != json.dumps(ours.get(key)):
-            return f"{prefix}{key}={value}, not {ours.get(key)}"
-    return ""
+    of_ours = flatten(json.loads(json.dumps(ours)))  # whose tuples are lists in a file
+    return next(
+        (
+            f"{key}={value}, not {of_ours.get(key)}"
+            for key, value in flatten(theirs).items()
+            if value != of_ours.get(key)
+        ),
+        "",
+    )
 
 
 def _evaluations(case: RunCase) -> list[EvaluationFiles]:
@@ -251,7 +251,7 @@ def _evaluations(case: RunCase) -> list[EvaluationFiles]:
     return case.evaluations
 
 
-def _is_of(case: RunCase, evaluation: EvaluationFiles) -> bool:
+def _is_current(case: RunCase, evaluation: EvaluationFiles) -> bool:
     """Tell whether an evaluation is of the checkpoint that is now called best, not of an earlier or a later one."""
     return bool(evaluation.summary["policy_step"] == case.policy.contract.step)
 

@@ -38,7 +38,7 @@ _LIKELY = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """The L1 of predicted chunks, in units of the action, with the probability that it is chance.
+    """The L1 of predicted chunks, in units of the action.
 
     Attributes:
         sums_E: Summed absolute errors of each episode.
@@ -68,23 +68,17 @@ def evenly(episodes: np.ndarray, num: int = MAX_EPISODES) -> np.ndarray:
     return chosen
 
 
-def predict_episode(policy: Policy, store: EpisodeStore, episode: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the chunks (T, K, A) that a policy predicts at each step of an episode, and its actions (T, A)."""
-    ends = np.concatenate([[0], store.episode_ends])
-    steps = slice(int(ends[episode]), int(ends[episode + 1]))
-    states, actions = store.steps("state")[steps], store.steps("action")[steps]
-    images = None
-    if policy.views:
-        images = np.stack([ImageStore(store, camera).episode(episode) for camera in policy.views.cameras], axis=1)
-    tasks = np.full(len(states), policy.tasks.index(store.info.task))
-    return policy.predict(states, images, tasks), actions
-
-
 def measure_loss(policy: Policy, store: EpisodeStore, episodes: np.ndarray) -> Loss:
     """Return the L1 (z = 0) of a policy, as it is in use, on episodes of a dataset."""
+    states, actions = (np.split(store.steps(name), store.episode_ends[:-1]) for name in ("state", "action"))
+    task = policy.tasks.index(store.info.task)
     sums, counts = [], []
     for episode in episodes:
-        chunks_TKA, actions_TA = predict_episode(policy, store, int(episode))
+        images = None
+        if policy.views:
+            images = np.stack([ImageStore(store, camera).episode(episode) for camera in policy.views.cameras], axis=1)
+        chunks_TKA = policy.predict(states[episode], images, np.full(len(states[episode]), task))
+        actions_TA = actions[episode]
         slots_TK = np.arange(len(actions_TA))[:, None] + np.arange(policy.chunk_size)
         valid_TK = slots_TK < len(actions_TA)
         wanted_TKA = actions_TA[np.minimum(slots_TK, len(actions_TA) - 1)]

@@ -7,7 +7,7 @@ import torch
 
 from act_kit.diagnosis.case import RunCase
 from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
-from act_kit.diagnosis.generalisation import measure_loss, predict_episode
+from act_kit.diagnosis.generalisation import measure_loss
 from act_kit.errors import CheckpointError
 from act_kit.eval.evaluate import success_rate
 from act_kit.policy.normaliser import MIN_STD, Normaliser
@@ -36,12 +36,11 @@ def loads(case: RunCase) -> Result:
 @CHECKS.add("not deterministic", stage="inference", settle="ask twice")
 def deterministic(case: RunCase) -> Result:
     """Does it say the same when asked twice?"""
-    store = case.stores[0]
-    first, second = (predict_episode(case.policy, store, 0)[0] for _ in range(2))
-    off = float(np.abs(first - second).max())
+    first, second = (measure_loss(case.policy, case.stores[0], np.array([0])).value for _ in range(2))
+    off = abs(first - second)
     if off > 1e-6:
         return critical(
-            f"asked twice about the same state, the policy answers up to {off:.2g} apart: it samples its latent z, or "
+            f"asked twice about the same states, the policy's losses are {off:.2g} apart: it samples its latent z, or "
             "drops units out, in use.", "act_kit/policy/act.py", "call ACT.predict, which takes z = 0, in eval mode",
         )  # fmt: skip
     return ruled_out("Asked twice about the same states, it answers the same to the bit.")

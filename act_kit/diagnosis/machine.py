@@ -102,7 +102,7 @@ def drawing(case: MachineCase) -> Result:
     return ruled_out(f"{gl} draws.")
 
 
-@CHECKS.add("no GPU", stage="machine", settle="python -c 'import torch; print(torch.cuda.is_available())'")
+@CHECKS.add("the GPU computes wrongly", stage="machine", settle="multiply matrices on it")
 def device(case: MachineCase) -> Result:
     """Does a GPU compute, where there is one?"""
     import torch

@@ -237,12 +237,12 @@ def _read_evaluation(folder: Path, name: str) -> Trained:
             "gl_renderer": training["gl_renderer"],
             "eval": {**of_evaluation, **{key: _one(values) for key, values in of_tasks.items()}},
         }
-        config = training["config"] and _flatten(training["config"])
+        config = training["config"] and flatten(training["config"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ComparisonError(
             f"{folder} is damaged, or no evaluation of this act_kit: {error!r}. Evaluate again: act eval"
         ) from error
-    return Trained(name=name, folder=folder, tasks=tasks, config=config, conditions=_flatten(conditions))
+    return Trained(name=name, folder=folder, tasks=tasks, config=config, conditions=flatten(conditions))
 
 
 def _read_episodes(folder: Path) -> Measured:
@@ -262,11 +262,11 @@ def _one(values: Sequence[Any]) -> Any:
     return values[0] if all(value == values[0] for value in values) else list(values)
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested values by dotted key."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
 
 

@@ -15,7 +15,7 @@ from act_kit.config import EvalConfig
 from act_kit.errors import DatasetError, StartError, did_you_mean
 from act_kit.files import write_json
 from act_kit.policy.policy import Contract
-from act_kit.sim.starts import SAME_START_M, Start, StartLaw, distinct, stack
+from act_kit.sim.starts import Start, StartLaw, distinct, shared, stack
 from act_kit.sim.tasks import get_task
 
 FORMAT = "act_kit.evalset"
@@ -121,11 +121,10 @@ def check_disjoint(evalset: EvalSet, demonstrated: Sequence[Sequence[float]]) ->
     """Raise :class:`StartError` if a start is among the task's demonstrated ones: success from it may be memory."""
     if evalset.kind == "dataset":
         return
-    seen = np.array(demonstrated)
-    shared = [i for i, s in enumerate(evalset.starts) if (np.abs(seen - s.array).max(axis=1) <= SAME_START_M).any()]
-    if shared:
+    again = np.flatnonzero(shared(stack(evalset.starts), np.array(demonstrated)))
+    if len(again):
         raise StartError(
-            f"{len(shared)} of the {len(evalset.starts)} evaluation starts of {evalset.task} were demonstrated in "
-            f"training (the first is number {shared[0]}): success from them may be memory. Draw others with another "
+            f"{len(again)} of the {len(evalset.starts)} evaluation starts of {evalset.task} were demonstrated in "
+            f"training (the first is number {again[0]}): success from them may be memory. Draw others with another "
             "--seed, or say that you mean it with --starts dataset."
         )

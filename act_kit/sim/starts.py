@@ -65,6 +65,11 @@ def distinct(rand_vecs: np.ndarray) -> np.ndarray:
     return rand_vecs[keep]
 
 
+def shared(rand_vecs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Tell which rows of ``rand_vecs`` (N, D) are, to 1e-6 m, among ``others`` (M, D); bool (N,)."""
+    return np.array([bool((np.abs(others - row).max(axis=1) <= SAME_START_M).any()) for row in rand_vecs], dtype=bool)
+
+
 class StartLaw:
     """The distribution that starts are drawn from.
 

@@ -215,6 +215,13 @@ def test_the_report_predicts_with_a_run(healthy: Case, tmp_path: Path) -> None:
     assert "What to expect of a policy" in (tmp_path / "report" / "report.html").read_text()
 
 
+def test_the_report_refuses_a_run_of_other_data(healthy: Case, push_store: EpisodeStore, tmp_path: Path) -> None:
+    for store in (push_store, make_dataset(tmp_path / "reach", seed=1)):
+        done = act("report", store.path, "--run", healthy.run, "--out", tmp_path / "report", check=2)
+        assert "was not trained on" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_the_command_says_it_all_and_ends_as_it_should(healthy: Case, tmp_path: Path) -> None:
     case = healthy.copy(tmp_path / "case")
     (case.run / "metrics.jsonl").write_text((case.run / "metrics.jsonl").read_text().replace("train/kl", "train/k1"))
