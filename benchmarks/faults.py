@@ -135,7 +135,7 @@ def half_the_box(case: Case) -> None:
     dim = int(np.ptp(everything.rand_vecs, axis=0).argmax())
     middle = np.median(everything.rand_vecs[:, dim])
     chosen = [episode for episode in everything.episodes() if episode.start.rand_vec[dim] < middle][:NUM]
-    store = EpisodeStore.create(case.data, describe(config), chosen[0].physics.shape[1])
+    store = EpisodeStore.create(case.data, describe(config), chosen[0])
     attempts = [attempt for attempt in everything.attempts() if attempt.start.rand_vec[dim] < middle][:NUM]
     store.append(chosen, attempts)
     store.finish()

@@ -168,8 +168,7 @@ def collect(
                 if episode is None:
                     break
                 if store is None:
-                    physics_dim = episode.physics.shape[1]
-                    store = EpisodeStore.create(path, describe(config), physics_dim, rewards=config.rewards)
+                    store = EpisodeStore.create(path, describe(config), episode)
                 kept = episode.success_step >= 0
                 attempts.append(Attempt(start=episode.start, num_steps=len(episode), kept=kept))
                 num_attempts += 1

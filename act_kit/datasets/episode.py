@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,10 +12,48 @@ from act_kit.sim.starts import Start
 STEP_FIELDS = ("state", "action", "executed_action", "reward", "success", "distance", "physics")
 """What is recorded at every step, in the order it is stored and fingerprinted; ``reward`` only on request."""
 
+_DTYPES = {"action": np.float32, "executed_action": np.float32, "success": np.bool_}
+
+
+def dtype_of(name: str) -> type:
+    """Return the type that one of ``STEP_FIELDS`` is stored as."""
+    return _DTYPES.get(name, np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """T steps of a demonstration by anybody, of anything: what is known of it, and nothing else.
+
+    Attributes:
+        steps: Some of ``STEP_FIELDS``, ``state`` and ``action`` at least: (T, …), in the types of :class:`Episode`, but
+            of any width.
+        source: Who demonstrated.
+        start: The initial state, or None where nobody recorded it.
+        images: By camera, uint8 (T, H, W, 3).
+        attempt: Which attempt of its collection this was.
+    """
+
+    steps: Mapping[str, np.ndarray]
+    source: str
+    start: Start | None
+    images: Mapping[str, np.ndarray] = field(default_factory=dict)
+    attempt: int = 0
+
+    def __len__(self) -> int:
+        return len(self.steps["action"])
+
+    @property
+    def success_step(self) -> int:
+        """The first step that succeeded, or -1; -1 too where success was not recorded."""
+        success = self.steps.get("success")
+        return int(np.argmax(success)) if success is not None and success.any() else -1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """T steps of demonstration. Row t of ``state`` and ``physics`` is seen before action t, of the others after it.
+    """T steps of demonstration in Meta-World, with all that was to be seen.
+
+    Row t of ``state`` and ``physics`` is seen before action t, of the others after it.
 
     Attributes:
         start: The initial state.
@@ -44,6 +83,11 @@ class Episode:
     def __len__(self) -> int:
         return len(self.action)
 
+    @property
+    def steps(self) -> dict[str, np.ndarray]:
+        """What was recorded at every step, by its name."""
+        return {name: values for name in STEP_FIELDS if (values := getattr(self, name)) is not None}
+
     def __repr__(self) -> str:
         return (
             f"Episode({self.start.task}, attempt={self.attempt}, steps={len(self)}, success_step={self.success_step})"
@@ -62,7 +106,7 @@ class Attempt:
     Attributes:
         start: The initial state.
         num_steps: How long it ran.
-        kept: Whether it succeeded and became an episode.
+        kept: Whether it became an episode.
     """
 
     start: Start

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
-from act_kit.datasets.episode import STEP_FIELDS, Attempt, Episode
+from act_kit.datasets.episode import STEP_FIELDS, Attempt, Episode, Recording, dtype_of
 from act_kit.errors import DatasetError
 from act_kit.sim.starts import Start
-from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, get_task
 
 FORMAT = "act_kit.dataset"
-VERSION = 1
+VERSION = 2
+_READABLE = (1, 2)
+"""Before version 2 a dataset had one source, its demonstrator, and always starts."""
 _CHUNK_ROWS = 1024
 
 _ATTEMPT_FIELDS = {"rand_vec": np.float64, "num_steps": np.int64, "kept": np.bool_}
@@ -34,17 +35,19 @@ class DatasetInfo:
     """What a dataset says about itself: everything that decides its bytes, and nothing that does not.
 
     Attributes:
-        task: Meta-World task.
+        task: Meta-World task; of imported data, whatever they call theirs.
         num_wanted: Episodes asked for.
         seed: Seed of starts and noise.
-        start_law: Kind of :class:`~act_kit.sim.starts.StartLaw` the starts were drawn from.
-        demonstrator: Who demonstrated.
+        start_law: Kind of :class:`~act_kit.sim.starts.StartLaw` the starts were drawn from; of derived and imported
+            data, where they came from, in a word.
+        demonstrator: Kind of who demonstrated; each episode names its source.
         noise: Standard deviation of the Gaussian noise on the executed action.
         steps_after_success: Steps recorded after the first success.
         command: The command that makes these bytes again.
         versions: Of act_kit, metaworld, mujoco and numpy.
         git_commit: Of the checkout that collected it, if it was one.
         horizon, control_hz: The environment's.
+        parents: What it was made of: for each dataset, run or file its path, what it was made by, and its fingerprint.
     """
 
     task: str
@@ -59,6 +62,7 @@ class DatasetInfo:
     git_commit: str | None
     horizon: int
     control_hz: int
+    parents: list[dict[str, Any]] = field(default_factory=list)
 
 
 class EpisodeStore:
@@ -69,37 +73,31 @@ class EpisodeStore:
         self.info = info
         self._group = group
         self._ends = self._read("meta/episode_ends")
-        self._num_attempts = len(self._read("meta/attempts/kept"))
+        self._num_attempts = len(self._read("meta/attempts/kept")) if self.has_starts else 0
 
     # -- opening ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: Path, info: DatasetInfo, physics_dim: int, *, rewards: bool = False) -> EpisodeStore:
-        """Make an empty dataset at ``path``, which must not exist, for episodes with or without rewards."""
-        widths: dict[str, tuple[tuple[int, ...], type]] = {
-            "state": ((STATE_DIM,), np.float64),
-            "action": ((ACTION_DIM,), np.float32),
-            "executed_action": ((ACTION_DIM,), np.float32),
-            "reward": ((), np.float64),
-            "success": ((), np.bool_),
-            "distance": ((), np.float64),
-            "physics": ((physics_dim,), np.float64),
-        }
-        dims = len(get_task(info.task).low)
+    def create(cls, path: Path, info: DatasetInfo, like: Episode | Recording) -> EpisodeStore:
+        """Make an empty dataset at ``path``, which must not exist, for episodes that hold what ``like`` does."""
         # Under another name until it is complete, so that a kill leaves a dataset or nothing.
         fresh = path.with_name(f".{path.name}.new")
         fresh.parent.mkdir(parents=True, exist_ok=True)
         group = zarr.open_group(fresh, mode="w", zarr_format=3)
-        for name in [name for name in STEP_FIELDS if rewards or name != "reward"]:
-            shape, dtype = widths[name]
-            group.create_array(f"data/{name}", shape=(0, *shape), chunks=(_CHUNK_ROWS, *shape), dtype=dtype)
-        group.create_array("meta/rand_vec", shape=(0, dims), chunks=(_CHUNK_ROWS, dims), dtype=np.float64)
-        for name in ("attempt", "success_step", "episode_ends"):
-            group.create_array(f"meta/{name}", shape=(0,), chunks=(_CHUNK_ROWS,), dtype=np.int64)
-        for name, dtype in _ATTEMPT_FIELDS.items():
-            shape = (dims,) if name == "rand_vec" else ()
-            group.create_array(f"meta/attempts/{name}", shape=(0, *shape), chunks=(_CHUNK_ROWS, *shape), dtype=dtype)
-        group.attrs.update({"format": FORMAT, "version": VERSION, "fingerprint": None, **asdict(info)})
+
+        def make(name: str, dtype: type, *shape: int) -> None:
+            group.create_array(name, shape=(0, *shape), chunks=(_CHUNK_ROWS, *shape), dtype=dtype)
+
+        for name, values in like.steps.items():
+            make(f"data/{name}", dtype_of(name), *values.shape[1:])
+        for name in ("attempt", "source", "success_step", "episode_ends"):
+            make(f"meta/{name}", np.int64)
+        if like.start is not None:
+            dims = len(like.start.rand_vec)
+            make("meta/rand_vec", np.float64, dims)
+            for name, dtype in _ATTEMPT_FIELDS.items():
+                make(f"meta/attempts/{name}", dtype, *((dims,) if name == "rand_vec" else ()))
+        group.attrs.update({"format": FORMAT, "version": VERSION, "fingerprint": None, "sources": [], **asdict(info)})
         os.rename(fresh, path)
         return cls.open(path, writable=True)
 
@@ -121,12 +119,13 @@ class EpisodeStore:
             raise DatasetError(f"{path} is not a dataset of act_kit: no zarr v3 group is there.") from error
         if attributes.get("format") != FORMAT:
             raise DatasetError(f"{path} is a zarr group, but not a dataset of act_kit (its 'format' is not {FORMAT}).")
-        if attributes.get("version") != VERSION:
+        if attributes.get("version") not in _READABLE:
             raise DatasetError(
-                f"{path} has dataset version {attributes.get('version')}; this act_kit reads version {VERSION}."
+                f"{path} has dataset version {attributes.get('version')}; this act_kit reads versions up to {VERSION}."
             )
         try:
-            info = DatasetInfo(**{field.name: attributes[field.name] for field in fields(DatasetInfo)})
+            names = [f.name for f in fields(DatasetInfo) if f.name in attributes or f.default_factory is MISSING]
+            info = DatasetInfo(**{name: attributes[name] for name in names})
             store = cls(path, group, info)
             store._check_whole()
         except DatasetError:
@@ -179,8 +178,19 @@ class EpisodeStore:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What is recorded at every step: all of ``STEP_FIELDS``, but perhaps the reward."""
-        return tuple(name for name in STEP_FIELDS if name != "reward" or "data/reward" in self._group)
+        """What is recorded at every step: all of ``STEP_FIELDS`` but perhaps the reward; of imported data, some."""
+        return tuple(name for name in STEP_FIELDS if name in ("state", "action") or f"data/{name}" in self._group)
+
+    @property
+    def has_starts(self) -> bool:
+        """Whether every episode's start is recorded; nobody may have recorded those of imported data."""
+        return "meta/rand_vec" in self._group
+
+    @property
+    def lacks(self) -> list[str]:
+        """What an :class:`~act_kit.datasets.episode.Episode` of Meta-World has and these do not."""
+        lacking = [name for name in STEP_FIELDS if name != "reward" and name not in self.fields]
+        return lacking if self.has_starts else ["start", *lacking]
 
     @property
     def fingerprint(self) -> str | None:
@@ -208,7 +218,13 @@ class EpisodeStore:
 
     @property
     def rand_vecs(self) -> np.ndarray:
-        """The demonstrated starts, float64 (N, D)."""
+        """The demonstrated starts, float64 (N, D).
+
+        Raises:
+            DatasetError: They were not recorded (see :attr:`has_starts`).
+        """
+        if not self.has_starts:
+            raise DatasetError(f"{self.path} was imported without the starts of its episodes, which this needs.")
         return self._read("meta/rand_vec")[: self.num_episodes]
 
     @property
@@ -230,21 +246,45 @@ class EpisodeStore:
                 f"The dataset {self.path} is damaged: data/{name} cannot be read ({error}). Collect it again."
             ) from error
 
+    @property
+    def sources(self) -> list[str]:
+        """Who demonstrated, of each episode."""
+        if "meta/source" not in self._group:
+            return [self.info.demonstrator] * self.num_episodes
+        names: Any = self._group.attrs["sources"]
+        return [str(names[number]) for number in self._read("meta/source")[: self.num_episodes]]
+
+    def recordings(self) -> Iterator[Recording]:
+        """Yield the episodes with what is known of them, without their images."""
+        steps = {name: np.split(self.steps(name), self._ends[:-1]) for name in self.fields}
+        starts: Sequence[Start | None] = self.starts if self.has_starts else [None] * self.num_episodes
+        attempts, sources = self._read("meta/attempt"), self.sources
+        for i, start in enumerate(starts):
+            recorded = {name: values[i] for name, values in steps.items()}
+            yield Recording(start=start, attempt=int(attempts[i]), source=sources[i], steps=recorded)
+
     def episodes(self) -> list[Episode]:
-        """Load everything, episode by episode."""
-        absent: dict[str, list[Any]] = {"reward": [None] * self.num_episodes}
-        steps = absent | {name: np.split(self.steps(name), self._ends[:-1]) for name in self.fields}
-        attempts = self._read("meta/attempt")
-        return [
-            Episode(
-                start=start, attempt=int(attempts[i]), source=self.info.demonstrator,
-                **{name: steps[name][i] for name in STEP_FIELDS},
+        """Load everything, episode by episode.
+
+        Raises:
+            DatasetError: Something was not recorded that episodes of Meta-World have (see :attr:`lacks`).
+        """
+        if self.lacks:
+            raise DatasetError(
+                f"{self.path} was imported without {', '.join(self.lacks)}, which this needs. "
+                f"To have all of it: act collect --task {self.info.task}"
             )
-            for i, start in enumerate(self.starts)
-        ]  # fmt: skip
+        unrecorded: dict[str, Any] = {"reward": None}
+        return [
+            Episode(start=r.start, attempt=r.attempt, source=r.source, **unrecorded | dict(r.steps))
+            for r in self.recordings()
+            if r.start is not None
+        ]
 
     def attempts(self) -> list[Attempt]:
-        """Return every attempt, the failed ones too, in order."""
+        """Return every attempt, the failed ones too, in order; none of data without starts."""
+        if not self.has_starts:
+            return []
         columns = {name: self._read(f"meta/attempts/{name}") for name in _ATTEMPT_FIELDS}
         return [
             Attempt(start=Start.of(self.info.task, rand_vec), num_steps=int(num_steps), kept=bool(kept))
@@ -253,17 +293,21 @@ class EpisodeStore:
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    def append(self, episodes: Sequence[Episode], attempts: Sequence[Attempt]) -> None:
+    def append(self, episodes: Sequence[Episode | Recording], attempts: Sequence[Attempt]) -> None:
         """Add attempts, and the episodes that came of them; all of them are there afterwards, or none.
 
-        An append that was interrupted can be called again.
+        An append that was interrupted can be called again. Attempts are only kept beside starts.
         """
         if episodes:
             for name in self.fields:
-                rows = np.concatenate([getattr(episode, name) for episode in episodes])
+                rows = np.concatenate([episode.steps[name] for episode in episodes])
                 self._extend(f"data/{name}", rows, self.num_steps)
-            self._extend("meta/rand_vec", np.array([e.start.rand_vec for e in episodes]), self.num_episodes)
+            if self.has_starts:
+                starts = [episode.start.rand_vec for episode in episodes if episode.start is not None]
+                self._extend("meta/rand_vec", np.array(starts), self.num_episodes)
             self._extend("meta/attempt", np.array([e.attempt for e in episodes]), self.num_episodes)
+            if "meta/source" in self._group:
+                self._extend("meta/source", self._number_sources(episodes), self.num_episodes)
             self._extend("meta/success_step", np.array([e.success_step for e in episodes]), self.num_episodes)
         columns = {
             "rand_vec": np.array([a.start.rand_vec for a in attempts]),
@@ -271,11 +315,20 @@ class EpisodeStore:
             "kept": np.array([a.kept for a in attempts]),
         }
         for name, dtype in _ATTEMPT_FIELDS.items():
-            self._extend(f"meta/attempts/{name}", columns[name].astype(dtype), self._num_attempts)
+            if self.has_starts:
+                self._extend(f"meta/attempts/{name}", columns[name].astype(dtype), self._num_attempts)
         ends = self.num_steps + np.cumsum([len(episode) for episode in episodes], dtype=np.int64)
         self._extend("meta/episode_ends", ends, self.num_episodes)
         self._ends = np.concatenate([self._ends, ends])
         self._num_attempts += len(attempts)
+
+    def _number_sources(self, episodes: Sequence[Episode | Recording]) -> np.ndarray:
+        """Return the numbers of the episodes' sources, int64; new ones are put on the list first."""
+        known: Any = self._group.attrs["sources"]
+        names = list(dict.fromkeys([*known, *(episode.source for episode in episodes)]))
+        if names != known:
+            self._group.attrs["sources"] = names
+        return np.array([names.index(episode.source) for episode in episodes])
 
     def _extend(self, name: str, rows: np.ndarray, at: int) -> None:
         if len(rows):
@@ -293,7 +346,10 @@ class EpisodeStore:
         if len(beyond):
             num_attempts = int(beyond[0])
         sizes = {f"data/{name}": self.num_steps for name in self.fields}
-        sizes |= {f"meta/{name}": self.num_episodes for name in ("rand_vec", "attempt", "success_step")}
+        per_episode = [
+            name for name in ("rand_vec", "attempt", "source", "success_step") if f"meta/{name}" in self._group
+        ]
+        sizes |= {f"meta/{name}": self.num_episodes for name in per_episode}
         sizes |= {f"meta/attempts/{name}": num_attempts for name in _ATTEMPT_FIELDS}
         for name, size in sizes.items():
             array = self._array(name)
@@ -314,7 +370,8 @@ class EpisodeStore:
         digest = hashlib.sha256()
         for name in self.fields:
             digest.update(np.ascontiguousarray(self.steps(name)).tobytes())
-        digest.update(self.rand_vecs.tobytes())
+        if self.has_starts:
+            digest.update(self.rand_vecs.tobytes())
         digest.update(self._ends.tobytes())
         return digest.hexdigest()
 
