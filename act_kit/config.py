@@ -53,6 +53,34 @@ class RolloutConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TeleopConfig:
+    """Demonstrating by hand, in a browser.
+
+    Attributes:
+        operator: Who demonstrates, which every episode's source names; "" for the name this user is logged in with.
+        cameras: What is shown, side by side; directions are those of the first picture.
+        size_px: Height and width of each picture.
+        rate_hz: Steps a second, of which the simulation's own time has 80.
+        speed: Of the hand while a key is held, as a share of what an action can ask for, 0.01 m a step.
+        port: Of the page, on this machine only; 0 for any that is free.
+    """
+
+    operator: str
+    cameras: tuple[str, ...]
+    size_px: int
+    rate_hz: int
+    speed: float
+    port: int
+
+    def __post_init__(self) -> None:
+        _require(bool(self.cameras), "teleop.cameras=[]: name one or more, such as teleop.cameras=[corner4].")
+        _require(64 <= self.size_px <= 1024, f"teleop.size_px={self.size_px}: 64 to 1024.")
+        _require(1 <= self.rate_hz <= 80, f"teleop.rate_hz={self.rate_hz}: 1 to 80.")
+        _require(0 < self.speed <= 1, f"teleop.speed={self.speed}: more than 0, at most 1.")
+        _require(0 <= self.port <= 65535, f"teleop.port={self.port}: 0 to 65535; 0 for any that is free.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CollectConfig:
     """Everything that decides a dataset's bytes.
 
@@ -67,6 +95,7 @@ class CollectConfig:
         steps_after_success: Steps recorded after the first success, which in some tasks is soon undone.
         rewards: Record Meta-World's dense reward too.
         sim: What simulates; decides nothing.
+        teleop: How it is demonstrated by hand.
     """
 
     task: str
@@ -79,6 +108,7 @@ class CollectConfig:
     steps_after_success: int
     rewards: bool
     sim: SimConfig
+    teleop: TeleopConfig
 
     def __post_init__(self) -> None:
         _require(self.n >= 1, f"n={self.n}: collect at least one demonstration.")
@@ -89,6 +119,10 @@ class CollectConfig:
         )
         _require(0 <= self.noise <= 1, f"noise={self.noise}: from 0 to 1, the width of an action being 2.")
         _require(0 <= self.steps_after_success <= 499, f"steps_after_success={self.steps_after_success}: 0 to 499.")
+        _require(
+            not (self.demonstrator == "teleop" and self.noise),
+            f"noise={self.noise}: who demonstrates by hand sees what is carried out, and answers it. Leave noise out.",
+        )
 
     @property
     def command(self) -> str:
@@ -103,6 +137,8 @@ class CollectConfig:
         parts.append(f"steps_after_success={self.steps_after_success}")
         if self.rewards:
             parts.append("rewards=true")
+        if self.demonstrator == "teleop":
+            parts.append("--demonstrator teleop")
         return " ".join(parts)
 
 

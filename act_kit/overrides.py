@@ -18,6 +18,7 @@ from act_kit.config import (
     RolloutConfig,
     SelectionConfig,
     SimConfig,
+    TeleopConfig,
     TrainerConfig,
 )
 from act_kit.errors import ConfigError, did_you_mean
@@ -84,6 +85,7 @@ _SECTIONS: dict[str, type] = {
     "ComputeConfig": ComputeConfig,
     "SelectionConfig": SelectionConfig,
     "SimConfig": SimConfig,
+    "TeleopConfig": TeleopConfig,
     "RolloutConfig": RolloutConfig,
 }
 

@@ -41,7 +41,12 @@ def _uri(mime: str, content: bytes) -> str:
 
 def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
     """Render ``templates/<template>`` to ``path``."""
+    path.write_text(render_page(template, values))
+
+
+def render_page(template: str, values: Mapping[str, Any]) -> str:
+    """Render ``templates/<template>``."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(loader=PackageLoader("act_kit"), autoescape=True, undefined=StrictUndefined)
-    path.write_text(environment.get_template(template).render(**values))
+    return environment.get_template(template).render(**values)

@@ -14,6 +14,7 @@ from act_kit.errors import ConfigError
 from act_kit.overrides import compose
 
 if TYPE_CHECKING:
+    from act_kit.datasets.store import EpisodeStore
     from act_kit.executors import Executor
 
 _STEP_BYTES = 3000
@@ -40,7 +41,10 @@ def collect(
         int | None, typer.Option(help="Starts drawn, and then used over and over.", show_default="one each")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of starts and noise.", show_default="0")] = None,
-    demonstrator: Annotated[str | None, typer.Option(help="scripted.", show_default="scripted")] = None,
+    demonstrator: Annotated[str | None, typer.Option(help="scripted or teleop.", show_default="scripted")] = None,
+    operator: Annotated[
+        str | None, typer.Option(help="Who demonstrates by hand.", show_default="who is logged in")
+    ] = None,
     noise: Annotated[
         float | None, typer.Option(help="Std of noise on the executed action (DART).", show_default="0")
     ] = None,
@@ -59,12 +63,14 @@ def collect(
     from act_kit.collection.demonstrators import check_demonstrator
     from act_kit.executors import Spread
     from act_kit.files import prepare_output, require_space
+    from act_kit.sim.render import check_cameras
     from act_kit.sim.starts import StartLaw
     from act_kit.sim.tasks import expand_tasks
 
     flags = {
         "n": n, "seed": seed, "demonstrator": demonstrator, "noise": noise,
         "start_law": start_law, "distinct_starts": _distinct_starts(randomize, distinct_starts),
+        "teleop.operator": operator,
     }  # fmt: skip
     tasks = expand_tasks(task) if task else [None]
     configs = [compose("collect", CollectConfig, overrides or [], {"task": name, **flags}) for name in tasks]
@@ -77,6 +83,7 @@ def collect(
         # An unknown task or law is refused before anything is written.
         StartLaw(config.task, config.start_law)
         check_demonstrator(config.demonstrator)
+        check_cameras(config.teleop.cameras)
     for config in configs:
         if not resume:
             prepare_output(folders[config.task], overwrite=overwrite, how_to_go_on="--resume goes on with it")
@@ -89,13 +96,16 @@ def collect(
             f"All {first.n} demonstrations will begin from one and the same start. A policy trained on them memorises "
             "it and fails from every other; act train will refuse them. Use --randomize."
         )
+    if first.demonstrator == "teleop":
+        if len(configs) > 1:
+            raise ConfigError(f"By hand, one task at a time: --task {first.task}.")
+        _demonstrate(first, folders[first.task], resume=resume)
+        return
     with spread.make_executor() as running:
         for config in configs:
             _collect(config, folders[config.task], running, resume=resume, is_one_of_many=len(configs) > 1)
     if len(configs) == 1:
-        console.print(
-            f"Next: [bold]act report {folders[first.task]}[/] and [bold]act train --data {folders[first.task]}[/]"
-        )
+        _say_what_next(folders[first.task])
 
 
 def _collect(config: CollectConfig, out: Path, executor: Executor, *, resume: bool, is_one_of_many: bool) -> None:
@@ -108,6 +118,29 @@ def _collect(config: CollectConfig, out: Path, executor: Executor, *, resume: bo
         go_on = "the same command with --resume" if is_one_of_many else f"{config.command} --out {out} --resume"
         say(f"Stopped; what is complete is kept. To go on: {go_on}")
         raise typer.Exit(130) from None
+    _say_what_came(store, out)
+
+
+def _demonstrate(config: CollectConfig, out: Path, *, resume: bool) -> None:
+    """Demonstrate by hand and say what came of it."""
+    from act_kit.cli.data_stages import run_teleop
+
+    try:
+        store = run_teleop(config, out, resume=resume)
+    except KeyboardInterrupt:
+        there = f"To go on: {config.command} --out {out} --resume" if out.exists() else "Nothing was kept."
+        say(f"Stopped; what was kept is on disk. {there}")
+        raise typer.Exit(130) from None
+    assert store is not None, "it ends when all is demonstrated"
+    _say_what_came(store, out)
+    _say_what_next(out)
+
+
+def _say_what_next(out: Path) -> None:
+    console.print(f"Next: [bold]act report {out}[/] and [bold]act train --data {out}[/]")
+
+
+def _say_what_came(store: EpisodeStore, out: Path) -> None:
     attempts = store.attempts()
     say(
         f"{store.num_episodes} demonstrations, {store.num_steps} steps, {store.size_bytes() / 1e6:.1f} MB in {out} "

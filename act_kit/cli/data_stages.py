@@ -10,6 +10,7 @@ from act_kit.collection.collect import Progress, collect
 from act_kit.collection.render import render
 from act_kit.config import CollectConfig
 from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import ConfigError
 from act_kit.executors import Executor, Spread
 from act_kit.sim.render import RenderSettings, find_gl
 
@@ -46,3 +47,40 @@ def run_rendering(
             raise_if_interrupted()
 
         render(store, cameras, settings, executor=executor, overwrite=overwrite, on_progress=show)
+
+
+def run_teleop(config: CollectConfig, out: Path, *, resume: bool = False) -> EpisodeStore | None:
+    """Serve the page to demonstrate from until all is demonstrated, or Ctrl-C; None if nothing was kept."""
+    import asyncio
+    import getpass
+    import secrets
+    from dataclasses import replace
+
+    try:
+        from act_kit.collection.teleop.server import HOST, Teleop, listen
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--demonstrator teleop needs {error.name}, which is not installed: pip install 'act_kit[teleop]'"
+        ) from error
+    from act_kit.collection.teleop.picture import Picture
+    from act_kit.collection.teleop.session import Session
+    from act_kit.sim.simulator import Simulator
+
+    teleop = replace(config.teleop, operator=config.teleop.operator or getpass.getuser())
+    config = replace(config, teleop=teleop)
+    gl = find_gl()
+    simulator = Simulator(config.task, config.sim.engine)
+    session = Session(config, out, simulator, resume=resume)
+    token = secrets.token_urlsafe(16)
+    settings = RenderSettings(height_px=teleop.size_px, width_px=teleop.size_px)
+    picture = Picture(gl, teleop.cameras, settings)
+    try:
+        with listen(teleop.port) as listening:
+            port = listening.getsockname()[1]
+            say(f"Drawing with {gl}. Demonstrate here: http://{HOST}:{port}/?token={token}")
+            say(f"From another machine, first: ssh -L {port}:{HOST}:{port} THIS_MACHINE. Ctrl-C ends it.")
+            asyncio.run(Teleop(session, simulator, picture, token).run(listening))
+    finally:
+        picture.close()
+        store = session.finish()
+    return store

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from act_kit.collection.demonstrators import DEMONSTRATORS, Demonstrator
+from act_kit.collection.recorder import Recorder
 from act_kit.config import CollectConfig
 from act_kit.datasets.episode import Attempt, Episode
 from act_kit.datasets.store import DatasetInfo, EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.executors import Executor
-from act_kit.sim.engine import Segment
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start, StartLaw
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON
@@ -58,35 +58,13 @@ def collect_episode(
     the label, so that the data show how to recover (DART, Laskey et al. 2017).
     """
     rng = np.random.default_rng([seed, attempt])
-    state = simulator.reset(start)
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in ("state", "action", "executed_action", "physics")}
-    segments: list[Segment] = []
-    steps_left = simulator.steps_left
-    succeeded = False
-    while steps_left:
-        action = demonstrator.act(state)
+    recorder = Recorder(simulator, steps_after_success=steps_after_success, rewards=rewards)
+    recorder.begin(start)
+    while recorder.steps_left:
+        action = demonstrator.act(recorder.state)
         disturbance = noise * rng.standard_normal(4) if noise else 0.0
-        executed = np.clip(action + disturbance, -1.0, 1.0).astype(np.float32)
-        for name, value in (
-            ("state", state), ("action", action), ("executed_action", executed), ("physics", simulator.physics())
-        ):  # fmt: skip
-            rows[name].append(value)
-        segment = simulator.step_chunk(executed[None], rewards=rewards)
-        segments.append(segment)
-        state = segment.state[-1]
-        if segment.success[-1] and not succeeded:
-            succeeded = True
-            steps_left = min(steps_left, steps_after_success + 1)
-        steps_left -= 1
-    return Episode(
-        start=start,
-        attempt=attempt,
-        source=demonstrator.source,
-        **{name: np.stack(values) for name, values in rows.items()},
-        success=np.concatenate([segment.success for segment in segments]),
-        distance=np.concatenate([segment.distance for segment in segments]),
-        reward=np.concatenate([segment.reward for segment in segments]) if rewards else None,
-    )
+        recorder.step(action, np.clip(action + disturbance, -1.0, 1.0).astype(np.float32))
+    return recorder.episode(attempt=attempt, source=demonstrator.source)
 
 
 @functools.lru_cache(maxsize=1)

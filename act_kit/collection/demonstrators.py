@@ -34,7 +34,6 @@ DEMONSTRATORS: dict[str, Callable[[str], Demonstrator]] = {"scripted": ScriptedE
 
 def check_demonstrator(name: str) -> None:
     """Raise :class:`ConfigError` unless there is a demonstrator of that name."""
-    if name not in DEMONSTRATORS:
-        raise ConfigError(
-            f"'{name}' is not a demonstrator; there is {', '.join(DEMONSTRATORS)}.{did_you_mean(name, DEMONSTRATORS)}"
-        )
+    known = (*DEMONSTRATORS, "teleop")
+    if name not in known:
+        raise ConfigError(f"'{name}' is not a demonstrator; there are {', '.join(known)}.{did_you_mean(name, known)}")

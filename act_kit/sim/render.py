@@ -51,6 +51,11 @@ def check_cameras(cameras: Sequence[str]) -> None:
         raise RenderError(f"A camera is named twice: {', '.join(cameras)}.")
 
 
+def is_rotated(camera: str) -> bool:
+    """Tell whether a camera of Meta-World is upside down, so that its frames are turned before anybody sees them."""
+    return camera in _ROTATED
+
+
 @dataclass(frozen=True, kw_only=True)
 class RenderSettings:
     """All that decides what a camera's frame looks like.
@@ -145,7 +150,7 @@ class _Canvas:
         frame = np.empty(self._shape, dtype=np.uint8)
         mujoco.mjr_readPixels(frame, None, self._whole, self._context)
         # OpenGL's first line is the lowest; Meta-World's corners are upside down.
-        return frame[:, ::-1] if camera in _ROTATED else frame[::-1]
+        return frame[:, ::-1] if is_rotated(camera) else frame[::-1]
 
 
 class Renderer:

@@ -1,0 +1,73 @@
+"""Recording an episode while somebody demonstrates it, one step at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from act_kit.datasets.episode import Episode
+from act_kit.sim.engine import Segment
+from act_kit.sim.simulator import Simulator
+from act_kit.sim.starts import Start
+
+
+class Recorder:
+    """Steps a simulator and keeps what is seen, until some steps after the first success, or to the horizon.
+
+    Attributes:
+        start: Where the episode began.
+        state: What is seen now, float64 (39,).
+        steps_left: Steps until the episode is over.
+        succeeded: Whether a step has succeeded.
+    """
+
+    def __init__(self, simulator: Simulator, *, steps_after_success: int, rewards: bool = False) -> None:
+        self.simulator = simulator
+        self._steps_after_success = steps_after_success
+        self._rewards = rewards
+
+    def begin(self, start: Start) -> None:
+        """Reset to ``start`` and forget what was recorded before."""
+        self.start = start
+        self.state = self.simulator.reset(start)
+        self.steps_left = self.simulator.steps_left
+        self.succeeded = False
+        self._rows: dict[str, list[np.ndarray]] = {
+            name: [] for name in ("state", "action", "executed_action", "physics")
+        }
+        self._segments: list[Segment] = []
+
+    def __len__(self) -> int:
+        return len(self._segments)
+
+    def step(self, action: np.ndarray, executed: np.ndarray) -> None:
+        """Carry out ``executed`` where ``action`` is to be imitated; float32 (4,) in [-1, 1], both."""
+        for name, value in (
+            ("state", self.state), ("action", action), ("executed_action", executed),
+            ("physics", self.simulator.physics()),
+        ):  # fmt: skip
+            self._rows[name].append(value)
+        segment = self.simulator.step_chunk(executed[None], rewards=self._rewards)
+        self._segments.append(segment)
+        self.state = segment.state[-1]
+        if segment.success[-1] and not self.succeeded:
+            self.succeeded = True
+            self.steps_left = min(self.steps_left, self._steps_after_success + 1)
+        self.steps_left -= 1
+
+    @property
+    def succeeds_now(self) -> bool:
+        """Whether the last step succeeded."""
+        return bool(self._segments and self._segments[-1].success[-1])
+
+    def episode(self, *, attempt: int, source: str) -> Episode:
+        """Return what was recorded since :meth:`begin`, at least one step."""
+        segments = self._segments
+        return Episode(
+            start=self.start,
+            attempt=attempt,
+            source=source,
+            **{name: np.stack(values) for name, values in self._rows.items()},
+            success=np.concatenate([segment.success for segment in segments]),
+            distance=np.concatenate([segment.distance for segment in segments]),
+            reward=np.concatenate([s.reward for s in segments if s.reward is not None]) if self._rewards else None,
+        )

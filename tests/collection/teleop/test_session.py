@@ -1,0 +1,154 @@
+"""Demonstrating by hand, without a page: when time passes, what is kept, what stays on record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from act_kit.collection.replay import replay_episode
+from act_kit.collection.teleop.picture import ground_axes
+from act_kit.collection.teleop.session import SETTLE_S, Session
+from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import DatasetError
+from act_kit.sim.render import CAMERAS
+from act_kit.sim.simulator import Simulator
+from tests.collection.teleop.serving import teleop_config
+
+NOWHERE = np.zeros(3)
+UP = np.array([0.0, 0.0, 1.0])
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Simulator:
+    return Simulator("reach-v3")
+
+
+@pytest.fixture
+def session(simulator: Simulator, tmp_path: Path) -> Session:
+    return Session(teleop_config(), tmp_path / "data", simulator)
+
+
+def reach(session: Session, simulator: Simulator) -> None:
+    """Demonstrate: straight to the goal."""
+    session.steer(NOWHERE, slow=False)
+    while session.phase in ("ready", "running"):
+        state = simulator.state
+        way = 20 * (state[36:39] - state[:3])
+        session.steer(way if np.linalg.norm(way) > 0.1 else UP, slow=False)
+        session.tick()
+    assert session.phase == "succeeded"
+
+
+def test_time_begins_with_the_first_input_and_waits_for_the_next(session: Session) -> None:
+    assert not session.tick(), "nothing was pressed yet"
+    session.steer(UP, slow=False)
+    assert not session.tick(), "a key that was held before the episode began"
+    session.steer(NOWHERE, slow=False)
+    session.steer(UP, slow=False)
+    assert session.tick()
+    session.steer(NOWHERE, slow=False)
+    num = sum(session.tick() for _ in range(200))
+    assert num == SETTLE_S * 20
+    session.toggle_gripper()
+    assert session.tick(), "the gripper takes time to close"
+
+
+def test_slow_is_slow_and_diagonal_is_not_fast(session: Session, simulator: Simulator) -> None:
+    def distance(direction: np.ndarray, *, slow: bool) -> float:
+        session.restart()
+        session.steer(NOWHERE, slow=False)
+        before = simulator.state[:3].copy()
+        for _ in range(10):
+            session.steer(direction, slow=slow)
+            session.tick()
+        return float(np.linalg.norm(simulator.state[:3] - before))
+
+    straight = distance(np.array([0.0, 1.0, 0.0]), slow=False)
+    assert distance(np.array([1.0, 1.0, 0.0]), slow=False) < 1.1 * straight
+    assert distance(np.array([0.0, 1.0, 0.0]), slow=True) < 0.4 * straight
+
+
+def test_what_is_kept_is_on_disk_and_replays(session: Session, simulator: Simulator, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="only successes are kept"):
+        session.keep()
+    reach(session, simulator)
+    session.keep()
+    store = EpisodeStore.open(tmp_path / "data")
+    assert (store.num_episodes, store.sources, store.fingerprint) == (1, ["teleop:anna"], None)
+    (episode,) = store.episodes()
+    assert replay_episode(0, episode).first_difference is None
+    reach(session, simulator)
+    session.keep()
+    assert session.phase == "done"
+    session.finish()
+    assert EpisodeStore.open(tmp_path / "data").fingerprint
+
+
+def test_every_attempt_stays_on_record(session: Session, simulator: Simulator, tmp_path: Path) -> None:
+    first = session.start
+    session.restart()
+    assert (session.start, session.num_discarded) == (first, 0), "nothing was done yet"
+    reach(session, simulator)
+    session.restart()
+    assert (session.start, session.num_discarded) == (first, 1)
+    session.skip()
+    second = session.start
+    assert second != first
+    reach(session, simulator)
+    session.keep()
+    attempts = EpisodeStore.open(tmp_path / "data").attempts()
+    assert [(a.start, a.kept) for a in attempts] == [(first, False), (first, False), (second, True)]
+    assert attempts[0].num_steps > 0 == attempts[1].num_steps
+
+
+def test_somebody_else_goes_on_from_the_next_start(session: Session, simulator: Simulator, tmp_path: Path) -> None:
+    reach(session, simulator)
+    session.keep()
+    reach(session, simulator)  # and the machine is switched off
+    following = session.start
+    config = teleop_config(n=3, **{"teleop.operator": "ben"})
+    session = Session(config, tmp_path / "data", simulator, resume=True)
+    assert (session.start, session.num_kept) == (following, 1)
+    for _ in range(2):
+        reach(session, simulator)
+        session.keep()
+    store = session.finish()
+    assert store is not None
+    store = EpisodeStore.open(tmp_path / "data")
+    assert store.fingerprint == store.compute_fingerprint()
+    assert store.sources == ["teleop:anna", "teleop:ben", "teleop:ben"]
+    assert store.info.num_wanted == 3
+    with pytest.raises(DatasetError, match="was begun with seed 0; asked for was 1"):
+        Session(teleop_config(seed=1), tmp_path / "data", simulator, resume=True)
+
+
+def test_a_write_that_fails_can_be_repeated(
+    session: Session, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reach(session, simulator)
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeStore, "append", full)
+        with pytest.raises(OSError, match="No space"):
+            session.keep()
+    assert (session.num_kept, session.phase) == (0, "succeeded")
+    session.keep()
+    assert EpisodeStore.open(tmp_path / "data").num_episodes == 1
+
+
+@pytest.mark.parametrize("camera", CAMERAS)
+def test_directions_are_those_of_the_picture(session: Session, simulator: Simulator, camera: str) -> None:
+    data = simulator.engine.data
+    turned = -1.0 if camera.startswith("corner") else 1.0
+    axes_33 = data.camera(camera).xmat.reshape(3, 3).T * np.array([[turned], [turned], [1.0]])
+    right, away, up = ground_axes(simulator, camera)
+    across = axes_33 @ right
+    assert across[0] > 0.95, "right is right in the picture"
+    assert abs(across[1]) < 0.2, "and level"
+    assert (axes_33 @ away)[2] < 0 or (axes_33 @ away)[1] > 0.5, "away from the viewer, or up in a picture from above"
+    np.testing.assert_allclose(np.stack([right, away, up]) @ np.stack([right, away, up]).T, np.eye(3), atol=1e-9)
