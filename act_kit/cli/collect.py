@@ -84,6 +84,8 @@ def collect(
         StartLaw(config.task, config.start_law)
         check_demonstrator(config.demonstrator)
         check_cameras(config.teleop.cameras)
+    if len(configs) > 1 and configs[0].demonstrator == "teleop":
+        raise ConfigError(f"By hand, one task at a time: --task {configs[0].task}.")
     for config in configs:
         if not resume:
             prepare_output(folders[config.task], overwrite=overwrite, how_to_go_on="--resume goes on with it")
@@ -97,8 +99,6 @@ def collect(
             "it and fails from every other; act train will refuse them. Use --randomize."
         )
     if first.demonstrator == "teleop":
-        if len(configs) > 1:
-            raise ConfigError(f"By hand, one task at a time: --task {first.task}.")
         _demonstrate(first, folders[first.task], resume=resume)
         return
     with spread.make_executor() as running:

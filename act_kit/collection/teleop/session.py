@@ -127,9 +127,10 @@ class Session:
             self._touch()
 
     def release(self) -> None:
-        """Let go: the hand is told to stay where it is."""
+        """Let go, as who leaves does: the hand is to stay where it is, and time stands still until the next input."""
         self._move = np.zeros(3)
         self._let_go = True
+        self._idle_steps = self._settle_steps
 
     def toggle_gripper(self) -> None:
         """Open the gripper if it is closed, and close it if it is open."""
@@ -207,7 +208,6 @@ class Session:
         self.release()
         self._let_go = False
         self.gripper = OPEN
-        self._idle_steps = 0
         self.attempt += 1
         self._recorder.begin(self._starts[self._number % len(self._starts)])
         self.phase = "ready" if self.num_kept < self.config.n else "done"

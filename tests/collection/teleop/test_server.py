@@ -18,7 +18,7 @@ from websockets.sync.client import connect as connect_socket
 
 from act_kit.collection.teleop import server
 from act_kit.sim.render import Gl
-from tests.collection.teleop.serving import TOKEN, Served, serve, wait_until
+from benchmarks.teleop import TOKEN, Served, serve, wait_until
 
 pytestmark = pytest.mark.gl
 

@@ -14,7 +14,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.sim.render import CAMERAS
 from act_kit.sim.simulator import Simulator
-from tests.collection.teleop.serving import teleop_config
+from benchmarks.teleop import teleop_config
 
 NOWHERE = np.zeros(3)
 UP = np.array([0.0, 0.0, 1.0])

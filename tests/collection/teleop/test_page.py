@@ -1,0 +1,154 @@
+"""Demonstrating through the page in a real browser: keys are pressed until the task is done, and a policy trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page
+
+from act_kit.collection.teleop.picture import ground_axes
+from act_kit.datasets.diversity import measure
+from act_kit.datasets.store import EpisodeStore
+from act_kit.policy.policy import Policy
+from act_kit.sim.render import Gl
+from act_kit.training.trainer import Trainer
+from benchmarks.teleop import Served, go, serve, wait_until
+from tests.conftest import tiny_config
+
+pytestmark = [pytest.mark.gl, pytest.mark.browser]
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    complaints: list[str] = []
+    context.on("console", lambda message: complaints.append(message.text))
+    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    yield context
+    context.close()
+    assert [text for text in complaints if "WebSocket" not in text] == [], "a connection that drops is said to have"
+
+
+@pytest.fixture
+def served(gl: Gl, tmp_path: Path) -> Iterator[Served]:
+    with serve(gl, tmp_path / "data") as served:
+        yield served
+
+
+def open_page(context: BrowserContext, served: Served) -> Page:
+    page = context.new_page()
+    page.goto(served.url)
+    wait_until(lambda: served.teleop.live, "the page at the controls")
+    wait_until(lambda: page.evaluate("shownAt.length"), "a picture")
+    return page
+
+
+def test_reach_is_demonstrated_by_keys_and_trains(context: BrowserContext, served: Served, tmp_path: Path) -> None:
+    page = open_page(context, served)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    for number in (1, 2):
+        go(page, served, lambda state: state[36:39])
+        page.get_by_text("Success. Enter keeps it").wait_for()
+        page.keyboard.press("Enter")
+        page.get_by_text(f"Episode {number} is kept: it is on disk.").wait_for()
+        assert EpisodeStore.open(tmp_path / "data").num_episodes == number, "before the page says so"
+    page.get_by_text("All 2 demonstrations are on disk").wait_for()
+    store = EpisodeStore.open(tmp_path / "data")
+    assert measure(store).quality[0].source == "teleop:anna"
+    (tmp_path / "run").mkdir()
+    Trainer(tiny_config(), [store], tmp_path / "run", selector=None).train()
+    assert Policy.load(tmp_path / "run").tasks == ("reach-v3",)
+
+
+def test_push_is_demonstrated_by_keys(gl: Gl, context: BrowserContext, tmp_path: Path) -> None:
+    with serve(gl, tmp_path / "data", task="push-v3", n=1) as served:
+        page = open_page(context, served)
+        go(page, served, lambda state: np.add(state[4:7], [0, 0, 0.15]), near_m=0.01)
+        go(page, served, lambda state: np.add(state[4:7], [0, 0, 0.03]), near_m=0.01)
+        page.keyboard.press("Space")
+        wait_until(lambda: served.session.waits, "the gripper to close")
+        go(page, served, lambda state: np.append(state[36:38], state[2]))
+        page.get_by_text("Success. Enter keeps it").wait_for()
+        page.keyboard.press("Enter")
+        page.get_by_text("All 1 demonstrations are on disk").wait_for()
+    (episode,) = EpisodeStore.open(tmp_path / "data").episodes()
+    assert episode.success_step > 0
+    assert set(np.unique(episode.action[:, 3])) == {-1.0, 1.0}, "the gripper was closed"
+
+
+def test_a_page_that_is_closed_goes_on_where_it_was(context: BrowserContext, served: Served) -> None:
+    page = open_page(context, served)
+    page.keyboard.down("KeyW")
+    wait_until(lambda: served.steps > 10, "some steps")
+    page.reload()
+    wait_until(lambda: served.teleop.live, "the page again")
+    before = served.steps
+    page.wait_for_timeout(1500)
+    assert served.steps <= before + 1, "the key is no longer held"
+    assert int(page.inner_text("#step")) == served.steps
+    page.keyboard.up("KeyW")
+    page.keyboard.down("KeyS")
+    wait_until(lambda: served.steps > before + 5, "more steps")
+
+
+def test_without_focus_it_stops(context: BrowserContext, served: Served) -> None:
+    page = open_page(context, served)
+    page.keyboard.down("KeyW")
+    wait_until(lambda: served.steps > 5, "some steps")
+    page.evaluate("document.hasFocus = () => false; dispatchEvent(new Event('blur'))")
+    page.get_by_text("does not have the focus").wait_for()
+    before = served.steps
+    page.wait_for_timeout(500)
+    assert served.steps == before
+    page.evaluate("document.hasFocus = () => true; dispatchEvent(new Event('focus'))")
+    page.wait_for_timeout(500)
+    assert served.steps <= before + 1, "what was held before is let go"
+
+
+def test_keys_can_be_changed_and_stay_so(context: BrowserContext, served: Served) -> None:
+    page = open_page(context, served)
+    page.locator("[data-action=skip] >> nth=0").click()
+    page.keyboard.press("KeyX")
+    page.reload()
+    wait_until(lambda: served.teleop.live, "the page again")
+    page.keyboard.press("KeyN")
+    page.keyboard.press("KeyX")
+    wait_until(lambda: served.session.num_discarded == 1, "the next start")
+    page.get_by_role("button", name="Default keys").click()
+    page.keyboard.press("KeyN")
+    wait_until(lambda: served.session.num_discarded == 2, "the next start")
+
+
+PAD = """
+navigator.getGamepads = () => [{
+  axes: [0, 0, 0, 0].map((_, i) => window.axes?.[i] ?? 0),
+  buttons: [...Array(16).keys()].map(i => ({pressed: window.button === i, value: +(window.button === i)})),
+}];
+"""
+
+
+def test_a_gamepad_steers(context: BrowserContext, served: Served) -> None:
+    context.add_init_script(PAD)
+    page = open_page(context, served)
+
+    def pull(x: float) -> float:
+        before = ground_axes(served.simulator, "corner4") @ served.simulator.state[:3]
+        at = served.steps
+        page.evaluate(f"window.axes = [{x}, 0, 0, 0]")
+        wait_until(lambda: served.steps >= at + 20, "steps")
+        page.evaluate("window.axes = []")
+        wait_until(lambda: served.session.waits, "the arm to come to rest")
+        return float((ground_axes(served.simulator, "corner4") @ served.simulator.state[:3] - before)[0])
+
+    page.evaluate("window.axes = [0.1, 0, 0, 0]")
+    page.wait_for_timeout(300)
+    assert served.steps == 0, "a stick that is not quite in the middle"
+    far, less = pull(1.0), pull(0.5)
+    assert far > 1.5 * less > 0, "half way is slower"
+    page.evaluate("window.button = 0")
+    wait_until(lambda: served.session.gripper > 0, "the gripper")
+    page.wait_for_timeout(200)
+    assert served.session.gripper > 0, "once, however long it is pressed"
