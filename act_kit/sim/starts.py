@@ -56,13 +56,22 @@ def stack(starts: Sequence[Start]) -> np.ndarray:
     return np.array([start.rand_vec for start in starts], dtype=np.float64)
 
 
+def number_starts(rand_vecs: np.ndarray) -> np.ndarray:
+    """Number the distinct rows of ``rand_vecs`` (N, D), rows within 1e-6 m counting as one, from 0 in order of
+    appearance; return each row's number, int64 (N,)."""
+    firsts: list[int] = []
+    numbers = np.zeros(len(rand_vecs), dtype=np.int64)
+    for i, row in enumerate(rand_vecs):
+        same = np.flatnonzero(np.abs(rand_vecs[firsts] - row).max(axis=1) <= SAME_START_M)
+        numbers[i] = same[0] if len(same) else len(firsts)
+        if not len(same):
+            firsts.append(i)
+    return numbers
+
+
 def distinct(rand_vecs: np.ndarray) -> np.ndarray:
     """Return the distinct rows of ``rand_vecs`` (N, D), rows within 1e-6 m counting as one, in order of appearance."""
-    keep: list[int] = []
-    for i, row in enumerate(rand_vecs):
-        if not keep or np.abs(rand_vecs[keep] - row).max(axis=1).min() > SAME_START_M:
-            keep.append(i)
-    return rand_vecs[keep]
+    return rand_vecs[np.unique(number_starts(rand_vecs), return_index=True)[1]]
 
 
 def shared(rand_vecs: np.ndarray, others: np.ndarray) -> np.ndarray:
