@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from act_kit.cli import data_derive
+from act_kit.cli import data_derive, data_view
 from act_kit.cli.console import console, progress_bar, say
 from act_kit.cli.options import Workers, count_workers
 
@@ -20,6 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="Look into datasets, and make them 
 app.command("merge")(data_derive.merge)
 app.command("split")(data_derive.split)
 app.command("filter")(data_derive.filter_)
+app.command("view")(data_view.view)
 
 Dataset = Annotated[Path, typer.Argument(help="A dataset that act collect made.", show_default=False)]
 

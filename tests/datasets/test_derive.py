@@ -94,6 +94,7 @@ def test_parts_share_no_start_and_can_be_trained_on(noisy: EpisodeStore, tmp_pat
     for one, other in itertools.combinations(parts, 2):
         assert not shared(one.rand_vecs, other.rand_vecs).any()
     assert measure(parts[0]).num == parts[0].num_episodes
+    (tmp_path / "run").mkdir()
     Trainer(tiny_config("trainer.steps=2"), [parts[0]], tmp_path / "run", selector=None).train()
     with pytest.raises(DatasetError, match="No episode"):
         split_parts([noisy], [1000, 1, 1])
