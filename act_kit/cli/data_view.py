@@ -36,12 +36,14 @@ def view(
     out = out or dataset.with_name(dataset.resolve().name + "-view")
     num = min(store.num_episodes, episodes or store.num_episodes)
     with progress_bar() as bar:
-        line = bar.add_task("videos", total=num)
+
+        def show(num_done: int) -> None:
+            line = bar.task_ids[0] if bar.task_ids else bar.add_task("videos", total=num)
+            bar.update(line, completed=num_done)
+
         no_video = make_videos(
-            store, num, out / "videos", camera or (), settings,
-            num_workers=min(count_workers(workers), max(1, num)),
-            on_progress=lambda num_done: bar.update(line, completed=num_done),
-        )  # fmt: skip
+            store, num, out / "videos", camera or (), settings, num_workers=count_workers(workers), on_progress=show
+        )
     if no_video:
         complain(no_video)
     say(f"Page: {write_view(store, num, out, no_video=no_video)}")

@@ -51,19 +51,33 @@ class Plot:
         name: What they are, with the unit.
         lines: What each is.
         values: float64 (T, L).
+        spans: What the axis shows at least.
+        is_centred: Whether each is drawn around the middle of its range: those of a position lie far apart.
     """
 
     name: str
     lines: Sequence[str]
     values: np.ndarray
+    spans: tuple[float, ...] = ()
+    is_centred: bool = False
 
-    @property
-    def limits(self) -> tuple[float, float]:
-        """The axis, the same for all episodes."""
-        finite = self.values[np.isfinite(self.values)]
-        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-        margin = 0.04 * (high - low) or 0.5
-        return low - margin, high + margin
+    def to_dict(self, ends: np.ndarray, every: int) -> dict[str, Any]:
+        """Return what the page draws of the episodes that end at ``ends``, every so many steps.
+
+        The axis (``limits``) is the same for all episodes.
+        """
+        finite = np.where(np.isfinite(self.values), self.values, np.nan_to_num(self.values[:1]))
+        low, high = finite.min(axis=0), finite.max(axis=0)
+        middles = (low + high) / 2 if self.is_centred else np.zeros(len(low))
+        shown = [*(low - middles), *(high - middles), *self.spans]
+        least, most = float(min(shown)), float(max(shown))
+        margin = 0.04 * (most - least) or 0.5
+        episodes = np.split(self.values[: ends[-1]], ends[:-1])
+        return {
+            "name": self.name, "lines": list(self.lines), "middles": _numbers(middles),
+            "limits": [_plain(least - margin), _plain(most + margin)],
+            "values": [_numbers(part[::every].T) for part in episodes],
+        }  # fmt: skip
 
 
 def plots_of(store: EpisodeStore) -> list[Plot]:
@@ -72,10 +86,10 @@ def plots_of(store: EpisodeStore) -> list[Plot]:
     plots = []
     if is_of_metaworld(store):
         plots = [
-            Plot(name="hand (m)", lines="xyz", values=state[:, :3]),
-            Plot(name="object (m)", lines="xyz", values=state[:, 4:7]),
-            Plot(name="gripper opening", lines=["opening"], values=state[:, 3:4]),
-            Plot(name="action", lines=[*"xyz", "gripper"], values=action),
+            Plot(name="hand (m)", lines="xyz", values=state[:, :3], is_centred=True),
+            Plot(name="object (m)", lines="xyz", values=state[:, 4:7], is_centred=True),
+            Plot(name="gripper opening", lines=["opening"], values=state[:, 3:4], spans=(0.0, 1.0)),
+            Plot(name="action", lines=[*"xyz", "gripper"], values=action, spans=(-1.0, 1.0)),
         ]
     else:
         for name, values in (("state", state), ("action", action)):
@@ -85,7 +99,8 @@ def plots_of(store: EpisodeStore) -> list[Plot]:
                 plots.append(Plot(name=name, lines=[str(first + i) for i in range(part.shape[1])], values=part))
     if "distance" in store.fields:
         unit = TASKS[store.info.task].unit if store.info.task in TASKS else "m"
-        plots.append(Plot(name=f"distance ({unit})", lines=["to go"], values=store.steps("distance")[:, None]))
+        distance = store.steps("distance")[:, None]
+        plots.append(Plot(name=f"distance ({unit})", lines=["to go"], values=distance, spans=(0.0,)))
     return plots
 
 
@@ -116,7 +131,12 @@ def make_videos(
 
     Returns:
         Why there are none, or an empty string.
+
+    Raises:
+        DatasetError: There is no episode yet.
     """
+    if not num:
+        raise DatasetError(f"{store.path} holds no demonstration yet. Go on collecting: {store.info.command} --resume")
     stored = {name: ImageStore(store, name) for name in ImageStore.cameras(store)}
     stored = {name: image for name, image in stored.items() if image.is_complete and settings in (None, image.settings)}
     cameras = cameras or list(stored) or ["corner4"]
@@ -130,12 +150,11 @@ def make_videos(
         images = [stored[camera] for camera in cameras]
         jobs = ((path, fps, [i.episode(n)[::stride] for i in images]) for n, path in enumerate(paths))
     else:
-        if store.lacks or store.info.task not in TASKS:
-            pictures = f"pictures of {', '.join(stored)}" if stored else "no pictures"
-            return (
-                f"There is no video: the data have {pictures}, and nothing that others could be drawn from "
-                f"({', '.join(store.lacks) or store.info.task})."
-            )
+        pictures = f"pictures of {', '.join(stored)}" if stored else "no pictures"
+        lacking = [name for name in ("start", "physics") if name in store.lacks]
+        if lacking or store.info.task not in TASKS:
+            missing = f"{' and '.join(lacking)} of each episode" if lacking else f"simulator of {store.info.task}"
+            return f"There is no video: the data have {pictures}, and to draw them takes the {missing}."
         check_cameras(cameras)
         try:
             variables = find_gl(num_workers).environment
@@ -189,35 +208,25 @@ def write_view(store: EpisodeStore, num: int, out: Path, *, no_video: str = "") 
     """Write the page of the first ``num`` episodes to ``out``, and return its path.
 
     ``no_video`` says why there are no videos; without it they are in ``out / "videos"``.
-
-    Raises:
-        DatasetError: There is no episode yet.
     """
-    if not num:
-        raise DatasetError(f"{store.path} holds no demonstration yet. Go on collecting: {store.info.command} --resume")
     columns = {name: values[:num] for name, values in columns_of(store).items()}
     maps, no_map = _maps(store, num)
     ends = store.episode_ends[:num]
-    plots = [Plot(name=plot.name, lines=plot.lines, values=plot.values[: int(ends[-1])]) for plot in plots_of(store)]
-    every = math.ceil(sum(plot.values.size for plot in plots) / _MOST_NUMBERS)
+    plots = plots_of(store)
+    every = math.ceil(ends[-1] * sum(len(plot.lines) for plot in plots) / _MOST_NUMBERS)
     data = {
         "hz": store.info.control_hz,
         "stride": stride_of(store),
         "every": every,
         "columns": {name: [_plain(value) for value in values] for name, values in columns.items()},
         "maps": maps,
-        "plots": [
-            {
-                "name": plot.name, "lines": list(plot.lines), "limits": [_plain(limit) for limit in plot.limits],
-                "values": [_numbers(part[::every].T) for part in np.split(plot.values, ends[:-1])],
-            }
-            for plot in plots
-        ],
+        "plots": [plot.to_dict(ends, every) for plot in plots],
         "success": [_spans(part) for part in np.split(store.steps("success")[: ends[-1]], ends[:-1])]
         if "success" in store.fields else [[] for _ in ends],
         "filter": shlex.join(["act", "data", "filter", str(store.path)]),
     }  # fmt: skip
-    shown = [name for name in columns if name == "episode" or len(set(map(str, columns[name]))) > 1]
+    varying = [name for name, values in columns.items() if len(set(map(str, values))) > 1 and name != "random"]
+    shown = list(dict.fromkeys(["episode", "steps", *varying]))
     out.mkdir(parents=True, exist_ok=True)
     page = out / "view.html"
     write_page(
@@ -251,7 +260,8 @@ def _maps(store: EpisodeStore, num: int) -> tuple[list[dict[str, Any]], str]:
     }
     return [
         {
-            "axes": [_axis(task, dim) for dim in pair if dim is not None],
+            "axes": [f"{arrow} {task.dim_name(dim)}" for arrow, dim in zip("→↑", pair, strict=True) if dim is not None],
+            "box": ", ".join(_axis(task, dim) for dim in pair if dim is not None),
             **{name: _numbers(_locate(task, starts, pair)) for name, starts in groups.items()},
         }
         for pair in panels(task)
@@ -270,7 +280,8 @@ def _locate(task: Task, rand_vecs: np.ndarray, pair: tuple[int, int | None]) -> 
         values if dim is None else (values - task.low[dim]) / task.width[dim]
         for dim, values in zip((x, y), placed, strict=True)
     ]
-    return np.clip(_RIM + (1 - 2 * _RIM) * np.nan_to_num(np.stack(scaled, axis=1)), 0.0, 1.0)
+    located: np.ndarray = np.clip(_RIM + (1 - 2 * _RIM) * np.nan_to_num(np.stack(scaled, axis=1)), 0.0, 1.0)
+    return located
 
 
 def _shortcuts(columns: Columns) -> list[tuple[str, str, int]]:
