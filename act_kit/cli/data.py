@@ -54,7 +54,6 @@ def info(
         ("size", f"{store.size_bytes() / 1e6:.1f} MB"),
         ("fingerprint", store.fingerprint or "none before it is finished"),
         ("made by", store.info.command),
-        *(("made of", f"{parent['path']}: {parent['made_by']}") for parent in store.info.parents),
         ("with", ", ".join(f"{name} {version}" for name, version in store.info.versions.items())),
         ("at commit", store.info.git_commit or "unknown"),
     ]

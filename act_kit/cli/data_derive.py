@@ -46,9 +46,9 @@ def filter_(
 ) -> None:
     """Keep the episodes for which an expression is true.
 
-    Columns: episode, steps, task, source, succeeded, success_step, final_distance, path_efficiency, idle_fraction,
-    clipped_fraction, jerk, gripper_switches, the start's (object_x … goal_z), first_of_its_start, and random: 'random <
-    0.5' is half of the distinct starts, drawn by --seed. What was not recorded has no column.
+    Columns are episode, steps, task, source, succeeded, success_step, final_distance, path_efficiency, idle_fraction, \
+clipped_fraction, jerk, gripper_switches, object_x to goal_z (the start), first_of_its_start and random: \
+"random < 0.5" is half of the distinct starts, drawn by --seed. What was not recorded has no column.
 
     [dim]act data filter data/push-v3 --where "steps < 90 and source != 'teleop:ann'" --out data/push-v3-quick[/]
     """

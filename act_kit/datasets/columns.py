@@ -14,7 +14,7 @@ from simpleeval import EvalWithCompoundTypes, InvalidExpression
 from act_kit.datasets.quality import Motion, measure_motion
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError, did_you_mean
-from act_kit.sim.starts import number_starts
+from act_kit.sim.starts import number_distinct
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, TASKS
 
 Columns = Mapping[str, list[Any]]
@@ -75,7 +75,7 @@ def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
         for dim in range(starts.shape[1]):
             name = task.dim_name(dim).replace(" ", "_") if task else f"start_{dim}"
             columns[name] = starts[:, dim].tolist()
-        numbers = number_starts(starts)
+        numbers = number_distinct(starts)
         columns["first_of_its_start"] = (np.diff(np.maximum.accumulate(numbers), prepend=-1) > 0).tolist()
     num = int(numbers.max(initial=-1)) + 1
     columns["random"] = (np.random.default_rng(seed).permutation(num)[numbers] / max(1, num)).tolist()

@@ -239,10 +239,13 @@ def describe(derivation: Derivation) -> DatasetInfo:
         horizon=infos[0].horizon,
         control_hz=infos[0].control_hz,
         parents=[
-            {"path": str(store.path), "made_by": store.info.command, "fingerprint": store.fingerprint}
+            {
+                "path": str(store.path), "made_by": store.info.command,
+                "fingerprint": store.fingerprint or store.compute_fingerprint(),
+            }
             for store in stores
         ],
-    )
+    )  # fmt: skip
 
 
 def _recordings(parts: Sequence[Part]) -> Iterator[Recording]:

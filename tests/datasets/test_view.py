@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import imageio.v2 as imageio
+import imageio.v3 as iio
 import numpy as np
 import pytest
 from playwright.sync_api import Page
@@ -86,11 +86,12 @@ def test_points_keys_and_video_lead_to_the_same_step(show: Open, pictures_store:
 
 
 @pytest.mark.gl
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio's reader leaves pipes open
 def test_videos_are_drawn_where_there_are_no_pictures(gl: Gl, mixed: EpisodeStore, tmp_path: Path) -> None:
     tiny = RenderSettings(height_px=48, width_px=32)
     assert make_videos(mixed, 2, tmp_path, ["topview"], tiny, num_workers=1) == ""
     for episode in range(2):
-        frames = np.stack(imageio.mimread(tmp_path / f"{episode:04d}.mp4"))
+        frames = iio.imread(tmp_path / f"{episode:04d}.mp4")
         assert frames.shape == (-(-mixed.episode_lengths[episode] // 4), 48, 32, 3)
         assert frames.std() > 10
     assert not (tmp_path / "0002.mp4").exists()
@@ -133,7 +134,7 @@ def test_data_of_others_have_a_page_too(show: Open, push_store: EpisodeStore, tm
     rng = np.random.default_rng(0)
     state = rng.normal(size=(30, 14))
     state[3, 2] = np.nan
-    steps = {"state": state, "action": state.astype(np.float32)}
+    steps: dict[str, np.ndarray] = {"state": state, "action": state.astype(np.float32)}
     info = replace(push_store.info, task="aloha-cube", control_hz=50)
     store = write_dataset(tmp_path / "data", info, [Recording(start=None, source="ann", steps=steps)] * 2)
     why = make_videos(store, 2, tmp_path / "videos", num_workers=1)
