@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -207,3 +208,16 @@ def test_interrupted_nothing_is_left(
     with pytest.raises(KeyboardInterrupt):
         derive(tmp_path / "out", made)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_collection_that_was_killed_whole_episodes_are_taken(noisy: EpisodeStore, tmp_path: Path) -> None:
+    shutil.copytree(noisy.path, tmp_path / "killed")
+    torn = EpisodeStore.open(tmp_path / "killed", writable=True).group
+    torn.attrs["fingerprint"] = None
+    torn["meta/episode_ends"].resize((5,))  # type: ignore[union-attr]  # the rest was written, its end not
+    killed = EpisodeStore.open(tmp_path / "killed")
+    (taken,) = derive(tmp_path / "taken", filter_episodes([killed], "episode != 1"))
+    assert taken.num_episodes == 4
+    assert [r.start for r in taken.recordings()] == [noisy.starts[i] for i in (0, 2, 3, 4)]
+    assert sum(attempt.kept for attempt in taken.attempts()) == 4
+    assert taken.info.parents[0]["fingerprint"] == killed.compute_fingerprint()
