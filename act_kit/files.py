@@ -13,11 +13,14 @@ from act_kit.errors import OutputError
 SEEDS = "seeds.json"
 """What a folder of several runs holds: their training seeds."""
 
-_MARKERS = ("zarr.json", "config.yaml", "summary.json", "demo.json", SEEDS)
+DATASETS = "datasets.json"
+"""What a folder of several derived datasets holds: the command that made it, and their paths in it."""
+
+_MARKERS = ("zarr.json", "config.yaml", "summary.json", "demo.json", SEEDS, DATASETS)
 """A folder that holds none of these is not one of ours, and is never deleted."""
 
 
-def prepare_output(path: Path, *, overwrite: bool, how_to_go_on: str) -> None:
+def prepare_output(path: Path, *, overwrite: bool, how_to_go_on: str = "") -> None:
     """Make sure that ``path`` is free.
 
     Raises:
@@ -30,7 +33,8 @@ def prepare_output(path: Path, *, overwrite: bool, how_to_go_on: str) -> None:
             raise OutputError(f"{path} cannot be made: {error.strerror}. Choose another --out.") from error
         return
     if not overwrite:
-        raise OutputError(f"{path} exists. {how_to_go_on}, --overwrite replaces it, or choose another --out.")
+        go_on = how_to_go_on and f"{how_to_go_on}, "
+        raise OutputError(f"{path} exists. {go_on}--overwrite replaces it, or choose another --out.")
     if not path.is_dir() or not any((path / marker).exists() for marker in _MARKERS):
         raise OutputError(f"{path} was not made by act, so --overwrite does not delete it. Choose another --out.")
     shutil.rmtree(path)

@@ -21,10 +21,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from act_kit.collection.collect import describe
-from act_kit.config import CollectConfig
+from act_kit.datasets.derive import Derivation, Part, write_derived
 from act_kit.datasets.store import EpisodeStore
-from act_kit.overrides import compose
 from act_kit.policy.policy import Policy
 from act_kit.sim.expert import ScriptedExpert
 
@@ -129,16 +127,13 @@ def five_starts(case: Case) -> None:
 
 
 def half_the_box(case: Case) -> None:
-    config = compose("collect", CollectConfig, flags={"task": TASK, "n": 3 * NUM})
     act("collect", "--task", TASK, "--n", 3 * NUM, "--out", case.folder / "all", "--workers", 1)
     everything = EpisodeStore.open(case.folder / "all")
     dim = int(np.ptp(everything.rand_vecs, axis=0).argmax())
     middle = np.median(everything.rand_vecs[:, dim])
-    chosen = [episode for episode in everything.episodes() if episode.start.rand_vec[dim] < middle][:NUM]
-    store = EpisodeStore.create(case.data, describe(config), chosen[0])
-    attempts = [attempt for attempt in everything.attempts() if attempt.start.rand_vec[dim] < middle][:NUM]
-    store.append(chosen, attempts)
-    store.finish()
+    chosen = np.flatnonzero(everything.rand_vecs[:, dim] < middle)[:NUM]
+    half = Derivation(parts=[Part(store=everything, episodes=chosen)], command="half the box")
+    write_derived(case.data, {"": half}, half.command, overwrite=False)
     case.train("--allow-degenerate")
 
 

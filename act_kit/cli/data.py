@@ -9,13 +9,18 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from act_kit.cli import data_derive, data_view
 from act_kit.cli.console import console, progress_bar, say
 from act_kit.cli.options import Workers, count_workers
 
 if TYPE_CHECKING:
     from act_kit.datasets.store import EpisodeStore
 
-app = typer.Typer(no_args_is_help=True, help="Look into datasets: info, replay.")
+app = typer.Typer(no_args_is_help=True, help="Look into datasets, and make them of others.")
+app.command("merge")(data_derive.merge)
+app.command("split")(data_derive.split)
+app.command("filter")(data_derive.filter_)
+app.command("view")(data_view.view)
 
 Dataset = Annotated[Path, typer.Argument(help="A dataset that act collect made.", show_default=False)]
 
@@ -43,7 +48,7 @@ def info(
         ),
         ("attempts", f"{len(store.attempts())}"),
         ("steps", f"{store.num_steps} ({lengths.min(initial=500)} to {lengths.max(initial=0)} an episode)"),
-        ("starts", f"{store.info.start_law} law, seed {store.info.seed}"),
+        ("starts", store.info.start_law + ("" if store.info.seed is None else f" law, seed {store.info.seed}")),
         ("demonstrator", f"{store.info.demonstrator}, noise {store.info.noise:g}"),
         ("pictures", "; ".join(_pictures(store)) or "none: act render"),
         ("size", f"{store.size_bytes() / 1e6:.1f} MB"),

@@ -8,7 +8,7 @@ Shapes: T steps of an episode, S state.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -60,6 +60,31 @@ class Quality:
     action_variance: float | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Motion:
+    """How one demonstration moved: what :class:`Quality` takes the medians of. None where it cannot be told."""
+
+    path_efficiency: float | None
+    idle_fraction: float
+    clipped_fraction: float
+    jerk: float | None
+    gripper_switches: int
+
+
+def measure_motion(state: np.ndarray, action: np.ndarray) -> Motion:
+    """Measure one demonstration in Meta-World: states (T, 39) and actions (T, 4)."""
+    hand = state[:, :3]
+    moves = np.linalg.norm(np.diff(hand, axis=0), axis=1)
+    way, stays = moves.sum(), np.abs(np.diff(action[:, 3])) < 1e-3
+    return Motion(
+        path_efficiency=float(np.linalg.norm(hand[-1] - hand[0]) / way) if way > 1e-3 else None,
+        idle_fraction=float(((moves < _IDLE_M) & stays).mean()) if len(moves) else 0.0,
+        clipped_fraction=float((np.abs(action[:, :3]) >= _CLIPPED).any(axis=1).mean()),
+        jerk=_rms(np.diff(hand, n=3, axis=0) * CONTROL_HZ**3) if len(hand) > 3 else None,
+        gripper_switches=int((np.abs(np.diff(action[:, 3])) > _SWITCH).sum()),
+    )
+
+
 def measure_quality(episodes: Sequence[Episode]) -> list[Quality]:
     """Measure demonstrations, source by source. Episodes with numbers that are not finite are left out."""
     whole = [e for e in episodes if all(np.isfinite(part).all() for part in (e.start.array, e.state, e.action))]
@@ -68,15 +93,13 @@ def measure_quality(episodes: Sequence[Episode]) -> list[Quality]:
 
 
 def _measure(source: str, episodes: Sequence[Episode]) -> Quality:
-    hands = [episode.state[:, :3] for episode in episodes]
-    moves = [np.linalg.norm(np.diff(hand, axis=0), axis=1) for hand in hands]
-    efficiencies = [
-        np.linalg.norm(hand[-1] - hand[0]) / move.sum()
-        for hand, move in zip(hands, moves, strict=True)
-        if move.sum() > 1e-3
-    ]
-    jerks = [_rms(np.diff(hand, n=3, axis=0) * CONTROL_HZ**3) for hand in hands if len(hand) > 3]
+    motions = [measure_motion(episode.state, episode.action) for episode in episodes]
     lengths = [len(episode) for episode in episodes]
+
+    def median(name: str) -> float | None:
+        values = [value for motion in motions if (value := getattr(motion, name)) is not None]
+        return float(np.median(values)) if values else None
+
     return Quality(
         source=source,
         num=len(episodes),
@@ -84,11 +107,7 @@ def _measure(source: str, episodes: Sequence[Episode]) -> Quality:
         steps=float(np.median(lengths)),
         steps_least=min(lengths),
         steps_most=max(lengths),
-        path_efficiency=float(np.median(efficiencies)) if efficiencies else None,
-        idle_fraction=float(np.median([_idle(e, move) for e, move in zip(episodes, moves, strict=True)])),
-        clipped_fraction=float(np.median([(np.abs(e.action[:, :3]) >= _CLIPPED).any(axis=1).mean() for e in episodes])),
-        jerk=float(np.median(jerks)) if jerks else None,
-        gripper_switches=float(np.median([_switches(episode.action[:, 3]) for episode in episodes])),
+        **{field.name: median(field.name) for field in fields(Motion)},  # type: ignore[arg-type]
         duplicate_trajectories=1 - len({episode.action.tobytes() for episode in episodes}) / len(episodes),
         action_variance=_action_variance(episodes),
     )
@@ -96,15 +115,6 @@ def _measure(source: str, episodes: Sequence[Episode]) -> Quality:
 
 def _rms(values: np.ndarray) -> float:
     return float(np.sqrt((values**2).sum(axis=-1).mean()))
-
-
-def _switches(gripper: np.ndarray) -> int:
-    return int((np.abs(np.diff(gripper)) > _SWITCH).sum())
-
-
-def _idle(episode: Episode, move: np.ndarray) -> float:
-    stays = np.abs(np.diff(episode.action[:, 3])) < 1e-3
-    return float(((move < _IDLE_M) & stays).mean()) if len(move) else 0.0
 
 
 def _action_variance(episodes: Sequence[Episode]) -> float | None:

@@ -37,7 +37,7 @@ class DatasetInfo:
     Attributes:
         task: Meta-World task; of imported data, whatever they call theirs.
         num_wanted: Episodes asked for.
-        seed: Seed of starts and noise.
+        seed: Seed of starts and noise; None of data that no seed decides.
         start_law: Kind of :class:`~act_kit.sim.starts.StartLaw` the starts were drawn from; of derived and imported
             data, where they came from, in a word.
         demonstrator: Kind of who demonstrated; each episode names its source.
@@ -52,7 +52,7 @@ class DatasetInfo:
 
     task: str
     num_wanted: int
-    seed: int
+    seed: int | None
     start_law: str
     demonstrator: str
     noise: float
@@ -384,6 +384,7 @@ def find_datasets(paths: Sequence[Path]) -> list[Path]:
     """Return the datasets at ``paths``, each of which is one or a folder of several."""
     found: list[Path] = []
     for path in paths:
-        inside = [] if (path / "zarr.json").exists() else sorted(entry.parent for entry in path.glob("*/zarr.json"))
+        # What begins with a dot is half written.
+        inside = [] if (path / "zarr.json").exists() else sorted(entry.parent for entry in path.glob("[!.]*/zarr.json"))
         found += inside or [path]
     return found

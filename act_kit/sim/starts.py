@@ -56,13 +56,24 @@ def stack(starts: Sequence[Start]) -> np.ndarray:
     return np.array([start.rand_vec for start in starts], dtype=np.float64)
 
 
-def distinct(rand_vecs: np.ndarray) -> np.ndarray:
-    """Return the distinct rows of ``rand_vecs`` (N, D), rows within 1e-6 m counting as one, in order of appearance."""
-    keep: list[int] = []
+def number_distinct(rand_vecs: np.ndarray, same: float = SAME_START_M) -> np.ndarray:
+    """Number the distinct rows of (N, D) from 0, as they appear; return each row's number, int64 (N,).
+
+    Those within ``same`` in every number count as one.
+    """
+    firsts: list[int] = []
+    numbers = np.zeros(len(rand_vecs), dtype=np.int64)
     for i, row in enumerate(rand_vecs):
-        if not keep or np.abs(rand_vecs[keep] - row).max(axis=1).min() > SAME_START_M:
-            keep.append(i)
-    return rand_vecs[keep]
+        found = np.flatnonzero(np.abs(rand_vecs[firsts] - row).max(axis=1) <= same)
+        numbers[i] = found[0] if len(found) else len(firsts)
+        if not len(found):
+            firsts.append(i)
+    return numbers
+
+
+def distinct(rand_vecs: np.ndarray, same: float = SAME_START_M) -> np.ndarray:
+    """Return the distinct rows of (N, D), those within ``same`` in every number counting as one, as they appear."""
+    return rand_vecs[np.unique(number_distinct(rand_vecs, same), return_index=True)[1]]
 
 
 def shared(rand_vecs: np.ndarray, others: np.ndarray) -> np.ndarray:

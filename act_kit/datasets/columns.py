@@ -1,0 +1,115 @@
+"""What is known of each episode of a dataset, in columns, and choosing episodes by an expression over them."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+from simpleeval import EvalWithCompoundTypes, InvalidExpression
+
+from act_kit.datasets.quality import Motion, measure_motion
+from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import ConfigError, did_you_mean
+from act_kit.sim.starts import number_distinct
+from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, TASKS
+
+Columns = Mapping[str, list[Any]]
+"""One value per episode under each name: numbers, bools or strings."""
+
+
+def is_of_metaworld(store: EpisodeStore) -> bool:
+    """Tell whether states and actions mean what they mean in Meta-World; imported ones may be of anything."""
+    widths = [store.group[f"data/{name}"].shape[1:] for name in ("state", "action")]  # type: ignore[union-attr]
+    return store.info.task in TASKS and widths == [(STATE_DIM,), (ACTION_DIM,)]
+
+
+def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
+    """Return what is known of each episode of a dataset.
+
+    ====================  ==============================================================================================
+    episode               Its number, from 0.
+    steps                 Its length.
+    task                  Its dataset's.
+    source                Who demonstrated.
+    succeeded             Whether it ever did.
+    success_step          The first step that did.
+    final_distance        After the last step; metres (radians for lever-pull).
+    path_efficiency …     See :class:`~act_kit.datasets.quality.Quality`: path_efficiency, idle_fraction,
+                          clipped_fraction, jerk, gripper_switches.
+    object_x …            Its start, metres: object_x to goal_z, as far as the task has them; start_0 … elsewhere.
+    first_of_its_start    Whether no episode before it has the same start.
+    random                In [0, 1), the same for the same start: the n distinct starts, shuffled by ``seed``, have 0/n,
+                          1/n, … So ``random < 0.8`` is 80 % of the starts. Without starts, each episode counts as one.
+    ====================  ==============================================================================================
+
+    What was not recorded has no column. What an episode does not have (the success step of a failure) is NaN: no
+    comparison with it is true.
+    """
+    columns: dict[str, list[Any]] = {
+        "episode": list(range(store.num_episodes)),
+        "steps": store.episode_lengths.tolist(),
+        "task": [store.info.task] * store.num_episodes,
+        "source": store.sources,
+    }
+    if "success" in store.fields:
+        steps = store.success_steps
+        columns |= {
+            "succeeded": (steps >= 0).tolist(), "success_step": np.where(steps >= 0, steps, math.nan).tolist(),
+        }  # fmt: skip
+    if "distance" in store.fields:
+        columns["final_distance"] = store.steps("distance")[store.episode_ends - 1].tolist()
+    if is_of_metaworld(store):
+        parts = (np.split(store.steps(name), store.episode_ends[:-1]) for name in ("state", "action"))
+        motions = [asdict(measure_motion(*part)) for part in zip(*parts, strict=True)]
+        for field in fields(Motion):
+            values = [motion[field.name] for motion in motions]
+            columns[field.name] = [math.nan if value is None else value for value in values]
+    numbers = np.arange(store.num_episodes)
+    if store.has_starts:
+        starts = store.rand_vecs
+        task = TASKS.get(store.info.task)
+        for dim in range(starts.shape[1]):
+            name = task.dim_name(dim).replace(" ", "_") if task else f"start_{dim}"
+            columns[name] = starts[:, dim].tolist()
+        numbers = number_distinct(starts)
+        columns["first_of_its_start"] = (np.diff(np.maximum.accumulate(numbers), prepend=-1) > 0).tolist()
+    num = int(numbers.max(initial=-1)) + 1
+    columns["random"] = (np.random.default_rng(seed).permutation(num)[numbers] / max(1, num)).tolist()
+    return columns
+
+
+def choose(columns: Columns, where: str) -> np.ndarray:
+    """Return the episodes, int64, for which an expression over their columns is true.
+
+    It is one of Python: comparisons, ``and``, ``or``, ``not``, ``in``, arithmetic and ``abs``.
+
+    Raises:
+        ConfigError: It is not such an expression, or is not true or false, or names a column that there is not.
+    """
+    there = f"The columns are {', '.join(columns)}."
+    try:
+        tree = ast.parse(where.strip(), mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(
+            f"'{where}' is not an expression: {error.args[0]}. Write, for example, 'steps < 100 and source == \"x\"'. "
+            + there
+        ) from error
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id not in (*columns, "abs"):
+            raise ConfigError(f"There is no column '{node.id}'. {there}{did_you_mean(node.id, columns)}")
+    chosen = []
+    for episode in columns["episode"]:
+        names = {name: values[episode] for name, values in columns.items()}
+        try:
+            value = EvalWithCompoundTypes(names=names, functions={"abs": abs}).eval(where, previously_parsed=tree)
+        except (InvalidExpression, TypeError, ArithmeticError, ValueError) as error:
+            raise ConfigError(f"'{where}' cannot be told of episode {episode}: {error}. {there}") from error
+        if not isinstance(value, bool):
+            raise ConfigError(f"'{where}' is {value!r} for episode {episode}, not true or false. {there}")
+        if value:
+            chosen.append(episode)
+    return np.array(chosen, dtype=np.int64)
