@@ -13,7 +13,7 @@ from act_kit.errors import OutputError
 SEEDS = "seeds.json"
 """What a folder of several runs holds: their training seeds."""
 
-_MARKERS = ("zarr.json", "config.yaml", "summary.json", "demo.json", SEEDS)
+_MARKERS = ("zarr.json", "config.yaml", "summary.json", "demo.json", "act_kit.json", SEEDS)
 """A folder that holds none of these is not one of ours, and is never deleted."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from act_kit.cli import data_convert
 from act_kit.cli.console import console, progress_bar, say
 from act_kit.cli.options import Workers, count_workers
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from act_kit.datasets.store import EpisodeStore
 
 app = typer.Typer(no_args_is_help=True, help="Look into datasets: info, replay.")
+
+app.command("convert")(data_convert.convert)
 
 Dataset = Annotated[Path, typer.Argument(help="A dataset that act collect made.", show_default=False)]
 
@@ -41,14 +45,17 @@ def info(
             "demonstrations",
             f"{store.num_episodes} of {store.info.num_wanted}" + ("" if store.fingerprint else ", unfinished"),
         ),
-        ("attempts", f"{len(store.attempts())}"),
+        ("attempts", f"{len(store.attempts())}" if store.has_starts else "not recorded"),
         ("steps", f"{store.num_steps} ({lengths.min(initial=500)} to {lengths.max(initial=0)} an episode)"),
-        ("starts", f"{store.info.start_law} law, seed {store.info.seed}"),
+        ("starts", f"{store.info.start_law} law, seed {store.info.seed}" if store.has_starts else "not recorded"),
         ("demonstrator", f"{store.info.demonstrator}, noise {store.info.noise:g}"),
+        ("sources", ", ".join(f"{name} ({num})" for name, num in Counter(store.sources).items())),
+        ("lacks", ", ".join(store.lacks) or "nothing"),
         ("pictures", "; ".join(_pictures(store)) or "none: act render"),
         ("size", f"{store.size_bytes() / 1e6:.1f} MB"),
         ("fingerprint", store.fingerprint or "none before it is finished"),
         ("made by", store.info.command),
+        ("made of", "; ".join(" ".join(map(str, parent.values())) for parent in store.info.parents) or "nothing else"),
         ("with", ", ".join(f"{name} {version}" for name, version in store.info.versions.items())),
         ("at commit", store.info.git_commit or "unknown"),
     ]
