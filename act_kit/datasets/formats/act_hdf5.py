@@ -39,6 +39,8 @@ HZ = 50
 """Of ALOHA: ``DT`` in ACT's ``constants.py``. The files do not say."""
 
 _CAMERAS = "observations/images"
+_JPEG_BYTES = 4_000_000
+"""The most that a frame may take: as much as the largest, 1024x1024, uncompressed."""
 
 
 def _path_of(name: str) -> str:
@@ -112,7 +114,7 @@ def _array(file: Path, root: h5py.File, path: str) -> h5py.Dataset:
         if not isinstance(at.get(part, getlink=True), h5py.HardLink):
             raise DatasetError(f"{file}: {path} is a link, and links are not followed.")
         at = at[part]
-    if not isinstance(at, h5py.Dataset) or at.external or at.is_virtual:
+    if not isinstance(at, h5py.Dataset) or at.shape is None or at.external or at.is_virtual:
         raise DatasetError(f"{file}: {path} is not an array in this file.")
     if at.size and at.id.get_storage_size() == 0:
         raise DatasetError(f"{file}: {path} declares shape {at.shape}, but was never written.")
@@ -128,7 +130,7 @@ def _layout(file: Path, root: h5py.File, fields: tuple[str, ...]) -> Layout:
     found = {name: (array.shape, array.dtype) for name, array in layout.items()}
     for name, (shape, dtype) in found.items():
         if name.startswith(IMAGES) and root.attrs.get("compress", False):
-            if len(shape) != 2 or dtype != np.uint8 or 0 in shape:
+            if len(shape) != 2 or dtype != np.uint8 or 0 in shape or shape[1] > _JPEG_BYTES:
                 raise DatasetError(f"{file}: {name} is {dtype} of shape {shape}; padded JPEGs were expected.")
             found[name] = ((shape[0], *_decode(layout[name][0]).shape), dtype)
     return found

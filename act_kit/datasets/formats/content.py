@@ -123,8 +123,13 @@ def from_json(where: Path, text: bytes) -> Known:
     try:
         said = json.loads(text)
         info = DatasetInfo(**said["info"])
-        if said["format"] != "act_kit.export" or said["version"] != 1 or not isinstance(info.task, str):
+        if (said["format"], said["version"]) != ("act_kit.export", 1):
             raise ValueError("of another version")
+        for name, kind in (("task", str), ("num_wanted", int), ("seed", int), ("noise", float), ("control_hz", int)):
+            if not isinstance(getattr(info, name), kind):
+                raise ValueError(f"{name} is {getattr(info, name)!r}")
+        if info.control_hz < 1:
+            raise ValueError(f"control_hz is {info.control_hz}")
         fields = tuple(name for name in STEP_FIELDS if name in said["fields"])
 
         def start(numbers: Sequence[float] | None) -> Start | None:
@@ -196,7 +201,6 @@ def check_layout(where: str, layout: Layout, like: Layout) -> int:
         raise DatasetError(
             f"{where} declares {num_bytes / 1e9:.0f} GB; an episode may have {EPISODE_BYTES / 1e9:.0f} GB."
         )
-    num_steps = layout["action"][0][:1]
     for name, (shape, dtype) in layout.items():
         rank = 4 if name.startswith(IMAGES) else 1 if name in ("reward", "success", "distance") else 2
         kinds = "fiu" if name.startswith(IMAGES) else "fiub"
@@ -204,16 +208,18 @@ def check_layout(where: str, layout: Layout, like: Layout) -> int:
             raise DatasetError(
                 f"{where}: {name} is {dtype} of shape {shape}; {rank} axes of numbers were expected, none empty."
             )
-        if shape[:1] != num_steps:
-            raise DatasetError(f"{where}: {name} has {shape[0]} steps, the actions have {num_steps[0]}.")
         if name.startswith(IMAGES) and not (shape[3] == 3 and min(shape[1:3]) >= 16 and max(shape[1:3]) <= 1024):
             raise DatasetError(f"{where}: {name} has shape {shape}; frames have 3 channels and sides of 16 to 1024 px.")
         if not re.fullmatch(r"(images/)?\w[\w.-]*", name) or name.removeprefix(IMAGES) in set(STEP_FIELDS) - {name}:
             raise DatasetError(f"{where}: a camera cannot be called {name.removeprefix(IMAGES)!r}.")
+    (num_steps, *_), _ = layout["action"]
+    for name, (shape, _) in layout.items():
+        if shape[0] != num_steps:
+            raise DatasetError(f"{where}: {name} has {shape[0]} steps, the actions have {num_steps}.")
     here, there = ({name: shape[1:] for name, (shape, _) in each.items()} for each in (layout, like))
     if here != there:
         raise DatasetError(f"{where} has {here}, the first episode {there}: a dataset needs the same of all.")
-    return num_steps[0]
+    return num_steps
 
 
 def check_steps(where: str, name: str, values: np.ndarray) -> np.ndarray:

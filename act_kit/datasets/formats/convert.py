@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -79,7 +80,7 @@ def convert(path: Path, out: Path, *, to: str, task: str, overwrite: bool) -> tu
     origin = detect(path)
     if origin == to:
         raise DatasetError(f"{path} is in this format already: {to}. Choose another with --to.")
-    content = _READERS[origin](path, task or path.name.split(".")[0])
+    content = _READERS[origin](path, task or path.resolve().name.split(".")[0])
     prepare_output(out, overwrite=overwrite, how_to_go_on="Another name keeps it")
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -101,7 +102,7 @@ def _write_ours(path: Path, out: Path, origin: str, content: Content) -> None:
         "made_by": content.info.command or "unknown",
         "fingerprint": _hash_files(path),
     }
-    command = f"act data convert {path} {out} --task {content.info.task}"
+    command = shlex.join(["act", "data", "convert", str(path), str(out), "--task", content.info.task])
     info = replace(content.info, command=command, parents=[parent])
     write_dataset(out, info, content.recordings, attempts=content.attempts, cameras=content.cameras)
 
