@@ -45,6 +45,7 @@ class Content:
         recordings: The episodes with their images, one at a time, once.
         attempts: What they came of, if that is known.
         cameras: Whose images they have.
+        fingerprint: Of the dataset of act_kit that this is, or was exported from; None where it was not.
         notes: What is said to the user: what could not be taken along, and what was assumed.
     """
 
@@ -52,6 +53,7 @@ class Content:
     recordings: Iterator[Recording]
     attempts: Sequence[Attempt]
     cameras: Mapping[str, Drawn]
+    fingerprint: str | None
     notes: list[str] = field(default_factory=list)
 
 
@@ -76,6 +78,7 @@ def of_store(store: EpisodeStore) -> Content:
         recordings=recordings(),
         attempts=store.attempts(),
         cameras={image.camera: Drawn(settings=image.settings, renderer=image.renderer) for image in images},
+        fingerprint=store.fingerprint,
     )
 
 
@@ -87,7 +90,7 @@ class Known:
     """What is known of a dataset besides its arrays.
 
     Attributes:
-        info, attempts, cameras: As in :class:`Content`.
+        info, attempts, cameras, fingerprint: As in :class:`Content`.
         fields: Which of ``STEP_FIELDS`` its arrays are.
         episodes: Of each its source, start and attempt.
     """
@@ -95,6 +98,7 @@ class Known:
     info: DatasetInfo
     attempts: Sequence[Attempt]
     cameras: Mapping[str, Drawn]
+    fingerprint: str | None
     fields: tuple[str, ...]
     episodes: Sequence[Recording]
 
@@ -104,6 +108,7 @@ def to_json(content: Content, fields: Sequence[str], episodes: Sequence[Recordin
     return {
         "format": "act_kit.export",
         "version": 1,
+        "fingerprint": content.fingerprint,
         "info": asdict(content.info),
         "fields": list(fields),
         "cameras": {name: asdict(drawn) for name, drawn in content.cameras.items()},
@@ -131,6 +136,7 @@ def from_json(where: Path, text: bytes) -> Known:
         if info.control_hz < 1:
             raise ValueError(f"control_hz is {info.control_hz}")
         fields = tuple(name for name in STEP_FIELDS if name in said["fields"])
+        fingerprint = None if said["fingerprint"] is None else str(said["fingerprint"])
 
         def start(numbers: Sequence[float] | None) -> Start | None:
             return None if numbers is None else Start.of(info.task, np.array(numbers, dtype=np.float64).reshape(-1))
@@ -155,7 +161,9 @@ def from_json(where: Path, text: bytes) -> Known:
         raise DatasetError(
             f"{where / SIDECAR} is damaged ({one_line(error)}). Without this file, what it says is simply not known."
         ) from error
-    return Known(info=info, attempts=attempts, cameras=cameras, fields=fields, episodes=episodes)
+    return Known(
+        info=info, attempts=attempts, cameras=cameras, fingerprint=fingerprint, fields=fields, episodes=episodes
+    )
 
 
 def foreign(task: str, num_episodes: int, cameras: Sequence[str], layout: Layout, horizon: int, hz: int) -> Known:
@@ -172,6 +180,7 @@ def foreign(task: str, num_episodes: int, cameras: Sequence[str], layout: Layout
             camera: Drawn(settings=RenderSettings(height_px=height, width_px=width), renderer="imported")
             for camera, (_, height, width, _) in shapes.items()
         },
+        fingerprint=None,
         fields=("state", "action"),
         episodes=[Recording(steps={}, source="imported", start=None)] * num_episodes,
     )

@@ -104,7 +104,9 @@ def _write_ours(path: Path, out: Path, origin: str, content: Content) -> None:
     }
     command = shlex.join(["act", "data", "convert", str(path), str(out), "--task", content.info.task])
     info = replace(content.info, command=command, parents=[parent])
-    write_dataset(out, info, content.recordings, attempts=content.attempts, cameras=content.cameras)
+    store = write_dataset(out, info, content.recordings, attempts=content.attempts, cameras=content.cameras)
+    if content.fingerprint not in (None, store.fingerprint):
+        content.notes.append("the steps are not those that were exported: they were changed on the way")
 
 
 def _write_theirs(part: Path, write: Callable[[Path, Content], list[str]], content: Content) -> list[str]:

@@ -104,7 +104,12 @@ def read(path: Path, task: str) -> Content:
             yield replace(episode, steps=steps, images=images)
 
     return Content(
-        info=known.info, recordings=recordings(), attempts=known.attempts, cameras=known.cameras, notes=notes
+        info=known.info,
+        recordings=recordings(),
+        attempts=known.attempts,
+        cameras=known.cameras,
+        fingerprint=known.fingerprint,
+        notes=notes,
     )
 
 

@@ -61,6 +61,14 @@ def test_from_one_of_theirs_to_the_other(tmp_path: Path) -> None:
     assert_same(store, EpisodeStore.open(tmp_path / "back"))
 
 
+def test_a_change_on_the_way_is_noticed(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    """HDF5 itself would not."""
+    run(reach_store.path, tmp_path / "theirs", "act-hdf5")
+    with h5py.File(tmp_path / "theirs" / "episode_3.hdf5", "r+") as root:
+        root["action"][5, 0] += 0.001
+    assert "changed on the way" in run(tmp_path / "theirs", tmp_path / "back")
+
+
 def test_act_finds_in_the_files_what_it_reads(pictures_store: EpisodeStore, tmp_path: Path) -> None:
     notes = run(pictures_store.path, tmp_path / "out", "act-hdf5")
     assert "qvel zeros" in notes
