@@ -141,7 +141,7 @@ def lerobot(options: argparse.Namespace) -> None:
         deltas = {"action": [i / fps for i in range(10)], **{key: [-1 / fps, 0.0] for key in keys.values()}}
         dataset = LeRobotDataset("act_kit/export", root=options.folder / "lerobot", delta_timestamps=deltas)
         require(len(dataset) == len(arrays["action"]) and dataset.fps == fps, "its length or rate")
-        worst, total, from_earlier = 0, 0.0, 0.0
+        worst, total, from_earlier = 0.0, 0.0, 0.0
         for index, episode in enumerate(episodes):
             for step in range(episode.start, episode.stop):
                 item = dataset[step]
@@ -157,7 +157,7 @@ def lerobot(options: argparse.Namespace) -> None:
                     shown = np.moveaxis(item[key].numpy(), 1, -1) * 255
                     recorded = images[camera][[max(step - 1, episode.start), step]]
                     difference = np.abs(shown - recorded)
-                    worst, total = max(worst, round(float(difference.max()))), total + float(difference.mean())
+                    worst, total = max(worst, float(np.percentile(difference, 99))), total + float(difference.mean())
                     from_earlier += float(np.abs(shown - recorded[0]).mean(axis=(1, 2, 3))[1])
         if images:
             require(total < from_earlier, "the frames: they are nearer to those of one step earlier")
@@ -170,7 +170,7 @@ def lerobot(options: argparse.Namespace) -> None:
         "steps": len(dataset),
         "same": True,
         "frames_differ_by_mean": round(total / (len(dataset) * max(1, len(keys))), 2),
-        "frames_differ_by_at_most": worst,
+        "99_percent_of_every_frame_within": round(worst),
     }
     print(json.dumps(row))
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from act_kit.cli.console import say
+from act_kit.cli.console import progress_bar, say
 from act_kit.cli.options import Overwrite
 
 
@@ -34,6 +34,11 @@ def convert(
     """
     from act_kit.datasets.formats.convert import convert as convert_dataset
 
-    origin, content = convert_dataset(source, out, to=to, task=task, overwrite=overwrite)
+    with progress_bar() as bar:
+        line = bar.add_task("convert", total=None)
+        origin, content = convert_dataset(
+            source, out, to=to, task=task, overwrite=overwrite,
+            on_progress=lambda num_done, num: bar.update(line, completed=num_done, total=num),
+        )  # fmt: skip
     say(f"{out}: {content.info.task}, from {origin} to {to}.")
     say("Lost or assumed: " + ("; ".join(content.notes) or "nothing") + ".")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from act_kit.datasets.episode import Attempt, Recording
@@ -58,13 +58,16 @@ def write_dataset(
         images = {camera: ImageStore.create(store, camera, drawn.settings) for camera, drawn in (cameras or {}).items()}
         for camera, drawn in (cameras or {}).items():
             images[camera].begin(drawn.renderer)
-        rest = chain([first], recordings)
-        while some := list(islice(rest, _AT_A_TIME)):
-            for recording in some:
-                _check_alike(recording, first)
-                for camera, target in images.items():
-                    target.append(recording.images[camera])
-            store.append(some, [])
+        some: list[Recording] = []
+        for recording in chain([first], recordings):
+            _check_alike(recording, first)
+            for camera, target in images.items():
+                target.append(recording.images[camera])
+            some.append(replace(recording, images={}))  # whose images of hundreds of megabytes need not wait
+            if len(some) == _AT_A_TIME:
+                store.append(some, [])
+                some = []
+        store.append(some, [])
         store.finish()
         part.rename(path)
     except BaseException:

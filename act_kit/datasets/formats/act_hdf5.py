@@ -90,6 +90,7 @@ def read(path: Path, task: str) -> Content:
 
     return Content(
         info=known.info,
+        num_episodes=len(files),
         recordings=recordings(),
         attempts=known.attempts,
         cameras=known.cameras,

@@ -42,6 +42,7 @@ class Content:
 
     Attributes:
         info: What it says about itself.
+        num_episodes: How many there are.
         recordings: The episodes with their images, one at a time, once.
         attempts: What they came of, if that is known.
         cameras: Whose images they have.
@@ -50,6 +51,7 @@ class Content:
     """
 
     info: DatasetInfo
+    num_episodes: int
     recordings: Iterator[Recording]
     attempts: Sequence[Attempt]
     cameras: Mapping[str, Drawn]
@@ -75,6 +77,7 @@ def of_store(store: EpisodeStore) -> Content:
 
     return Content(
         info=store.info,
+        num_episodes=store.num_episodes,
         recordings=recordings(),
         attempts=store.attempts(),
         cameras={image.camera: Drawn(settings=image.settings, renderer=image.renderer) for image in images},

@@ -58,7 +58,15 @@ def detect(path: Path) -> str:
     return found
 
 
-def convert(path: Path, out: Path, *, to: str, task: str, overwrite: bool) -> tuple[str, Content]:
+def convert(
+    path: Path,
+    out: Path,
+    *,
+    to: str,
+    task: str,
+    overwrite: bool,
+    on_progress: Callable[[int, int], None] = lambda num_done, num: None,
+) -> tuple[str, Content]:
     """Convert the dataset at ``path`` and return its format, and what it held, with notes on what was lost.
 
     Args:
@@ -67,6 +75,7 @@ def convert(path: Path, out: Path, *, to: str, task: str, overwrite: bool) -> tu
         to: One of ``FORMATS``.
         task: What the task is called where the data do not say; "" for the name of ``path``.
         overwrite: Replace what is at ``out``.
+        on_progress: Called with the number of episodes that are written, and that there are.
 
     Raises:
         DatasetError: The data are damaged, or not what they must be.
@@ -82,6 +91,7 @@ def convert(path: Path, out: Path, *, to: str, task: str, overwrite: bool) -> tu
         raise DatasetError(f"{path} is in this format already: {to}. Choose another with --to.")
     content = _READERS[origin](path, task or path.resolve().name.split(".")[0])
     prepare_output(out, overwrite=overwrite, how_to_go_on="Another name keeps it")
+    content = replace(content, recordings=_counted(content, on_progress))
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -93,6 +103,13 @@ def convert(path: Path, out: Path, *, to: str, task: str, overwrite: bool) -> tu
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return origin, content
+
+
+def _counted(content: Content, on_progress: Callable[[int, int], None]) -> Iterator[Recording]:
+    for num_done, recording in enumerate(content.recordings):
+        on_progress(num_done, content.num_episodes)
+        yield recording
+    on_progress(content.num_episodes, content.num_episodes)
 
 
 def _write_ours(path: Path, out: Path, origin: str, content: Content) -> None:

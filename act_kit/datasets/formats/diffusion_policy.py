@@ -105,6 +105,7 @@ def read(path: Path, task: str) -> Content:
 
     return Content(
         info=known.info,
+        num_episodes=len(ends),
         recordings=recordings(),
         attempts=known.attempts,
         cameras=known.cameras,

@@ -55,10 +55,15 @@ def write(path: Path, content: Content) -> list[str]:
     (path / "data" / "chunk-000").mkdir(parents=True)
     writer: Any = None
     features: dict[str, dict[str, Any]] = {}
-    left: set[str] = set()
+    left, rounded = set[str](), set[str]()
     try:
         for index, recording in enumerate(content.recordings):
             columns = _columns(recording, index, begin, fps)
+            rounded |= {
+                name
+                for name in {"state", "reward"} & set(recording.steps)
+                if (recording.steps[name] != recording.steps[name].astype(np.float32)).any()
+            }
             features = features or _features(columns, content, fps)
             table = pa.table({name: _to_arrow(values) for name, values in columns.items()})
             writer = writer or pq.ParquetWriter(
@@ -114,7 +119,7 @@ def write(path: Path, content: Content) -> list[str]:
         "features": features,
     }
     _write_json(path / "meta" / "info.json", info)
-    notes = ["states and rewards are rounded to float32"]
+    notes = [f"rounded to float32: {', '.join(sorted(rounded))}"] if rounded else []
     notes += [f"left behind: {', '.join(sorted(left))}"] if left else []
     if content.cameras:
         notes.append("frames become videos, which are not exact")

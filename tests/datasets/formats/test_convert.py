@@ -98,6 +98,7 @@ def test_what_lerobot_reads(pictures_store: EpisodeStore, tmp_path: Path) -> Non
     import imageio.v2 as imageio
 
     notes = run(pictures_store.path, tmp_path / "out", "lerobot")
+    assert "rounded to float32: state" in notes
     assert "left behind: distance, executed_action, physics" in notes
     info = json.loads((tmp_path / "out/meta/info.json").read_text())
     assert (info["codebase_version"], info["fps"], info["total_episodes"]) == ("v3.0", 80, 4)

@@ -345,5 +345,6 @@ def test_the_command_ends_with_one_line_and_code_2(tmp_path: Path) -> None:
     done = act("data", "convert", tmp_path / "episode_0.hdf5", tmp_path / "out", check=2)
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
     with pytest.raises(DatasetError):
         EpisodeStore.open(tmp_path / "out")
