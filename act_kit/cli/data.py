@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from act_kit.cli import data_derive, data_view
+from act_kit.cli import data_convert, data_derive, data_view
 from act_kit.cli.console import console, progress_bar, say
 from act_kit.cli.options import Workers, count_workers
 
@@ -20,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="Look into datasets, and make them 
 app.command("merge")(data_derive.merge)
 app.command("split")(data_derive.split)
 app.command("filter")(data_derive.filter_)
+app.command("convert")(data_convert.convert)
 app.command("view")(data_view.view)
 
 Dataset = Annotated[Path, typer.Argument(help="A dataset that act collect made.", show_default=False)]
@@ -46,14 +48,17 @@ def info(
             "demonstrations",
             f"{store.num_episodes} of {store.info.num_wanted}" + ("" if store.fingerprint else ", unfinished"),
         ),
-        ("attempts", f"{len(store.attempts())}"),
+        ("attempts", f"{len(store.attempts())}" if store.has_starts else "not recorded"),
         ("steps", f"{store.num_steps} ({lengths.min(initial=500)} to {lengths.max(initial=0)} an episode)"),
-        ("starts", store.info.start_law + ("" if store.info.seed is None else f" law, seed {store.info.seed}")),
+        ("starts", _starts(store)),
         ("demonstrator", f"{store.info.demonstrator}, noise {store.info.noise:g}"),
+        ("sources", ", ".join(f"{name} ({num})" for name, num in Counter(store.sources).items())),
+        ("lacks", ", ".join(store.lacks) or "nothing"),
         ("pictures", "; ".join(_pictures(store)) or "none: act render"),
         ("size", f"{store.size_bytes() / 1e6:.1f} MB"),
         ("fingerprint", store.fingerprint or "none before it is finished"),
         ("made by", store.info.command),
+        ("made of", "; ".join(" ".join(map(str, parent.values())) for parent in store.info.parents) or "nothing else"),
         ("with", ", ".join(f"{name} {version}" for name, version in store.info.versions.items())),
         ("at commit", store.info.git_commit or "unknown"),
     ]
@@ -73,6 +78,13 @@ def info(
                     f"what was drawn. Draw them anew: {ImageStore(store, camera).command} --overwrite"
                 )
         say("The content matches the fingerprint.")
+
+
+def _starts(store: EpisodeStore) -> str:
+    """Say where the starts came from."""
+    if not store.has_starts:
+        return "not recorded"
+    return store.info.start_law + ("" if store.info.seed is None else f" law, seed {store.info.seed}")
 
 
 def _pictures(store: EpisodeStore) -> list[str]:

@@ -28,13 +28,16 @@ def render(
     ``executor``'s processes need a GL library in their environment (:func:`~act_kit.sim.render.find_gl`).
 
     Raises:
-        DatasetError: The collection is not finished, or frames are there of other settings or another GL library.
+        DatasetError: The collection is not finished, its physics were not recorded, or frames are there of other
+            settings or another GL library.
     """
     check_cameras(cameras)
     if store.fingerprint is None:
         raise DatasetError(
             f"The collection of {store.path} is not finished. First: {store.info.command} --out {store.path} --resume"
         )
+    if {"start", "physics"} & set(store.lacks):
+        raise DatasetError(f"{store.path} was imported without what pictures are drawn from: {', '.join(store.lacks)}.")
     there = {} if overwrite else {camera: ImageStore(store, camera) for camera in ImageStore.cameras(store)}
     for target in there.values():
         if target.camera in cameras and target.settings != settings:

@@ -1,0 +1,44 @@
+"""``act data convert``: to and from the formats of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from act_kit.cli.console import progress_bar, say
+from act_kit.cli.options import Overwrite
+
+
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN",
+            help="A dataset; ACT's episode_*.hdf5 in a folder; or diffusion policy's replay buffer, zipped or not.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the converted one goes.", show_default=False)],
+    to: Annotated[str, typer.Option(help="act_kit, act-hdf5, diffusion-policy or lerobot.")] = "act_kit",
+    task: Annotated[
+        str, typer.Option(help="What imported data show, where they do not say.", show_default="the name of IN")
+    ] = "",
+    overwrite: Overwrite = False,
+) -> None:
+    """Convert a dataset to or from what others read, and say what was lost.
+
+    [dim]act data convert data/pick-place-v3 pick_place.zarr --to diffusion-policy[/]
+    [dim]act data convert sim_transfer_cube_scripted data/transfer-cube --task transfer-cube[/]
+    """
+    from act_kit.datasets.formats.convert import convert as convert_dataset
+
+    with progress_bar() as bar:
+        line = bar.add_task("convert", total=None)
+        origin, content = convert_dataset(
+            source, out, to=to, task=task, overwrite=overwrite,
+            on_progress=lambda num_done, num: bar.update(line, completed=num_done, total=num),
+        )  # fmt: skip
+    say(f"{out}: {content.info.task}, from {origin} to {to}.")
+    say("Lost or assumed: " + ("; ".join(content.notes) or "nothing") + ".")
