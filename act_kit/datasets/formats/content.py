@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -133,7 +134,14 @@ def from_json(where: Path, text: bytes) -> Known:
         info = DatasetInfo(**said["info"])
         if (said["format"], said["version"]) != ("act_kit.export", 1):
             raise ValueError("of another version")
-        for name, kind in (("task", str), ("num_wanted", int), ("seed", int), ("noise", float), ("control_hz", int)):
+        kinds: dict[str, Any] = {
+            "task": str,
+            "num_wanted": int,
+            "seed": (int, NoneType),
+            "noise": float,
+            "control_hz": int,
+        }
+        for name, kind in kinds.items():
             if not isinstance(getattr(info, name), kind):
                 raise ValueError(f"{name} is {getattr(info, name)!r}")
         if info.control_hz < 1:
@@ -172,7 +180,7 @@ def from_json(where: Path, text: bytes) -> Known:
 def foreign(task: str, num_episodes: int, cameras: Sequence[str], layout: Layout, horizon: int, hz: int) -> Known:
     """Return what is known of data that others made: nothing but what their arrays show."""
     info = DatasetInfo(
-        task=task, num_wanted=num_episodes, seed=0, start_law="unknown", demonstrator="imported", noise=0.0,
+        task=task, num_wanted=num_episodes, seed=None, start_law="unknown", demonstrator="imported", noise=0.0,
         steps_after_success=0, command="", versions=versions(), git_commit=git_commit(), horizon=horizon, control_hz=hz,
     )  # fmt: skip
     shapes = {camera: layout[IMAGES + camera][0] for camera in cameras}

@@ -52,6 +52,13 @@ def test_a_round_trip_loses_nothing(pictures_store: EpisodeStore, tmp_path: Path
     assert parent["made_by"] == pictures_store.info.command
 
 
+def test_derived_data_come_back_too(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    act("data", "filter", reach_store.path, "--where", "random < 0.5", "--out", tmp_path / "half", check=0)
+    run(tmp_path / "half", tmp_path / "theirs", "act-hdf5")
+    run(tmp_path / "theirs", tmp_path / "back")
+    assert_same(EpisodeStore.open(tmp_path / "half"), EpisodeStore.open(tmp_path / "back"))
+
+
 def test_from_one_of_theirs_to_the_other(tmp_path: Path) -> None:
     """Noise on the actions, rewards and failed attempts come along."""
     store = make_dataset(tmp_path / "data", task="peg-insert-side-v3", n=3, noise=0.3, rewards=True)
