@@ -137,6 +137,12 @@ def go(page: Page, served: Served, target: Target, near_m: float = 0.0) -> None:
         page.keyboard.up(key)
 
 
+def chromium() -> str | None:
+    """Return the system's Chromium, or None."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
 def measure(page: Page, served: Served, seconds: float) -> tuple[float, float, float]:
     """Hold a key; return steps a second, the longest gap between two of them in ms, and frames a second."""
     page.keyboard.down("KeyE")
@@ -173,13 +179,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=15.0, help="for each line")
     seconds = min(parser.parse_args().seconds, 20.0)  # an episode ends after 25
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    browser_path = next(filter(None, map(shutil.which, names)))
     gl = find_gl()
     print(f"20 Hz asked for; drawn by {gl}\n")
     print("| picture | steps/s | longest gap (ms) | frames/s | key to picture (ms) |\n|---|---|---|---|---|")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=["--disable-dev-shm-usage"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--disable-dev-shm-usage"])
         for size, cameras in CASES:
             flags = {"teleop.size_px": size, "teleop.cameras": cameras}
             with tempfile.TemporaryDirectory() as folder, serve(gl, Path(folder) / "data", **flags) as served:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from act_kit.overrides import compose
 from act_kit.policy.policy import Policy
 from act_kit.sim.render import Gl, RenderSettings, find_gl
 from act_kit.training.trainer import Trainer
+from benchmarks.teleop import chromium
 
 torch.set_num_threads(1)
 
@@ -118,10 +118,9 @@ def gl() -> Gl:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Start the system's Chromium, without a display; skip where there is none."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next(filter(None, map(shutil.which, names)), None)
+    found = chromium()
     if found is None:
-        pytest.skip(f"no browser: none of {', '.join(names)} is on the PATH")
+        pytest.skip("no browser: no chromium or google-chrome is on the PATH")
     with sync_playwright() as playwright:
         # A container's shared memory is too small for it.
         yield playwright.chromium.launch(executable_path=found, args=["--disable-dev-shm-usage"])
