@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 from act_kit.config import (
     ComputeConfig,
+    DaggerConfig,
     ExecutionConfig,
     PolicyConfig,
+    ReplayConfig,
     RolloutConfig,
     SelectionConfig,
     SimConfig,
@@ -85,6 +87,8 @@ _SECTIONS: dict[str, type] = {
     "SelectionConfig": SelectionConfig,
     "SimConfig": SimConfig,
     "RolloutConfig": RolloutConfig,
+    "DaggerConfig": DaggerConfig,
+    "ReplayConfig": ReplayConfig,
 }
 
 

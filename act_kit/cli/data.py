@@ -42,17 +42,21 @@ def info(
             f"{store.num_episodes} of {store.info.num_wanted}" + ("" if store.fingerprint else ", unfinished"),
         ),
         ("attempts", f"{len(store.attempts())}"),
+        ("demonstrated by", "; ".join(_sources(store))),
         ("steps", f"{store.num_steps} ({lengths.min(initial=500)} to {lengths.max(initial=0)} an episode)"),
-        ("starts", f"{store.info.start_law} law, seed {store.info.seed}"),
-        ("demonstrator", f"{store.info.demonstrator}, noise {store.info.noise:g}"),
+        ("starts", f"{store.info.start_law}, seed {store.info.seed}"),
+        ("noise", f"{store.info.noise:g}"),
         ("pictures", "; ".join(_pictures(store)) or "none: act render"),
         ("size", f"{store.size_bytes() / 1e6:.1f} MB"),
         ("fingerprint", store.fingerprint or "none before it is finished"),
         ("made by", store.info.command),
+        ("made from", "; ".join(f"{parent['path']} ({parent['fingerprint'][:8]})" for parent in store.info.parents)),
         ("with", ", ".join(f"{name} {version}" for name, version in store.info.versions.items())),
         ("at commit", store.info.git_commit or "unknown"),
     ]
     for name, value in rows:
+        if not value:
+            continue
         table.add_row(name, Text(value, overflow="fold"))
     console.print(table)
     if verify:
@@ -68,6 +72,14 @@ def info(
                     f"what was drawn. Draw them anew: {ImageStore(store, camera).command} --overwrite"
                 )
         say("The content matches the fingerprint.")
+
+
+def _sources(store: EpisodeStore) -> list[str]:
+    """Say of everybody who demonstrated how often, and how often that succeeded."""
+    succeeded: dict[str, list[bool]] = {}
+    for source, step in zip(store.sources, store.success_steps, strict=True):
+        succeeded.setdefault(source, []).append(bool(step >= 0))
+    return [f"{source}, {len(each)} episodes, {sum(each)} with success" for source, each in succeeded.items()]
 
 
 def _pictures(store: EpisodeStore) -> list[str]:

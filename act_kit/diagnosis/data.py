@@ -10,6 +10,7 @@ import numpy as np
 from act_kit.collection.replay import replay_episode
 from act_kit.datasets.checks import Level, worst
 from act_kit.datasets.diversity import TOO_FEW
+from act_kit.datasets.episode import is_corrected
 from act_kit.datasets.images import ImageStore
 from act_kit.diagnosis.case import DatasetCase
 from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
@@ -81,13 +82,15 @@ def clipped(case: DatasetCase) -> Result:
 def labels(case: DatasetCase) -> Result:
     """Is every action what the demonstrator does in that state, or does it belong to another step?"""
     store = case.store
-    if store.info.demonstrator != "scripted":
-        return untested(f"The demonstrator ({store.info.demonstrator}) cannot be asked again.")
+    sources = store.sources
+    asked = np.array([i for i, source in enumerate(sources) if source == "scripted" or is_corrected(source)], dtype=int)
+    if not len(asked):
+        return untested(f"The demonstrator ({', '.join(dict.fromkeys(sources))}) cannot be asked again.")
     expert = ScriptedExpert(store.info.task)
     agrees: dict[int, list[bool]] = {shift: [] for shift in range(-_MAX_SHIFT, _MAX_SHIFT + 1)}
     ends = np.concatenate([[0], store.episode_ends])
     states, actions = store.steps("state"), store.steps("action")
-    for episode in evenly(np.arange(store.num_episodes), _NUM_LABELS):
+    for episode in evenly(asked, _NUM_LABELS):
         span = slice(ends[episode], ends[episode + 1])
         wanted, recorded = np.stack([expert.act(state) for state in states[span]]), actions[span]
         for shift, same in agrees.items():
@@ -112,11 +115,14 @@ def labels(case: DatasetCase) -> Result:
 
 @CHECKS.add("labels are not what was done", stage="data", settle="compare action with executed_action")
 def executed(case: DatasetCase) -> Result:
-    """Without noise, what was carried out is what is to be learnt."""
+    """Without noise, what was carried out is what is to be learnt; unless a policy acted and the expert labelled."""
     store = case.store
     if store.info.noise:
         return untested("With noise, what was carried out differs from what is to be learnt, as it should.")
-    differs = float((store.steps("action") != store.steps("executed_action")).any(axis=1).mean())
+    own = np.repeat([not is_corrected(source) for source in store.sources], store.episode_lengths)
+    if not own.any():
+        return untested("A policy acted and the expert labelled: what was carried out differs, as it should.")
+    differs = float((store.steps("action") != store.steps("executed_action"))[own].any(axis=1).mean())
     if differs:
         return critical(
             f"{100 * differs:.1f} % of the actions to learn are not those that were carried out, though the data say "
