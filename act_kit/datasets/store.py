@@ -228,6 +228,11 @@ class EpisodeStore:
         return self._read("meta/rand_vec")[: self.num_episodes]
 
     @property
+    def recorded_starts(self) -> list[list[float]]:
+        """The demonstrated starts as plain numbers; none where they were not recorded."""
+        return self.rand_vecs.tolist() if self.has_starts else []
+
+    @property
     def starts(self) -> list[Start]:
         """The demonstrated starts, one per episode."""
         return [Start.of(self.info.task, row) for row in self.rand_vecs]

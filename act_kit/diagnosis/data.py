@@ -9,9 +9,9 @@ import numpy as np
 
 from act_kit.collection.replay import replay_episode
 from act_kit.datasets.checks import Level, worst
-from act_kit.datasets.diversity import TOO_FEW
 from act_kit.datasets.episode import is_corrected
 from act_kit.datasets.images import ImageStore
+from act_kit.datasets.verdict import TOO_FEW
 from act_kit.diagnosis.case import DatasetCase
 from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
 from act_kit.diagnosis.generalisation import evenly
@@ -31,6 +31,7 @@ _MAX_SHIFT = 4
 @CHECKS.add("another horizon or rate", stage="environment", settle="read the dataset's attributes")
 def contract(case: DatasetCase) -> Result:
     """Was it recorded in the benchmark's environment?"""
+    case.require_metaworld()
     info = case.store.info
     if (info.horizon, info.control_hz) != (HORIZON, CONTROL_HZ):
         return critical(
@@ -43,6 +44,7 @@ def contract(case: DatasetCase) -> Result:
 @CHECKS.add("goal hidden", stage="environment", settle="look at the last three numbers of the states")
 def goal(case: DatasetCase) -> Result:
     """Do the states show the goal?"""
+    case.require_metaworld()
     states = case.store.steps("state")
     hidden = int((~states[:, -3:].any(axis=1)).sum())
     if hidden:
@@ -52,8 +54,13 @@ def goal(case: DatasetCase) -> Result:
         )  # fmt: skip
     task = get_task(case.store.info.task)
     moving = [int(dim) for dim in task.informative if dim >= 3]
-    starts = case.store.rand_vecs
-    if moving and (np.ptp(starts[:, moving], axis=0) > 0.01).all() and (np.ptp(states[:, -3:], axis=0) < 1e-6).all():
+    starts = np.array(case.store.recorded_starts)
+    if (
+        moving
+        and len(starts)
+        and (np.ptp(starts[:, moving], axis=0) > 0.01).all()
+        and (np.ptp(states[:, -3:], axis=0) < 1e-6).all()
+    ):
         return critical(
             "the starts have different goals, but the states show one and the same.", case.path / "data/state",
             _again(case),
@@ -64,7 +71,10 @@ def goal(case: DatasetCase) -> Result:
 @CHECKS.add("unclipped actions", stage="data", settle="look at the range of the actions")
 def clipped(case: DatasetCase) -> Result:
     """Are the actions those that the environment carries out?"""
+    case.require_metaworld()
     for name in ("action", "executed_action"):
+        if name not in case.store.fields:
+            continue
         values = case.store.steps(name)
         if not np.isfinite(values).all():
             return critical(f"{name} holds numbers that are not finite.", case.path / "data" / name, _again(case))
@@ -81,6 +91,7 @@ def clipped(case: DatasetCase) -> Result:
 @CHECKS.add("actions off by some steps", stage="data", settle="ask the demonstrator again, state by state")
 def labels(case: DatasetCase) -> Result:
     """Is every action what the demonstrator does in that state, or does it belong to another step?"""
+    case.require_metaworld()
     store = case.store
     sources = store.sources
     asked = np.array([i for i, source in enumerate(sources) if source == "scripted" or is_corrected(source)], dtype=int)
@@ -119,6 +130,8 @@ def executed(case: DatasetCase) -> Result:
     store = case.store
     if store.info.noise:
         return untested("With noise, what was carried out differs from what is to be learnt, as it should.")
+    if "executed_action" not in store.fields:
+        return untested("Nobody recorded what was carried out.")
     own = np.repeat([not is_corrected(source) for source in store.sources], store.episode_lengths)
     if not own.any():
         return untested("A policy acted and the expert labelled: what was carried out differs, as it should.")
@@ -149,6 +162,8 @@ def sound(case: DatasetCase) -> Result:
     """Does the report find starts, states and numbers that no collection leaves?"""
     level, says = _report(case, "data")
     if level == "OK":
+        if case.store.lacks:
+            return ruled_out(f"All numbers are finite. Not recorded: {', '.join(case.store.lacks)}.")
         return ruled_out("Every first state is that of its start; all numbers are finite and in their ranges.")
     return (critical if level == "FAIL" else warning)(says, case.path, _again(case))
 
@@ -174,9 +189,10 @@ def coverage(case: DatasetCase) -> Result:
     if level == "WARN" and case.diversity.num < TOO_FEW:
         return untested(says)
     if level == "OK":
-        return ruled_out(f"The starts cover those of {case.diversity.task} as well as random draws do.")
+        return ruled_out(case.diversity.verdict.removeprefix("OK: "))
     found = critical if level == "FAIL" else warning
-    return found(says, case.path / "meta/rand_vec", case.diversity.mend)
+    evidence = "meta/rand_vec" if case.store.has_starts else "data/state"
+    return found(says, case.path / evidence, case.diversity.mend)
 
 
 def _report(case: DatasetCase, about: Literal["coverage", "data"]) -> tuple[Level, str]:

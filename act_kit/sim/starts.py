@@ -57,17 +57,19 @@ def stack(starts: Sequence[Start]) -> np.ndarray:
     return np.array([start.rand_vec for start in starts], dtype=np.float64)
 
 
-def distinct(rand_vecs: np.ndarray) -> np.ndarray:
-    """Return the distinct rows of ``rand_vecs`` (N, D), rows within 1e-6 m counting as one, in order of appearance."""
+def distinct(rand_vecs: np.ndarray, same: float = SAME_START_M) -> np.ndarray:
+    """Return the distinct rows of (N, D), those within ``same`` in every number counting as one, as they appear."""
     keep: list[int] = []
     for i, row in enumerate(rand_vecs):
-        if not keep or np.abs(rand_vecs[keep] - row).max(axis=1).min() > SAME_START_M:
+        if not keep or np.abs(rand_vecs[keep] - row).max(axis=1).min() > same:
             keep.append(i)
     return rand_vecs[keep]
 
 
 def shared(rand_vecs: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Tell which rows of ``rand_vecs`` (N, D) are, to 1e-6 m, among ``others`` (M, D); bool (N,)."""
+    if not len(others):
+        return np.zeros(len(rand_vecs), dtype=bool)
     return np.array([bool((np.abs(others - row).max(axis=1) <= SAME_START_M).any()) for row in rand_vecs], dtype=bool)
 
 
