@@ -41,7 +41,7 @@ def info(
             "demonstrations",
             f"{store.num_episodes} of {store.info.num_wanted}" + ("" if store.fingerprint else ", unfinished"),
         ),
-        ("attempts", f"{len(store.attempts())}"),
+        ("attempts", f"{len(store.attempts())}" if store.has_starts else ""),
         ("demonstrated by", "; ".join(_sources(store))),
         ("steps", f"{store.num_steps} ({lengths.min(initial=500)} to {lengths.max(initial=0)} an episode)"),
         ("starts", f"{store.info.start_law}, seed {store.info.seed}"),
@@ -75,11 +75,14 @@ def info(
 
 
 def _sources(store: EpisodeStore) -> list[str]:
-    """Say of everybody who demonstrated how often, and how often that succeeded."""
+    """Say of everybody who demonstrated how often, and how often that succeeded, if that was recorded."""
+    told = "success" in store.fields
     succeeded: dict[str, list[bool]] = {}
     for source, step in zip(store.sources, store.success_steps, strict=True):
         succeeded.setdefault(source, []).append(bool(step >= 0))
-    return [f"{source}, {len(each)} episodes, {sum(each)} with success" for source, each in succeeded.items()]
+    return [
+        f"{source}, {len(each)} episodes{f', {sum(each)} with success' * told}" for source, each in succeeded.items()
+    ]
 
 
 def _pictures(store: EpisodeStore) -> list[str]:

@@ -31,6 +31,9 @@ class Corrected:
     take over until the next one, with a probability that depends on the attempt.
     """
 
+    _beta: float
+    _rng: np.random.Generator
+
     def __init__(self, config: CollectConfig) -> None:
         folder = find_checkpoint(Path(config.dagger.run)).resolve()
         self._policy = Policy.load(folder).for_task(config.task)
@@ -49,7 +52,6 @@ class Corrected:
         self._config = config
         self._expert = ScriptedExpert(config.task)
         self._chunk: list[np.ndarray | None] = []
-        self.begin(Start(config.task, ()), 0)
 
     def begin(self, start: Start, attempt: int) -> None:
         first, last = self._config.dagger.expert_first, self._config.dagger.expert_last

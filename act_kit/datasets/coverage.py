@@ -91,7 +91,9 @@ def coverage_figure(
             axes.scatter(*place(theirs, pair), s=22, color=colour, linewidths=0, alpha=0.85, label=source[:_LONGEST])
         if len(outside):
             axes.scatter(*place(outside, pair), s=26, color=ORANGE, marker="s", linewidths=0, label="never a start")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    columns = 2 if len(colours) == 1 else 1  # names may be long
+    labels = axes.get_legend_handles_labels()
+    figure.legend(*labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=9)
     return figure
 
 
