@@ -28,18 +28,22 @@ COLOURS: dict[Level, str] = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
 
 Row = tuple[str, str, str]
 
+_FAILED, _LEAKED = "attempts that failed", "validation episodes that training has seen"
+"""What is not known of data that were not collected here."""
+
 
 def rows(measured: Diversity | FirstObservations) -> list[Row]:
     """Return what is measured of the starts, or of first observations: what, the value, and what it should be."""
     if isinstance(measured, FirstObservations):
-        return [*first_rows(measured), *(rows(measured.starts) if measured.starts else [])]
+        of_starts = rows(measured.starts) if measured.starts else []
+        return [*first_rows(measured), *(row for row in of_starts if row[0] not in (_FAILED, _LEAKED))]
     d = measured
     table = [
         ("distinct starts", f"{d.num_distinct} of {d.num}", "all"),
         ("starts that repeat another", f"{100 * d.duplicate_fraction:.0f} %", "at most 2 %"),
         ("starts that the task never has", f"{d.num_outside}", "0"),
-        ("attempts that failed", f"{d.num_failed} of {d.num_attempts}", "few; each leaves a hole"),
-        ("validation episodes that training has seen", f"{d.num_leaked} of {d.num_validation}", "0"),
+        (_FAILED, f"{d.num_failed} of {d.num_attempts}", "few; each leaves a hole"),
+        (_LEAKED, f"{d.num_leaked} of {d.num_validation}", "0"),
     ]
     if "evaluation set" in d.against:
         table.append(("starts that are in the evaluation set", f"{d.num_shared}", "0"))
