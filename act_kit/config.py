@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Sequence
 
 from act_kit.errors import ConfigError, did_you_mean
@@ -81,6 +82,41 @@ class TeleopConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DaggerConfig:
+    """What the demonstrator ``policy`` does: the policy acts, and the scripted expert says what it would have done.
+
+    Attributes:
+        run: Run or checkpoint of the policy.
+        expert_first, expert_last: Probability that the expert carries out the next stretch itself, in the first and in
+            the last attempt; linear between them.
+    """
+
+    run: str
+    expert_first: float
+    expert_last: float
+
+    def __post_init__(self) -> None:
+        for name in ("expert_first", "expert_last"):
+            _require(0 <= getattr(self, name) <= 1, f"dagger.{name}={getattr(self, name)}: a probability, 0 to 1.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplayConfig:
+    """What the demonstrator ``replay`` does: another dataset's actions, without looking.
+
+    Attributes:
+        dataset: Its folder.
+        perturb: Metres by which starts are moved, up to so many in every dimension; 0 for the very same.
+    """
+
+    dataset: str
+    perturb: float
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.perturb < 1, f"replay.perturb={self.perturb}: metres, from 0 to less than 1.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CollectConfig:
     """Everything that decides a dataset's bytes.
 
@@ -90,10 +126,11 @@ class CollectConfig:
         seed: Of the starts and the noise.
         start_law: uniform, sobol, grid or tasks50.
         distinct_starts: Starts drawn, and then used over and over; 0 for a new one each time.
-        demonstrator: Who demonstrates: scripted.
+        demonstrator: Who demonstrates: scripted, policy (corrected by the scripted expert) or replay.
         noise: Standard deviation of the noise on the executed action, whose units are 0.01 m a step.
         steps_after_success: Steps recorded after the first success, which in some tasks is soon undone.
         rewards: Record Meta-World's dense reward too.
+        dagger, replay: See there; each belongs to one demonstrator.
         sim: What simulates; decides nothing.
         teleop: How it is demonstrated by hand.
     """
@@ -107,6 +144,8 @@ class CollectConfig:
     noise: float
     steps_after_success: int
     rewards: bool
+    dagger: DaggerConfig
+    replay: ReplayConfig
     sim: SimConfig
     teleop: TeleopConfig
 
@@ -123,6 +162,29 @@ class CollectConfig:
             not (self.demonstrator == "teleop" and self.noise),
             f"noise={self.noise}: who demonstrates by hand sees what is carried out, and answers it. Leave noise out.",
         )
+        for name, key, made_from in (
+            ("policy", "dagger.run", self.dagger.run),
+            ("replay", "replay.dataset", self.replay.dataset),
+        ):
+            _require(
+                bool(made_from) or self.demonstrator != name, f"--demonstrator {name} of what? Say so with --from."
+            )
+            _require(
+                not made_from or self.demonstrator == name,
+                f"{key}={made_from} belongs to --demonstrator {name}, not to {self.demonstrator}.",
+            )
+        if self.demonstrator == "replay":
+            _require(
+                self.start_law == "uniform" and not self.distinct_starts,
+                "demonstrator=replay: its starts are the dataset's, or --perturb; leave out what else draws starts.",
+            )
+        else:
+            _require(not self.replay.perturb, "replay.perturb: only --demonstrator replay moves starts.")
+
+    @property
+    def keeps_failures(self) -> bool:
+        """Whether attempts that fail are kept too: what a policy does wrong is what is to be corrected."""
+        return self.demonstrator == "policy"
 
     @property
     def command(self) -> str:
@@ -134,6 +196,15 @@ class CollectConfig:
             parts.append(f"--distinct-starts {self.distinct_starts}")
         if self.noise:
             parts.append(f"--noise {self.noise:g}")
+        if self.dagger.run:
+            parts.append(f"--demonstrator policy --from {shlex.quote(self.dagger.run)}")
+            parts.append(
+                f"dagger.expert_first={self.dagger.expert_first!r} dagger.expert_last={self.dagger.expert_last!r}"
+            )
+        if self.replay.dataset:
+            parts.append(f"--demonstrator replay --from {shlex.quote(self.replay.dataset)}")
+        if self.replay.perturb:
+            parts.append(f"--perturb {self.replay.perturb!r}")
         parts.append(f"steps_after_success={self.steps_after_success}")
         if self.rewards:
             parts.append("rewards=true")

@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 from act_kit.config import (
     ComputeConfig,
+    DaggerConfig,
     ExecutionConfig,
     PolicyConfig,
+    ReplayConfig,
     RolloutConfig,
     SelectionConfig,
     SimConfig,
@@ -87,6 +89,8 @@ _SECTIONS: dict[str, type] = {
     "SimConfig": SimConfig,
     "TeleopConfig": TeleopConfig,
     "RolloutConfig": RolloutConfig,
+    "DaggerConfig": DaggerConfig,
+    "ReplayConfig": ReplayConfig,
 }
 
 

@@ -41,9 +41,22 @@ def collect(
         int | None, typer.Option(help="Starts drawn, and then used over and over.", show_default="one each")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of starts and noise.", show_default="0")] = None,
-    demonstrator: Annotated[str | None, typer.Option(help="scripted or teleop.", show_default="scripted")] = None,
+    demonstrator: Annotated[
+        str | None,
+        typer.Option(
+            help="scripted; teleop, by hand in a browser; policy, corrected by the scripted one (DAgger); replay, of a "
+            "dataset's actions.",
+            show_default="scripted",
+        ),
+    ] = None,
     operator: Annotated[
-        str | None, typer.Option(help="Who demonstrates by hand.", show_default="who is logged in")
+        str | None, typer.Option(help="With teleop: who demonstrates.", show_default="who is logged in")
+    ] = None,
+    made_from: Annotated[
+        str | None, typer.Option("--from", help="Run of --demonstrator policy, dataset of replay.", show_default=False)
+    ] = None,
+    perturb: Annotated[
+        float | None, typer.Option(help="With replay: starts are moved by up to so many metres.", show_default="0")
     ] = None,
     noise: Annotated[
         float | None, typer.Option(help="Std of noise on the executed action (DART).", show_default="0")
@@ -60,7 +73,7 @@ def collect(
 
     [dim]act collect --task pick-place-v3 --randomize --n 200[/]
     """
-    from act_kit.collection.demonstrators import check_demonstrator
+    from act_kit.collection.demonstrators import make_demonstrator
     from act_kit.executors import Spread
     from act_kit.files import prepare_output, require_space
     from act_kit.sim.render import check_cameras
@@ -70,7 +83,7 @@ def collect(
     flags = {
         "n": n, "seed": seed, "demonstrator": demonstrator, "noise": noise,
         "start_law": start_law, "distinct_starts": _distinct_starts(randomize, distinct_starts),
-        "teleop.operator": operator,
+        "replay.perturb": perturb, "teleop.operator": operator, **_made_from(demonstrator, made_from),
     }  # fmt: skip
     tasks = expand_tasks(task) if task else [None]
     configs = [compose("collect", CollectConfig, overrides or [], {"task": name, **flags}) for name in tasks]
@@ -80,12 +93,16 @@ def collect(
     }
     spread = Spread(executor=executor, num_workers=min(count_workers(workers), max(config.n for config in configs)))
     for config in configs:
-        # An unknown task or law is refused before anything is written.
+        # An unknown task or law is refused before anything is written, and what is made from is not overwritten.
         StartLaw(config.task, config.start_law)
-        check_demonstrator(config.demonstrator)
-        check_cameras(config.teleop.cameras)
-    if len(configs) > 1 and configs[0].demonstrator == "teleop":
-        raise ConfigError(f"By hand, one task at a time: --task {configs[0].task}.")
+        if config.demonstrator == "teleop":
+            check_cameras(config.teleop.cameras)
+            if len(configs) > 1:
+                raise ConfigError(f"By hand, one task at a time: --task {config.task}.")
+            continue
+        parent = make_demonstrator(config).parent
+        if parent and folders[config.task].resolve() == Path(parent["path"]).resolve():
+            raise ConfigError(f"{parent['path']} is what this is made from: name another folder with --out.")
     for config in configs:
         if not resume:
             prepare_output(folders[config.task], overwrite=overwrite, how_to_go_on="--resume goes on with it")
@@ -101,7 +118,8 @@ def collect(
     if first.demonstrator == "teleop":
         _demonstrate(first, folders[first.task], resume=resume)
         return
-    with spread.make_executor() as running:
+    # In a process of its own, whose threads can be told: bits must not depend on how many there are.
+    with spread.make_executor({"OMP_NUM_THREADS": "1"} if first.demonstrator == "policy" else None) as running:
         for config in configs:
             _collect(config, folders[config.task], running, resume=resume, is_one_of_many=len(configs) > 1)
     if len(configs) == 1:
@@ -118,7 +136,7 @@ def _collect(config: CollectConfig, out: Path, executor: Executor, *, resume: bo
         go_on = "the same command with --resume" if is_one_of_many else f"{config.command} --out {out} --resume"
         say(f"Stopped; what is complete is kept. To go on: {go_on}")
         raise typer.Exit(130) from None
-    _say_what_came(store, out)
+    _say_what_came(config, store, out)
 
 
 def _demonstrate(config: CollectConfig, out: Path, *, resume: bool) -> None:
@@ -132,7 +150,7 @@ def _demonstrate(config: CollectConfig, out: Path, *, resume: bool) -> None:
         say(f"Stopped; what was kept is on disk. {there}")
         raise typer.Exit(130) from None
     assert store is not None, "it ends when all is demonstrated"
-    _say_what_came(store, out)
+    _say_what_came(config, store, out)
     _say_what_next(out)
 
 
@@ -140,12 +158,23 @@ def _say_what_next(out: Path) -> None:
     console.print(f"Next: [bold]act report {out}[/] and [bold]act train --data {out}[/]")
 
 
-def _say_what_came(store: EpisodeStore, out: Path) -> None:
-    attempts = store.attempts()
+def _say_what_came(config: CollectConfig, store: EpisodeStore, out: Path) -> None:
+    num_attempts = len(store.attempts())
+    num_failed = num_attempts - int((store.success_steps >= 0).sum())
     say(
         f"{store.num_episodes} demonstrations, {store.num_steps} steps, {store.size_bytes() / 1e6:.1f} MB in {out} "
-        f"({len(attempts) - store.num_episodes} of {len(attempts)} attempts failed)"
+        f"({num_failed} of {num_attempts} attempts failed{', and are kept' if config.keeps_failures else ''})"
     )
+
+
+def _made_from(demonstrator: str | None, path: str | None) -> dict[str, str | None]:
+    """Return the option that ``--from`` stands for."""
+    options = {"policy": "dagger.run", "replay": "replay.dataset"}
+    if path is None:
+        return {}
+    if demonstrator not in options:
+        raise ConfigError("--from belongs to --demonstrator policy or --demonstrator replay.")
+    return {options[demonstrator]: path}
 
 
 def _distinct_starts(randomize: bool | None, distinct_starts: int | None) -> int | None:

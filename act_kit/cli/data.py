@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,20 +48,25 @@ def info(
             f"{store.num_episodes} of {store.info.num_wanted}" + ("" if store.fingerprint else ", unfinished"),
         ),
         ("attempts", f"{len(store.attempts())}" if store.has_starts else "not recorded"),
+        ("demonstrated by", "; ".join(_sources(store))),
         ("steps", f"{store.num_steps} ({lengths.min(initial=500)} to {lengths.max(initial=0)} an episode)"),
         ("starts", _starts(store)),
-        ("demonstrator", f"{store.info.demonstrator}, noise {store.info.noise:g}"),
-        ("sources", ", ".join(f"{name} ({num})" for name, num in Counter(store.sources).items())),
+        ("noise", f"{store.info.noise:g}"),
         ("lacks", ", ".join(store.lacks) or "nothing"),
         ("pictures", "; ".join(_pictures(store)) or "none: act render"),
         ("size", f"{store.size_bytes() / 1e6:.1f} MB"),
         ("fingerprint", store.fingerprint or "none before it is finished"),
         ("made by", store.info.command),
-        ("made of", "; ".join(" ".join(map(str, parent.values())) for parent in store.info.parents) or "nothing else"),
+        (
+            "made of",
+            "; ".join(f"{p['path']} ({str(p['fingerprint'])[:8]})" for p in store.info.parents) or "nothing else",
+        ),
         ("with", ", ".join(f"{name} {version}" for name, version in store.info.versions.items())),
         ("at commit", store.info.git_commit or "unknown"),
     ]
     for name, value in rows:
+        if not value:
+            continue
         table.add_row(name, Text(value, overflow="fold"))
     console.print(table)
     if verify:
@@ -85,6 +89,17 @@ def _starts(store: EpisodeStore) -> str:
     if not store.has_starts:
         return "not recorded"
     return store.info.start_law + ("" if store.info.seed is None else f" law, seed {store.info.seed}")
+
+
+def _sources(store: EpisodeStore) -> list[str]:
+    """Say of everybody who demonstrated how often, and how often that succeeded, if that was recorded."""
+    told = "success" in store.fields
+    succeeded: dict[str, list[bool]] = {}
+    for source, step in zip(store.sources, store.success_steps, strict=True):
+        succeeded.setdefault(source, []).append(bool(step >= 0))
+    return [
+        f"{source}, {len(each)} episodes{f', {sum(each)} with success' * told}" for source, each in succeeded.items()
+    ]
 
 
 def _pictures(store: EpisodeStore) -> list[str]:

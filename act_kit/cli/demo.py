@@ -80,11 +80,11 @@ def demo(
 def _seed_of_a_start_the_expert_solves(task: str) -> int:
     """Return the first seed whose one start the expert succeeds from; in some tasks it fails from a few."""
     from act_kit.collection.collect import collect_episode
-    from act_kit.sim.expert import ScriptedExpert
+    from act_kit.collection.demonstrators import Scripted
     from act_kit.sim.simulator import Simulator
     from act_kit.sim.starts import StartLaw
 
-    simulator, expert = Simulator(task), ScriptedExpert(task)
+    simulator, expert = Simulator(task), Scripted(task)
     seeds = itertools.count()
     starts = ((seed, StartLaw(task).sample(1, seed=seed, stream="collect")[0]) for seed in seeds)
     return next(seed for seed, start in starts if collect_episode(simulator, expert, start).success_step >= 0)

@@ -34,11 +34,14 @@ def report(
 ) -> None:
     """Report the diversity of a dataset's starts: a verdict, the numbers, a page with pictures.
 
+    Of imported data without starts: the diversity of what they begin from, states and pictures.
+
     The exit code is 2 if the verdict is FAIL (of any dataset, if there are several), so that a script can stop there.
     """
     from rich.text import Text
 
-    from act_kit.datasets.diversity import measure
+    from act_kit.datasets.diversity import Diversity
+    from act_kit.datasets.first_observations import measure_dataset
     from act_kit.datasets.report import COLOURS, terminal_table, write_overview, write_report
     from act_kit.datasets.store import EpisodeStore, find_datasets
 
@@ -49,7 +52,7 @@ def report(
     measured = []
     case = _run_case(run) if run else None
     for store in stores:
-        diversity = measure(store, against=starts)
+        diversity = measure_dataset(store, against=starts)
         is_alone = len(stores) == 1
         broken = any(finding.about == "data" and finding.level == "FAIL" for finding in diversity.findings)
         predictors = [] if broken else list(_predict(store, case))
@@ -65,7 +68,7 @@ def report(
                 complain(f"Also: {finding.text}")
         for note in diversity.notes:
             say(note)
-        if diversity.more:
+        if isinstance(diversity, Diversity) and diversity.more:
             say(diversity.more)
         console.print(Text(diversity.verdict, style=f"bold {COLOURS[diversity.level]}"), soft_wrap=True)
     if case:
@@ -86,11 +89,12 @@ def _predict(store: EpisodeStore, case: RunCase | None) -> Generator[tuple[str, 
     """Yield rows of what can be tried before any rollout of a policy."""
     from act_kit.diagnosis.generalisation import memory_succeeds
 
-    yield (
-        "the nearest demonstration, replayed from fresh starts, succeeds",
-        str(memory_succeeds(store)),
-        "what memory alone achieves; a policy should do better",
-    )
+    if not store.lacks:
+        yield (
+            "the nearest demonstration, replayed from fresh starts, succeeds",
+            str(memory_succeeds(store)),
+            "what memory alone achieves; a policy should do better",
+        )
     if case:
         gap = case.gap_of(store)
         if gap.is_alarming:

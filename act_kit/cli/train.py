@@ -17,7 +17,7 @@ def train(
     overrides: Overrides = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="A dataset, or a folder of several; may be given again, for a policy of several tasks."),
+        typer.Option(help="A dataset, or a folder of several; may be given again: more of a task, or several tasks."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/DATA")] = None,
     steps: Annotated[int | None, typer.Option(help="Gradient steps.", show_default="of the preset, 3500")] = None,

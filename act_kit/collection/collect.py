@@ -1,4 +1,4 @@
-"""Collecting demonstrations: attempts from the starts of a law, successes kept, every attempt on record.
+"""Collecting demonstrations: attempts from given starts, successes kept (of a policy all), every attempt on record.
 
 An attempt depends on its number and nothing else, and attempts are stored in their order. So the same bytes come from
 one process and from many, in one go or after any number of interruptions.
@@ -11,18 +11,20 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from act_kit.collection.demonstrators import DEMONSTRATORS, Demonstrator
+from act_kit.collection.demonstrators import Demonstrator, make_demonstrator
 from act_kit.collection.recorder import Recorder
+from act_kit.collection.replayed import replayed_starts
 from act_kit.config import CollectConfig
 from act_kit.datasets.episode import Attempt, Episode
 from act_kit.datasets.store import DatasetInfo, EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.executors import Executor
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.starts import Start, StartLaw
+from act_kit.sim.starts import Start, StartLaw, Stream
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON
 from act_kit.versions import git_commit, versions
 
@@ -52,7 +54,7 @@ def collect_episode(
     steps_after_success: int = 10,
     rewards: bool = False,
 ) -> Episode:
-    """Demonstrate from ``start`` until some steps after the first success, or to the horizon.
+    """Demonstrate from ``start`` until some steps after the first success, to the demonstrator's end or the horizon.
 
     With ``noise`` (a standard deviation, in units of the action), the executed action is disturbed and the clean one is
     the label, so that the data show how to recover (DART, Laskey et al. 2017).
@@ -60,22 +62,26 @@ def collect_episode(
     rng = np.random.default_rng([seed, attempt])
     recorder = Recorder(simulator, steps_after_success=steps_after_success, rewards=rewards)
     recorder.begin(start)
-    while recorder.steps_left:
-        action = demonstrator.act(recorder.state)
+    demonstrator.begin(start, attempt)
+    while recorder.steps_left and (decision := demonstrator.act(recorder.state)) is not None:
+        action, carried_out = decision
         disturbance = noise * rng.standard_normal(4) if noise else 0.0
-        recorder.step(action, np.clip(action + disturbance, -1.0, 1.0).astype(np.float32))
+        recorder.step(action, np.clip(carried_out + disturbance, -1.0, 1.0).astype(np.float32))
     return recorder.episode(attempt=attempt, source=demonstrator.source)
 
 
 @functools.lru_cache(maxsize=1)
-def _stage(task: str, demonstrator: str, engine: str) -> tuple[Simulator, Demonstrator]:
-    """Return this process's simulator and demonstrator; building them takes longer than an episode."""
-    return Simulator(task, engine), DEMONSTRATORS[demonstrator](task)
+def _stage(config: CollectConfig, parent: str) -> tuple[Simulator, Demonstrator]:
+    """Return this process's simulator and demonstrator; building them takes longer than an episode.
+
+    ``parent``, a fingerprint, tells a policy from the one that lay at the same path before.
+    """
+    return Simulator(config.task, config.sim.engine), make_demonstrator(config)
 
 
-def attempt(config: CollectConfig, index: int, start: Start) -> Episode:
+def attempt(config: CollectConfig, parent: str, index: int, start: Start) -> Episode:
     """Make attempt number ``index``, in whatever process this is."""
-    simulator, demonstrator = _stage(config.task, config.demonstrator, config.sim.engine)
+    simulator, demonstrator = _stage(config, parent)
     return collect_episode(
         simulator, demonstrator, start,
         attempt=index, seed=config.seed, noise=config.noise, steps_after_success=config.steps_after_success,
@@ -83,22 +89,38 @@ def attempt(config: CollectConfig, index: int, start: Start) -> Episode:
     )  # fmt: skip
 
 
-def _attempts(config: CollectConfig, first: int, executor: Executor) -> Generator[Episode]:
-    """Yield the attempts from number ``first`` on, in order."""
+def _starts(config: CollectConfig) -> list[Start]:
+    """Return the starts of all attempts that may be made."""
     # Where nearly every attempt fails there is something to mend, not to wait for.
-    num = config.n if config.start_law == "grid" else 4 * config.n + _HOPELESS
+    is_all = config.start_law == "grid" or config.keeps_failures
+    num = config.n if is_all else 4 * config.n + _HOPELESS
+    if config.demonstrator == "replay":
+        return replayed_starts(config, num)
+    stream: Stream = "correct" if config.demonstrator == "policy" else "collect"
     num_drawn = min(config.distinct_starts or num, num)
-    starts = StartLaw(config.task, config.start_law).sample(num_drawn, seed=config.seed, stream="collect")
-    return executor.map(attempt, [(config, index, starts[index % num_drawn]) for index in range(first, num)])
+    drawn = StartLaw(config.task, config.start_law).sample(num_drawn, seed=config.seed, stream=stream)
+    return [drawn[index % num_drawn] for index in range(num)]
 
 
-def describe(config: CollectConfig) -> DatasetInfo:
-    """Return the attributes of the dataset that ``config`` asks for."""
+def _attempts(config: CollectConfig, parent: str, first: int, executor: Executor) -> Generator[Episode]:
+    """Yield the attempts from number ``first`` on, in order."""
+    starts = _starts(config)
+    return executor.map(attempt, [(config, parent, index, starts[index]) for index in range(first, len(starts))])
+
+
+def _start_law(config: CollectConfig) -> str:
+    if config.demonstrator == "replay":
+        return "near dataset" if config.replay.perturb else "dataset"
+    return config.start_law
+
+
+def describe(config: CollectConfig, parent: dict[str, Any] | None) -> DatasetInfo:
+    """Return the attributes of the dataset that ``config`` asks for; ``parent`` is what its demonstrator is made of."""
     return DatasetInfo(
         task=config.task,
         num_wanted=config.n,
         seed=config.seed,
-        start_law=config.start_law,
+        start_law=_start_law(config),
         demonstrator=config.demonstrator,
         noise=config.noise,
         steps_after_success=config.steps_after_success,
@@ -107,6 +129,7 @@ def describe(config: CollectConfig) -> DatasetInfo:
         git_commit=git_commit(),
         horizon=HORIZON,
         control_hz=CONTROL_HZ,
+        parents=[parent] if parent else [],
     )
 
 
@@ -127,9 +150,12 @@ def collect(
     Raises:
         DatasetError: The demonstrator hardly ever succeeds, or the dataset to resume was begun otherwise.
     """
-    store = _reopen(config, path) if resume else None
+    info = describe(config, make_demonstrator(config).parent)
+    store = _reopen(info, path) if resume else None
+    parent = str(info.parents[0]["fingerprint"]) if info.parents else ""
     num_attempts = store.recover() if store else 0
     num_kept = store.num_episodes if store else 0
+    less = "--noise or --perturb" if config.demonstrator == "replay" else "--noise"
     episodes: list[Episode] = []
     attempts: list[Attempt] = []
 
@@ -139,15 +165,15 @@ def collect(
             episodes.clear()
             attempts.clear()
 
-    with closing(_attempts(config, num_attempts, executor)) as outcomes:
+    with closing(_attempts(config, parent, num_attempts, executor)) as outcomes:
         try:
             while num_kept < config.n:
                 episode = next(outcomes, None)
                 if episode is None:
                     break
                 if store is None:
-                    store = EpisodeStore.create(path, describe(config), episode)
-                kept = episode.success_step >= 0
+                    store = EpisodeStore.create(path, info, episode)
+                kept = config.keeps_failures or episode.success_step >= 0
                 attempts.append(Attempt(start=episode.start, num_steps=len(episode), kept=kept))
                 num_attempts += 1
                 if kept:
@@ -157,8 +183,8 @@ def collect(
                 if num_attempts >= _HOPELESS and not num_kept:
                     raise DatasetError(
                         f"The {config.demonstrator} demonstrator failed all of its first {num_attempts} attempts at "
-                        f"{config.task} (start law '{config.start_law}', noise {config.noise}). "
-                        "Try another --seed, or less --noise."
+                        f"{config.task} (start law '{info.start_law}', noise {config.noise}). "
+                        f"Try another --seed, or less {less}."
                     )
                 if len(attempts) >= COMMIT_EVERY:
                     commit()
@@ -168,17 +194,22 @@ def collect(
     if num_kept < config.n and config.start_law != "grid":
         raise DatasetError(
             f"Only {num_kept} of {num_attempts} attempts at {config.task} succeeded, {config.n} "
-            f"were asked for; what there is, is in {path}. Try less --noise."
+            f"were asked for; what there is, is in {path}. Try less {less}, or a smaller --n."
         )
     store.finish()
     return store
 
 
-def _reopen(config: CollectConfig, path: Path) -> EpisodeStore:
+def _reopen(asked: DatasetInfo, path: Path) -> EpisodeStore:
     store = EpisodeStore.open(path, writable=True)
-    begun, asked = store.info, describe(config)
+    begun = store.info
     if begun.command != asked.command:
         raise DatasetError(f"{path} was begun otherwise. To go on with it: {begun.command} --out {path} --resume")
+    if begun.parents != asked.parents:
+        raise DatasetError(
+            f"{asked.parents[0]['path']} has changed since {path} was begun with it: its bytes would not fit together. "
+            f"Collect it anew: {begun.command} --out {path} --overwrite"
+        )
     if begun.versions != asked.versions:
         raise DatasetError(
             f"{path} was begun with {begun.versions}, here is {asked.versions}: its bytes would not fit together. "

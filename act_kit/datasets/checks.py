@@ -12,7 +12,7 @@ from typing import Literal
 import mujoco
 import numpy as np
 
-from act_kit.datasets.episode import Episode
+from act_kit.datasets.episode import Episode, Recording, is_corrected
 from act_kit.datasets.null import cached, reference_starts
 from act_kit.errors import StartError
 from act_kit.sim.simulator import Simulator
@@ -44,23 +44,28 @@ def worst(findings: Sequence[Finding]) -> Level:
     return "FAIL" if "FAIL" in levels else "WARN" if "WARN" in levels else "OK"
 
 
-def check_numbers(episodes: Sequence[Episode]) -> list[Finding]:
-    """Find what cannot be learnt from: numbers that are not finite, actions out of range, hidden goals, no success."""
-    faults: dict[str, Callable[[Episode], bool]] = {
+def check_numbers(episodes: Sequence[Episode | Recording], *, of_metaworld: bool = True) -> list[Finding]:
+    """Find what cannot be learnt from: numbers that are not finite, actions out of range, hidden goals, no success.
+
+    What was not recorded is not looked at; goals and the range of actions are known of Meta-World.
+    """
+    faults: dict[str, Callable[[Episode | Recording], bool]] = {
         "numbers that are not finite (NaN or infinite)": lambda e: (
-            not all(
-                np.isfinite(part).all()
-                for part in (e.start.array, e.state, e.action, e.executed_action, e.distance, e.physics)
-            )
+            not all(np.isfinite(part).all() for part in (*e.steps.values(), *([e.start.array] if e.start else [])))
         ),
-        "actions outside [-1, 1]": lambda e: bool(
-            (np.abs(e.action) > 1).any() or (np.abs(e.executed_action) > 1).any()
-        ),
-        "a goal that is hidden: the last three numbers of the state are zero": lambda e: bool(
-            (e.state[:, 36:] == 0).all(axis=1).any()
-        ),
-        "no step that succeeds": lambda e: not e.success.any(),
     }
+    if of_metaworld:
+        faults |= {
+            "actions outside [-1, 1]": lambda e: any(
+                bool((np.abs(e.steps[name]) > 1).any()) for name in ("action", "executed_action") if name in e.steps
+            ),
+            "a goal that is hidden: the last three numbers of the state are zero": lambda e: bool(
+                (e.steps["state"][:, 36:] == 0).all(axis=1).any()
+            ),
+        }
+    faults["no step that succeeds"] = lambda e: (
+        "success" in e.steps and not (e.steps["success"].any() or is_corrected(e.source))
+    )
     findings = []
     for what, is_at_fault in faults.items():
         found = [index for index, episode in enumerate(episodes) if is_at_fault(episode)]
@@ -94,7 +99,7 @@ def check_starts(task: Task, episodes: Sequence[Episode]) -> list[Finding]:
     starts = np.array([episode.start.rand_vec for episode in episodes])
     first = np.stack([episode.state[0] for episode in episodes])
     simulator = Simulator(task.name)
-    moved, linear, coefficients = _reset_map(task, simulator)
+    moved, linear, coefficients = reset_map(task, simulator)
     expected = np.column_stack([starts, np.ones(len(starts))]) @ coefficients
     error = np.where(linear, np.abs(first - expected), 0.0)
     physics_differs = []
@@ -134,7 +139,7 @@ def check_starts(task: Task, episodes: Sequence[Episode]) -> list[Finding]:
     return findings
 
 
-def _reset_map(task: Task, simulator: Simulator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def reset_map(task: Task, simulator: Simulator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return which numbers of the first state the start moves, which of all follow it linearly, and how: (D + 1, S)."""
     starts = reference_starts(task)[:_NUM_RESETS]
 

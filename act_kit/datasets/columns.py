@@ -15,16 +15,10 @@ from act_kit.datasets.quality import Motion, measure_motion
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError, did_you_mean
 from act_kit.sim.starts import number_distinct
-from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, TASKS
+from act_kit.sim.tasks import TASKS
 
 Columns = Mapping[str, list[Any]]
 """One value per episode under each name: numbers, bools or strings."""
-
-
-def is_of_metaworld(store: EpisodeStore) -> bool:
-    """Tell whether states and actions mean what they mean in Meta-World; imported ones may be of anything."""
-    widths = [store.group[f"data/{name}"].shape[1:] for name in ("state", "action")]  # type: ignore[union-attr]
-    return store.info.task in TASKS and widths == [(STATE_DIM,), (ACTION_DIM,)]
 
 
 def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
@@ -62,7 +56,7 @@ def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
         }  # fmt: skip
     if "distance" in store.fields:
         columns["final_distance"] = store.steps("distance")[store.episode_ends - 1].tolist()
-    if is_of_metaworld(store):
+    if store.is_of_metaworld:
         parts = (np.split(store.steps(name), store.episode_ends[:-1]) for name in ("state", "action"))
         motions = [asdict(measure_motion(*part)) for part in zip(*parts, strict=True)]
         for field in fields(Motion):

@@ -9,7 +9,7 @@ import numpy as np
 
 from act_kit.datasets.diversity import Growth, is_inside
 from act_kit.datasets.null import reference_starts
-from act_kit.pages import BLUE, GREY, ORANGE, RED, new_maps
+from act_kit.pages import BLUE, GREY, ORANGE, PALETTE, RED, new_maps
 from act_kit.sim.tasks import Task
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _NUM_SHOWN = 400
 _MOST_SHOWN = 1000
 _NUM_BINS = 10
+_LONGEST = 24
+"""Letters of a source's name that the legend has room for."""
 
 
 def panels(task: Task) -> list[tuple[int, int | None]]:
@@ -62,28 +64,43 @@ def coverage_figure(
     *,
     against: np.ndarray | None = None,
     pairs: Sequence[tuple[int, int | None]] | None = None,
+    sources: Sequence[str] = (),
 ) -> Figure:
     """Draw demonstrated starts (N, D) and failed attempts over those evaluated from, one map per pair of dimensions.
 
     Those evaluated from are fresh ones, unless they are given (``against``). Demonstrated starts that the reset law
-    never gives are marked, at the rim if they lie outside its box.
+    never gives are marked, at the rim if they lie outside its box. With ``sources`` (N), who demonstrated, each has a
+    colour.
     """
     pairs = panels(task) if pairs is None else pairs
     figure = new_maps(len(pairs))
     evaluated = reference_starts(task, _NUM_SHOWN) if against is None else against[:_NUM_SHOWN]
-    finite = demonstrated[np.isfinite(demonstrated).all(axis=1)][:_MOST_SHOWN]
+    drawn = np.flatnonzero(np.isfinite(demonstrated).all(axis=1))
+    drawn = drawn[:: -(-len(drawn) // _MOST_SHOWN) or 1]
+    finite, who = demonstrated[drawn], np.array(sources or ["demonstrated"] * len(demonstrated))[drawn]
     inside = is_inside(task, finite)
+    colours = _colours(sources or ["demonstrated"])
     outside = np.clip(finite[~inside], task.low, task.high)
     for axes, pair in zip(figure.axes, pairs, strict=True):
         draw_axes(axes, task, pair)
         axes.scatter(*place(evaluated, pair), s=9, color=GREY, linewidths=0, label="evaluated from")
         if failed is not None and len(failed):
             axes.scatter(*place(failed, pair), s=30, color=RED, marker="x", label="attempts that failed")
-        axes.scatter(*place(finite[inside], pair), s=22, color=BLUE, linewidths=0, alpha=0.85, label="demonstrated")
+        for source, colour in colours.items():
+            theirs = finite[inside & (who == source)]
+            axes.scatter(*place(theirs, pair), s=22, color=colour, linewidths=0, alpha=0.85, label=source[:_LONGEST])
         if len(outside):
             axes.scatter(*place(outside, pair), s=26, color=ORANGE, marker="s", linewidths=0, label="never a start")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    columns = 2 if len(colours) == 1 else 1  # names may be long
+    labels = axes.get_legend_handles_labels()
+    figure.legend(*labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=9)
     return figure
+
+
+def _colours(sources: Sequence[str]) -> dict[str, str]:
+    """Give each source a colour; those beyond the palette share the last."""
+    names = list(dict.fromkeys(sources))
+    return {name: PALETTE[min(i, len(PALETTE) - 1)] for i, name in enumerate(names)}
 
 
 def distribution_figure(task: Task, dim: int, demonstrated: np.ndarray, against: np.ndarray | None) -> Figure:

@@ -32,16 +32,17 @@ from act_kit.datasets.null import (
     scale,
 )
 from act_kit.datasets.quality import Quality, measure_quality
+from act_kit.datasets.sources import SourceShare, measure_sources
 from act_kit.datasets.split import SPLIT_SEED, VAL_FRACTION, split_episodes
 from act_kit.datasets.store import EpisodeStore
+from act_kit.datasets.verdict import judge, not_judged, percent
 from act_kit.errors import DatasetError
 from act_kit.sim.starts import SAME_START_M
-from act_kit.sim.tasks import INFORMATIVE_WIDTH_M, Task, get_task
+from act_kit.sim.tasks import Task, get_task
 from act_kit.statistics import holm
 
 # Shapes: N demonstrated starts, M starts they are held against, D informative dimensions, G gates.
 
-TOO_FEW = 10
 ALPHA = 0.015
 """A healthy dataset's chance to be warned about, at most, over all gates that are read by their chance."""
 _COPY_M = 1e-9
@@ -108,6 +109,7 @@ class Diversity:
         effective_rank, effective_rank_reference: Of the correlation matrix, of X and in the mean of N fresh draws.
         correlation, correlated: The largest difference of two dimensions' correlation from that in Y, and which two.
         growth: What more demonstrations would buy.
+        sources: What each source demonstrated, and what that covers.
         quality: How it was demonstrated, by source.
         num_validation, num_leaked: Episodes that ``act train`` validates with, and those of them whose start, or
             states and actions, are also a training episode's.
@@ -141,6 +143,7 @@ class Diversity:
     correlation: float
     correlated: tuple[str, str] | None
     growth: list[Growth] = field(default_factory=list)
+    sources: list[SourceShare] = field(default_factory=list)
     quality: list[Quality] = field(default_factory=list)
     num_validation: int = 0
     num_leaked: int = 0
@@ -169,7 +172,7 @@ class Diversity:
         """What more demonstrations would buy, as a sentence."""
         now = next((point.nearest for point in self.growth if point.num >= self.num), 0.0)
         gains = [
-            f"with {point.num - self.num} more random starts, {_percent(1 - point.nearest / now)}"
+            f"with {point.num - self.num} more random starts, {percent(1 - point.nearest / now)}"
             for point in self.growth
             if point.num > self.num
         ]
@@ -178,10 +181,6 @@ class Diversity:
     def to_dict(self) -> dict[str, Any]:
         """Return everything, the verdict included, for JSON."""
         return {"level": self.level, "verdict": self.verdict, **asdict(self)}
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
 
 
 def measure(store: EpisodeStore, *, against: np.ndarray | None = None) -> Diversity:
@@ -220,6 +219,7 @@ def measure(store: EpisodeStore, *, against: np.ndarray | None = None) -> Divers
         diversity,
         duplicate_trajectories=1 - len({episode.action.tobytes() for episode in episodes}) / len(episodes),
         growth=_growth(task, starts, against),
+        sources=measure_sources(task, starts, store.sources, store.success_steps >= 0, against),
         quality=measure_quality(episodes),
         num_validation=num_validation,
         num_leaked=num_leaked,
@@ -295,8 +295,8 @@ def measure_starts(
         gate: chance <= ALPHA
         for gate, chance in zip([*yardstick.gates, ("beyond", -1)], null.familywise(values), strict=True)
     }
-    not_judged, notes = _not_judged(task, diversity, against)
-    findings = _judge(diversity, count_distinct(inside), {gate for gate in seen if seen[gate]} - not_judged, not_judged)
+    unread, notes = not_judged(task, diversity, against)
+    findings = judge(diversity, count_distinct(inside), {gate for gate in seen if seen[gate]} - unread, unread)
     return replace(diversity, notes=notes, findings=findings)
 
 
@@ -352,98 +352,3 @@ def _growth(task: Task, rand_vecs: np.ndarray, against: np.ndarray | None) -> li
         nearest, nearest_random = distances.mean(axis=1)
         curve.append(Growth(num=size, nearest=float(nearest), nearest_random=float(nearest_random)))
     return curve
-
-
-Gates = set[tuple[str, int]]
-
-
-def _not_judged(task: Task, d: Diversity, against: np.ndarray | None) -> tuple[Gates, list[str]]:
-    """Return the gates that cannot be read here, and why."""
-    notes = []
-    if d.num > MOST_STARTS:
-        notes.append(f"Coverage was read on {MOST_STARTS} of the {d.num} starts.")
-    if against is None:
-        return set(), notes
-    gates: Gates = set()
-    for i, dim in enumerate(task.informative):
-        if len(against) < TOO_FEW or np.ptp(against[:, dim]) < INFORMATIVE_WIDTH_M:
-            gates |= {("range", i), ("std", i), ("ks", i)}
-            notes.append(
-                f"The distribution of {task.dim_name(int(dim))} was not judged: the evaluation set hardly varies it."
-            )
-    if len(against) < TOO_FEW:
-        gates |= {("energy", -1), ("rank", -1), ("correlation", -1)}
-        notes = [note for note in notes if "distribution" not in note]
-        notes.append(
-            f"An evaluation set of {len(against)} starts has no distribution: only distances to it were judged."
-        )
-    return gates, notes
-
-
-def _judge(d: Diversity, num_inside: int, seen: Gates, not_judged: Gates) -> list[Finding]:
-    """Say what is wrong.
-
-    Args:
-        d: What was measured.
-        num_inside: Distinct starts that the reset law could have given.
-        seen: Gates that would hardly be as far out in a healthy dataset.
-        not_judged: Gates that cannot be read.
-    """
-    findings: list[Finding] = []
-
-    def fail(text: str) -> None:
-        findings.append(Finding(level="FAIL", text=text, about="coverage"))
-
-    def warn(text: str) -> None:
-        findings.append(Finding(level="WARN", text=text, about="coverage"))
-
-    if d.num_outside == d.num:
-        fail(f"no start lies where {d.task} begins: are they of another task?")
-        return findings
-    if d.num_distinct == 1 and d.num > 1:
-        fail(
-            f"all {d.num} demonstrations begin from one and the same start. A policy that learns from them has not "
-            "seen any of the starts it will be evaluated from."
-        )
-        return findings
-    if d.num_outside:
-        warn(f"{_percent(d.num_outside / d.num)} of the starts lie where {d.task} never begins; they cover nothing.")
-    if d.num_shared:
-        warn(f"{d.num_shared} of the demonstrated starts are in the evaluation set: success from them may be memory.")
-    if d.num < TOO_FEW:
-        warn(f"{d.num} demonstrations are too few to judge their coverage.")
-        return findings
-    if num_inside < max(5, 0.05 * d.num):
-        fail(f"the {d.num} demonstrations begin from only {num_inside} distinct starts.")
-    frozen = {i for i, row in enumerate(d.dimensions) if row.range_fraction < 0.05 and ("range", i) not in not_judged}
-    if frozen:
-        names = ", ".join(d.dimensions[i].name for i in sorted(frozen))
-        fail(f"{names} hardly varies: less than 5 % of the range it is evaluated on.")
-    # In one dimension a single hole, where an expert failed, doubles the mean distance: "much" is asked for too.
-    far = d.nearest_ratio > (2.0 if len(d.dimensions) <= 3 else 1.5) and d.beyond_p99 > 0.2
-    if d.energy_p <= 0.001 and far and ("energy", -1) not in not_judged:
-        fail(
-            f"the starts leave much of the task uncovered: a fresh start is {d.nearest_ratio:.1f} times as far from "
-            f"the nearest demonstration as with {d.num} random starts (energy test p = {d.energy_p:.4f})."
-        )
-    low_range, low_std = (0.8, 0.75) if d.num >= 50 else (0.6, 0.6)
-    for i, row in enumerate(d.dimensions):
-        if i in frozen:
-            continue
-        if ("range", i) in seen and row.range_fraction < low_range:
-            warn(f"{row.name} covers only {_percent(row.range_fraction)} of its range.")
-        elif ("std", i) in seen and row.std_ratio < low_std:
-            warn(f"{row.name} varies only {_percent(row.std_ratio)} as much as it will in evaluation.")
-        if ("ks", i) in seen and row.shift > 0.05:
-            warn(f"{row.name} is distributed otherwise than in evaluation (Kolmogorov-Smirnov p < {row.ks_p:.1g}).")
-    if ("correlation", -1) in seen and d.correlation > 0.3 and d.correlated:
-        warn(f"{d.correlated[0]} and {d.correlated[1]} vary together (their correlation is {d.correlation:.2f} off).")
-    elif ("rank", -1) in seen and d.effective_rank < 0.85 * d.effective_rank_reference and not frozen:
-        warn(f"dimensions vary together: effective rank {d.effective_rank:.1f}, not {d.effective_rank_reference:.1f}.")
-    task = get_task(d.task)
-    by_chance = d.num * np.prod(2 * SAME_START_M / task.width[task.informative])  # 2 % of 2,000 in one dimension
-    if d.duplicate_fraction > 0.02 + by_chance:
-        warn(f"{_percent(d.duplicate_fraction)} of the demonstrations repeat the start of another.")
-    if ("beyond", -1) in seen and d.beyond_p99 > 0.05:
-        warn(f"{_percent(d.beyond_p99)} of fresh starts are farther from a demonstration than 1 % should be.")
-    return findings

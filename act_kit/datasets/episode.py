@@ -14,6 +14,14 @@ STEP_FIELDS = ("state", "action", "executed_action", "reward", "success", "dista
 
 _DTYPES = {"action": np.float32, "executed_action": np.float32, "success": np.bool_}
 
+POLICY = "policy:"
+"""What the source of an episode begins with in which a policy acted, of which the run's name follows."""
+
+
+def is_corrected(source: str) -> bool:
+    """Tell whether a policy acted and the scripted expert labelled (DAgger): such an episode may well fail."""
+    return source.startswith(POLICY)
+
 
 def dtype_of(name: str) -> type:
     """Return the type that one of ``STEP_FIELDS`` is stored as."""

@@ -122,6 +122,10 @@ class ImageStore:
         ends = np.concatenate([[0], self._store.episode_ends])
         return np.asarray(self._frames[ends[index] : ends[index + 1]])
 
+    def first_frame(self, index: int) -> np.ndarray:
+        """Read the first frame of one episode, uint8 (H, W, 3)."""
+        return np.asarray(self._frames[int(self._store.episode_ends[index - 1]) if index else 0])
+
     @property
     def command(self) -> str:
         """The command that draws these frames."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Table
@@ -12,6 +13,7 @@ from rich.text import Text
 from act_kit.datasets.checks import Level
 from act_kit.datasets.coverage import coverage_figure, distribution_figure, growth_figure, panels
 from act_kit.datasets.diversity import Diversity
+from act_kit.datasets.first_observations import FirstObservations, known_starts
 from act_kit.datasets.quality import Quality
 from act_kit.datasets.store import EpisodeStore
 from act_kit.files import write_json
@@ -19,20 +21,29 @@ from act_kit.pages import figure_uri, write_page
 from act_kit.sim.starts import stack
 from act_kit.sim.tasks import get_task
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 COLOURS: dict[Level, str] = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
 
 Row = tuple[str, str, str]
 
+_FAILED, _LEAKED = "attempts that failed", "validation episodes that training has seen"
+"""What is not known of data that were not collected here."""
 
-def rows(diversity: Diversity) -> list[Row]:
-    """Return what is measured of the starts: what, the value, and what it should be."""
-    d = diversity
+
+def rows(measured: Diversity | FirstObservations) -> list[Row]:
+    """Return what is measured of the starts, or of first observations: what, the value, and what it should be."""
+    if isinstance(measured, FirstObservations):
+        of_starts = rows(measured.starts) if measured.starts else []
+        return [*first_rows(measured), *(row for row in of_starts if row[0] not in (_FAILED, _LEAKED))]
+    d = measured
     table = [
         ("distinct starts", f"{d.num_distinct} of {d.num}", "all"),
         ("starts that repeat another", f"{100 * d.duplicate_fraction:.0f} %", "at most 2 %"),
         ("starts that the task never has", f"{d.num_outside}", "0"),
-        ("attempts that failed", f"{d.num_failed} of {d.num_attempts}", "few; each leaves a hole"),
-        ("validation episodes that training has seen", f"{d.num_leaked} of {d.num_validation}", "0"),
+        (_FAILED, f"{d.num_failed} of {d.num_attempts}", "few; each leaves a hole"),
+        (_LEAKED, f"{d.num_leaked} of {d.num_validation}", "0"),
     ]
     if "evaluation set" in d.against:
         table.append(("starts that are in the evaluation set", f"{d.num_shared}", "0"))
@@ -57,7 +68,27 @@ def rows(diversity: Diversity) -> list[Row]:
         rank = f"{d.effective_rank:.1f}" if not constant else f"not told: {constant} of {len(d.dimensions)} do not vary"
         table.append(("effective rank", rank, f"{d.effective_rank_reference:.1f}"))
         table.append(("correlation furthest from the evaluation's", pair, "small"))
+    for share in d.sources if len(d.sources) > 1 else ():
+        shown = f"{100 * share.nearest:.0f} % of fresh starts" if share.nearest is not None else "n/a"
+        part = f"{100 * share.num / d.num:.0f} %, its part of the demonstrations"
+        table.append((f"nearest to a demonstration by {share.source}", shown, part))
     return table
+
+
+def first_rows(measured: FirstObservations) -> list[Row]:
+    """Return what is measured of first observations."""
+    m = measured
+    frozen = f"{len(m.frozen)} of {m.state_dim}" + (f" (the first: {m.frozen[0]})" if m.frozen else "")
+    return [
+        ("numbers of a state and of an action", f"{m.state_dim}, {m.action_dim}", ""),
+        ("distinct first states", f"{m.num_distinct_states} of {m.num_compared}", "all, or the pictures differ"),
+        *(
+            (f"distinct first pictures of {camera}", f"{num} of {m.num_compared}", "all, or the states differ")
+            for camera, num in m.num_distinct_frames.items()
+        ),
+        ("numbers that move, but always begin the same", frozen, "those of the robot's resting pose"),
+        ("demonstrations that repeat another to the bit", f"{100 * m.duplicate_trajectories:.0f} %", "0 %"),
+    ]
 
 
 def quality_rows(quality: Quality) -> list[Row]:
@@ -92,24 +123,36 @@ def quality_rows(quality: Quality) -> list[Row]:
     ]
 
 
-def terminal_table(diversity: Diversity) -> Table:
+def terminal_table(measured: Diversity | FirstObservations) -> Table:
     """Return the report as a table."""
-    title = f"Starts of {diversity.num} demonstrations of {diversity.task}, against {diversity.against}"
+    title = f"{measured.num} demonstrations of {measured.task}"
+    title = f"Starts of {title}, against {measured.against}" if isinstance(measured, Diversity) else title
     table = Table(title=title, title_justify="left")
     for column in ("", "measured", "expected"):
         table.add_column(column)
-    for row in rows(diversity):
+    for row in rows(measured):
         table.add_row(*row)
-    for quality in diversity.quality:
+    for source, of_source in source_rows(measured):
         table.add_section()
-        table.add_row(Text(f"demonstrated by {quality.source}", style="bold"), "", "usual")
-        for row in quality_rows(quality):
+        table.add_row(Text(f"demonstrated by {source}", style="bold"), "", "usual")
+        for row in of_source:
             table.add_row(*row)
     return table
 
 
+def source_rows(diversity: Diversity | FirstObservations) -> list[tuple[str, list[Row]]]:
+    """Return of each source how often it succeeded, and how it demonstrated; of first observations, nothing."""
+    if isinstance(diversity, FirstObservations):
+        return []
+    succeeded = {share.source: f"{share.num_succeeded} of {share.num}" for share in diversity.sources}
+    return [
+        (quality.source, [("episodes that succeed", succeeded[quality.source], "all"), *quality_rows(quality)])
+        for quality in diversity.quality
+    ]
+
+
 def write_report(
-    store: EpisodeStore, diversity: Diversity, out: Path, *, against: np.ndarray | None = None,
+    store: EpisodeStore, measured: Diversity | FirstObservations, out: Path, *, against: np.ndarray | None = None,
     predictors: Sequence[tuple[str, str, str]] = (),
 ) -> Path:  # fmt: skip
     """Write ``diversity.json`` and ``report.html`` into ``out``, and return the page's path.
@@ -117,23 +160,36 @@ def write_report(
     ``predictors`` are rows of what was tried with the data: what, the value, and what it should be.
     """
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "diversity.json", diversity.to_dict())
-    task, starts = get_task(store.info.task), store.rand_vecs
-    failed = stack([attempt.start for attempt in store.attempts() if not attempt.kept])
-    maps = [coverage_figure(task, starts, failed, against=against, pairs=[pair]) for pair in panels(task)]
-    distributions = [distribution_figure(task, int(dim), starts, against) for dim in task.informative]
+    write_json(out / "diversity.json", measured.to_dict())
+    diversity = measured if isinstance(measured, Diversity) else None
+    starts = known_starts(store)
+    maps: list[Figure] = []
+    distributions: list[Figure] = []
+    if starts is not None:
+        task = get_task(store.info.task)
+        failed = stack([attempt.start for attempt in store.attempts() if not attempt.kept])
+        sources = store.sources if len(set(store.sources)) > 1 else ()
+        maps = [
+            coverage_figure(task, starts, failed, against=against, pairs=[pair], sources=sources)
+            for pair in panels(task)
+        ]
+        distributions = [distribution_figure(task, int(dim), starts, against) for dim in task.informative]
     page = out / "report.html"
     write_page(
         page,
         "dataset.html.j2",
         {
             "title": f"{store.path.name}: {store.num_episodes} demonstrations of {store.info.task}",
-            "diversity": diversity,
-            "rows": rows(diversity),
-            "qualities": [(quality.source, quality_rows(quality)) for quality in diversity.quality],
+            "diversity": measured,
+            "more": diversity.more if diversity else "",
+            "rows": rows(measured),
+            "qualities": source_rows(measured),
+            "colours": "each source in its colour" if len(set(store.sources)) > 1 else "blue",
             "maps": [figure_uri(figure) for figure in maps],
             "distributions": [figure_uri(figure) for figure in distributions],
-            "growth": figure_uri(growth_figure(diversity.growth, diversity.num)) if diversity.growth else None,
+            "growth": figure_uri(growth_figure(diversity.growth, diversity.num))
+            if diversity and diversity.growth
+            else None,
             "predictors": predictors,
             "info": store.info,
             "fingerprint": store.fingerprint or "unfinished",
@@ -142,8 +198,10 @@ def write_report(
     return page
 
 
-def write_overview(measured: Sequence[tuple[str, Diversity]], title: str, out: Path) -> Path:
+def write_overview(measured: Sequence[tuple[str, Diversity | FirstObservations]], title: str, out: Path) -> Path:
     """Write the page of several datasets, each with its report in a folder of its name; return the page's path."""
     write_json(out / "diversity.json", {name: diversity.to_dict() for name, diversity in measured})
-    write_page(out / "report.html", "datasets.html.j2", {"title": title, "measured": measured})
+    of_starts = {name: each if isinstance(each, Diversity) else each.starts for name, each in measured}
+    nearest = {name: f"{of.nearest_ratio:.2f}" if of else "n/a" for name, of in of_starts.items()}
+    write_page(out / "report.html", "datasets.html.j2", {"title": title, "measured": measured, "nearest": nearest})
     return out / "report.html"

@@ -20,6 +20,7 @@ import zarr
 from act_kit.datasets.episode import STEP_FIELDS, Attempt, Episode, Recording, dtype_of
 from act_kit.errors import DatasetError
 from act_kit.sim.starts import Start
+from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, TASKS
 
 FORMAT = "act_kit.dataset"
 VERSION = 2
@@ -182,6 +183,17 @@ class EpisodeStore:
         return tuple(name for name in STEP_FIELDS if name in ("state", "action") or f"data/{name}" in self._group)
 
     @property
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        """The shape of one step of each field."""
+        return {name: self._array(f"data/{name}").shape[1:] for name in self.fields}
+
+    @property
+    def is_of_metaworld(self) -> bool:
+        """Whether states and actions are those of a task of Meta-World, as far as their widths tell."""
+        widths = self.widths
+        return self.info.task in TASKS and (widths["state"], widths["action"]) == ((STATE_DIM,), (ACTION_DIM,))
+
+    @property
     def has_starts(self) -> bool:
         """Whether every episode's start is recorded; nobody may have recorded those of imported data."""
         return "meta/rand_vec" in self._group
@@ -226,6 +238,11 @@ class EpisodeStore:
         if not self.has_starts:
             raise DatasetError(f"{self.path} was imported without the starts of its episodes, which this needs.")
         return self._read("meta/rand_vec")[: self.num_episodes]
+
+    @property
+    def recorded_starts(self) -> list[list[float]]:
+        """The demonstrated starts as plain numbers; none where they were not recorded."""
+        return self.rand_vecs.tolist() if self.has_starts else []
 
     @property
     def starts(self) -> list[Start]:

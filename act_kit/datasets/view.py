@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from act_kit.datasets.columns import Columns, columns_of, is_of_metaworld
+from act_kit.datasets.columns import Columns, columns_of
 from act_kit.datasets.coverage import panels, place
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.null import reference_starts
@@ -84,7 +84,7 @@ def plots_of(store: EpisodeStore) -> list[Plot]:
     """Choose the signals to show: of Meta-World those that mean something, of others all, by their numbers."""
     state, action = store.steps("state"), store.steps("action").astype(np.float64)
     plots = []
-    if is_of_metaworld(store):
+    if store.is_of_metaworld:
         plots = [
             Plot(name="hand (m)", lines="xyz", values=state[:, :3], is_centred=True),
             Plot(name="object (m)", lines="xyz", values=state[:, 4:7], is_centred=True),

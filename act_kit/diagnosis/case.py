@@ -17,7 +17,8 @@ import numpy as np
 from act_kit.collection.collect import collect
 from act_kit.collection.render import render
 from act_kit.config import CollectConfig, TrainConfig
-from act_kit.datasets.diversity import Diversity, measure
+from act_kit.datasets.diversity import Diversity
+from act_kit.datasets.first_observations import FirstObservations, measure_dataset
 from act_kit.datasets.split import split_episodes
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diagnosis.generalisation import SEED, Gap, evenly, measure_loss
@@ -96,9 +97,14 @@ class DatasetCase:
         return EpisodeStore.open(self.path)
 
     @cached_property
-    def diversity(self) -> Diversity:
+    def diversity(self) -> Diversity | FirstObservations:
         """What the report says of it."""
-        return measure(self.store)
+        return measure_dataset(self.store)
+
+    def require_metaworld(self) -> None:
+        """Raise :class:`DatasetError` unless states and actions are those of a task of Meta-World."""
+        if not self.store.is_of_metaworld:
+            raise DatasetError(f"'{self.store.info.task}' is no task of Meta-World.")
 
 
 class RunCase:

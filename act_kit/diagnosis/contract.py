@@ -34,8 +34,8 @@ def same_data(case: RunCase) -> Result:
             "another run's.", path, case.train_again,
         )  # fmt: skip
     for shown, store in zip(contract.demonstrations, case.stores, strict=False):
-        known = np.array(shown.starts)
-        if len(known) < store.num_episodes and np.array_equal(known, store.rand_vecs[: len(known)]):
+        known, starts = shown.starts, store.recorded_starts
+        if known and len(known) < len(starts) and known == starts[: len(known)]:
             return warning(
                 f"{store.path} has grown since: it was trained on {len(known)} of its {store.num_episodes} "
                 "demonstrations.", path, case.train_again,
@@ -47,7 +47,7 @@ def same_data(case: RunCase) -> Result:
             f"{_short(case.fingerprints)}): another run's, or the data were collected anew.", path, case.train_again,
         )  # fmt: skip
     for shown, store in zip(contract.demonstrations, case.stores, strict=True):
-        if not np.array_equal(np.array(shown.starts), store.rand_vecs):
+        if shown.starts != store.recorded_starts:
             return critical(
                 f"the starts that the checkpoint says it was shown are not those of {store.path}.",
                 path,
@@ -83,7 +83,8 @@ def same_environment(case: RunCase) -> Result:
         )  # fmt: skip
     here = versions()
     made = {"training": contract.versions}
-    made |= {str(dataset.path): dataset.store.info.versions for dataset in case.datasets}
+    # Of imported data nobody may know what they were recorded with.
+    made |= {str(data.path): data.store.info.versions for data in case.datasets if data.store.has_starts}
     made |= {str(evaluation.folder): evaluation.summary["versions"] for evaluation in case.evaluations}
     for name in ("metaworld", "mujoco"):
         others = [f"{what}: {of_it.get(name)}" for what, of_it in made.items() if of_it.get(name) != here[name]]

@@ -9,8 +9,9 @@ import numpy as np
 
 from act_kit.collection.replay import replay_episode
 from act_kit.datasets.checks import Level, worst
-from act_kit.datasets.diversity import TOO_FEW
+from act_kit.datasets.episode import is_corrected
 from act_kit.datasets.images import ImageStore
+from act_kit.datasets.verdict import TOO_FEW
 from act_kit.diagnosis.case import DatasetCase
 from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
 from act_kit.diagnosis.generalisation import evenly
@@ -30,6 +31,7 @@ _MAX_SHIFT = 4
 @CHECKS.add("another horizon or rate", stage="environment", settle="read the dataset's attributes")
 def contract(case: DatasetCase) -> Result:
     """Was it recorded in the benchmark's environment?"""
+    case.require_metaworld()
     info = case.store.info
     if (info.horizon, info.control_hz) != (HORIZON, CONTROL_HZ):
         return critical(
@@ -42,6 +44,7 @@ def contract(case: DatasetCase) -> Result:
 @CHECKS.add("goal hidden", stage="environment", settle="look at the last three numbers of the states")
 def goal(case: DatasetCase) -> Result:
     """Do the states show the goal?"""
+    case.require_metaworld()
     states = case.store.steps("state")
     hidden = int((~states[:, -3:].any(axis=1)).sum())
     if hidden:
@@ -51,8 +54,13 @@ def goal(case: DatasetCase) -> Result:
         )  # fmt: skip
     task = get_task(case.store.info.task)
     moving = [int(dim) for dim in task.informative if dim >= 3]
-    starts = case.store.rand_vecs
-    if moving and (np.ptp(starts[:, moving], axis=0) > 0.01).all() and (np.ptp(states[:, -3:], axis=0) < 1e-6).all():
+    starts = np.array(case.store.recorded_starts)
+    if (
+        moving
+        and len(starts)
+        and (np.ptp(starts[:, moving], axis=0) > 0.01).all()
+        and (np.ptp(states[:, -3:], axis=0) < 1e-6).all()
+    ):
         return critical(
             "the starts have different goals, but the states show one and the same.", case.path / "data/state",
             _again(case),
@@ -63,7 +71,10 @@ def goal(case: DatasetCase) -> Result:
 @CHECKS.add("unclipped actions", stage="data", settle="look at the range of the actions")
 def clipped(case: DatasetCase) -> Result:
     """Are the actions those that the environment carries out?"""
+    case.require_metaworld()
     for name in ("action", "executed_action"):
+        if name not in case.store.fields:
+            continue
         values = case.store.steps(name)
         if not np.isfinite(values).all():
             return critical(f"{name} holds numbers that are not finite.", case.path / "data" / name, _again(case))
@@ -80,14 +91,17 @@ def clipped(case: DatasetCase) -> Result:
 @CHECKS.add("actions off by some steps", stage="data", settle="ask the demonstrator again, state by state")
 def labels(case: DatasetCase) -> Result:
     """Is every action what the demonstrator does in that state, or does it belong to another step?"""
+    case.require_metaworld()
     store = case.store
-    if store.info.demonstrator != "scripted":
-        return untested(f"The demonstrator ({store.info.demonstrator}) cannot be asked again.")
+    sources = store.sources
+    asked = np.array([i for i, source in enumerate(sources) if source == "scripted" or is_corrected(source)], dtype=int)
+    if not len(asked):
+        return untested(f"The demonstrator ({', '.join(dict.fromkeys(sources))}) cannot be asked again.")
     expert = ScriptedExpert(store.info.task)
     agrees: dict[int, list[bool]] = {shift: [] for shift in range(-_MAX_SHIFT, _MAX_SHIFT + 1)}
     ends = np.concatenate([[0], store.episode_ends])
     states, actions = store.steps("state"), store.steps("action")
-    for episode in evenly(np.arange(store.num_episodes), _NUM_LABELS):
+    for episode in evenly(asked, _NUM_LABELS):
         span = slice(ends[episode], ends[episode + 1])
         wanted, recorded = np.stack([expert.act(state) for state in states[span]]), actions[span]
         for shift, same in agrees.items():
@@ -112,11 +126,16 @@ def labels(case: DatasetCase) -> Result:
 
 @CHECKS.add("labels are not what was done", stage="data", settle="compare action with executed_action")
 def executed(case: DatasetCase) -> Result:
-    """Without noise, what was carried out is what is to be learnt."""
+    """Without noise, what was carried out is what is to be learnt; unless a policy acted and the expert labelled."""
     store = case.store
     if store.info.noise:
         return untested("With noise, what was carried out differs from what is to be learnt, as it should.")
-    differs = float((store.steps("action") != store.steps("executed_action")).any(axis=1).mean())
+    if "executed_action" not in store.fields:
+        return untested("Nobody recorded what was carried out.")
+    own = np.repeat([not is_corrected(source) for source in store.sources], store.episode_lengths)
+    if not own.any():
+        return untested("A policy acted and the expert labelled: what was carried out differs, as it should.")
+    differs = float((store.steps("action") != store.steps("executed_action"))[own].any(axis=1).mean())
     if differs:
         return critical(
             f"{100 * differs:.1f} % of the actions to learn are not those that were carried out, though the data say "
@@ -143,6 +162,8 @@ def sound(case: DatasetCase) -> Result:
     """Does the report find starts, states and numbers that no collection leaves?"""
     level, says = _report(case, "data")
     if level == "OK":
+        if case.store.lacks:
+            return ruled_out(f"All numbers are finite. Not recorded: {', '.join(case.store.lacks)}.")
         return ruled_out("Every first state is that of its start; all numbers are finite and in their ranges.")
     return (critical if level == "FAIL" else warning)(says, case.path, _again(case))
 
@@ -168,9 +189,10 @@ def coverage(case: DatasetCase) -> Result:
     if level == "WARN" and case.diversity.num < TOO_FEW:
         return untested(says)
     if level == "OK":
-        return ruled_out(f"The starts cover those of {case.diversity.task} as well as random draws do.")
+        return ruled_out(case.diversity.verdict.removeprefix("OK: "))
     found = critical if level == "FAIL" else warning
-    return found(says, case.path / "meta/rand_vec", case.diversity.mend)
+    evidence = "meta/rand_vec" if case.store.has_starts else "data/state"
+    return found(says, case.path / evidence, case.diversity.mend)
 
 
 def _report(case: DatasetCase, about: Literal["coverage", "data"]) -> tuple[Level, str]:

@@ -125,15 +125,16 @@ def disjoint(case: RunCase) -> Result:
     for evaluation in _evaluations(case):
         if evaluation.starts_file["kind"] == "dataset":
             continue
-        seen = [store.rand_vecs for store in case.stores if store.info.task == evaluation.task]
-        if not seen:
-            continue
-        num = int(shared(evaluation.starts, np.concatenate(seen)).sum())
+        seen = [start for store in case.stores if store.info.task == evaluation.task for start in store.recorded_starts]
+        num = int(shared(evaluation.starts, np.array(seen)).sum())
         if num:
             return critical(
                 f"{num} of the {len(evaluation.starts)} evaluation starts in {evaluation.folder} are training "
                 "starts: success from them may be memory.", evaluation.folder / "starts.json", _again(case, evaluation),
             )  # fmt: skip
+    unknown = [str(store.path) for store in case.stores if not store.has_starts]
+    if unknown:
+        return untested(f"Nobody recorded the starts of {', '.join(unknown)}.")
     return ruled_out("No evaluation start was demonstrated.")
 
 

@@ -94,8 +94,14 @@ class EvalSet:
 
 
 def make_evalset(task: str, kind: Kind, num: int, seed: int, demonstrated: Sequence[Sequence[float]]) -> EvalSet:
-    """Draw an evaluation set: ``dataset`` takes ``num`` demonstrated starts, evenly over all of them."""
+    """Draw an evaluation set: ``dataset`` takes ``num`` demonstrated starts, evenly over all of them.
+
+    Raises:
+        StartError: The demonstrated starts are asked for, and nobody recorded them.
+    """
     if kind == "dataset":
+        if not demonstrated:
+            raise StartError(f"The starts of the demonstrations of {task} were not recorded: --starts fresh")
         chosen = np.unique(np.linspace(0, len(demonstrated) - 1, num).round().astype(int))
         starts = [Start.of(task, np.array(demonstrated[i])) for i in chosen]
     else:

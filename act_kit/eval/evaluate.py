@@ -29,12 +29,12 @@ class Episode:
     Attributes:
         outcome: How it went.
         nearest_demonstration: Distance of its start to the nearest demonstrated one, in box widths, over the
-            informative dimensions.
+            informative dimensions; None where no demonstrated start is known.
         largest_z: Largest normalised coordinate of any state the policy was asked about.
     """
 
     outcome: Outcome
-    nearest_demonstration: float
+    nearest_demonstration: float | None
     largest_z: float
 
 
@@ -213,18 +213,21 @@ def evaluate_all(
 
 
 def _demonstrated(evalset: EvalSet, contract: Contract, num: int) -> tuple[Start, ...]:
-    """Choose demonstrated starts of the set's task as a control, where they are not what is evaluated already."""
-    if evalset.kind == "dataset":
+    """Choose demonstrated starts of the set's task as a control, if they are known and not evaluated already."""
+    known = contract.starts_of(evalset.task)
+    if evalset.kind == "dataset" or not known:
         return ()
-    return make_evalset(evalset.task, "dataset", num, evalset.seed, contract.starts_of(evalset.task)).starts
+    return make_evalset(evalset.task, "dataset", num, evalset.seed, known).starts
 
 
 def _judge(policy: Policy, evalset: EvalSet, outcomes: Sequence[Outcome]) -> list[Episode]:
     """Say of each episode how far it was from what the policy had seen."""
-    demonstrated = np.array(policy.contract.starts_of(evalset.task))
-    nearest = nearest_demonstrations(evalset.task, evalset.starts, demonstrated)
+    known = policy.contract.starts_of(evalset.task)
+    nearest: list[float] | list[None] = [None] * len(outcomes)
+    if known:
+        nearest = nearest_demonstrations(evalset.task, evalset.starts, np.array(known)).tolist()
     return [
-        Episode(outcome=outcome, nearest_demonstration=float(near), largest_z=_largest_z(policy, outcome))
+        Episode(outcome=outcome, nearest_demonstration=near, largest_z=_largest_z(policy, outcome))
         for outcome, near in zip(outcomes, nearest, strict=True)
     ]
 

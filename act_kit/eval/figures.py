@@ -37,7 +37,7 @@ def success_figure(rows: Mapping[str, tuple[Evaluation, Policy]]) -> Figure:
     for line, (name, (evaluation, policy)) in zip(grid, rows.items(), strict=True):
         rand_vecs = stack(evaluation.evalset.starts)
         succeeded = np.array([outcome.success_once for outcome in evaluation.outcomes])
-        shown = np.array(policy.contract.starts_of(task.name))
+        shown = np.array(policy.contract.starts_of(task.name)).reshape(-1, len(task.low))
         line[0].set_title(name, loc="left", fontsize=10)
         for axes, pair in zip(line, pairs, strict=True):
             draw_axes(axes, task, pair)
@@ -91,7 +91,7 @@ def heat_figure(evaluation: Evaluation, policy: Policy) -> Figure:
         y, height = (corner[1], size[1]) if len(dims) > 1 else (0.0, 1.0)
         patch = Rectangle((corner[0], y), size[0], height, facecolor=colour, edgecolor="white", alpha=0.75)
         labels[label] = axes.add_patch(patch)
-    shown = np.array(policy.contract.starts_of(task.name))
+    shown = np.array(policy.contract.starts_of(task.name)).reshape(-1, len(task.low))
     labels["demonstrated"] = axes.scatter(*place(shown, pair), s=30, color="black", marker="+", linewidths=0.8)
     figure.legend(list(labels.values()), list(labels), loc="outside upper right", ncols=3, frameon=False, fontsize=9)
     return figure

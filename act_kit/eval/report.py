@@ -102,11 +102,17 @@ def rate_values(rate: Rate) -> dict[str, float]:
 
 
 def by_nearness(evaluation: Evaluation) -> list[Bin]:
-    """Return success by the distance to the nearest demonstration."""
-    return divide(
-        [episode.nearest_demonstration for episode in evaluation.episodes],
-        [outcome.success_once for outcome in evaluation.outcomes],
-    )
+    """Return success by the distance to the nearest demonstration; nothing where that is not known."""
+    known = [
+        (episode.nearest_demonstration, episode.outcome.success_once)
+        for episode in evaluation.episodes
+        if episode.nearest_demonstration is not None
+    ]
+    return divide(*zip(*known, strict=True)) if known else []
+
+
+def _nearest(episode: Episode, digits: int, unknown: str = "") -> str:
+    return unknown if episode.nearest_demonstration is None else f"{episode.nearest_demonstration:.{digits}f}"
 
 
 def control_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
@@ -163,7 +169,7 @@ def write_results(
             "meanings": {**MEANINGS, **LABELS},
             "map": figure_uri(map_figure(evaluation, policy)),
             "bins": bins,
-            "nearness": figure_uri(nearness_figure(bins)),
+            "nearness": figure_uri(nearness_figure(bins)) if bins else None,
             "sweep": {"columns": COLUMNS, "rows": table_rows(sweep), "warning": WARNING},
             "episodes": [
                 _page_row(i, episode, videos.get(i), with_crash=bool(evaluation.crashes))
@@ -188,7 +194,7 @@ def _page_row(index: int, episode: Episode, video: Path | None, *, with_crash: b
             "success step": "" if outcome.success_step is None else outcome.success_step,
             "min distance": f"{distance_at(outcome, 'min'):.3f}",
             "final distance": f"{distance_at(outcome, 'final'):.3f}",
-            "nearest demonstration": f"{episode.nearest_demonstration:.3f}",
+            "nearest demonstration": _nearest(episode, 3, "n/a"),
             "largest z": f"{episode.largest_z:.1f}",
             "clipped": f"{100 * outcome.clip_fraction:.1f} %",
             "start": " ".join(f"{x:.3f}" for x in outcome.start.rand_vec),
@@ -208,7 +214,7 @@ def _episode_table(evaluation: Evaluation, out: Path, videos: Mapping[int, Path]
             "initial_distance": f"{distance_at(episode.outcome, 'initial'):.6f}",
             "min_distance": f"{distance_at(episode.outcome, 'min'):.6f}",
             "final_distance": f"{distance_at(episode.outcome, 'final'):.6f}",
-            "nearest_demonstration": f"{episode.nearest_demonstration:.6f}",
+            "nearest_demonstration": _nearest(episode, 6),
             "largest_z": f"{episode.largest_z:.3f}",
             "clip_fraction": f"{episode.outcome.clip_fraction:.4f}",
             "got_as_far_as": furthest(episode.outcome) or "",

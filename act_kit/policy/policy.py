@@ -47,7 +47,8 @@ class Demonstrations:
         task: Meta-World task.
         fingerprint: SHA-256 of its content.
         command: The command that collects it again.
-        starts: The ``rand_vec`` of its episodes: what the policy saw, to tell memory from generalisation.
+        starts: The ``rand_vec`` of its episodes: what the policy saw, to tell memory from generalisation. None of
+            imported data, where nobody recorded them.
     """
 
     task: str
@@ -86,7 +87,7 @@ class Contract:
         return tuple(dict.fromkeys(demonstrations.task for demonstrations in self.demonstrations))
 
     def starts_of(self, task: str) -> list[list[float]]:
-        """Return every demonstrated start of a task, as ``rand_vec``."""
+        """Return every demonstrated start of a task that is known, as ``rand_vec``."""
         return [start for shown in self.demonstrations if shown.task == task for start in shown.starts]
 
     @classmethod

@@ -11,8 +11,6 @@ import numpy as np
 class ScriptedExpert:
     """The scripted policy of one task: stateless, needs the goal visible."""
 
-    source = "scripted"
-
     def __init__(self, task: str) -> None:
         from metaworld.policies import ENV_POLICY_MAP
 

@@ -23,8 +23,9 @@ OOD_MARGIN = 0.25
 """How far beyond the reset box the law ``ood`` goes, in widths of the box."""
 
 LawKind = Literal["uniform", "sobol", "grid", "tasks50", "ood"]
-Stream = Literal["collect", "validate", "select", "evaluate", "reference"]
-"""What starts are drawn for. Streams of one seed draw independently, so selecting never sees what reporting uses
+Stream = Literal["collect", "validate", "select", "evaluate", "reference", "correct"]
+"""What starts are drawn for. Streams of one seed draw independently, so selecting never sees what reporting uses, and a
+policy is corrected (DAgger) where nobody demonstrated
 (``tasks50`` has only its 50 goals to give, to every stream)."""
 
 
@@ -78,6 +79,8 @@ def distinct(rand_vecs: np.ndarray, same: float = SAME_START_M) -> np.ndarray:
 
 def shared(rand_vecs: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Tell which rows of ``rand_vecs`` (N, D) are, to 1e-6 m, among ``others`` (M, D); bool (N,)."""
+    if not len(others):
+        return np.zeros(len(rand_vecs), dtype=bool)
     return np.array([bool((np.abs(others - row).max(axis=1) <= SAME_START_M).any()) for row in rand_vecs], dtype=bool)
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from act_kit.config import TrainConfig
-from act_kit.datasets.diversity import measure
+from act_kit.datasets.first_observations import measure_dataset
 from act_kit.datasets.frames import find_images
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, DatasetError
 from act_kit.files import prepare_output
 from act_kit.overrides import build, compose, to_dict
+from act_kit.sim.tasks import ACTION_DIM, STATE_DIM
 
 
 def begin_run(
@@ -74,11 +75,17 @@ def check_data(store: EpisodeStore, *, allow_degenerate: bool) -> str | None:
     """Refuse data that cannot teach the task; return a warning about data that may not, or None.
 
     Raises:
-        DatasetError: The diversity report says FAIL, and that was not allowed.
+        DatasetError: It is of no task of Meta-World, or the diversity report says FAIL and that was not allowed.
     """
     if store.num_episodes == 0:
         raise DatasetError(f"{store.path} holds no demonstration yet. Go on collecting: {store.info.command} --resume")
-    diversity = measure(store)
+    if not store.is_of_metaworld:
+        (state_dim,), (action_dim,) = store.widths["state"], store.widths["action"]
+        raise DatasetError(
+            f"{store.path} holds states of {state_dim} and actions of {action_dim} numbers of '{store.info.task}'; "
+            f"training needs states of {STATE_DIM} and actions of {ACTION_DIM} of one of Meta-World's tasks."
+        )
+    diversity = measure_dataset(store)
     if diversity.level == "FAIL" and not allow_degenerate:
         raise DatasetError(f"{diversity.verdict}\nTo train on it all the same: --allow-degenerate")
     unfinished = (

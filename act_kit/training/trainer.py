@@ -89,7 +89,7 @@ class Trainer:
         self._demonstrations = [
             Demonstrations(
                 task=store.info.task, fingerprint=store.fingerprint or store.compute_fingerprint(),
-                command=store.info.command, starts=store.rand_vecs.tolist(),
+                command=store.info.command, starts=store.recorded_starts,
             )
             for store in stores
         ]  # fmt: skip

@@ -14,12 +14,12 @@ import pytest
 
 from act_kit.collection import collect as module
 from act_kit.collection.collect import collect, collect_episode
+from act_kit.collection.demonstrators import Scripted
 from act_kit.config import CollectConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.executors import LocalExecutor
 from act_kit.overrides import compose
-from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import StartLaw
 from tests.conftest import SERIAL, contents, make_dataset
@@ -137,13 +137,13 @@ def test_resuming_otherwise_is_refused_with_the_command_that_would_go_on(tmp_pat
 
 def test_noise_disturbs_what_is_done_and_leaves_the_label_clean() -> None:
     (start,) = StartLaw("push-v3").sample(1, seed=0, stream="collect")
-    simulator, expert = Simulator("push-v3"), ScriptedExpert("push-v3")
+    simulator, expert = Simulator("push-v3"), Scripted("push-v3")
     noisy = collect_episode(simulator, expert, start, seed=4, attempt=2, noise=0.3)
     assert not np.array_equal(noisy.action, noisy.executed_action)
     assert np.abs(noisy.executed_action).max() <= 1
     assert np.abs(noisy.action).max() <= 1
     for state, action in zip(noisy.state, noisy.action, strict=True):
-        assert np.array_equal(expert.act(state), action)
+        assert np.array_equal(expert.act(state)[0], action)
     again = collect_episode(simulator, expert, start, seed=4, attempt=2, noise=0.3)
     other = collect_episode(simulator, expert, start, seed=4, attempt=3, noise=0.3)
     assert np.array_equal(noisy.executed_action, again.executed_action)
@@ -154,7 +154,7 @@ def test_noise_disturbs_what_is_done_and_leaves_the_label_clean() -> None:
 
 def test_an_episode_ends_some_steps_after_its_first_success() -> None:
     (start,) = StartLaw("reach-v3").sample(1, seed=0, stream="collect")
-    simulator, expert = Simulator("reach-v3"), ScriptedExpert("reach-v3")
+    simulator, expert = Simulator("reach-v3"), Scripted("reach-v3")
     for more in (0, 7):
         episode = collect_episode(simulator, expert, start, steps_after_success=more)
         assert len(episode) == episode.success_step + 1 + more

@@ -173,7 +173,7 @@ class Session:
         episode = self._recorder.episode(attempt=len(self._attempts), source=source)
         attempt = Attempt(start=self.start, num_steps=self.num_steps, kept=True)
         if self._store is None:
-            self._store = EpisodeStore.create(self.path, describe(self.config), episode)
+            self._store = EpisodeStore.create(self.path, describe(self.config, None), episode)
         self._store.append([episode], [*self._unstored, attempt])
         self._unstored.clear()
         self._attempts.append(attempt)
@@ -222,7 +222,7 @@ class Session:
 def _reopen(config: CollectConfig, path: Path) -> EpisodeStore:
     """Open a dataset to go on with: by anybody, to any number, but from the same starts in the same order."""
     store = EpisodeStore.open(path, writable=True)
-    begun, asked = store.info, describe(config)
+    begun, asked = store.info, describe(config, None)
     for name in ("task", "demonstrator", "seed", "start_law", "versions", "steps_after_success"):
         was, wanted = getattr(begun, name), getattr(asked, name)
         if was != wanted:

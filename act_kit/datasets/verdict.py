@@ -1,0 +1,116 @@
+"""The verdict on a dataset's starts: which measured numbers say that they do not cover the task, and how badly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from act_kit.datasets.checks import Finding
+from act_kit.datasets.null import MOST_STARTS
+from act_kit.sim.starts import SAME_START_M
+from act_kit.sim.tasks import INFORMATIVE_WIDTH_M, Task, get_task
+
+if TYPE_CHECKING:
+    from act_kit.datasets.diversity import Diversity
+
+TOO_FEW = 10
+
+Gates = set[tuple[str, int]]
+
+
+def percent(share: float) -> str:
+    """Return a share in words."""
+    return f"{100 * share:.0f} %"
+
+
+def not_judged(task: Task, d: Diversity, against: np.ndarray | None) -> tuple[Gates, list[str]]:
+    """Return the gates that cannot be read here, and why."""
+    notes = []
+    if d.num > MOST_STARTS:
+        notes.append(f"Coverage was read on {MOST_STARTS} of the {d.num} starts.")
+    if against is None:
+        return set(), notes
+    gates: Gates = set()
+    for i, dim in enumerate(task.informative):
+        if len(against) < TOO_FEW or np.ptp(against[:, dim]) < INFORMATIVE_WIDTH_M:
+            gates |= {("range", i), ("std", i), ("ks", i)}
+            notes.append(
+                f"The distribution of {task.dim_name(int(dim))} was not judged: the evaluation set hardly varies it."
+            )
+    if len(against) < TOO_FEW:
+        gates |= {("energy", -1), ("rank", -1), ("correlation", -1)}
+        notes = [note for note in notes if "distribution" not in note]
+        notes.append(
+            f"An evaluation set of {len(against)} starts has no distribution: only distances to it were judged."
+        )
+    return gates, notes
+
+
+def judge(d: Diversity, num_inside: int, seen: Gates, unread: Gates) -> list[Finding]:
+    """Say what is wrong.
+
+    Args:
+        d: What was measured.
+        num_inside: Distinct starts that the reset law could have given.
+        seen: Gates that would hardly be as far out in a healthy dataset.
+        unread: Gates that cannot be read.
+    """
+    findings: list[Finding] = []
+
+    def fail(text: str) -> None:
+        findings.append(Finding(level="FAIL", text=text, about="coverage"))
+
+    def warn(text: str) -> None:
+        findings.append(Finding(level="WARN", text=text, about="coverage"))
+
+    if d.num_outside == d.num:
+        fail(f"no start lies where {d.task} begins: are they of another task?")
+        return findings
+    if d.num_distinct == 1 and d.num > 1:
+        fail(
+            f"all {d.num} demonstrations begin from one and the same start. A policy that learns from them has not "
+            "seen any of the starts it will be evaluated from."
+        )
+        return findings
+    if d.num_outside:
+        warn(f"{percent(d.num_outside / d.num)} of the starts lie where {d.task} never begins; they cover nothing.")
+    if d.num_shared:
+        warn(f"{d.num_shared} of the demonstrated starts are in the evaluation set: success from them may be memory.")
+    if d.num < TOO_FEW:
+        warn(f"{d.num} demonstrations are too few to judge their coverage.")
+        return findings
+    if num_inside < max(5, 0.05 * d.num):
+        fail(f"the {d.num} demonstrations begin from only {num_inside} distinct starts.")
+    frozen = {i for i, row in enumerate(d.dimensions) if row.range_fraction < 0.05 and ("range", i) not in unread}
+    if frozen:
+        names = ", ".join(d.dimensions[i].name for i in sorted(frozen))
+        fail(f"{names} hardly varies: less than 5 % of the range it is evaluated on.")
+    # In one dimension a single hole, where an expert failed, doubles the mean distance: "much" is asked for too.
+    far = d.nearest_ratio > (2.0 if len(d.dimensions) <= 3 else 1.5) and d.beyond_p99 > 0.2
+    if d.energy_p <= 0.001 and far and ("energy", -1) not in unread:
+        fail(
+            f"the starts leave much of the task uncovered: a fresh start is {d.nearest_ratio:.1f} times as far from "
+            f"the nearest demonstration as with {d.num} random starts (energy test p = {d.energy_p:.4f})."
+        )
+    low_range, low_std = (0.8, 0.75) if d.num >= 50 else (0.6, 0.6)
+    for i, row in enumerate(d.dimensions):
+        if i in frozen:
+            continue
+        if ("range", i) in seen and row.range_fraction < low_range:
+            warn(f"{row.name} covers only {percent(row.range_fraction)} of its range.")
+        elif ("std", i) in seen and row.std_ratio < low_std:
+            warn(f"{row.name} varies only {percent(row.std_ratio)} as much as it will in evaluation.")
+        if ("ks", i) in seen and row.shift > 0.05:
+            warn(f"{row.name} is distributed otherwise than in evaluation (Kolmogorov-Smirnov p < {row.ks_p:.1g}).")
+    if ("correlation", -1) in seen and d.correlation > 0.3 and d.correlated:
+        warn(f"{d.correlated[0]} and {d.correlated[1]} vary together (their correlation is {d.correlation:.2f} off).")
+    elif ("rank", -1) in seen and d.effective_rank < 0.85 * d.effective_rank_reference and not frozen:
+        warn(f"dimensions vary together: effective rank {d.effective_rank:.1f}, not {d.effective_rank_reference:.1f}.")
+    task = get_task(d.task)
+    by_chance = d.num * np.prod(2 * SAME_START_M / task.width[task.informative])  # 2 % of 2,000 in one dimension
+    if d.duplicate_fraction > 0.02 + by_chance:
+        warn(f"{percent(d.duplicate_fraction)} of the demonstrations repeat the start of another.")
+    if ("beyond", -1) in seen and d.beyond_p99 > 0.05:
+        warn(f"{percent(d.beyond_p99)} of fresh starts are farther from a demonstration than 1 % should be.")
+    return findings
