@@ -36,7 +36,7 @@ def act(*arguments: object) -> None:
 def photograph(page: Page, name: str) -> None:
     """Save what is seen of a page, in few enough colours to be small."""
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    picture.quantize(128).save(DOCS / f"{name}.png", optimize=True)
+    picture.quantize(256).save(DOCS / f"{name}.png", optimize=True)
     print(DOCS / f"{name}.png")
 
 
@@ -75,18 +75,25 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--disable-dev-shm-usage"])
         by_hand(browser, out / "by-hand")
-        if not (out / "eval").exists():
-            act("collect", "--task", TASK, "--n", 60, "--out", out / "scripted", "--overwrite")
-            act("data", "merge", out / "by-hand", out / "scripted", "--out", out / "data", "--overwrite")
-            act("train", "--data", out / "data", "--out", out / "run", "--overwrite", "trainer.steps=1500")
-            act("eval", out / "run", "--record-video", "--quick", "--out", out / "eval", "--overwrite")
-            act("data", "view", out / "data", "--out", out / "view", "--overwrite")
+        steps = {
+            "scripted": ("collect", "--task", TASK, "--n", 60),
+            "data": ("data", "merge", out / "by-hand", out / "scripted"),
+            "run": ("train", "--data", out / "data", "trainer.steps=400"),
+            "eval": ("eval", out / "run", "--record-video", "--quick"),
+            "view": ("data", "view", out / "data"),
+        }
+        for name, step in steps.items():
+            if not (out / name).exists():
+                act(*step, "--out", out / name)
         page = browser.new_page(viewport=_SIZE)
-        page.goto(f"{(out / 'view' / 'index.html').resolve().as_uri()}#3")
+        page.goto(f"{(out / 'view' / 'view.html').resolve().as_uri()}#3")
         page.wait_for_timeout(1500)
         photograph(page, "data")
+        page.set_viewport_size({**_SIZE, "height": 1250})
         page.goto((out / "eval" / "report.html").resolve().as_uri())
-        page.wait_for_timeout(500)
+        page.get_by_text("How far episodes got").evaluate("heading => scrollTo(0, heading.offsetTop - 20)")
+        page.locator("video").evaluate_all("videos => videos.forEach(video => { video.currentTime = 1 })")
+        page.wait_for_timeout(1500)
         photograph(page, "evaluation")
         browser.close()
 

@@ -23,7 +23,7 @@ OOD_MARGIN = 0.25
 """How far beyond the reset box the law ``ood`` goes, in widths of the box."""
 
 LawKind = Literal["uniform", "sobol", "grid", "tasks50", "ood"]
-Stream = Literal["collect", "validate", "select", "evaluate", "reference", "correct"]
+Stream = Literal["collect", "validate", "select", "evaluate", "reference", "correct", "teleop"]
 """What starts are drawn for. Streams of one seed draw independently, so selecting never sees what reporting uses, and a
 policy is corrected (DAgger) where nobody demonstrated
 (``tasks50`` has only its 50 goals to give, to every stream)."""

@@ -181,7 +181,7 @@ def test_what_imported_data_cannot_do_is_said_in_a_line(tmp_path: Path) -> None:
     write_replay_buffer(tmp_path / "pusht.zarr")
     act("data", "convert", tmp_path / "pusht.zarr", tmp_path / "out", check=0)
     shown = act("data", "info", tmp_path / "out", "--verify", check=0).stdout
-    assert "imported (2)" in shown
+    assert "imported, 2 episodes" in shown
     assert "not recorded" in shown
     assert "diffusion-policy" in shown
     for verb in (("data", "replay"), ("render",)):
