@@ -56,7 +56,7 @@ class Session:
         self._attempts = self._store.attempts() if self._store else []
         self._unstored: list[Attempt] = []
         num_drawn = config.distinct_starts or (config.n if config.start_law == "grid" else 4 * config.n + 100)
-        # Not the starts that the scripted expert has with this seed: beside its demonstrations, these shall add to them.
+        # Not the starts that the scripted expert has with this seed: beside its demonstrations, these add to them.
         self._starts = StartLaw(config.task, config.start_law).sample(num_drawn, seed=config.seed, stream="teleop")
         self.num_kept = sum(attempt.kept for attempt in self._attempts)
         self.num_discarded = len(self._attempts) - self.num_kept
