@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +18,13 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from act_kit.sim.render import find_gl
+from benchmarks.command import act
 from benchmarks.teleop import Served, chromium, go, serve, wait_until
 
 TASK = "push-v3"
 NUM_BY_HAND = 6
 DOCS = Path(__file__).parents[1] / "docs"
 _SIZE = {"width": 1280, "height": 860}
-
-
-def act(*arguments: object) -> None:
-    command = [sys.executable, "-c", "from act_kit.cli import main; main()", *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def photograph(page: Page, name: str) -> None:

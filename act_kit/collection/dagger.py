@@ -4,10 +4,9 @@ So the data hold the states that the policy gets itself into, with the way out o
 and expert by beta_i in iteration i, with beta_1 = 1: the demonstrations that the policy was trained on. Here the
 mixture may change from attempt to attempt of one iteration.
 
-By default the expert carries out half of the stretches, in all attempts. A policy of chunks learns rows of labels, and
-such a row is a plan only where the expert carried it out; and a policy that is stuck fills the data with its 500 steps.
-push-v3, 10 demonstrations, then 30 attempts, two training seeds: 55 % success before, 91 % with a half throughout, 73 %
-with a half falling to none; 30 demonstrations more: 100 %.
+By default the expert carries out half of the stretches, in all attempts. Measured against less of it (BENCHMARKS.md):
+a policy of chunks learns rows of labels, and such a row is a plan only where the expert carried it out; and a policy
+that is stuck fills the data with its 500 steps.
 """
 
 from __future__ import annotations
