@@ -1,7 +1,7 @@
 """How many distinct starts do 200 demonstrations need? The figure and the table of the README.
 
-    python benchmarks/coverage.py --out coverage
-    python benchmarks/coverage.py --out coverage --table
+    python -m benchmarks.coverage --out coverage
+    python -m benchmarks.coverage --out coverage --table
 
 For each task, each number K of distinct starts and each seed: 200 demonstrations from K starts, used over and over;
 their diversity report; one training of the same steps; success from the same 100 fresh starts. Data and training have
@@ -15,8 +15,6 @@ import argparse
 import csv
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -26,6 +24,7 @@ import numpy as np
 
 from act_kit.pages import BLUE, GREEN, ORANGE
 from act_kit.statistics import seeds_mean
+from benchmarks.command import act
 
 TASKS = {"push-v3": BLUE, "pick-place-v3": ORANGE, "shelf-place-v3": GREEN}
 NUM = 200
@@ -56,13 +55,13 @@ class Cell:
             return
         repeated = 0 if self.distinct == NUM else self.distinct  # 0: a new one each, also after a failed attempt
         collect = ("--task", self.task, "--n", NUM, "--distinct-starts", repeated, "--seed", self.seed)
-        _act("collect", *collect, "--out", self.data, "--workers", 1, "--overwrite")
-        _act("report", self.data, codes=(0, 2))
+        act("collect", *collect, "--out", self.data, "--workers", 1, "--overwrite")
+        act("report", self.data, code=None)
         options = (f"trainer.steps={STEPS}", f"trainer.validate_every={STEPS}", "selection.rollouts=0")
         run = self.folder / "run"
         train = ("--data", self.data, "--out", run, "--seed", self.seed, "--allow-degenerate", "--overwrite")
-        _act("train", *train, "--workers", 1, *options)
-        _act("eval", run, "--out", self.folder / "eval", "--episodes", 100, "--workers", 1, "--overwrite")
+        act("train", *train, "--workers", 1, *options)
+        act("eval", run, "--out", self.folder / "eval", "--episodes", 100, "--workers", 1, "--overwrite")
 
     @property
     def verdict(self) -> str:
@@ -75,14 +74,6 @@ class Cell:
         """Of each start, bool (100,)."""
         with (self.folder / "eval" / "episodes.csv").open(newline="") as file:
             return np.array([row["success_once"] == "1" for row in csv.DictReader(file)])
-
-
-def _act(*arguments: object, codes: tuple[int, ...] = (0,)) -> None:
-    """Run the command line on one thread: two trainings side by side get further than one on both processors."""
-    command = [sys.executable, "-c", "from act_kit.cli import main; main()", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    if done.returncode not in codes:
-        raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
 
 
 def rows(cells: list[Cell]) -> dict[tuple[str, int], list[Cell]]:

@@ -1,6 +1,6 @@
 """Does the doctor find what is wrong? Faults are put into a healthy run, one at a time, by the real commands and files.
 
-    python benchmarks/faults.py --out faults
+    python -m benchmarks.faults --out faults
 
 A fault counts as found if `act doctor` ranks it first, or if a command refuses it with a message that names it. The
 healthy run must get no critical finding; once made, it is kept.
@@ -25,23 +25,11 @@ from act_kit.datasets.derive import Derivation, Part, write_derived
 from act_kit.datasets.store import EpisodeStore
 from act_kit.policy.policy import Policy
 from act_kit.sim.expert import ScriptedExpert
+from benchmarks.command import act
 
 TASK = "reach-v3"
 NUM = 50
 TRAINING = ("trainer.steps=600", "trainer.validate_every=300", "selection.rollouts=2", "selection.episodes=10")
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def act(*arguments: object, patch: str = "", code: int | None = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own, after ``patch``, a line of Python that breaks something."""
-    program = f"{patch}\nfrom act_kit.cli import main\nmain()"
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD)
-    if code is not None and done.returncode != code:
-        raise SystemExit(
-            f"act {' '.join(map(str, arguments))}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
-        )
-    return done
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """How steadily time passes for who demonstrates by hand, and how smooth the picture is: through a real browser.
 
-    python benchmarks/teleop.py --seconds 15
+    python -m benchmarks.teleop --seconds 15
 
 The page is opened in the system's Chromium without a display, on the same machine and its processors, and a key is
 held. Printed are, for each size and number of cameras: steps a second, the longest gap between two steps, frames a

@@ -1,7 +1,7 @@
 """What matters for ACT where contact does: one change at a time to the defaults, on five tasks, several seeds each.
 
-    python benchmarks/tuning.py --seeds 0 1 2 --out tuning
-    python benchmarks/tuning.py --out tuning --table
+    python -m benchmarks.tuning --seeds 0 1 2 --out tuning
+    python -m benchmarks.tuning --out tuning --table
 
 Every training is the same number of gradient steps on 100 demonstrations collected with the seed of the training. Its
 last checkpoint (not a chosen one) is judged from 100 fresh starts that no figure elsewhere is measured on, those of
@@ -15,14 +15,13 @@ import argparse
 import csv
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from act_kit.statistics import seeds_mean
+from benchmarks.command import act
 
 TASKS = ("shelf-place-v3", "peg-insert-side-v3", "stick-pull-v3", "basketball-v3", "disassemble-v3")
 STEPS = 2000
@@ -46,14 +45,6 @@ EXECUTIONS = {
     "execute 16": ("--execute", "16"),
     "ensembling": ("--ensemble",),
 }
-
-
-def act(*arguments: object) -> None:
-    """Run the command line on one thread: two trainings side by side get further than one on both processors."""
-    command = [sys.executable, "-c", "from act_kit.cli import main; main()", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
 
 
 def measure(task: str, seed: int, name: str, out: Path) -> None:
