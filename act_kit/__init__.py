@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from act_kit.collection.collect import collect
     from act_kit.config import CollectConfig, EvalConfig, TrainConfig
-    from act_kit.datasets.diversity import Diversity, measure
+    from act_kit.datasets.diversity import measure
     from act_kit.datasets.episode import Episode
+    from act_kit.datasets.measured import Diversity
     from act_kit.datasets.store import EpisodeStore
     from act_kit.errors import ActKitError
     from act_kit.eval.evalset import EvalSet, make_evalset
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ActKitError": "errors",
     "CollectConfig": "config",
-    "Diversity": "datasets.diversity",
+    "Diversity": "datasets.measured",
     "Episode": "datasets.episode",
     "EpisodeStore": "datasets.store",
     "EvalConfig": "config",

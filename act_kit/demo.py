@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from act_kit.datasets.coverage import coverage_figure
-from act_kit.datasets.diversity import Diversity
+from act_kit.datasets.measured import Diversity
 from act_kit.datasets.store import EpisodeStore
 from act_kit.eval.evaluate import Evaluation
 from act_kit.eval.figures import success_figure

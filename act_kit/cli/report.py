@@ -40,8 +40,8 @@ def report(
     """
     from rich.text import Text
 
-    from act_kit.datasets.diversity import Diversity
     from act_kit.datasets.first_observations import measure_dataset
+    from act_kit.datasets.measured import Diversity
     from act_kit.datasets.report import COLOURS, terminal_table, write_overview, write_report
     from act_kit.datasets.store import EpisodeStore, find_datasets
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from act_kit.datasets.diversity import Growth, is_inside
+from act_kit.datasets.diversity import is_inside
+from act_kit.datasets.measured import Growth
 from act_kit.datasets.null import reference_starts
 from act_kit.pages import BLUE, GREY, ORANGE, PALETTE, RED, new_maps
 from act_kit.sim.tasks import Task
@@ -85,7 +86,7 @@ def coverage_figure(
         draw_axes(axes, task, pair)
         axes.scatter(*place(evaluated, pair), s=9, color=GREY, linewidths=0, label="evaluated from")
         if failed is not None and len(failed):
-            axes.scatter(*place(failed, pair), s=30, color=RED, marker="x", label="attempts that failed")
+            axes.scatter(*place(failed, pair), s=30, color=RED, marker="x", label="attempts not kept")
         for source, colour in colours.items():
             theirs = finite[inside & (who == source)]
             axes.scatter(*place(theirs, pair), s=22, color=colour, linewidths=0, alpha=0.85, label=source[:_LONGEST])

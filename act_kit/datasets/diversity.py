@@ -10,15 +10,15 @@ read, each with an effect that matters and a chance, all gates together, below 1
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
 
-from act_kit.datasets.checks import Finding, Level, check_numbers, check_starts, worst
+from act_kit.datasets.checks import Finding, check_numbers, check_starts
+from act_kit.datasets.measured import Dimension, Diversity, Growth
 from act_kit.datasets.null import (
     MOST_STARTS,
     Yardstick,
@@ -31,11 +31,11 @@ from act_kit.datasets.null import (
     reference_starts,
     scale,
 )
-from act_kit.datasets.quality import Quality, measure_quality
-from act_kit.datasets.sources import SourceShare, measure_sources
+from act_kit.datasets.quality import measure_quality
+from act_kit.datasets.sources import measure_sources
 from act_kit.datasets.split import SPLIT_SEED, VAL_FRACTION, split_episodes
 from act_kit.datasets.store import EpisodeStore
-from act_kit.datasets.verdict import judge, not_judged, percent
+from act_kit.datasets.verdict import judge, not_judged
 from act_kit.errors import DatasetError
 from act_kit.sim.starts import SAME_START_M
 from act_kit.sim.tasks import Task, get_task
@@ -50,137 +50,6 @@ _COPY_M = 1e-9
 _MOST_GROWN = 3000
 _NUM_GROWTHS = 8
 """Draws of more demonstrations that the curve is the mean of."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dimension:
-    """One informative dimension of the start.
-
-    Attributes:
-        name: Such as ``object x``.
-        range_fraction: Range of X / range of Y.
-        std_ratio: Standard deviation of X / of Y.
-        ks_p: Kolmogorov-Smirnov p-value, Holm-adjusted over the dimensions.
-        shift: Wasserstein distance / width of the reset interval.
-    """
-
-    name: str
-    range_fraction: float
-    std_ratio: float
-    ks_p: float
-    shift: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Growth:
-    """A point of the curve "what would more demonstrations buy".
-
-    Attributes:
-        num: Demonstrations: some of these, or all of them and random ones on top.
-        nearest: Mean distance from a start of Y to the nearest of them, box widths.
-        nearest_random: The same of ``num`` draws of the reset law.
-    """
-
-    num: int
-    nearest: float
-    nearest_random: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Diversity:
-    """How well N demonstrated starts cover those of the evaluation, and how they were demonstrated.
-
-    Attributes:
-        task: Meta-World task.
-        against: What Y is, in words.
-        num: N.
-        num_distinct: Starts that differ by more than 1e-6 m somewhere.
-        num_outside: Starts that the reset law never gives; they count as covering nothing.
-        num_shared: Starts that are also among the evaluation set's, if Y is one.
-        duplicate_fraction: Of the starts, those that repeat an earlier one.
-        duplicate_trajectories: Of the episodes, those whose actions repeat an earlier one's to the bit.
-        num_attempts, num_failed: Attempts of the collection; failed ones leave holes.
-        dimensions: One row per informative dimension.
-        nearest_mean, nearest_p95, nearest_max: Distance from Y to the nearest of X, in box widths.
-        nearest_ratio, nearest_p95_ratio, nearest_max_ratio: The same / those of N fresh draws; 1 is what random starts
-            reach.
-        beyond_p99: Of Y, those farther from X than 99 % are from N fresh draws.
-        energy_distance, energy_p: Székely's two-sample statistic (of at most 200 of X), and its p-value.
-        effective_rank, effective_rank_reference: Of the correlation matrix, of X and in the mean of N fresh draws.
-        correlation, correlated: The largest difference of two dimensions' correlation from that in Y, and which two.
-        growth: What more demonstrations would buy.
-        sources: What each source demonstrated, and what that covers.
-        quality: How it was demonstrated, by source.
-        num_validation, num_leaked: Episodes that ``act train`` validates with, and those of them whose start, or
-            states and actions, are also a training episode's.
-        notes: What was not judged, and why.
-        findings: What is wrong.
-        mend: The command that collects a dataset without these findings.
-    """
-
-    task: str
-    against: str
-    num: int
-    num_distinct: int
-    num_outside: int
-    num_shared: int
-    duplicate_fraction: float
-    duplicate_trajectories: float
-    num_attempts: int
-    num_failed: int
-    dimensions: list[Dimension]
-    nearest_mean: float
-    nearest_p95: float
-    nearest_max: float
-    nearest_ratio: float
-    nearest_p95_ratio: float
-    nearest_max_ratio: float
-    beyond_p99: float
-    energy_distance: float
-    energy_p: float
-    effective_rank: float
-    effective_rank_reference: float
-    correlation: float
-    correlated: tuple[str, str] | None
-    growth: list[Growth] = field(default_factory=list)
-    sources: list[SourceShare] = field(default_factory=list)
-    quality: list[Quality] = field(default_factory=list)
-    num_validation: int = 0
-    num_leaked: int = 0
-    notes: list[str]
-    findings: list[Finding]
-    mend: str
-
-    @property
-    def level(self) -> Level:
-        """The worst finding's level."""
-        return worst(self.findings)
-
-    @property
-    def verdict(self) -> str:
-        """The verdict as a sentence, with what mends it."""
-        if self.level == "OK":
-            return (
-                f"OK: {self.num} demonstrations from {self.num_distinct} distinct starts cover {self.against} as well "
-                f"as {self.num} random draws do."
-            )
-        wrong = " ".join(finding.text for finding in self.findings if finding.level == self.level)
-        return f"{self.level}: {wrong} To mend it: {self.mend}"
-
-    @property
-    def more(self) -> str:
-        """What more demonstrations would buy, as a sentence."""
-        now = next((point.nearest for point in self.growth if point.num >= self.num), 0.0)
-        gains = [
-            f"with {point.num - self.num} more random starts, {percent(1 - point.nearest / now)}"
-            for point in self.growth
-            if point.num > self.num
-        ]
-        return f"A start would be nearer to a demonstration by: {'; '.join(gains)}." if gains and now else ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything, the verdict included, for JSON."""
-        return {"level": self.level, "verdict": self.verdict, **asdict(self)}
 
 
 def measure(store: EpisodeStore, *, against: np.ndarray | None = None) -> Diversity:

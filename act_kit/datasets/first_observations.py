@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from act_kit.datasets.checks import Finding, Level, check_numbers, reset_map, worst
-from act_kit.datasets.diversity import Diversity, measure, measure_starts
+from act_kit.datasets.diversity import measure, measure_starts
 from act_kit.datasets.episode import Recording
 from act_kit.datasets.images import ImageStore
+from act_kit.datasets.measured import Diversity, percent
 from act_kit.datasets.store import EpisodeStore
-from act_kit.datasets.verdict import TOO_FEW, percent
+from act_kit.datasets.verdict import TOO_FEW
 from act_kit.errors import DatasetError
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import distinct

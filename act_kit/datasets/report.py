@@ -12,8 +12,8 @@ from rich.text import Text
 
 from act_kit.datasets.checks import Level
 from act_kit.datasets.coverage import coverage_figure, distribution_figure, growth_figure, panels
-from act_kit.datasets.diversity import Diversity
 from act_kit.datasets.first_observations import FirstObservations, known_starts
+from act_kit.datasets.measured import Diversity
 from act_kit.datasets.quality import Quality
 from act_kit.datasets.store import EpisodeStore
 from act_kit.files import write_json
@@ -28,7 +28,7 @@ COLOURS: dict[Level, str] = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
 
 Row = tuple[str, str, str]
 
-_FAILED, _LEAKED = "attempts that failed", "validation episodes that training has seen"
+_FAILED, _LEAKED = "attempts not kept", "validation episodes that training has seen"
 """What is not known of data that were not collected here."""
 
 

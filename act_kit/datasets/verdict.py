@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from act_kit.datasets.checks import Finding
+from act_kit.datasets.measured import Diversity, percent
 from act_kit.datasets.null import MOST_STARTS
 from act_kit.sim.starts import SAME_START_M
 from act_kit.sim.tasks import INFORMATIVE_WIDTH_M, Task, get_task
 
-if TYPE_CHECKING:
-    from act_kit.datasets.diversity import Diversity
-
 TOO_FEW = 10
 
 Gates = set[tuple[str, int]]
-
-
-def percent(share: float) -> str:
-    """Return a share in words."""
-    return f"{100 * share:.0f} %"
 
 
 def not_judged(task: Task, d: Diversity, against: np.ndarray | None) -> tuple[Gates, list[str]]:

@@ -17,8 +17,8 @@ import numpy as np
 from act_kit.collection.collect import collect
 from act_kit.collection.render import render
 from act_kit.config import CollectConfig, TrainConfig
-from act_kit.datasets.diversity import Diversity
 from act_kit.datasets.first_observations import FirstObservations, measure_dataset
+from act_kit.datasets.measured import Diversity
 from act_kit.datasets.split import split_episodes
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diagnosis.generalisation import SEED, Gap, evenly, measure_loss
