@@ -10,12 +10,12 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from act_kit.collection.teleop.picture import ground_axes
-from act_kit.datasets.diversity import measure
+from act_kit.datasets.diversity import measure as measure_diversity
 from act_kit.datasets.store import EpisodeStore
 from act_kit.policy.policy import Policy
 from act_kit.sim.render import Gl
 from act_kit.training.trainer import Trainer
-from benchmarks.teleop import Served, go, serve, wait_until
+from benchmarks.teleop import Served, go, measure, serve, wait_until
 from tests.conftest import tiny_config
 
 pytestmark = [pytest.mark.gl, pytest.mark.browser]
@@ -57,7 +57,7 @@ def test_reach_is_demonstrated_by_keys_and_trains(context: BrowserContext, serve
         assert EpisodeStore.open(tmp_path / "data").num_episodes == number, "before the page says so"
     page.get_by_text("All 2 demonstrations are on disk").wait_for()
     store = EpisodeStore.open(tmp_path / "data")
-    assert measure(store).quality[0].source == "teleop:anna"
+    assert measure_diversity(store).quality[0].source == "teleop:anna"
     (tmp_path / "run").mkdir()
     Trainer(tiny_config(), [store], tmp_path / "run", selector=None).train()
     assert Policy.load(tmp_path / "run").tasks == ("reach-v3",)
@@ -94,6 +94,18 @@ def test_a_page_that_is_closed_goes_on_where_it_was(context: BrowserContext, ser
     wait_until(lambda: served.steps > before + 5, "more steps")
 
 
+def test_a_connection_that_drops_comes_back(context: BrowserContext, served: Served) -> None:
+    page = open_page(context, served)
+    page.keyboard.down("KeyW")
+    wait_until(lambda: served.steps > 5, "some steps")
+    page.evaluate("socket.close()")
+    wait_until(lambda: not served.teleop.live, "the drop to be noticed")
+    before = served.steps
+    page.get_by_text("No connection: the arm has stopped").wait_for()
+    assert served.steps == before
+    wait_until(lambda: served.steps > before + 5, "the key that is still held, once the connection is back")
+
+
 def test_without_focus_it_stops(context: BrowserContext, served: Served) -> None:
     page = open_page(context, served)
     page.keyboard.down("KeyW")
@@ -120,6 +132,15 @@ def test_keys_can_be_changed_and_stay_so(context: BrowserContext, served: Served
     page.get_by_role("button", name="Default keys").click()
     page.keyboard.press("KeyN")
     wait_until(lambda: served.session.num_discarded == 2, "the next start")
+
+
+@pytest.mark.slow
+def test_time_passes_steadily_while_the_picture_moves(context: BrowserContext, served: Served) -> None:
+    """On a machine that does nothing else; see ``python -m benchmarks.teleop``."""
+    page = open_page(context, served)
+    steps_per_s, _, frames_per_s = measure(page, served, seconds=10)
+    assert 18 <= steps_per_s <= 22
+    assert frames_per_s >= 15
 
 
 PAD = """
