@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from act_kit.statistics import seeds_mean
+from act_kit.statistics import compare_seeds, seeds_mean
 from benchmarks.command import act
 
 TASKS = ("shelf-place-v3", "peg-insert-side-v3", "stick-pull-v3", "basketball-v3", "disassemble-v3")
@@ -72,18 +72,22 @@ def collect(task: str, seed: int, data_name: str, out: Path) -> None:
 
 
 def table(out: Path) -> None:
-    """Print successes of every seed by setting and task, and the mean over seeds and tasks with its 95 % interval."""
+    """Print successes of every seed by setting and task, their mean, and its difference from the defaults'."""
     settings = ["defaults", *EXECUTIONS, *(name for name in TRAININGS if name != "defaults")]
-    print("| | " + " | ".join(task.removesuffix("-v3") for task in TASKS) + " | all |")
-    print("|---|" + "---|" * (len(TASKS) + 1))
+    print("| | " + " | ".join(task.removesuffix("-v3") for task in TASKS) + " | all | against the defaults |")
+    print("|---|" + "---|" * (len(TASKS) + 2))
+    defaults = [_successes(out, "defaults", task) for task in TASKS]
     for setting in settings:
         measured = [_successes(out, setting, task) for task in TASKS]
         cells = [" ".join(str(of_seed.sum()) for of_seed in of_task.values()) for of_task in measured]
-        seeds = sorted(set.intersection(*(set(of_task) for of_task in measured)))
-        cells.append("")
+        seeds = sorted(set.intersection(*(set(of_task) for of_task in (*measured, *defaults))))
+        cells += ["", ""]
         if len(seeds) > 1:
-            mean = seeds_mean([np.stack([of_task[seed] for seed in seeds]) for of_task in measured])
-            cells[-1] = f"{100 * mean.value:.1f} [{100 * mean.low:.0f}, {100 * mean.high:.0f}] %"
+            ours, theirs = ([np.stack([of[seed] for seed in seeds]) for of in tasks] for tasks in (measured, defaults))
+            mean, gain = seeds_mean(ours), compare_seeds(theirs, ours, same_starts=True, level=0.95)
+            cells[-2] = f"{100 * mean.value:.1f} [{100 * mean.low:.0f}, {100 * mean.high:.0f}] %"
+            if setting != "defaults":
+                cells[-1] = f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
         print(f"| {setting} | " + " | ".join(cells) + " |")
 
 
