@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -57,10 +57,7 @@ def info(
         ("size", f"{store.size_bytes() / 1e6:.1f} MB"),
         ("fingerprint", store.fingerprint or "none before it is finished"),
         ("made by", store.info.command),
-        (
-            "made of",
-            "; ".join(f"{p['path']} ({str(p['fingerprint'])[:8]})" for p in store.info.parents) or "nothing else",
-        ),
+        ("made of", "; ".join(map(_origin, store.info.parents)) or "nothing else"),
         ("with", ", ".join(f"{name} {version}" for name, version in store.info.versions.items())),
         ("at commit", store.info.git_commit or "unknown"),
     ]
@@ -82,6 +79,13 @@ def info(
                     f"what was drawn. Draw them anew: {ImageStore(store, camera).command} --overwrite"
                 )
         say("The content matches the fingerprint.")
+
+
+def _origin(parent: dict[str, Any]) -> str:
+    """Say what one of the things was that a dataset was made of."""
+    return " ".join(
+        [str(parent["path"]), *([parent["format"]] if "format" in parent else []), parent["fingerprint"][:8]]
+    )
 
 
 def _starts(store: EpisodeStore) -> str:

@@ -176,7 +176,7 @@ def test_the_recorded_command_makes_the_same_bytes(corrected: EpisodeStore, tmp_
         (("--demonstrator", "replay", "--from", "DATA", "--start-law", "sobol"), "its starts are the dataset's"),
         (("--perturb", "0.1"), "only --demonstrator replay moves starts"),
         (("replay.dataset=x",), "replay.dataset=x belongs to --demonstrator replay, not to scripted"),
-        (("--demonstrator", "polcy"), "there are scripted, policy, replay. Did you mean 'policy'?"),
+        (("--demonstrator", "polcy"), "there are scripted, policy, replay, teleop. Did you mean 'policy'?"),
         (("--demonstrator", "replay", "--from", "DATA", "--n", "10", "--out", "DATA", "--overwrite"), "made from"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

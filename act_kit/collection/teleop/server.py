@@ -66,16 +66,17 @@ class _Client:
         self._frame = frame
         self._wake.set()
 
-    async def send_forever(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            texts, self._texts = self._texts, {}
-            frame, self._frame = self._frame, None
-            for text in texts.values():
-                await self.socket.send_text(text)
-            if frame is not None:
-                await self.socket.send_bytes(frame)
+    async def send_until_closed(self) -> None:
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                texts, self._texts = self._texts, {}
+                frame, self._frame = self._frame, None
+                for text in texts.values():
+                    await self.socket.send_text(text)
+                if frame is not None:
+                    await self.socket.send_bytes(frame)
 
 
 class Teleop:
@@ -214,7 +215,7 @@ class Teleop:
     def _hear(self, client: _Client, message: dict[str, Any]) -> None:
         """Do what a page asks for; what makes no sense, or is not for it to ask, is left."""
         if message.get("type") == "take" and self._is_free:
-            self._controller, self._heard = client.name, time.monotonic()
+            self._controller, self._heard, self._let_go = client.name, time.monotonic(), True
         if client.name != self._controller or self._session.phase == "done":
             return
         match message:
@@ -317,7 +318,7 @@ class Teleop:
         self._tell_map(client)
         if self._frame is not None:
             client.put_frame(self._frame)
-        sending = asyncio.create_task(client.send_forever())
+        sending = asyncio.create_task(client.send_until_closed())
         try:
             while True:
                 text = await socket.receive_text()

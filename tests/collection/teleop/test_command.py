@@ -42,7 +42,7 @@ def test_ctrl_c_keeps_what_was_kept_and_says_how_to_go_on(gl: Gl, tmp_path: Path
     session = Session(teleop_config(n=3), tmp_path / "data", simulator)
     reach(session, simulator)
     session.keep()
-    process, host, token = begin("--n", 3, "--out", tmp_path / "data", "--resume", "--operator", "ben")
+    process, host, token = begin("--n", 3, "--out", tmp_path / "data", "--resume", "teleop.operator=ben")
     with connect(f"ws://{host}/ws?token={token}", origin=f"http://{host}") as page:
         say(page, STAY)
         say(page, UP, 0.5)
@@ -71,6 +71,8 @@ def test_nothing_is_left_where_nothing_was_kept(gl: Gl, tmp_path: Path) -> None:
         (["--noise", "0.1"], "sees what is carried out"),
         (["teleop.cameras=[corner9]"], "Did you mean 'corner"),
         (["teleop.rate_hz=0"], "teleop.rate_hz=0: 1 to 80"),
+        (["teleop.size_px=2000"], "teleop.size_px=2000: 64 to 1024"),
+        (["teleop.speed=0"], "teleop.speed=0.0: more than 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path: Path, arguments: list[str], says: str) -> None:
