@@ -287,10 +287,8 @@ class EpisodeStore:
             DatasetError: Something was not recorded that episodes of Meta-World have (see :attr:`lacks`).
         """
         if self.lacks:
-            raise DatasetError(
-                f"{self.path} was imported without {', '.join(self.lacks)}, which this needs. "
-                f"To have all of it: act collect --task {self.info.task}"
-            )
+            mend = f" To have all of it: act collect --task {self.info.task}" if self.info.task in TASKS else ""
+            raise DatasetError(f"{self.path} was imported without {', '.join(self.lacks)}, which this needs.{mend}")
         unrecorded: dict[str, Any] = {"reward": None}
         return [
             Episode(start=r.start, attempt=r.attempt, source=r.source, **unrecorded | dict(r.steps))
