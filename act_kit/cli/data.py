@@ -62,8 +62,6 @@ def info(
         ("at commit", store.info.git_commit or "unknown"),
     ]
     for name, value in rows:
-        if not value:
-            continue
         table.add_row(name, Text(value, overflow="fold"))
     console.print(table)
     if verify:

@@ -24,9 +24,9 @@ OOD_MARGIN = 0.25
 
 LawKind = Literal["uniform", "sobol", "grid", "tasks50", "ood"]
 Stream = Literal["collect", "validate", "select", "evaluate", "reference", "correct", "teleop"]
-"""What starts are drawn for. Streams of one seed draw independently, so selecting never sees what reporting uses, and a
-policy is corrected (DAgger) where nobody demonstrated
-(``tasks50`` has only its 50 goals to give, to every stream)."""
+"""What starts are drawn for. Streams of one seed draw independently: selecting never sees what reporting uses, and
+where a policy is corrected (DAgger) or somebody demonstrates by hand, the scripted expert of this seed has not been.
+(``tasks50`` has only its 50 goals to give, to every stream.)"""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ a policy would imitate, and nobody runs out of steps while thinking.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -61,8 +62,8 @@ class Session:
         self.num_kept = sum(attempt.kept for attempt in self._attempts)
         self.num_discarded = len(self._attempts) - self.num_kept
         # A start is done with when it was kept, discarded or left out.
-        past = [number for number, start in enumerate(self._starts) if any(a.start == start for a in self._attempts)]
-        self._number = past[-1] + 1 if past else 0
+        last = self._attempts[-1].start if self._attempts else None
+        self._number = self._starts.index(last) + 1 if last in self._starts else 0
         self._recorder = Recorder(simulator, steps_after_success=config.steps_after_success, rewards=config.rewards)
         self._settle_steps = round(SETTLE_S * config.teleop.rate_hz)
         self.attempt = 0
@@ -196,10 +197,11 @@ class Session:
         attempt = Attempt(start=self.start, num_steps=self.num_steps, kept=False)
         self._attempts.append(attempt)
         self._unstored.append(attempt)
-        if self._store:  # before the first success there is nothing to store it beside
-            self._store.append([], self._unstored)
-            self._unstored.clear()
         self.num_discarded += 1
+        if self._store:  # before the first success there is nothing to store it beside
+            with suppress(OSError):  # a full disk is told of by the next episode to keep, which stores these too
+                self._store.append([], self._unstored)
+                self._unstored.clear()
 
     def _next(self) -> None:
         self._number += 1

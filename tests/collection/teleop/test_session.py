@@ -124,6 +124,17 @@ def test_somebody_else_goes_on_from_the_next_start(session: Session, simulator: 
         Session(teleop_config(seed=1), tmp_path / "data", simulator, resume=True)
 
 
+def test_starts_used_over_and_over_go_on_where_they_were(simulator: Simulator, tmp_path: Path) -> None:
+    flags = {"n": 5, "distinct_starts": 2}
+    session = Session(teleop_config(**flags), tmp_path / "data", simulator)
+    first = session.start
+    for _ in range(3):
+        reach(session, simulator)
+        session.keep()
+    resumed = Session(teleop_config(**flags), tmp_path / "data", simulator, resume=True)
+    assert resumed.start == session.start != first
+
+
 def test_a_write_that_fails_can_be_repeated(
     session: Session, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +150,15 @@ def test_a_write_that_fails_can_be_repeated(
     assert (session.num_kept, session.phase) == (0, "succeeded")
     session.keep()
     assert EpisodeStore.open(tmp_path / "data").num_episodes == 1
+    left_out = session.start
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeStore, "append", full)
+        session.skip()
+    reach(session, simulator)
+    session.keep()
+    attempts = EpisodeStore.open(tmp_path / "data").attempts()
+    assert [attempt.kept for attempt in attempts] == [True, False, True]
+    assert attempts[1].start == left_out, "once, and on record as soon as there is room"
 
 
 @pytest.mark.parametrize("camera", CAMERAS)
