@@ -38,6 +38,10 @@ class OutputError(ActKitError):
     """An output folder that exists, or that cannot be written."""
 
 
+class DamagedFileError(ActKitError, ValueError):
+    """A file that cannot be what it should be: not a regular file, too large, not UTF-8, not JSON or YAML."""
+
+
 class ComparisonError(ActKitError):
     """Evaluations that are missing, damaged, or cannot be held against each other."""
 

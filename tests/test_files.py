@@ -1,0 +1,65 @@
+"""Files that are read are anybody's: what cannot be what it should be is named, and nothing hangs or fills the memory."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from act_kit.errors import DamagedFileError
+from act_kit.files import read_json, read_text, read_yaml, write_json, write_text
+
+_ALIASES = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
+
+
+def test_text_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    path = tmp_path / "umläut.json"
+    write_json(path, {"who": "Änne"})
+    assert read_json(path) == {"who": "Änne"}
+    write_text(path, "Änne")
+    assert path.read_bytes() == "Änne".encode()
+    path.write_bytes("Änne".encode("latin-1"))
+    with pytest.raises(DamagedFileError, match="not UTF-8"):
+        read_text(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", "9" * 10_000, ""])
+def test_text_that_is_not_json_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DamagedFileError, match=r"file\.json is not JSON"):
+        read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (_ALIASES, "alias"),
+        ("[" * 100_000, "nested|not YAML"),
+        ("a: [1", "not YAML"),
+        ("!!python/object/apply:os.getcwd []", "not YAML"),
+    ],
+)
+def test_yaml_bombs_end_at_once(tmp_path: Path, text: str, what: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    began = time.monotonic()
+    with pytest.raises(DamagedFileError, match=what):
+        read_yaml(path)
+    assert time.monotonic() - began < 2
+
+
+def test_pipes_folders_and_huge_files_are_refused(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(DamagedFileError, match="not a regular file"):
+        read_text(pipe)
+    huge = tmp_path / "huge"
+    huge.touch()
+    os.truncate(huge, 2**40)
+    with pytest.raises(DamagedFileError, match="at most"):
+        read_text(huge)
+    with pytest.raises((DamagedFileError, IsADirectoryError)):
+        read_text(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_text(tmp_path / "missing")
