@@ -1,0 +1,89 @@
+"""The processors that this process may use, and threads that leave them to others while they wait.
+
+Containers limit processor time, not the processors that one sees: under ``docker run --cpus 2`` all 64 are visible. A
+thread for each would then be stopped for most of every period, and the others would wait for it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+
+
+def num_cpus() -> int:
+    """Count the processors this process may use: by its affinity, and by the CPU quota of its container."""
+    visible = num_visible_cpus()
+    quota = cpu_quota()
+    return visible if quota is None else max(1, min(visible, math.ceil(quota)))
+
+
+def num_visible_cpus() -> int:
+    """Count the processors that this process may be scheduled on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_quota(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> float | None:
+    """Return the processors' worth of time that control groups allow (the least of all levels); None if unlimited.
+
+    Args:
+        root: Where control groups are mounted: version 2, or version 1 with a folder for each controller.
+        own: The file that names those of this process.
+    """
+    quotas: list[float] = []
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None  # not Linux
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mounts = [root]
+        elif "cpu" in controllers.split(","):
+            mounts = [root / controllers, root / "cpu"]
+        else:
+            continue
+        for mount in mounts:
+            # Inside a container the path is often that of the host; then the mount itself is the container's group.
+            inside = mount / path.lstrip("/")
+            for group in (inside, *inside.parents):
+                quota = _read_quota(group)
+                if quota is not None:
+                    quotas.append(quota)
+                if group == mount:
+                    break
+    return min(quotas, default=None)
+
+
+def _read_quota(group: Path) -> float | None:
+    try:
+        if (group / "cpu.max").exists():
+            limit, period = (group / "cpu.max").read_text(encoding="utf-8").split()
+        else:
+            limit = (group / "cpu.cfs_quota_us").read_text(encoding="utf-8")
+            period = (group / "cpu.cfs_period_us").read_text(encoding="utf-8")
+        return None if limit == "max" or int(limit) <= 0 else int(limit) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def thread_settings() -> Mapping[str, str]:
+    """Return the environment variables of OpenMP that suit this machine; what the user has set is not among them.
+
+    Threads that wait in a loop keep a processor from the thread they wait for, when other work is on the processors:
+    a training was 20 to 60 times slower beside other work than with threads that sleep (BENCHMARKS.md). OpenMP reads
+    these variables once, when the first library that uses it is loaded.
+    """
+    settings = {"OMP_WAIT_POLICY": "PASSIVE"}
+    if num_cpus() < num_visible_cpus():
+        settings["OMP_NUM_THREADS"] = str(num_cpus())
+    is_chosen = {"OMP_WAIT_POLICY": ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")}
+    return {
+        name: value
+        for name, value in settings.items()
+        if not any(variable in os.environ for variable in is_chosen.get(name, (name,)))
+    }
