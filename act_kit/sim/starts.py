@@ -6,6 +6,7 @@ datasets, evaluations and reports, so that "did we train where we test?" is a qu
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -27,6 +28,10 @@ Stream = Literal["collect", "validate", "select", "evaluate", "reference", "corr
 """What starts are drawn for. Streams of one seed draw independently: selecting never sees what reporting uses, and
 where a policy is corrected (DAgger) or somebody demonstrates by hand, the scripted expert of this seed has not been.
 (``tasks50`` has only its 50 goals to give, to every stream.)"""
+
+
+_metaworlds_seed = threading.Lock()
+"""Meta-World draws its goals from NumPy's global generator, which it seeds and puts back."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +183,8 @@ class StartLaw:
 
         import metaworld
 
-        benchmark = metaworld.MT1(self.task.name, seed=seed)  # type: ignore[no-untyped-call]
+        with _metaworlds_seed:
+            benchmark = metaworld.MT1(self.task.name, seed=seed)  # type: ignore[no-untyped-call]
         goals = [pickle.loads(task.data)["rand_vec"] for task in benchmark.train_tasks]
         while True:
             yield from (np.asarray(goal, dtype=np.float64) for goal in goals)
