@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-
 _silence = threading.Lock()
 """What is done to warnings is done to all of the process's, and undone in the order of a stack."""
 
