@@ -220,6 +220,19 @@ BACKBONES = ("resnet18", "small")
 """What turns pictures into tokens; see :mod:`act_kit.policy.vision`."""
 
 
+_MOST_OF_POLICY = {
+    "chunk_size": 500,  # steps of an episode
+    "width": 8192,
+    "feedforward": 65536,
+    "num_heads": 256,
+    "encoder_layers": 64,
+    "decoder_layers": 64,
+    "cvae_layers": 64,
+    "latent_dim": 4096,
+}
+"""The largest sizes of a model: what a damaged file says beyond takes no memory."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
     """What an ACT model sees, and its sizes.
@@ -271,10 +284,9 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         for name, known in (("inputs", INPUTS), ("backbone", BACKBONES)):
             _require_one_of(known, f"policy.{name}", getattr(self, name))
-        counts = ("chunk_size", "width", "feedforward", "num_heads", "encoder_layers", "decoder_layers", "latent_dim")
-        for name in counts:
-            _require(getattr(self, name) >= 1, f"policy.{name}={getattr(self, name)}: at least 1.")
-        _require(self.cvae_layers >= 0, f"policy.cvae_layers={self.cvae_layers}: not negative.")
+        for name, most in _MOST_OF_POLICY.items():
+            least = 0 if name == "cvae_layers" else 1
+            _require(least <= getattr(self, name) <= most, f"policy.{name}={getattr(self, name)}: {least} to {most}.")
         _require(0 <= self.dropout < 1, f"policy.dropout={self.dropout}: from 0 to less than 1.")
         parts = 4 if self.sees_images else 2
         _require(
@@ -282,7 +294,6 @@ class PolicyConfig:
             f"policy.width={self.width}: must be a multiple of {parts} and a multiple of "
             f"policy.num_heads={self.num_heads}.",
         )
-        _require(self.chunk_size <= 500, f"policy.chunk_size={self.chunk_size}: an episode has 500 steps.")
         _require(
             bool(self.cameras) == self.sees_images and len(set(self.cameras)) == len(self.cameras),
             f"policy.cameras=[{','.join(self.cameras)}] with policy.inputs={self.inputs}: pictures need one or more "

@@ -26,6 +26,14 @@ class StartError(ActKitError):
     """An initial state that the task cannot be reset to."""
 
 
+class ArrayError(ActKitError, ValueError):
+    """An array of another type, shape or meaning than expected, or with numbers that are not finite."""
+
+
+class InUseError(ActKitError, RuntimeError):
+    """Something that one thread at a time can use, and another is using now."""
+
+
 class DatasetError(ActKitError):
     """A dataset that is missing, foreign, truncated, of another version, or unfit for what was asked."""
 

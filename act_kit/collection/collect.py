@@ -6,7 +6,6 @@ one process and from many, in one go or after any number of interruptions.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from act_kit.executors import Executor
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start, StartLaw, Stream
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON
+from act_kit.sim.threads import cache_per_thread
 from act_kit.versions import git_commit, versions
 
 COMMIT_EVERY = 50
@@ -70,13 +70,16 @@ def collect_episode(
     return recorder.episode(attempt=attempt, source=demonstrator.source)
 
 
-@functools.lru_cache(maxsize=1)
-def _stage(config: CollectConfig, parent: str) -> tuple[Simulator, Demonstrator]:
-    """Return this process's simulator and demonstrator; building them takes longer than an episode.
+def _make_stage(config: CollectConfig, parent: str) -> tuple[Simulator, Demonstrator]:
+    """Make a simulator and a demonstrator.
 
     ``parent``, a fingerprint, tells a policy from the one that lay at the same path before.
     """
     return Simulator(config.task, config.sim.engine), make_demonstrator(config)
+
+
+_stage = cache_per_thread(_make_stage, 1)
+"""This thread's; making them takes longer than an episode."""
 
 
 def attempt(config: CollectConfig, parent: str, index: int, start: Start) -> Episode:

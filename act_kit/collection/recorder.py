@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from act_kit.arrays import as_array
 from act_kit.datasets.episode import Episode
+from act_kit.errors import ArrayError
 from act_kit.sim.engine import Segment
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start
+from act_kit.sim.tasks import ACTION_DIM
+
+
+def as_action(action: np.ndarray, what: str) -> np.ndarray:
+    """Return an action as float32 (4,); raise :class:`ArrayError` unless it is one, in [-1, 1]."""
+    given = as_array(action, f"The {what}", (ACTION_DIM,))
+    if np.abs(given).max() > 1:
+        raise ArrayError(f"The {what} {given.tolist()}: expected numbers in [-1, 1]. Fix: np.clip(action, -1, 1)")
+    return given.astype(np.float32)
 
 
 class Recorder:
@@ -40,13 +51,18 @@ class Recorder:
         return len(self._segments)
 
     def step(self, action: np.ndarray, executed: np.ndarray) -> None:
-        """Carry out ``executed`` where ``action`` is to be imitated; float32 (4,) in [-1, 1], both."""
+        """Carry out ``executed`` where ``action`` is to be imitated; (4,) in [-1, 1], both.
+
+        Raises:
+            ArrayError: One of them is something else.
+        """
+        label, done = as_action(action, "action"), as_action(executed, "executed action")
         for name, value in (
-            ("state", self.state), ("action", action), ("executed_action", executed),
+            ("state", self.state), ("action", label), ("executed_action", done),
             ("physics", self.simulator.physics()),
         ):  # fmt: skip
             self._rows[name].append(value)
-        segment = self.simulator.step_chunk(executed[None], rewards=self._rewards)
+        segment = self.simulator.step_chunk(done[None], rewards=self._rewards)
         self._segments.append(segment)
         self.state = segment.state[-1]
         if segment.success[-1] and not self.succeeded:

@@ -5,7 +5,6 @@ It is the cheapest proof that starts, actions and the simulator mean the same no
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from act_kit.datasets.episode import Episode
 from act_kit.datasets.store import EpisodeStore
 from act_kit.executors import Executor
 from act_kit.sim.simulator import Simulator
+from act_kit.sim.threads import cache_per_thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Replay:
     field: str
 
 
-_simulator = functools.lru_cache(maxsize=1)(Simulator)
+_simulator = cache_per_thread(Simulator, 1)
 
 
 def replay_episode(index: int, episode: Episode) -> Replay:

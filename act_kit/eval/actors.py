@@ -35,13 +35,12 @@ class Actor(Protocol):
 
 
 class PolicyActor:
-    """A trained policy."""
+    """A trained policy. It shares the weights, and not what it plans: that of two evaluations at once would mix."""
 
     def __init__(self, policy: Policy) -> None:
-        self.policy = policy
+        self.policy = policy.with_execution()
         self.views = policy.views
         self._tasks: dict[int, int] = {}
-        policy.reset()
 
     def begin(self, row: int, start: Start) -> None:
         self.policy.executor.reset(np.array([row]))

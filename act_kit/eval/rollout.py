@@ -16,11 +16,13 @@ from typing import Protocol
 
 import numpy as np
 
+from act_kit.arrays import as_array
+from act_kit.errors import ArrayError
 from act_kit.eval.actors import Actor
 from act_kit.executors import Executor
 from act_kit.sim.render import Views
 from act_kit.sim.starts import Start
-from act_kit.sim.tasks import HORIZON, STATE_DIM
+from act_kit.sim.tasks import ACTION_DIM, HORIZON, STATE_DIM
 from act_kit.sim.vector import Answer, Crash, VectorSimulator
 
 MAX_ROWS = 64
@@ -298,6 +300,15 @@ class _Waiting:
         return most.pop() if most else None
 
 
+def _check_plan(actor: Actor, chunks: object, num_rows: int) -> np.ndarray:
+    """Return what an actor planned for some environments, (B, N, 4), if it can be carried out."""
+    name = type(actor).__name__
+    planned = as_array(chunks, f"The actions of {name}", (num_rows, "N", ACTION_DIM))
+    if not planned.shape[1]:
+        raise ArrayError(f"{name} planned no action: expected one or more for each environment.")
+    return planned
+
+
 def rollout(
     simulators: VectorSimulator,
     actor: Actor,
@@ -313,6 +324,9 @@ def rollout(
     The starts may be of several tasks; those of one task are best neighbours, for each process compiles the models of
     the tasks that come its way. All environments that wait are planned for together. ``num_rows`` environments run at
     the same time (0: as many as are worth it); how they are spread is told to ``on_sizes`` once it is known.
+
+    Raises:
+        ArrayError: The actor plans what are no finite actions, (B, N, 4).
     """
     assert actor.views == simulators.views, "the simulators draw for another actor"
     num_rows = num_rows or choose_num_rows(len(starts), simulators.num_workers)
@@ -368,7 +382,7 @@ def rollout(
             rows = sorted(arrived)
             images = np.stack([arrived[row].images for row in rows]) if actor.views else None  # type: ignore[misc]
             chunks = actor.plan(np.stack([live[row].ask() for row in rows]), np.array(rows), images)
-            planned |= zip(rows, chunks, strict=True)
+            planned |= zip(rows, _check_plan(actor, chunks, len(rows)), strict=True)
             sent_at = time.perf_counter()
             planning_s = sent_at - began
             simulators.seconds["planning"] += planning_s

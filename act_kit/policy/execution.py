@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from act_kit.arrays import as_array, as_row_numbers
 from act_kit.config import ExecutionConfig
 
 
@@ -25,15 +26,24 @@ class ChunkExecutor:
         return 1 if self.config.ensemble else self.config.execute
 
     def reset(self, rows: np.ndarray) -> None:
-        """Forget what was predicted for these environments: a new episode begins there."""
-        for row in rows:
-            self._history.pop(int(row), None)
+        """Forget what was predicted for these environments, int (B,): a new episode begins there."""
+        for row in as_row_numbers(rows, "rows").tolist():
+            self._history.pop(row, None)
 
     def plan(self, chunks_BKA: np.ndarray, rows_B: np.ndarray) -> np.ndarray:
-        """Return the next actions (B, N, A) of environments ``rows_B``, given the chunks just predicted for them."""
+        """Return the next actions (B, N, A) of environments ``rows_B``, given the chunks just predicted for them.
+
+        Raises:
+            ArrayError: There is not one finite chunk for each of some different environments.
+        """
+        rows_B = as_row_numbers(rows_B, "rows")
+        chunks_BKA = as_array(chunks_BKA, "chunks", (len(rows_B), self.chunk_size, self.action_dim))
         if not self.config.ensemble:
             return chunks_BKA[:, : self.config.execute]
-        return np.stack([self._average(int(row), chunk) for row, chunk in zip(rows_B, chunks_BKA, strict=True)])
+        planned_BNA = np.empty((len(rows_B), 1, self.action_dim), dtype=chunks_BKA.dtype)
+        for index, row in enumerate(rows_B.tolist()):
+            planned_BNA[index] = self._average(row, chunks_BKA[index])
+        return planned_BNA
 
     def _average(self, row: int, chunk_KA: np.ndarray) -> np.ndarray:
         # history[i] is what the i-th oldest living prediction says of this step and those after it.

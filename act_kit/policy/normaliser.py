@@ -42,6 +42,7 @@ class Normaliser(nn.Module):
 
     def forward(self, states_BS: Tensor) -> Tensor:
         """Normalise float32 states."""
+        assert states_BS.shape[-1] == len(self.mean), f"states of {states_BS.shape[-1]} numbers, not {len(self.mean)}"
         return ((states_BS - self.mean) / self.std).masked_fill(self.is_constant, 0.0)
 
     @torch.no_grad()

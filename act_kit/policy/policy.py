@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from act_kit.arrays import as_array, as_bytes, as_mask, check_shape, name_rows
 from act_kit.config import ExecutionConfig, PolicyConfig
-from act_kit.errors import CheckpointError, ConfigError, RenderError
+from act_kit.errors import ActKitError, ArrayError, CheckpointError, ConfigError
+from act_kit.files import read_json, write_json
 from act_kit.overrides import build
 from act_kit.policy.act import ACT, Observation
 from act_kit.policy.execution import ChunkExecutor
 from act_kit.policy.normaliser import Normaliser
+from act_kit.policy.one_hot import split_observations
 from act_kit.policy.weights import misfit
-from act_kit.sim.render import RenderSettings, Views
-from act_kit.sim.tasks import ACTION_DIM, STATE_DIM
+from act_kit.sim.render import RenderSettings, Views, check_cameras
+from act_kit.sim.tasks import ACTION_DIM, HORIZON, STATE_DIM, get_task
+from act_kit.sim.threads import Exclusive
 
 FORMAT = "act_kit.policy"
 VERSION = 2
@@ -32,8 +35,22 @@ QUERY_ROWS = {"cpu": 16, "cuda": 128}
 same bits wherever it stands in the block and whatever stands beside it; of different shapes they do not (seen, and
 tested, on the CPU). So no result of an evaluation depends on how many environments wait together."""
 
+Tasks = Sequence[str] | np.ndarray
+"""The task of each row: names, or numbers in :attr:`Policy.tasks`."""
+
 _PROBE = "probe."
 """What the names of the probe's tensors begin with."""
+
+_TASK_EMBEDDINGS = "model.task.given_NE"
+"""The tensor that a model of several tasks may have been given."""
+
+_DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "U8": torch.uint8, "BOOL": torch.bool}
+"""Types of tensors by their names in a safetensors file; a checkpoint has no others."""
+
+_MAX_JSON_BYTES = 64 * 2**20
+"""Of ``policy.json``; the initial states of 50 tasks with 1,000 demonstrations each take a fifth of it."""
+
+_MAX_PROBE_ROWS = 4096
 
 PROBE_TOLERANCE = 1e-3
 """Largest difference, in units of the action, between the probe's stored and recomputed output."""
@@ -92,11 +109,27 @@ class Contract:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Contract:
-        """Read what ``asdict`` made."""
+        """Read what ``asdict`` made.
+
+        Raises:
+            ActKitError, KeyError, TypeError, ValueError: It is none, or says what cannot be.
+        """
         views = values["views"]
         if views is not None:
             views = Views(cameras=tuple(views["cameras"]), settings=RenderSettings(**views["settings"]))
+            check_cameras(views.cameras)
         demonstrations = [Demonstrations(**shown) for shown in values["demonstrations"]]
+        if not demonstrations:
+            raise ValueError("it names no demonstrations.")
+        for shown in demonstrations:
+            task = get_task(shown.task)
+            for start in shown.starts:
+                task.check(np.array(start, dtype=np.float64))
+        for name, least, most in (("horizon", 1, HORIZON), ("control_hz", 1, 1000), ("step", 0, 10**12)):
+            if type(values[name]) is not int or not least <= values[name] <= most:
+                raise ValueError(f"{name}={values[name]!r}: an integer from {least} to {most} was expected.")
+        if type(values["goal_visible"]) is not bool:
+            raise ValueError(f"goal_visible={values['goal_visible']!r}: true or false was expected.")
         return cls(**{**values, "views": views, "demonstrations": demonstrations})
 
 
@@ -109,8 +142,14 @@ class Policy:
         action = policy.act(state)            # (39,) -> (4,)
 
     Many: ``policy.act(states)`` with (B, 39) -> (B, 4), ``policy.reset(env_mask)`` where episodes begin. As an agent of
-    ``metaworld.evaluation.evaluation``: ``eval_action`` and ``reset``. A policy of several tasks acts on one of them:
-    ``policy.for_task("push-v3")``.
+    ``metaworld.evaluation.evaluation``: ``eval_action`` and ``reset``.
+
+    A policy of several tasks must know the task of each row: of one task, ``policy.for_task("push-v3")``; of several,
+    ``policy.act(states, tasks=["push-v3", "reach-v3"])``, or the observations of Meta-World's MT10, MT25 and MT50 with
+    ``use_one_hot=True``, which name it themselves: (B, 49), (B, 64) and (B, 89).
+
+    Several threads may call :meth:`predict`; to act, each takes a policy of its own with the same weights,
+    ``policy.with_execution()``. A copy plans for itself.
 
     Attributes:
         folder: The checkpoint it was loaded from; None if it was not.
@@ -133,7 +172,16 @@ class Policy:
         self.folder = folder
         self.executor = ChunkExecutor(execution, self.chunk_size, ACTION_DIM)
         self._queue: dict[int, np.ndarray] = {}
+        self._num_envs: int | None = None
+        self._exclusive = _one_thread()
         self._task = 0 if len(self.tasks) == 1 else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"_queue": dict(self._queue), "executor": copy.deepcopy(self.executor), "_exclusive": None}
+        return {**vars(self), **own}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        vars(self).update(attributes, _exclusive=_one_thread())
 
     def __repr__(self) -> str:
         execution = "ensembling" if self.execution.ensemble else f"executing {self.execution.execute}"
@@ -178,99 +226,177 @@ class Policy:
 
     # -- acting ----------------------------------------------------------------------------------------------------
 
-    def predict(
-        self, states: np.ndarray, images: np.ndarray | None = None, tasks: np.ndarray | None = None
-    ) -> np.ndarray:
+    def predict(self, states: np.ndarray, images: np.ndarray | None = None, tasks: Tasks | None = None) -> np.ndarray:
         """Predict chunks (B, K, 4) float32, unclipped.
 
         Args:
-            states: (B, 39) of any float type.
+            states: (B, 39) of any real type, or with a benchmark's one-hot task behind each.
             images: uint8 (B, C, H, W, 3), of :attr:`views`; None for a policy that sees none.
-            tasks: int64 (B,), the number of each row's task in :attr:`tasks`; None for the one it acts on.
+            tasks: The name of each row's task, or its number in :attr:`tasks`, int (B,); None for the one that the
+                policy acts on, or that the states name.
 
         Raises:
-            CheckpointError: States or images are of another shape, or hide the goal that this policy was trained to
-                see, or it is not said which of several tasks they are of.
+            ArrayError: States, images or tasks are of another type, shape or meaning, or hide the goal that this policy
+                was trained to see, or it is not said which of several tasks they are of; the message names the rows.
         """
-        if states.ndim != 2 or states.shape[1] != STATE_DIM:
-            raise CheckpointError(f"The policy expects states (B, {STATE_DIM}), not {states.shape}.")
-        if self.contract.goal_visible and not states[:, -3:].any():
-            raise CheckpointError(
-                "These states hide the goal (their last three numbers are 0), but the policy was trained to see it. "
-                "Make the environment fully observable: env._partially_observable = False."
-            )
-        self._check_images(images, len(states))
-        if tasks is None:
-            if self._task is None:
-                raise CheckpointError(
-                    f"This policy knows {len(self.tasks)} tasks; say which: policy.for_task('{self.tasks[0]}')"
-                )
-            tasks = np.full(len(states), self._task)
+        states, named = split_observations(states)
+        self._check_goals(states)
+        checked = self._check_images(images, len(states))
+        numbers = self._number_tasks(len(states), tasks, named)
         size = QUERY_ROWS[self.device.type]
-        chunks: list[torch.Tensor] = []
+        predicted = np.empty((len(states), self.chunk_size, ACTION_DIM), dtype=np.float32)
         with torch.inference_mode():
             for begin in range(0, len(states), size):
                 rows = slice(begin, begin + size)
                 observation = Observation(
                     states_BS=self.normaliser(self._block(states[rows].astype(np.float32), size)),
-                    tasks_B=self._block(tasks[rows].astype(np.int64), size),
-                    images_BCHW3=None if images is None else self._block(images[rows], size),
+                    tasks_B=self._block(numbers[rows], size),
+                    images_BCHW3=None if checked is None else self._block(checked[rows], size),
                 )
-                chunks.append(self.model.predict(observation)[: len(states[rows])])
-            predicted: np.ndarray = torch.cat(chunks).cpu().numpy()
+                predicted[rows] = self.model.predict(observation)[: len(states[rows])].cpu().numpy()
         return predicted
+
+    def _check_goals(self, states: np.ndarray) -> None:
+        hidden = np.flatnonzero(~states[:, -3:].any(axis=1)) if self.contract.goal_visible else []
+        if len(hidden):
+            raise ArrayError(
+                f"The states in {name_rows(hidden)} hide the goal (their last three numbers are 0), but the policy was "
+                "trained to see it. Fix: make the environment fully observable, env._partially_observable = False."
+            )
+
+    def _number_tasks(self, num_rows: int, tasks: Tasks | None, named: list[str] | None) -> np.ndarray:
+        """Return the number of each row's task, int64 (B,), given what the caller says and what the states name."""
+        numbers = None if named is None else self._look_up(named)
+        said = self._look_up(tasks) if tasks is not None else None
+        if said is None and self._task is not None:
+            said = np.full(num_rows, self._task)
+        if said is None and numbers is None:
+            raise ArrayError(
+                f"This policy knows {len(self.tasks)} tasks ({', '.join(self.tasks)}), and {STATE_DIM} numbers do not "
+                "say which. Fix: policy.act(states, tasks=[…]) with the name of each row's task, or observations with "
+                "Meta-World's one-hot task (use_one_hot=True); policy.for_task(…) only where every row is of that task."
+            )
+        if said is None:
+            assert numbers is not None
+            return numbers
+        check_shape(said, "tasks", (num_rows,))
+        wrong = [] if numbers is None else np.flatnonzero(said != numbers)
+        if numbers is not None and len(wrong):
+            first = int(wrong[0])
+            raise ArrayError(
+                f"The one-hot task in {name_rows(wrong)} is {self.tasks[numbers[first]]}, but the policy was to act on "
+                f"{self.tasks[said[first]]} there."
+            )
+        return said
+
+    def _look_up(self, tasks: Tasks) -> np.ndarray:
+        """Return the numbers, int64 (B,), of tasks given by name or by number."""
+        given = np.asarray(list(tasks))
+        if given.dtype.kind != "U":
+            numbers = as_array(given, "tasks", ("B",))
+            wrong = np.flatnonzero((numbers < 0) | (numbers >= len(self.tasks)))
+            if numbers.dtype.kind == "f" or len(wrong):
+                raise ArrayError(
+                    f"tasks {given.tolist()}: expected names of tasks, or integers from 0 to {len(self.tasks) - 1}."
+                )
+            return numbers.astype(np.int64)
+        check_shape(given, "tasks", ("B",))
+        known = {task: number for number, task in enumerate(self.tasks)}
+        unknown = [row for row, task in enumerate(given.tolist()) if task not in known]
+        if unknown:
+            raise ArrayError(
+                f"The task in {name_rows(unknown)} is {given[unknown[0]]}: expected one that this policy was trained "
+                f"on, {', '.join(self.tasks)}."
+            )
+        return np.array([known[task] for task in given.tolist()], dtype=np.int64)
 
     def _block(self, rows: np.ndarray, size: int) -> torch.Tensor:
         """Bring rows to the device, with zeros behind them up to the size of a block."""
         on_gpu = self.device.type == "cuda"
-        block = torch.zeros((size, *rows.shape[1:]), dtype=torch.from_numpy(rows[:0]).dtype, pin_memory=on_gpu)
-        block[: len(rows)] = torch.from_numpy(rows)
+        given = torch.from_numpy(np.ascontiguousarray(rows))
+        block = torch.zeros((size, *given.shape[1:]), dtype=given.dtype, pin_memory=on_gpu)
+        block[: len(given)] = given
         return block.to(self.device, non_blocking=on_gpu)
 
-    def _check_images(self, images: np.ndarray | None, num_rows: int) -> None:
+    def _check_images(self, images: np.ndarray | None, num_rows: int) -> np.ndarray | None:
         if self.views is None:
             if images is not None:
-                raise CheckpointError("This policy acts on states alone; give it no images.")
-            return
-        size = self.views.settings
-        expected = (num_rows, len(self.views.cameras), size.height_px, size.width_px, 3)
-        if images is None or images.shape != expected or images.dtype != np.uint8:
-            given = "none" if images is None else f"{images.dtype} {images.shape}"
-            raise CheckpointError(
-                f"The policy expects images of {', '.join(self.views.cameras)} at {size} px, uint8 {expected}, "
-                f"not {given}."
-            )
+                raise ArrayError("This policy acts on states alone: expected no images.")
+            return None
+        size, cameras = self.views.settings, self.views.cameras
+        expected = (num_rows, len(cameras), size.height_px, size.width_px, 3)
+        what = f"The policy expects images of {', '.join(cameras)} at {size} px, uint8 {expected}"
+        if images is None:
+            raise ArrayError(f"{what}, not none.")
+        shape = np.shape(images)
+        if shape == (*expected[:2], 3, *expected[2:4]):
+            raise ArrayError(f"{what}, not colors first, {shape}. Fix: images.transpose(0, 1, 3, 4, 2)")
+        if shape[1:] == expected[1:] and shape != expected:
+            raise ArrayError(f"{what}, not {shape[0]} rows: one of images for each state.")
+        return as_bytes(images, f"{what}. Given images", expected)
 
-    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None = None) -> np.ndarray:
-        """Query environments ``rows`` (B,) at states (B, 39); return their next actions (B, N, 4), in [-1, 1]."""
-        actions: np.ndarray = np.clip(self.executor.plan(self.predict(states, images), rows), -1.0, 1.0)
+    def plan(
+        self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None = None, tasks: Tasks | None = None
+    ) -> np.ndarray:
+        """Query environments ``rows`` (B,) at states (B, 39); return their next actions (B, N, 4), in [-1, 1].
+
+        For images and tasks, and for what is refused, see :meth:`predict`.
+        """
+        planned = self.executor.plan(self.predict(states, images, tasks), rows)
+        actions: np.ndarray = np.clip(planned, -1.0, 1.0)
         return actions
 
-    def act(self, state: np.ndarray, image: np.ndarray | None = None) -> np.ndarray:
+    def act(self, state: np.ndarray, image: np.ndarray | None = None, tasks: Tasks | str | None = None) -> np.ndarray:
         """Return the action for one state, (39,) -> (4,), or for one of each environment, (B, 39) -> (B, 4).
 
-        ``image``, uint8 (C, H, W, 3) or (B, C, H, W, 3), is looked at where a chunk is at its end.
+        ``image``, uint8 (C, H, W, 3) or (B, C, H, W, 3), is looked at where a chunk is at its end. ``tasks`` names the
+        task, or the task of each environment. See :meth:`predict` for what is refused; the number of environments may
+        change only after :meth:`reset`.
         """
-        states = np.atleast_2d(state)
-        idle = np.array([row for row in range(len(states)) if not len(self._queue.get(row, ()))], dtype=np.int64)
+        with self._exclusive:
+            return self._act(state, image, tasks)
+
+    def _act(self, state: np.ndarray, image: np.ndarray | None, tasks: Tasks | str | None) -> np.ndarray:
+        is_one = np.ndim(state) == 1
+        states = np.asarray(state)[None] if is_one else state
+        images = np.asarray(image)[None] if is_one and image is not None else image
+        tasks = [tasks] * len(states) if isinstance(tasks, str) else tasks
+        split, named = split_observations(states)
+        self._check_goals(split)
+        numbers = self._number_tasks(len(split), tasks, named)
+        if self._num_envs not in (None, len(split)):
+            raise ArrayError(
+                f"{len(split)} states: expected {self._num_envs}, one for each environment, as before. Fix: "
+                "policy.reset() where other episodes begin."
+            )
+        self._num_envs = len(split)
+        idle = np.array([row for row in range(len(split)) if not len(self._queue.get(row, ()))], dtype=np.int64)
+        checked = self._check_images(images, len(split)) if len(idle) or images is not None else None
         if len(idle):
-            images = None if image is None else image.reshape(len(states), *image.shape[-4:])[idle]
-            for row, actions in zip(idle, self.plan(states[idle], idle, images), strict=True):
-                self._queue[int(row)] = actions
-        actions = np.stack([self._queue[row][0] for row in range(len(states))])
-        self._queue = {row: queue[1:] for row, queue in self._queue.items()}
-        return actions if state.ndim == 2 else actions[0]
+            planned = self.plan(split[idle], idle, None if checked is None else checked[idle], numbers[idle])
+            self._queue.update(zip(idle.tolist(), planned, strict=True))
+        actions = np.empty((len(split), ACTION_DIM), dtype=np.float32)
+        for row in range(len(split)):
+            actions[row] = self._queue[row][0]
+            self._queue[row] = self._queue[row][1:]
+        return actions[0] if is_one else actions
 
     def reset(self, env_mask: np.ndarray | None = None) -> None:
-        """Forget the plans of all environments, or of those where ``env_mask`` (B,) is true."""
-        if env_mask is None:
-            self._queue.clear()
-            self.executor = ChunkExecutor(self.execution, self.chunk_size, ACTION_DIM)
-            return
-        rows = np.flatnonzero(env_mask)
-        self.executor.reset(rows)
-        for row in rows:
-            self._queue.pop(int(row), None)
+        """Forget the plans of all environments, or of those where ``env_mask``, bool (B,), is true.
+
+        Raises:
+            ArrayError: The mask is of another type (numbers of environments are none) or length.
+        """
+        with self._exclusive:
+            if env_mask is None:
+                self._queue.clear()
+                self._num_envs = None
+                self.executor = ChunkExecutor(self.execution, self.chunk_size, ACTION_DIM)
+                return
+            rows = np.flatnonzero(as_mask(env_mask, "The mask of a reset", self._num_envs))
+            self.executor.reset(rows)
+            for row in rows:
+                self._queue.pop(int(row), None)
 
     def eval_action(self, observations: np.ndarray) -> np.ndarray:
         """Act as ``metaworld.evaluation.Agent``: float64 (B, 39) -> float64 (B, 4)."""
@@ -284,8 +410,7 @@ class Policy:
     # -- on disk ---------------------------------------------------------------------------------------------------
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        return tensors | {f"normaliser.{name}": tensor for name, tensor in self.normaliser.state_dict().items()}
+        return _named_tensors(self.model, self.normaliser)
 
     def save(self, folder: Path, probe: Mapping[str, np.ndarray]) -> None:
         """Write ``model.safetensors`` and ``policy.json`` to ``folder``.
@@ -306,71 +431,142 @@ class Policy:
             "contract": asdict(self.contract),
         }
         save_file(tensors, folder / "model.safetensors")
-        (folder / "policy.json").write_text(json.dumps(description, indent=1) + "\n")
+        write_json(folder / "policy.json", description)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu") -> Policy:
         """Load a checkpoint folder, or the best checkpoint of a run; every tensor must be there and fit.
 
+        Args:
+            path: The folder.
+            device: ``cpu``, ``cuda``, or ``auto`` for a GPU if there is one.
+
         Raises:
             CheckpointError: It is missing, foreign, truncated, incomplete, or computes something else than when saved.
+            ConfigError: There is no such device.
         """
+        device = _choose_device(device)
         folder = find_checkpoint(Path(path))
-        try:
-            description = json.loads((folder / "policy.json").read_text())
-            tensors = load_file(folder / "model.safetensors")
-            version = description["format"], description["version"]
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise CheckpointError(
-                f"The checkpoint {folder} is damaged: {error}. Train again, or use another."
-            ) from error
-        if version != (FORMAT, VERSION):
-            raise CheckpointError(
-                f"{folder} has format {version[0]!r} version {version[1]!r}; "
-                f"this act_kit reads {FORMAT!r} version {VERSION}."
-            )
-        probe = {name.removeprefix(_PROBE): tensors.pop(name) for name in list(tensors) if name.startswith(_PROBE)}
+        description = _read_description(folder)
+        layout = _read_layout(folder)
         try:
             contract = Contract.of(description["contract"])
             execution = build(ExecutionConfig, description["execution"])
-            model = ACT(
-                build(PolicyConfig, description["policy"]), num_tasks=len(contract.tasks),
-                task_embeddings_NE=tensors.get("model.task.given_NE"),
-            )  # fmt: skip
-        except (KeyError, TypeError, AttributeError, ConfigError, RenderError) as error:
+            config = build(PolicyConfig, description["policy"])
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, ActKitError) as error:
             raise CheckpointError(f"The checkpoint {folder} is damaged: policy.json: {error}. Train again.") from error
+        _check_layout(folder, config, contract, layout)
+        tensors = load_file(folder / "model.safetensors")
+        probe = {name.removeprefix(_PROBE): tensors.pop(name) for name in list(tensors) if name.startswith(_PROBE)}
+        model = ACT(config, num_tasks=len(contract.tasks), task_embeddings_NE=tensors.get(_TASK_EMBEDDINGS))
         policy = cls(model, Normaliser(STATE_DIM), contract, execution, folder=folder.resolve())
-        policy._load_strictly(folder, tensors)
+        with torch.no_grad():
+            for name, tensor in policy._tensors().items():
+                tensor.copy_(tensors[name])
+        policy._prove(folder, probe)
+        return policy if device == "cpu" else policy._on(device)
+
+    def _prove(self, folder: Path, probe: dict[str, torch.Tensor]) -> None:
+        """Raise :class:`CheckpointError` unless this policy computes what it computed when it was saved."""
         if "chunks" not in probe:
             raise CheckpointError(f"The checkpoint {folder} has no probe to check itself by. Train again.")
         expected = probe.pop("chunks").numpy()
-        once, twice = (policy.predict(**{name: rows.numpy() for name, rows in probe.items()}) for _ in range(2))
+        observations = {name: rows.numpy() for name, rows in probe.items()}
+        try:
+            once, twice = (self.predict(**observations) for _ in range(2))
+        except (TypeError, ActKitError) as error:
+            raise CheckpointError(f"The checkpoint {folder} is damaged: its probe: {error} Train again.") from error
         if not np.array_equal(once, twice):
             raise CheckpointError(
                 f"The policy {folder} is not deterministic: asked twice about the same states, it answers up to "
                 f"{np.abs(once - twice).max():.2g} apart. In use z is 0 and nothing is sampled or dropped out."
             )
-        off = float(np.abs(once - expected).max())
+        off = float(np.abs(once - expected).max()) if once.shape == expected.shape else float("nan")
         if not off <= PROBE_TOLERANCE:
             raise CheckpointError(
                 f"The checkpoint {folder} does not compute what it computed when it was saved: its probe is off by "
                 f"{off:.3g} (allowed: {PROBE_TOLERANCE}). Weights or normaliser have changed since."
             )
-        return policy if device == "cpu" else policy._on(device)
-
-    def _load_strictly(self, folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-        own = self._tensors()
-        wrong = misfit(own, tensors)
-        if wrong:
-            raise CheckpointError(f"The checkpoint {folder} does not fit: {wrong}")
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(tensors[name])
 
     @property
     def num_tensors(self) -> int:
         """How many tensors a checkpoint of this policy holds, all of which loading requires."""
         return len(self._tensors())
+
+
+def _one_thread() -> Exclusive:
+    return Exclusive("policy", "make one with the same weights for each thread: policy.with_execution()")
+
+
+def _choose_device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise ConfigError(f"device='{device}': choose from auto, cpu, cuda, cuda:1.")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device='{device}': PyTorch finds no such GPU here. Fix: device='auto'.")
+    return device
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    """Return what ``policy.json`` says, of this version."""
+    try:
+        description = read_json(folder / "policy.json", max_bytes=_MAX_JSON_BYTES)
+        version = description["format"], description["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"The checkpoint {folder} is damaged: {error}. Train again, or use another.") from error
+    if version != (FORMAT, VERSION):
+        raise CheckpointError(
+            f"{folder} has format {version[0]!r} version {version[1]!r}; "
+            f"this act_kit reads {FORMAT!r} version {VERSION}."
+        )
+    read: dict[str, Any] = description
+    return read
+
+
+def _read_layout(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of ``model.safetensors`` without their numbers, from its header alone."""
+    path = folder / "model.safetensors"
+    try:
+        if not path.is_file():  # a pipe would never end
+            raise CheckpointError(f"The checkpoint {folder} is damaged: {path.name} is missing, or no regular file.")
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+            return {
+                name: torch.empty(part.get_shape(), dtype=_DTYPES[part.get_dtype()], device="meta")
+                for name, part in slices.items()
+            }
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"The checkpoint {folder} is damaged: {error}. Train again, or use another.") from error
+
+
+def _check_layout(folder: Path, config: PolicyConfig, contract: Contract, layout: Mapping[str, torch.Tensor]) -> None:
+    """Raise :class:`CheckpointError` unless a file's tensors are the model's; memory is taken for neither yet."""
+    cameras = contract.views.cameras if contract.views else ()
+    if config.cameras != cameras:
+        raise CheckpointError(f"The checkpoint {folder} is damaged: its model sees {config.cameras}, not {cameras}.")
+    rows = max((len(tensor) for name, tensor in layout.items() if name.startswith(_PROBE) and tensor.ndim), default=0)
+    if rows > _MAX_PROBE_ROWS:
+        raise CheckpointError(f"The checkpoint {folder} is damaged: its probe has {rows} rows.")
+    with torch.device("meta"):
+        model = ACT(config, num_tasks=len(contract.tasks), task_embeddings_NE=layout.get(_TASK_EMBEDDINGS))
+        own = _named_tensors(model, Normaliser(STATE_DIM))
+    given = {name: tensor for name, tensor in layout.items() if not name.startswith(_PROBE)}
+    wrong = misfit(own, given)
+    if wrong:
+        raise CheckpointError(f"The checkpoint {folder} does not fit: {wrong}")
+    for name, tensor in own.items():
+        if tensor.dtype != given[name].dtype:
+            raise CheckpointError(
+                f"The checkpoint {folder} does not fit: {name} is {given[name].dtype}, not {tensor.dtype}."
+            )
+
+
+def _named_tensors(model: ACT, normaliser: Normaliser) -> dict[str, torch.Tensor]:
+    """Return all tensors of a policy by the names that they have on disk."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    return tensors | {f"normaliser.{name}": tensor for name, tensor in normaliser.state_dict().items()}
 
 
 def find_checkpoint(path: Path) -> Path:

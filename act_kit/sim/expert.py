@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from typing import Any
 
 import numpy as np
+
+_silence = threading.Lock()
+"""What is done to warnings is done to all of the process's, and undone in the order of a stack."""
 
 
 class ScriptedExpert:
@@ -19,7 +23,7 @@ class ScriptedExpert:
 
     def act(self, state: np.ndarray) -> np.ndarray:
         """Return the action, float32 (4,) in [-1, 1], for a state, float64 (39,)."""
-        with warnings.catch_warnings():
+        with _silence, warnings.catch_warnings():
             # At nearly every step: "Constant(s) may be too high. Environments clip response to [-1, 1]"
             warnings.simplefilter("ignore")
             # A copy, because those of the door tasks move the door in the very array they are shown.

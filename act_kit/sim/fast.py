@@ -9,7 +9,10 @@ where the next step's solver begins: without it the last bits would differ), and
 from __future__ import annotations
 
 import copy
+import threading
 import weakref
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +20,15 @@ import mujoco
 import numpy as np
 
 from act_kit.sim.distance import Readings, judge
-from act_kit.sim.engine import PHYSICS, Segment, get_physics, make_environment
+from act_kit.sim.engine import (
+    PHYSICS,
+    EngineState,
+    Segment,
+    get_numbers,
+    get_physics,
+    make_environment,
+    set_physics,
+)
 from act_kit.sim.observation import Observer, Recorder
 from act_kit.sim.tasks import get_task
 
@@ -28,6 +39,7 @@ class _World:
     Attributes:
         env: The environment that each engine's own is a copy of.
         model: The compiled model. A start moves bodies and sites in it, so it is one engine's at a time.
+        lock: Held by the thread that uses the model, or anything else in here; MuJoCo steps without the interpreter's.
         owner: The engine whose bodies it holds now.
         settled: The state that the hand last came to rest in, if it may be of use again ...
         settled_from: ... and all that it depended on.
@@ -36,6 +48,7 @@ class _World:
     def __init__(self, task: str) -> None:
         self.env = make_environment(task)
         self.model: mujoco.MjModel = self.env.model
+        self.lock = threading.RLock()
         self.observer = Observer(task, self.model)
         self.scratch = mujoco.MjData(self.model)
         self.owner: weakref.ref[FastEngine] | None = None
@@ -44,16 +57,32 @@ class _World:
 
 
 _worlds: weakref.WeakValueDictionary[str, _World] = weakref.WeakValueDictionary()
+_worlds_lock = threading.Lock()
 
 
-class FastEngine:
-    """One environment of a task. Those of one process share their model, so use them from one thread."""
-
-    def __init__(self, task: str) -> None:
+def _get_world(task: str) -> _World:
+    with _worlds_lock:
         world = _worlds.get(task)
         if world is None:
             world = _worlds[task] = _World(task)
-        self._world = world
+        return world
+
+
+class FastEngine:
+    """One environment of a task.
+
+    Those of one process share their model, one at a time: engines of one task that step in several threads take turns,
+    chunk by chunk; engines of different tasks step in parallel. Copied or pickled, it is an engine of its own in the
+    same state.
+    """
+
+    def __init__(self, task: str) -> None:
+        self._world = _get_world(task)
+        with self._world.lock:
+            self._attach(task)
+
+    def _attach(self, task: str) -> None:
+        world = self._world
         self._task = get_task(task)
         self._observer = world.observer
         env = object.__new__(type(world.env))
@@ -65,12 +94,13 @@ class FastEngine:
         self._places = self.model.body_pos.copy(), self.model.site_pos.copy()
         self._low, self._high = env.sawyer_observation_space.low, env.sawyer_observation_space.high
         self._hand_stays = False
+        self._rand_vec: np.ndarray | None = None
         self._previous = np.full(18, np.nan)
         self._set_data(mujoco.MjData(self.model))
 
     @property
     def model(self) -> mujoco.MjModel:
-        """The compiled model, shared; :meth:`take_model` first."""
+        """The compiled model, shared; :meth:`hold_model` to use it."""
         return self._world.model
 
     @property
@@ -86,19 +116,50 @@ class FastEngine:
         self._recorder = Recorder(self._observer.fields, data)
         self._mocap, self._ctrl = data.mocap_pos[0], data.ctrl
 
-    def take_model(self) -> None:
-        """Put this engine's bodies and sites into the shared model, if another's are there."""
-        owner = self._world.owner
-        if owner is None or owner() is not self:
-            self.model.body_pos[:], self.model.site_pos[:] = self._places
-            self._world.owner = weakref.ref(self)
+    @contextmanager
+    def hold_model(self) -> Generator[mujoco.MjModel]:
+        """Hold the shared model, with this engine's bodies and sites in it; see :class:`~act_kit.sim.engine.Engine`."""
+        world = self._world
+        with world.lock:
+            if world.owner is None or world.owner() is not self:
+                world.model.body_pos[:], world.model.site_pos[:] = self._places
+                world.owner = weakref.ref(self)
+            yield world.model
+
+    # -- its state -------------------------------------------------------------------------------------------------
+
+    def save(self) -> EngineState:
+        """Return a copy of the state."""
+        physics = get_physics(self.model, self.data)
+        return EngineState(physics=physics, previous=self._previous.copy(), numbers=get_numbers(self._env))
+
+    def restore(self, rand_vec: np.ndarray, num_steps: int, state: EngineState) -> None:
+        """Return to a saved state; see :class:`~act_kit.sim.engine.Engine`."""
+        with self.hold_model() as model:
+            if self._rand_vec is None or not np.array_equal(self._rand_vec, rand_vec):
+                self.reset(rand_vec)
+            set_physics(model, self.data, state.physics)
+        self._previous = state.previous.copy()
+        vars(self._env).update(state.numbers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"task": self._task.name, "rand_vec": self._rand_vec, "state": self.save()}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        self.__init__(saved["task"])  # type: ignore[misc]
+        if saved["rand_vec"] is not None:
+            self.restore(saved["rand_vec"], 0, saved["state"])
 
     # -- reset -----------------------------------------------------------------------------------------------------
 
     def reset(self, rand_vec: np.ndarray) -> tuple[np.ndarray, float]:
         """Reset to ``rand_vec``; see :class:`~act_kit.sim.engine.Engine`."""
+        with self.hold_model():
+            return self._reset(rand_vec)
+
+    def _reset(self, rand_vec: np.ndarray) -> tuple[np.ndarray, float]:
         env = self._env
-        self.take_model()
+        self._rand_vec = None  # until it has succeeded
         env._last_rand_vec = rand_vec
         # Meta-World resets twice. All that remains of the first time are the bodies it moved, which in 14 tasks the
         # second one feels; so the first needs none of its physics.
@@ -110,6 +171,7 @@ class FastEngine:
         self._previous = state[:18].copy()
         state[18:36] = self._previous
         self._places = self.model.body_pos.copy(), self.model.site_pos.copy()
+        self._rand_vec = rand_vec
         return state, self._initial_distance()
 
     def _reset_hand(self, steps: int) -> None:
@@ -150,10 +212,10 @@ class FastEngine:
 
     def step(self, actions: np.ndarray, *, rewards: bool) -> Segment:
         """Carry out actions, float32 (T, 4) in [-1, 1]; with rewards, one at a time."""
-        self.take_model()
-        if not rewards:
-            return self._step(actions)
-        steps = [self._step_with_reward(action[None]) for action in actions]
+        with self.hold_model():
+            if not rewards:
+                return self._step(actions)
+            steps = [self._step_with_reward(action[None]) for action in actions]
         return Segment(
             **{
                 name: np.concatenate([getattr(step, name) for step in steps])

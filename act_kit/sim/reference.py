@@ -5,18 +5,34 @@ Slow, and beyond doubt: what every other engine must equal.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
 import mujoco
 import numpy as np
 
 from act_kit.sim.distance import MEASURES, PROBES, Readings
-from act_kit.sim.engine import PHYSICS, Segment, get_physics, make_environment
+from act_kit.sim.engine import (
+    PHYSICS,
+    EngineState,
+    Segment,
+    get_numbers,
+    get_physics,
+    make_environment,
+    set_physics,
+)
 from act_kit.sim.tasks import get_task
 
 
 class ReferenceEngine:
-    """One Meta-World environment of a task."""
+    """One Meta-World environment of a task. Copied or pickled, it is an engine of its own in the same state."""
 
     def __init__(self, task: str) -> None:
+        self._task = task
+        self._lock = threading.RLock()
+        self._rand_vec: np.ndarray | None = None
         self._env = make_environment(task)
         self._measure = MEASURES[get_task(task).distance]
         self._probe_kind, _, self._probe_name = PROBES.get(task, "").partition(" ")
@@ -32,14 +48,43 @@ class ReferenceEngine:
         """MuJoCo's state."""
         return self._env.data
 
-    def take_model(self) -> None:
-        """Nothing to take: the model is this engine's own."""
+    @contextmanager
+    def hold_model(self) -> Generator[mujoco.MjModel]:
+        """Hold the model, which is this engine's own; see :class:`~act_kit.sim.engine.Engine`."""
+        with self._lock:
+            yield self.model
+
+    def save(self) -> EngineState:
+        """Return a copy of the state."""
+        physics = get_physics(self.model, self.data)
+        return EngineState(physics=physics, previous=self._env._prev_obs.copy(), numbers=get_numbers(self._env))
+
+    def restore(self, rand_vec: np.ndarray, num_steps: int, state: EngineState) -> None:
+        """Return to a saved state; see :class:`~act_kit.sim.engine.Engine`."""
+        with self.hold_model() as model:
+            if self._rand_vec is None or not np.array_equal(self._rand_vec, rand_vec):
+                self.reset(rand_vec)
+            set_physics(model, self.data, state.physics)
+        self._env._prev_obs = state.previous.copy()
+        vars(self._env).update(state.numbers, curr_path_length=num_steps)
+
+    def __getstate__(self) -> dict[str, Any]:
+        num_steps = self._env.curr_path_length
+        return {"task": self._task, "rand_vec": self._rand_vec, "num_steps": num_steps, "state": self.save()}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        self.__init__(saved["task"])  # type: ignore[misc]
+        if saved["rand_vec"] is not None:
+            self.restore(saved["rand_vec"], saved["num_steps"], saved["state"])
 
     def reset(self, rand_vec: np.ndarray) -> tuple[np.ndarray, float]:
         """Reset to ``rand_vec``; see :class:`~act_kit.sim.engine.Engine`."""
+        self._rand_vec = None  # until it has succeeded
         self._env._last_rand_vec = rand_vec
-        state, _ = self._env.reset()
-        return state, self._initial_distance()
+        with self.hold_model():
+            state, _ = self._env.reset()
+            self._rand_vec = rand_vec
+            return state, self._initial_distance()
 
     def _initial_distance(self) -> float:
         """Measure the distance at reset, where Meta-World's first state still shows some objects where they were.

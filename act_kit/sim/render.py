@@ -12,7 +12,9 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,12 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from act_kit.arrays import as_array
 from act_kit.errors import RenderError, did_you_mean
 from act_kit.sim.engine import PHYSICS
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start
+from act_kit.sim.threads import cache_per_thread
 
 CAMERAS = ("topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV")
 _ROTATED = frozenset({"corner", "corner2", "corner3", "corner4"})
@@ -110,6 +114,33 @@ def _gl_context() -> Any:
     return context
 
 
+_gl_lock = threading.RLock()
+
+
+@contextmanager
+def _opengl() -> Generator[None]:
+    """Use the context in this thread: a context belongs to one thread, until that lets go of it."""
+    with _gl_lock:
+        context = _gl_context()
+        context.make_current()
+        try:
+            yield
+        finally:
+            _let_go(type(context).__module__)
+
+
+def _let_go(backend: str) -> None:
+    match backend:
+        case "mujoco.egl":
+            from OpenGL import EGL
+
+            EGL.eglReleaseThread()
+        case "mujoco.osmesa":
+            from OpenGL import GL, osmesa
+
+            osmesa.OSMesaMakeCurrent(None, None, GL.GL_FLOAT, 0, 0)
+
+
 class _Canvas:
     """What drawing one task takes: its meshes and textures where OpenGL wants them, a scene, a state to draw."""
 
@@ -129,11 +160,15 @@ class _Canvas:
         model.vis.quality.shadowsize = _SHADOW_MAP_PX if settings.shadows else 0  # 67 MB, drawn or not
         model.vis.global_.offwidth, model.vis.global_.offheight = settings.width_px, settings.height_px
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        atexit.register(self._context.free)
+        atexit.register(self._free)
+
+    def _free(self) -> None:
+        with _opengl():
+            self._context.free()
 
     def draw(self, model: mujoco.MjModel, physics: np.ndarray, cameras: Sequence[str]) -> np.ndarray:
         """Draw a state of the task, whose bodies and sites are where ``model`` has them."""
-        mujoco.mj_setState(model, self._data, physics.copy(), PHYSICS)  # MuJoCo takes no read-only array
+        mujoco.mj_setState(model, self._data, physics.astype(np.float64), PHYSICS)
         mujoco.mj_forward(model, self._data)
         # Another task may have been drawn since, into a buffer of its own.
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
@@ -166,17 +201,18 @@ class Renderer:
     def draw(self, simulator: Simulator, physics: np.ndarray, cameras: Sequence[str]) -> np.ndarray:
         """Draw a state, float64 (P,), of the episode that ``simulator`` was reset to; uint8 (C, H, W, 3).
 
-        The simulator itself stays as it is, but for its model's being taken.
+        The simulator itself stays as it is. Threads take turns.
 
         Raises:
             RenderError: A frame came out blank.
+            ArrayError: The state is none of the simulator's task.
         """
-        task, model = simulator.task.name, simulator.engine.model
-        simulator.engine.take_model()
-        _gl_context().make_current()
-        if task not in self._canvases:
-            self._canvases[task] = _Canvas(model, self.settings)
-        frames = self._canvases[task].draw(model, physics, cameras)
+        task = simulator.task.name
+        physics = as_array(physics, "physics", (simulator.physics_dim,))
+        with _opengl(), simulator.engine.hold_model() as model:
+            if task not in self._canvases:
+                self._canvases[task] = _Canvas(model, self.settings)
+            frames = self._canvases[task].draw(model, physics, cameras)
         if frames.reshape(len(cameras), -1).std(axis=1).min() < 1.0:
             raise RenderError(f"Blank frames from {', '.join(cameras)} (MUJOCO_GL={os.environ.get('MUJOCO_GL')}).")
         return frames
@@ -284,8 +320,8 @@ class Frames:
     renderer: str
 
 
-_get_simulator = functools.cache(Simulator)
-"""What this process draws recorded episodes of a task with."""
+_get_simulator = cache_per_thread(Simulator, None)
+"""What this thread draws recorded episodes of a task with."""
 
 
 def render_episode(settings: RenderSettings, cameras: Sequence[str], start: Start, physics: np.ndarray) -> Frames:
@@ -295,7 +331,8 @@ def render_episode(settings: RenderSettings, cameras: Sequence[str], start: Star
     simulator, renderer = _get_simulator(start.task), get_renderer(settings)
     simulator.reset(start)  # the start also moves bodies of the model, which the physics do not hold
     images = np.stack([renderer.draw(simulator, row, cameras) for row in physics])
-    return Frames(images=images, renderer=GL.glGetString(GL.GL_RENDERER).decode())
+    with _opengl():
+        return Frames(images=images, renderer=GL.glGetString(GL.GL_RENDERER).decode())
 
 
 if __name__ == "__main__":

@@ -2,32 +2,76 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
 
+from act_kit.arrays import as_array
 from act_kit.config import SimConfig
-from act_kit.sim.engine import PHYSICS, Engine, Segment, get_physics
+from act_kit.errors import StartError
+from act_kit.sim.engine import PHYSICS, Engine, EngineState, Segment, get_physics
 from act_kit.sim.fast import FastEngine
 from act_kit.sim.reference import ReferenceEngine
 from act_kit.sim.starts import Start
-from act_kit.sim.tasks import HORIZON, STATE_DIM, get_task
+from act_kit.sim.tasks import ACTION_DIM, HORIZON, STATE_DIM, get_task
+from act_kit.sim.threads import Exclusive
 
 ENGINES: dict[str, Callable[[str], Engine]] = {"fast": FastEngine, "reference": ReferenceEngine}
 """Engines by the name that ``sim.engine`` takes. They give the same numbers; ``reference`` is Meta-World's own code."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SimulatorState:
+    """A moment of an episode, from which any simulator of the task continues to the bit; can be pickled.
+
+    Attributes:
+        start: The initial state of the episode.
+        num_steps: Steps since then.
+        state: float64 (39,), the observation.
+        distance: See :mod:`act_kit.sim.distance`.
+        engine: Everything else that decides what follows.
+    """
+
+    start: Start
+    num_steps: int
+    state: np.ndarray
+    distance: float
+    engine: EngineState
+
+
 class Simulator:
-    """One Meta-World task, reset to starts and stepped by chunks; bit-exact from the same start and actions."""
+    """One Meta-World task, reset to starts and stepped by chunks; bit-exact from the same start and actions.
+
+    One simulator is one episode at a time, so one thread at a time: a call while another thread is inside is an
+    :class:`~act_kit.errors.InUseError`. Several simulators may be used by several threads; those of one task take
+    turns. A copy (``copy.copy``, ``copy.deepcopy``, ``pickle``) is a simulator of its own in the same state. To come
+    back to a moment of an episode, also in another simulator, thread or process::
+
+        moment = simulator.save()
+        simulator.step_chunk(actions)
+        simulator.restore(moment)
+    """
 
     def __init__(self, task: str, engine: str = "fast") -> None:
         SimConfig(engine=engine)  # refuses an unknown one
         self.task = get_task(task)
         self.engine = ENGINES[engine](task)
+        self.start: Start | None = None
         self.num_steps = 0
-        self.state = np.full(39, np.nan)
+        self.state = np.full(STATE_DIM, np.nan)
         self.distance = np.nan
+        self._exclusive = _one_thread()
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._exclusive:
+            return {**vars(self), "engine": copy.copy(self.engine), "_exclusive": None}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        vars(self).update(attributes, _exclusive=_one_thread())
 
     @property
     def steps_left(self) -> int:
@@ -40,28 +84,78 @@ class Simulator:
         Raises:
             StartError: The start is of another task, or Meta-World would never accept it.
         """
+        if not isinstance(start, Start):
+            raise StartError(
+                f"A simulator is reset to a Start, not to {type(start).__name__}. "
+                f"Fix: Start.of('{self.task.name}', rand_vec)"
+            )
         start.check_is_of(self.task.name)
         self.task.check(start.array)
-        self.state, self.distance = self.engine.reset(start.array)
-        self.num_steps = 0
-        return self.state
+        with self._exclusive:
+            self.start = None  # until it has succeeded
+            self.state, self.distance = self.engine.reset(start.array)
+            self.start = start
+            self.num_steps = 0
+            return self.state
 
     def step_chunk(self, actions: np.ndarray, *, rewards: bool = False) -> Segment:
-        """Carry out ``actions``, float32 (T, 4), clipped to [-1, 1], or as many as the horizon still allows.
+        """Carry out ``actions`` (T, 4), clipped to [-1, 1], or as many as the horizon still allows.
 
         ``rewards`` asks for Meta-World's dense reward too, which takes longer than the step itself.
+
+        Raises:
+            ArrayError: The actions are no finite numbers of that shape.
+            StartError: There is no episode yet.
         """
-        actions = np.minimum(np.maximum(np.asarray(actions[: self.steps_left], dtype=np.float32), -1.0), 1.0)
-        if not len(actions):
-            nothing = np.empty(0)
-            return Segment(
-                state=np.empty((0, STATE_DIM)), success=nothing.astype(bool), distance=nothing,
-                reward=nothing if rewards else None,
-            )  # fmt: skip
-        segment = self.engine.step(actions, rewards=rewards)
-        self.num_steps += len(segment)
-        self.state, self.distance = segment.state[-1], float(segment.distance[-1])
-        return segment
+        actions = as_actions(actions)
+        with self._exclusive:
+            self._require_episode()
+            actions = actions[: self.steps_left]
+            if not len(actions):
+                return _nothing(rewards)
+            segment = self.engine.step(actions, rewards=rewards)
+            self.num_steps += len(segment)
+            self.state, self.distance = segment.state[-1], float(segment.distance[-1])
+            return segment
+
+    def save(self) -> SimulatorState:
+        """Return this moment of the episode, for :meth:`restore`.
+
+        Raises:
+            StartError: There is no episode yet.
+        """
+        with self._exclusive:
+            return SimulatorState(
+                start=self._require_episode(),
+                num_steps=self.num_steps,
+                state=self.state.copy(),
+                distance=self.distance,
+                engine=self.engine.save(),
+            )
+
+    def restore(self, moment: SimulatorState) -> np.ndarray:
+        """Return to a moment that this simulator or another of the task has saved; return the state, float64 (39,).
+
+        What follows is what followed then, to the bit. Within an episode this takes as long as a step; from another
+        episode, as long as a reset.
+
+        Raises:
+            StartError: It is of another task, or of another version of the simulator.
+        """
+        if not isinstance(moment, SimulatorState):
+            raise StartError(f"A simulator restores what simulator.save() returned, not {type(moment).__name__}.")
+        moment.start.check_is_of(self.task.name)
+        if moment.engine.physics.shape != (self.physics_dim,):
+            raise StartError(
+                f"The saved state has {moment.engine.physics.size} numbers of physics; {self.physics_dim} were "
+                "expected. Fix: restore it with the version of MuJoCo that saved it."
+            )
+        with self._exclusive:
+            self.start = None  # until it has succeeded
+            self.engine.restore(moment.start.array, moment.num_steps, moment.engine)
+            self.start, self.num_steps = moment.start, moment.num_steps
+            self.state, self.distance = moment.state.copy(), moment.distance
+            return self.state
 
     @property
     def physics_dim(self) -> int:
@@ -70,4 +164,32 @@ class Simulator:
 
     def physics(self) -> np.ndarray:
         """Return MuJoCo's full integration state, float64 (P,); with the start, all that a picture needs."""
-        return get_physics(self.engine.model, self.engine.data)
+        with self._exclusive:
+            return get_physics(self.engine.model, self.engine.data)
+
+    def _require_episode(self) -> Start:
+        if self.start is None:
+            raise StartError("This simulator has no episode yet. Fix: simulator.reset(start)")
+        return self.start
+
+
+def as_actions(actions: np.ndarray, what: str = "actions") -> np.ndarray:
+    """Return actions as float32 (T, 4), clipped to [-1, 1].
+
+    Raises:
+        ArrayError: They are no finite numbers of that shape.
+    """
+    given = as_array(actions, what, ("T", ACTION_DIM), fix="actions[None] makes a chunk of one action")
+    return np.minimum(np.maximum(given, -1.0), 1.0).astype(np.float32, copy=False)
+
+
+def _nothing(rewards: bool) -> Segment:
+    """Return a segment of no steps."""
+    empty = np.empty(0)
+    return Segment(
+        state=np.empty((0, STATE_DIM)), success=empty.astype(bool), distance=empty, reward=empty if rewards else None
+    )
+
+
+def _one_thread() -> Exclusive:
+    return Exclusive("simulator", "make one for each thread; those of a task share their memory.")

@@ -6,6 +6,7 @@ datasets, evaluations and reports, so that "did we train where we test?" is a qu
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,8 +14,9 @@ from typing import Literal, cast, get_args
 
 import numpy as np
 
-from act_kit.errors import ConfigError, StartError, did_you_mean
-from act_kit.sim.tasks import Task, get_task
+from act_kit.arrays import as_array
+from act_kit.errors import ArrayError, ConfigError, StartError, did_you_mean
+from act_kit.sim.tasks import TASKS, Task, get_task
 
 SAME_START_M = 1e-6
 """Starts that agree to this in every dimension are one start."""
@@ -29,6 +31,10 @@ where a policy is corrected (DAgger) or somebody demonstrates by hand, the scrip
 (``tasks50`` has only its 50 goals to give, to every stream.)"""
 
 
+_metaworlds_seed = threading.Lock()
+"""Meta-World draws its goals from NumPy's global generator, which it seeds and puts back."""
+
+
 @dataclass(frozen=True)
 class Start:
     """One initial state: a task and its ``rand_vec``, 3 or 6 float64 numbers in metres, exact to the bit."""
@@ -38,8 +44,17 @@ class Start:
 
     @classmethod
     def of(cls, task: str, rand_vec: np.ndarray) -> Start:
-        """Make a start from an array (3,) or (6,)."""
-        return cls(task, tuple(float(x) for x in rand_vec))
+        """Make a start from an array (3,) or (6,).
+
+        Raises:
+            StartError: They are no finite numbers, or not as many as an initial state of the task has.
+        """
+        num = len(TASKS[task].low) if task in TASKS else "D"
+        try:
+            numbers = as_array(rand_vec, f"A start of {task}", (num,)).astype(np.float64)
+        except ArrayError as error:
+            raise StartError(str(error)) from error
+        return cls(task, tuple(numbers.tolist()))
 
     @property
     def array(self) -> np.ndarray:
@@ -109,7 +124,18 @@ class StartLaw:
         return f"StartLaw('{self.task.name}', '{self.kind}')"
 
     def sample(self, num: int, *, seed: int, stream: Stream) -> list[Start]:
-        """Draw ``num`` starts. Except for ``grid``, fewer starts of the same seed and stream are their beginning."""
+        """Draw ``num`` starts. Except for ``grid``, fewer starts of the same seed and stream are their beginning.
+
+        Raises:
+            ConfigError: A number is negative or no integer, or there is no such stream.
+        """
+        for name, value in (("num", num), ("seed", seed)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+                raise ConfigError(f"{name}={value!r}: expected an integer from 0.")
+        if stream not in get_args(Stream):
+            hint = did_you_mean(stream, get_args(Stream))
+            raise ConfigError(f"stream={stream!r}: choose from {', '.join(get_args(Stream))}.{hint}")
+        num, seed = int(num), int(seed)
         root = np.random.SeedSequence(seed, spawn_key=(get_args(Stream).index(stream),))
         laws: dict[LawKind, Callable[[np.random.SeedSequence], Iterator[np.ndarray]]] = {
             "uniform": self._uniform,
@@ -178,7 +204,8 @@ class StartLaw:
 
         import metaworld
 
-        benchmark = metaworld.MT1(self.task.name, seed=seed)  # type: ignore[no-untyped-call]
+        with _metaworlds_seed:
+            benchmark = metaworld.MT1(self.task.name, seed=seed)  # type: ignore[no-untyped-call]
         goals = [pickle.loads(task.data)["rand_vec"] for task in benchmark.train_tasks]
         while True:
             yield from (np.asarray(goal, dtype=np.float64) for goal in goals)

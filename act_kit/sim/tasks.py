@@ -27,6 +27,9 @@ ACTION_DIM = 4
 INFORMATIVE_WIDTH_M = 0.005
 """A dimension of ``rand_vec`` whose reset interval is narrower than this does not vary in any way that matters."""
 
+MAX_BEYOND_M = 1.0
+"""How far an initial state may be from the reset box: what is farther off is on no table of Meta-World's."""
+
 Group = Literal["easy", "medium", "hard", "very hard"]
 DistanceName = Literal[
     "object", "object_x", "object_y", "object_z", "object_xy", "second_object", "hand", "faucet_knob",
@@ -101,6 +104,13 @@ class Task:
         """Raise :class:`StartError` unless the task can be reset to ``rand_vec``, float64 (3,) or (6,)."""
         if rand_vec.shape != (len(self.low),) or not np.isfinite(rand_vec).all():
             raise StartError(f"A start of {self.name} is {len(self.low)} finite numbers, not {rand_vec.tolist()}.")
+        beyond = np.maximum(np.subtract(self.low, rand_vec), np.subtract(rand_vec, self.high))
+        if beyond.max() > MAX_BEYOND_M:
+            raise StartError(
+                f"{self.name} cannot start from {rand_vec.tolist()}: {self.dim_name(int(beyond.argmax()))} is "
+                f"{beyond.max():.4g} m outside of where it starts, and at most {MAX_BEYOND_M:g} m were expected. Are "
+                "these metres?"
+            )
         if self.rejects(rand_vec):
             raise StartError(
                 f"{self.name} cannot start from {rand_vec.tolist()}: the object would be nearer than "

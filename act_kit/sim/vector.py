@@ -16,11 +16,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from act_kit.errors import WorkerError
+from act_kit.arrays import name_rows
+from act_kit.errors import ArrayError, StartError, WorkerError
 from act_kit.sim.engine import Segment
 from act_kit.sim.render import Views, find_gl, get_renderer
-from act_kit.sim.simulator import Simulator
+from act_kit.sim.simulator import Simulator, as_actions
 from act_kit.sim.starts import Start
+from act_kit.sim.tasks import get_task
+from act_kit.sim.threads import Exclusive
 from act_kit.sim.workers import environment, init_worker
 
 
@@ -119,12 +122,17 @@ def _serve(engine: str, views: Views | None, connection: Connection) -> None:
         rows.seconds.clear()
 
 
+def _check_row(row: object) -> None:
+    if isinstance(row, bool) or not isinstance(row, int | np.integer) or row < 0:
+        raise ArrayError(f"Row {row!r} of a vector simulator: expected an integer from 0.")
+
+
 class VectorSimulator:
     """Simulators by row, each of the task that it was last reset to a start of.
 
     Row r lives in process ``r % num_workers``. ``reset`` and ``step`` return at once; ``receive`` returns what has been
     answered. Those of one process are carried out in their order. A process needs 30 MB for each task that came its
-    way, 70 MB if it draws, and 1 MB for each row.
+    way, 70 MB if it draws, and 1 MB for each row. One thread uses it at a time; several threads make one each.
 
     Attributes:
         num_workers: Processes that simulate, be it this one.
@@ -138,6 +146,8 @@ class VectorSimulator:
         self.views = views
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._num_asked = 0
+        self._begun: set[int] = set()
+        self._exclusive = Exclusive("vector simulator", "make one for each thread.")
         self._own = None if num_workers else _Rows(engine, views)
         self._inbox: deque[tuple[_Method, Mapping[int, Any]]] = deque()
         self._workers: list[tuple[BaseProcess, Connection]] = []
@@ -150,13 +160,40 @@ class VectorSimulator:
                 theirs.close()
                 self._workers.append((process, ours))
 
+    def __getstate__(self) -> object:
+        raise TypeError(
+            "A VectorSimulator cannot be copied or pickled: it has processes. Fix: make another; to copy an episode, "
+            "use a Simulator and simulator.save()."
+        )
+
     def reset(self, starts: Mapping[int, Start]) -> None:
-        """Reset rows to starts."""
-        self._ask("reset", starts)
+        """Reset rows to starts.
+
+        Raises:
+            StartError: One is no start, or Meta-World would never accept it; nothing has been reset then.
+        """
+        for row, start in starts.items():
+            _check_row(row)
+            if not isinstance(start, Start):
+                raise StartError(f"Row {row} is reset to a Start, not to {type(start).__name__}.")
+            get_task(start.task).check(start.array)
+        with self._exclusive:
+            self._ask("reset", starts)
+            self._begun.update(starts)
 
     def step(self, chunks: Mapping[int, np.ndarray]) -> None:
-        """Step rows by chunks of actions (N, 4)."""
-        self._ask("step", chunks)
+        """Step rows by chunks of actions (T, 4), clipped to [-1, 1].
+
+        Raises:
+            ArrayError: They are no finite numbers of that shape; no row has been stepped then.
+            StartError: A row was never reset.
+        """
+        missing = chunks.keys() - self._begun
+        if missing:
+            raise StartError(f"{name_rows(sorted(missing))} has no episode yet. Fix: reset it to a start first.")
+        checked = {row: as_actions(chunk, f"actions of row {row}") for row, chunk in chunks.items()}
+        with self._exclusive:
+            self._ask("step", checked)
 
     def _ask(self, method: _Method, arguments: Mapping[int, Any]) -> None:
         if self._own is not None:
@@ -175,6 +212,10 @@ class VectorSimulator:
 
     def receive(self) -> dict[int, Answer | Crash]:
         """Wait for the next answers and return all there are, by row; empty if nothing was asked."""
+        with self._exclusive:
+            return self._receive_all()
+
+    def _receive_all(self) -> dict[int, Answer | Crash]:
         if self._own is not None:
             answers = self._own.answer(*self._inbox.popleft()) if self._inbox else {}
             self._note(self._own.seconds)

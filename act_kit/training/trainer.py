@@ -95,7 +95,7 @@ class Trainer:
         ]  # fmt: skip
         self.tasks = tuple(dict.fromkeys(store.info.task for store in stores))
         self._sees_goals = config.policy.sees_state and bool(
-            self.windows.states_TS[self.windows.train_steps, -3:].any()
+            self.windows.states_TS[self.windows.train_steps, -3:].any(dim=1).all()
         )
         self.step = 0
         self.best_successes = -1

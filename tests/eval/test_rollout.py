@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import ArrayError
 from act_kit.eval.actors import ExpertActor, NothingActor, PolicyActor, RandomActor
 from act_kit.eval.rollout import (
     LocalRoll,
@@ -21,6 +24,8 @@ from act_kit.eval.rollout import (
 )
 from act_kit.executors import LocalExecutor
 from act_kit.policy.policy import Policy
+from act_kit.sim.engine import Segment
+from act_kit.sim.fast import FastEngine
 from act_kit.sim.render import Gl, Renderer, RenderSettings, Views, render_episode
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start, StartLaw
@@ -117,19 +122,56 @@ def test_clipped_numbers_are_counted() -> None:
     assert np.abs(outcome.actions).max() == 1
 
 
-def test_a_crashed_episode_has_failed_and_is_named() -> None:
-    class Broken(ExpertActor):
-        def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
-            planned = super().plan(states, rows, images)
-            self.calls = getattr(self, "calls", 0) + 1
-            return planned[:, :, :2] if self.calls > 70 else planned
+def test_a_crashed_episode_has_failed_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = FastEngine.step, itertools.count()
 
+    def step(engine: FastEngine, actions: np.ndarray, *, rewards: bool) -> Segment:
+        if next(calls) == 70:
+            raise RuntimeError("unstable")
+        return original(engine, actions, rewards=rewards)
+
+    monkeypatch.setattr(FastEngine, "step", step)
     with VectorSimulator(0) as simulators:
-        outcome = rollout(simulators, Broken(), STARTS[:1])[0]
+        outcome = rollout(simulators, ExpertActor(), STARTS[:1])[0]
     assert outcome.success.any(), "it had succeeded before: the test would show nothing"
-    assert outcome.crash is not None
+    assert outcome.crash == "RuntimeError: unstable"
     assert not outcome.success_once
     assert outcome.success_step is None
+
+
+NO_PLANS = {
+    "another width": (np.zeros((2, 16, 2)), r"of shape \(2, 16, 2\): expected \(2, N, 4\)"),
+    "one row for two": (np.zeros((1, 16, 4)), r"expected \(2, N, 4\)"),
+    "one action, not a chunk": (np.zeros((2, 4)), r"expected \(2, N, 4\)"),
+    "not a number": (np.stack([np.zeros((16, 4)), np.full((16, 4), np.nan)]), "NaN or infinity in row 1"),
+    "nothing": (None, "of type object: expected real numbers"),
+    "no actions": (np.zeros((2, 0, 4)), "planned no action"),
+    "booleans": (np.zeros((2, 16, 4), dtype=bool), "of type bool"),
+}
+
+
+@pytest.mark.parametrize("plan", NO_PLANS.values(), ids=NO_PLANS)
+def test_what_is_no_plan_is_refused(plan: tuple[np.ndarray, str]) -> None:
+    class Wrong(NothingActor):
+        def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
+            return plan[0]
+
+    with VectorSimulator(0) as simulators, pytest.raises(ArrayError, match=f"Wrong.*{plan[1]}"):
+        rollout(simulators, Wrong(), STARTS[:2])
+
+
+def test_two_evaluations_of_a_policy_do_not_mix(tiny_policy: Policy) -> None:
+    policy = tiny_policy.with_execution(ensemble=True)
+    actors = [PolicyActor(policy), PolicyActor(policy)]
+    with VectorSimulator(0) as simulators:
+        (alone,) = rollout(simulators, actors[0], STARTS[:1])
+
+    def run(actor: PolicyActor) -> Outcome:
+        with VectorSimulator(0) as simulators:
+            return rollout(simulators, actor, STARTS[:1])[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        assert same(list(pool.map(run, actors)), [alone, alone])
 
 
 class Onlooker(NothingActor):

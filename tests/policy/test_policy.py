@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from act_kit.datasets.store import EpisodeStore
-from act_kit.errors import CheckpointError
+from act_kit.errors import ArrayError, CheckpointError, ConfigError
 from act_kit.policy.act import Observation
 from act_kit.policy.policy import QUERY_ROWS, Policy
 
@@ -76,6 +78,87 @@ def test_a_description_that_lacks_a_part_is_refused(checkpoint: Path, key: str) 
             Policy.load(checkpoint)
 
 
+def edit_json(checkpoint: Path, part: str, **changes: object) -> None:
+    path = checkpoint / "policy.json"
+    description = json.loads(path.read_text())
+    description[part].update(changes)
+    path.write_text(json.dumps(description))
+
+
+SIZES = ("encoder_layers", "decoder_layers", "cvae_layers", "width", "feedforward", "latent_dim", "num_heads")
+ABSURD: list[tuple[str, str, object]] = [
+    *(
+        ("policy", name, value)
+        for name in SIZES
+        for value in (100_000, 2**62, 10**400, -1, "4", None, 1.5, True)
+    ),
+    ("policy", "chunk_size", 500), ("policy", "feedforward", 65536), ("policy", "encoder_layers", 64),
+    ("policy", "cameras", ["corner4"]), ("policy", "inputs", "image+state"), ("policy", "dropout", float("nan")),
+    ("execution", "execute", 10**9), ("execution", "ensemble_decay", float("inf")),
+    ("contract", "demonstrations", []), ("contract", "demonstrations", [{"task": "reach-v3"}]),
+    ("contract", "demonstrations", [{"task": "x", "fingerprint": "", "command": "", "starts": []}]),
+    ("contract", "demonstrations", [{"task": "reach-v3", "fingerprint": "", "command": "", "starts": [[1e9] * 6]}]),
+    ("contract", "demonstrations", [{"task": "reach-v3", "fingerprint": "", "command": "", "starts": [["a"], [[]]]}]),
+    ("contract", "horizon", 10**9), ("contract", "control_hz", "80"), ("contract", "step", -1),
+    ("contract", "goal_visible", "no"), ("contract", "views", {"cameras": ["x"], "settings": {}}),
+    ("contract", "views", {"cameras": ["corner4"], "settings": {"height_px": 10**9}}),
+]  # fmt: skip
+
+
+def test_numbers_that_cannot_be_take_no_memory(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = (checkpoint / "policy.json").read_text()
+
+    def too_much(*arguments: object, **options: object) -> None:
+        raise AssertionError("the weights were read before it was known whether they fit")
+
+    monkeypatch.setattr("act_kit.policy.policy.load_file", too_much)
+    for part, name, value in ABSURD:
+        edit_json(checkpoint, part, **{name: value})
+        with pytest.raises(CheckpointError, match=r"[Tt]he checkpoint .*/checkpoint|predicts 8 actions"):
+            Policy.load(checkpoint)
+        (checkpoint / "policy.json").write_text(whole)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    assert peak_mb < 2000
+
+
+def test_a_file_of_weights_that_is_no_file_is_refused(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    os.mkfifo(checkpoint / "model.safetensors")
+    with pytest.raises(CheckpointError, match="missing, or no regular file"):
+        Policy.load(checkpoint)
+
+
+def test_tensors_of_another_type_are_named(checkpoint: Path) -> None:
+    edit(checkpoint, lambda t: t.update({"model.queries": t["model.queries"].double()}))
+    with pytest.raises(CheckpointError, match=r"model.queries is torch.float64, not torch.float32"):
+        Policy.load(checkpoint)
+    edit(checkpoint, lambda t: t.update({"model.queries": t["model.queries"].half()}))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        Policy.load(checkpoint)
+
+
+@pytest.mark.parametrize("change", [
+    lambda t: t.update({"probe.colour": torch.zeros(3)}),
+    lambda t: t.update({"probe.states": torch.full((16, 39), float("nan"))}),
+    lambda t: t.update({"probe.tasks": torch.full((16,), 7)}),
+    lambda t: t.update({"probe.chunks": torch.zeros(1)}),
+    lambda t: t.update({"probe.states": torch.zeros(5000, 39)}),
+])  # fmt: skip
+def test_a_damaged_probe_is_refused(checkpoint: Path, change: object) -> None:
+    edit(checkpoint, change)
+    with pytest.raises(CheckpointError, match="checkpoint"):
+        Policy.load(checkpoint)
+
+
+def test_the_device_is_chosen_or_named(tiny_run: Path) -> None:
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert Policy.load(tiny_run, device="auto").device.type == expected
+    with pytest.raises(ConfigError, match="device='gpu': choose from auto, cpu, cuda"):
+        Policy.load(tiny_run, device="gpu")
+    with pytest.raises(ConfigError, match="no such GPU here"):
+        Policy.load(tiny_run, device="cuda:63")
+
+
 def test_another_version_is_named(checkpoint: Path) -> None:
     description = json.loads((checkpoint / "policy.json").read_text())
     (checkpoint / "policy.json").write_text(json.dumps({**description, "version": 9}))
@@ -130,9 +213,9 @@ def test_a_reset_environment_is_asked_anew_and_the_others_go_on(tiny_policy: Pol
 def test_hidden_goals_and_wrong_shapes_are_refused(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
     hidden = reach_store.steps("state")[:3].copy()
     hidden[:, 36:] = 0
-    with pytest.raises(CheckpointError, match="hide the goal"):
+    with pytest.raises(ArrayError, match="hide the goal"):
         tiny_policy.act(hidden)
-    with pytest.raises(CheckpointError, match=r"expects states \(B, 39\)"):
+    with pytest.raises(ArrayError, match=r"expects states \(B, 39\)"):
         tiny_policy.act(np.zeros((2, 7)))
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from act_kit.errors import WorkerError
+from act_kit.sim.engine import Segment
+from act_kit.sim.fast import FastEngine
 from act_kit.sim.render import Gl, RenderSettings, Views
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start, StartLaw
@@ -104,13 +106,29 @@ def test_pictures_of_several_tasks_are_those_of_processes_that_drew_one(gl: Gl, 
                     assert np.array_equal(ours.images, theirs.images)
 
 
+class BreakingStart(Start):
+    """An initial state from which no step succeeds, in whatever process it is reset to."""
+
+    def check_is_of(self, task: str) -> None:
+        super().check_is_of(task)
+        original = FastEngine.step
+
+        def step(engine: FastEngine, actions: np.ndarray, *, rewards: bool) -> Segment:
+            if engine._rand_vec is not None and np.array_equal(engine._rand_vec, self.array):
+                raise RuntimeError("unstable")
+            return original(engine, actions, rewards=rewards)
+
+        FastEngine.step = step  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_broken_row_leaves_the_others_alone(num_workers: int) -> None:
+def test_a_broken_row_leaves_the_others_alone(num_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FastEngine, "step", FastEngine.step)  # in this process, put it back
     starts = StartLaw("push-v3").sample(2, seed=0, stream="collect")
     with VectorSimulator(num_workers) as rows:
-        rows.reset(dict(enumerate(starts)))
+        rows.reset({0: BreakingStart(starts[0].task, starts[0].rand_vec), 1: starts[1]})
         receive_all(rows, 2)
-        rows.step({0: np.zeros((2, 3)), 1: np.zeros((2, 4))})
+        rows.step({0: np.zeros((2, 4)), 1: np.zeros((2, 4))})
         answers = receive_all(rows, 2)
         assert isinstance(answers[0], Crash)
         assert isinstance(answers[1], Answer)

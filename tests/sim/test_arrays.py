@@ -1,0 +1,139 @@
+"""Arrays that users pass to simulators: of another kind, shape or meaning, they are refused by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from act_kit.collection.recorder import Recorder
+from act_kit.errors import ActKitError, ArrayError, ConfigError, StartError
+from act_kit.sim.simulator import Simulator
+from act_kit.sim.starts import Start, StartLaw
+from act_kit.sim.vector import VectorSimulator
+
+(START,) = StartLaw("reach-v3").sample(1, seed=0, stream="collect")
+ACTIONS = np.random.default_rng(0).uniform(-1, 1, (6, 4)).astype(np.float32)
+
+NO_ACTIONS: dict[str, tuple[object, str]] = {
+    "one action": (np.zeros(4), r"actions of shape \(4,\): expected \(T, 4\). Fix: actions\[None\]"),
+    "another width": (np.zeros((5, 3)), r"of shape \(5, 3\)"),
+    "a batch": (np.zeros((1, 5, 4)), r"of shape \(1, 5, 4\)"),
+    "NaN": (np.array([[0, 0, 0, 0], [0, np.nan, 0, 0]]), "NaN or infinity in row 1"),
+    "infinity": (np.full((5, 4), -np.inf), "in rows 0, 1, 2 and 2 more"),
+    "booleans": (np.zeros((5, 4), dtype=bool), "of type bool: expected real numbers"),
+    "complex numbers": (np.zeros((5, 4), dtype=complex), "of type complex128"),
+    "strings": ([["0"] * 4], "of type <U1"),
+    "objects": (np.zeros((5, 4), dtype=object), "of type object"),
+    "None": (None, "of type object"),
+    "a ragged list": ([[0.0] * 4, [0.0] * 3], "cannot be read as an array"),
+    "a tensor that needs its gradient": (torch.zeros(5, 4, requires_grad=True), r"Fix, for a tensor: tensor.detach"),
+    "a masked array": (np.ma.masked_array(np.zeros((5, 4)), mask=True), "masked array"),
+}
+
+
+@pytest.mark.parametrize("actions", NO_ACTIONS.values(), ids=NO_ACTIONS)
+def test_what_are_no_actions_is_refused(actions: tuple[np.ndarray, str]) -> None:
+    simulator = Simulator("reach-v3")
+    simulator.reset(START)
+    with pytest.raises(ArrayError, match=actions[1]):
+        simulator.step_chunk(actions[0])
+    assert simulator.num_steps == 0
+    with VectorSimulator(0) as rows:
+        rows.reset({3: START})
+        rows.receive()
+        with pytest.raises(ArrayError, match=f"actions of row 3 .*{actions[1].removeprefix('actions ')}|row 3: NaN"):
+            rows.step({3: actions[0]})
+        assert rows.receive() == {}
+
+
+LIKE_ACTIONS = {
+    "a list": ACTIONS.tolist(),
+    "a tensor": torch.from_numpy(ACTIONS),
+    "float64": ACTIONS.astype(np.float64),
+    "backwards": ACTIONS[::-1].copy()[::-1],
+    "by column": np.asfortranarray(ACTIONS),
+    "read-only": np.frombuffer(ACTIONS.tobytes(), dtype=np.float32).reshape(6, 4),
+}
+
+
+@pytest.mark.parametrize("actions", LIKE_ACTIONS.values(), ids=LIKE_ACTIONS)
+def test_what_can_only_mean_actions_is_taken(actions: np.ndarray) -> None:
+    simulator = Simulator("reach-v3")
+    simulator.reset(START)
+    plain = simulator.step_chunk(ACTIONS).state
+    simulator.reset(START)
+    assert np.array_equal(simulator.step_chunk(actions).state, plain)
+
+
+def test_integers_and_numbers_beyond_float32_are_clipped() -> None:
+    simulator = Simulator("reach-v3")
+    simulator.reset(START)
+    plain = simulator.step_chunk(np.ones((3, 4))).state
+    for actions in (np.full((3, 4), 7), np.full((3, 4), 1e300)):
+        simulator.reset(START)
+        assert np.array_equal(simulator.step_chunk(actions).state, plain)
+
+
+NO_STARTS: dict[str, tuple[object, str]] = {
+    "three numbers": (START.array[:3], r"of shape \(3,\): expected \(6,\)"),
+    "two of them": (np.stack([START.array] * 2), r"of shape \(2, 6\)"),
+    "NaN": (np.full(6, np.nan), "NaN or infinity in rows 0"),
+    "booleans": (np.zeros(6, dtype=bool), "of type bool"),
+    "strings": (["0.1"] * 6, "expected real numbers"),
+}
+
+
+@pytest.mark.parametrize("numbers", NO_STARTS.values(), ids=NO_STARTS)
+def test_what_is_no_initial_state_is_refused(numbers: tuple[np.ndarray, str]) -> None:
+    with pytest.raises(StartError, match=f"A start of reach-v3.*{numbers[1]}"):
+        Start.of("reach-v3", numbers[0])
+
+
+def test_a_start_in_millimetres_is_refused() -> None:
+    with pytest.raises(StartError, match=r"goal x is .* m outside .* Are these metres\?|object"):
+        Simulator("reach-v3").reset(Start.of("reach-v3", START.array * 1000))
+    with pytest.raises(StartError, match=r"reset to a Start, not to ndarray. Fix: Start.of\('reach-v3', rand_vec\)"):
+        Simulator("reach-v3").reset(START.array)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [{"num": -1}, {"num": 2.0}, {"num": True}, {"seed": -1}, {"stream": "colect"}])
+def test_what_nothing_can_be_drawn_with_is_named(wrong: dict[str, object]) -> None:
+    (name,) = wrong
+    arguments: dict[str, object] = {"num": 3, "seed": 0, "stream": "collect", **wrong}
+    with pytest.raises(ConfigError, match=f"^{name}="):
+        StartLaw("reach-v3").sample(arguments.pop("num"), **arguments)  # type: ignore[arg-type]
+    assert StartLaw("reach-v3").sample(np.int64(1), seed=np.int64(0), stream="collect") == [START]  # type: ignore[arg-type]
+
+
+def test_rows_without_an_episode_and_rows_that_are_none_are_named() -> None:
+    with VectorSimulator(0) as rows:
+        rows.reset({0: START})
+        with pytest.raises(StartError, match="row 5 has no episode yet"):
+            rows.step({0: ACTIONS, 5: ACTIONS})
+        with pytest.raises(ArrayError, match="Row -1 of a vector simulator"):
+            rows.reset({-1: START})
+        with pytest.raises(StartError, match="Row 1 is reset to a Start, not to ndarray"):
+            rows.reset({1: START.array})  # type: ignore[dict-item]
+        with pytest.raises(StartError, match="redraw it for ever"):
+            rows.reset({1: Start("reach-v3", (0.0, 0.8, 0.02, 0.0, 0.8, 0.1))})
+
+
+NO_ACTION: dict[str, tuple[object, str]] = {
+    "a chunk": (np.zeros((1, 4)), r"of shape \(1, 4\): expected \(4,\)"),
+    "NaN": (np.array([0, 0, np.nan, 0]), "NaN or infinity"),
+    "beyond": (np.array([0, 0, 2.0, 0]), r"expected numbers in \[-1, 1\]. Fix: np.clip"),
+    "nested lists": ([[0.0], [0.0], [0.0], [0.0]], "of shape"),
+}
+
+
+@pytest.mark.parametrize("action", NO_ACTION.values(), ids=NO_ACTION)
+def test_a_recorder_takes_actions_only(action: tuple[np.ndarray, str]) -> None:
+    recorder = Recorder(Simulator("reach-v3"), steps_after_success=10)
+    recorder.begin(START)
+    for actions in ((action[0], np.zeros(4)), (np.zeros(4), action[0])):
+        with pytest.raises(ActKitError, match=action[1]):
+            recorder.step(*actions)
+    assert len(recorder) == 0
+    recorder.step([0.0, 0.5, 0.0, 1], np.zeros(4))  # type: ignore[arg-type]
+    assert recorder.episode(attempt=0, source="test").action.dtype == np.float32
