@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.optimize import brentq
@@ -22,7 +23,6 @@ MIN_SEEDS = 3
 
 _LARGEST_BOSCHLOO = 500
 """Episodes of an arm; beyond, Boschloo's test takes seconds and gigabytes, and Fisher's says nearly the same."""
-_NUM_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,20 @@ class Estimate:
 class Difference(Estimate):
     """A difference and its test.
 
+    The test decides, and the interval is the inverse of it: at every level, the interval excludes 0 if and only if
+    ``p < level``.
+
     Attributes:
+        low, high: Interval at the confidence ``1 - level``.
         test: Its name.
         p: Two-sided.
-        detectable: The difference that this test shows with a power of 80 %, at the level it was asked for; 1 if none.
+        level: Of the test and the interval.
+        detectable: The difference that this test shows with a power of 80 % at this level; 1 if none.
     """
 
     test: str
     p: float
+    level: float
     detectable: float
 
 
@@ -116,39 +122,80 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
+def holm_levels(p_values: np.ndarray, *, level: float) -> np.ndarray:
+    """Return the level at which Holm's method tests each of m p-values.
+
+    The k-th smallest is tested at ``level / (m - k + 1)``, until one is not rejected; that one and all after it are not
+    rejected at its level. So an interval at this level excludes 0 if and only if Holm's method rejects.
+    """
+    num = len(p_values)
+    order = np.argsort(p_values, kind="stable")
+    steps = level / np.arange(num, 0, -1)
+    accepted = np.flatnonzero(p_values[order] >= steps)
+    if len(accepted):
+        steps[accepted[0] :] = steps[accepted[0]]
+    levels = np.empty(num)
+    levels[order] = steps
+    return levels
+
+
 # -- two checkpoints ---------------------------------------------------------------------------------------------------
 
 
 def compare_rates(a: Rate, b: Rate, *, level: float) -> Difference:
-    """Compare two checkpoints that were evaluated from different starts: Boschloo's test, Newcombe's interval."""
-    low, high = newcombe_interval(a, b)
-    table = [[a.successes, b.successes], [a.num - a.successes, b.num - b.successes]]
-    if max(a.num, b.num) <= _LARGEST_BOSCHLOO:
-        test, p = "Boschloo's exact test", float(boschloo_exact(table).pvalue)
-    else:
-        test, p = "Fisher's exact test", float(fisher_exact(table).pvalue)
+    """Compare two checkpoints that were evaluated from different starts: Boschloo's test, beyond 500 episodes Fisher's.
+
+    The interval inverts the score test (Miettinen and Nurminen 1985), see :func:`_invert`.
+    """
+    largest = max(a.num, b.num) <= _LARGEST_BOSCHLOO
+    test = "Boschloo's exact test" if largest else "Fisher's exact test"
+    p = _exact_p(a, b, boschloo=largest)
+    value = b.value - a.value
+    low, high = _invert(lambda difference: unpaired_score(a, b, difference), value, p, level)
     return Difference(
-        value=b.value - a.value, low=low, high=high, test=test, p=min(p, 1.0),
+        value=value, low=low, high=high, test=test, p=p, level=level,
         detectable=detectable_unpaired((a.successes + 1) / (a.num + 2), a.num, b.num, level=level),
     )  # fmt: skip
 
 
-def newcombe_interval(a: Rate, b: Rate) -> tuple[float, float]:
-    """Return the 95 % interval of ``b - a`` by Wilson scores (Newcombe 1998, Stat. Med. 17:873, method 10)."""
-    (low_a, high_a), (low_b, high_b) = a.interval, b.interval
-    difference = b.value - a.value
-    below = np.hypot(b.value - low_b, high_a - a.value)
-    above = np.hypot(high_b - b.value, a.value - low_a)
-    return float(difference - below), float(difference + above)
+@cache  # Boschloo's takes seconds, and Holm's method asks twice
+def _exact_p(a: Rate, b: Rate, *, boschloo: bool) -> float:
+    table = [[a.successes, b.successes], [a.num - a.successes, b.num - b.successes]]
+    return min(float((boschloo_exact if boschloo else fisher_exact)(table).pvalue), 1.0)
+
+
+def unpaired_score(a: Rate, b: Rate, difference: float) -> float:
+    """Return the score statistic of the hypothesis that ``b - a`` is ``difference``.
+
+    Miettinen and Nurminen 1985, Stat. Med. 4:213, without their factor of N / (N - 1); the rate of ``a`` under the
+    hypothesis is the root of their cubic equation (its coefficients are ``c3`` to ``c0``).
+    """
+    total = a.num + b.num
+    successes = a.successes + b.successes
+    c3 = total
+    c2 = (b.num + 2 * a.num) * difference - total - successes
+    c1 = (a.num * difference - total - 2 * a.successes) * difference + successes
+    c0 = a.successes * difference * (1 - difference)
+    q = c2**3 / (3 * c3) ** 3 - c1 * c2 / (6 * c3**2) + c0 / (2 * c3)
+    r = np.copysign(np.sqrt(max(c2**2 / (3 * c3) ** 2 - c1 / (3 * c3), 0.0)), q)
+    angle = (np.pi + np.arccos(np.clip(q / r**3 if r else 0.0, -1, 1))) / 3
+    rate_a = float(np.clip(2 * r * np.cos(angle) - c2 / (3 * c3), max(0.0, -difference), min(1.0, 1 - difference)))
+    rate_b = float(np.clip(rate_a + difference, 0, 1))
+    variance = rate_a * (1 - rate_a) / a.num + rate_b * (1 - rate_b) / b.num
+    return _standardize(b.value - a.value - difference, variance)
 
 
 def compare_pairs(a_N: np.ndarray, b_N: np.ndarray, *, level: float) -> Difference:
-    """Compare two checkpoints from the same starts: exact McNemar test, paired bootstrap; successes are bool (N,)."""
-    lost, won = int((a_N & ~b_N).sum()), int((b_N & ~a_N).sum())
-    low, high = paired_bootstrap(lost, won, len(a_N))
+    """Compare two checkpoints from the same starts by the exact McNemar test; successes are bool (N,).
+
+    The interval inverts the score test (Tango 1998), see :func:`_invert`.
+    """
+    num, lost, won = len(a_N), int((a_N & ~b_N).sum()), int((b_N & ~a_N).sum())
+    p = mcnemar(lost, won)
+    low, high = paired_interval(lost, won, num, level=level)
     return Difference(
-        value=(won - lost) / len(a_N), low=low, high=high, test="McNemar's exact test", p=mcnemar(lost, won),
-        detectable=detectable_paired(min(lost, won), len(a_N), level=level),
+        value=(won - lost) / num, low=low, high=high, test="McNemar's exact test", p=p, level=level,
+        detectable=detectable_paired(min(lost, won), num, level=level),
     )  # fmt: skip
 
 
@@ -157,20 +204,47 @@ def mcnemar(lost: int, won: int) -> float:
     return float(binomtest(won, lost + won).pvalue) if lost + won else 1.0
 
 
-def paired_bootstrap(lost: int, won: int, num: int) -> tuple[float, float]:
-    """Return the 95 % percentile interval of ``(won - lost) / num`` over resampled starts, the same ones every time.
+def paired_interval(lost: int, won: int, num: int, *, level: float) -> tuple[float, float]:
+    """Return the interval of ``(won - lost) / num`` that excludes 0 if and only if ``mcnemar(lost, won) < level``."""
+    return _invert(
+        lambda difference: paired_score(lost, won, num, difference), (won - lost) / num, mcnemar(lost, won), level
+    )
 
-    Half a start is added to each of ``lost`` and ``won`` before resampling. Without, the interval of two policies that
-    agree on every start is [0, 0], and where one wins 5 % of the starts and loses none, 30 starts cover that 77 % of
-    the time. With it, coverage is 95 to 100 % (simulated with 30 and 100 starts, 2 to 60 % of which differ).
+
+def paired_score(lost: int, won: int, num: int, difference: float) -> float:
+    """Return the score statistic of the hypothesis that the paired difference is ``difference``.
+
+    Tango 1998, Stat. Med. 17:891; the share of starts that only the first wins is, under the hypothesis, the root of
+    his quadratic equation.
     """
-    chances = np.array([lost + 0.5, won + 0.5, num - lost - won]) / (num + 1)
-    drawn = np.random.default_rng(0).multinomial(num, chances, _NUM_RESAMPLES)
-    low, high = np.quantile((drawn[:, 1] - drawn[:, 0]) / num, _ENDS)
+    b = (2 * num - won + lost) * difference - won - lost
+    c = lost * difference * (1 - difference)
+    only_first = (np.sqrt(max(b**2 + 8 * num * c, 0.0)) - b) / (4 * num)
+    variance = (2 * only_first + difference * (1 - difference)) / num
+    return _standardize((won - lost) / num - difference, variance)
+
+
+def _standardize(distance: float, variance: float) -> float:
+    """Return a distance in standard errors, finite also where the variance is 0."""
+    return distance / float(np.sqrt(max(variance, 1e-18)))
+
+
+def _invert(score: Callable[[float], float], value: float, p: float, level: float) -> tuple[float, float]:
+    """Return all differences that a test does not reject at ``level``, from the lowest to the highest.
+
+    The test of 0 is the exact one, whose p-value is ``p``. Other differences have no exact test that is as simple:
+    theirs is ``score``, which falls from the lowest difference to the highest and is 0 at ``value``. So that both agree
+    about 0, the limit of the score is raised by as much as the score of 0 exceeds the quantile of ``p``: the exact test
+    is the stricter one. (At levels far below 0.01 it can be less strict; the limit is then the score of 0.)
+    """
+    limit = norm.isf(level / 2)
+    of_zero = abs(score(0.0))
+    limit += max(0.0, of_zero - norm.isf(p / 2))
+    if p < level:
+        limit = min(limit, of_zero - 1e-6)
+    low = -1.0 if score(-1.0) <= limit else brentq(lambda x: score(x) - limit, -1.0, value, xtol=1e-12)
+    high = 1.0 if score(1.0) >= -limit else brentq(lambda x: score(x) + limit, value, 1.0, xtol=1e-12)
     return float(low), float(high)
-
-
-_ENDS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 
 
 def detectable_unpaired(rate: float, num_a: int, num_b: int, *, level: float) -> float:
@@ -220,9 +294,13 @@ Tasks = Sequence[np.ndarray]
 
 
 def seeds_mean(tasks: Tasks) -> Estimate:
-    """Return the mean success over training seeds, every task counting the same; see :func:`compare_seeds`."""
+    """Return the mean success over training seeds like these, every task counting the same.
+
+    The interval is that of :func:`compare_seeds`. It knows no other kind of seed than those it is given: see
+    :func:`largest_unseen_share` for how many of another kind there may be.
+    """
     value, error, df = _contrast([[(1, tasks)]])
-    half = t.ppf(_ENDS[1], df) * error
+    half = t.isf((1 - CONFIDENCE) / 2, df) * error
     return Estimate(value=value, low=max(0.0, value - half), high=min(1.0, value + half))
 
 
@@ -239,16 +317,19 @@ def compare_seeds(a: Tasks, b: Tasks, *, same_starts: bool, level: float) -> Dif
 
     Why not the percentile bootstrap over seeds? It is too narrow: simulated at a success of 50 to 97 %, a nominal
     95 % covers 50 to 74 % with three seeds and 47 to 83 % with five; with episodes resampled within the seeds 78 to
-    91 % and 80 to 94 %; a bootstrap-t 51 to 81 % and 48 to 91 %. This interval covers 92 to 100 % and 92 to 98 %, and
-    that of a difference 93 to 97 %. What no interval of so few covers is a rare other kind of seed: if one in ten fails
-    entirely, five seeds show none of them 59 % of the time. So every seed is shown, always, and :func:`two_kinds` names
-    those that fall apart.
+    91 % and 80 to 94 %; a bootstrap-t 51 to 81 % and 48 to 91 %.
+
+    This interval covers what it says for seeds of one kind, and no interval of so few covers another kind that none of
+    them shows: ``python -m benchmarks.seed_intervals`` has the table, docs/statistics.md what follows from it. So every
+    seed is shown, always, :func:`two_kinds` names those that fall apart, and :func:`largest_unseen_share` says how many
+    there may be where none does.
     """
     value, error, df = _contrast([[(-1, a), (1, b)]] if same_starts else [[(-1, a)], [(1, b)]])
-    half = t.ppf(_ENDS[1], df) * error
+    half = t.isf(level / 2, df) * error
     return Difference(
         value=value, low=max(-1.0, value - half), high=min(1.0, value + half), test="t test of seeds",
-        p=float(2 * t.sf(abs(value) / error, df)), detectable=min(1.0, detectable_t(error, df, level=level)),
+        p=float(2 * t.sf(abs(value) / error, df)), level=level,
+        detectable=min(1.0, detectable_t(error, df, level=level)),
     )  # fmt: skip
 
 
@@ -290,11 +371,15 @@ def detectable_t(error: float, df: float, *, level: float) -> float:
     return error * float(brentq(lambda shift: nct.sf(limit, df, shift) - POWER, 0, 2 * limit + 2))
 
 
+GAP = 0.3
+"""Seeds whose success rates lie this far apart may be of two kinds."""
+
+
 def two_kinds(rates: Sequence[float]) -> tuple[list[float], list[float]] | None:
     """Divide the seeds' success rates where they fall apart into two kinds, the worse first; None if they do not.
 
-    They do where the widest gap is at least 0.3 and twice as wide as either side: .90 .88 .02 .85 .05 are no training
-    that succeeds half of the time, but one that works and one that fails.
+    They do where the widest gap is at least :data:`GAP` and twice as wide as either side: .90 .88 .02 .85 .05 are no
+    training that succeeds half of the time, but one that works and one that fails.
     """
     ordered = sorted(rates)
     gaps = np.diff(ordered)
@@ -303,4 +388,23 @@ def two_kinds(rates: Sequence[float]) -> tuple[list[float], list[float]] | None:
     cut = int(gaps.argmax()) + 1
     worse, better = ordered[:cut], ordered[cut:]
     inside = max(worse[-1] - worse[0], better[-1] - better[0])
-    return (worse, better) if gaps[cut - 1] >= max(0.3, 2 * inside) else None
+    return (worse, better) if gaps[cut - 1] >= max(GAP, 2 * inside) else None
+
+
+def share_interval(num: int, total: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of which ``num`` of ``total`` were seen (Clopper and Pearson 1934)."""
+    ends = binomtest(num, total).proportion_ci(CONFIDENCE, method="exact")
+    return float(ends.low), float(ends.high)
+
+
+def largest_unseen_share(num: int) -> float:
+    """Return the largest share of another kind, of which ``num`` drawn show none, with 95 % confidence.
+
+    It is the one-sided Clopper-Pearson limit: 3 seeds leave 63 %, 29 seeds 10 %.
+    """
+    return float(binomtest(0, num, alternative="less").proportion_ci(CONFIDENCE, method="exact").high)
+
+
+def seeds_to_bound(share: float) -> int:
+    """Return how many seeds, none of another kind, bound the share of that kind at ``share``; 29 at 0.1."""
+    return int(np.ceil(np.log(1 - CONFIDENCE) / np.log(1 - share)))

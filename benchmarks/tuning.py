@@ -84,7 +84,7 @@ def table(out: Path) -> None:
         cells += ["", ""]
         if len(seeds) > 1:
             ours, theirs = ([np.stack([of[seed] for seed in seeds]) for of in tasks] for tasks in (measured, defaults))
-            mean, gain = seeds_mean(ours), compare_seeds(theirs, ours, same_starts=True, level=0.95)
+            mean, gain = seeds_mean(ours), compare_seeds(theirs, ours, same_starts=True, level=0.05)
             cells[-2] = f"{100 * mean.value:.1f} [{100 * mean.low:.0f}, {100 * mean.high:.0f}] %"
             if setting != "defaults":
                 cells[-1] = f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"

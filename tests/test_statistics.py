@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
-from scipy.stats import boschloo_exact, fisher_exact
+from scipy.optimize import minimize_scalar
+from scipy.stats import binom, boschloo_exact, fisher_exact, multinomial
 from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestIndPower
-from statsmodels.stats.proportion import confint_proportions_2indep
+from statsmodels.stats.proportion import proportion_confint
 
 from act_kit.statistics import (
+    Difference,
     Rate,
     compare_pairs,
     compare_rates,
@@ -19,12 +23,20 @@ from act_kit.statistics import (
     detectable_t,
     detectable_unpaired,
     holm,
+    holm_levels,
+    largest_unseen_share,
     mcnemar,
-    newcombe_interval,
-    paired_bootstrap,
+    paired_interval,
+    paired_score,
     seeds_mean,
+    seeds_to_bound,
+    share_interval,
     two_kinds,
+    unpaired_score,
 )
+
+LEVELS = (0.05, 0.05 / 3, 0.001)
+"""A test alone, the first of three by Holm's method, the first of fifty."""
 
 
 def test_two_rates_are_compared_as_others_do() -> None:
@@ -32,8 +44,6 @@ def test_two_rates_are_compared_as_others_do() -> None:
     for num_a, num_b in rng.integers(2, 60, (20, 2)):
         a, b = (Rate(int(rng.integers(0, num + 1)), int(num)) for num in (num_a, num_b))
         found = compare_rates(a, b, level=0.05)
-        theirs = confint_proportions_2indep(b.successes, b.num, a.successes, a.num, method="newcomb", compare="diff")
-        assert (found.low, found.high) == pytest.approx(theirs, abs=1e-9)
         table = [[a.successes, b.successes], [a.num - a.successes, b.num - b.successes]]
         assert found.p == pytest.approx(min(boschloo_exact(table).pvalue, 1), abs=1e-9)
         assert found.value == pytest.approx(b.value - a.value)
@@ -65,16 +75,112 @@ def test_a_pair_is_compared_on_the_starts_that_differ() -> None:
     assert agreed.low < 0 < agreed.high, "a hundred starts on which both agree are no proof that they always do"
 
 
-def test_intervals_of_two_checkpoints_cover() -> None:
+def assert_agreement(found: Difference) -> None:
+    """The interval excludes 0 if and only if the test rejects."""
+    assert (found.low > 0 or found.high < 0) == (found.p < found.level), found
+    assert found.low - 1e-9 <= found.value <= found.high + 1e-9, found
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_interval_of_pairs_excludes_0_if_and_only_if_the_test_rejects(level: float) -> None:
+    """Every table of up to 30 starts that differ."""
+    for lost in range(31):
+        for won in range(31 - lost):
+            for num in {max(1, lost + won), 100}:
+                low, high = paired_interval(lost, won, num, level=level)
+                assert (low > 0 or high < 0) == (mcnemar(lost, won) < level), (lost, won, num)
+                assert low - 1e-9 <= (won - lost) / num <= high + 1e-9
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_interval_of_rates_excludes_0_if_and_only_if_the_test_rejects(level: float) -> None:
+    for num_a, num_b in ((1, 1), (3, 5), (8, 8), (10, 20)):
+        for i in range(num_a + 1):
+            for j in range(num_b + 1):
+                assert_agreement(compare_rates(Rate(i, num_a), Rate(j, num_b), level=level))
+    assert_agreement(compare_rates(Rate(900, 1000), Rate(923, 1001), level=level))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_interval_of_seeds_excludes_0_if_and_only_if_the_test_rejects(level: float) -> None:
     rng = np.random.default_rng(0)
-    for num, p_a, p_b in ((30, 0.9, 0.95), (100, 0.5, 0.8)):
-        truth = p_b - p_a
-        drawn = rng.binomial(num, (p_a, p_b), (400, 2))
-        unpaired = [newcombe_interval(Rate(int(x), num), Rate(int(y), num)) for x, y in drawn]
-        assert _coverage(unpaired, truth) > 0.93
-    for num, lost, won in ((30, 0.0, 0.05), (30, 0.1, 0.2), (100, 0.02, 0.02), (100, 0.1, 0.5)):
-        drawn = rng.multinomial(num, (lost, won, 1 - lost - won), 250)
-        assert _coverage([paired_bootstrap(int(x), int(y), num) for x, y, _ in drawn], won - lost) > 0.93
+    for num_seeds in (2, 3, 5):
+        for shift in np.linspace(0, 0.9, 60):
+            a, b = rng.random((num_seeds, 30)) < 0.05, rng.random((num_seeds, 30)) < 0.05 + shift
+            for same_starts in (True, False):
+                assert_agreement(compare_seeds([a], [b], same_starts=same_starts, level=level))
+
+
+def test_holms_levels_are_those_at_which_his_method_decides() -> None:
+    rng = np.random.default_rng(0)
+    for num in (1, 2, 3, 10):
+        for _ in range(100):
+            p_values = rng.random(num) ** 4
+            rejected = holm(p_values) < 0.05
+            assert np.array_equal(p_values < holm_levels(p_values, level=0.05), rejected)
+    assert holm_levels(np.array([0.001, 0.2, 0.02]), level=0.05) == pytest.approx([0.05 / 3, 0.05, 0.05 / 2])
+    assert holm_levels(np.array([0.02, 0.001]), level=0.05) == pytest.approx([0.05, 0.025])
+    assert holm_levels(np.array([0.03, 0.04]), level=0.05) == pytest.approx([0.025, 0.025])
+
+
+def test_scores_are_those_of_the_likelihoods_maximum_under_the_hypothesis() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        num_a, num_b = (int(num) for num in rng.integers(5, 60, 2))
+        a, b = Rate(int(rng.integers(1, num_a)), num_a), Rate(int(rng.integers(1, num_b)), num_b)
+        difference = float(rng.uniform(-0.5, 0.5))
+        rate = _maximum(
+            lambda p, a=a, b=b, d=difference: _log(a.successes, p) + _log(a.num - a.successes, 1 - p)
+            + _log(b.successes, p + d) + _log(b.num - b.successes, 1 - p - d),
+            max(0, -difference), min(1, 1 - difference),
+        )  # fmt: skip
+        variance = rate * (1 - rate) / a.num + (rate + difference) * (1 - rate - difference) / b.num
+        expected = (b.value - a.value - difference) / variance**0.5
+        assert unpaired_score(a, b, difference) == pytest.approx(expected, abs=1e-5)
+        lost, won = (int(count) for count in rng.integers(1, 10, 2))
+        share = _maximum(
+            lambda q, n=(lost, won, 30 - lost - won), d=difference: _log(n[0], q) + _log(n[1], q + d)
+            + _log(n[2], 1 - 2 * q - d),
+            max(0, -difference), (1 - difference) / 2,
+        )  # fmt: skip
+        variance = (2 * share + difference - difference**2) / 30
+        expected = ((won - lost) / 30 - difference) / variance**0.5
+        assert paired_score(lost, won, 30, difference) == pytest.approx(expected, abs=1e-5)
+
+
+def _log(count: int, chance: float) -> float:
+    return count * float(np.log(max(chance, 1e-300)))
+
+
+def _maximum(likelihood: Callable[[float], float], low: float, high: float) -> float:
+    found = minimize_scalar(lambda x: -likelihood(x), bounds=(low, high), options={"xatol": 1e-12})
+    return float(found.x)
+
+
+@pytest.mark.parametrize("num", [5, 10, 30])
+def test_intervals_of_pairs_cover(num: int) -> None:
+    """Exactly: the chances of all tables whose interval holds the truth."""
+    tables = np.array([(lost, won) for lost in range(num + 1) for won in range(num + 1 - lost)])
+    intervals = np.array([paired_interval(int(lost), int(won), num, level=0.05) for lost, won in tables])
+    counts = np.column_stack([tables, num - tables.sum(axis=1)])
+    for lost, won in ((0, 0), (0, 0.05), (0.02, 0.02), (0.05, 0.35), (0.1, 0.2), (0.1, 0.5), (0, 0.5), (0.5, 0.5)):
+        chances = multinomial.pmf(counts, num, (lost, won, 1 - lost - won))
+        assert chances @ _covers(intervals, won - lost) > 0.94, (lost, won)
+
+
+@pytest.mark.parametrize(("num_a", "num_b"), [(5, 5), (10, 10), (10, 20)])
+def test_intervals_of_rates_cover(num_a: int, num_b: int) -> None:
+    tables = [(i, j) for i in range(num_a + 1) for j in range(num_b + 1)]
+    found = [compare_rates(Rate(i, num_a), Rate(j, num_b), level=0.05) for i, j in tables]
+    intervals = np.array([(each.low, each.high) for each in found])
+    i, j = np.array(tables).T
+    for p_a, p_b in ((0.05, 0.05), (0.5, 0.5), (0.5, 0.8), (0.9, 0.95), (0.2, 0.9), (0.8, 1.0)):
+        chances = binom.pmf(i, num_a, p_a) * binom.pmf(j, num_b, p_b)
+        assert chances @ _covers(intervals, p_b - p_a) > 0.93, (p_a, p_b)
+
+
+def _covers(intervals: np.ndarray, truth: float) -> np.ndarray:
+    return np.asarray((intervals[:, 0] <= truth + 1e-9) & (intervals[:, 1] >= truth - 1e-9))
 
 
 def test_what_is_called_detectable_is_detected_four_times_in_five() -> None:
@@ -136,6 +242,16 @@ def test_episodes_are_not_pooled_over_seeds() -> None:
     assert two_kinds([0.9, 0.88, 0.02, 0.85, 0.05]) == ([0.02, 0.05], [0.85, 0.88, 0.9])
     assert two_kinds([0.9, 0.8, 0.7, 0.5]) is None
     assert two_kinds([0.9, 0.1]) is None
+
+
+def test_what_so_many_seeds_leave_possible() -> None:
+    for num, total in ((0, 3), (2, 5), (5, 5)):
+        theirs = proportion_confint(num, total, method="beta")
+        assert share_interval(num, total) == pytest.approx(np.nan_to_num(theirs, nan=0.0), abs=1e-9)
+    for num in (1, 3, 5, 29):
+        assert largest_unseen_share(num) == pytest.approx(1 - 0.05 ** (1 / num), abs=1e-9)
+    assert largest_unseen_share(seeds_to_bound(0.1)) <= 0.1 < largest_unseen_share(seeds_to_bound(0.1) - 1)
+    assert seeds_to_bound(0.1) == 29
 
 
 def test_seeds_that_all_succeed_are_no_certainty() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from act_kit.cli.console import complain, console, say
+from act_kit.cli.options import Overwrite
 
 
 def compare(
@@ -23,6 +24,7 @@ def compare(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of compare.json and compare.html.")] = Path("comparison"),
+    overwrite: Overwrite = False,
 ) -> None:
     """Compare evaluations: better, worse, no difference shown, or CONFOUNDED by what differs beside the factors.
 
@@ -36,8 +38,9 @@ def compare(
     from rich.text import Text
 
     from act_kit.eval import compare as comparing
-    from act_kit.eval.compare_report import COLOURS, PAIR_COLUMNS, arms_table, pair_rows, write_comparison
+    from act_kit.eval.compare_report import COLOURS, PAIR_COLUMNS, arms_table, check_output, pair_rows, write_comparison
 
+    check_output(out, overwrite=overwrite)
     comparison = comparing.compare(arms, factor or [])
     page = write_comparison(comparison, out)
     console.print(arms_table(comparison.arms))

@@ -90,7 +90,7 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
         console.print(arms_table([arm]))
         note = kinds_of_seeds(arm)
         if note:
-            complain(note)
+            say(note)
         say(f"Compare with another: act compare {out} OTHER --factor KEY")
     if failed:
         complain(f"Failed: {', '.join(failed)}; see above. To go on with them: act train --resume --out {out}")

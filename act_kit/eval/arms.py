@@ -3,17 +3,27 @@ the configurations they came from."""
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from act_kit.errors import ActKitError, ComparisonError, ConfigError, did_you_mean
+from act_kit.errors import (
+    ActKitError,
+    ComparisonError,
+    ConfigError,
+    DamagedFileError,
+    DatasetError,
+    TaskError,
+    did_you_mean,
+)
 from act_kit.eval.evalset import EvalSet
+from act_kit.eval.recount import EvaluationRows, check_overview, check_summary, read_rows
+from act_kit.files import SEEDS, read_json
+from act_kit.sim.tasks import get_task
 from act_kit.statistics import Tasks
 from act_kit.training.run import reopen_run, steps_taken
 
@@ -34,11 +44,13 @@ class Measured:
         evalset: The starts.
         successes: bool (N,), once, one per start.
         crashes: The episodes that crashed; they count as failed.
+        digest: Equal for copies of an evaluation.
     """
 
     evalset: EvalSet
     successes: np.ndarray
     crashes: tuple[int, ...]
+    digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +75,12 @@ class Trained:
     def value(self) -> float:
         """Mean success of its tasks."""
         return float(np.mean([task.successes.mean() for task in self.tasks.values()]))
+
+    def is_same(self, other: Trained) -> bool:
+        """Tell whether the other is a copy of this: every number of every episode is equal."""
+        return {task: measured.digest for task, measured in self.tasks.items()} == {
+            task: measured.digest for task, measured in other.tasks.items()
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +107,9 @@ class Arm:
         """Return the successes of tasks, bool (K, N) each."""
         return [np.stack([seed.tasks[task].successes for seed in self.seeds]) for task in tasks]
 
-    def hashes(self, *tasks: str) -> list[str]:
-        """Return the hashes of the starts of tasks."""
-        return [self.seeds[0].tasks[task].evalset.hash for task in tasks]
+    def evalset(self, task: str) -> EvalSet:
+        """Return the starts of a task, which all seeds share."""
+        return self.seeds[0].tasks[task].evalset
 
     @property
     def problems(self) -> list[str]:
@@ -159,7 +177,7 @@ def read_arm(path: Path) -> Arm:
     if (path / "summary.json").exists() or (path / "config.yaml").exists():
         seeds = [_read(path)]
     else:
-        folders = [entry for entry in path.glob(f"{SEED_FOLDER}*") if entry.is_dir()]
+        folders = {entry for entry in path.glob(f"{SEED_FOLDER}*") if entry.is_dir()} | _wanted(path)
         if not folders:
             raise ComparisonError(
                 f"{path} is neither an evaluation, nor a run, nor a folder of runs {SEED_FOLDER}0, {SEED_FOLDER}1, …"
@@ -179,8 +197,25 @@ def read_arm(path: Path) -> Arm:
     return arm
 
 
+def _wanted(path: Path) -> set[Path]:
+    """Return the folders of the seeds that ``act train --seeds`` was to train, whether they are there or not."""
+    try:
+        seeds = read_json(path / SEEDS)
+    except FileNotFoundError:
+        return set()
+    if not isinstance(seeds, list) or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise ComparisonError(f"{path / SEEDS} is damaged: a list of training seeds was expected.")
+    return {path / f"{SEED_FOLDER}{seed}" for seed in seeds}
+
+
 def _check_replicates(arm: Arm) -> None:
-    """Refuse seeds that are not replicates: of the same training seed, of other tasks, from other starts."""
+    """Refuse seeds that are not replicates: copies, of the same training seed, of other tasks, from other starts."""
+    for one, other in combinations(arm.seeds, 2):
+        if one.is_same(other):
+            raise ComparisonError(
+                f"{arm.path}: {one.name} and {other.name} are the same evaluation: every number of every episode is "
+                "equal. Two training seeds were expected: remove the copy."
+            )
     by_seed: dict[Any, str] = {}
     for seed in arm.seeds:
         number = seed.config and seed.config["trainer.seed"]
@@ -201,8 +236,12 @@ def _check_replicates(arm: Arm) -> None:
 def _read(path: Path) -> Trained:
     """Read an evaluation, or that of a run."""
     run = path if (path / "config.yaml").exists() else path.parent
+    if not path.is_dir():
+        raise ComparisonError(
+            f"{path} was to be trained, and is not there. Fix: act train --resume --out {path.parent}"
+        )
     if (run / "config.yaml").exists():
-        wanted, done = reopen_run(run)[0].trainer.steps, steps_taken(run)
+        wanted, done = reopen_run(run)[0].trainer.steps, _steps_taken(run)
         if done < wanted:
             raise ComparisonError(
                 f"its training is unfinished, at step {done} of {wanted}. Go on: act train --resume --out {run}"
@@ -218,18 +257,31 @@ def _read(path: Path) -> Trained:
     return _read_evaluation(path, run.name)
 
 
-def _read_evaluation(folder: Path, name: str) -> Trained:
+def _steps_taken(run: Path) -> int:
     try:
-        summary = json.loads((folder / "summary.json").read_text())
-        folders = (
-            {task: folder / task for task in summary["tasks"]} if "tasks" in summary else {summary["task"]: folder}
-        )
-        tasks = {task: _read_episodes(of_task) for task, of_task in folders.items()}
-        summaries = [json.loads((of_task / "summary.json").read_text()) for of_task in folders.values()]
+        return steps_taken(run)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ComparisonError(f"{run}: its last checkpoint is damaged: {error!r}. Train again: act train") from error
+
+
+def _read_evaluation(folder: Path, name: str) -> Trained:
+    """Read the evaluation of one task or several, and recompute every number of its summaries."""
+    try:
+        summary = read_json(folder / "summary.json")
+        if "tasks" in summary:
+            folders = {task: folder / get_task(task).name for task in summary["tasks"]}
+        else:
+            folders = {get_task(summary["task"]).name: folder}
+        rows = {task: read_rows(of_task) for task, of_task in folders.items()}
+        summaries = {task: read_json(of_task / "summary.json") for task, of_task in folders.items()}
+        for task, of_task in folders.items():
+            check_summary(of_task, summaries[task], rows[task])
+        if "tasks" in summary:
+            check_overview(folder, summary, summaries, rows)
         training = summary["training"]
         of_evaluation = {key: summary[key] for key in ("horizon", "execution", "versions", "device")}
-        of_tasks = {key: [values[key] for values in summaries] for key in ("engine", "success_rule")}
-        of_tasks["starts"] = [measured.evalset.kind for measured in tasks.values()]
+        of_tasks = {key: [values[key] for values in summaries.values()] for key in ("engine", "success_rule")}
+        of_tasks["starts"] = [of_task.evalset.kind for of_task in rows.values()]
         conditions = {
             "data": [f"{data['fingerprint'][:12]} ({data['command']})" for data in training["data"]],
             "versions": training["versions"],
@@ -237,24 +289,26 @@ def _read_evaluation(folder: Path, name: str) -> Trained:
             "gl_renderer": training["gl_renderer"],
             "eval": {**of_evaluation, **{key: _one(values) for key, values in of_tasks.items()}},
         }
-        config = training["config"] and flatten(training["config"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        config = None if training["config"] is None else flatten(training["config"])
+        if config is not None and type(config["trainer.seed"]) is not int:
+            raise ValueError(f"trainer.seed is {config['trainer.seed']}")
+    except (DamagedFileError, DatasetError, TaskError) as error:
+        raise ComparisonError(f"{error} Evaluate again: act eval RUN --out {folder} --overwrite") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ComparisonError(
-            f"{folder} is damaged, or no evaluation of this act_kit: {error!r}. Evaluate again: act eval"
+            f"{folder} is damaged, or no evaluation of this act_kit: {error!r}. Evaluate again: act eval RUN --out "
+            f"{folder} --overwrite"
         ) from error
+    tasks = {task: _measured(of_task) for task, of_task in rows.items()}
     return Trained(name=name, folder=folder, tasks=tasks, config=config, conditions=flatten(conditions))
 
 
-def _read_episodes(folder: Path) -> Measured:
-    evalset = EvalSet.load(folder / "starts.json")
-    with (folder / "episodes.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if len(rows) != len(evalset.starts):
-        raise ComparisonError(f"{folder / 'episodes.csv'} has {len(rows)} episodes for {len(evalset.starts)} starts.")
+def _measured(evaluation: EvaluationRows) -> Measured:
     return Measured(
-        evalset=evalset,
-        successes=np.array([row["success_once"] == "1" for row in rows]),
-        crashes=tuple(i for i, row in enumerate(rows) if row["crash"]),
+        evalset=evaluation.evalset,
+        successes=np.array([row.success_once for row in evaluation.rows]),
+        crashes=tuple(i for i, row in enumerate(evaluation.rows) if row.crash),
+        digest=evaluation.digest,
     )
 
 

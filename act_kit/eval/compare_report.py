@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from act_kit.errors import OutputError
 from act_kit.eval.arms import Arm
-from act_kit.eval.compare import Comparison, Pair, mean_of, points
-from act_kit.files import write_json
+from act_kit.eval.compare import Comparison, Pair, kinds_of, mean_of, points
+from act_kit.files import prepare_output, write_json
 from act_kit.pages import BLUE, GREEN, GREY, ORANGE, RED, figure_uri, write_page
 
 if TYPE_CHECKING:
@@ -20,28 +22,32 @@ if TYPE_CHECKING:
 COLOURS = {"better": "green", "worse": "red", "no difference shown": "yellow"}
 """Of verdicts; of those that are none, red."""
 
+ARM_COLUMNS = ("", "training seeds", "each", "mean [95 %, of seeds like these]")
+FILES = ("compare.json", "compare.html")
 PAIR_COLUMNS = ("compared", "of", "difference", "p", "after Holm", "verdict")
 CHANGE_COLUMNS = ("key", "first", "second", "")
 
 
 def arms_table(arms: Sequence[Arm]) -> Table:
     """Return every seed's success, and the seeds' means, as a table."""
-    table = Table("", "training seeds", "each", "mean [95 %]", title="Success", title_justify="left")
+    table = Table(*ARM_COLUMNS, title="Success", title_justify="left")
     for row in arm_rows(arms):
         table.add_row(*map(Text, row))
     return table
 
 
 def arm_rows(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
-    """Return an arm's line: label, number of seeds, each one's success, their mean."""
+    """Return an arm's line of :data:`ARM_COLUMNS`; seeds of two kinds have no mean, but each kind has one."""
     rows: list[tuple[str, ...]] = []
     for arm in arms:
         each = ", ".join(f"{100 * seed.value:.1f} %" for seed in arm.seeds)
         mean = mean_of(arm)
         number = f"{len(arm.seeds)} of {len(arm.seeds) + len(arm.missing)}" if arm.missing else str(len(arm.seeds))
-        rows.append(
-            (arm.label, number, each, f"{100 * mean.value:.1f} % [{100 * mean.low:.0f}, {100 * mean.high:.0f} %]")
-        )
+        kinds = kinds_of(arm)
+        text = f"{100 * mean.value:.1f} % [{100 * mean.low:.0f}, {100 * mean.high:.0f} %]"
+        if kinds:
+            text = "two kinds: " + " and ".join(f"{len(kind)} at {100 * np.mean(kind):.1f} %" for kind in kinds)
+        rows.append((arm.label, number, each, text))
     return rows
 
 
@@ -54,16 +60,31 @@ def pair_rows(pair: Pair) -> list[tuple[str, ...]]:
         if result is not None:
             numbers = (points(result.difference), f"{result.difference.p:.3g}", f"{result.p_holm:.3g}", result.verdict)
             if pair.confounds:
-                numbers = (numbers[0], "", "", "CONFOUNDED")
+                numbers = (numbers[0], "", "", pair.verdict)
             rows.append((f"{pair.b.label} – {pair.a.label}", name, *numbers))
     return rows
 
 
+def check_output(out: Path, *, overwrite: bool) -> None:
+    """Make sure that no comparison is overwritten unasked.
+
+    Nothing else in the folder is ever touched, so ``overwrite`` cannot delete what was compared.
+
+    Raises:
+        OutputError: There is one in ``out``, or ``out`` is not a folder.
+    """
+    existing = [out / name for name in FILES if (out / name).exists()]
+    if existing and not overwrite:
+        raise OutputError(f"{existing[0]} exists. Fix: --overwrite replaces it, or choose another --out.")
+    if not out.is_dir():
+        prepare_output(out, overwrite=False)
+
+
 def write_comparison(comparison: Comparison, out: Path) -> Path:
-    """Write ``compare.json`` and ``compare.html`` into ``out``, and return the page's path."""
+    """Write :data:`FILES` into ``out``, and return the page's path."""
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "compare.json", comparison.to_dict())
-    page = out / "compare.html"
+    write_json(out / FILES[0], comparison.to_dict())
+    page = out / FILES[1]
     write_page(
         page,
         "compare.html.j2",
@@ -73,6 +94,7 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
             "tasks": comparison.arms[0].tasks,
             "figure": figure_uri(success_figure(comparison.arms)),
             "arms": arm_rows(comparison.arms),
+            "arm_columns": ARM_COLUMNS,
             "columns": PAIR_COLUMNS,
             "rows": [row for pair in comparison.pairs for row in pair_rows(pair)],
         },
@@ -81,16 +103,21 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
 
 
 def success_figure(arms: Sequence[Arm]) -> Figure:
-    """Draw every seed's success as a point and the means with their intervals, an arm a line, narrow for a phone."""
+    """Draw every seed's success as a point and the means, an arm a line, narrow for a phone.
+
+    A mean has its interval; those of seeds of two kinds have none.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6, 0.9 + 0.75 * len(arms)), layout="constrained")
     axes = figure.subplots()
     for i, arm in enumerate(arms):
-        mean = mean_of(arm)
+        mean, kinds = mean_of(arm), kinds_of(arm)
         colour = (BLUE, ORANGE, GREEN, RED)[i % 4]
-        axes.plot([100 * mean.low, 100 * mean.high], [-i, -i], color=colour, linewidth=2)
-        axes.plot(100 * mean.value, -i, "|", color=colour, markersize=16, markeredgewidth=2.5)
+        if not kinds:
+            axes.plot([100 * mean.low, 100 * mean.high], [-i, -i], color=colour, linewidth=2)
+        for value in [np.mean(kind) for kind in kinds or [[mean.value]]]:
+            axes.plot(100 * value, -i, "|", color=colour, markersize=16, markeredgewidth=2.5)
         if len(arm.seeds) > 1:
             for j, seed in enumerate(arm.seeds):
                 axes.plot(100 * seed.value, -i - 0.15 - 0.06 * (j % 4), "o", color=colour, alpha=0.6, markersize=6)

@@ -111,10 +111,6 @@ def by_nearness(evaluation: Evaluation) -> list[Bin]:
     return divide(*zip(*known, strict=True)) if known else []
 
 
-def _nearest(episode: Episode, digits: int, unknown: str = "") -> str:
-    return unknown if episode.nearest_demonstration is None else f"{episode.nearest_demonstration:.{digits}f}"
-
-
 def control_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
     """Return the controls and their success."""
     return [(_CONTROLS[who], str(success_rate(outcomes))) for who, outcomes in evaluation.controls.items()]
@@ -182,7 +178,7 @@ def write_results(
 
 def _page_row(index: int, episode: Episode, video: Path | None, *, with_crash: bool) -> dict[str, Any]:
     """Return what the page shows of an episode: cells that sort as numbers, where they are numbers."""
-    outcome = episode.outcome
+    outcome, nearest = episode.outcome, episode.nearest_demonstration
     return {
         "label": label(outcome) or "success",
         "video": video_uri(video) if video else "",
@@ -194,7 +190,7 @@ def _page_row(index: int, episode: Episode, video: Path | None, *, with_crash: b
             "success step": "" if outcome.success_step is None else outcome.success_step,
             "min distance": f"{distance_at(outcome, 'min'):.3f}",
             "final distance": f"{distance_at(outcome, 'final'):.3f}",
-            "nearest demonstration": _nearest(episode, 3, "n/a"),
+            "nearest demonstration": "n/a" if nearest is None else f"{nearest:.3f}",
             "largest z": f"{episode.largest_z:.1f}",
             "clipped": f"{100 * outcome.clip_fraction:.1f} %",
             "start": " ".join(f"{x:.3f}" for x in outcome.start.rand_vec),
@@ -214,7 +210,10 @@ def _episode_table(evaluation: Evaluation, out: Path, videos: Mapping[int, Path]
             "initial_distance": f"{distance_at(episode.outcome, 'initial'):.6f}",
             "min_distance": f"{distance_at(episode.outcome, 'min'):.6f}",
             "final_distance": f"{distance_at(episode.outcome, 'final'):.6f}",
-            "nearest_demonstration": _nearest(episode, 6),
+            # To the last digit: rounded, two at the edge of a bin could change places.
+            "nearest_demonstration": ""
+            if episode.nearest_demonstration is None
+            else repr(episode.nearest_demonstration),
             "largest_z": f"{episode.largest_z:.3f}",
             "clip_fraction": f"{episode.outcome.clip_fraction:.4f}",
             "got_as_far_as": furthest(episode.outcome) or "",

@@ -9,6 +9,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ActKitError
 from act_kit.eval.arms import read_arm, read_arms
 from act_kit.eval.compare import compare
-from act_kit.eval.evalset import make_evalset
+from act_kit.eval.evalset import EvalSet, make_evalset
+from act_kit.eval.recount import read_rows, recount
 from act_kit.statistics import mcnemar
 from tests.conftest import TINY, Open, act
 from tests.eval.untrained import untrained_policy
@@ -65,19 +67,33 @@ def copy(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copy:
         if starts:
             make_evalset("reach-v3", "fresh", NUM, starts, []).save(results / "starts.json")
         succeeded = np.arange(NUM) < successes if isinstance(successes, int) else successes
-        rewrite(results, [{"success_once": str(int(success))} for success in succeeded])
+        rewrite(results, [episode(bool(success), z=next(made)) for success in succeeded])
         return to
 
+    made = count(1)
     return copy
 
 
+def episode(success: bool, *, z: int) -> dict[str, str]:
+    """Cells of a row; with another ``z``, it is of another evaluation."""
+    cells = {"success_once": "1", "success_at_end": "1", "success_step": "9", "got_as_far_as": "success", "label": ""}
+    if not success:
+        cells = {"success_once": "0", "success_at_end": "0", "success_step": "", "got_as_far_as": "", "label": "frozen"}
+    return {**cells, "largest_z": f"{z}.000"}
+
+
 def rewrite(results: Path, changes: list[dict[str, str]]) -> None:
+    """Change an evaluation's rows, and its summary and starts as they follow."""
     with (results / "episodes.csv").open(newline="") as file:
         rows = [{**row, **change} for row, change in zip(csv.DictReader(file), changes, strict=True)]
+    starts = json.loads((results / "starts.json").read_text())["starts"]
+    for row, start in zip(rows, starts, strict=True):
+        row["start"] = " ".join(map(repr, start))
     with (results / "episodes.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+    edit(results / "summary.json", lambda summary: summary.update(recount(read_rows(results))))
 
 
 def seeds(copy: Copy, name: str, successes: list[int | np.ndarray], **options: Any) -> Path:
@@ -166,8 +182,8 @@ def test_what_is_missing_or_crashed_is_counted(copy: Copy) -> None:
     b = seeds(copy, "b", [20, 21, 22])
     shutil.rmtree(a / "seed-1" / "eval-fresh")
     edit(a / "seed-3" / "checkpoints" / "last" / "training.json", lambda values: values.update(step=20))
-    crash = [{"crash": "MujocoException" if i == 7 else ""} for i in range(NUM)]
-    rewrite(b / "seed-0" / "eval-fresh", crash)
+    crash = {**episode(False, z=0), "label": "crashed", "crash": "MujocoException"}
+    rewrite(b / "seed-0" / "eval-fresh", [crash if i == 7 else {} for i in range(NUM)])
     done = act("compare", a, b, check=0)
     assert "2 of 5 seeds of a missing" in done.stderr
     assert "a/seed-1: it was not evaluated. act eval a/seed-1" in done.stderr
@@ -176,7 +192,7 @@ def test_what_is_missing_or_crashed_is_counted(copy: Copy) -> None:
     assert "3 of 5" in done.stdout
     assert set(result()["arms"][0]["missing"]) == {"seed-1", "seed-3"}
     shutil.rmtree(a / "seed-0")
-    few = act("compare", a, b, check=2)
+    few = act("compare", a, b, "--overwrite", check=2)
     assert "No verdict on a and b: a has 2 of the 3 training seeds" in few.stdout
 
 
@@ -204,8 +220,13 @@ def test_policies_of_several_tasks_are_compared_by_task_and_in_the_mean(
         out = f"executing-{execute}"
         act("eval", ".", "--episodes", 8, *BARE, "--execute", execute, "--workers", 1, "--out", out, check=0)
     for task, successes in (("reach-v3", 8), ("push-v3", 0)):
-        rewrite(Path("executing-8") / task, [{"success_once": str(int(i < successes))} for i in range(8)])
-        rewrite(Path("executing-4") / task, [{"success_once": "0"}] * 8)
+        rewrite(Path("executing-8") / task, [episode(i < successes, z=8) for i in range(8)])
+        rewrite(Path("executing-4") / task, [episode(False, z=4)] * 8)
+    for out in ("executing-4", "executing-8"):
+        overview = json.loads((Path(out) / "summary.json").read_text())
+        counted = {task: recount(read_rows(Path(out) / task)) for task in ("reach-v3", "push-v3")}
+        mean = MeanRate(tuple(Rate(counts["success_once"]["successes"], 8) for counts in counted.values()))
+        print(json.dumps(overview, indent=1)[:3000], mean)
     factors = ("--factor", "execution", "--factor", "config")
     done = act("compare", "executing-4", "executing-8", *factors, check=0)
     assert "executing-8 is better than executing-4: success 50.0 % against 0.0 %" in done.stdout
