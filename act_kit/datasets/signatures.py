@@ -58,7 +58,8 @@ def explain_actions(recorded: np.ndarray, expected: np.ndarray, whose: str) -> S
     lag = _find_lag(recorded, expected, differs, AGREE)
     if lag:
         return Signature(
-            "actions off by some steps", f"actions that are {whose} of {_steps(lag)} {'earlier' if lag < 0 else 'later'}"
+            "actions off by some steps",
+            f"actions that are {whose} of {_steps(lag)} {'earlier' if lag < 0 else 'later'}",
         )
     recorded_NA, expected_NA = (values[differs].astype(np.float64) for values in (recorded, expected))
     return (
@@ -101,13 +102,19 @@ def _explain_by_scale(recorded_NA: np.ndarray, expected_NA: np.ndarray, whose: s
     factors = [factor for factor, _ in changed.values()]
     offsets = [offset for _, offset in changed.values()]
     if all(factor == 0 and offset == 0 for factor, offset in changed.values()):
-        return Signature("action axis is zero", f"actions whose {names} {_is(changed)} 0 where {whose} {_is(changed)} not")
+        return Signature(
+            "action axis is zero", f"actions whose {names} {_is(changed)} 0 where {whose} {_is(changed)} not"
+        )
     if any(offsets):
-        shown = ", ".join(f"{name}: {factor:.3g} times {whose} {offset:+.3g}" for name, (factor, offset) in changed.items())
+        shown = ", ".join(
+            f"{name}: {factor:.3g} times {whose} {offset:+.3g}" for name, (factor, offset) in changed.items()
+        )
         kind = "actions offset" if set(factors) == {1.0} else "actions scaled"
         return Signature(kind, f"actions that are shifted ({shown})")
     if all(abs(factor + 1) < _FIT for factor in factors):
-        return Signature("actions with a wrong sign", f"actions whose {names} {_has(changed)} the opposite sign of {whose}")
+        return Signature(
+            "actions with a wrong sign", f"actions whose {names} {_has(changed)} the opposite sign of {whose}"
+        )
     shown = ", ".join(f"{name}: {factor:.3g}" for name, factor in zip(changed, factors, strict=True))
     if max(factors) - min(factors) < 1e-3:
         shown = f"{factors[0]:.3g}, in {names}"
@@ -203,7 +210,9 @@ def explain_states(recorded: np.ndarray, expected: np.ndarray) -> Signature | No
     names = name_columns(columns)
     lag = _find_lag(recorded[:, columns], expected[:, columns], rows, 0.0)
     if lag:
-        which = "states" if len(names) > 3 else f"states whose {' and '.join(names)} {'are' if len(names) > 1 else 'is'}"
+        which = (
+            "states" if len(names) > 3 else f"states whose {' and '.join(names)} {'are' if len(names) > 1 else 'is'}"
+        )
         of = f"those of {_steps(lag)} {'earlier' if lag < 0 else 'later'}"
         return Signature("states off by some steps", f"{which} {of}, from step {int(np.argmax(rows))} on")
     whose = f"states whose {', '.join(names)} {'are' if len(names) > 1 else 'is'}"
@@ -212,7 +221,9 @@ def explain_states(recorded: np.ndarray, expected: np.ndarray) -> Signature | No
     for digits in range(1, 6):
         if (np.abs(recorded_NC - expected_NC.round(digits)) < 1e-9).all():
             return Signature("states rounded", f"{whose} rounded to {10.0**-digits:g} m")
-    return _explain_by_unit(recorded_NC, expected_NC, whose) or _explain_by_change(recorded, expected, rows, columns, whose)
+    return _explain_by_unit(recorded_NC, expected_NC, whose) or _explain_by_change(
+        recorded, expected, rows, columns, whose
+    )
 
 
 def _explain_by_unit(recorded_NC: np.ndarray, expected_NC: np.ndarray, whose: str) -> Signature | None:

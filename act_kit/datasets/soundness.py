@@ -1,4 +1,4 @@
-"""Are demonstrations what they say they are? Replay them, ask the expert again, and name what is wrong by its signature.
+"""Check that demonstrations are what they say: replay them, ask the expert again, name what is wrong by its signature.
 
 Three things must agree: replaying ``executed_action`` from the recorded initial state leads to every recorded number,
 to the bit; the scripted expert, shown the recorded states, acts as recorded (where it is the one who demonstrated or
@@ -51,6 +51,7 @@ KINDS = (
     "actions offset",
     "labels are noisy",
     "actions of another episode",
+    "labels changed",
     "actions are not the expert's",
     "executed actions changed",
     "episodes truncated",
@@ -60,8 +61,15 @@ KINDS = (
 )
 """What may be wrong, causes before symptoms."""
 
-NEED_EXPERT = frozenset({"episodes of another task", "labels are noisy", "actions are not the expert's"})
-"""Those that only asking the expert shows."""
+NEED_EXPERT = frozenset({"episodes of another task", "actions are not the expert's"})
+"""Those that only asking the expert shows ..."""
+OF_LABELS = frozenset(
+    {
+        "actions off by some steps", "actions scaled", "actions with a wrong sign", "action axes swapped",
+        "action axis is zero", "actions offset", "labels are noisy", "actions of another episode", "labels changed",
+    }
+)  # fmt: skip
+"""... and those that comparing the labels with the executed actions shows too, if there was no noise."""
 
 _ALL = 200
 """Episodes, up to which a report looks at each; of more it looks at ..."""
@@ -72,6 +80,9 @@ _NUM_PROBED = 6
 _FAR_M = 1.0
 """Initial states so far outside their box are not simulated: the physics may not survive them."""
 _KEY_STEPS = 8
+"""First steps by which copies are looked for."""
+_ROUNDED = 0.02
+"""Share of states in which rounding them may change what the expert does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +109,7 @@ class Soundness:
     Attributes:
         num: Demonstrations of the dataset.
         num_replayed, num_asked: Of them, those that were replayed, and those whose labels the expert was asked about.
+        num_compared: Of the others, those whose labels were compared with the executed actions.
         num_states: States of those that were looked at.
         not_replayed, not_asked: Why the others were not.
         faults: What is wrong, causes first.
@@ -106,6 +118,7 @@ class Soundness:
     num: int
     num_replayed: int
     num_asked: int
+    num_compared: int = 0
     num_states: int
     not_replayed: str
     not_asked: str
@@ -119,6 +132,13 @@ class Soundness:
         reasons = "".join(f" {reason}" for reason in (self.not_replayed, self.not_asked) if reason)
         return f"{replayed}, {asked} ({self.num_states} states).{reasons}"
 
+    def untested(self, kind: str) -> str:
+        """Say why a fault of this kind could not have been seen, or return ""."""
+        if kind in NEED_EXPERT | OF_LABELS:
+            num = self.num_asked + (self.num_compared if kind in OF_LABELS else 0)
+            return "" if num else self.not_asked or self.not_replayed
+        return "" if self.num_replayed else self.not_replayed
+
     @property
     def num_sound(self) -> int:
         """Of the episodes that were looked at, those without a fault."""
@@ -128,7 +148,8 @@ class Soundness:
     @property
     def labels_are_wrong(self) -> bool:
         """Whether what a policy learns from these demonstrations is known not to be what was demonstrated."""
-        return any(fault.kind not in ("episodes do not replay", "physics changed") for fault in self.faults)
+        harmless = ("episodes do not replay", "physics changed")
+        return any(fault.is_certain and fault.kind not in harmless for fault in self.faults)
 
     def findings(self) -> list[Finding]:
         """Return the faults as findings of the report."""
@@ -159,14 +180,17 @@ class _Look:
     """What was seen of one episode.
 
     Attributes:
-        labels_X: Expected labels: the expert's in the recorded states, float32 (T, A); None if it cannot be asked.
+        expected: The labels it should have, float32 (T, A), or None if that is not known ...
+        whose: ... and whose these are: the expert's, or of others, without noise, the executed ones.
         replayed: What the replay led to; None if there was none.
         agrees: Of the fields that were replayed, whether they are as recorded.
-        labels_agree: Whether the labels are as expected; True if the expert cannot be asked.
+        labels_agree: Whether the labels are as expected, as far as is known.
+        error: What is wrong, if that is clear at once.
     """
 
     episode: Episode | Recording
-    labels_X: np.ndarray | None = None
+    expected: np.ndarray | None = None
+    whose: str = "the expert's"
     replayed: Resimulation | None = None
     agrees: dict[str, bool] = field(default_factory=dict)
     labels_agree: bool = True
@@ -205,7 +229,7 @@ class _Checker:
             if all(np.isfinite(values).all() for values in self._episodes[index].steps.values()):
                 self._looks[index] = self._look(self._episodes[index])
         looks = self._looks.values()
-        num_asked = sum(look.labels_X is not None for look in looks)
+        num_asked = sum(_is_askable(look.episode.source) for look in looks)
         not_asked = ""
         if num_asked < len(looks):
             others = [s for s in dict.fromkeys(store.sources) if not _is_askable(s)]
@@ -214,6 +238,7 @@ class _Checker:
             num=store.num_episodes,
             num_replayed=sum(look.replayed is not None for look in looks),
             num_asked=num_asked,
+            num_compared=sum(look.expected is not None for look in looks) - num_asked,
             num_states=sum(len(look.episode) for look in looks),
             not_replayed=f"Not recorded, so not replayed: {', '.join(store.lacks)}." if store.lacks else "",
             not_asked=not_asked,
@@ -230,10 +255,13 @@ class _Checker:
             if look.replayed and look.agrees["state"]:
                 state = look.replayed.state[: len(state)]  # not rounded, as those of other formats may be
         if _is_askable(episode.source):
-            look.labels_X = self._ask(state)
-            wrong = differing_rows(np.clip(episode.steps["action"], -1, 1)[: len(state)], look.labels_X)
-            rounded = look.replayed is None and _is_float32(state)
-            look.labels_agree = wrong.sum() <= (0.02 * len(wrong) if rounded else 0)
+            look.expected = self._ask(state)
+        elif not self._info.noise and "executed_action" in episode.steps:
+            look.expected, look.whose = episode.steps["executed_action"], "the executed ones"
+        if look.expected is not None and len(look.expected) == len(episode):
+            wrong = differing_rows(np.clip(episode.steps["action"], -1, 1), look.expected)
+            is_rounded = look.replayed is None and _is_float32(state)
+            look.labels_agree = wrong.sum() <= (_ROUNDED * len(wrong) if is_rounded else 0)
         return look
 
     def _replay(self, look: _Look, episode: Episode) -> None:
@@ -297,7 +325,7 @@ class _Checker:
             return self._explain_labels(index, look) if not look.labels_agree else self._explain_outcome(look)
         if self._other_versions:
             return _does_not_replay(look)
-        if look.labels_X is None:
+        if not _is_askable(episode.source):
             return self._explain_unasked(index, look, episode)
         if look.labels_agree:
             return self._explain_start(index, look, episode)
@@ -308,11 +336,13 @@ class _Checker:
 
     def _explain_outcome(self, look: _Look) -> Signature:
         """Actions lead to the recorded states: what else is wrong?"""
-        episode, replayed = look.episode, look.replayed
+        replayed = look.replayed
         assert replayed is not None
         if look.agrees["success"] and not look.lacks_success:
             if all(same for name, same in look.agrees.items() if name != "physics"):
-                return Signature("physics changed", "recorded physics that are not those of the replay: images show them")
+                return Signature(
+                    "physics changed", "recorded physics that are not those of the replay: images show them"
+                )
             return _does_not_replay(look)
         if replayed.steps["success"].any():
             return Signature("success marked falsely", "success marked at other steps than the replay succeeds at")
@@ -336,25 +366,24 @@ class _Checker:
 
     def _explain_labels(self, index: int, look: _Look) -> Signature:
         """Explain labels that are not the expert's in the recorded states."""
-        episode, expected = look.episode, look.labels_X
+        episode, expected = look.episode, look.expected
         assert expected is not None
         labels = np.clip(episode.steps["action"], -1, 1)
-        executed = episode.steps.get("executed_action")
-        if look.replayed and look.agrees["state"] and np.array_equal(labels, executed):
-            if self._info.noise:
-                return Signature("labels are noisy", "labels that are the executed, noisy actions, not the expert's")
-        signature = explain_actions(labels, expected, "the expert's")
+        replays = look.replayed is not None and look.agrees["state"]
+        if self._info.noise and replays and np.array_equal(labels, episode.steps["executed_action"]):
+            return Signature("labels are noisy", "labels that are the executed, noisy actions, not the expert's")
+        signature = explain_actions(labels, expected, look.whose)
         if signature:
             return signature
         copied = self._find_copied(index, episode.steps["action"])
         if copied is not None:
             return Signature("actions of another episode", f"the actions of another demonstration ({copied})")
-        if isinstance(episode, Episode) and look.replayed and not look.agrees["state"]:
-            if not self._leads_to(episode, expected):
-                return self._explain_rest(index, look, episode)
+        if isinstance(episode, Episode) and not replays and not self._leads_to(episode, expected):
+            return self._explain_rest(index, look, episode)
         num = int(differing_rows(labels, expected).sum())
-        text = f"actions that are not the expert's in {num} of {len(labels)} states; no scale, sign, axis, shift or noise"
-        return Signature("actions are not the expert's", f"{text} explains them")
+        kind = "actions are not the expert's" if _is_askable(episode.source) else "labels changed"
+        text = f"actions that are not {look.whose} in {num} of {len(labels)} states"
+        return Signature(kind, f"{text}; no scale, sign, axis, shift or noise explains them")
 
     def _explain_rest(self, index: int, look: _Look, episode: Episode) -> Signature:
         """Explain an episode of which neither labels nor replay agree, and the labels have no signature."""
@@ -427,7 +456,7 @@ class _Checker:
         for other, episode in enumerate(self._episodes):
             candidates = [episode.steps[name]]
             if name == "action" and other in self._looks:
-                expected = self._looks[other].labels_X
+                expected = self._looks[other].expected
                 candidates += [] if expected is None else [expected]
             for candidate in candidates if other != index else ():
                 num = min(len(values), len(candidate))
@@ -439,13 +468,18 @@ class _Checker:
     def _find_task(self, look: _Look) -> str | None:
         """Return another task whose expert acts as recorded in every state that is probed."""
         states, labels = look.episode.steps["state"], np.clip(look.episode.steps["action"], -1, 1)
-        wrong = differing_rows(labels, look.labels_X) if look.labels_X is not None else np.ones(len(labels), bool)
-        probed = np.flatnonzero(wrong)
+        if look.expected is None or not _is_askable(look.episode.source):
+            return None
+        probed = np.flatnonzero(differing_rows(labels, look.expected))
         probed = probed[np.unique(np.linspace(0, len(probed) - 1, _NUM_PROBED).round().astype(int))]
         if len(probed) < _NUM_PROBED:
             return None
         for task in TASKS:
-            if task != self._info.task and _acts_so(task, states[probed], labels[probed]) and _acts_so(task, states, labels):
+            if (
+                task != self._info.task
+                and _acts_so(task, states[probed], labels[probed])
+                and _acts_so(task, states, labels)
+            ):
                 return task
         return None
 
