@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -276,6 +276,139 @@ def another_camera(case: Case) -> None:
     )  # fmt: skip
     path = case.checkpoint / "policy.json"
     path.write_text(path.read_text().replace("corner4", "topview"))
+
+
+# -- faults of the demonstrations: what act report, act train and act doctor DATASET must all name ---------------------
+
+
+ACTIONS = ("action", "executed_action")
+
+
+def change_steps(
+    store: EpisodeStore, names: Sequence[str], change: Callable[[np.ndarray], np.ndarray], episodes: slice = slice(None)
+) -> None:
+    """Change the steps of fields, episode by episode."""
+    for name in names:
+        parts = np.split(store.steps(name), store.episode_ends[:-1])
+        parts[episodes] = [change(part.copy()) for part in parts[episodes]]
+        store.group[f"data/{name}"][:] = np.concatenate(parts)
+
+
+def scale_columns(columns: slice, factor: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what multiplies columns, and clips nothing."""
+
+    def change(values: np.ndarray) -> np.ndarray:
+        values[:, columns] *= factor
+        return values
+
+    return change
+
+
+def swap_x_and_y(values: np.ndarray) -> np.ndarray:
+    return values[:, [1, 0, 2, 3]]
+
+
+def roll_last_fifth(values: np.ndarray) -> np.ndarray:
+    first = len(values) * 4 // 5
+    values[first:] = np.roll(values[first:], 1, axis=0)
+    return values
+
+
+def round_goal(values: np.ndarray) -> np.ndarray:
+    values[:, 36:] = values[:, 36:].round(2)
+    return values
+
+
+def noisy(values: np.ndarray) -> np.ndarray:
+    noise = 0.15 * np.random.default_rng(len(values)).standard_normal(values.shape)
+    return np.clip(values + noise, -1, 1).astype(values.dtype)
+
+
+def copy_actions(store: EpisodeStore) -> None:
+    """Give the actions of episode 3 to episode 1."""
+    for name in ACTIONS:
+        parts = np.split(store.steps(name), store.episode_ends[:-1])
+        parts[1] = np.resize(parts[3], parts[1].shape)
+        store.group[f"data/{name}"][:] = np.concatenate(parts)
+
+
+def reverse_starts(store: EpisodeStore) -> None:
+    store.group["meta/rand_vec"][:] = store.rand_vecs[::-1]
+
+
+def shift_starts(store: EpisodeStore) -> None:
+    """Shift the initial states of the last fifth of the episodes by one."""
+    starts = store.rand_vecs
+    first = len(starts) * 4 // 5
+    starts[first:] = np.roll(starts[first:], 1, axis=0)
+    store.group["meta/rand_vec"][:] = starts
+
+
+def truncate(store: EpisodeStore) -> None:
+    """End every episode halfway to its success, and call its last step a success."""
+    begins = np.concatenate([[0], store.episode_ends[:-1]])
+    lengths = np.maximum(store.success_steps // 2, 2)
+    kept = np.concatenate([np.arange(begin, begin + num) for begin, num in zip(begins, lengths, strict=True)])
+    ends = np.cumsum(lengths)
+    for name in store.fields:
+        values = store.steps(name)[kept]
+        if name == "success":
+            values[ends - 1] = True
+        array = store.group[f"data/{name}"]
+        array.resize(values.shape)
+        array[:] = values
+    store.group["meta/episode_ends"][:] = ends
+    store.group["meta/success_step"][:] = lengths - 1
+
+
+def relabel(store: EpisodeStore) -> None:
+    """Say that the episodes are of another task, whose initial states are as many numbers."""
+    store.group.attrs["task"] = "push-v3" if store.info.task != "push-v3" else "pick-place-v3"
+
+
+def change_one_success(store: EpisodeStore) -> None:
+    success = store.steps("success")
+    success[5] = True
+    store.group["data/success"][:] = success
+
+
+@dataclass(frozen=True)
+class DataFault:
+    """An edit of a dataset, and the name under which the doctor must rank it first."""
+
+    change: Callable[[EpisodeStore], None]
+    found_as: str
+
+
+def _steps(
+    names: Sequence[str], change: Callable[[np.ndarray], np.ndarray], found_as: str, episodes: slice = slice(None)
+) -> DataFault:
+    return DataFault(lambda store: change_steps(store, names, change, episodes), found_as)
+
+
+DATA_FAULTS: dict[str, DataFault] = {
+    "actions halved": _steps(ACTIONS, scale_columns(slice(4), 0.5), "actions scaled"),
+    "labels halved": _steps(["action"], scale_columns(slice(4), 0.5), "actions scaled"),
+    "one episode's actions halved": _steps(ACTIONS, scale_columns(slice(4), 0.5), "actions scaled", slice(7, 8)),
+    "executed actions halved": _steps(["executed_action"], scale_columns(slice(4), 0.5), "executed actions changed"),
+    "x reversed": _steps(ACTIONS, scale_columns(slice(0, 1), -1), "actions with a wrong sign"),
+    "x and y swapped": _steps(ACTIONS, swap_x_and_y, "action axes swapped"),
+    "z zero": _steps(ACTIONS, scale_columns(slice(2, 3), 0), "action axis is zero"),
+    "noisy labels": _steps(["action"], noisy, "labels are noisy"),
+    "labels one step late": _steps(["action"], lambda a: np.roll(a, 1, axis=0), "actions off by some steps"),
+    "actions two steps early": _steps(ACTIONS, lambda a: np.roll(a, -2, axis=0), "actions off by some steps"),
+    "last fifth of the actions late": _steps(ACTIONS, roll_last_fifth, "actions off by some steps"),
+    "another episode's actions": DataFault(copy_actions, "actions of another episode"),
+    "truncated": DataFault(truncate, "episodes truncated"),
+    "success marked early": DataFault(change_one_success, "success marked falsely"),
+    "last fifth of the states late": _steps(["state"], roll_last_fifth, "states off by some steps"),
+    "goal rounded to 1 cm": _steps(["state"], round_goal, "states rounded"),
+    "hand in millimetres": _steps(["state"], scale_columns(slice(3), 1000), "states in another unit"),
+    "initial states reversed": DataFault(reverse_starts, "initial states changed"),
+    "last fifth of the initial states shifted": DataFault(shift_starts, "initial states changed"),
+    "another task's name": DataFault(relabel, "episodes of another task"),
+}
+"""By what was done to all episodes, unless it says otherwise."""
 
 
 # -- faults that a command refuses -------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def report(
     for store in stores:
         diversity = measure_dataset(store, against=starts)
         is_alone = len(stores) == 1
-        broken = any(finding.about == "data" and finding.level == "FAIL" for finding in diversity.findings)
+        broken = any(finding.about != "coverage" and finding.level == "FAIL" for finding in diversity.findings)
         predictors = [] if broken else list(_predict(store, case))
         page = write_report(
             store, diversity, out if is_alone else out / store.path.name, against=starts, predictors=predictors

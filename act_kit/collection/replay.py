@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from act_kit.datasets.episode import Episode
+from act_kit.datasets.resimulation import first_difference, resimulate
 from act_kit.datasets.store import EpisodeStore
 from act_kit.executors import Executor
 from act_kit.sim.simulator import Simulator
@@ -23,7 +22,7 @@ class Replay:
 
     Attributes:
         index: Of the episode.
-        first_difference: The first step at which state, success or distance differ, or None.
+        first_difference: The first step at which anything that was recorded differs, or None.
         field: What differed there.
     """
 
@@ -37,21 +36,14 @@ _simulator = cache_per_thread(Simulator, 1)
 
 def replay_episode(index: int, episode: Episode) -> Replay:
     """Replay one episode and compare every step to the bit."""
-    simulator = _simulator(episode.start.task)
-    state = simulator.reset(episode.start)
-    segment = simulator.step_chunk(episode.executed_action, rewards=episode.reward is not None)
-    replayed = {
-        "state": np.concatenate([state[None], segment.state[:-1]]),
-        "success": segment.success,
-        "distance": segment.distance,
-    }
-    if segment.reward is not None:
-        replayed["reward"] = segment.reward
-    for name, values in replayed.items():
-        recorded = getattr(episode, name)
-        differs = (values != recorded).reshape(len(recorded), -1).any(axis=1)
-        if differs.any():
-            return Replay(index=index, first_difference=int(np.argmax(differs)), field=name)
+    resimulation = resimulate(_simulator(episode.start.task), episode, episode.executed_action)
+    num = len(resimulation)
+    for name in ("state", *resimulation.steps):
+        difference = first_difference(getattr(episode, name)[:num], resimulation.of(name))
+        if difference is not None:
+            return Replay(index=index, first_difference=difference, field=name)
+    if num < len(episode):
+        return Replay(index=index, first_difference=num, field="length")
     return Replay(index=index, first_difference=None, field="")
 
 

@@ -31,11 +31,11 @@ _AGREE = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something wrong, in a sentence, with what the starts cover or with the data themselves."""
+    """Something wrong, in a sentence: with what the starts cover, with the data, or with what was demonstrated."""
 
     level: Level
     text: str
-    about: Literal["coverage", "data"] = "data"
+    about: Literal["coverage", "data", "demonstrations"] = "data"
 
 
 def worst(findings: Sequence[Finding]) -> Level:

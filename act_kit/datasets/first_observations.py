@@ -10,7 +10,7 @@ Shapes: N episodes, S state, D numbers of a start.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from act_kit.datasets.diversity import measure, measure_starts
 from act_kit.datasets.episode import Recording
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.measured import Diversity, percent
+from act_kit.datasets.soundness import Soundness, check_soundness
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.verdict import TOO_FEW
 from act_kit.errors import DatasetError
@@ -58,6 +59,7 @@ class FirstObservations:
         notes: What was not judged, and why.
         findings: What is wrong.
         mend: What to do about it.
+        soundness: What replaying the demonstrations and asking the expert showed.
     """
 
     task: str
@@ -74,6 +76,7 @@ class FirstObservations:
     notes: list[str]
     findings: list[Finding]
     mend: str
+    soundness: Soundness | None = None
 
     @property
     def level(self) -> Level:
@@ -96,13 +99,17 @@ class FirstObservations:
         return {"level": self.level, "verdict": self.verdict, **asdict(self)}
 
 
-def measure_dataset(store: EpisodeStore, *, against: np.ndarray | None = None) -> Diversity | FirstObservations:
-    """Measure a dataset as far as what was recorded allows: its starts, or its first observations.
+def measure_dataset(
+    store: EpisodeStore, *, against: np.ndarray | None = None, soundness: Soundness | None = None
+) -> Diversity | FirstObservations:
+    """Measure a dataset as far as what was recorded allows: its starts, or its first observations, and its soundness.
 
     Raises:
         DatasetError: It holds no demonstration yet, or cannot be measured.
     """
-    return measure_first(store, against=against) if store.lacks else measure(store, against=against)
+    measured = measure_first(store, against=against) if store.lacks else measure(store, against=against)
+    soundness = soundness or check_soundness(store)
+    return replace(measured, soundness=soundness, findings=[*soundness.findings(), *measured.findings])
 
 
 def measure_first(store: EpisodeStore, *, against: np.ndarray | None = None) -> FirstObservations:

@@ -7,6 +7,7 @@ from typing import Any
 
 from act_kit.datasets.checks import Finding, Level, worst
 from act_kit.datasets.quality import Quality
+from act_kit.datasets.soundness import Soundness
 from act_kit.datasets.sources import SourceShare
 
 
@@ -76,6 +77,7 @@ class Diversity:
         quality: How it was demonstrated, by source.
         num_validation, num_leaked: Episodes that ``act train`` validates with, and those of them whose start, or
             states and actions, are also a training episode's.
+        soundness: What replaying the demonstrations and asking the expert showed.
         notes: What was not judged, and why.
         findings: What is wrong.
         mend: The command that collects a dataset without these findings.
@@ -110,6 +112,7 @@ class Diversity:
     quality: list[Quality] = field(default_factory=list)
     num_validation: int = 0
     num_leaked: int = 0
+    soundness: Soundness | None = None
     notes: list[str]
     findings: list[Finding]
     mend: str

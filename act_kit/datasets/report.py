@@ -34,8 +34,28 @@ _FAILED, _LEAKED = "attempts not kept", "validation episodes that training has s
 
 def rows(measured: Diversity | FirstObservations) -> list[Row]:
     """Return what is measured of the starts, or of first observations: what, the value, and what it should be."""
+    return [*_rows(measured), *soundness_rows(measured)]
+
+
+def soundness_rows(measured: Diversity | FirstObservations) -> list[Row]:
+    """Return what replaying the demonstrations and asking the expert showed: what, the value, and what it should be."""
+    s = measured.soundness
+    if s is None:
+        return []
+    sound = f"{s.num_sound} of {max(s.num_replayed, s.num_asked)}"
+    sample = "" if s.num_replayed in (0, s.num) else f", evenly chosen from {s.num}"
+    replayed = f"{s.num_replayed}{sample}" if s.num_replayed else f"none. {s.not_replayed}"
+    asked = f"{s.num_asked} ({s.num_states} states)" if s.num_asked else f"none. {s.not_asked}"
+    return [
+        ("demonstrations replayed, compared to the bit", replayed, f"{s.num}"),
+        ("demonstrations that the expert was asked about again", asked, "those it made or labelled"),
+        ("of them sound", sound if s.num_replayed + s.num_asked else "n/a", "all"),
+    ]
+
+
+def _rows(measured: Diversity | FirstObservations) -> list[Row]:
     if isinstance(measured, FirstObservations):
-        of_starts = rows(measured.starts) if measured.starts else []
+        of_starts = _rows(measured.starts) if measured.starts else []
         return [*first_rows(measured), *(row for row in of_starts if row[0] not in (_FAILED, _LEAKED))]
     d = measured
     table = [

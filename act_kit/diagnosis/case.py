@@ -19,6 +19,7 @@ from act_kit.collection.render import render
 from act_kit.config import CollectConfig, TrainConfig
 from act_kit.datasets.first_observations import FirstObservations, measure_dataset
 from act_kit.datasets.measured import Diversity
+from act_kit.datasets.soundness import Soundness, check_soundness
 from act_kit.datasets.split import split_episodes
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diagnosis.generalisation import SEED, Gap, evenly, measure_loss
@@ -99,7 +100,12 @@ class DatasetCase:
     @cached_property
     def diversity(self) -> Diversity | FirstObservations:
         """What the report says of it."""
-        return measure_dataset(self.store)
+        return measure_dataset(self.store, soundness=self.soundness)
+
+    @cached_property
+    def soundness(self) -> Soundness:
+        """What replaying every demonstration, and asking the expert again, shows."""
+        return check_soundness(self.store, of_all=True)
 
     def require_metaworld(self) -> None:
         """Raise :class:`DatasetError` unless states and actions are those of a task of Meta-World."""

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from act_kit.collection.replay import replay_episode
 from act_kit.datasets.checks import Level, worst
 from act_kit.datasets.episode import is_corrected
 from act_kit.datasets.images import ImageStore
+from act_kit.datasets.soundness import KINDS
 from act_kit.datasets.verdict import TOO_FEW
 from act_kit.diagnosis.case import DatasetCase
 from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
-from act_kit.diagnosis.generalisation import evenly
-from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON, get_task
-from act_kit.versions import versions
 
 CHECKS = Checks[DatasetCase]()
-
-_NUM_REPLAYED = 5
-_NUM_LABELS = 20
-"""Episodes whose actions are asked of the expert again."""
-
-_MAX_SHIFT = 4
 
 
 @CHECKS.add("another horizon or rate", stage="environment", settle="read the dataset's attributes")
@@ -68,6 +58,36 @@ def goal(case: DatasetCase) -> Result:
     return ruled_out("The goal is in every state.")
 
 
+def _check_demonstrations(kind: str) -> None:
+    """Add the check for one kind of fault of the demonstrations; all share one replay."""
+
+    @CHECKS.add(kind, stage="data", settle="act data replay DATASET; act report DATASET")
+    def demonstrations(case: DatasetCase) -> Result:
+        """Do replay, labels and success agree?"""
+        case.require_metaworld()
+        soundness = case.soundness
+        untested_because = soundness.untested(kind)
+        if untested_because:
+            return untested(untested_because)
+        fault = next((fault for fault in soundness.faults if fault.kind == kind), None)
+        if fault is None:
+            return ruled_out(f"In no episode: {soundness.scope}")
+        evidence = case.path / _EVIDENCE.get(kind.split()[0], "data")
+        if not fault.is_certain:
+            return suspected(fault.text, evidence, _again(case), severity="critical")
+        return (warning if kind == "physics changed" else critical)(fault.text, evidence, _again(case))
+
+
+_EVIDENCE = {
+    "initial": "meta/rand_vec", "states": "data/state", "actions": "data/action", "action": "data/action",
+    "labels": "data/action", "executed": "data/executed_action", "success": "data/success", "physics": "data/physics",
+}  # fmt: skip
+"""Where a fault lies, by the first word of its kind."""
+
+for _kind in KINDS:
+    _check_demonstrations(_kind)
+
+
 @CHECKS.add("unclipped actions", stage="data", settle="look at the range of the actions")
 def clipped(case: DatasetCase) -> Result:
     """Are the actions those that the environment carries out?"""
@@ -88,42 +108,6 @@ def clipped(case: DatasetCase) -> Result:
     return ruled_out("All actions lie in [-1, 1].")
 
 
-@CHECKS.add("actions off by some steps", stage="data", settle="ask the demonstrator again, state by state")
-def labels(case: DatasetCase) -> Result:
-    """Is every action what the demonstrator does in that state, or does it belong to another step?"""
-    case.require_metaworld()
-    store = case.store
-    sources = store.sources
-    asked = np.array([i for i, source in enumerate(sources) if source == "scripted" or is_corrected(source)], dtype=int)
-    if not len(asked):
-        return untested(f"The demonstrator ({', '.join(dict.fromkeys(sources))}) cannot be asked again.")
-    expert = ScriptedExpert(store.info.task)
-    agrees: dict[int, list[bool]] = {shift: [] for shift in range(-_MAX_SHIFT, _MAX_SHIFT + 1)}
-    ends = np.concatenate([[0], store.episode_ends])
-    states, actions = store.steps("state"), store.steps("action")
-    for episode in evenly(asked, _NUM_LABELS):
-        span = slice(ends[episode], ends[episode + 1])
-        wanted, recorded = np.stack([expert.act(state) for state in states[span]]), actions[span]
-        for shift, same in agrees.items():
-            ours, theirs = (wanted[shift:], recorded[: len(recorded) - shift]) if shift >= 0 else (
-                wanted[:shift], recorded[-shift:]
-            )  # fmt: skip
-            same += np.isclose(ours, theirs, atol=1e-5).all(axis=1).tolist()
-    rates = {shift: float(np.mean(same)) for shift, same in agrees.items() if same}
-    if rates[0] > 0.99:
-        return ruled_out(f"The scripted expert acts as recorded in {100 * rates[0]:.1f} % of the states.")
-    best = max(rates, key=lambda shift: rates[shift])
-    where = f"The expert acts as recorded in {100 * rates[0]:.0f} % of the states"
-    if best and rates[best] > 0.9:
-        steps = f"{abs(best)} step{'s' if abs(best) > 1 else ''} {'later' if best > 0 else 'earlier'}"
-        return critical(
-            f"the actions are off by {abs(best)}: each belongs to the state {steps}. {where}, and in "
-            f"{100 * rates[best]:.0f} % of those {steps}.", case.path / "data/action", _again(case),
-        )  # fmt: skip
-    says = f"the recorded actions are not the expert's. {where}, and no shift in time explains the others"
-    return _unless_versions(case, says, case.path / "data/action")
-
-
 @CHECKS.add("labels are not what was done", stage="data", settle="compare action with executed_action")
 def executed(case: DatasetCase) -> Result:
     """Without noise, what was carried out is what is to be learnt; unless a policy acted and the expert labelled."""
@@ -142,19 +126,6 @@ def executed(case: DatasetCase) -> Result:
             "that there was no noise.", case.path / "data/action", _again(case),
         )  # fmt: skip
     return ruled_out("The actions to learn are those that were carried out.")
-
-
-@CHECKS.add("episodes do not replay", stage="data", settle="act data replay DATASET")
-def replays(case: DatasetCase) -> Result:
-    """Do the recorded actions, from the recorded starts, lead to the recorded states, here and now?"""
-    store = case.store
-    episodes = store.episodes()
-    for index in evenly(np.arange(len(episodes)), _NUM_REPLAYED):
-        replay = replay_episode(int(index), episodes[index])
-        if replay.first_difference is not None:
-            says = f"episode {index} does not replay: '{replay.field}' differs from step {replay.first_difference} on"
-            return _unless_versions(case, says, case.path / "data" / replay.field)
-    return ruled_out("Episodes replay to the bit: starts, actions and states belong together.")
 
 
 @CHECKS.add("data that cannot be", stage="data", settle="act report DATASET")
@@ -217,16 +188,6 @@ def whole(case: DatasetCase) -> Result:
             store.path, _again(case),
         )  # fmt: skip
     return ruled_out("The content matches its fingerprint.")
-
-
-def _unless_versions(case: DatasetCase, says: str, evidence: Path) -> Result:
-    """Blame the data, unless they were recorded by other versions than are here: then it may be these."""
-    recorded, here = case.store.info.versions, versions()
-    differing = [name for name in ("metaworld", "mujoco") if recorded.get(name) != here[name]]
-    if differing:
-        was = ", ".join(f"{name} {recorded.get(name)} (here {here[name]})" for name in differing)
-        return suspected(f"{says}; it was recorded with {was}.", evidence, _again(case), severity="critical")
-    return critical(f"{says}.", evidence, _again(case))
 
 
 def _again(case: DatasetCase) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import fisher_exact
 
 from act_kit.diagnosis.case import RunCase
-from act_kit.diagnosis.finding import Checks, Result, ruled_out, suspected
+from act_kit.diagnosis.finding import Checks, Result, ruled_out, suspected, untested
 from act_kit.diagnosis.generalisation import evenly, measure_loss
 from act_kit.eval.evaluate import success_rate
 
@@ -37,6 +37,9 @@ def under_trained(case: RunCase) -> Result:
 @CHECKS.add("learnt by heart", stage="learning", settle="roll out from demonstrated and from fresh starts")
 def generalises(case: RunCase) -> Result:
     """Is the loss on fresh demonstrations what the loss on held-out ones promised?"""
+    for dataset in case.datasets:
+        if dataset.soundness.labels_are_wrong:
+            return untested(f"The demonstrations of {dataset.path} are wrong: no loss on them tells what was learnt.")
     gap = case.gap
     if gap.is_alarming:
         data = " ".join(f"act report {dataset.path}" for dataset in case.datasets)

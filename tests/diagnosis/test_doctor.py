@@ -182,9 +182,9 @@ def test_edited_data_are_named_by_what_is_wrong_with_them(healthy: Case, tmp_pat
         store.group.attrs["fingerprint"] = "0" * 64
 
     for change, name in (
-        (swap_starts, "episodes do not replay"),
+        (swap_starts, "initial states changed"),
         (move_one_start, "data that cannot be"),
-        (disturb, "actions off by some steps"),
+        (disturb, "actions offset"),
         (damage, "episodes do not replay"),
     ):
         case = healthy.copy(tmp_path / change.__name__)

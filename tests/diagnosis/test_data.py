@@ -1,0 +1,142 @@
+"""Faults of demonstrations are called what they are, by the doctor, the report and the training; sound ones sound."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from act_kit.collection.collect import collect
+from act_kit.config import CollectConfig
+from act_kit.datasets import soundness
+from act_kit.datasets.first_observations import measure_dataset
+from act_kit.datasets.soundness import KINDS, check_soundness
+from act_kit.datasets.store import EpisodeStore
+from act_kit.diagnosis.case import DatasetCase
+from act_kit.diagnosis.data import CHECKS
+from act_kit.diagnosis.finding import examine
+from act_kit.overrides import compose
+from benchmarks.faults import ACTIONS, DATA_FAULTS, change_steps, noisy, scale_columns
+from tests.conftest import SERIAL, act, make_dataset
+
+SOURCES = {"reach-v3": 0.0, "pick-place-v3": 0.2}
+"""Tasks, and the noise of their demonstrations."""
+
+NOISELESS = ("executed actions halved",)
+"""Where there was noise, nothing tells what else should have been executed."""
+
+
+@pytest.fixture(scope="session", params=SOURCES)
+def demonstrations(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    """Eight demonstrations of a task."""
+    folder = tmp_path_factory.mktemp(request.param)
+    return make_dataset(folder / "data", task=request.param, n=8, noise=SOURCES[request.param])
+
+
+def edited(store: EpisodeStore, change: object, folder: Path) -> EpisodeStore:
+    """Copy a dataset, change the copy and sign it anew."""
+    shutil.copytree(store.path, folder)
+    copy = EpisodeStore.open(folder, writable=True)
+    change(copy)  # type: ignore[operator]
+    copy.finish()
+    return EpisodeStore.open(folder)
+
+
+def test_sound_demonstrations_are_sound_and_the_report_says_what_it_looked_at(demonstrations: EpisodeStore) -> None:
+    sound = check_soundness(demonstrations)
+    assert sound.faults == []
+    assert (sound.num_replayed, sound.num_asked, sound.num_states) == (8, 8, demonstrations.num_steps)
+    findings = examine(DatasetCase(demonstrations.path), CHECKS)
+    assert {finding.result.status for finding in findings} <= {"RULED OUT", "UNTESTED"}, findings[0].result.says
+    ruled_out = {finding.name: finding.result for finding in findings}
+    for kind in KINDS:
+        assert ruled_out[kind].status == "RULED OUT"
+        assert f"8 of 8 episodes were replayed, the expert was asked about 8 ({sound.num_states} states)" in (
+            ruled_out[kind].says
+        )
+
+
+@pytest.mark.parametrize("name", DATA_FAULTS)
+def test_a_fault_is_called_what_it_is(demonstrations: EpisodeStore, name: str, tmp_path: Path) -> None:
+    fault = DATA_FAULTS[name]
+    if demonstrations.info.noise and name in NOISELESS:
+        pytest.skip("noise hides it")
+    store = edited(demonstrations, fault.change, tmp_path / "data")
+    case = DatasetCase(store.path)
+    first = examine(case, CHECKS)[0]
+    assert first.name == fault.found_as, first.result.says
+    assert first.is_fatal
+    assert first.result.evidence
+    assert first.result.mend
+    assert case.diversity.verdict.startswith(f"FAIL: {first.result.says}")
+
+
+def test_the_commands_say_it_too(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    store = edited(demonstrations, DATA_FAULTS["actions halved"].change, tmp_path / "data")
+    done = act("report", store.path, "--out", tmp_path / "report", check=2)
+    assert "times a factor (0.5" in done.stdout
+    assert "of them sound" in done.stdout
+    assert "times a factor (0.5" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    done = act("train", "--data", store.path, "--out", tmp_path / "run", check=2)
+    assert "times a factor (0.5" in done.stderr.replace("\n", " ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sample_of_a_large_dataset_says_so(
+    demonstrations: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(soundness, "_ALL", 5)
+    monkeypatch.setattr(soundness, "_SAMPLE", 4)
+    sound = check_soundness(demonstrations)
+    assert sound.scope.startswith("4 of 8 episodes were replayed")
+    halved = edited(demonstrations, DATA_FAULTS["actions halved"].change, tmp_path / "data")
+    (finding,) = [f for f in measure_dataset(halved).findings if f.about == "demonstrations"]
+    assert finding.text.startswith("4 of 4 demonstrations that were looked at (of 8) (0, 2, 5, …) have actions")
+    one = edited(demonstrations, DATA_FAULTS["one episode's actions halved"].change, tmp_path / "one")
+    assert check_soundness(one).faults == []
+    assert [fault.episodes for fault in check_soundness(one, of_all=True).faults] == [[7]]
+
+
+def test_replays_of_demonstrations_are_not_held_against_the_expert(
+    demonstrations: EpisodeStore, tmp_path: Path
+) -> None:
+    flags = {
+        "task": demonstrations.info.task,
+        "n": 4,
+        "demonstrator": "replay",
+        "replay.dataset": str(demonstrations.path),
+    }
+    store = collect(compose("collect", CollectConfig, flags=flags), tmp_path / "data", executor=SERIAL)
+    sound = check_soundness(store)
+    assert sound.faults == []
+    assert (sound.num_replayed, sound.num_asked) == (4, 0)
+    assert "replay of scripted) cannot be asked again" in sound.scope
+    labels = edited(store, lambda copy: change_steps(copy, ["action"], noisy), tmp_path / "noisy")
+    assert [fault.kind for fault in check_soundness(labels).faults] == ["labels are noisy"]
+    states = edited(store, DATA_FAULTS["hand in millimetres"].change, tmp_path / "states")
+    assert [fault.kind for fault in check_soundness(states).faults] == ["states in another unit"]
+    both = edited(store, lambda copy: change_steps(copy, ACTIONS, scale_columns(slice(4), 0.5)), tmp_path / "both")
+    assert [fault.kind for fault in check_soundness(both).faults] == ["episodes do not replay"]
+
+
+def test_other_versions_are_a_reason_not_a_fault(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    def disturb(store: EpisodeStore) -> None:
+        change_steps(store, ["state"], lambda state: state + 1e-7)
+        store.group.attrs["versions"] = {**store.info.versions, "mujoco": "9.0.0"}
+
+    store = edited(demonstrations, disturb, tmp_path / "data")
+    (fault,) = check_soundness(store).faults
+    assert fault.kind == "episodes do not replay"
+    assert not fault.is_certain
+    assert "mujoco 9.0.0" in fault.text
+    assert {f.level for f in measure_dataset(store).findings if f.about == "demonstrations"} == {"WARN"}
+
+
+def test_physics_that_images_are_drawn_from_are_compared_too(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    store = edited(
+        demonstrations, lambda copy: change_steps(copy, ["physics"], lambda p: np.roll(p, 1, axis=0)), tmp_path / "data"
+    )
+    (fault,) = check_soundness(store).faults
+    assert fault.kind == "physics changed"
