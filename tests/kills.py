@@ -1,7 +1,7 @@
 """Faults at every file-system operation of a verb in turn: a process of its own, so that it can fork before any thread.
 
-``python -m tests.kills FOLDER FAULT EVERY CASE…`` prints a JSON line for each case: how many operations it has, how many
-were tried, and what went wrong.
+``python -m tests.kills FOLDER FAULT MOST CASE…`` prints a JSON line for each case: how many operations it has, how many
+of them (at most MOST; 0 for all) were disturbed, and what went wrong.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,13 @@ from act_kit import cli
 from act_kit.executors import LocalExecutor, Spread
 from act_kit.sim.render import Frames, Gl
 
-FAULTS = ("kill", "interrupt", "full disk", "broken disk")
+_IMPORTED = (
+    "act_kit.cli.policy_stages", "act_kit.datasets.derive", "act_kit.datasets.formats.convert",
+    "act_kit.datasets.diversity", "torch.utils.tensorboard", "tensorboard.backend.event_processing.event_accumulator",
+)  # fmt: skip
+
+EXIT_CODES = {"kill": (0, -9), "interrupt": (0, 130), "full disk": (0, 2), "broken disk": (0, 2)}
+"""How a command may end that is disturbed; 0 where it was done already."""
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.truncate")
@@ -73,7 +81,9 @@ CASES: dict[str, Case] = {
     "collect --overwrite again": Case(
         command=DATA.replace("data", "out") + " --overwrite", before=(OLD,), out="out", old=True
     ),
-    "render": Case(command="render out --size 16", before=(DATA.replace("data", "out"),), out="out"),
+    "render": Case(
+        command="render out --size 16", before=(DATA.replace("data", "out"),), again="render out --size 16", out="out"
+    ),
     "render --overwrite": Case(
         command="render out --size 16 --overwrite", before=(DATA.replace("data", "out"), "render out --size 24"),
         again="render out --size 16", out="out", old=True,
@@ -133,7 +143,7 @@ class Fault:
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not (event in _CHANGES or (event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES)):
             return
-        if os.fspath(arguments[0]).startswith("/dev/") if isinstance(arguments[0], str | Path) else False:
+        if str(arguments[0]).startswith("/dev/"):
             return
         self.count += 1
         if self.kind == "full disk" and 0 <= self.at < self.count and event in _NEEDS_SPACE:
@@ -189,6 +199,9 @@ def act(work: Path, command: str, fault: str = "", at: int = -1) -> tuple[int, s
     return forked(work, run)
 
 
+_OF_THE_CLOCK = ("train/steps_per_s", "train/roofline_fraction", "host/memory")
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     """Return every file, without what depends on the clock."""
     files = {}
@@ -196,16 +209,19 @@ def tree(folder: Path) -> dict[str, bytes]:
         name = str(path.relative_to(folder))
         if path.is_symlink():
             files[name] = os.readlink(path).encode()
+        elif path.name == "metrics.jsonl":
+            files[name] = b"".join(_without_clock(line) for line in path.read_bytes().splitlines())
         elif path.is_file() and "tensorboard" not in path.parts:
             files[name] = path.read_bytes()
-        if path.name == "metrics.jsonl":
-            records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            kept = [
-                {k: v for k, v in r.items() if k not in ("train/steps_per_s", "train/roofline_fraction", "host/memory")}
-                for r in records
-            ]
-            files[name] = json.dumps(kept).encode()
     return files
+
+
+def _without_clock(line: bytes) -> bytes:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return line
+    return json.dumps({key: value for key, value in record.items() if key not in _OF_THE_CLOCK}).encode()
 
 
 def draw(settings: Any, cameras: list[str], start: Any, physics: np.ndarray) -> Frames:
@@ -215,9 +231,23 @@ def draw(settings: Any, cameras: list[str], start: Any, physics: np.ndarray) -> 
     return Frames(images=rng.integers(0, 255, shape, dtype=np.uint8), renderer="llvmpipe")
 
 
-def moments(num: int, every: int) -> Iterator[int]:
-    """Choose moments, evenly; the last ones too, where folders change places."""
-    yield from sorted({*range(0, num, every), *range(max(0, num - 3 if every > 1 else 0), num)})
+def moments(num: int, most: int) -> list[int]:
+    """Choose moments, evenly; and the last ones, at which folders change places."""
+    if not most:
+        return list(range(num))
+    return sorted({*range(0, num, max(1, num // most)), *range(max(0, num - 3), num)})
+
+
+def next_command(case: Case, work: Path) -> str:
+    """Return what a user types next."""
+    out = work / case.out
+    if case.again.startswith("train") and not (out / "config.yaml").exists():
+        return case.command  # not begun yet
+    if case.again == "--resume":
+        return case.command.replace(" --overwrite", "") + " --resume"
+    if not case.again and not case.old and out.exists():
+        return f"{case.command} --overwrite"
+    return case.again or case.command
 
 
 def try_case(root: Path, name: str, fault: str, most: int) -> Report:
@@ -230,51 +260,42 @@ def try_case(root: Path, name: str, fault: str, most: int) -> Report:
     for command in case.before:
         code, said = act(start, command)
         assert code == 0, said
-    old = tree(start / case.out) if case.old else None
+    old = set(tree(start / case.out).values()) if case.old else set()
     shutil.copytree(start, work, symlinks=True)
     code, said = act(work, case.command)
     assert code == 0, said
     whole = tree(work)
+    new = set(tree(work / case.out).values())
     report.num_operations = int((root / "count.txt").read_text(encoding="utf-8"))
-    every = max(1, report.num_operations // most) if most else 1
-    for at in moments(report.num_operations, every):
+    for at in moments(report.num_operations, most):
         shutil.rmtree(work)
         shutil.copytree(start, work, symlinks=True)
         code, said = act(work, case.command, fault, at)
         report.num_tried += 1
         where = f"{name}, {fault} at {at}"
-        expected = {"kill": (0, -9), "interrupt": (0, 130), "full disk": (0, 2), "broken disk": (0, 2)}[fault]
-        if code not in expected or "Traceback" in said:
-            report.wrong.append(f"{where}: exit code {code}: {said[-600:]}")
-        if old is not None and not any(
-            there == old
-            or there == {k.removeprefix(f"{case.out}/"): v for k, v in whole.items() if k.startswith(f"{case.out}/")}
-            for there in (tree(folder) for folder in work.iterdir() if folder.is_dir())
-        ):
-            if not name.startswith("render"):
-                report.wrong.append(f"{where}: neither the old folder nor the new one is whole")
-        resume = (
-            f"{case.command} {case.again}".replace(" --overwrite", "")
-            if case.again == "--resume"
-            else case.again or case.command
-        )
-        if case.again.startswith("train") and not (work / case.out / "config.yaml").exists():
-            resume = case.command
-        if not case.old and not case.again and (work / case.out).exists():
-            resume = f"{case.command} --overwrite"
-        code, said = act(work, resume)
+        if code not in EXIT_CODES[fault] or "Traceback" in said:
+            report.wrong.append(f"{where}: exit code {code}: {said[-800:]}")
+        there = set(tree(work).values())
+        if not (old <= there or new <= there):
+            report.wrong.append(f"{where}: neither the old folder nor the new one is whole")
+        again = next_command(case, work)
+        code, said = act(work, again)
         if code != 0 or "Traceback" in said:
-            report.wrong.append(f"{where}, then {resume}: exit code {code}: {said[-600:]}")
+            report.wrong.append(f"{where}, then {again}: exit code {code}: {said[-800:]}")
             continue
-        there = tree(work)
-        wrong = sorted({k for k in {*there, *whole} if there.get(k) != whole.get(k)})
-        if wrong:
-            report.wrong.append(f"{where}, then {resume}: differs in {wrong[:6]}")
+        after = tree(work)
+        differs = sorted(key for key in {*after, *whole} if after.get(key) != whole.get(key))
+        if differs:
+            report.wrong.append(f"{where}, then {again}: differs in {differs[:6]}")
     return report
 
 
 def main() -> None:
     """Try cases, and print a line for each."""
+    assert threading.active_count() == 1, "a fork would not have the other threads"
+    sys.dont_write_bytecode = True
+    for name in _IMPORTED:
+        import_module(name)  # once, and not in every fork
     torch.set_num_threads(1)
     collecting.COMMIT_EVERY = 2
     rendering.render_episode = draw  # type: ignore[assignment]

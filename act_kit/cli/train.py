@@ -10,7 +10,7 @@ import typer
 from act_kit.cli.console import complain, console, say
 from act_kit.cli.options import Device, Overrides, Overwrite, Workers, choose_device, count_workers
 from act_kit.errors import ConfigError
-from act_kit.files import SEEDS, finish_output, locked
+from act_kit.files import SEEDS, finish_output, locked, restore_output
 
 
 def train(
@@ -64,6 +64,7 @@ def train(
     others = bool(overrides) or seeds is not None or any(v is not None for v in flags.values())
     out = _check_choices(data, out, resume=resume, others=others)
     device = choose_device(device)
+    restore_output(out)
     if seeds is not None or (resume and (out / SEEDS).exists()):
         if seeds is not None:
             numbers = several.parse_seeds(seeds, overrides or [], flags)

@@ -38,6 +38,7 @@ def render(
         )
     if {"start", "physics"} & set(store.lacks):
         raise DatasetError(f"{store.path} was imported without what pictures are drawn from: {', '.join(store.lacks)}.")
+    store.recover()  # of a rendering that was killed, torn files are left
     store.check_content()
     begun = {camera: None if overwrite else _find_begun(store, camera, settings) for camera in cameras}
     targets = [there or ImageStore.create(store, camera, settings) for camera, there in begun.items()]

@@ -1,9 +1,9 @@
 """Datasets on disk: a zarr v3 group in the layout of the field's replay buffers, which describes itself.
 
 ``data/<field>`` are the steps of all episodes, one after the other; ``meta/episode_ends`` says where each ends. The
-attribute ``committed`` says how many there are, and is replaced in one piece after all else was written: what the arrays
-hold beyond it was never there, and the next writer drops it. So a writer that is killed at any moment leaves a valid
-dataset.
+attribute ``committed`` says how many there are, and is replaced in one piece after all else was written: what the
+arrays hold beyond it was never there, and the next writer drops it. So a writer that is killed at any moment leaves a
+valid dataset.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class EpisodeStore:
             make("meta/rand_vec", np.float64, dims)
             for name, dtype in _ATTEMPT_FIELDS.items():
                 make(f"meta/attempts/{name}", dtype, *((dims,) if name == "rand_vec" else ()))
-        state = {"fingerprint": None, "committed": asdict(_Committed()), "sources": []}
+        state: dict[str, Any] = {"fingerprint": None, "committed": asdict(_Committed()), "sources": []}
         group.attrs.update({"format": FORMAT, "version": VERSION, **state, **asdict(info)})
         os.rename(fresh, path)
         return cls.open(path, writable=True)
