@@ -241,8 +241,10 @@ def moments(num: int, most: int) -> list[int]:
 def next_command(case: Case, work: Path) -> str:
     """Return what a user types next."""
     out = work / case.out
-    if case.again.startswith("train") and not (out / "config.yaml").exists():
-        return case.command  # not begun yet
+    drawn = [path for path in out.glob("data/images/*/zarr.json") if '"height_px": 16' in path.read_text("utf-8")]
+    begun = {"train": (out / "config.yaml").exists(), "render": bool(drawn)}
+    if case.again and not begun.get(case.command.split()[0], True):
+        return case.command
     if case.again == "--resume":
         return case.command.replace(" --overwrite", "") + " --resume"
     if not case.again and not case.old and out.exists():

@@ -16,7 +16,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
 
-from act_kit.datasets.store import EpisodeStore
+from act_kit.datasets.store import EpisodeStore, set_attributes
 from act_kit.errors import DatasetError
 from act_kit.files import check_name, discard, still_there
 from act_kit.sim.render import RenderSettings
@@ -118,7 +118,7 @@ class ImageStore:
                 f"'{renderer}': two halves would differ. Draw them all anew: --overwrite"
             )
         self.renderer = renderer
-        self._frames.attrs["gl_renderer"] = renderer
+        set_attributes(self._frames, {"gl_renderer": renderer})
         if self._frames.shape[0] > self._num_steps:
             self._frames.resize((self._num_steps, *self._frames.shape[1:]))
 
@@ -136,7 +136,7 @@ class ImageStore:
                 self._frames.resize((num_steps, *self._frames.shape[1:]))
                 self._frames[at:] = frames
             self._store.check_there()
-            self._frames.attrs.update({"num_steps": num_steps, "digests": digests})
+            set_attributes(self._frames, {"num_steps": num_steps, "digests": digests})
         self._num_steps, self._digests = num_steps, digests
 
     def take_over(self) -> None:

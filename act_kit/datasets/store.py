@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ class EpisodeStore:
             for name, dtype in _ATTEMPT_FIELDS.items():
                 make(f"meta/attempts/{name}", dtype, *((dims,) if name == "rand_vec" else ()))
         state: dict[str, Any] = {"fingerprint": None, "committed": asdict(_Committed()), "sources": []}
-        group.attrs.update({"format": FORMAT, "version": VERSION, **state, **asdict(info)})
+        set_attributes(group, {"format": FORMAT, "version": VERSION, **state, **asdict(info)})
         os.rename(fresh, path)
         return cls.open(path, writable=True)
 
@@ -366,7 +366,7 @@ class EpisodeStore:
                 for name, values in columns.items():
                     self._extend(f"meta/attempts/{name}", np.array(values), at.num_attempts)
             self.check_there()
-            self._group.attrs.update({"committed": asdict(committed), "sources": sources})
+            set_attributes(self._group, {"committed": asdict(committed), "sources": sources})
         self._committed = committed
         self._ends = np.concatenate([self._ends, ends])
 
@@ -397,7 +397,7 @@ class EpisodeStore:
         with still_there(self.path / "zarr.json", self.path):
             self.check_there()
             fingerprint = self.compute_fingerprint()
-            self._group.attrs["fingerprint"] = fingerprint
+            set_attributes(self._group, {"fingerprint": fingerprint})
         return fingerprint
 
     def check_content(self) -> None:
@@ -433,6 +433,11 @@ class EpisodeStore:
     def size_bytes(self) -> int:
         """Return the size on disk."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+
+def set_attributes(node: zarr.Group | zarr.Array[Any], values: Mapping[str, Any]) -> None:
+    """Set attributes of a group or an array in one piece; ``attrs.update`` would write them one after the other."""
+    node.attrs.put({**node.attrs.asdict(), **values})
 
 
 def _fields(group: zarr.Group) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from act_kit.collection.collect import describe
 from act_kit.collection.recorder import Recorder
 from act_kit.config import CollectConfig
 from act_kit.datasets.episode import Attempt
-from act_kit.datasets.store import EpisodeStore
+from act_kit.datasets.store import EpisodeStore, set_attributes
 from act_kit.errors import DatasetError
 from act_kit.files import finish_output
 from act_kit.sim.simulator import Simulator
@@ -236,5 +236,5 @@ def _reopen(config: CollectConfig, path: Path) -> EpisodeStore:
                 f"--out {path} --resume"
             )
     store.recover()
-    store.group.attrs.update({"num_wanted": config.n, "fingerprint": None})
+    set_attributes(store.group, {"num_wanted": config.n, "fingerprint": None})
     return EpisodeStore.open(path, writable=True)
