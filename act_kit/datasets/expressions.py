@@ -288,7 +288,7 @@ class _Parser:
         self._at += 1
         values = self._columns[name]
         kind = FLAG if isinstance(values[0], bool) else TEXT if isinstance(values[0], str) else NUMBER
-        array = np.array(values, dtype={FLAG: np.bool_, TEXT: np.object_, NUMBER: np.float64}[kind])
+        array: np.ndarray = np.array(values, dtype={FLAG: np.bool_, TEXT: np.object_, NUMBER: np.float64}[kind])
         if kind == NUMBER:
             array[~np.isfinite(array)] = math.nan
         return Part(kind=kind, text=name, run=lambda rows: array[rows])
@@ -492,7 +492,8 @@ def _calculate(first: Part, steps: Sequence[tuple[str, Part]]) -> Run:
 def _remainder(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return Python's ``%``, which has the sign of ``b``."""
     rest = np.fmod(a, b)
-    return np.where((rest != 0) & ((b < 0) != (rest < 0)), rest + b, rest)
+    remainder: np.ndarray = np.where((rest != 0) & ((b < 0) != (rest < 0)), rest + b, rest)
+    return remainder
 
 
 _CALCULATIONS: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
