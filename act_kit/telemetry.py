@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from act_kit.errors import ConfigError, MetricError, did_you_mean
+from act_kit.errors import ConfigError, DamagedFileError, MetricError, did_you_mean
+from act_kit.files import read_text, write_text
 from act_kit.sim.tasks import expand_tasks
 
 
@@ -83,8 +84,8 @@ class MetricLogger:
         self.path = run / "metrics.jsonl"
         self._tensorboard_dir = run / "tensorboard"
         kept = [record for record in read_metrics(run) if record["step"] <= resume_step]
-        self.path.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        self._file = self.path.open("a")
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._file = self.path.open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(str(self._tensorboard_dir), purge_step=resume_step + 1)
         self._latest: dict[str, float] = {}
         for record in kept:
@@ -149,24 +150,38 @@ def _open_wandb(run: Path, project: str) -> Any:
         raise ConfigError(f"wandb_project={project} needs W&B's client: pip install 'act_kit[wandb]'") from error
     note = run / "wandb_id"
     if not note.exists():
-        note.write_text(uuid.uuid4().hex)
+        write_text(note, uuid.uuid4().hex)
     try:
-        return wandb.init(project=project, id=note.read_text(), resume="allow", dir=run, name=run.name)
+        return wandb.init(project=project, id=read_text(note), resume="allow", dir=run, name=run.name)
     except wandb.errors.Error as error:
         hint = "Log in (wandb login), or set WANDB_MODE=offline."
         raise ConfigError(f"wandb_project={project}: {error} {hint}") from error
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """Read the records of a run; each has ``step`` and the metrics measured then. A torn last line is skipped."""
+    """Read the records of a run; each has ``step`` and the metrics measured then.
+
+    The last line is skipped if it was torn by a kill: it has no end.
+
+    Raises:
+        DamagedFileError: Another line is not a record.
+    """
     path = run / "metrics.jsonl"
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    if not path.exists():
+        return []
+    *lines, _torn = read_text(path).split("\n")
+    return [_record(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _record(path: Path, number: int, line: str) -> dict[str, float]:
+    try:
+        record = json.loads(line)
+        values = list(record.values())
+        if type(record["step"]) is not int or not all(type(value) in (int, float) for value in values):
+            raise ValueError("a step and numbers were expected")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is damaged: line {number}: {error}.") from error
+    return dict(record)
 
 
 def series(run: Path, name: str) -> list[tuple[int, float]]:

@@ -49,6 +49,10 @@ def main() -> None:
             )
         elif error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             complain(f"{error.filename} cannot be written: {error.strerror}. Choose another --out.")
+        elif error.errno in (errno.EIO, errno.EDQUOT):
+            complain(
+                f"{error.filename or 'A file'} cannot be read or written: {error.strerror}. What is complete is kept."
+            )
         else:
             raise
         sys.exit(2)

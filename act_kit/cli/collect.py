@@ -22,6 +22,7 @@ _STEP_BYTES = 3000
 
 
 def collect(
+    context: typer.Context,
     overrides: Overrides = None,
     task: Annotated[
         str | None,
@@ -75,7 +76,7 @@ def collect(
     """
     from act_kit.collection.demonstrators import make_demonstrator
     from act_kit.executors import Spread
-    from act_kit.files import prepare_output, require_space
+    from act_kit.files import locked, prepare_output, require_space
     from act_kit.sim.render import check_cameras
     from act_kit.sim.starts import StartLaw
     from act_kit.sim.tasks import expand_tasks
@@ -104,6 +105,7 @@ def collect(
         if parent and folders[config.task].resolve() == Path(parent["path"]).resolve():
             raise ConfigError(f"{parent['path']} is what this is made from: name another folder with --out.")
     for config in configs:
+        context.with_resource(locked(folders[config.task]))
         if not resume:
             prepare_output(folders[config.task], overwrite=overwrite, how_to_go_on="--resume goes on with it")
     first = configs[0]
@@ -127,11 +129,11 @@ def collect(
 
 
 def _collect(config: CollectConfig, out: Path, executor: Executor, *, resume: bool, is_one_of_many: bool) -> None:
-    """Collect one dataset and say what came of it; of many, go on with those that were begun."""
+    """Collect one dataset and say what came of it."""
     from act_kit.cli.data_stages import run_collection
 
     try:
-        store = run_collection(config, out, executor=executor, resume=resume and (out.exists() or not is_one_of_many))
+        store = run_collection(config, out, executor=executor, resume=resume)
     except KeyboardInterrupt:
         go_on = "the same command with --resume" if is_one_of_many else f"{config.command} --out {out} --resume"
         say(f"Stopped; what is complete is kept. To go on: {go_on}")

@@ -17,6 +17,7 @@ _SIDES = {"one start": 1, "randomised starts": 0}
 
 
 def demo(
+    context: typer.Context,
     task: Annotated[str, typer.Option(help="One of Meta-World's 50 tasks.")] = "pick-place-v3",
     n: Annotated[int, typer.Option("--n", help="Demonstrations in each dataset.")] = 50,
     steps: Annotated[int, typer.Option(help="Gradient steps of each training.")] = 2000,
@@ -38,7 +39,7 @@ def demo(
     from act_kit.demo import Side, comparison_table, write_demo
     from act_kit.eval.evalset import make_evalset
     from act_kit.executors import Spread
-    from act_kit.files import prepare_output, write_json
+    from act_kit.files import finish_output, locked, new_folder, write_json
     from act_kit.overrides import compose
     from act_kit.training.run import begin_run
 
@@ -48,9 +49,10 @@ def demo(
     eval_config = compose("eval", EvalConfig, flags={"episodes": episodes, "num_videos": 3})
     seed = _seed_of_a_start_the_expert_solves(task)
     evalset = make_evalset(task, "fresh", eval_config.episodes, eval_config.seed, [])
-    prepare_output(out, overwrite=overwrite, how_to_go_on="It holds an earlier demo")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "demo.json", None)
+    context.with_resource(locked(out))
+    how_to_go_on = "It holds an earlier demo"
+    with new_folder(out, overwrite=overwrite, is_complete=False, how_to_go_on=how_to_go_on) as fresh:
+        write_json(fresh / "demo.json", None)
     began = time.monotonic()
     sides = []
     for name, distinct_starts in _SIDES.items():
@@ -73,6 +75,7 @@ def demo(
             Side(name=name, folder=folder, store=store, diversity=diversity, policy=policy, evaluation=evaluation)
         )
     page = write_demo(sides, out)
+    finish_output(out)
     console.print(comparison_table(sides))
     say(f"{time.monotonic() - began:.0f} s. Page: {page}")
 

@@ -19,6 +19,7 @@ GATE_FAILED = 3
 
 
 def evaluate(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="A run, or a checkpoint of it.", show_default=False)],
     overrides: Overrides = None,
     episodes: Annotated[int | None, typer.Option(help="Episodes of each task.", show_default="100")] = None,
@@ -68,7 +69,7 @@ def evaluate(
     from act_kit.eval.overview import overview_table
     from act_kit.eval.report import terminal_table
     from act_kit.executors import Spread
-    from act_kit.files import prepare_output
+    from act_kit.files import check_output, locked
     from act_kit.overrides import compose
     from act_kit.policy.policy import Policy
 
@@ -84,7 +85,8 @@ def evaluate(
     say(f"{policy.num_tensors} of {policy.num_tensors} tensors loaded, probe reproduced: {policy}")
     evalsets = evalsets_from(starts, policy.contract, config)
     out = out or run / f"eval-{evalsets[0].kind}"
-    prepare_output(out, overwrite=overwrite, how_to_go_on="It holds an evaluation")
+    context.with_resource(locked(out))
+    check_output(out, overwrite=overwrite, how_to_go_on="It holds an evaluation")
     evaluations = run_evaluation(
         policy,
         evalsets,
@@ -92,6 +94,7 @@ def evaluate(
         out,
         record_video=record_video,
         sweep_execution=sweep_execution,
+        overwrite=overwrite,
         spread=Spread(executor=executor, num_workers=count_workers(workers)),
     )
     console.print(terminal_table(evaluations[0]) if len(evaluations) == 1 else overview_table(evaluations))

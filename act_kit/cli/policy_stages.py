@@ -21,6 +21,7 @@ from act_kit.eval.selection import make_selector
 from act_kit.eval.sweep import SweepRow, sweep, sweep_table
 from act_kit.eval.video import choose, record, video_path
 from act_kit.executors import LocalExecutor, Spread
+from act_kit.files import new_folder
 from act_kit.policy.policy import Policy
 from act_kit.sim.render import Gl, RenderSettings, find_gl
 from act_kit.sim.starts import StartLaw
@@ -63,9 +64,11 @@ def run_training(
 
 def run_evaluation(
     policy: Policy, evalsets: Sequence[EvalSet], config: EvalConfig, out: Path, *, record_video: bool, spread: Spread,
-    sweep_execution: bool = False,
+    sweep_execution: bool = False, overwrite: bool = False,
 ) -> list[Evaluation]:  # fmt: skip
     """Evaluate a policy and write what came of it: of one task to ``out``, of several to a folder of each in there.
+
+    All of it is there afterwards, or none.
 
     ``sweep_execution`` also carries out its chunks in other ways; see :mod:`act_kit.eval.sweep`.
     """
@@ -83,16 +86,17 @@ def run_evaluation(
         sweeps: list[list[SweepRow]] = [[] for _ in evaluations]
         if sweep_execution:
             sweeps = sweep(policy, evaluations, roll=roll, on_progress=show)
-    folders = [out / evalset.task for evalset in evalsets] if len(evalsets) > 1 else [out]
-    videos: list[dict[int, Path]] = [{} for _ in folders]
-    if record_video:
-        videos = _record(evaluations, config, folders, spread.num_workers)
-    for evaluation, folder, of_set, rows in zip(evaluations, folders, videos, sweeps, strict=True):
-        write_results(evaluation, policy, folder, of_set, rows)
-        if rows:
-            console.print(sweep_table(evaluation.evalset.task, rows))
-    if len(evaluations) > 1:
-        write_overview(evaluations, policy, out)
+    with new_folder(out, overwrite=overwrite, how_to_go_on="It holds an evaluation") as fresh:
+        folders = [fresh / evalset.task for evalset in evalsets] if len(evalsets) > 1 else [fresh]
+        videos: list[dict[int, Path]] = [{} for _ in folders]
+        if record_video:
+            videos = _record(evaluations, config, folders, spread.num_workers)
+        for evaluation, folder, of_set, rows in zip(evaluations, folders, videos, sweeps, strict=True):
+            write_results(evaluation, policy, folder, of_set, rows)
+            if rows:
+                console.print(sweep_table(evaluation.evalset.task, rows))
+        if len(evaluations) > 1:
+            write_overview(evaluations, policy, fresh)
     return evaluations
 
 

@@ -12,6 +12,7 @@ from act_kit.cli.options import ExecutorName, Workers, count_workers
 
 
 def render(
+    context: typer.Context,
     dataset: Annotated[Path, typer.Argument(help="A dataset that act collect made.", show_default=False)],
     camera: Annotated[list[str] | None, typer.Option(help="One or more of them.", show_default="corner4")] = None,
     size: Annotated[str, typer.Option(help="Pixels: 128, or 480x640 for height and width.")] = "128",
@@ -27,12 +28,14 @@ def render(
     from act_kit.datasets.images import ImageStore
     from act_kit.datasets.store import EpisodeStore
     from act_kit.executors import Spread
-    from act_kit.files import require_space
+    from act_kit.files import locked, require_space
     from act_kit.sim.render import RenderSettings, check_cameras
 
     cameras = camera or ["corner4"]
     settings = RenderSettings.of_size(size)
     check_cameras(cameras)
+    EpisodeStore.open(dataset)
+    context.with_resource(locked(dataset))
     store = EpisodeStore.open(dataset, writable=True)
     num_bytes = store.num_steps * len(cameras) * settings.height_px * settings.width_px
     require_space(dataset, num_bytes, f"{store.num_steps} frames of {len(cameras)} cameras")

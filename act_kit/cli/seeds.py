@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from act_kit.cli.console import complain, console, say
-from act_kit.errors import ConfigError
-from act_kit.files import SEEDS, prepare_output, write_json
+from act_kit.errors import ConfigError, DamagedFileError
+from act_kit.files import SEEDS, finish_output, new_folder, read_json, write_json
 
 SEED = "trainer.seed"
 
@@ -43,15 +42,15 @@ def begin_seeds(
     out: Path, data: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], flags: Mapping[str, Any], *,
     overwrite: bool,
 ) -> None:  # fmt: skip
-    """Make the folder of every run, ``out/seed-N``, so that each can be gone on with."""
+    """Make the folder of every run, ``out/seed-N``, so that each can be gone on with: of all of them, or of none."""
     from act_kit.eval.arms import SEED_FOLDER
     from act_kit.training.run import begin_run
 
-    prepare_output(out, overwrite=overwrite, how_to_go_on=f"act train --resume --out {out} goes on with it")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / SEEDS, list(seeds))
-    for seed in seeds:
-        begin_run(out / f"{SEED_FOLDER}{seed}", data, overrides, {**flags, SEED: seed}, overwrite=False)
+    how_to_go_on = f"act train --resume --out {out} goes on with it"
+    with new_folder(out, overwrite=overwrite, is_complete=False, how_to_go_on=how_to_go_on) as fresh:
+        write_json(fresh / SEEDS, list(seeds))
+        for seed in seeds:
+            begin_run(fresh / f"{SEED_FOLDER}{seed}", data, overrides, {**flags, SEED: seed}, overwrite=False)
 
 
 def run_seeds(out: Path, options: Sequence[str]) -> int:
@@ -66,7 +65,7 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
     from act_kit.eval.compare_report import arms_table
     from act_kit.training.run import reopen_run, steps_taken
 
-    seeds = json.loads((out / SEEDS).read_text())
+    seeds = _read_seeds(out)
     failed: list[str] = []
     for seed in seeds:
         run = out / f"{SEED_FOLDER}{seed}"
@@ -81,8 +80,8 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
         if trained and (results / "summary.json").exists():
             say("Trained and evaluated before.")
             continue
-        shutil.rmtree(results, ignore_errors=True)  # begun, or of a training that went on
-        stages = [["train", "--resume", "--out", str(run)], ["eval", str(run)]]
+        # An evaluation that is there is of a training that went on.
+        stages = [["train", "--resume", "--out", str(run)], ["eval", str(run), "--overwrite"]]
         if not all(_act(stage + list(options), out) == 0 for stage in stages[trained:]):
             failed.append(run.name)
     if len(failed) < len(seeds):
@@ -94,15 +93,46 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
         say(f"Compare with another: act compare {out} OTHER --factor KEY")
     if failed:
         complain(f"Failed: {', '.join(failed)}; see above. To go on with them: act train --resume --out {out}")
-    return 1 if failed else 0
+        return 1
+    finish_output(out)
+    return 0
+
+
+def _read_seeds(out: Path) -> list[int]:
+    """Return the training seeds of the runs in ``out``.
+
+    Raises:
+        DamagedFileError: The file holds something else.
+    """
+    seeds = read_json(out / SEEDS)
+    if not isinstance(seeds, list) or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise DamagedFileError(f"{out / SEEDS} is damaged: a list of training seeds was expected.")
+    return seeds
+
+
+def child() -> None:
+    """Run the command line, and end with the parent, who keeps this process's standard input open as long as it lives.
+
+    It would train on otherwise, beside the process that goes on with the training.
+    """
+    from act_kit.cli import main
+
+    threading.Thread(target=_end_with_parent, daemon=True, name="end-with-parent").start()
+    main()
+
+
+def _end_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
 
 
 def _act(arguments: Sequence[str], out: Path) -> int:
     """Run the command line in another process, which is told to stop when this one is; return its exit code."""
     # In a process group of its own: a Ctrl-C of the terminal would reach it beside ours, and a second one is no wish.
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", "from act_kit.cli import main; main()", *arguments], process_group=0
-    )
+        [sys.executable, "-P", "-c", "from act_kit.cli.seeds import child; child()", *arguments],
+        stdin=subprocess.PIPE, process_group=0,
+    )  # fmt: skip
     stopped: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:

@@ -10,10 +10,11 @@ import typer
 from act_kit.cli.console import complain, console, say
 from act_kit.cli.options import Device, Overrides, Overwrite, Workers, choose_device, count_workers
 from act_kit.errors import ConfigError
-from act_kit.files import SEEDS
+from act_kit.files import SEEDS, finish_output, locked, restore_output
 
 
 def train(
+    context: typer.Context,
     overrides: Overrides = None,
     data: Annotated[
         list[Path] | None,
@@ -63,18 +64,24 @@ def train(
     others = bool(overrides) or seeds is not None or any(v is not None for v in flags.values())
     out = _check_choices(data, out, resume=resume, others=others)
     device = choose_device(device)
+    restore_output(out)
     if seeds is not None or (resume and (out / SEEDS).exists()):
         if seeds is not None:
             numbers = several.parse_seeds(seeds, overrides or [], flags)
             folders = _usable(data or [], allow_degenerate=allow_degenerate)
+            context.with_resource(locked(out))
             several.begin_seeds(out, folders, numbers, overrides or [], flags, overwrite=overwrite)
+        context.with_resource(locked(out))
         raise typer.Exit(several.run_seeds(out, ["--device", device, "--workers", str(workers)]))
     group = Group.join(device)
     if group.is_first and not resume:
         folders = _usable(data or [], allow_degenerate=allow_degenerate)
+        context.with_resource(locked(out))
         begin_run(out, folders, overrides or [], flags, overwrite=overwrite)
     group.wait()
     config, folders = reopen_run(out)
+    if group.is_first:
+        context.with_resource(locked(out))
     stores = [EpisodeStore.open(folder) for folder in folders]
     try:
         run_training(config, stores, out, device=device, num_workers=count_workers(workers), group=group, resume=resume)
@@ -85,6 +92,7 @@ def train(
     finally:
         group.leave()
     if group.is_first:
+        finish_output(out)
         console.print(f"Next: [bold]act eval {out} --record-video[/]")
 
 

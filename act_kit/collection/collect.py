@@ -23,6 +23,7 @@ from act_kit.datasets.episode import Attempt, Episode
 from act_kit.datasets.store import DatasetInfo, EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.executors import Executor
+from act_kit.files import finish_output
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start, StartLaw, Stream
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON
@@ -143,6 +144,8 @@ def collect(
 ) -> EpisodeStore:
     """Collect the dataset that ``config`` describes into ``path``, or go on with it, and return it finished.
 
+    With ``resume``, what was not begun yet is begun.
+
     Interrupted (Ctrl-C, an exception, also one of ``on_progress``), it stores what it has before it lets go; killed, it
     loses the attempts since the last commit. Either way ``resume=True`` completes it to the bytes of an uninterrupted
     run.
@@ -151,7 +154,7 @@ def collect(
         DatasetError: The demonstrator hardly ever succeeds, or the dataset to resume was begun otherwise.
     """
     info = describe(config, make_demonstrator(config).parent)
-    store = _reopen(info, path) if resume else None
+    store = _reopen(info, path) if resume and path.exists() else None
     parent = str(info.parents[0]["fingerprint"]) if info.parents else ""
     num_attempts = store.recover() if store else 0
     num_kept = store.num_episodes if store else 0
@@ -197,6 +200,7 @@ def collect(
             f"were asked for; what there is, is in {path}. Try less {less}, or a smaller --n."
         )
     store.finish()
+    finish_output(path)
     return store
 
 

@@ -38,14 +38,10 @@ def render(
         )
     if {"start", "physics"} & set(store.lacks):
         raise DatasetError(f"{store.path} was imported without what pictures are drawn from: {', '.join(store.lacks)}.")
-    there = {} if overwrite else {camera: ImageStore(store, camera) for camera in ImageStore.cameras(store)}
-    for target in there.values():
-        if target.camera in cameras and target.settings != settings:
-            raise DatasetError(
-                f"{store.path} has frames of {target.camera} at {target.settings}, not the {settings} asked for. "
-                "Draw them anew: --overwrite"
-            )
-    targets = [there.get(camera) or ImageStore.create(store, camera, settings) for camera in cameras]
+    store.recover()  # of a rendering that was killed, torn files are left
+    store.check_content()
+    begun = {camera: None if overwrite else _find_begun(store, camera, settings) for camera in cameras}
+    targets = [there or ImageStore.create(store, camera, settings) for camera, there in begun.items()]
     first = min(target.num_episodes for target in targets)
     physics = np.split(store.steps("physics"), store.episode_ends[:-1])
     jobs = [
@@ -53,14 +49,36 @@ def render(
         for episode, start in enumerate(store.starts)
         if episode >= first
     ]
-    begun: set[str] = set()
+    told: set[str] = set()
     on_progress(first)
     with closing(executor.map(render_episode, jobs)) as outcomes:
         for episode, frames in enumerate(outcomes, start=first):
             lacking = [target for target in targets if target.num_episodes <= episode]
             for column, target in enumerate(lacking):
-                if target.camera not in begun or target.renderer != frames.renderer:
+                if target.camera not in told or target.renderer != frames.renderer:
                     target.begin(frames.renderer)
-                    begun.add(target.camera)
+                    told.add(target.camera)
                 target.append(frames.images[:, column])
             on_progress(episode + 1)
+    for target in targets:
+        target.take_over()
+
+
+def _find_begun(store: EpisodeStore, camera: str, settings: RenderSettings) -> ImageStore | None:
+    """Return the frames of a camera to go on with, be they to replace others; None where there are none.
+
+    Raises:
+        DatasetError: There are frames of other settings.
+    """
+    there = [ImageStore.find_new(store, camera)]
+    there += [ImageStore(store, camera)] if camera in ImageStore.cameras(store) else []
+    images = [image for image in there if image is not None]
+    for image in images:
+        if image.settings == settings:
+            return image
+    if images:
+        raise DatasetError(
+            f"{store.path} has frames of {camera} at {images[-1].settings}, not the {settings} asked for. "
+            "Draw them anew: --overwrite"
+        )
+    return None

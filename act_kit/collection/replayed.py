@@ -23,6 +23,7 @@ class Replayed:
 
     def __init__(self, config: CollectConfig) -> None:
         store = open_source(config)
+        store.check_content()
         name = "executed_action" if "executed_action" in store.fields else "action"
         self._actions = np.split(store.steps(name), store.episode_ends[:-1])
         self._sources = store.sources

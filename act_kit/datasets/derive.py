@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -23,10 +22,14 @@ from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import DatasetInfo, EpisodeStore
 from act_kit.datasets.write import Drawn, write_dataset
 from act_kit.errors import ConfigError, DatasetError
-from act_kit.files import DATASETS, prepare_output, require_space, write_json
+from act_kit.files import DATASETS, new_folder, require_space, write_json
 
 SEVERAL = "several"
 """What differs between the parents of a dataset."""
+
+
+_MAX_NAME = 50
+"""Letters of a folder that is called by a value: a file system takes 255 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +134,7 @@ def split_by(stores: Sequence[EpisodeStore], column: str) -> Derivations:
         if column not in kinds:
             raise ConfigError(f"--by takes one of {', '.join(kinds)}, not '{column}'; for others: act data filter.")
         for value in columns[column]:
-            name = re.sub(r"[^\w.-]+", "-", str(value)).strip(".-") or "none"
+            name = re.sub(r"[^\w.-]+", "-", str(value)).strip(".-")[:_MAX_NAME] or "none"
             if isinstance(value, bool):
                 name = column if value else f"not-{column}"
             if values.setdefault(name, value) != value:
@@ -174,36 +177,29 @@ def write_derived(out: Path, derivations: Derivations, command: str, *, overwrit
         ConfigError: ``out`` is, or holds, or lies in a dataset that they are made of.
         OutputError: ``out`` is not free, or there is no space.
     """
-    parents = {part.store.path for derivation in derivations.values() for part in derivation.parts}
+    stores = {part.store.path: part.store for derivation in derivations.values() for part in derivation.parts}
+    parents = list(stores.values())
     for parent in parents:
-        here, there = out.resolve(), parent.resolve()
+        here, there = out.resolve(), parent.path.resolve()
         if here == there or here in there.parents or there in here.parents:
-            raise ConfigError(f"--out {out} would write over {parent}, which it is made of. Choose another --out.")
+            raise ConfigError(f"--out {out} would write over {parent.path}, which it is made of. Choose another --out.")
     for derivation in derivations.values():
         for part in derivation.parts:
             check_alike(derivation.parts[0].store, part.store)
-    prepare_output(out, overwrite=overwrite)
-    if out.exists():
-        out.rmdir()  # an empty folder
-    require_space(out, sum(EpisodeStore.open(parent).size_bytes() for parent in parents), "The new datasets")
-    if "" in derivations:
-        return [_write(out, derivations[""])]
-    fresh = out.with_name(f".{out.name}.part")
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
+    with new_folder(out, overwrite=overwrite) as fresh:
+        for parent in parents:
+            parent.check_content()
+        require_space(out, sum(parent.size_bytes() for parent in parents), "The new datasets")
         for name, derivation in derivations.items():
-            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             _write(fresh / name, derivation)
-        write_json(fresh / DATASETS, {"command": command, "datasets": list(derivations)})
-        fresh.rename(out)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
+        if "" not in derivations:
+            write_json(fresh / DATASETS, {"command": command, "datasets": list(derivations)})
     return [EpisodeStore.open(out / name) for name in derivations]
 
 
-def _write(path: Path, derivation: Derivation) -> EpisodeStore:
-    return write_dataset(
+def _write(path: Path, derivation: Derivation) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    write_dataset(
         path, describe(derivation), _recordings(derivation.parts),
         attempts=[attempt for part in derivation.parts for attempt in _attempts(part)],
         cameras=_drawn(derivation.parts[0].store),
@@ -257,7 +253,7 @@ def _recordings(parts: Sequence[Part]) -> Iterator[Recording]:
         chosen = set(part.episodes.tolist())
         recordings = (r for episode, r in enumerate(part.store.recordings()) if episode in chosen)
         for nth, (episode, recording) in enumerate(zip(part.episodes.tolist(), recordings, strict=True)):
-            frames = {camera: image.episode(episode) for camera, image in images.items()}
+            frames = {camera: image.checked_episode(episode) for camera, image in images.items()}
             yield replace(recording, images=frames, attempt=kept[nth] if kept else 0)
         num_attempts += len(_attempts(part))
 

@@ -1,7 +1,8 @@
 """Pictures in a dataset: ``data/images/<camera>``, one frame per step, drawn after the collection and in any number.
 
-``meta/image_digests/<camera>`` holds the SHA-256 of every episode's frames and is written last: it says how far a
-rendering has come, and whether the frames are what they were.
+The attributes of the array say how far a rendering has come, with the SHA-256 of every episode's frames, and are
+replaced in one piece after the frames were written. Frames that are drawn anew are ``data/images/<camera>.new`` until
+they are complete.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ from zarr.codecs import BloscCodec
 
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
+from act_kit.files import check_name, discard, still_there
 from act_kit.sim.render import RenderSettings
 
 _CHUNK_BYTES = 3_000_000
 """About an episode at 128 px: long chunks compress best and read fastest."""
+
+
+_NEW = ".new"
 
 
 class ImageStore:
@@ -31,42 +36,70 @@ class ImageStore:
         renderer: ``GL_RENDERER`` of who drew them, or "" before the first.
     """
 
-    def __init__(self, store: EpisodeStore, camera: str) -> None:
+    def __init__(self, store: EpisodeStore, camera: str, *, is_new: bool = False) -> None:
+        """Open the frames of a camera, or those that are to replace them.
+
+        Raises:
+            DatasetError: They are damaged.
+        """
         self._store = store
         self.camera = camera
-        self._frames: zarr.Array[Any] = store.group[f"data/images/{camera}"]  # type: ignore[assignment]
-        self._digests: zarr.Array[Any] = store.group[f"meta/image_digests/{camera}"]  # type: ignore[assignment]
-        attributes: dict[str, Any] = dict(self._frames.attrs)
-        self.settings = RenderSettings(**attributes["settings"])
-        self.renderer = str(attributes["gl_renderer"])
+        self._is_new = is_new
+        try:
+            self._frames: zarr.Array[Any] = store.group[_key(camera, is_new=is_new)]  # type: ignore[assignment]
+            attributes: dict[str, Any] = dict(self._frames.attrs)
+            self.settings = RenderSettings(**attributes["settings"])
+            self.renderer = str(attributes["gl_renderer"])
+            self._num_steps = int(attributes["num_steps"])
+            self._digests = [str(digest) for digest in attributes["digests"]]
+            if self._frames.shape[0] < self._num_steps:
+                raise ValueError(f"{self._frames.shape[0]} frames of {self._num_steps}")
+        except Exception as error:
+            raise DatasetError(
+                f"The frames of {camera} in {store.path} are damaged: {error}. Draw them anew: act render {store.path} "
+                f"--camera {camera} --overwrite"
+            ) from error
 
     @staticmethod
     def cameras(store: EpisodeStore) -> tuple[str, ...]:
         """Name the cameras whose frames are there, complete or not."""
-        frames, digests = store.group.get("data/images"), store.group.get("meta/image_digests")
-        if not isinstance(frames, zarr.Group) or not isinstance(digests, zarr.Group):
-            return ()
-        return tuple(sorted(set(frames.array_keys()) & set(digests.array_keys())))
+        frames = store.group.get("data/images")
+        names = frames.array_keys() if isinstance(frames, zarr.Group) else ()
+        return tuple(sorted(name for name in names if not name.endswith(_NEW)))
+
+    @staticmethod
+    def find_new(store: EpisodeStore, camera: str) -> ImageStore | None:
+        """Return the frames that are to replace those of a camera, if somebody began to draw some."""
+        return ImageStore(store, camera, is_new=True) if _key(camera, is_new=True) in store.group else None
 
     @classmethod
     def create(cls, store: EpisodeStore, camera: str, settings: RenderSettings) -> ImageStore:
-        """Make room for a camera's frames, in place of any that are there."""
+        """Make room for a camera's frames. Complete ones that are there are replaced when the new ones are complete."""
+        check_name(camera, "camera")
+        discard(store.path / _key(camera, is_new=True), store.path)
+        is_new = camera in cls.cameras(store) and cls._is_complete_at(store, camera)
+        if not is_new:
+            discard(store.path / _key(camera, is_new=False), store.path)
         shape = (settings.height_px, settings.width_px, 3)
-        # First, so that a kill in between leaves frames that nothing vouches for, not digests without frames.
+        num_rows = max(1, _CHUNK_BYTES // int(np.prod(shape)))
         store.group.create_array(
-            f"meta/image_digests/{camera}", shape=(0, 32), chunks=(1024, 32), dtype=np.uint8, overwrite=True
-        )
-        store.group.create_array(
-            f"data/images/{camera}", shape=(0, *shape), chunks=(max(1, _CHUNK_BYTES // int(np.prod(shape))), *shape),
-            dtype=np.uint8, compressors=BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle"), overwrite=True,
-            attributes={"settings": asdict(settings), "gl_renderer": ""},
+            _key(camera, is_new=is_new), shape=(0, *shape), chunks=(num_rows, *shape), dtype=np.uint8,
+            compressors=BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle"),
+            attributes={"settings": asdict(settings), "gl_renderer": "", "num_steps": 0, "digests": []},
         )  # fmt: skip
-        return cls(store, camera)
+        return cls(store, camera, is_new=is_new)
+
+    @classmethod
+    def _is_complete_at(cls, store: EpisodeStore, camera: str) -> bool:
+        try:
+            return cls(store, camera).is_complete
+        except DatasetError:
+            return False
 
     @property
     def num_episodes(self) -> int:
         """Episodes whose frames are there."""
-        return int(self._digests.shape[0])
+        return len(self._digests)
 
     @property
     def is_complete(self) -> bool:
@@ -86,17 +119,34 @@ class ImageStore:
             )
         self.renderer = renderer
         self._frames.attrs["gl_renderer"] = renderer
-        ends = np.concatenate([[0], self._store.episode_ends])
-        self._frames.resize((int(ends[self.num_episodes]), *self._frames.shape[1:]))
+        if self._frames.shape[0] > self._num_steps:
+            self._frames.resize((self._num_steps, *self._frames.shape[1:]))
 
     def append(self, frames: np.ndarray) -> None:
-        """Add the next episode's frames, uint8 (T, H, W, 3); they are there afterwards, or not at all."""
-        at, episode = self._frames.shape[0], self.num_episodes
-        with zarr.config.set({"array.write_empty_chunks": True}):  # a missing chunk is then always damage
-            self._frames.resize((at + len(frames), *self._frames.shape[1:]))
-            self._frames[at:] = frames
-            self._digests.resize((episode + 1, 32))
-            self._digests[episode] = _digest(frames)
+        """Add the next episode's frames, uint8 (T, H, W, 3); they are there afterwards, or not at all.
+
+        Raises:
+            OutputError: The dataset has been deleted meanwhile.
+        """
+        at, num_steps = self._num_steps, self._num_steps + len(frames)
+        digests = [*self._digests, _digest(frames)]
+        with still_there(self._store.path / "zarr.json", self._store.path):
+            self._store.check_there()
+            with zarr.config.set({"array.write_empty_chunks": True}):  # a missing chunk is then always damage
+                self._frames.resize((num_steps, *self._frames.shape[1:]))
+                self._frames[at:] = frames
+            self._store.check_there()
+            self._frames.attrs.update({"num_steps": num_steps, "digests": digests})
+        self._num_steps, self._digests = num_steps, digests
+
+    def take_over(self) -> None:
+        """Let these frames, which are complete, be those of the camera, in place of any others."""
+        new, old = (self._store.path / _key(self.camera, is_new=is_new) for is_new in (True, False))
+        if self._is_new:
+            discard(old, self._store.path)
+            new.rename(old)
+        else:
+            discard(new, self._store.path)
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Read the frames of all steps, uint8 (N, H, W, 3), a few hundred at a time, each time with the first's step.
@@ -122,6 +172,20 @@ class ImageStore:
         ends = np.concatenate([[0], self._store.episode_ends])
         return np.asarray(self._frames[ends[index] : ends[index + 1]])
 
+    def checked_episode(self, index: int) -> np.ndarray:
+        """Read the frames of one episode, before something else is made of them.
+
+        Raises:
+            DatasetError: They are not what was drawn.
+        """
+        frames = self.episode(index)
+        if self._digests[index] != _digest(frames):
+            raise DatasetError(
+                f"{self._store.path}: the frames of {self.camera} of episode {index} are not what was drawn. "
+                f"Draw them anew: {self.command} --overwrite"
+            )
+        return frames
+
     def first_frame(self, index: int) -> np.ndarray:
         """Read the first frame of one episode, uint8 (H, W, 3)."""
         return np.asarray(self._frames[int(self._store.episode_ends[index - 1]) if index else 0])
@@ -133,13 +197,12 @@ class ImageStore:
 
     def damaged_episodes(self) -> list[int]:
         """Read everything and return the episodes whose frames are not what was drawn."""
-        digests = np.asarray(self._digests[:])
-        return [
-            episode
-            for episode, digest in enumerate(digests)
-            if not np.array_equal(digest, _digest(self.episode(episode)))
-        ]
+        return [episode for episode, digest in enumerate(self._digests) if digest != _digest(self.episode(episode))]
 
 
-def _digest(frames: np.ndarray) -> np.ndarray:
-    return np.frombuffer(hashlib.sha256(np.ascontiguousarray(frames).tobytes()).digest(), dtype=np.uint8)
+def _key(camera: str, *, is_new: bool) -> str:
+    return f"data/images/{camera}{_NEW if is_new else ''}"
+
+
+def _digest(frames: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(frames).tobytes()).hexdigest()

@@ -1,8 +1,9 @@
 """Datasets on disk: a zarr v3 group in the layout of the field's replay buffers, which describes itself.
 
-``data/<field>`` are the steps of all episodes, one after the other; ``meta/episode_ends`` says where each ends and is
-written last. So a writer that is killed at any moment leaves a valid dataset: what lies beyond the last end was never
-there, and the next writer drops it.
+``data/<field>`` are the steps of all episodes, one after the other; ``meta/episode_ends`` says where each ends. The
+attribute ``committed`` says how many there are, and is replaced in one piece after all else was written: what the
+arrays hold beyond it was never there, and the next writer drops it. So a writer that is killed at any moment leaves a
+valid dataset.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ import zarr
 
 from act_kit.datasets.episode import STEP_FIELDS, Attempt, Episode, Recording, dtype_of
 from act_kit.errors import DatasetError
+from act_kit.files import check_name, hidden_sibling, restore_output, still_there
 from act_kit.sim.starts import Start
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, TASKS
 
 FORMAT = "act_kit.dataset"
-VERSION = 2
-_READABLE = (1, 2)
-"""Before version 2 a dataset had one source, its demonstrator, and always starts."""
+VERSION = 3
+"""Since version 3 the attribute ``committed`` says what is there."""
 _CHUNK_ROWS = 1024
 
 _ATTEMPT_FIELDS = {"rand_vec": np.float64, "num_steps": np.int64, "kept": np.bool_}
@@ -66,24 +67,38 @@ class DatasetInfo:
     parents: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Committed:
+    """How much of a dataset is there."""
+
+    num_episodes: int = 0
+    num_steps: int = 0
+    num_attempts: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if type(value) is not int or value < 0:
+                raise DatasetError(f"{name} is {value!r}, a count was expected")
+
+
 class EpisodeStore:
     """Reads a dataset, and appends to one that is being collected."""
 
-    def __init__(self, path: Path, group: zarr.Group, info: DatasetInfo) -> None:
+    def __init__(self, path: Path, group: zarr.Group, info: DatasetInfo, committed: _Committed) -> None:
         self.path = path
         self.info = info
         self._group = group
-        self._ends = self._read("meta/episode_ends")
-        self._num_attempts = len(self._read("meta/attempts/kept")) if self.has_starts else 0
+        self._committed = committed
+        self._ends = self._read("meta/episode_ends", committed.num_episodes)
 
     # -- opening ---------------------------------------------------------------------------------------------------
 
     @classmethod
     def create(cls, path: Path, info: DatasetInfo, like: Episode | Recording) -> EpisodeStore:
         """Make an empty dataset at ``path``, which must not exist, for episodes that hold what ``like`` does."""
+        check_name(info.task, "task")
         # Under another name until it is complete, so that a kill leaves a dataset or nothing.
-        fresh = path.with_name(f".{path.name}.new")
-        fresh.parent.mkdir(parents=True, exist_ok=True)
+        fresh = hidden_sibling(path, "new")
         group = zarr.open_group(fresh, mode="w", zarr_format=3)
 
         def make(name: str, dtype: type, *shape: int) -> None:
@@ -98,7 +113,8 @@ class EpisodeStore:
             make("meta/rand_vec", np.float64, dims)
             for name, dtype in _ATTEMPT_FIELDS.items():
                 make(f"meta/attempts/{name}", dtype, *((dims,) if name == "rand_vec" else ()))
-        group.attrs.update({"format": FORMAT, "version": VERSION, "fingerprint": None, "sources": [], **asdict(info)})
+        state: dict[str, Any] = {"fingerprint": None, "committed": asdict(_Committed()), "sources": []}
+        group.attrs.update({"format": FORMAT, "version": VERSION, **state, **asdict(info)})
         os.rename(fresh, path)
         return cls.open(path, writable=True)
 
@@ -110,6 +126,7 @@ class EpisodeStore:
             DatasetError: Nothing is there, or something else, or another version, or a part of it is missing.
         """
         path = Path(path)
+        restore_output(path)
         if not path.exists():
             raise DatasetError(f"There is no dataset at {path}. Collect one: act collect --task TASK --out {path}")
         try:
@@ -120,14 +137,16 @@ class EpisodeStore:
             raise DatasetError(f"{path} is not a dataset of act_kit: no zarr v3 group is there.") from error
         if attributes.get("format") != FORMAT:
             raise DatasetError(f"{path} is a zarr group, but not a dataset of act_kit (its 'format' is not {FORMAT}).")
-        if attributes.get("version") not in _READABLE:
+        if attributes.get("version") != VERSION:
             raise DatasetError(
-                f"{path} has dataset version {attributes.get('version')}; this act_kit reads versions up to {VERSION}."
+                f"{path} has dataset version {attributes.get('version')}; this act_kit reads version {VERSION}."
             )
         try:
-            names = [f.name for f in fields(DatasetInfo) if f.name in attributes or f.default_factory is MISSING]
-            info = DatasetInfo(**{name: attributes[name] for name in names})
-            store = cls(path, group, info)
+            info = DatasetInfo(**{field.name: attributes[field.name] for field in fields(DatasetInfo)})
+            check_name(info.task, "task")
+            committed = _Committed(**attributes["committed"])
+            _check_sizes(path, group, committed)
+            store = cls(path, group, info, committed)
             store._check_whole()
         except DatasetError:
             raise
@@ -137,15 +156,12 @@ class EpisodeStore:
 
     def _check_whole(self) -> None:
         ends = self._ends
-        if len(ends) and (ends[0] <= 0 or (np.diff(ends) <= 0).any()):
-            raise DatasetError(f"The dataset {self.path} is damaged: its episode ends do not grow. Collect it again.")
-        for name in self.fields:
-            if self._array(f"data/{name}").shape[0] < self.num_steps:
-                raise DatasetError(
-                    f"The dataset {self.path} is truncated: data/{name} has {self._array(f'data/{name}').shape[0]} "
-                    f"steps, its episodes need {self.num_steps}. Copy it again, or collect it again."
-                )
-        if self.fingerprint is not None and self.missing_chunks():
+        if (np.diff(ends, prepend=0) <= 0).any() or (ends[-1] if len(ends) else 0) != self.num_steps:
+            raise DatasetError(
+                f"The dataset {self.path} is damaged: its episode ends do not grow to its {self.num_steps} steps. "
+                "Collect it again."
+            )
+        if self.missing_chunks():
             raise DatasetError(
                 f"The dataset {self.path} is truncated, it lacks {', '.join(self.missing_chunks()[:3])}. "
                 "Copy it again, or collect it again."
@@ -156,11 +172,13 @@ class EpisodeStore:
 
         Those of the images are their own affair: a rendering that was killed may lack some.
         """
-        arrays = {key: array for key, array in self._group.members(max_depth=None) if isinstance(array, zarr.Array)}
-        missing = {
-            key: array.nchunks - array.nchunks_initialized for key, array in arrays.items() if "image" not in key
-        }
-        return [f"{num} chunks of {key}" for key, num in sorted(missing.items()) if num]
+        missing = {}
+        for name, num_rows in _sizes(self._group, self._committed).items():
+            array = self._array(name)
+            others = ["0"] * (array.ndim - 1)
+            keys = ["/".join(["c", str(i), *others]) for i in range(-(-num_rows // array.chunks[0]))]
+            missing[name] = sum(not (self.path / name / key).is_file() for key in keys)
+        return [f"{num} chunks of {name}" for name, num in sorted(missing.items()) if num]
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -174,13 +192,13 @@ class EpisodeStore:
         assert isinstance(array, zarr.Array)
         return array
 
-    def _read(self, name: str) -> np.ndarray:
-        return np.asarray(self._array(name)[:])
+    def _read(self, name: str, num_rows: int) -> np.ndarray:
+        return np.asarray(self._array(name)[:num_rows])
 
     @property
     def fields(self) -> tuple[str, ...]:
         """What is recorded at every step: all of ``STEP_FIELDS`` but perhaps the reward; of imported data, some."""
-        return tuple(name for name in STEP_FIELDS if name in ("state", "action") or f"data/{name}" in self._group)
+        return _fields(self._group)
 
     @property
     def widths(self) -> dict[str, tuple[int, ...]]:
@@ -212,11 +230,11 @@ class EpisodeStore:
 
     @property
     def num_episodes(self) -> int:
-        return len(self._ends)
+        return self._committed.num_episodes
 
     @property
     def num_steps(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return self._committed.num_steps
 
     @property
     def episode_ends(self) -> np.ndarray:
@@ -237,7 +255,7 @@ class EpisodeStore:
         """
         if not self.has_starts:
             raise DatasetError(f"{self.path} was imported without the starts of its episodes, which this needs.")
-        return self._read("meta/rand_vec")[: self.num_episodes]
+        return self._read("meta/rand_vec", self.num_episodes)
 
     @property
     def recorded_starts(self) -> list[list[float]]:
@@ -252,12 +270,12 @@ class EpisodeStore:
     @property
     def success_steps(self) -> np.ndarray:
         """int64 (N,): the first step that succeeded in each episode."""
-        return self._read("meta/success_step")[: self.num_episodes]
+        return self._read("meta/success_step", self.num_episodes)
 
     def steps(self, name: str) -> np.ndarray:
         """Load one field of all steps, (T, …); see :class:`~act_kit.datasets.episode.Episode`."""
         try:
-            return np.asarray(self._array(f"data/{name}")[: self.num_steps])
+            return self._read(f"data/{name}", self.num_steps)
         except Exception as error:
             raise DatasetError(
                 f"The dataset {self.path} is damaged: data/{name} cannot be read ({error}). Collect it again."
@@ -266,16 +284,14 @@ class EpisodeStore:
     @property
     def sources(self) -> list[str]:
         """Who demonstrated, of each episode."""
-        if "meta/source" not in self._group:
-            return [self.info.demonstrator] * self.num_episodes
         names: Any = self._group.attrs["sources"]
-        return [str(names[number]) for number in self._read("meta/source")[: self.num_episodes]]
+        return [str(names[number]) for number in self._read("meta/source", self.num_episodes)]
 
     def recordings(self) -> Iterator[Recording]:
         """Yield the episodes with what is known of them, without their images."""
         steps = {name: np.split(self.steps(name), self._ends[:-1]) for name in self.fields}
         starts: Sequence[Start | None] = self.starts if self.has_starts else [None] * self.num_episodes
-        attempts, sources = self._read("meta/attempt"), self.sources
+        attempts, sources = self._read("meta/attempt", self.num_episodes), self.sources
         for i, start in enumerate(starts):
             recorded = {name: values[i] for name, values in steps.items()}
             yield Recording(start=start, attempt=int(attempts[i]), source=sources[i], steps=recorded)
@@ -300,7 +316,7 @@ class EpisodeStore:
         """Return every attempt, the failed ones too, in order; none of data without starts."""
         if not self.has_starts:
             return []
-        columns = {name: self._read(f"meta/attempts/{name}") for name in _ATTEMPT_FIELDS}
+        columns = {name: self._read(f"meta/attempts/{name}", self._committed.num_attempts) for name in _ATTEMPT_FIELDS}
         return [
             Attempt(start=Start.of(self.info.task, rand_vec), num_steps=int(num_steps), kept=bool(kept))
             for rand_vec, num_steps, kept in zip(*columns.values(), strict=True)
@@ -312,73 +328,97 @@ class EpisodeStore:
         """Add attempts, and the episodes that came of them; all of them are there afterwards, or none.
 
         An append that was interrupted can be called again. Attempts are only kept beside starts.
-        """
-        if episodes:
-            for name in self.fields:
-                rows = np.concatenate([episode.steps[name] for episode in episodes])
-                self._extend(f"data/{name}", rows, self.num_steps)
-            if self.has_starts:
-                starts = [episode.start.rand_vec for episode in episodes if episode.start is not None]
-                self._extend("meta/rand_vec", np.array(starts), self.num_episodes)
-            self._extend("meta/attempt", np.array([e.attempt for e in episodes]), self.num_episodes)
-            if "meta/source" in self._group:
-                self._extend("meta/source", self._number_sources(episodes), self.num_episodes)
-            self._extend("meta/success_step", np.array([e.success_step for e in episodes]), self.num_episodes)
-        columns = {
-            "rand_vec": np.array([a.start.rand_vec for a in attempts]),
-            "num_steps": np.array([a.num_steps for a in attempts]),
-            "kept": np.array([a.kept for a in attempts]),
-        }
-        for name, dtype in _ATTEMPT_FIELDS.items():
-            if self.has_starts:
-                self._extend(f"meta/attempts/{name}", columns[name].astype(dtype), self._num_attempts)
-        ends = self.num_steps + np.cumsum([len(episode) for episode in episodes], dtype=np.int64)
-        self._extend("meta/episode_ends", ends, self.num_episodes)
-        self._ends = np.concatenate([self._ends, ends])
-        self._num_attempts += len(attempts)
 
-    def _number_sources(self, episodes: Sequence[Episode | Recording]) -> np.ndarray:
-        """Return the numbers of the episodes' sources, int64; new ones are put on the list first."""
-        known: Any = self._group.attrs["sources"]
-        names = list(dict.fromkeys([*known, *(episode.source for episode in episodes)]))
-        if names != known:
-            self._group.attrs["sources"] = names
-        return np.array([names.index(episode.source) for episode in episodes])
+        Raises:
+            OutputError: The dataset has been deleted meanwhile.
+        """
+        sources: Any = self._group.attrs["sources"]
+        sources = list(dict.fromkeys([*sources, *(episode.source for episode in episodes)]))
+        at = self._committed
+        ends = at.num_steps + np.cumsum([len(episode) for episode in episodes], dtype=np.int64)
+        committed = _Committed(
+            num_episodes=at.num_episodes + len(episodes),
+            num_steps=int(ends[-1]) if episodes else at.num_steps,
+            num_attempts=at.num_attempts + (len(attempts) if self.has_starts else 0),
+        )
+        with still_there(self.path / "zarr.json", self.path):
+            self.check_there()
+            if episodes:
+                for name in self.fields:
+                    rows = np.concatenate([episode.steps[name] for episode in episodes])
+                    self._extend(f"data/{name}", rows, at.num_steps)
+                columns = {
+                    "attempt": [episode.attempt for episode in episodes],
+                    "source": [sources.index(episode.source) for episode in episodes],
+                    "success_step": [episode.success_step for episode in episodes],
+                    "episode_ends": ends,
+                }
+                if self.has_starts:
+                    columns["rand_vec"] = [episode.start.rand_vec for episode in episodes if episode.start is not None]
+                for name, values in columns.items():
+                    self._extend(f"meta/{name}", np.array(values), at.num_episodes)
+            if attempts and self.has_starts:
+                columns = {
+                    "rand_vec": [attempt.start.rand_vec for attempt in attempts],
+                    "num_steps": [attempt.num_steps for attempt in attempts],
+                    "kept": [attempt.kept for attempt in attempts],
+                }
+                for name, values in columns.items():
+                    self._extend(f"meta/attempts/{name}", np.array(values), at.num_attempts)
+            self.check_there()
+            self._group.attrs.update({"committed": asdict(committed), "sources": sources})
+        self._committed = committed
+        self._ends = np.concatenate([self._ends, ends])
+
+    def check_there(self) -> None:
+        """Raise FileNotFoundError if the dataset was deleted, whose folders zarr would make again without a word."""
+        (self.path / "zarr.json").stat()
 
     def _extend(self, name: str, rows: np.ndarray, at: int) -> None:
-        if len(rows):
-            # Chunks of nothing but zeros are written too: a missing file is then always damage.
-            with zarr.config.set({"array.write_empty_chunks": True}):
-                array = self._array(name)
-                array.resize((at + len(rows), *array.shape[1:]))
-                array[at:] = rows
+        # Chunks of nothing but zeros are written too: a missing file is then always damage.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            array = self._array(name)
+            array.resize((at + len(rows), *array.shape[1:]))
+            array[at:] = rows
 
     def recover(self) -> int:
-        """Drop what a killed writer left beyond the last whole episode; return the number of attempts on record."""
-        kept = self._read("meta/attempts/kept")
-        num_attempts = min(self._array(f"meta/attempts/{name}").shape[0] for name in _ATTEMPT_FIELDS)
-        beyond = np.flatnonzero(np.cumsum(kept[:num_attempts]) > self.num_episodes)
-        if len(beyond):
-            num_attempts = int(beyond[0])
-        sizes = {f"data/{name}": self.num_steps for name in self.fields}
-        per_episode = [
-            name for name in ("rand_vec", "attempt", "source", "success_step") if f"meta/{name}" in self._group
-        ]
-        sizes |= {f"meta/{name}": self.num_episodes for name in per_episode}
-        sizes |= {f"meta/attempts/{name}": num_attempts for name in _ATTEMPT_FIELDS}
-        for name, size in sizes.items():
+        """Drop what a killed writer left beyond the last commit; return the number of attempts on record."""
+        for name, num_rows in _sizes(self._group, self._committed).items():
             array = self._array(name)
-            array.resize((size, *array.shape[1:]))
-        self._num_attempts = num_attempts
+            if array.shape[0] > num_rows:
+                array[num_rows:] = 0  # so that the bytes do not tell
+                array.resize((num_rows, *array.shape[1:]))
         for torn in self.path.rglob("*.partial"):
             torn.unlink()  # of zarr's atomic writes
-        return num_attempts
+        return self._committed.num_attempts
 
     def finish(self) -> str:
         """Mark the collection as finished and return its fingerprint."""
-        fingerprint = self.compute_fingerprint()
-        self._group.attrs["fingerprint"] = fingerprint
+        with still_there(self.path / "zarr.json", self.path):
+            self.check_there()
+            fingerprint = self.compute_fingerprint()
+            self._group.attrs["fingerprint"] = fingerprint
         return fingerprint
+
+    def check_content(self) -> None:
+        """Read everything, before something else is made of it.
+
+        Raises:
+            DatasetError: Numbers are not finite, or those of a finished dataset are not what was written.
+        """
+        for name in self.fields:
+            bad = np.flatnonzero(~np.isfinite(self.steps(name)).reshape(self.num_steps, -1).all(axis=1))
+            if len(bad):
+                episode = int(np.searchsorted(self._ends, bad[0], side="right"))
+                raise DatasetError(
+                    f"{self.path} is damaged: data/{name} is not finite at {len(bad)} steps, the first of them in "
+                    f"episode {episode}. Fix: collect it again."
+                )
+        if self.fingerprint not in (None, self.compute_fingerprint()):
+            raise DatasetError(
+                f"{self.path} does not match its fingerprint: it was changed or damaged since it was finished. "
+                "Fix: copy it again, or collect it again."
+            )
 
     def compute_fingerprint(self) -> str:
         """Hash the content as it is on disk now: every step of every episode, and the starts."""
@@ -393,6 +433,31 @@ class EpisodeStore:
     def size_bytes(self) -> int:
         """Return the size on disk."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+
+def _fields(group: zarr.Group) -> tuple[str, ...]:
+    return tuple(name for name in STEP_FIELDS if name in ("state", "action") or f"data/{name}" in group)
+
+
+def _sizes(group: zarr.Group, committed: _Committed) -> dict[str, int]:
+    """Return how many rows each array has, as far as they are committed; each may have more."""
+    sizes = {f"data/{name}": committed.num_steps for name in _fields(group)}
+    sizes |= {f"meta/{name}": committed.num_episodes for name in ("attempt", "source", "success_step", "episode_ends")}
+    if "meta/rand_vec" in group:
+        sizes["meta/rand_vec"] = committed.num_episodes
+        sizes |= {f"meta/attempts/{name}": committed.num_attempts for name in _ATTEMPT_FIELDS}
+    return sizes
+
+
+def _check_sizes(path: Path, group: zarr.Group, committed: _Committed) -> None:
+    for name, num_rows in _sizes(group, committed).items():
+        array = group[name]
+        assert isinstance(array, zarr.Array)
+        if array.shape[0] < num_rows:
+            raise DatasetError(
+                f"The dataset {path} is truncated: {name} has {array.shape[0]} rows, {num_rows} were committed. "
+                "Copy it again, or collect it again."
+            )
 
 
 def find_datasets(paths: Sequence[Path]) -> list[Path]:

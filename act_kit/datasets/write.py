@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -34,7 +33,7 @@ def write_dataset(
     attempts: Sequence[Attempt] = (),
     cameras: Mapping[str, Drawn] | None = None,
 ) -> EpisodeStore:
-    """Write a finished dataset to ``path``, which must not exist; it is there afterwards, or nothing is.
+    """Write a finished dataset to ``path``, where nothing is yet; see :func:`~act_kit.files.new_folder`.
 
     Args:
         path: Where.
@@ -50,29 +49,23 @@ def write_dataset(
     first = next(recordings, None)
     if first is None:
         raise DatasetError(f"Nothing is left to write to {path}: no episode was chosen.")
-    part = path.with_name(f".{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        store = EpisodeStore.create(part, info, first)
-        store.append([], attempts)
-        images = {camera: ImageStore.create(store, camera, drawn.settings) for camera, drawn in (cameras or {}).items()}
-        for camera, drawn in (cameras or {}).items():
-            images[camera].begin(drawn.renderer)
-        some: list[Recording] = []
-        for recording in chain([first], recordings):
-            _check_alike(recording, first)
-            for camera, target in images.items():
-                target.append(recording.images[camera])
-            some.append(replace(recording, images={}))  # whose images of hundreds of megabytes need not wait
-            if len(some) == _AT_A_TIME:
-                store.append(some, [])
-                some = []
+    store = EpisodeStore.create(path, info, first)
+    store.append([], attempts)
+    images = {camera: ImageStore.create(store, camera, drawn.settings) for camera, drawn in (cameras or {}).items()}
+    for camera, drawn in (cameras or {}).items():
+        images[camera].begin(drawn.renderer)
+    some: list[Recording] = []
+    for recording in chain([first], recordings):
+        _check_alike(recording, first)
+        for camera, target in images.items():
+            target.append(recording.images[camera])
+        some.append(replace(recording, images={}))  # whose images of hundreds of megabytes need not wait
+        if len(some) == _AT_A_TIME:
+            store.append(some, [])
+            some = []
+    if some:
         store.append(some, [])
-        store.finish()
-        part.rename(path)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    store.finish()
     return EpisodeStore.open(path)
 
 

@@ -148,7 +148,7 @@ def write_results(
     out.mkdir(parents=True, exist_ok=True)
     evaluation.evalset.save(out / "starts.json")
     table = _episode_table(evaluation, out, videos)
-    with (out / "episodes.csv").open("w", newline="") as file:
+    with (out / "episodes.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(table[0]))
         writer.writeheader()
         writer.writerows(table)

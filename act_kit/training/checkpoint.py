@@ -1,15 +1,17 @@
 """Checkpoints of a run: ``checkpoints/step-001200``, and the links ``last`` and ``best`` to them.
 
-A checkpoint is complete before a link points to it, and links are replaced atomically. So a kill at any moment leaves
-``last`` a checkpoint from which training goes on to the same bits. Nothing is pickled.
+A checkpoint is complete before ``last`` points to it, and links are replaced atomically. So a kill at any moment leaves
+``last`` a checkpoint from which training goes on to the same bits; it also says which one is ``best``. Nothing is
+pickled.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from act_kit.errors import CheckpointError
+from act_kit.files import read_json, still_there, write_json
 from act_kit.policy.policy import Policy
 
 
@@ -56,28 +59,42 @@ class Checkpoints:
         """Whether one was ever saved."""
         return (self.folder / "last").exists()
 
-    def save(self, policy: Policy, state: TrainingState, probe: Mapping[str, np.ndarray], *, is_best: bool) -> None:
-        """Save both, as ``last`` and perhaps as ``best``, and delete what no link points to any more."""
-        name = f"step-{state.step:06d}"
-        fresh = self.folder / f".{name}"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        policy.save(fresh, probe)
-        rng = {"host": state.rng, "device": state.device_rng}
-        groups = {"optimizer": state.optimizer, "weights": state.weights, "rng": rng}
-        tensors = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
-        save_file(tensors, fresh / "training.safetensors")
-        numbers = {key: getattr(state, key) for key in ("step", "best_successes", "best_step")}
-        (fresh / "training.json").write_text(json.dumps(numbers) + "\n")
-        target = self.folder / name
-        if target.exists():  # left by a run that was killed before it could link it, or after a resume from before it
-            shutil.rmtree(target)
-        os.rename(fresh, target)
-        for link in ("last", "best") if is_best else ("last",):
-            self._link(link, name)
-        linked = {os.readlink(self.folder / link) for link in ("last", "best") if (self.folder / link).is_symlink()}
+    def save(self, policy: Policy, state: TrainingState, probe: Mapping[str, np.ndarray]) -> None:
+        """Save both as ``last``, and delete what is neither that nor the best.
+
+        Raises:
+            OutputError: The run has been deleted meanwhile.
+        """
+        name = _name(state.step)
+        with still_there(self.folder.parent), _full_disks_told():
+            self.folder.mkdir(exist_ok=True)
+            for torn in self.folder.glob(".step-*"):
+                shutil.rmtree(torn)
+            fresh = self.folder / f".{name}"
+            fresh.mkdir()
+            policy.save(fresh, probe)
+            rng = {"host": state.rng, "device": state.device_rng}
+            groups = {"optimizer": state.optimizer, "weights": state.weights, "rng": rng}
+            tensors = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+            save_file(tensors, fresh / "training.safetensors")
+            numbers = {key: getattr(state, key) for key in ("step", "best_successes", "best_step")}
+            write_json(fresh / "training.json", numbers)
+            target = self.folder / name
+            if target.exists():  # of a run that was killed before it could link it
+                shutil.rmtree(target)
+            fresh.rename(target)
+            self._link("last", name)
+            self._tidy(state)
+
+    def _tidy(self, state: TrainingState) -> None:
+        """Link the best checkpoint, which a kill may have prevented, and delete all but that and the last one."""
+        best = _name(state.best_step)
+        if state.best_successes >= 0 and (self.folder / best).is_dir():
+            self._link("best", best)
+        links = [self.folder / link for link in ("last", "best")]
+        kept = {os.readlink(link) for link in links if link.is_symlink()}
         for old in self.folder.glob("step-*"):
-            if old.name not in linked:
+            if old.name not in kept:
                 shutil.rmtree(old)
 
     def _link(self, link: str, name: str) -> None:
@@ -96,12 +113,12 @@ class Checkpoints:
         folder = self.folder / "last"
         try:
             tensors = load_file(folder / "training.safetensors")
-            numbers = json.loads((folder / "training.json").read_text())
+            numbers = read_json(folder / "training.json")
             named: dict[str, dict[str, Tensor]] = {"optimizer": {}, "weights": {}, "rng": {}}
             for name, tensor in tensors.items():
                 group, _, rest = name.partition("/")
                 named[group][rest] = tensor
-            return policy, TrainingState(
+            state = TrainingState(
                 **numbers, optimizer=named["optimizer"], weights=named["weights"], rng=named["rng"]["host"],
                 device_rng=named["rng"]["device"],
             )  # fmt: skip
@@ -109,6 +126,24 @@ class Checkpoints:
             raise CheckpointError(
                 f"The checkpoint {folder} is damaged, training cannot go on from it: {error}."
             ) from error
+        self._tidy(state)
+        return policy, state
+
+
+@contextmanager
+def _full_disks_told() -> Generator[None]:
+    """Raise what the system reported, where safetensors packs it into an error of its own."""
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"code: (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), "a checkpoint") from error
+
+
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
 
 
 def cpu_tensors(module: torch.nn.Module) -> dict[str, Tensor]:

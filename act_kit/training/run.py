@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from act_kit.datasets.first_observations import measure_dataset
 from act_kit.datasets.frames import find_images
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, DatasetError
-from act_kit.files import prepare_output
+from act_kit.files import new_folder, read_json, read_yaml, restore_output, write_text
 from act_kit.overrides import build, compose, to_dict
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM
 
@@ -20,17 +19,19 @@ from act_kit.sim.tasks import ACTION_DIM, STATE_DIM
 def begin_run(
     run: Path, data: Sequence[Path], overrides: Sequence[str], flags: Mapping[str, Any], *, overwrite: bool
 ) -> TrainConfig:
-    """Compose the configuration, check it and that the data have its pictures, and make the run's folder."""
+    """Compose the configuration, check it and that the data have its pictures, and make the run's folder.
+
+    What it replaces is kept until the run is trained (:func:`~act_kit.files.finish_output`).
+    """
     from omegaconf import OmegaConf
 
     config = compose("train", TrainConfig, overrides, flags)
     if config.policy.cameras:
         find_images([EpisodeStore.open(path) for path in data], config.policy.cameras)
-    prepare_output(run, overwrite=overwrite, how_to_go_on=f"act train --resume --out {run} goes on with it")
-    run.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(
-        OmegaConf.create({"data": [str(path.resolve()) for path in data], **to_dict(config)}), run / "config.yaml"
-    )
+    values = {"data": [str(path.resolve()) for path in data], **to_dict(config)}
+    how_to_go_on = f"act train --resume --out {run} goes on with it"
+    with new_folder(run, overwrite=overwrite, is_complete=False, how_to_go_on=how_to_go_on) as fresh:
+        write_text(fresh / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(values)))
     return config
 
 
@@ -40,10 +41,9 @@ def reopen_run(run: Path) -> tuple[TrainConfig, list[Path]]:
     Raises:
         CheckpointError: There is no such run.
     """
-    from omegaconf import OmegaConf
-
+    restore_output(run)
     try:
-        values: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+        values: Any = read_yaml(run / "config.yaml")
         data = [Path(path) for path in values.pop("data")]
         return build(TrainConfig, values), data
     except FileNotFoundError as error:
@@ -54,11 +54,9 @@ def reopen_run(run: Path) -> tuple[TrainConfig, list[Path]]:
 
 def config_of(checkpoint: Path) -> dict[str, Any] | None:
     """Return the resolved configuration of the run that a checkpoint lies in, without its data; None if in none."""
-    from omegaconf import OmegaConf
-
     if checkpoint.parent.name != "checkpoints" or not (checkpoint.parents[1] / "config.yaml").exists():
         return None
-    values: Any = OmegaConf.to_container(OmegaConf.load(checkpoint.parents[1] / "config.yaml"))
+    values: Any = read_yaml(checkpoint.parents[1] / "config.yaml")
     values.pop("data")
     return dict(values)
 
@@ -66,7 +64,7 @@ def config_of(checkpoint: Path) -> dict[str, Any] | None:
 def steps_taken(run: Path) -> int:
     """Return the step of a run's last checkpoint; 0 if there is none."""
     try:
-        return int(json.loads((run / "checkpoints" / "last" / "training.json").read_text())["step"])
+        return int(read_json(run / "checkpoints" / "last" / "training.json")["step"])
     except FileNotFoundError:
         return 0
 

@@ -282,7 +282,6 @@ class Trainer:
             copy.deepcopy(learner.judged), copy.deepcopy(learner.normaliser), self._contract(), self.config.execution,
             device=str(self.device),
         )  # fmt: skip
-        is_best = False
         if roll_out and self.selector is not None:
             trial = self.selector(policy)
             self._log(
@@ -295,8 +294,7 @@ class Trainer:
                 }
             )
             # Never by the loss. Among equals the later one, which has seen the lower learning rate.
-            is_best = trial.successes >= self.best_successes
-            if is_best:
+            if trial.successes >= self.best_successes:
                 self.best_successes, self.best_step = trial.successes, self.step
         on_gpu = self.device.type == "cuda"
         state = TrainingState(
@@ -308,7 +306,7 @@ class Trainer:
             rng=torch.get_rng_state(),
             device_rng=torch.cuda.get_rng_state(self.device) if on_gpu else torch.empty(0, dtype=torch.uint8),
         )
-        self.checkpoints.save(policy, state, self._probe(), is_best=is_best)
+        self.checkpoints.save(policy, state, self._probe())
 
     def _probe(self) -> dict[str, np.ndarray]:
         """Choose observations, evenly over the training data, by which a checkpoint proves itself."""

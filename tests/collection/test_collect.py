@@ -16,6 +16,8 @@ from act_kit.collection import collect as module
 from act_kit.collection.collect import collect, collect_episode
 from act_kit.collection.demonstrators import Scripted
 from act_kit.config import CollectConfig
+from act_kit.datasets.derive import merge, write_derived
+from act_kit.datasets.diversity import measure
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.executors import LocalExecutor
@@ -90,6 +92,45 @@ def test_interrupted_within_a_commit_nothing_is_there_twice(tmp_path: Path, monk
     assert torn.num_episodes in (0, 10)
     collect(wanted, tmp_path / "parts", executor=SERIAL, resume=True)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("broken", range(0, 22, 3))
+def test_broken_at_any_array_what_was_committed_is_read_and_the_rest_is_not(
+    tmp_path: Path, broken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each array, once before it grows and once when it has grown: a fill value is believed nowhere."""
+    monkeypatch.setattr(module, "COMMIT_EVERY", 2)
+    wanted = config(n=6)
+    collect(wanted, tmp_path / "whole", executor=SERIAL)
+    original, calls = EpisodeStore._extend, []
+
+    def break_at(self: EpisodeStore, name: str, rows: np.ndarray, at: int) -> None:
+        calls.append(name)
+        if len(calls) - 14 > broken // 2:  # the first commit has 14 arrays
+            array = self._array(name)
+            array.resize((at + len(rows) * (broken % 2), *array.shape[1:]))
+            raise Interrupt
+        original(self, name, rows, at)
+
+    monkeypatch.setattr(EpisodeStore, "_extend", break_at)
+    with pytest.raises(Interrupt):
+        collect(wanted, tmp_path / "parts", executor=SERIAL)
+    monkeypatch.undo()
+    torn = EpisodeStore.open(tmp_path / "parts")
+    assert (torn.num_episodes, len(torn.attempts())) == (2, 2)
+    assert [len(recording) for recording in torn.recordings()] == torn.episode_lengths.tolist()
+    assert (torn.success_steps >= 0).all()
+    assert torn.sources == ["scripted"] * 2
+    (merged,) = write_derived(tmp_path / "merged", merge([torn]), "act data merge", overwrite=False)
+    assert merged.num_episodes == 2
+    assert measure(torn).num == 2
+    collect(wanted, tmp_path / "parts", executor=SERIAL, resume=True)
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_resumed_before_it_began_it_begins(tmp_path: Path) -> None:
+    collect(config(n=2), tmp_path / "data", executor=SERIAL, resume=True)
+    assert contents(tmp_path / "data") == contents(make_dataset(tmp_path / "other", n=2).path)
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])

@@ -213,8 +213,9 @@ def test_interrupted_nothing_is_left(
 def test_of_a_collection_that_was_killed_whole_episodes_are_taken(noisy: EpisodeStore, tmp_path: Path) -> None:
     shutil.copytree(noisy.path, tmp_path / "killed")
     torn = EpisodeStore.open(tmp_path / "killed", writable=True).group
-    torn.attrs["fingerprint"] = None
-    torn["meta/episode_ends"].resize((5,))  # type: ignore[union-attr]  # the rest was written, its end not
+    ends, kept = noisy.episode_ends, np.flatnonzero([attempt.kept for attempt in noisy.attempts()])
+    committed = {"num_episodes": 5, "num_steps": int(ends[4]), "num_attempts": int(kept[4]) + 1}
+    torn.attrs.update({"fingerprint": None, "committed": committed})  # the rest was written, and not committed
     killed = EpisodeStore.open(tmp_path / "killed")
     (taken,) = derive(tmp_path / "taken", filter_episodes([killed], "episode != 1"))
     assert taken.num_episodes == 4

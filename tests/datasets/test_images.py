@@ -74,12 +74,12 @@ def test_interrupted_and_in_parallel_the_bytes_are_those_of_one_go(
 def test_killed_for_real_it_goes_on_to_the_same_bytes(gl: Gl, store: EpisodeStore, tmp_path: Path) -> None:
     shutil.copytree(store.path, tmp_path / "whole")
     command = [sys.executable, "-c", "from act_kit.cli import main; main()", "render", str(store.path)]
-    digests = store.path / "meta" / "image_digests" / "corner4" / "c"
+    frames = store.path / "data" / "images" / "corner4" / "c"
     for num_kills in range(3):  # three moments; the last run is left alone
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=ONE_THREAD
         )
-        while num_kills < 2 and not digests.exists() and process.poll() is None:
+        while num_kills < 2 and not frames.exists() and process.poll() is None:
             time.sleep(0.005)
         if num_kills < 2:
             time.sleep(0.05 * num_kills)
@@ -91,7 +91,8 @@ def test_killed_for_real_it_goes_on_to_the_same_bytes(gl: Gl, store: EpisodeStor
 
 def test_a_kill_between_making_room_and_filling_it_costs_nothing_else(store: EpisodeStore) -> None:
     image = drawn(store)
-    image._digests.resize((2, 32))
+    committed = {"num_steps": int(store.episode_ends[1]), "digests": image._digests[:2]}
+    image._frames.attrs.update(committed)
     image._frames.resize((5000, 16, 24, 3))
     again = ImageStore(EpisodeStore.open(store.path, writable=True), "corner4")
     again.begin("llvmpipe")
@@ -131,23 +132,24 @@ def test_a_refusal_leaves_the_other_cameras_alone(store: EpisodeStore) -> None:
     assert ImageStore.cameras(store) == ("corner4",)
 
 
-def test_drawing_anew_killed_at_its_beginning_leaves_nothing_that_looks_complete(
-    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image = drawn(store)
-    original, made = zarr.Group.create_array, []
-
-    def stop_after_one(self: zarr.Group, name: str, **options: object) -> object:
-        made.append(name)
-        if len(made) > 1:
-            raise Interrupt
-        return original(self, name, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(zarr.Group, "create_array", stop_after_one)
-    with pytest.raises(Interrupt):
-        ImageStore.create(store, "corner4", TINY)
-    assert not ImageStore(store, "corner4").is_complete
-    assert image.camera in ImageStore.cameras(store)
+def test_frames_are_replaced_when_the_new_ones_are_complete(store: EpisodeStore) -> None:
+    old = drawn(store)
+    new = ImageStore.create(store, "corner4", RenderSettings(height_px=16, width_px=16))
+    new.begin("llvmpipe")
+    lengths = store.episode_lengths
+    for length in lengths[:-1]:
+        new.append(np.zeros((length, 16, 16, 3), np.uint8))
+    there = ImageStore(EpisodeStore.open(store.path), "corner4")
+    assert ImageStore.cameras(store) == ("corner4",)
+    assert (there.settings, there.is_complete, there.damaged_episodes()) == (old.settings, True, [])
+    again = ImageStore.find_new(EpisodeStore.open(store.path, writable=True), "corner4")
+    assert again is not None
+    again.begin("llvmpipe")
+    again.append(np.zeros((lengths[-1], 16, 16, 3), np.uint8))
+    again.take_over()
+    there = ImageStore(EpisodeStore.open(store.path), "corner4")
+    assert (there.settings, there.is_complete, there.damaged_episodes()) == (new.settings, True, [])
+    assert {path.name for path in store.path.parent.iterdir()} == {"data"}
 
 
 def test_pictures_are_for_finished_collections(store: EpisodeStore) -> None:

@@ -51,7 +51,7 @@ def test_missing_and_foreign_are_named(tmp_path: Path) -> None:
 
 def test_another_version_is_named(copy: Path) -> None:
     zarr.open_group(copy, mode="r+").attrs["version"] = 99
-    with pytest.raises(DatasetError, match="has dataset version 99; this act_kit reads versions up to 2"):
+    with pytest.raises(DatasetError, match="has dataset version 99; this act_kit reads version 3"):
         EpisodeStore.open(copy)
 
 

@@ -19,6 +19,7 @@ from act_kit.config import CollectConfig
 from act_kit.datasets.episode import Attempt
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
+from act_kit.files import finish_output
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start, StartLaw
 
@@ -53,7 +54,7 @@ class Session:
         """
         self.config = config
         self.path = path
-        self._store = _reopen(config, path) if resume else None
+        self._store = _reopen(config, path) if resume and path.exists() else None
         self._attempts = self._store.attempts() if self._store else []
         self._unstored: list[Attempt] = []
         num_drawn = config.distinct_starts or (config.n if config.start_law == "grid" else 4 * config.n + 100)
@@ -219,6 +220,7 @@ class Session:
         """Mark the dataset as finished, if it is; return it, or None if nothing was kept."""
         if self._store and self.num_kept >= self.config.n:
             self._store.finish()
+            finish_output(self.path)
         return self._store
 
 

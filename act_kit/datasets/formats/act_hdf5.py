@@ -238,7 +238,7 @@ def _decode(jpeg: np.ndarray) -> np.ndarray:
 
 def write(path: Path, content: Content) -> list[str]:
     """Write the episodes into a new folder ``path``; return what the format cannot hold."""
-    path.mkdir()
+    path.mkdir(exist_ok=True)
     lengths = set()
     for index, recording in enumerate(content.recordings):
         lengths.add(len(recording))

@@ -79,13 +79,14 @@ def of_store(store: EpisodeStore) -> Content:
     """
     if store.fingerprint is None:
         raise DatasetError(f"{store.path} is not finished. Go on: {store.info.command} --out {store.path} --resume")
+    store.check_content()
     images = [ImageStore(store, camera) for camera in ImageStore.cameras(store)]
     for image in images:
         next(image.blocks(), None)  # complains of what is missing
 
     def recordings() -> Iterator[Recording]:
         for index, recording in enumerate(store.recordings()):
-            yield replace(recording, images={image.camera: image.episode(index) for image in images})
+            yield replace(recording, images={image.camera: image.checked_episode(index) for image in images})
 
     return Content(
         info=store.info,

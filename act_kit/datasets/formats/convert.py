@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,7 +16,7 @@ from act_kit.datasets.formats.content import SIDECAR, Content, Keys, of_store, t
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.errors import ConfigError, DamagedFileError, DatasetError, OutputError, did_you_mean
-from act_kit.files import prepare_output, read_json, write_json
+from act_kit.files import new_folder, read_json, write_json
 
 OURS = "act_kit"
 _READERS: dict[str, Callable[[Path, str, Keys], Content]] = {
@@ -108,18 +107,12 @@ def convert(
         raise ConfigError(
             f"{path} is data of act_kit, whose states and actions are known. Leave out --state, --action."
         )
-    prepare_output(out, overwrite=overwrite, how_to_go_on="Another name keeps it")
     content = replace(content, recordings=_counted(content, on_progress))
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with new_folder(out, overwrite=overwrite, how_to_go_on="Another name keeps it") as fresh:
         if to == OURS:
-            _write_ours(path, out, origin, content, keys)
+            _write_ours(path, out, fresh, origin, content, keys)
         else:
-            content.notes.extend(_write_theirs(part, _WRITERS[to], content))
-            part.rename(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            content.notes.extend(_write_theirs(fresh, _WRITERS[to], content))
     return origin, content
 
 
@@ -130,7 +123,7 @@ def _counted(content: Content, on_progress: Callable[[int, int], None]) -> Itera
     on_progress(content.num_episodes, content.num_episodes)
 
 
-def _write_ours(path: Path, out: Path, origin: str, content: Content, keys: Keys) -> None:
+def _write_ours(path: Path, out: Path, fresh: Path, origin: str, content: Content, keys: Keys) -> None:
     parent = {
         "path": str(path),
         "format": origin,
@@ -143,7 +136,7 @@ def _write_ours(path: Path, out: Path, origin: str, content: Content, keys: Keys
     options += ["--action", keys.action] if keys.action else []
     command = shlex.join(["act", "data", "convert", str(path), str(out), *options])
     info = replace(content.info, command=command, parents=[parent])
-    store = write_dataset(out, info, content.recordings, attempts=content.attempts, cameras=content.cameras)
+    store = write_dataset(fresh, info, content.recordings, attempts=content.attempts, cameras=content.cameras)
     if content.fingerprint not in (None, store.fingerprint):
         content.notes.append("the steps are not those that were exported: they were changed on the way")
 

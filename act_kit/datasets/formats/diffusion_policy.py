@@ -1,8 +1,8 @@
 """The replay buffers of diffusion policy (Chi et al. 2023, arXiv:2303.04137), in and out.
 
 The layout is that of ``ReplayBuffer`` in github.com/real-stanford/diffusion_policy: a zarr group with the steps of all
-episodes, one after the other, in ``data/state``, ``data/action``, ``data/<camera>``, and with ``meta/episode_ends``. It is
-distributed as a folder or as a zip of one, in zarr's format 2 or 3.
+episodes, one after the other, in ``data/state``, ``data/action``, ``data/<camera>``, and with ``meta/episode_ends``. It
+is distributed as a folder or as a zip of one, in zarr's format 2 or 3.
 
 What is written is written with zarr, in format 2. What is read is anybody's file, and read here (``zarr_files.py``).
 """

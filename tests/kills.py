@@ -1,0 +1,311 @@
+"""Faults at every file-system operation of a verb in turn: a process of its own, so that it can fork before any thread.
+
+``python -m tests.kills FOLDER FAULT MOST CASE…`` prints a JSON line for each case: how many operations it has, how many
+of them (at most MOST; 0 for all) were disturbed, and what went wrong.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import act_kit.cli.data_stages as data_stages
+import act_kit.collection.collect as collecting
+import act_kit.collection.render as rendering
+from act_kit import cli
+from act_kit.executors import LocalExecutor, Spread
+from act_kit.sim.render import Frames, Gl
+
+_IMPORTED = (
+    "act_kit.cli.policy_stages", "act_kit.datasets.derive", "act_kit.datasets.formats.convert",
+    "act_kit.datasets.diversity", "torch.utils.tensorboard", "tensorboard.backend.event_processing.event_accumulator",
+)  # fmt: skip
+
+EXIT_CODES = {"kill": (0, -9), "interrupt": (0, 130), "full disk": (0, 2), "broken disk": (0, 2)}
+"""How a command may end that is disturbed; 0 where it was done already."""
+
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.truncate")
+_NEEDS_SPACE = ("open", "os.mkdir", "os.symlink", "os.link")
+
+TRAIN = (
+    "policy.width=32", "policy.feedforward=64", "policy.latent_dim=8", "policy.chunk_size=8", "execution.execute=4",
+    "trainer.batch_size=8", "trainer.steps=4", "trainer.validate_every=1", "trainer.log_every=1",
+    "selection.episodes=1", "selection.rollouts=2", "--device", "cpu", "--workers", "1", "--allow-degenerate",
+)  # fmt: skip
+EVAL = ("--episodes", "1", "control_episodes=0", "demonstrated_episodes=0", "--workers", "1", "--device", "cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A command that is disturbed, in a folder that holds ``before``.
+
+    Attributes:
+        command: What is disturbed.
+        before: What is there: the folders that these commands make.
+        again: What is typed afterwards, if it is not the same.
+        out: The folder that it makes.
+        old: A folder whose content must not be lost before the new one is complete.
+    """
+
+    command: str
+    out: str
+    before: tuple[str, ...] = ()
+    again: str = ""
+    old: bool = False
+
+
+DATA = "collect --task reach-v3 --n 3 --workers 1 --out data"
+OTHER = "collect --task reach-v3 --n 2 --seed 1 --workers 1 --out other"
+OLD = "collect --task reach-v3 --n 1 --seed 5 --workers 1 --out out"
+RUN = f"train --data data --out out {' '.join(TRAIN)}"
+CASES: dict[str, Case] = {
+    "collect": Case(command=DATA.replace("data", "out"), again="--resume", out="out"),
+    "collect --overwrite": Case(
+        command=DATA.replace("data", "out") + " --overwrite", before=(OLD,), again="--resume", out="out", old=True
+    ),
+    "collect --overwrite again": Case(
+        command=DATA.replace("data", "out") + " --overwrite", before=(OLD,), out="out", old=True
+    ),
+    "render": Case(
+        command="render out --size 16", before=(DATA.replace("data", "out"),), again="render out --size 16", out="out"
+    ),
+    "render --overwrite": Case(
+        command="render out --size 16 --overwrite", before=(DATA.replace("data", "out"), "render out --size 24"),
+        again="render out --size 16", out="out", old=True,
+    ),
+    "merge": Case(command="data merge data other --out out", before=(DATA, OTHER), out="out"),
+    "merge --overwrite": Case(
+        command="data merge data other --out out --overwrite", before=(DATA, OTHER, OLD), out="out", old=True
+    ),
+    "split": Case(command="data split data --parts 1,2 --out out", before=(DATA,), out="out"),
+    "split --overwrite": Case(
+        command="data split data --parts 1,2 --out out --overwrite", before=(DATA, OLD), out="out", old=True
+    ),
+    "filter": Case(command="data filter data --where episode>0 --out out", before=(DATA,), out="out"),
+    "filter --overwrite": Case(
+        command="data filter data --where episode>0 --out out --overwrite", before=(DATA, OLD), out="out", old=True
+    ),
+    "convert": Case(command="data convert data out --to diffusion-policy", before=(DATA,), out="out"),
+    "convert --overwrite": Case(
+        command="data convert data out --to act-hdf5 --overwrite", before=(DATA, OLD), out="out", old=True
+    ),
+    "train": Case(command=RUN, before=(DATA,), again="train --resume --out out --device cpu --workers 1", out="out"),
+    "train --overwrite": Case(
+        command=f"{RUN} --overwrite", before=(DATA, OLD), again="train --resume --out out --device cpu --workers 1",
+        out="out", old=True,
+    ),
+    "train --overwrite again": Case(command=f"{RUN} --overwrite", before=(DATA, OLD), out="out", old=True),
+    "eval": Case(
+        command=f"eval run {' '.join(EVAL)} --out out", before=(DATA, RUN.replace("--out out", "--out run")), out="out"
+    ),
+    "eval --overwrite": Case(
+        command=f"eval run {' '.join(EVAL)} --out out --overwrite",
+        before=(DATA, RUN.replace("--out out", "--out run"), OLD), out="out", old=True,
+    ),
+}  # fmt: skip
+
+
+@dataclass
+class Report:
+    """What came of a case."""
+
+    case: str
+    fault: str
+    num_operations: int = 0
+    num_tried: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+class Fault:
+    """Counts the file-system operations of this process, and disturbs one: before it, as nothing of it was done."""
+
+    def __init__(self, kind: str, at: int) -> None:
+        self.kind = kind
+        self.at = at
+        self.count = 0
+        sys.addaudithook(self)
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not (event in _CHANGES or (event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES)):
+            return
+        if str(arguments[0]).startswith("/dev/"):
+            return
+        self.count += 1
+        if self.kind == "full disk" and 0 <= self.at < self.count and event in _NEEDS_SPACE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
+        if self.count != self.at + 1:
+            return
+        if self.kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "interrupt":
+            os.kill(os.getpid(), signal.SIGINT)
+        if self.kind == "broken disk":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(arguments[0]))
+
+
+def forked(work: Path, function: Callable[[], int]) -> tuple[int, str]:
+    """Call a function in a fork of this process; return its exit code (negative: the signal) and what it printed."""
+    said = work.parent / "said.txt"
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            os.chdir(work)
+            descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            code = function()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), said.read_text(encoding="utf-8", errors="replace")
+
+
+def act(work: Path, command: str, fault: str = "", at: int = -1) -> tuple[int, str]:
+    """Run a command line in a fork, disturbed at one of its operations."""
+
+    def run() -> int:
+        sys.argv = ["act", *command.split()]
+        disturbed = Fault(fault, at)
+        try:
+            cli.main()
+            code: Any = 0
+        except SystemExit as exit_:
+            code = exit_.code
+        counted = disturbed.count
+        (work.parent / "count.txt").write_text(str(counted), encoding="utf-8")
+        return int(code or 0)
+
+    return forked(work, run)
+
+
+_OF_THE_CLOCK = ("train/steps_per_s", "train/roofline_fraction", "host/memory")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Return every file, without what depends on the clock."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            files[name] = os.readlink(path).encode()
+        elif path.name == "metrics.jsonl":
+            files[name] = b"".join(_without_clock(line) for line in path.read_bytes().splitlines())
+        elif path.is_file() and "tensorboard" not in path.parts:
+            files[name] = path.read_bytes()
+    return files
+
+
+def _without_clock(line: bytes) -> bytes:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return line
+    return json.dumps({key: value for key, value in record.items() if key not in _OF_THE_CLOCK}).encode()
+
+
+def draw(settings: Any, cameras: list[str], start: Any, physics: np.ndarray) -> Frames:
+    """Draw no pictures, but numbers that follow from what is drawn."""
+    shape = (len(physics), len(cameras), settings.height_px, settings.width_px, 3)
+    rng = np.random.default_rng(abs(int(1e6 * physics.sum())))
+    return Frames(images=rng.integers(0, 255, shape, dtype=np.uint8), renderer="llvmpipe")
+
+
+def moments(num: int, most: int) -> list[int]:
+    """Choose moments, evenly; and the last ones, at which folders change places."""
+    if not most:
+        return list(range(num))
+    return sorted({*range(0, num, max(1, num // most)), *range(max(0, num - 3), num)})
+
+
+def next_command(case: Case, work: Path) -> str:
+    """Return what a user types next."""
+    out = work / case.out
+    if case.again.startswith("train") and not (out / "config.yaml").exists():
+        return case.command  # not begun yet
+    if case.again == "--resume":
+        return case.command.replace(" --overwrite", "") + " --resume"
+    if not case.again and not case.old and out.exists():
+        return f"{case.command} --overwrite"
+    return case.again or case.command
+
+
+def try_case(root: Path, name: str, fault: str, most: int) -> Report:
+    """Disturb a case at its moments, and see that nothing finished is lost and that the next command mends it."""
+    case, report = CASES[name], Report(case=name, fault=fault)
+    start, work = root / "start", root / "work"
+    for folder in (start, work):
+        shutil.rmtree(folder, ignore_errors=True)
+    start.mkdir()
+    for command in case.before:
+        code, said = act(start, command)
+        assert code == 0, said
+    old = set(tree(start / case.out).values()) if case.old else set()
+    shutil.copytree(start, work, symlinks=True)
+    code, said = act(work, case.command)
+    assert code == 0, said
+    whole = tree(work)
+    new = set(tree(work / case.out).values())
+    report.num_operations = int((root / "count.txt").read_text(encoding="utf-8"))
+    for at in moments(report.num_operations, most):
+        shutil.rmtree(work)
+        shutil.copytree(start, work, symlinks=True)
+        code, said = act(work, case.command, fault, at)
+        report.num_tried += 1
+        where = f"{name}, {fault} at {at}"
+        if code not in EXIT_CODES[fault] or "Traceback" in said:
+            report.wrong.append(f"{where}: exit code {code}: {said[-800:]}")
+        there = set(tree(work).values())
+        if not (old <= there or new <= there):
+            report.wrong.append(f"{where}: neither the old folder nor the new one is whole")
+        again = next_command(case, work)
+        code, said = act(work, again)
+        if code != 0 or "Traceback" in said:
+            report.wrong.append(f"{where}, then {again}: exit code {code}: {said[-800:]}")
+            continue
+        after = tree(work)
+        differs = sorted(key for key in {*after, *whole} if after.get(key) != whole.get(key))
+        if differs:
+            report.wrong.append(f"{where}, then {again}: differs in {differs[:6]}")
+    return report
+
+
+def main() -> None:
+    """Try cases, and print a line for each."""
+    assert threading.active_count() == 1, "a fork would not have the other threads"
+    sys.dont_write_bytecode = True
+    for name in _IMPORTED:
+        import_module(name)  # once, and not in every fork
+    torch.set_num_threads(1)
+    collecting.COMMIT_EVERY = 2
+    rendering.render_episode = draw  # type: ignore[assignment]
+    data_stages.find_gl = lambda num_processes=1: Gl("egl", "llvmpipe", {})  # type: ignore[assignment]
+    Spread.make_executor = lambda self, variables=None: LocalExecutor(1)  # type: ignore[method-assign]
+    root, fault, most, *names = sys.argv[1:]
+    for name in names:
+        report = try_case(Path(root), name, fault, int(most))
+        print(json.dumps(vars(report)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

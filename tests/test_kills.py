@@ -1,0 +1,49 @@
+"""Killed, interrupted, or without a disk to write to, at any file-system operation: nothing finished is lost, and the
+next command makes what an undisturbed one would have made."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ONE_THREAD
+from tests.kills import CASES, EXIT_CODES
+
+ROOT = Path(__file__).parent.parent
+
+
+def disturb(folder: Path, fault: str, most: int, names: Sequence[str]) -> list[dict[str, object]]:
+    """Disturb cases, at ``most`` moments of each (0 for all), in a process that can fork."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kills", folder, fault, str(most), *names],
+        capture_output=True, text=True, cwd=ROOT, env=ONE_THREAD,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("fault", "names"),
+    [
+        ("kill", ("collect", "merge --overwrite", "render --overwrite")),
+        ("full disk", ("collect --overwrite", "split --overwrite")),
+    ],
+)
+def test_some_moments(tmp_path: Path, fault: str, names: Sequence[str]) -> None:
+    for report in disturb(tmp_path, fault, 5, names):
+        assert report["wrong"] == []
+        assert report["num_tried"] == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("fault", EXIT_CODES)
+def test_every_moment(tmp_path: Path, fault: str, name: str) -> None:
+    (report,) = disturb(tmp_path, fault, 0 if fault == "kill" else 40, [name])
+    print(f"{name}, {fault}: {report['num_tried']} of {report['num_operations']} moments")
+    assert report["wrong"] == []
