@@ -58,6 +58,7 @@ def info(
         ("fingerprint", store.fingerprint or "none before it is finished"),
         ("made by", store.info.command),
         ("made of", "; ".join(map(_origin, store.info.parents)) or "nothing else"),
+        *[("lost or assumed", note) for parent in store.info.parents for note in parent.get("notes", [])],
         ("with", ", ".join(f"{name} {version}" for name, version in store.info.versions.items())),
         ("at commit", store.info.git_commit or "unknown"),
     ]

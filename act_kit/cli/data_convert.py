@@ -25,6 +25,13 @@ def convert(
     task: Annotated[
         str, typer.Option(help="What imported data show, where they do not say.", show_default="the name of IN")
     ] = "",
+    state: Annotated[
+        str,
+        typer.Option(metavar="KEY", help="Of imported data, the array to take for states.", show_default="state, qpos"),
+    ] = "",
+    action: Annotated[
+        str, typer.Option(metavar="KEY", help="Of imported data, the array to take for actions.", show_default="action")
+    ] = "",
     overwrite: Overwrite = False,
 ) -> None:
     """Convert a dataset to or from what others read, and say what was lost.
@@ -32,13 +39,16 @@ def convert(
     [dim]act data convert data/pick-place-v3 pick_place.zarr --to diffusion-policy[/]
     [dim]act data convert sim_transfer_cube_scripted data/transfer-cube --task transfer-cube[/]
     """
+    from act_kit.datasets.formats.content import Keys
     from act_kit.datasets.formats.convert import convert as convert_dataset
 
     with progress_bar() as bar:
         line = bar.add_task("convert", total=None)
         origin, content = convert_dataset(
-            source, out, to=to, task=task, overwrite=overwrite,
+            source, out, to=to, task=task, overwrite=overwrite, keys=Keys(state=state, action=action),
             on_progress=lambda num_done, num: bar.update(line, completed=num_done, total=num),
         )  # fmt: skip
     say(f"{out}: {content.info.task}, from {origin} to {to}.")
-    say("Lost or assumed: " + ("; ".join(content.notes) or "nothing") + ".")
+    say(f"Lost or assumed: {'' if content.notes else 'nothing.'}")
+    for note in content.notes:
+        say(f"- {note}")

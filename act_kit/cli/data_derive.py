@@ -48,7 +48,11 @@ def filter_(
 
     Columns are episode, steps, task, source, succeeded, success_step, final_distance, path_efficiency, idle_fraction, \
 clipped_fraction, jerk, gripper_switches, object_x to goal_z (the start), first_of_its_start and random: \
-"random < 0.5" is half of the distinct starts, drawn by --seed. What was not recorded has no column.
+"random < 0.5" is half of the distinct starts, drawn by --seed. What was not recorded has no column. A comparison with \
+what an episode does not have, such as the success_step of a failure, is false, also one by != or not in.
+
+An expression is made of columns, numbers, 'text', True, False, lists such as [0, 5], < <= == != >= >, in, not in, \
+and, or, not, + - * / % and abs(…).
 
     [dim]act data filter data/push-v3 --where "steps < 90 and source != 'teleop:ann'" --out data/push-v3-quick[/]
     """

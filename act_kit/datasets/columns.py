@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 import math
-from collections.abc import Mapping
+import re
 from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
-from simpleeval import EvalWithCompoundTypes, InvalidExpression
 
+from act_kit.datasets.expressions import Columns, ExpressionError, compile_expression
 from act_kit.datasets.quality import Motion, measure_motion
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError, did_you_mean
 from act_kit.sim.starts import number_distinct
 from act_kit.sim.tasks import TASKS
-
-Columns = Mapping[str, list[Any]]
-"""One value per episode under each name: numbers, bools or strings."""
 
 
 def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
@@ -40,8 +36,8 @@ def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
                           1/n, … So ``random < 0.8`` is 80 % of the starts. Without starts, each episode counts as one.
     ====================  ==============================================================================================
 
-    What was not recorded has no column. What an episode does not have (the success step of a failure) is NaN: no
-    comparison with it is true.
+    What was not recorded has no column. What an episode does not have (the success step of a failure) is NaN: every
+    comparison with it is false, also ``!=``.
     """
     columns: dict[str, list[Any]] = {
         "episode": list(range(store.num_episodes)),
@@ -79,31 +75,21 @@ def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
 def choose(columns: Columns, where: str) -> np.ndarray:
     """Return the episodes, int64, for which an expression over their columns is true.
 
-    It is one of Python: comparisons, ``and``, ``or``, ``not``, ``in``, arithmetic and ``abs``.
+    See :mod:`act_kit.datasets.expressions` for the language.
 
     Raises:
-        ConfigError: It is not such an expression, or is not true or false, or names a column that there is not.
+        ConfigError: It is not such an expression, or divides by zero for some episode.
     """
-    there = f"The columns are {', '.join(columns)}."
+    episodes = np.arange(len(columns["episode"]))
+    if not len(episodes):
+        return episodes
     try:
-        tree = ast.parse(where.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:
+        return np.flatnonzero(compile_expression(where, columns)(episodes))
+    except ExpressionError as error:
+        shown = where if len(where) <= 200 else where[:199] + "…"
+        name = re.match("there is no column '(.*)'$", str(error))
         raise ConfigError(
-            f"'{where}' is not an expression: {error.args[0]}. Write, for example, 'steps < 100 and source == \"x\"'. "
-            + there
+            f"{' '.join(shown.split())!r} is not an expression over the columns of an episode: {error}. Write, for "
+            f"example, --where 'steps < 100 and source == \"scripted\"'. The columns are {', '.join(columns)}."
+            f"{did_you_mean(name[1], columns) if name else ''}"
         ) from error
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id not in (*columns, "abs"):
-            raise ConfigError(f"There is no column '{node.id}'. {there}{did_you_mean(node.id, columns)}")
-    chosen = []
-    for episode in columns["episode"]:
-        names = {name: values[episode] for name, values in columns.items()}
-        try:
-            value = EvalWithCompoundTypes(names=names, functions={"abs": abs}).eval(where, previously_parsed=tree)
-        except (InvalidExpression, TypeError, ArithmeticError, ValueError) as error:
-            raise ConfigError(f"'{where}' cannot be told of episode {episode}: {error}. {there}") from error
-        if not isinstance(value, bool):
-            raise ConfigError(f"'{where}' is {value!r} for episode {episode}, not true or false. {there}")
-        if value:
-            chosen.append(episode)
-    return np.array(chosen, dtype=np.int64)

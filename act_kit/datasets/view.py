@@ -22,6 +22,7 @@ from markupsafe import Markup
 
 from act_kit.datasets.columns import Columns, columns_of
 from act_kit.datasets.coverage import panels, place
+from act_kit.datasets.expressions import MAX_CHARACTERS, MAX_DEPTH, SIGNS, SPELLINGS
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.null import reference_starts
 from act_kit.datasets.store import EpisodeStore
@@ -218,7 +219,8 @@ def write_view(store: EpisodeStore, num: int, out: Path, *, no_video: str = "") 
         "hz": store.info.control_hz,
         "stride": stride_of(store),
         "every": every,
-        "columns": {name: [_plain(value) for value in values] for name, values in columns.items()},
+        "columns": {name: _exact(values) for name, values in columns.items()},
+        "language": {"spellings": SPELLINGS, "signs": SIGNS, "characters": MAX_CHARACTERS, "depth": MAX_DEPTH},
         "maps": maps,
         "plots": [plot.to_dict(ends, every) for plot in plots],
         "success": [_spans(part) for part in np.split(store.steps("success")[: ends[-1]], ends[:-1])]
@@ -311,6 +313,11 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _exact(values: Sequence[Any]) -> list[Any]:
+    """Return a column as JSON has it, every digit: the page's filter chooses the episodes that the command does."""
+    return [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
 
 
 def _cell(value: Any) -> str:

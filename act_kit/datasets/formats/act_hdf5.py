@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from act_kit.datasets.formats.content import (
     IMAGES,
     SIDECAR,
     Content,
+    Keys,
     Layout,
     check_frames,
     check_known,
@@ -32,35 +34,48 @@ from act_kit.datasets.formats.content import (
     foreign,
     from_json,
     one_line,
+    some,
 )
 from act_kit.errors import DatasetError
 
 HZ = 50
 """Of ALOHA: ``DT`` in ACT's ``constants.py``. The files do not say."""
 
+_NOTES = 12
+"""Arrays and attributes that are named as left behind; of more, their number is said."""
 _CAMERAS = "observations/images"
 _JPEG_BYTES = 4_000_000
 """The most that a frame may take: as much as the largest, 1024x1024, uncompressed."""
 
 
-def _path_of(name: str) -> str:
+def _path_of(name: str, keys: Keys) -> str:
     """Return where an array of a :data:`Layout` is in a file."""
     if name.startswith(IMAGES):
         return f"{_CAMERAS}/{name.removeprefix(IMAGES)}"
-    return {"state": "observations/qpos", "action": "action"}.get(name, f"act_kit/{name}")
+    paths = {"state": keys.state or "observations/qpos", "action": keys.action or "action"}
+    return paths.get(name, f"act_kit/{name}")
 
 
 def find_files(path: Path) -> list[Path]:
     """Return the episodes at ``path``, a file or a folder of them: ``episode_2`` comes before ``episode_10``."""
-    files = [path] if path.is_file() else [*path.glob("*.hdf5"), *path.glob("*.h5")]
+    files = [path] if path.is_file() else [file for file in path.iterdir() if _is_episode(file)]
     return sorted(files, key=lambda file: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", file.name)])
+
+
+def _is_episode(file: Path) -> bool:
+    return file.suffix in (".hdf5", ".h5") and not file.name.startswith(".")
 
 
 # -- in ----------------------------------------------------------------------------------------------------------------
 
 
-def read(path: Path, task: str) -> Content:
+def read(path: Path, task: str, keys: Keys) -> Content:
     """Open the episodes at ``path`` and check what they declare; they are read one at a time, later.
+
+    Args:
+        path: A file, or a folder of them.
+        task: What the task is called where the data do not say.
+        keys: The paths of the arrays to take for states and actions.
 
     Raises:
         DatasetError: A file is damaged, is something else, or does not go with the others.
@@ -69,22 +84,26 @@ def read(path: Path, task: str) -> Content:
     sidecar = path / SIDECAR
     known = from_json(path, sidecar.read_bytes()) if sidecar.is_file() else None
     fields = known.fields if known else ("state", "action")
-    layouts, notes = [], dict[str, None]()
+    layouts, notes, left = [], dict[str, None](), Counter[str]()
     for file in files:
         with _opened(file) as root:
-            layouts.append(_layout(file, root, fields))
-            notes |= dict.fromkeys([] if known else _notes(root))
+            layouts.append(_layout(file, root, fields, keys))
+            notes |= dict.fromkeys([] if known else _notes(root, keys))
+            left.update(_left(root, {*(_path_of(name, keys) for name in layouts[-1])}, is_ours=known is not None))
     lengths = [check_layout(str(file), each, layouts[0]) for file, each in zip(files, layouts, strict=True)]
     cameras = [name.removeprefix(IMAGES) for name in layouts[0] if name.startswith(IMAGES)]
     if known is None:
         known = foreign(task, len(files), cameras, layouts[0], max(lengths), HZ)
         notes[f"the files name no rate: {HZ} Hz is assumed, ALOHA's"] = None
     check_known(path, known, layouts[0], len(files))
+    left_behind = [f"{what} is left behind (in {num} of {len(files)} files)" for what, num in left.items()]
+    if len(left_behind) > _NOTES:
+        left_behind[_NOTES:] = [f"{len(left_behind) - _NOTES} more arrays and attributes are left behind"]
 
     def recordings() -> Iterator[Recording]:
         for file, layout, episode in zip(files, layouts, known.episodes, strict=True):
             with _opened(file) as root:
-                steps = {n: check_steps(str(file), n, _array(file, root, _path_of(n))[()]) for n in fields}
+                steps = {n: check_steps(str(file), n, _array(file, root, _path_of(n, keys))[()]) for n in fields}
                 images = {c: _frames(file, root, c, layout[IMAGES + c][0]) for c in cameras}
             yield replace(episode, steps=steps, images=images)
 
@@ -95,7 +114,7 @@ def read(path: Path, task: str) -> Content:
         attempts=known.attempts,
         cameras=known.cameras,
         fingerprint=known.fingerprint,
-        notes=list(notes),
+        notes=[*left_behind, *notes, *_beside(path, files)],
     )
 
 
@@ -127,8 +146,8 @@ def _array(file: Path, root: h5py.File, path: str) -> h5py.Dataset:
     return at
 
 
-def _layout(file: Path, root: h5py.File, fields: tuple[str, ...]) -> Layout:
-    layout = {name: _array(file, root, _path_of(name)) for name in fields}
+def _layout(file: Path, root: h5py.File, fields: tuple[str, ...], keys: Keys) -> Layout:
+    layout = {name: _array(file, root, _path_of(name, keys)) for name in fields}
     cameras = root.get(_CAMERAS) if _CAMERAS in root else None
     for camera in cameras if isinstance(cameras, h5py.Group) else ():
         if not camera.endswith("_depth"):
@@ -142,16 +161,53 @@ def _layout(file: Path, root: h5py.File, fields: tuple[str, ...]) -> Layout:
     return found
 
 
-def _notes(root: h5py.File) -> Iterator[str]:
-    for name in ("observations/qvel", "observations/effort", "base_action"):
-        if name in root:
-            yield f"{name} is left behind"
-    if any(camera.endswith("_depth") for camera in root.get(_CAMERAS, ())):
-        yield "depth is left behind"
-    if root["action"].dtype == np.float64:
+def _notes(root: h5py.File, keys: Keys) -> Iterator[str]:
+    """Say what is assumed of data that others recorded."""
+    if keys.state:
+        yield f"states are those of {keys.state}"
+    if keys.action:
+        yield f"actions are those of {keys.action}"
+    if root[_path_of("action", keys)].dtype == np.float64:
         yield "actions are rounded to float32"
     if not root.attrs.get("sim", False):
         yield "of a real robot, ACT takes actions from one step earlier; here they stay where they are"
+
+
+def _left(root: h5py.File, taken: set[str], *, is_ours: bool) -> list[str]:
+    """Name the arrays, links and attributes that are not read."""
+    known = {*taken, "compress_len", *(["observations/qvel"] if is_ours else [])}
+    attributes = [f"attribute {name}" for name in root.attrs if name not in ("sim", "compress")]
+    arrays: list[str] = []
+
+    def visit(name: str, link: Any) -> None:
+        if not isinstance(link, h5py.HardLink):
+            arrays.append(f"the link {name}")
+        elif name not in known and isinstance(root[name], h5py.Dataset):
+            arrays.append(name)
+        if isinstance(link, h5py.HardLink):
+            attributes.extend(f"attribute {name}/{key}" for key in root[name].attrs)
+
+    root.visititems_links(visit)
+    return [*arrays, *attributes]
+
+
+def _beside(path: Path, files: Sequence[Path]) -> Iterator[str]:
+    """Say what in the folder is not read, and which numbers lack."""
+    if path.is_file():
+        if (path.parent / SIDECAR).is_file():
+            yield f"{path.parent / SIDECAR} is about the whole folder, and was not read: convert {path.parent}"
+        return
+    others = sorted({entry.name for entry in path.iterdir()} - {file.name for file in files} - {SIDECAR})
+    hidden = [name for name in others if name.startswith(".")]
+    if hidden:
+        yield f"{len(hidden)} hidden files were skipped: {some(hidden)}"
+    rest = [name for name in others if not name.startswith(".")]
+    if rest:
+        yield f"{len(rest)} other files or folders are left behind: {some(rest)}"
+    numbers = {int(found[1]) for file in files if (found := re.search(r"([0-9]{1,9})$", file.stem))}
+    missing = max(numbers, default=-1) + 1 - min(numbers, default=0) - len(numbers)
+    if missing > 0:
+        yield f"{missing} numbers between {min(numbers)} and {max(numbers)} have no file: episodes are numbered anew"
 
 
 def _frames(file: Path, root: h5py.File, camera: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -189,7 +245,7 @@ def write(path: Path, content: Content) -> list[str]:
         with h5py.File(path / f"episode_{index}.hdf5", "w") as root:
             root.attrs["sim"] = True
             for name, values in recording.steps.items():
-                root[_path_of(name)] = values
+                root[_path_of(name, Keys())] = values
             root["observations/qvel"] = np.zeros_like(recording.steps["state"])
             for camera, frames in recording.images.items():
                 root.create_dataset(f"{_CAMERAS}/{camera}", data=frames, chunks=(1, *frames.shape[1:]))

@@ -30,11 +30,22 @@ EPISODE_BYTES = 6_000_000_000
 """The most that an episode may declare: 1,500 steps of four cameras at 480x640 are 5.5 GB. Files of a few kilobytes can
 declare terabytes, so nothing is allocated before this was checked."""
 
+_NAME_BYTES = 120
+"""Of the name of a camera or task, which names files: they may have 255, a suffix included."""
+
 IMAGES = "images/"
 """How the names of cameras begin in a :data:`Layout`."""
 
 Layout = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 """Shape and type of every array of an episode, known before any is read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """The names of the arrays to take for states and actions; "" for the format's own."""
+
+    state: str = ""
+    action: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +156,8 @@ def from_json(where: Path, text: bytes) -> Known:
         for name, kind in kinds.items():
             if not isinstance(getattr(info, name), kind):
                 raise ValueError(f"{name} is {getattr(info, name)!r}")
+        if not _is_name(info.task):
+            raise ValueError(f"task is {some([info.task])!r}")
         if info.control_hz < 1:
             raise ValueError(f"control_hz is {info.control_hz}")
         fields = tuple(name for name in STEP_FIELDS if name in said["fields"])
@@ -179,7 +192,13 @@ def from_json(where: Path, text: bytes) -> Known:
 
 
 def foreign(task: str, num_episodes: int, cameras: Sequence[str], layout: Layout, horizon: int, hz: int) -> Known:
-    """Return what is known of data that others made: nothing but what their arrays show."""
+    """Return what is known of data that others made: nothing but what their arrays show.
+
+    Raises:
+        DatasetError: No folder can be called as the task is.
+    """
+    if not _is_name(task):
+        raise DatasetError(f"A task cannot be called {some([task])!r}. Name it: --task NAME, such as pick-place-v3.")
     info = DatasetInfo(
         task=task, num_wanted=num_episodes, seed=None, start_law="unknown", demonstrator="imported", noise=0.0,
         steps_after_success=0, command="", versions=versions(), git_commit=git_commit(), horizon=horizon, control_hz=hz,
@@ -201,9 +220,20 @@ def foreign(task: str, num_episodes: int, cameras: Sequence[str], layout: Layout
 # -- checks ------------------------------------------------------------------------------------------------------------
 
 
+def _is_name(text: str) -> bool:
+    """Tell whether a file or folder may be called so, whatever file the name comes from."""
+    return re.fullmatch(r"\w[\w.-]*", text) is not None and len(text.encode()) <= _NAME_BYTES
+
+
 def one_line(error: BaseException) -> str:
     """Return the first line of what an error says."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    """Return names for a message, and of many the number of the others."""
+    others = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(name if len(name) <= 80 else name[:79] + "…" for name in names[:most]) + others
 
 
 def check_layout(where: str, layout: Layout, like: Layout) -> int:
@@ -231,8 +261,12 @@ def check_layout(where: str, layout: Layout, like: Layout) -> int:
             )
         if name.startswith(IMAGES) and not (shape[3] == 3 and min(shape[1:3]) >= 16 and max(shape[1:3]) <= 1024):
             raise DatasetError(f"{where}: {name} has shape {shape}; frames have 3 channels and sides of 16 to 1024 px.")
-        if not re.fullmatch(r"(images/)?\w[\w.-]*", name) or name.removeprefix(IMAGES) in set(STEP_FIELDS) - {name}:
-            raise DatasetError(f"{where}: a camera cannot be called {name.removeprefix(IMAGES)!r}.")
+        camera = name.removeprefix(IMAGES)
+        if not _is_name(camera) or camera in set(STEP_FIELDS) - {name}:
+            raise DatasetError(
+                f"{where}: a camera cannot be called {some([camera])!r}. Rename it: at most {_NAME_BYTES} bytes of "
+                "letters, digits, '_', '-' and '.'."
+            )
     (num_steps, *_), _ = layout["action"]
     for name, (shape, _) in layout.items():
         if shape[0] != num_steps:

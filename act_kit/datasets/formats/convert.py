@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import zipfile
 from collections.abc import Callable, Iterator
@@ -11,15 +12,15 @@ from pathlib import Path
 
 from act_kit.datasets.episode import Recording
 from act_kit.datasets.formats import act_hdf5, diffusion_policy, lerobot
-from act_kit.datasets.formats.content import SIDECAR, Content, of_store, to_json
+from act_kit.datasets.formats.content import SIDECAR, Content, Keys, of_store, to_json
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
-from act_kit.errors import ConfigError, DatasetError, OutputError, did_you_mean
-from act_kit.files import new_folder, write_json
+from act_kit.errors import ConfigError, DamagedFileError, DatasetError, OutputError, did_you_mean
+from act_kit.files import new_folder, read_json, write_json
 
 OURS = "act_kit"
-_READERS: dict[str, Callable[[Path, str], Content]] = {
-    OURS: lambda path, task: of_store(EpisodeStore.open(path)),
+_READERS: dict[str, Callable[[Path, str, Keys], Content]] = {
+    OURS: lambda path, task, keys: of_store(EpisodeStore.open(path)),
     "act-hdf5": act_hdf5.read,
     "diffusion-policy": diffusion_policy.read,
 }
@@ -44,17 +45,26 @@ def detect(path: Path) -> str:
             "diffusion-policy" if zipfile.is_zipfile(path) else "act-hdf5" if path.suffix in (".hdf5", ".h5") else ""
         )
     elif (path / "zarr.json").is_file():
-        found = OURS
-    elif (path / ".zgroup").is_file():
+        found = OURS if _is_ours(path / "zarr.json") else "diffusion-policy"
+    elif (path / ".zgroup").is_file() or (path / "meta" / "episode_ends" / ".zarray").is_file():
         found = "diffusion-policy"
     else:
         found = "act-hdf5" if act_hdf5.find_files(path) else ""
     if not found:
         raise DatasetError(
             f"{path} is in no format that is read: a dataset of act_kit, episode_*.hdf5 of ACT, or a replay buffer of "
-            "diffusion policy (a folder with .zgroup, or a zip of one)."
+            "diffusion policy (a zarr group with meta/episode_ends, or a zip of one)."
         )
     return found
+
+
+def _is_ours(file: Path) -> bool:
+    """Tell datasets of act_kit, damaged ones too, from replay buffers in the same format of zarr."""
+    try:
+        attributes = read_json(file)["attributes"]
+        return "format" in attributes or not (file.parent / "meta" / "episode_ends").is_dir()
+    except (DamagedFileError, KeyError, TypeError):
+        return True
 
 
 def convert(
@@ -64,6 +74,7 @@ def convert(
     to: str,
     task: str,
     overwrite: bool,
+    keys: Keys | None = None,
     on_progress: Callable[[int, int], None] = lambda num_done, num: None,
 ) -> tuple[str, Content]:
     """Convert the dataset at ``path`` and return its format, and what it held, with notes on what was lost.
@@ -74,6 +85,7 @@ def convert(
         to: One of ``FORMATS``.
         task: What the task is called where the data do not say; "" for the name of ``path``.
         overwrite: Replace what is at ``out``.
+        keys: Which arrays of others' data are states and actions.
         on_progress: Called with the number of episodes that are written, and that there are.
 
     Raises:
@@ -88,11 +100,17 @@ def convert(
     origin = detect(path)
     if origin == to:
         raise DatasetError(f"{path} is in this format already: {to}. Choose another with --to.")
-    content = _READERS[origin](path, task or path.resolve().name.split(".")[0])
+    keys = keys or Keys()
+    task = task or re.sub(r"[^\w-]+", "-", path.resolve().name.split(".")[0])[:60].strip("-") or "imported"
+    content = _READERS[origin](path, task, keys)
+    if keys != Keys() and content.fingerprint is not None:
+        raise ConfigError(
+            f"{path} is data of act_kit, whose states and actions are known. Leave out --state, --action."
+        )
     content = replace(content, recordings=_counted(content, on_progress))
     with new_folder(out, overwrite=overwrite, how_to_go_on="Another name keeps it") as fresh:
         if to == OURS:
-            _write_ours(path, out, fresh, origin, content)
+            _write_ours(path, out, fresh, origin, content, keys)
         else:
             content.notes.extend(_write_theirs(fresh, _WRITERS[to], content))
     return origin, content
@@ -105,14 +123,18 @@ def _counted(content: Content, on_progress: Callable[[int, int], None]) -> Itera
     on_progress(content.num_episodes, content.num_episodes)
 
 
-def _write_ours(path: Path, out: Path, fresh: Path, origin: str, content: Content) -> None:
+def _write_ours(path: Path, out: Path, fresh: Path, origin: str, content: Content, keys: Keys) -> None:
     parent = {
         "path": str(path),
         "format": origin,
         "made_by": content.info.command or "unknown",
         "fingerprint": _hash_files(path),
+        "notes": list(content.notes),
     }
-    command = shlex.join(["act", "data", "convert", str(path), str(out), "--task", content.info.task])
+    options = ["--task", content.info.task]
+    options += ["--state", keys.state] if keys.state else []
+    options += ["--action", keys.action] if keys.action else []
+    command = shlex.join(["act", "data", "convert", str(path), str(out), *options])
     info = replace(content.info, command=command, parents=[parent])
     store = write_dataset(fresh, info, content.recordings, attempts=content.attempts, cameras=content.cameras)
     if content.fingerprint not in (None, store.fingerprint):

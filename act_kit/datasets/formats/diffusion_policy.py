@@ -1,21 +1,15 @@
 """The replay buffers of diffusion policy (Chi et al. 2023, arXiv:2303.04137), in and out.
 
-The layout is that of ``ReplayBuffer`` in github.com/real-stanford/diffusion_policy: a zarr group of format 2 with the
-steps of all episodes in ``data/state``, ``data/action``, ``data/<camera>`` and so on, one after the other, and
-``meta/episode_ends``. It is distributed as a folder or as a zip of one.
+The layout is that of ``ReplayBuffer`` in github.com/real-stanford/diffusion_policy: a zarr group with the steps of all
+episodes, one after the other, in ``data/state``, ``data/action``, ``data/<camera>``, and with ``meta/episode_ends``. It
+is distributed as a folder or as a zip of one, in zarr's format 2 or 3.
 
-What is written is written with zarr. What is read is anybody's file, and read here: zarr would take missing chunks for
-zeros, unpickle objects, and unpack a chunk to whatever size it says.
+What is written is written with zarr, in format 2. What is read is anybody's file, and read here (``zarr_files.py``).
 """
 
 from __future__ import annotations
 
-import itertools
-import json
-import math
-import re
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +24,7 @@ from act_kit.datasets.formats.content import (
     IMAGES,
     SIDECAR,
     Content,
+    Keys,
     Layout,
     check_frames,
     check_known,
@@ -38,8 +33,11 @@ from act_kit.datasets.formats.content import (
     foreign,
     from_json,
     one_line,
+    some,
 )
+from act_kit.datasets.formats.zarr_files import ZarrArray, ZarrFiles, open_files
 from act_kit.errors import DatasetError
+from act_kit.sim.tasks import STATE_DIM, TASKS
 
 HZ = 10
 """Of their tasks; the files do not say."""
@@ -50,44 +48,68 @@ _ENDS = "meta/episode_ends"
 # -- in ----------------------------------------------------------------------------------------------------------------
 
 
-def read(path: Path, task: str) -> Content:
+def read(path: Path, task: str, keys: Keys) -> Content:
     """Open the replay buffer at ``path``, a folder or a zip; its episodes are read one at a time, later.
+
+    Args:
+        path: Where it is.
+        task: What the task is called where the data do not say.
+        keys: The arrays in ``data`` to take for states and actions.
 
     Raises:
         DatasetError: It is damaged, is something else, or uses what their own code does not.
     """
     try:
-        files = _Zip(path) if path.is_file() else _Folder(path)
-        ends = _read_ends(path, files)
+        files = open_files(path, _ENDS)
+        ends = _read_ends(files)
         sidecar = files.get(SIDECAR, 100_000_000)
         known = from_json(path, sidecar) if sidecar is not None else None
-        arrays = {name: _Array(path, files, f"data/{name}") for name in files.arrays("data")}
+        names = [name.removeprefix("data/") for name in files.arrays() if name != _ENDS]
+        arrays = {name: ZarrArray(files, f"data/{name}") for name in names if f"data/{name}" in files.arrays()}
         fields = known.fields if known else ("state", "action")
-        missing = [name for name in fields if name not in arrays]
-        if missing:
-            raise DatasetError(f"{path} lacks data/{missing[0]}; it has {', '.join(arrays) or 'no arrays'}.")
-        cameras = [name for name, a in arrays.items() if len(a.shape) == 4 and a.shape[3] == 3 and name not in fields]
-        names = {name: arrays[name] for name in fields} | {IMAGES + camera: arrays[camera] for camera in cameras}
+        sources = {name: name for name in fields} | ({} if known else _choose(path, arrays, keys, task))
+        taken = {name: arrays[source] for name, source in sources.items() if source in arrays}
+        if len(taken) < len(fields):
+            missing = next(source for name, source in sources.items() if name not in taken)
+            raise DatasetError(
+                f"{path} lacks data/{missing}; it has {some(list(arrays)) or 'no arrays'}. "
+                "Choose with --state KEY and --action KEY."
+            )
+        images = {
+            name: array
+            for name, array in arrays.items()
+            if name not in sources.values() and (_is_image(array) or _is_channels_first(array))
+        }
     except DatasetError:
         raise
     except Exception as error:
         raise DatasetError(f"{path} is damaged: {one_line(error)}.") from error
     lengths = np.diff(ends, prepend=0)
+    read_arrays = taken | {IMAGES + camera: array for camera, array in images.items()}
 
     def layout(num_steps: int) -> Layout:
-        return {name: ((num_steps, *array.shape[1:]), array.dtype) for name, array in names.items()}
+        shapes = {name: array.shape[1:] for name, array in read_arrays.items()}
+        for camera, array in images.items():
+            if _is_channels_first(array):
+                shapes[IMAGES + camera] = (*array.shape[2:], 3)
+        return {name: ((num_steps, *shape), read_arrays[name].dtype) for name, shape in shapes.items()}
 
-    for name, array in names.items():
+    for name, array in read_arrays.items():
         if len(array.shape) == 0 or array.shape[0] < ends[-1]:
             raise DatasetError(f"{path}: {name} has shape {array.shape}, but the episodes end at step {ends[-1]}.")
     check_layout(str(path), layout(int(lengths.max())), layout(int(lengths.max())))
-    notes = []
+    notes = _unwritten(read_arrays, int(ends[-1]), is_ours=known is not None)
+    notes += _beyond(read_arrays, int(ends[-1]))
+    others = {name: array for name, array in arrays.items() if array not in read_arrays.values()}
+    notes += _left(others, [name for name in names if name not in arrays], files)
     if known is None:
-        known = foreign(task, len(ends), cameras, layout(1), int(lengths.max()), HZ)
-        left = sorted(set(arrays) - {*fields, *cameras})
-        notes = [f"the files name no rate: {HZ} Hz is assumed, their tasks'"]
-        notes += [f"left behind: {', '.join(left)}"] if left else []
-        notes += ["actions are rounded to float32"] if arrays["action"].dtype == np.float64 else []
+        known = foreign(task, len(ends), list(images), layout(1), int(lengths.max()), HZ)
+        notes += _assumed(sources, taken, others)
+        notes += [
+            f"the axes of {camera}, {array.shape[1:]}, were reordered to height, width, channels"
+            for camera, array in images.items()
+            if _is_channels_first(array)
+        ]
     check_known(path, known, layout(1), len(ends))
 
     def recordings() -> Iterator[Recording]:
@@ -95,13 +117,13 @@ def read(path: Path, task: str) -> Content:
             where, end = f"{path}, episode {index}", int(ends[index])
             begin = end - int(lengths[index])
             try:
-                steps = {name: check_steps(where, name, arrays[name].rows(begin, end)) for name in fields}
-                images = {camera: check_frames(where, camera, arrays[camera].rows(begin, end)) for camera in cameras}
+                steps = {name: check_steps(where, name, a.rows(begin, end)) for name, a in taken.items()}
+                frames = {camera: _frames(where, camera, a, begin, end) for camera, a in images.items()}
             except DatasetError:
                 raise
             except Exception as error:
                 raise DatasetError(f"{where} is damaged: {one_line(error)}.") from error
-            yield replace(episode, steps=steps, images=images)
+            yield replace(episode, steps=steps, images=frames)
 
     return Content(
         info=known.info,
@@ -114,132 +136,116 @@ def read(path: Path, task: str) -> Content:
     )
 
 
-def _read_ends(path: Path, files: _Folder | _Zip) -> np.ndarray:
-    array = _Array(path, files, _ENDS)
+def _choose(path: Path, arrays: Mapping[str, ZarrArray], keys: Keys, task: str) -> dict[str, str]:
+    """Return which arrays are states and actions: those asked for; of Meta-World, its whole state if it is there."""
+    chosen = {"state": keys.state or "state", "action": keys.action or "action"}
+    wide = [name for name, array in arrays.items() if array.shape[1:] == (STATE_DIM,)]
+    if not keys.state and task in TASKS and chosen["state"] not in wide and len(wide) == 1:
+        chosen["state"] = wide[0]
+    if chosen["state"] == chosen["action"]:
+        raise DatasetError(f"{path}: --state and --action both name {chosen['state']}. Name two arrays.")
+    return chosen
+
+
+def _is_image(array: ZarrArray) -> bool:
+    return len(array.shape) == 4 and array.shape[3] == 3
+
+
+def _is_channels_first(array: ZarrArray) -> bool:
+    """Tell frames whose channels come first; narrow ones could be either, and are no frames."""
+    return len(array.shape) == 4 and array.shape[1] == 3 and min(array.shape[2:]) >= 16
+
+
+def _frames(where: str, camera: str, array: ZarrArray, begin: int, end: int) -> np.ndarray:
+    frames = check_frames(where, camera, array.rows(begin, end))
+    return np.ascontiguousarray(frames.transpose(0, 2, 3, 1)) if _is_channels_first(array) else frames
+
+
+# -- what is not taken over --------------------------------------------------------------------------------------------
+
+
+def _unwritten(arrays: Mapping[str, ZarrArray], num_steps: int, *, is_ours: bool) -> list[str]:
+    """Say which chunks are not stored: zarr leaves out those that hold nothing but the fill value.
+
+    Raises:
+        DatasetError: They are damage: act_kit writes every chunk, no fill value is declared, or none at all is stored.
+    """
+    counts = {name: array.count_chunks(num_steps) for name, array in arrays.items()}
+    is_empty = not any(num_stored for num_stored, _ in counts.values())
+    notes = []
+    for name, (num_stored, num) in counts.items():
+        fill = arrays[name].fill
+        if num_stored < num and (is_ours or is_empty or fill is None):
+            raise DatasetError(
+                f"{arrays[name].where} lacks chunk files: {num_stored} of {num} are stored. Copy it again."
+            )
+        if num_stored < num:
+            notes.append(
+                f"{num - num_stored} of {num} chunks of {name} are not stored: they were read as {fill:g}, the fill "
+                "value (if the copy is not complete, these numbers are wrong)"
+            )
+    return notes
+
+
+def _beyond(arrays: Mapping[str, ZarrArray], num_steps: int) -> list[str]:
+    beyond = {name: array.shape[0] - num_steps for name, array in arrays.items() if array.shape[0] > num_steps}
+    if not beyond:
+        return []
+    if len(set(beyond.values())) == 1 and len(beyond) == len(arrays):
+        return [f"{next(iter(beyond.values()))} steps after the last episode's end, step {num_steps}, are left behind"]
+    counts = some([f"{num} of {name}" for name, num in beyond.items()])
+    return [f"steps after the last episode's end, step {num_steps}, are left behind: {counts}"]
+
+
+def _left(arrays: Mapping[str, ZarrArray], elsewhere: Sequence[str], files: ZarrFiles) -> list[str]:
+    """Say which arrays are not read and why, which attributes, and how many hidden files."""
+    notes = []
+    pictures = {name: array for name, array in arrays.items() if len(array.shape) == 4}
+    plain = [*(name for name in arrays if name not in pictures), *elsewhere]
+    if plain:
+        notes.append(f"left behind: {some(plain)} ({len(plain)} arrays: neither states, actions nor images)")
+    notes += [
+        f"left behind: {name}, whose shape {array.shape} is that of no image: 3 channels, first or last, and sides of "
+        "16 to 1024 px"
+        for name, array in pictures.items()
+    ]
+    attributes = files.attributes()
+    if attributes:
+        notes.append(f"left behind: {len(attributes)} attributes ({some(attributes)})")
+    if files.num_hidden:
+        notes.append(f"{files.num_hidden} hidden files were skipped")
+    return notes
+
+
+def _assumed(
+    sources: Mapping[str, str], taken: Mapping[str, ZarrArray], others: Mapping[str, ZarrArray]
+) -> Iterator[str]:
+    """Say what the files do not."""
+    yield f"the files name no rate: {HZ} Hz is assumed, their tasks'"
+    state, width = sources["state"], taken["state"].shape[1:]
+    wide = [name for name, array in others.items() if array.shape[1:] == (STATE_DIM,)]
+    if state != "state":
+        rest = f" (data/state, of shape {others['state'].shape[1:]}: --state state)" if "state" in others else ""
+        yield f"states are those of data/{state}, of shape {width}{rest}"
+    elif wide:
+        yield f"states are those of data/state, of shape {width} (data/{wide[0]}, of {STATE_DIM}: --state {wide[0]})"
+    if sources["action"] != "action":
+        yield f"actions are those of data/{sources['action']}"
+    if taken["action"].dtype == np.float64:
+        yield "actions are rounded to float32"
+
+
+def _read_ends(files: ZarrFiles) -> np.ndarray:
+    array = ZarrArray(files, _ENDS)
     if len(array.shape) != 1 or array.dtype.kind not in "iu" or array.shape[0] * 8 > EPISODE_BYTES:
-        raise DatasetError(
-            f"{path}: {_ENDS} is {array.dtype} of shape {array.shape}; one axis of integers is expected."
-        )
+        raise DatasetError(f"{array.where} is {array.dtype} of shape {array.shape}; one axis of integers is expected.")
+    num_stored, num = array.count_chunks(array.shape[0])
+    if num_stored < num:
+        raise DatasetError(f"{array.where} lacks chunk files: {num_stored} of {num} are stored. Copy it again.")
     ends = array.rows(0, array.shape[0]).astype(np.int64)
     if len(ends) == 0 or (np.diff(ends, prepend=0) <= 0).any():
-        raise DatasetError(f"{path}: {_ENDS} must grow from episode to episode, and there must be one.")
+        raise DatasetError(f"{array.where} must grow from episode to episode, and there must be one.")
     return ends
-
-
-class _Folder:
-    """The files of a store that is a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def get(self, key: str, most: int) -> bytes | None:
-        """Return a file, None where there is none; a file of more than ``most`` bytes is refused."""
-        file = self._path / key
-        if not file.is_file():
-            return None
-        _check_size(file, file.stat().st_size, most)
-        return file.read_bytes()
-
-    def arrays(self, group: str) -> list[str]:
-        """Name the arrays of a group."""
-        return sorted(file.parent.name for file in self._path.glob(f"{group}/*/.zarray"))
-
-
-class _Zip:
-    """The files of a store that is zipped, perhaps with the folders it was in."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._zip = zipfile.ZipFile(path)
-        self._names = set(self._zip.namelist())
-        found = sorted(name for name in self._names if name.endswith(f"{_ENDS}/.zarray"))
-        if len(found) != 1:
-            raise DatasetError(f"{path} holds {len(found)} replay buffers; one was expected, with {_ENDS}.")
-        self._root = found[0].removesuffix(f"{_ENDS}/.zarray")
-
-    def get(self, key: str, most: int) -> bytes | None:
-        """Return a file, None where there is none; a file of more than ``most`` bytes is refused."""
-        name = self._root + key
-        if name not in self._names:
-            return None
-        _check_size(self._path / name, self._zip.getinfo(name).file_size, most)
-        return self._zip.read(name)  # never more than it declares
-
-    def arrays(self, group: str) -> list[str]:
-        """Name the arrays of a group."""
-        pattern = re.compile(re.escape(f"{self._root}{group}/") + r"([^/]+)/\.zarray")
-        return sorted(found[1] for name in self._names if (found := pattern.fullmatch(name)))
-
-
-def _check_size(file: Path, size: int, most: int) -> None:
-    if size > most:
-        raise DatasetError(f"{file} has {size} bytes; at most {most} can belong there.")
-
-
-class _Array:
-    """An array of zarr's format 2, of numbers, compressed with Blosc or not at all, as their code writes them."""
-
-    def __init__(self, path: Path, files: _Folder | _Zip, name: str) -> None:
-        self._where, self._files, self._name = f"{path}: {name}", files, name
-        text = files.get(f"{name}/.zarray", 1_000_000)
-        if text is None:
-            raise DatasetError(f"{path} lacks {name}: it is not a replay buffer of diffusion policy.")
-        try:
-            said = json.loads(text)
-            self.shape = tuple(int(size) for size in said["shape"])
-            self._chunks = tuple(int(size) for size in said["chunks"])
-            if not re.fullmatch(r"[<>|][fiub]\d{1,2}", said["dtype"]):
-                raise ValueError(f"dtype {said['dtype']}, numbers were expected")
-            self.dtype = np.dtype(said["dtype"])
-            compressor = said["compressor"]
-            self._blosc = compressor is not None
-            if said["zarr_format"] != 2 or said.get("filters") or (self._blosc and compressor["id"] != "blosc"):
-                raise ValueError(f"compressor {compressor}, filters {said.get('filters')}; only Blosc is read")
-            if len(self._chunks) != len(self.shape) or min((*self.shape, 0)) < 0 or min((*self._chunks, 1)) < 1:
-                raise ValueError(f"shape {self.shape} in chunks of {self._chunks}")
-            self._separator = {".": ".", "/": "/"}[said.get("dimension_separator", ".")]
-            self._order = {"C": "C", "F": "F"}[said["order"]]
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise DatasetError(f"{self._where} cannot be read: {one_line(error)}.") from error
-        self._chunk_bytes = math.prod(self._chunks) * self.dtype.itemsize
-        if self._chunk_bytes > EPISODE_BYTES:
-            raise DatasetError(f"{self._where} declares chunks of {self._chunk_bytes / 1e9:.0f} GB.")
-        self._last: tuple[tuple[int, ...], np.ndarray] | None = None
-
-    def rows(self, begin: int, end: int) -> np.ndarray:
-        """Read steps ``begin`` to ``end``."""
-        rows = np.empty((end - begin, *self.shape[1:]), self.dtype)
-        first, *others = self._chunks
-        numbers = [range(math.ceil(size / chunk)) for size, chunk in zip(self.shape[1:], others, strict=True)]
-        for number in itertools.product(range(begin // first, math.ceil(end / first)), *numbers):
-            chunk = self._chunk(number)
-            low = [n * size for n, size in zip(number, self._chunks, strict=True)]
-            top = max(begin, low[0]), min(end, low[0] + first)
-            rest = [slice(at, at + size) for at, size in zip(low[1:], others, strict=True)]  # may end beyond the array
-            target = rows[(slice(top[0] - begin, top[1] - begin), *rest)]
-            target[:] = chunk[(slice(top[0] - low[0], top[1] - low[0]), *map(slice, target.shape[1:]))]
-        return rows
-
-    def _chunk(self, number: tuple[int, ...]) -> np.ndarray:
-        if self._last is not None and self._last[0] == number:  # the next episode often begins in it
-            return self._last[1]
-        key = self._separator.join(map(str, number))
-        data = self._files.get(f"{self._name}/{key}", 2 * self._chunk_bytes + 4096)
-        if data is None:
-            raise DatasetError(f"{self._where} lacks chunk {key}.")
-        if self._blosc:
-            # Its header, in c-blosc's README_HEADER.rst: what it unpacks to, and how long it is, which is not checked.
-            sizes = np.frombuffer(data[4:16], "<u4").tolist()
-            if len(sizes) != 3 or sizes[0] != self._chunk_bytes or sizes[2] != len(data):
-                raise DatasetError(
-                    f"{self._where}: chunk {key} is truncated, or no chunk of {self._chunk_bytes} bytes."
-                )
-            data = bytes(numcodecs.Blosc().decode(data))
-        if len(data) != self._chunk_bytes:
-            raise DatasetError(f"{self._where}: chunk {key} has {len(data)} bytes, not {self._chunk_bytes}.")
-        order: Any = self._order
-        self._last = number, np.frombuffer(data, self.dtype).reshape(self._chunks, order=order)
-        return self._last[1]
 
 
 # -- out ---------------------------------------------------------------------------------------------------------------

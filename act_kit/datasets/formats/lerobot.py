@@ -19,6 +19,7 @@ import numpy as np
 from act_kit.datasets.episode import Recording
 from act_kit.datasets.formats.content import Content
 from act_kit.errors import DatasetError
+from act_kit.files import write_text
 
 _STATE, _ENVIRONMENT, _IMAGES = "observation.state", "observation.environment_state", "observation.images."
 _PROPRIOCEPTION = 4
@@ -214,7 +215,7 @@ def _write_video(path: Path, frames: np.ndarray, fps: int) -> None:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=4, default=np.ndarray.tolist) + "\n")
+    write_text(path, json.dumps(value, indent=4, default=np.ndarray.tolist) + "\n")
 
 
 # -- statistics, which lerobot normalises with ----------------------------------------------------------------------

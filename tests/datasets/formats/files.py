@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any, Literal
 
 import h5py
 import numcodecs
@@ -56,8 +57,17 @@ def compress_episode(file: Path, frames: np.ndarray) -> None:
         root.create_dataset("compress_len", data=np.array([[len(jpeg) for jpeg in jpegs]], np.float32))
 
 
-def write_replay_buffer(path: Path | zarr.storage.ZipStore) -> dict[str, np.ndarray]:
-    """Write a replay buffer as that of PushT is: frames as float32, other arrays beside them; two episodes."""
+def write_replay_buffer(
+    path: Path | zarr.storage.ZipStore,
+    *,
+    zarr_format: Literal[2, 3] = 2,
+    compressors: Any = None,
+    **others: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Write a replay buffer as that of PushT is: frames as float32, other arrays beside them; two episodes.
+
+    ``others`` are arrays to add, or to write in the place of those; compressors are Blosc, and the default in format 3.
+    """
     rng = np.random.default_rng(0)
     data = {
         "action": rng.uniform(0, 512, (7, 2)).astype(np.float32),
@@ -66,12 +76,13 @@ def write_replay_buffer(path: Path | zarr.storage.ZipStore) -> dict[str, np.ndar
         "n_contacts": np.zeros((7, 1), np.float32),
         "state": rng.uniform(0, 512, (7, 5)).astype(np.float32),
     }
+    data |= others
+    blosc = numcodecs.Blosc("zstd", clevel=5, shuffle=numcodecs.Blosc.BITSHUFFLE)
+    compressors = compressors or (blosc if zarr_format == 2 else "auto")
     with zarr.config.set({"array.write_empty_chunks": True}):
-        root = zarr.open_group(path, mode="w", zarr_format=2)
+        root = zarr.open_group(path, mode="w", zarr_format=zarr_format)
         for name, values in data.items():
-            root.create_array(
-                f"data/{name}", data=values, chunks=(5, *values.shape[1:]),
-                compressors=numcodecs.Blosc("zstd", clevel=5, shuffle=numcodecs.Blosc.BITSHUFFLE),
-            )  # fmt: skip
+            chunks = (5, *values.shape[1:])
+            root.create_array(f"data/{name}", data=values, chunks=chunks, compressors=compressors)
         root.create_array("meta/episode_ends", data=np.array([4, 7]), compressors=None)
     return data

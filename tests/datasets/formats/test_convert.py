@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
+from act_kit.datasets.formats.content import Keys
 from act_kit.datasets.formats.convert import convert
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
@@ -19,9 +21,9 @@ from tests.conftest import act, make_dataset
 from tests.datasets.formats.files import compress_episode, smooth_frames, write_aloha_episode, write_replay_buffer
 
 
-def run(path: Path, out: Path, to: str = "act_kit", task: str = "") -> str:
+def run(path: Path, out: Path, to: str = "act_kit", task: str = "", **keys: str) -> str:
     """Convert, and return what is said to be lost."""
-    return "; ".join(convert(path, out, to=to, task=task, overwrite=False)[1].notes)
+    return "; ".join(convert(path, out, to=to, task=task, overwrite=False, keys=Keys(**keys))[1].notes)
 
 
 def assert_same(store: EpisodeStore, other: EpisodeStore) -> None:
@@ -175,6 +177,159 @@ def test_a_replay_buffer_comes_in(tmp_path: Path, zipped: bool) -> None:
     assert np.array_equal(store.steps("state"), data["state"])
     assert np.array_equal(store.steps("action"), data["action"])
     assert np.array_equal(np.concatenate([f for _, f in ImageStore(store, "img").blocks()]), data["img"])
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_steps_after_the_last_episode_are_counted(tmp_path: Path, zarr_format: Literal[2, 3]) -> None:
+    path = tmp_path / "pusht.zarr"
+    write_replay_buffer(path, zarr_format=zarr_format, state=noise(12, 5), action=noise(9, 2))
+    notes = run(path, tmp_path / "out")
+    assert "steps after the last episode's end, step 7, are left behind: 5 of state, 2 of action" in notes
+    for name in ("state", "action", "img"):
+        shape = {"state": (5,), "action": (2,), "img": (32, 32, 3)}[name]
+        values = noise(10, *shape) if name != "img" else np.zeros((10, *shape), np.uint8)
+        zarr.open_group(path, mode="r+").create_array(f"data/{name}", data=values, overwrite=True)
+    assert "3 steps after the last episode's end" in run(path, tmp_path / "again")
+    assert EpisodeStore.open(tmp_path / "again").num_steps == 7
+
+
+def test_frames_with_their_channels_first_come_in(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (7, 3, 32, 48), np.uint8)
+    others = {"depth": noise(7, 32, 48, 1), "narrow": noise(7, 3, 8, 8), "four": noise(7, 4, 32, 48)}
+    write_replay_buffer(tmp_path / "pusht.zarr", img=frames, **others)
+    notes = run(tmp_path / "pusht.zarr", tmp_path / "out")
+    assert "the axes of img, (3, 32, 48), were reordered to height, width, channels" in notes
+    for name in others:
+        assert f"left behind: {name}, whose shape" in notes
+    store = EpisodeStore.open(tmp_path / "out")
+    assert ImageStore.cameras(store) == ("img",)
+    stored = np.concatenate([block for _, block in ImageStore(store, "img").blocks()])
+    assert np.array_equal(stored, frames.transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
+@pytest.mark.parametrize("compressors", ["auto", "gzip", "blosc"])
+def test_a_replay_buffer_of_format_3_comes_in(tmp_path: Path, compressors: str, zipped: bool) -> None:
+    given = (
+        None
+        if compressors == "auto"
+        else {"name": compressors, "configuration": BLOSC if compressors == "blosc" else {}}
+    )
+    path = tmp_path / ("pusht.zip" if zipped else "pusht.zarr")
+    if zipped:
+        with zarr.storage.ZipStore(path, mode="w") as zip_store:
+            data = write_replay_buffer(zip_store, zarr_format=3, compressors=given)
+    else:
+        data = write_replay_buffer(path, zarr_format=3, compressors=given)
+    notes = run(path, tmp_path / "out")
+    assert "left behind: keypoint, n_contacts" in notes
+    store = EpisodeStore.open(tmp_path / "out")
+    assert np.array_equal(store.steps("state"), data["state"])
+    assert np.array_equal(np.concatenate([f for _, f in ImageStore(store, "img").blocks()]), data["img"])
+
+
+BLOSC = {"cname": "zstd", "clevel": 5, "shuffle": "bitshuffle", "typesize": 4, "blocksize": 0}
+
+
+def test_the_state_of_meta_world_is_chosen(tmp_path: Path) -> None:
+    """3D Diffusion Policy's zarr has nine numbers in ``state``, and Meta-World's 39 in ``full_state``."""
+    path = tmp_path / "metaworld_basketball_expert.zarr"
+    data = write_replay_buffer(path, state=noise(7, 9), full_state=noise(7, 39), action=noise(7, 4))
+    notes = run(path, tmp_path / "whole", task="basketball-v3")
+    assert "states are those of data/full_state, of shape (39,) (data/state, of shape (9,): --state state)" in notes
+    assert np.array_equal(EpisodeStore.open(tmp_path / "whole").steps("state"), data["full_state"])
+    notes = run(path, tmp_path / "nine", task="basketball-v3", state="state")
+    assert "states are those of data/state, of shape (9,) (data/full_state, of 39: --state full_state)" in notes
+    nine = EpisodeStore.open(tmp_path / "nine")
+    assert np.array_equal(nine.steps("state"), data["state"])
+    assert nine.info.command.endswith("--task basketball-v3 --state state")
+    assert "--state full_state" in run(path, tmp_path / "named")
+    assert "actions are those of data/n_contacts" in run(path, tmp_path / "action", action="n_contacts")
+    with pytest.raises(DatasetError, match=r"lacks data/fullstate; it has action, full_state, .* --state KEY"):
+        run(path, tmp_path / "none", state="fullstate")
+    with pytest.raises(DatasetError, match="both name action"):
+        run(path, tmp_path / "none", state="action")
+
+
+def test_chunks_that_hold_nothing_but_zeros_may_lack(tmp_path: Path) -> None:
+    path = tmp_path / "pusht.zarr"
+    state = noise(7, 5)
+    state[5:] = 0
+    write_replay_buffer(path, state=state)
+    (path / "data/state/1.0").unlink()
+    notes = run(path, tmp_path / "out")
+    assert "1 of 2 chunks of state are not stored: they were read as 0" in notes
+    store = EpisodeStore.open(tmp_path / "out")
+    assert np.array_equal(store.steps("state"), state)
+    assert store.info.parents[0]["notes"] == notes.split("; ")
+    shown = act("data", "info", tmp_path / "out", check=0).stdout
+    assert "chunks of state are not stored" in " ".join(shown.split())
+
+
+def test_of_what_act_kit_wrote_no_chunk_may_lack(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    run(reach_store.path, tmp_path / "theirs", "diffusion-policy")
+    (tmp_path / "theirs/data/action/0.0").unlink()
+    with pytest.raises(DatasetError, match="data/action lacks chunk files: 0 of 1"):
+        run(tmp_path / "theirs", tmp_path / "out")
+
+
+def test_what_lies_beside_a_replay_buffer_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "pusht.zarr"
+    write_replay_buffer(path)
+    (path / ".DS_Store").write_bytes(b"x")
+    (path / "data/._img").write_bytes(b"x")
+    group = zarr.open_group(path, mode="r+")
+    group.create_array("meta/episode_lengths", data=np.array([4, 3]))
+    group.create_array("data/obs/velocity", data=noise(7, 2))
+    group.attrs["robot"] = "ur5"
+    notes = run(path, tmp_path / "out")
+    assert "left behind: keypoint, n_contacts, meta/episode_lengths, obs/velocity" in notes.replace(
+        "obs/velocity, meta/episode_lengths", "meta/episode_lengths, obs/velocity"
+    )
+    assert "(4 arrays: neither states, actions nor images)" in notes
+    assert "left behind: 1 attributes (robot)" in notes
+    assert "2 hidden files were skipped" in notes
+
+
+def test_what_lies_in_and_beside_hdf5_files_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "aloha"
+    (folder / "more").mkdir(parents=True)
+    for number in (0, 2, 10):
+        write_aloha_episode(folder / f"episode_{number}.hdf5", steps=3, cameras=())
+    with h5py.File(folder / "episode_2.hdf5", "r+") as root:
+        root["observations/effort"] = np.zeros((3, 14))
+        root["extra/deep/thing"] = np.zeros(3)
+        root["elsewhere"] = h5py.SoftLink("/action")
+        root.attrs["operator"] = "ann"
+        root["action"].attrs["unit"] = "rad"
+    (folder / "._episode_0.hdf5").write_bytes(b"Mac OS X")
+    (folder / ".DS_Store").write_bytes(b"x")
+    (folder / "README.md").write_text("x")
+    notes = run(folder, tmp_path / "out")
+    assert "observations/qvel is left behind (in 3 of 3 files)" in notes
+    for what in ("observations/effort", "extra/deep/thing", "the link elsewhere", "attribute operator"):
+        assert f"{what} is left behind (in 1 of 3 files)" in notes
+    assert "attribute action/unit is left behind" in notes
+    assert "2 hidden files were skipped: .DS_Store, ._episode_0.hdf5" in notes
+    assert "2 other files or folders are left behind: README.md, more" in notes
+    assert "8 numbers between 0 and 10 have no file" in notes
+    assert EpisodeStore.open(tmp_path / "out").num_episodes == 3
+    assert "states are those of observations/effort" in run(
+        folder / "episode_2.hdf5", tmp_path / "effort", state="observations/effort"
+    )
+
+
+def test_one_file_of_an_export_says_what_it_does_without(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    run(reach_store.path, tmp_path / "theirs", "act-hdf5")
+    notes = run(tmp_path / "theirs/episode_3.hdf5", tmp_path / "out")
+    assert "act_kit/physics is left behind" in notes
+    assert "act_kit.json is about the whole folder" in notes
+    with pytest.raises(ActKitError, match="Leave out --state"):
+        run(reach_store.path, tmp_path / "no", "act-hdf5", state="x")
 
 
 def test_what_imported_data_cannot_do_is_said_in_a_line(tmp_path: Path) -> None:

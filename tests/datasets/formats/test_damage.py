@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import zipfile
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import numcodecs
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -108,6 +110,9 @@ HDF5 = {
     "a number": (replace("action", data=1.0), "2 axes"),
     "nothing": (replace("action", data=h5py.Empty("f")), "not an array"),
     "text": (replace("action", data=[[b"x"] * 14] * 4), "2 axes"),
+    "a camera with a long name": (
+        lambda r: r.move("observations/images/top", "observations/images/" + "a" * 300), "cannot be called"
+    ),
     "objects": (replace("action", shape=(4, 14), dtype=h5py.string_dtype()), "never written"),
     "complex": (replace("action", data=np.zeros((4, 14), complex)), "2 axes"),
     "depth for colour": (replace("observations/images/top", data=np.zeros((4, 32, 48), np.uint8)), "4 axes"),
@@ -228,7 +233,20 @@ ZARR = {
     "ends that are floats": (edit("meta/episode_ends", dtype="<f8"), "one axis of integers"),
     "no description": (overwrite("data/state/.zarray", b"{"), "data/state cannot be read"),
     "a list": (overwrite("data/state/.zarray", b"[1]"), "data/state cannot be read"),
-    "a missing chunk": (lambda p: (p / "data/img/1.0.0.0").unlink(), "lacks chunk 1.0.0.0"),
+    "no chunk": (lambda p: [file.unlink() for file in p.glob("data/*/[0-9]*")], "lacks chunk files: 0 of 2"),
+    "a missing chunk, of no fill value": (
+        lambda p: (edit("data/img", fill_value=None)(p), (p / "data/img/1.0.0.0").unlink()), "lacks chunk files: 1 of 2"
+    ),
+    "a missing chunk of NaN": (
+        lambda p: (edit("data/state", fill_value="NaN")(p), (p / "data/state/1.0").unlink()), "not finite"
+    ),
+    "terabytes of nothing": (
+        lambda p: (edit("data/img", shape=[10**9, 96, 96, 3])(p), edit("data/state", shape=[10**9, 5])(p),
+                   edit("data/action", shape=[10**9, 2])(p), overwrite(ENDS, np.array([4, 10**9]).tobytes())(p)),
+        "an episode may have 6 GB",
+    ),
+    "a camera with a long name": (lambda p: (p / "data/img").rename(p / "data" / ("a" * 200)), "cannot be called"),
+    "missing ends": (lambda p: (p / ENDS).unlink(), "lacks chunk files: 0 of 1"),
     "a short chunk": (lambda p: overwrite("data/state/0.0", (p / "data/state/0.0").read_bytes()[:-9])(p), "truncated"),
     "an empty chunk": (overwrite("data/state/0.0", b""), "truncated"),
     "a long chunk": (overwrite("data/state/0.0", bytes(100_000)), "at most"),
@@ -237,7 +255,7 @@ ZARR = {
     "objects, pickled": (
         edit("data/state", dtype="|O", filters=[{"id": "pickle", "protocol": 5}]), "data/state cannot be read"
     ),
-    "other codecs": (edit("data/img", compressor={"id": "imagecodecs_jpegxl"}), "only Blosc is read"),
+    "other codecs": (edit("data/img", compressor={"id": "imagecodecs_jpegxl"}), "only blosc, zstd"),
     "ranks": (edit("data/state", shape=[7]), "data/state cannot be read"),
     "huge chunks": (edit("data/state", chunks=[10**12, 5]), "declares chunks of"),
     "negative": (edit("data/state", shape=[-7, 5]), "data/state cannot be read"),
@@ -301,6 +319,31 @@ def test_any_damage_to_a_replay_buffer_is_one_line_or_harmless(
     _one_line_or_whole(path, tmp_path / "out")
 
 
+@pytest.mark.parametrize("codec", ["zstd", "gzip"])
+def test_bombs_in_format_3_are_refused(tmp_path: Path, codec: str) -> None:
+    """A chunk that unpacks to a gigabyte and more, where 200 bytes belong."""
+    path = tmp_path / "pusht.zarr"
+    write_replay_buffer(path, zarr_format=3, compressors={"name": codec})
+    packed = numcodecs.Zstd().encode(bytes(10**8)) if codec == "zstd" else gzip.compress(bytes(10**8), 9)
+    whole = (packed * 20)[: 2 * 100 + 4096] if codec == "gzip" else packed
+    (path / "data/state/c/1/0").write_bytes(whole)
+    assert_refused(path, tmp_path / "out", "data/state: chunk c/1/0")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_damage_in_format_3_is_one_line_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
+    shutil.rmtree(tmp_path / "pusht.zarr", ignore_errors=True)
+    path = tmp_path / "pusht.zarr"
+    write_replay_buffer(path, zarr_format=3)
+    file = data.draw(st.sampled_from(sorted(file for file in path.rglob("*") if file.is_file())))
+    damaged = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    file.write_bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    _one_line_or_whole(path, tmp_path / "out")
+
+
 # -- neither -----------------------------------------------------------------------------------------------------------
 
 
@@ -326,6 +369,8 @@ def test_a_companion_that_was_edited_is_refused(reach_store: EpisodeStore, tmp_p
         {"version": 2},
         {"info": {}},
         {"info": original["info"] | {"control_hz": 0}},
+        {"info": original["info"] | {"task": "../../elsewhere"}},
+        {"info": original["info"] | {"task": "a" * 300}},
         {"fields": ["state"]},
         {"episodes": original["episodes"][:-1]},
         {"episodes": [{"start": [1.0], "source": "x", "attempt": 0}, *original["episodes"][1:]]},
