@@ -37,11 +37,11 @@ from act_kit.datasets.null import (
 from act_kit.datasets.power import visible_holes
 from act_kit.datasets.quality import measure_quality
 from act_kit.datasets.sources import measure_sources
-from act_kit.datasets.split import SPLIT_SEED, VAL_FRACTION, split_episodes
+from act_kit.datasets.split import NEAR_COPY, SPLIT_SEED, VAL_FRACTION, split_stores
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.verdict import TOO_FEW, judge, not_judged
 from act_kit.errors import DatasetError
-from act_kit.sim.starts import SAME_START_M
+from act_kit.sim.starts import SAME_START_M, distinct
 from act_kit.sim.tasks import Task, get_task
 from act_kit.statistics import holm
 
@@ -75,7 +75,7 @@ def measure(store: EpisodeStore, *, against: np.ndarray | None = None) -> Divers
     trajectories = [episode.state.tobytes() + episode.action.tobytes() for episode in episodes]
     num_failed = sum(not attempt.kept for attempt in store.attempts())
     diversity = measure_starts(task, starts, against=against, num_failed=num_failed)
-    num_validation, num_leaked = _leaked(starts, trajectories)
+    num_validation, num_leaked = _leaked(store, trajectories)
     findings = [*check_numbers(episodes), *check_starts(task, episodes), *diversity.findings]
     if num_leaked and diversity.num_distinct > 1:
         text = (
@@ -142,6 +142,7 @@ def measure_starts(
         num_outside=num - len(inside),
         num_shared=0 if against is None else int(np.sum(_distance_to(against, finite) <= SAME_START_M)),
         duplicate_fraction=1 - num_distinct / len(finite),
+        num_apart=len(distinct(scale(task, finite), NEAR_COPY)),
         duplicate_trajectories=0.0,
         num_attempts=num + num_failed,
         num_failed=num_failed,
@@ -201,14 +202,14 @@ def _distance_to(starts: np.ndarray, others: np.ndarray) -> np.ndarray:
     return distances
 
 
-def _leaked(starts: np.ndarray, trajectories: list[bytes]) -> tuple[int, int]:
-    """Count validation episodes, and those of them whose start, or whole trajectory, a training episode has."""
-    if len(starts) < 2:
+def _leaked(store: EpisodeStore, trajectories: list[bytes]) -> tuple[int, int]:
+    """Count validation episodes, and those of them whose initial state, or whole trajectory, a training episode has."""
+    if store.num_episodes < 2:
         return 0, 0
-    train, val = split_episodes(len(starts), VAL_FRACTION, SPLIT_SEED)
+    ((train, val),) = split_stores([store], VAL_FRACTION, SPLIT_SEED)
     learnt = {trajectories[i] for i in train}
-    known = np.nan_to_num(starts, posinf=0, neginf=0)
-    near = _distance_to(known[train], known[val]) <= _COPY_M
+    starts = np.nan_to_num(store.rand_vecs, posinf=0, neginf=0)
+    near = _distance_to(starts[train], starts[val]) <= _COPY_M
     return len(val), sum(bool(same) or trajectories[i] in learnt for i, same in zip(val, near, strict=True))
 
 

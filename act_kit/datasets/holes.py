@@ -76,8 +76,8 @@ class HoleScan:
         if scan == "gap":
             gaps = _gaps(np.sort(share_ND, axis=0)[None])[0]
             index, dim = np.unravel_index(gaps.argmax(), gaps.shape)
-            ends = np.array([0.0, *np.sort(x_ND[:, dim]), 1.0])
-            where = between(int(dim), ends[index], ends[index + 1])
+            ends = [0.0, *np.sort(x_ND[:, dim]).tolist(), 1.0]
+            where = between(int(dim), ends[int(index)], ends[int(index) + 1])
             return f"no demonstration has {where}: {gaps.max():.0%} of what is evaluated."
         if scan == "middle":
             shares, ratios = self._middle(share_ND[None])
@@ -88,8 +88,8 @@ class HoleScan:
             worst = int(np.argmax([ratios.max() for ratios in all_ratios]))
             rectangle, pair = int(all_ratios[worst].argmax()), self.pairs[worst]
             count = _count(x_ND[None], pair, self._sides)[0, rectangle]
-            sides = self._sides[list(divmod(rectangle, len(self._sides)))] / _NUM_CELLS
-            where = f"{between(pair[0], sides[0, 0], sides[0, 1])} and {between(pair[1], sides[1, 0], sides[1, 1])}"
+            first, second = (self._sides[list(divmod(rectangle, len(self._sides)))] / _NUM_CELLS).tolist()
+            where = f"{between(pair[0], *first)} and {between(pair[1], *second)}"
             share = self._expected_PQ[worst][rectangle]
             return f"{count} of {num} demonstrations have {where}, where {share:.0%} of what is evaluated lies."
         empty = self._empty(nearest_M[None])[0]

@@ -59,6 +59,7 @@ class Diversity:
         against: What Y is, in words.
         num: N.
         num_distinct: Starts that differ by more than 1e-6 m somewhere.
+        num_apart: Starts without near copies: those within 0.5 % of the box of another, in every dimension, count once.
         num_outside: Starts that the reset law never gives; they count as covering nothing.
         num_shared: Starts that are also among the evaluation set's, if Y is one.
         duplicate_fraction: Of the starts, those that repeat an earlier one.
@@ -87,6 +88,7 @@ class Diversity:
     against: str
     num: int
     num_distinct: int
+    num_apart: int
     num_outside: int
     num_shared: int
     duplicate_fraction: float

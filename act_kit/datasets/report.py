@@ -41,6 +41,7 @@ def rows(measured: Diversity | FirstObservations) -> list[Row]:
     table = [
         ("distinct starts", f"{d.num_distinct} of {d.num}", "all"),
         ("starts that repeat another", f"{100 * d.duplicate_fraction:.0f} %", "at most 2 %"),
+        ("starts that nearly repeat another", f"{d.num_distinct - d.num_apart}", "few"),
         ("starts that the task never has", f"{d.num_outside}", "0"),
         (_FAILED, f"{d.num_failed} of {d.num_attempts}", "few; each leaves a hole"),
         (_LEAKED, f"{d.num_leaked} of {d.num_validation}", "0"),

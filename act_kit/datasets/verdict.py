@@ -10,6 +10,7 @@ from act_kit.datasets.checks import Finding
 from act_kit.datasets.measured import Diversity, percent
 from act_kit.datasets.null import MOST_STARTS
 from act_kit.datasets.power import LEAST_BEYOND
+from act_kit.datasets.split import NEAR_COPY
 from act_kit.sim.starts import SAME_START_M
 from act_kit.sim.tasks import INFORMATIVE_WIDTH_M, Task, get_task
 
@@ -75,8 +76,9 @@ def judge(d: Diversity, num_inside: int, seen: Gates, unread: Gates, holes: Mapp
     if d.num < TOO_FEW:
         warn(f"{d.num} demonstrations are too few to judge their coverage.")
         return findings
-    if num_inside < max(5, 0.05 * d.num):
-        fail(f"the {d.num} demonstrations begin from only {num_inside} distinct starts.")
+    num_apart = min(num_inside, d.num_apart)
+    if num_inside < max(5, 0.05 * d.num) or num_apart < 5:
+        fail(f"the {d.num} demonstrations begin from only {num_apart} distinct starts.")
     frozen = {i for i, row in enumerate(d.dimensions) if row.range_fraction < 0.05 and ("range", i) not in unread}
     if frozen:
         names = ", ".join(d.dimensions[i].name for i in sorted(frozen))
@@ -106,6 +108,11 @@ def judge(d: Diversity, num_inside: int, seen: Gates, unread: Gates, holes: Mapp
     by_chance = d.num * np.prod(2 * SAME_START_M / task.width[task.informative])  # 2 % of 2,000 in one dimension
     if d.duplicate_fraction > 0.02 + by_chance:
         warn(f"{percent(d.duplicate_fraction)} of the demonstrations repeat the start of another.")
+    elif d.num_distinct - d.num_apart > 0.02 * d.num + _near_by_chance(task, d.num):
+        warn(
+            f"{d.num_distinct - d.num_apart} of {d.num} demonstrations are near copies: they begin within "
+            f"{100 * NEAR_COPY:.1f} % of the box of another, and teach hardly more."
+        )
     if ("holes", -1) not in unread:
         is_narrow = any(gate == "range" and gate_dim not in frozen for gate, gate_dim in seen)
         for scan, text in holes.items():
@@ -114,3 +121,9 @@ def judge(d: Diversity, num_inside: int, seen: Gates, unread: Gates, holes: Mapp
     if ("beyond", -1) in seen and d.beyond_p99 > LEAST_BEYOND:
         warn(f"{percent(d.beyond_p99)} of fresh starts are farther from a demonstration than 1 % should be.")
     return findings
+
+
+def _near_by_chance(task: Task, num: int) -> float:
+    """Return how many of ``num`` random initial states are near copies of another, five standard deviations up."""
+    expected: float = num**2 / 2 * (2 * NEAR_COPY) ** len(task.informative)
+    return expected + 5 * expected**0.5
