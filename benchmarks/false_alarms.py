@@ -1,31 +1,50 @@
-"""How often the diversity report alarms on healthy datasets, and how often it sees what is wrong with others.
+"""How often `act report` alarms on healthy datasets, and how often it sees what is wrong with others.
 
-python benchmarks/false_alarms.py [TASK …]        14 minutes for all 50 tasks on two shared cores; prints Markdown
+python -m benchmarks.false_alarms [TASK …]                              simulated initial states
+python -m benchmarks.false_alarms --collected alarms.jsonl [TASK …]     collected datasets, the whole report
 
-Datasets are draws of each task's own reset law, of seeds that nothing was tuned on: healthy ones as they are, the
-others with one fault each. A dataset is alarmed about if any gate of its coverage is.
+Without ``--collected``: datasets are draws of each task's own reset law, of seeds that nothing was tuned on, healthy
+ones as they are, the others with one fault each. A dataset is alarmed about if any gate of its coverage is.
+
+With it: datasets are collected by the scripted expert, 20 of each task, of 10, 20 and 50 demonstrations, some with
+noise, and every finding of the report counts. Each result is a line of the file; the same command, stopped, goes on.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
 from scipy.stats import binomtest
 
-from act_kit.datasets.diversity import Level, measure_starts
+from act_kit.collection.collect import collect
+from act_kit.config import CollectConfig
+from act_kit.datasets.checks import Level
+from act_kit.datasets.diversity import measure_starts
+from act_kit.datasets.first_observations import measure_dataset
 from act_kit.datasets.null import accepted, draw, scale
+from act_kit.executors import LocalExecutor
+from act_kit.overrides import compose
 from act_kit.processors import num_cpus
 from act_kit.sim.starts import StartLaw, stack
 from act_kit.sim.tasks import TASKS, Task
 
 SIZES = (20, 50, 200)
 NUM_FAULTY = 20
-FIRST_SEED = 2 * 10**9
+FIRST_SEED = 3 * 10**9
+ROUNDS = range(4)
+ROUND = ((10, 0.0), (10, 0.1), (20, 0.0), (20, 0.1), (50, 0.0))
+"""Demonstrations and noise of the datasets that are collected of each task in each round."""
 CORRELATION = 0.9
 
 
@@ -79,6 +98,31 @@ def correlated(task: Task, num: int, seed: int) -> np.ndarray:
     return within_law(task, num, seed, change)
 
 
+def without_middle(share: float) -> Callable[[Task, int, int], np.ndarray]:
+    """Leave out a box about the middle, of this share of all initial states."""
+
+    def make(task: Task, num: int, seed: int) -> np.ndarray:
+        starts = draw(task, 20 * num, seed)
+        outwards = np.abs(2 * scale(task, starts) - 1).max(axis=1)
+        outer = starts[np.argsort(outwards)[round(share * len(starts)) :]]
+        return np.random.default_rng(seed).choice(outer, num, replace=False)
+
+    return make
+
+
+def without_rectangle(share: float, num_dims: int) -> Callable[[Task, int, int], np.ndarray]:
+    """Leave out those nearest to a random one in some dimensions, of this share of all initial states."""
+
+    def make(task: Task, num: int, seed: int) -> np.ndarray:
+        rng, starts = np.random.default_rng(seed), draw(task, 20 * num, seed)
+        dims = rng.permutation(len(task.informative))[:num_dims]
+        scaled = scale(task, starts)[:, dims]
+        apart = np.abs(scaled - scaled[0]).max(axis=1)
+        return rng.choice(starts[np.argsort(apart)[round(share * len(starts)) :]], num, replace=False)
+
+    return make
+
+
 def with_a_hole(task: Task, num: int, seed: int) -> np.ndarray:
     """Drop the tenth of starts that lie together about some point, as if the expert had failed there."""
     starts = draw(task, -(-num * 10 // 9), seed)
@@ -104,6 +148,13 @@ FAULTS: dict[str, Callable[[Task, int, int], np.ndarray]] = {
     "one dimension frozen": frozen,
     "half of one dimension": half_a_box,
     "two dimensions correlated, 0.9": correlated,
+    "10 % missing in the middle": without_middle(0.1),
+    "20 % missing in the middle": without_middle(0.2),
+    "30 % missing in the middle": without_middle(0.3),
+    "only the outer half": without_middle(0.5),
+    "30 % missing somewhere, in all dimensions": without_rectangle(0.3, 6),
+    "30 % missing somewhere, in two dimensions": without_rectangle(0.3, 2),
+    "30 % missing somewhere, in one dimension": without_rectangle(0.3, 1),
 }
 
 
@@ -133,9 +184,83 @@ def cell(judged: list[Level], level: str) -> str:
     return f"{num}/{len(judged)} [{100 * ends.low:.2f}, {100 * ends.high:.2f} %]"
 
 
+def collect_and_report(job: tuple[str, int]) -> list[dict[str, Any]]:
+    """Collect the datasets of one round of a task, and report each as a user would."""
+    name, round_ = job
+    results = []
+    flags = compose("collect", CollectConfig, flags={"task": name})
+    with TemporaryDirectory() as folder:
+        for i, (num, noise) in enumerate(ROUND):
+            seed = FIRST_SEED + len(ROUND) * round_ + i
+            config = replace(flags, n=num, seed=seed, noise=noise)
+            store = collect(config, Path(folder) / str(i), executor=LocalExecutor(1))
+            report = measure_dataset(store)
+            results.append(
+                {
+                    "task": name, "round": round_, "num": num, "noise": noise, "seed": seed, "level": report.level,
+                    "num_failed": len(store.attempts()) - num,
+                    "findings": [[finding.level, finding.text] for finding in report.findings],
+                }
+            )  # fmt: skip
+    return results
+
+
+def run_collected(path: Path, names: list[str]) -> None:
+    """Collect and report what the file lacks, and print the tables of all it holds."""
+    began = time.monotonic()
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    done = {(result["task"], result["round"]) for result in map(json.loads, lines)}
+    jobs = [(name, round_) for round_ in ROUNDS for name in names if (name, round_) not in done]
+    with ProcessPoolExecutor(num_cpus()) as pool, path.open("a", encoding="utf-8") as file:
+        for results in pool.map(collect_and_report, jobs):
+            file.writelines(f"{json.dumps(result)}\n" for result in results)
+            file.flush()
+    print_collected([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+    print(f"\n{time.monotonic() - began:.0f} s")
+
+
+def print_collected(results: list[dict[str, Any]]) -> None:
+    """Print the verdicts by size, and the findings by what they say."""
+    tasks = {result["task"] for result in results}
+    print(f"{len(results)} datasets of {len(tasks)} tasks\n")
+    print("| demonstrations | expert | datasets | FAIL | WARN |\n" + "| --- " * 5 + "|")
+    for num in sorted({num for num, _ in ROUND}):
+        for expert, is_meant in (("never failed", lambda n: n == 0), ("failed now and then", lambda n: n > 0)):
+            found = [r["level"] for r in results if r["num"] == num and is_meant(r["num_failed"])]
+            if found:
+                print(f"| {num} | {expert} | {len(found)} | {cell(found, 'FAIL')} | {cell(found, 'WARN')} |")
+    texts = [(level, text, result["task"]) for result in results for level, text in result["findings"]]
+    print("\n| finding | datasets | for example |\n" + "| --- " * 3 + "|")
+    for (level, phrase), count in Counter((level, phrase_of(text)) for level, text, _ in texts).most_common():
+        example = next(f"{task}: {text}" for _, text, task in texts if phrase_of(text) == phrase)
+        print(f"| {level}: {phrase} | {count} | {example} |")
+
+
+PHRASES = (
+    "a hole: no demonstration has", "in the middle", "a hole: no demonstration begins near", "a hole",
+    "covers only", "varies only", "is distributed otherwise", "vary together", "repeat the start", "are farther from",
+)  # fmt: skip
+
+
+def phrase_of(text: str) -> str:
+    """Return the phrase that a finding is counted by, or all of it."""
+    return next((phrase for phrase in PHRASES if phrase in text), text)
+
+
 def main() -> None:
-    """Print the tables."""
-    names = sys.argv[1:] or list(TASKS)
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", default=list(TASKS))
+    parser.add_argument("--collected", type=Path, metavar="FILE", help="the whole report of collected datasets")
+    options = parser.parse_args()
+    if options.collected:
+        run_collected(options.collected, options.tasks)
+    else:
+        run_simulated(options.tasks)
+
+
+def run_simulated(names: list[str]) -> None:
+    """Print the tables of simulated initial states."""
     began = time.monotonic()
     jobs = [(name, num) for num in reversed(SIZES) for name in names]
     with ProcessPoolExecutor(num_cpus()) as pool:

@@ -24,7 +24,7 @@ Level = Literal["OK", "WARN", "FAIL"]
 _NUM_RESETS = 16
 """Resets that tell how a task's first state follows from its start; a start has at most 6 numbers."""
 _NUM_OWN = 5
-"""Episodes whose first step is simulated."""
+"""Episodes whose first step is simulated, even where it looks right."""
 _AGREE = 1e-4
 """Metres; far more than rounding, far less than a hand's edit."""
 
@@ -91,10 +91,11 @@ def _name(number: int) -> str:
 
 
 def check_starts(task: Task, episodes: Sequence[Episode]) -> list[Finding]:
-    """Find episodes whose first state is not that of their recorded start.
+    """Find episodes whose first state is not the one that a reset to their recorded initial state leads to.
 
-    Every episode is held against the linear map from starts to first states that some resets of the simulator show (it
-    is exact for the positions of nearly everything), and a few, evenly over all, against a reset of their own.
+    A linear map from initial states to first states, which some resets of the simulator show, tells which episodes to
+    look at: it holds for nearly all, but not where an object settles otherwise (4 % of disassemble-v3's box). Those off
+    the map, and a few, evenly over all, are held against a reset of their own, and that alone decides.
     """
     starts = np.array([episode.start.rand_vec for episode in episodes])
     first = np.stack([episode.state[0] for episode in episodes])
@@ -102,18 +103,21 @@ def check_starts(task: Task, episodes: Sequence[Episode]) -> list[Finding]:
     moved, linear, coefficients = reset_map(task, simulator)
     expected = np.column_stack([starts, np.ones(len(starts))]) @ coefficients
     error = np.where(linear, np.abs(first - expected), 0.0)
+    off_the_map = np.flatnonzero(~(error.max(axis=1) <= _AGREE))  # NaN is off too
+    evenly = np.linspace(0, len(episodes) - 1, _NUM_OWN).round().astype(int)
+    own_resets = np.union1d(off_the_map, evenly)
     physics_differs = []
-    for index in np.unique(np.linspace(0, len(episodes) - 1, _NUM_OWN).round().astype(int)):
+    for index in own_resets:
         try:
             state = simulator.reset(episodes[index].start)
         except StartError:
-            continue  # outside the reset law, which is said elsewhere
+            continue  # no reset leads there: the map's error stays, and verdict.py says that it is outside
         error[index] = np.abs(first[index] - state)
         recorded, physics = episodes[index].physics[0], simulator.physics()
         if recorded.shape != physics.shape or not np.allclose(recorded, physics, atol=_AGREE):
             physics_differs.append(int(index))
     findings = []
-    wrong = np.flatnonzero(~(error.max(axis=1) <= _AGREE))  # NaN is wrong too
+    wrong = np.flatnonzero(~(error.max(axis=1) <= _AGREE))
     if len(wrong):
         episode = int(wrong[0])
         worst = int(np.nan_to_num(error[episode], nan=np.inf).argmax())
@@ -125,8 +129,8 @@ def check_starts(task: Task, episodes: Sequence[Episode]) -> list[Finding]:
         findings.append(Finding(level="FAIL", text=text))
     elif physics_differs:
         text = (
-            f"{_some(physics_differs, _NUM_OWN)} recorded physics that are not those of the start: pictures would show "
-            "something else."
+            f"{_some(physics_differs, len(own_resets))} recorded physics that are not those of the start: pictures "
+            "would show something else."
         )
         findings.append(Finding(level="WARN", text=text))
     states = np.concatenate([episode.state for episode in episodes])
@@ -140,7 +144,11 @@ def check_starts(task: Task, episodes: Sequence[Episode]) -> list[Finding]:
 
 
 def reset_map(task: Task, simulator: Simulator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which numbers of the first state the start moves, which of all follow it linearly, and how: (D + 1, S)."""
+    """Return which numbers of the first state the start moves, which follow it linearly in some resets, and how.
+
+    The last has shape (D + 1, S). What follows linearly in some resets need not in all: hold what is off the map
+    against a reset of its own.
+    """
     starts = reference_starts(task)[:_NUM_RESETS]
 
     def reset() -> dict[str, np.ndarray]:

@@ -18,8 +18,11 @@ from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
 
 from act_kit.datasets.checks import Finding, check_numbers, check_starts
+from act_kit.datasets.holes import SCANS
 from act_kit.datasets.measured import Dimension, Diversity, Growth
 from act_kit.datasets.null import (
+    ALPHA,
+    ALPHA_HOLES,
     MOST_STARTS,
     Yardstick,
     accepted,
@@ -31,20 +34,19 @@ from act_kit.datasets.null import (
     reference_starts,
     scale,
 )
+from act_kit.datasets.power import visible_holes
 from act_kit.datasets.quality import measure_quality
 from act_kit.datasets.sources import measure_sources
-from act_kit.datasets.split import SPLIT_SEED, VAL_FRACTION, split_episodes
+from act_kit.datasets.split import NEAR_COPY, SPLIT_SEED, VAL_FRACTION, split_stores
 from act_kit.datasets.store import EpisodeStore
-from act_kit.datasets.verdict import judge, not_judged
+from act_kit.datasets.verdict import TOO_FEW, judge, not_judged
 from act_kit.errors import DatasetError
-from act_kit.sim.starts import SAME_START_M
+from act_kit.sim.starts import SAME_START_M, distinct
 from act_kit.sim.tasks import Task, get_task
 from act_kit.statistics import holm
 
 # Shapes: N demonstrated starts, M starts they are held against, D informative dimensions, G gates.
 
-ALPHA = 0.015
-"""A healthy dataset's chance to be warned about, at most, over all gates that are read by their chance."""
 _COPY_M = 1e-9
 """Starts this near to each other are copies; to a micrometre, in one dimension, a few of a thousand agree by chance."""
 _MOST_GROWN = 3000
@@ -73,7 +75,7 @@ def measure(store: EpisodeStore, *, against: np.ndarray | None = None) -> Divers
     trajectories = [episode.state.tobytes() + episode.action.tobytes() for episode in episodes]
     num_failed = sum(not attempt.kept for attempt in store.attempts())
     diversity = measure_starts(task, starts, against=against, num_failed=num_failed)
-    num_validation, num_leaked = _leaked(starts, trajectories)
+    num_validation, num_leaked = _leaked(store, trajectories)
     findings = [*check_numbers(episodes), *check_starts(task, episodes), *diversity.findings]
     if num_leaked and diversity.num_distinct > 1:
         text = (
@@ -113,9 +115,10 @@ def measure_starts(
     nearest = distances.min(axis=0)
     summary = np.array([nearest.mean(), np.percentile(nearest, 95), nearest.max()])
     beyond = float((nearest > null.nearest_p99).mean())
-    measured = yardstick.measure(x[None], yardstick.share_below(x)[None], distances.mean(axis=1)[None])[0]
+    share = yardstick.share_below(x)
+    measured = yardstick.measure(x[None], share[None], distances.mean(axis=1)[None])[0]
     values = np.append(measured, beyond)
-    chances = dict(zip(yardstick.gates, null.p_values(values), strict=False))
+    chances = dict(zip(yardstick.gates, null.coverage.p_values(values), strict=False))
     by_gate = dict(zip(yardstick.gates, measured.tolist(), strict=True))
     ks_p = holm(np.array([chances["ks", i] for i in range(x.shape[1])]))
     dimensions = [
@@ -139,6 +142,7 @@ def measure_starts(
         num_outside=num - len(inside),
         num_shared=0 if against is None else int(np.sum(_distance_to(against, finite) <= SAME_START_M)),
         duplicate_fraction=1 - num_distinct / len(finite),
+        num_apart=len(distinct(scale(task, finite), NEAR_COPY)),
         duplicate_trajectories=0.0,
         num_attempts=num + num_failed,
         num_failed=num_failed,
@@ -156,16 +160,26 @@ def measure_starts(
         effective_rank_reference=float(null.rank),
         correlation=float(differences.max()),
         correlated=(dimensions[first].name, dimensions[second].name) if len(dimensions) > 1 else None,
+        visible_holes=visible_holes(task, num_judged, y, null) if num >= TOO_FEW else [],
         notes=[],
         findings=[],
         mend=f"act collect --task {task.name} --randomize --n {max(num, 50)}",
     )
     seen = {
         gate: chance <= ALPHA
-        for gate, chance in zip([*yardstick.gates, ("beyond", -1)], null.familywise(values), strict=True)
+        for gate, chance in zip([*yardstick.gates, ("beyond", -1)], null.coverage.familywise(values), strict=True)
+    }
+    hole_chances = null.holes.familywise(yardstick.holes.measure(x[None], share[None], nearest[None])[0])
+    holes = {
+        scan: yardstick.holes.describe(scan, task, x, share, nearest)
+        for scan, chance in zip(SCANS, hole_chances, strict=True)
+        if chance <= ALPHA_HOLES
     }
     unread, notes = not_judged(task, diversity, against)
-    findings = judge(diversity, count_distinct(inside), {gate for gate in seen if seen[gate]} - unread, unread)
+    seen_gates = {gate for gate in seen if seen[gate]} - unread
+    findings = judge(diversity, count_distinct(inside), seen_gates, unread, holes)
+    if diversity.could_see:
+        notes.append(diversity.could_see)
     return replace(diversity, notes=notes, findings=findings)
 
 
@@ -188,14 +202,14 @@ def _distance_to(starts: np.ndarray, others: np.ndarray) -> np.ndarray:
     return distances
 
 
-def _leaked(starts: np.ndarray, trajectories: list[bytes]) -> tuple[int, int]:
-    """Count validation episodes, and those of them whose start, or whole trajectory, a training episode has."""
-    if len(starts) < 2:
+def _leaked(store: EpisodeStore, trajectories: list[bytes]) -> tuple[int, int]:
+    """Count validation episodes, and those of them whose initial state, or whole trajectory, a training episode has."""
+    if store.num_episodes < 2:
         return 0, 0
-    train, val = split_episodes(len(starts), VAL_FRACTION, SPLIT_SEED)
+    ((train, val),) = split_stores([store], VAL_FRACTION, SPLIT_SEED)
     learnt = {trajectories[i] for i in train}
-    known = np.nan_to_num(starts, posinf=0, neginf=0)
-    near = _distance_to(known[train], known[val]) <= _COPY_M
+    starts = np.nan_to_num(store.rand_vecs, posinf=0, neginf=0)
+    near = _distance_to(starts[train], starts[val]) <= _COPY_M
     return len(val), sum(bool(same) or trajectories[i] in learnt for i, same in zip(val, near, strict=True))
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from act_kit.datasets.checks import Finding, Level, worst
+from act_kit.datasets.power import POWER, VisibleHole
 from act_kit.datasets.quality import Quality
 from act_kit.datasets.soundness import Soundness
 from act_kit.datasets.sources import SourceShare
@@ -59,6 +60,7 @@ class Diversity:
         against: What Y is, in words.
         num: N.
         num_distinct: Starts that differ by more than 1e-6 m somewhere.
+        num_apart: Starts without near copies: those within 0.5 % of the box of another, in every dimension, count once.
         num_outside: Starts that the reset law never gives; they count as covering nothing.
         num_shared: Starts that are also among the evaluation set's, if Y is one.
         duplicate_fraction: Of the starts, those that repeat an earlier one.
@@ -72,6 +74,7 @@ class Diversity:
         energy_distance, energy_p: Székely's two-sample statistic (of at most 200 of X), and its p-value.
         effective_rank, effective_rank_reference: Of the correlation matrix, of X and in the mean of N fresh draws.
         correlation, correlated: The largest difference of two dimensions' correlation from that in Y, and which two.
+        visible_holes: The smallest holes that this many demonstrations show, by kind; none where too few are judged.
         growth: What more demonstrations would buy.
         sources: What each source demonstrated, and what that covers.
         quality: How it was demonstrated, by source.
@@ -87,6 +90,7 @@ class Diversity:
     against: str
     num: int
     num_distinct: int
+    num_apart: int
     num_outside: int
     num_shared: int
     duplicate_fraction: float
@@ -107,6 +111,7 @@ class Diversity:
     effective_rank_reference: float
     correlation: float
     correlated: tuple[str, str] | None
+    visible_holes: list[VisibleHole] = field(default_factory=list)
     growth: list[Growth] = field(default_factory=list)
     sources: list[SourceShare] = field(default_factory=list)
     quality: list[Quality] = field(default_factory=list)
@@ -132,6 +137,20 @@ class Diversity:
             )
         wrong = " ".join(finding.text for finding in self.findings if finding.level == self.level)
         return f"{self.level}: {wrong} To mend it: {self.mend}"
+
+    @property
+    def could_see(self) -> str:
+        """Which holes would have been seen, as a sentence."""
+        sizes = [
+            f"{percent(hole.share)} of it {hole.where}" if hole.share else f"no hole {hole.where}, whatever its size"
+            for hole in self.visible_holes
+        ]
+        if not sizes:
+            return ""
+        return (
+            f"Of the box, {self.num} demonstrations would show an empty part with a probability of at least "
+            f"{percent(POWER)} from these sizes on: {'; '.join(sizes)}. Smaller holes may exist."
+        )
 
     @property
     def more(self) -> str:

@@ -23,12 +23,17 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist, pdist
 
+from act_kit.datasets.holes import HoleScan
 from act_kit.sim.starts import SAME_START_M, distinct
 from act_kit.sim.tasks import Task
 
-VERSION = 1
+VERSION = 2
 """Of the statistics below; an older simulation is then not used."""
 NUM_SIMULATED = 4000
+ALPHA = 0.015
+"""A healthy dataset's chance to be warned about, at most, over all gates of its distribution; most ask for more."""
+ALPHA_HOLES = 0.0015
+"""The same over all scans for holes, which ask for nothing else."""
 NUM_REFERENCE = 1000
 MOST_STARTS = 500
 """Larger datasets are judged by this many of their starts: that shows all that matters, and bounds time and memory."""
@@ -93,6 +98,7 @@ class Yardstick:
         self.std_D = y_MD.std(axis=0)
         self.correlation_DD = correlations(y_MD)
         self._within = 2 * pdist(y_MD).sum() / len(y_MD) ** 2
+        self.holes = HoleScan(y_MD, self.share_below(y_MD))
 
     @property
     def gates(self) -> list[tuple[str, int]]:
@@ -156,22 +162,11 @@ def effective_rank(correlation_DD: np.ndarray) -> np.ndarray:
     return rank
 
 
-@dataclass(frozen=True, kw_only=True)
-class Null:
-    """The distribution of every gate's statistic over healthy datasets of N starts.
-
-    Attributes:
-        values: float32 (B, G + 1): the statistics of :class:`Yardstick`, then ``beyond``.
-        nearest: Means over healthy datasets of what their distances from Y to the nearest start are in the mean, at
-            the 95th percentile and at most, in box widths; (3,).
-        nearest_p99: The 99th percentile of all those distances.
-        rank: Mean effective rank.
-    """
+@dataclass(frozen=True)
+class Distribution:
+    """The distribution of some statistics over healthy datasets, float32 (B, G), by which others are judged."""
 
     values: np.ndarray
-    nearest: np.ndarray
-    nearest_p99: np.ndarray
-    rank: np.ndarray
 
     @functools.cached_property
     def _sorted(self) -> np.ndarray:
@@ -179,7 +174,7 @@ class Null:
 
     @functools.cached_property
     def _least(self) -> np.ndarray:
-        """The least p-value of each simulated dataset's gates, sorted, (B,)."""
+        """The least p-value of each simulated dataset's statistics, sorted, (B,)."""
         return np.sort(self._p_values(self.values).min(axis=1))
 
     def _p_values(self, values: np.ndarray) -> np.ndarray:
@@ -189,34 +184,82 @@ class Null:
         return p_values
 
     def p_values(self, values: np.ndarray) -> np.ndarray:
-        """Return each gate's p-value, at least 1 / (B + 1); (G + 1,)."""
+        """Return each statistic's p-value, at least 1 / (B + 1); (…, G)."""
         return self._p_values(values.astype(np.float32)) + 1 / (1 + len(self.values))
 
     def familywise(self, values: np.ndarray) -> np.ndarray:
-        """Return each gate's p-value adjusted for all gates together, by their least (Westfall and Young 1993)."""
+        """Return each statistic's p-value adjusted for all of them, by their least (Westfall and Young 1993)."""
         as_low = np.searchsorted(self._least, self.p_values(values) * (1 + 1e-9), "right")
         adjusted: np.ndarray = (1 + as_low) / (1 + len(self._least))
         return adjusted
 
 
+@dataclass(frozen=True, kw_only=True)
+class Null:
+    """What is measured of healthy datasets of N starts.
+
+    Attributes:
+        values: float32 (B, G + 1): the statistics of :class:`Yardstick`, then ``beyond``.
+        hole_values: float32 (B, 4): those of :class:`~act_kit.datasets.holes.HoleScan`.
+        nearest: Means over healthy datasets of what their distances from Y to the nearest start are in the mean, at
+            the 95th percentile and at most, in box widths; (3,).
+        nearest_p99: The 99th percentile of all those distances.
+        rank: Mean effective rank.
+    """
+
+    values: np.ndarray
+    hole_values: np.ndarray
+    nearest: np.ndarray
+    nearest_p99: np.ndarray
+    rank: np.ndarray
+
+    @functools.cached_property
+    def coverage(self) -> Distribution:
+        """The distribution of ``values``."""
+        return Distribution(self.values)
+
+    @functools.cached_property
+    def holes(self) -> Distribution:
+        """The distribution of ``hole_values``: a family of its own, with a chance of its own to alarm."""
+        return Distribution(self.hole_values)
+
+
+class Pool:
+    """Many starts of a task's reset law, scaled, that datasets are drawn from: cheaper than drawing each anew."""
+
+    def __init__(self, task: Task, num: int, y_MD: np.ndarray, seed: int) -> None:
+        """Draw many times ``num``, to hold them against Y."""
+        self.yardstick = Yardstick(y_MD)
+        self.x = scale(task, draw(task, int(np.clip(50 * num, 4000, 20000)), seed))
+        self.share = self.yardstick.share_below(self.x)
+        self.distances = np.empty((len(self.x), len(y_MD)), dtype=np.float32)
+        for begin in range(0, len(self.x), 2000):
+            self.distances[begin : begin + 2000] = cdist(self.x[begin : begin + 2000], y_MD)
+
+    def nearest(self, rows_BN: np.ndarray) -> np.ndarray:
+        """Return the distance from each of Y to the nearest of each dataset: (B, M)."""
+        return np.stack([self.distances[rows].min(axis=0) for rows in rows_BN])
+
+    def hole_values(self, rows_BN: np.ndarray, nearest_BM: np.ndarray) -> np.ndarray:
+        """Return the statistics of the scans for holes: (B, 4)."""
+        return self.yardstick.holes.measure(self.x[rows_BN], self.share[rows_BN], nearest_BM)
+
+
 def simulate(task: Task, num: int, y_MD: np.ndarray, *, seed: int = _POOL_SEED) -> Null:
     """Draw healthy datasets of ``num`` starts and measure them against Y, scaled (M, D)."""
-    yardstick = Yardstick(y_MD)
     rng = np.random.default_rng(seed)
-    pool = scale(task, draw(task, int(np.clip(50 * num, 4000, 20000)), seed))
-    share = yardstick.share_below(pool)
-    distances = np.empty((len(pool), len(y_MD)), dtype=np.float32)
-    for begin in range(0, len(pool), 2000):
-        distances[begin : begin + 2000] = cdist(pool[begin : begin + 2000], y_MD)
-    towards = distances.mean(axis=1)
+    pool = Pool(task, num, y_MD, seed)
+    yardstick, towards = pool.yardstick, pool.distances.mean(axis=1)
     values: list[np.ndarray] = []
+    holes: list[np.ndarray] = []
     nearest: list[np.ndarray] = []
     while sum(map(len, values)) < NUM_SIMULATED:
         # Every start of the pool once, then again in another order: cheaper than drawing, and nearly independent.
-        chosen = rng.permutation(len(pool))[: len(pool) // num * num].reshape(-1, num)
+        chosen = rng.permutation(len(pool.x))[: len(pool.x) // num * num].reshape(-1, num)
         for part in np.array_split(chosen, -(-chosen.size // 40000)):
-            values.append(yardstick.measure(pool[part], share[part], towards[part]))
-            nearest.append(np.stack([distances[rows].min(axis=0) for rows in part]))
+            nearest.append(pool.nearest(part))
+            holes.append(pool.hole_values(part, nearest[-1]))
+            values.append(yardstick.measure(pool.x[part], pool.share[part], towards[part]))
             if sum(map(len, values)) >= NUM_SIMULATED:
                 break
     nearest_BM, values_BG = np.concatenate(nearest), np.concatenate(values)
@@ -224,6 +267,7 @@ def simulate(task: Task, num: int, y_MD: np.ndarray, *, seed: int = _POOL_SEED) 
     beyond = (nearest_BM > p99).mean(axis=1)
     return Null(
         values=np.column_stack([values_BG, beyond]).astype(np.float32),
+        hole_values=np.concatenate(holes).astype(np.float32),
         nearest=np.array(
             [nearest_BM.mean(), np.percentile(nearest_BM, 95, axis=1).mean(), nearest_BM.max(axis=1).mean()]
         ),
@@ -238,9 +282,15 @@ def null_of(task: Task, num: int) -> Null:
     return null_against(task, num, scale(task, reference_starts(task)))
 
 
+def law_of(task: Task, y_MD: np.ndarray) -> tuple[object, ...]:
+    """Return what a simulation against Y depends on, beside the number of starts."""
+    y_hash = hashlib.sha256(np.ascontiguousarray(y_MD).tobytes()).hexdigest()
+    return VERSION, NUM_SIMULATED, task, _POOL_SEED, y_hash
+
+
 def null_against(task: Task, num: int, y_MD: np.ndarray) -> Null:
     """Return :func:`simulate`'s result from the user's cache, where it is put if it is not there."""
-    law = (VERSION, NUM_SIMULATED, task, _POOL_SEED, hashlib.sha256(np.ascontiguousarray(y_MD).tobytes()).hexdigest())
+    law = law_of(task, y_MD)
     names = [field.name for field in fields(Null)]
     return Null(**cached(f"null-{task.name}-{num}", law, names, lambda: vars(simulate(task, num, y_MD))))
 

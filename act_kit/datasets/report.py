@@ -61,6 +61,7 @@ def _rows(measured: Diversity | FirstObservations) -> list[Row]:
     table = [
         ("distinct starts", f"{d.num_distinct} of {d.num}", "all"),
         ("starts that repeat another", f"{100 * d.duplicate_fraction:.0f} %", "at most 2 %"),
+        ("starts that nearly repeat another", f"{d.num_distinct - d.num_apart}", "few"),
         ("starts that the task never has", f"{d.num_outside}", "0"),
         (_FAILED, f"{d.num_failed} of {d.num_attempts}", "few; each leaves a hole"),
         (_LEAKED, f"{d.num_leaked} of {d.num_validation}", "0"),
@@ -88,6 +89,9 @@ def _rows(measured: Diversity | FirstObservations) -> list[Row]:
         rank = f"{d.effective_rank:.1f}" if not constant else f"not told: {constant} of {len(d.dimensions)} do not vary"
         table.append(("effective rank", rank, f"{d.effective_rank_reference:.1f}"))
         table.append(("correlation furthest from the evaluation's", pair, "small"))
+    for hole in d.visible_holes:
+        size = f"{100 * hole.share:.0f} % of the box" if hole.share else "none"
+        table.append((f"smallest hole seen 8 times of 10, {hole.where}", size, "smaller ones may exist"))
     for share in d.sources if len(d.sources) > 1 else ():
         shown = f"{100 * share.nearest:.0f} % of fresh starts" if share.nearest is not None else "n/a"
         part = f"{100 * share.num / d.num:.0f} %, its part of the demonstrations"

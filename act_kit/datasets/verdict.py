@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from act_kit.datasets.checks import Finding
 from act_kit.datasets.measured import Diversity, percent
 from act_kit.datasets.null import MOST_STARTS
+from act_kit.datasets.power import LEAST_BEYOND
+from act_kit.datasets.split import NEAR_COPY
 from act_kit.sim.starts import SAME_START_M
 from act_kit.sim.tasks import INFORMATIVE_WIDTH_M, Task, get_task
 
@@ -30,7 +34,7 @@ def not_judged(task: Task, d: Diversity, against: np.ndarray | None) -> tuple[Ga
                 f"The distribution of {task.dim_name(int(dim))} was not judged: the evaluation set hardly varies it."
             )
     if len(against) < TOO_FEW:
-        gates |= {("energy", -1), ("rank", -1), ("correlation", -1)}
+        gates |= {("energy", -1), ("rank", -1), ("correlation", -1), ("holes", -1)}
         notes = [note for note in notes if "distribution" not in note]
         notes.append(
             f"An evaluation set of {len(against)} starts has no distribution: only distances to it were judged."
@@ -38,7 +42,7 @@ def not_judged(task: Task, d: Diversity, against: np.ndarray | None) -> tuple[Ga
     return gates, notes
 
 
-def judge(d: Diversity, num_inside: int, seen: Gates, unread: Gates) -> list[Finding]:
+def judge(d: Diversity, num_inside: int, seen: Gates, unread: Gates, holes: Mapping[str, str]) -> list[Finding]:
     """Say what is wrong.
 
     Args:
@@ -46,6 +50,7 @@ def judge(d: Diversity, num_inside: int, seen: Gates, unread: Gates) -> list[Fin
         num_inside: Distinct starts that the reset law could have given.
         seen: Gates that would hardly be as far out in a healthy dataset.
         unread: Gates that cannot be read.
+        holes: Scans for holes that would hardly show as much in a healthy dataset, with what they show.
     """
     findings: list[Finding] = []
 
@@ -71,8 +76,9 @@ def judge(d: Diversity, num_inside: int, seen: Gates, unread: Gates) -> list[Fin
     if d.num < TOO_FEW:
         warn(f"{d.num} demonstrations are too few to judge their coverage.")
         return findings
-    if num_inside < max(5, 0.05 * d.num):
-        fail(f"the {d.num} demonstrations begin from only {num_inside} distinct starts.")
+    num_apart = min(num_inside, d.num_apart)
+    if num_inside < max(5, 0.05 * d.num) or num_apart < 5:
+        fail(f"the {d.num} demonstrations begin from only {num_apart} distinct starts.")
     frozen = {i for i, row in enumerate(d.dimensions) if row.range_fraction < 0.05 and ("range", i) not in unread}
     if frozen:
         names = ", ".join(d.dimensions[i].name for i in sorted(frozen))
@@ -102,6 +108,22 @@ def judge(d: Diversity, num_inside: int, seen: Gates, unread: Gates) -> list[Fin
     by_chance = d.num * np.prod(2 * SAME_START_M / task.width[task.informative])  # 2 % of 2,000 in one dimension
     if d.duplicate_fraction > 0.02 + by_chance:
         warn(f"{percent(d.duplicate_fraction)} of the demonstrations repeat the start of another.")
-    if ("beyond", -1) in seen and d.beyond_p99 > 0.05:
+    elif d.num_distinct - d.num_apart > 0.02 * d.num + _near_by_chance(task, d.num):
+        warn(
+            f"{d.num_distinct - d.num_apart} of {d.num} demonstrations are near copies: they begin within "
+            f"{100 * NEAR_COPY:.1f} % of the box of another, and teach hardly more."
+        )
+    if ("holes", -1) not in unread:
+        is_narrow = any(gate == "range" and gate_dim not in frozen for gate, gate_dim in seen)
+        for scan, text in holes.items():
+            if not (scan == "gap" and (frozen or is_narrow)):  # which has been said
+                warn(f"a hole: {text}")
+    if ("beyond", -1) in seen and d.beyond_p99 > LEAST_BEYOND:
         warn(f"{percent(d.beyond_p99)} of fresh starts are farther from a demonstration than 1 % should be.")
     return findings
+
+
+def _near_by_chance(task: Task, num: int) -> float:
+    """Return how many of ``num`` random initial states are near copies of another, five standard deviations up."""
+    expected: float = num**2 / 2 * (2 * NEAR_COPY) ** len(task.informative)
+    return expected + 5 * expected**0.5

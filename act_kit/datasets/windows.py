@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from act_kit.datasets.split import split_episodes
+from act_kit.datasets.split import split_stores
 from act_kit.datasets.store import EpisodeStore
 
 
@@ -108,9 +108,10 @@ def load_windows(
     last = [np.repeat(store.episode_ends - 1, store.episode_lengths) for store in stores]
     train: list[list[np.ndarray]] = [[] for _ in tasks]
     val: list[list[np.ndarray]] = [[] for _ in tasks]
-    for store, first in zip(stores, base, strict=False):
+    splits = split_stores(stores, val_fraction, seed)
+    for store, first, split in zip(stores, base[:-1], splits, strict=True):
         steps = np.split(first + np.arange(store.num_steps), store.episode_ends[:-1])
-        for part, episodes in zip((train, val), split_episodes(store.num_episodes, val_fraction, seed), strict=True):
+        for part, episodes in zip((train, val), split, strict=True):
             part[tasks.index(store.info.task)] += [steps[episode] for episode in episodes]
     return Windows(
         states_TS=torch.from_numpy(np.concatenate([s.steps("state").astype(np.float32) for s in stores])).to(device),

@@ -20,7 +20,7 @@ from act_kit.config import CollectConfig, TrainConfig
 from act_kit.datasets.first_observations import FirstObservations, measure_dataset
 from act_kit.datasets.measured import Diversity
 from act_kit.datasets.soundness import Soundness, check_soundness
-from act_kit.datasets.split import split_episodes
+from act_kit.datasets.split import split_stores
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diagnosis.generalisation import SEED, Gap, evenly, measure_loss
 from act_kit.errors import CheckpointError, DatasetError
@@ -217,7 +217,10 @@ class RunCase:
     def split(self, store: EpisodeStore) -> tuple[np.ndarray, np.ndarray]:
         """Return the training and the validation episodes of a dataset, as the run splits them."""
         trainer = self.config.trainer
-        return split_episodes(store.num_episodes, trainer.val_fraction, trainer.seed)
+        paths = [trained.path.resolve() for trained in self.stores]
+        stores = self.stores if store.path.resolve() in paths else [store]
+        splits = split_stores(stores, trainer.val_fraction, trainer.seed)
+        return splits[paths.index(store.path.resolve()) if stores is self.stores else 0]
 
     @cached_property
     def fresh(self) -> list[EpisodeStore]:

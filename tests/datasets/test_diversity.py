@@ -7,6 +7,7 @@ import pytest
 
 from act_kit.config import TrainConfig
 from act_kit.datasets.diversity import Diversity, holm, measure, measure_starts
+from act_kit.datasets.null import scale
 from act_kit.datasets.split import SPLIT_SEED, VAL_FRACTION
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
@@ -179,3 +180,68 @@ def test_more_demonstrations_bring_starts_nearer(reach_store: EpisodeStore) -> N
 def test_every_seed_of_the_validation_split_is_the_trainings() -> None:
     trainer = compose("train", TrainConfig).trainer
     assert (trainer.val_fraction, trainer.seed) == (VAL_FRACTION, SPLIT_SEED)
+
+
+@pytest.mark.parametrize("task", ["push-v3", "basketball-v3", "button-press-v3"])
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_a_hole_in_the_middle_is_noticed(task: str, share: float) -> None:
+    """With half of the box missing there, only its outer half was demonstrated."""
+    starts = draw(task, 2000)
+    outwards = np.abs(2 * scale(get_task(task), starts) - 1).max(axis=1)
+    outer = starts[np.argsort(outwards)[round(share * len(starts)) :]]
+    for seed in range(3):
+        diversity = judge(task, np.random.default_rng(seed).choice(outer, 50, replace=False))
+        assert diversity.level == "WARN"
+        assert "demonstrations begin in the middle" in diversity.verdict
+
+
+@pytest.mark.parametrize(
+    ("dims", "said"), [([1], "a hole: no demonstration has object y between"), ([0, 3], "a hole: 0")]
+)
+def test_a_hole_in_some_dimensions_is_noticed_and_placed(dims: list[int], said: str) -> None:
+    task, starts = get_task("push-v3"), draw("push-v3", 1000)
+    apart = np.abs((starts - np.add(task.low, task.high) / 2) / np.maximum(task.width, 1e-9))[:, dims]
+    half = 0.15 if len(dims) == 1 else 0.3
+    diversity = measure_starts(task, starts[(apart > half).any(axis=1)][:60])
+    assert diversity.level == "WARN"
+    assert said in diversity.verdict
+    assert all(task.dim_name(dim) in diversity.verdict for dim in dims)
+
+
+def test_clusters_are_noticed() -> None:
+    rng, task = np.random.default_rng(0), get_task("push-v3")
+    near = draw("push-v3", 4)[rng.integers(4, size=60)] + rng.normal(0, 0.004, (60, 6))
+    assert measure_starts(task, np.clip(near, task.low, task.high)).level != "OK"
+
+
+def test_the_report_says_which_holes_it_could_have_seen() -> None:
+    few, many = judge("push-v3", draw("push-v3", 20)), judge("push-v3", draw("push-v3", 50))
+    kinds = [hole.where for hole in many.visible_holes]
+    assert kinds == [
+        "in the middle of the box", "anywhere in the box", "anywhere in two dimensions", "anywhere in one dimension",
+    ]  # fmt: skip
+    for hole, at_few in zip(many.visible_holes, few.visible_holes, strict=True):
+        assert hole.share is not None
+        assert at_few.share is None or hole.share < at_few.share
+    assert f"{100 * (many.visible_holes[0].share or 0):.0f} % of it in the middle of the box" in many.notes[-1]
+    assert judge("push-v3", draw("push-v3", 9)).visible_holes == []
+
+
+@pytest.mark.parametrize("task", ["push-v3", "button-press-v3", "drawer-open-v3"])
+def test_holes_that_would_be_seen_are(task: str) -> None:
+    """Of those of the stated size, in the middle, at least 70 % of other draws are warned about (80 % are promised)."""
+    hole = judge(task, draw(task, 50)).visible_holes[0]
+    assert hole.share is not None
+    starts = draw(task, 4000, seed=3)
+    outwards = np.abs(2 * scale(get_task(task), starts) - 1).max(axis=1)
+    outer = starts[np.argsort(outwards)[round(hole.share * len(starts)) :]]
+    rng = np.random.default_rng(1)
+    levels = [judge(task, rng.choice(outer, 50, replace=False)).level for _ in range(40)]
+    assert levels.count("WARN") >= 28
+
+
+def test_near_copies_of_few_starts_fail() -> None:
+    starts = np.resize(draw("push-v3", 4), (60, 6)) + np.random.default_rng(0).normal(0, 1e-5, (60, 6))
+    diversity = judge("push-v3", np.clip(starts, get_task("push-v3").low, get_task("push-v3").high))
+    assert diversity.level == "FAIL"
+    assert "only 4 distinct starts" in diversity.verdict

@@ -81,8 +81,8 @@ def test_chances_are_those_of_healthy_datasets(name: str) -> None:
         distances = np.linalg.norm(x[:, None] - y, axis=-1)
         values = yardstick.measure(x[None], yardstick.share_below(x)[None], distances.mean(axis=1)[None])[0]
         values = np.append(values, (distances.min(axis=0) > healthy.nearest_p99).mean())
-        p_values.append(healthy.p_values(values)[: len(yardstick.gates)])
-        familywise.append(healthy.familywise(values).min())
+        p_values.append(healthy.coverage.p_values(values)[: len(yardstick.gates)])
+        familywise.append(healthy.coverage.familywise(values).min())
     informative = [
         i for i, (gate, _) in enumerate(yardstick.gates) if len(task.informative) > 1 or gate in ("range", "ks")
     ]

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from act_kit.datasets.split import split_episodes
 from act_kit.datasets.store import EpisodeStore
-from act_kit.datasets.windows import Windows, load_windows, split_episodes
+from act_kit.datasets.windows import Windows, load_windows
 from act_kit.errors import DatasetError
 
 

@@ -195,7 +195,7 @@ def test_edited_data_are_named_by_what_is_wrong_with_them(healthy: Case, tmp_pat
 
 def test_the_loss_in_use_is_the_one_that_training_recorded(healthy: Case) -> None:
     policy, store = Policy.load(healthy.run), EpisodeStore.open(healthy.data)
-    from act_kit.datasets.windows import split_episodes
+    from act_kit.datasets.split import split_episodes
 
     loss = measure_loss(policy, store, split_episodes(store.num_episodes, 0.1, 0)[1])
     assert loss.value == pytest.approx(dict(series(healthy.run, "val/l1_prior"))[policy.contract.step], rel=1e-4)

@@ -20,7 +20,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ActKitError
 from act_kit.eval.arms import read_arm, read_arms
 from act_kit.eval.compare import compare
-from act_kit.eval.evalset import EvalSet, make_evalset
+from act_kit.eval.evalset import make_evalset
 from act_kit.eval.recount import read_rows, recount
 from act_kit.statistics import mcnemar
 from tests.conftest import TINY, Open, act

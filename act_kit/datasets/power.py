@@ -1,0 +1,104 @@
+"""Which holes N demonstrations of a task can show at all: how large one must be for the report to warn about it.
+
+That no hole was seen says little where none could be. So datasets with holes of all sizes are simulated, and judged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from act_kit.datasets.null import ALPHA, ALPHA_HOLES, Null, Pool, cached, law_of
+from act_kit.sim.tasks import Task
+
+# Shapes: B simulated datasets, N initial states of each, M to hold them against, D informative dimensions.
+
+LEAST_BEYOND = 0.05
+"""Fresh starts that are farther from a demonstration than 1 % should be: more than this are warned about."""
+POWER = 0.8
+_SHARES = tuple(round(0.05 * i, 2) for i in range(1, 19))
+_NUM_DATASETS = 100
+_SEED = 20230415
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisibleHole:
+    """The smallest hole of a kind that is seen eight times of ten.
+
+    Attributes:
+        where: Of which kind.
+        share: Its size, as a share of the initial states that are evaluated from, in steps of 5 %; None where not even
+            90 % missing is seen.
+    """
+
+    where: str
+    share: float | None
+
+
+def visible_holes(task: Task, num: int, y_MD: np.ndarray, null: Null) -> list[VisibleHole]:
+    """Return the smallest holes that the report sees in ``num`` demonstrations; from the user's cache if possible.
+
+    Holes are boxes about the middle, or about a random initial state, without one demonstration inside.
+    """
+    kinds = _kinds(y_MD.shape[1])
+    law = (*law_of(task, y_MD), ALPHA, ALPHA_HOLES, LEAST_BEYOND, POWER, _SHARES, _NUM_DATASETS, _SEED)
+    shares = cached(f"holes-{task.name}-{num}", law, ["shares"], lambda: {"shares": _simulate(task, num, y_MD, null)})
+    return [
+        VisibleHole(where=where, share=float(share) if np.isfinite(share) else None)
+        for where, share in zip(kinds, shares["shares"], strict=True)
+    ]
+
+
+def _kinds(num_dims: int) -> dict[str, int]:
+    """Name the kinds of holes, each with the number of dimensions that it takes up."""
+    kinds = {"in the middle of the box": num_dims, "anywhere in the box": num_dims}
+    if num_dims > 2:
+        kinds["anywhere in two dimensions"] = 2
+    if num_dims > 1:
+        kinds["anywhere in one dimension"] = 1
+    return kinds
+
+
+def _simulate(task: Task, num: int, y_MD: np.ndarray, null: Null) -> np.ndarray:
+    """Find the smallest share of each kind by bisection; infinite where none is seen."""
+    rng = np.random.default_rng(_SEED)
+    pool = Pool(task, num, y_MD, _SEED)
+    smallest = []
+    for kind, num_dims in _kinds(y_MD.shape[1]).items():
+        shares = [*_SHARES, np.inf]
+        low, high = 0, len(_SHARES)
+        while low < high:
+            middle = (low + high) // 2
+            datasets = [
+                _with_hole(pool.share, shares[middle], num, num_dims, "middle" in kind, rng)
+                for _ in range(_NUM_DATASETS)
+            ]
+            if _are_seen(null, pool, np.stack(datasets)).mean() >= POWER:
+                high = middle
+            else:
+                low = middle + 1
+        smallest.append(shares[low])
+    return np.array(smallest)
+
+
+def _with_hole(
+    share: np.ndarray, size: float, num: int, num_dims: int, is_middle: bool, rng: np.random.Generator
+) -> np.ndarray:
+    """Choose ``num`` of a pool outside the box about a point, in some dimensions, that holds a share of it."""
+    dims = rng.permutation(share.shape[1])[:num_dims]
+    centre = 0.5 if is_middle else share[rng.integers(len(share))][dims]
+    apart = np.abs(share[:, dims] - centre).max(axis=1)
+    return rng.choice(np.argsort(apart)[round(size * len(share)) :], num, replace=False)
+
+
+def _are_seen(null: Null, pool: Pool, rows_BN: np.ndarray) -> np.ndarray:
+    """Tell which datasets are warned about, as far as the scans for holes and ``beyond`` go: bool (B,)."""
+    nearest_BM = pool.nearest(rows_BN)
+    by_scan = null.holes.familywise(pool.hole_values(rows_BN, nearest_BM)).min(axis=1) <= ALPHA_HOLES
+    beyond = (nearest_BM > null.nearest_p99).mean(axis=1)
+    values = np.full((len(rows_BN), null.values.shape[1]), -np.inf)
+    values[:, -1] = beyond
+    by_beyond = (null.coverage.familywise(values)[:, -1] <= ALPHA) & (beyond > LEAST_BEYOND)
+    seen: np.ndarray = by_scan | by_beyond
+    return seen
