@@ -103,9 +103,9 @@ def new_folder(
         if not overwrite:
             restore_output(path)
         check_output(path, overwrite=overwrite, how_to_go_on=how_to_go_on)
-        _delete(fresh)
-        fresh.mkdir()
         try:
+            _delete(fresh)
+            fresh.mkdir()
             with still_there(fresh, path):
                 yield fresh
                 _set_aside(real)
