@@ -41,7 +41,17 @@ SEEDS = "seeds.json"
 DATASETS = "datasets.json"
 """What a folder of several derived datasets holds: the command that made it, and their paths in it."""
 
-_MARKERS = ("zarr.json", "config.yaml", "summary.json", "starts.json", "demo.json", "act_kit.json", SEEDS, DATASETS)
+_MARKERS = (
+    "zarr.json",
+    "config.yaml",
+    "summary.json",
+    "starts.json",
+    "demo.json",
+    "act_kit.json",
+    "view.html",
+    SEEDS,
+    DATASETS,
+)
 """A folder that holds none of these is not one of ours, and is never deleted."""
 
 _NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*")

@@ -53,6 +53,8 @@ def main() -> None:
             complain(
                 f"{error.filename or 'A file'} cannot be read or written: {error.strerror}. What is complete is kept."
             )
+        elif error.errno == errno.ENAMETOOLONG:
+            complain(f"'{str(error.filename)[:80]}…' cannot be the name of a file: it is too long. Choose another.")
         else:
             raise
         sys.exit(2)

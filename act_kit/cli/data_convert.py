@@ -49,6 +49,6 @@ def convert(
             on_progress=lambda num_done, num: bar.update(line, completed=num_done, total=num),
         )  # fmt: skip
     say(f"{out}: {content.info.task}, from {origin} to {to}.")
-    say(f"Lost or assumed: {'' if content.notes else 'nothing.'}")
+    say("Lost or assumed:" if content.notes else "Lost or assumed: nothing.")
     for note in content.notes:
         say(f"- {note}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from act_kit.cli.console import complain, progress_bar, say
-from act_kit.cli.options import Workers, count_workers
+from act_kit.cli.options import Overwrite, Workers, count_workers
 
 
 def view(
@@ -22,6 +22,7 @@ def view(
     ] = None,
     episodes: Annotated[int | None, typer.Option(min=1, help="Only the first ones.", show_default="all")] = None,
     workers: Workers = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Make a page to look through a dataset: its starts on maps, and each episode's signals beside its video.
 
@@ -29,21 +30,28 @@ def view(
     """
     from act_kit.datasets.store import EpisodeStore
     from act_kit.datasets.view import make_videos, write_view
+    from act_kit.errors import OutputError
+    from act_kit.files import new_folder
     from act_kit.sim.render import RenderSettings
 
     store = EpisodeStore.open(dataset)
     settings = RenderSettings.of_size(size) if size else None
-    out = out or dataset.with_name(dataset.resolve().name + "-view")
+    named = dataset if dataset.name not in ("", "..") else dataset.resolve()
+    out = out or named.with_name(named.name + "-view")
+    ends = out.resolve(), dataset.resolve()
+    if ends[0] == ends[1] or ends[0] in ends[1].parents or ends[1] in ends[0].parents:
+        raise OutputError(f"{out} and {dataset} are in one another. Choose another --out.")
     num = min(store.num_episodes, episodes or store.num_episodes)
-    with progress_bar() as bar:
+    with new_folder(out, overwrite=overwrite) as fresh, progress_bar() as bar:
 
         def show(num_done: int) -> None:
             line = bar.task_ids[0] if bar.task_ids else bar.add_task("videos", total=num)
             bar.update(line, completed=num_done)
 
         no_video = make_videos(
-            store, num, out / "videos", camera or (), settings, num_workers=count_workers(workers), on_progress=show
+            store, num, fresh / "videos", camera or (), settings, num_workers=count_workers(workers), on_progress=show
         )
+        page = write_view(store, num, fresh, no_video=no_video)
     if no_video:
         complain(no_video)
-    say(f"Page: {write_view(store, num, out, no_video=no_video)}")
+    say(f"Page: {out / page.name}")

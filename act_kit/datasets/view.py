@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from act_kit.datasets.columns import Columns, columns_of
+from act_kit.datasets.columns import columns_of
 from act_kit.datasets.coverage import panels, place
-from act_kit.datasets.expressions import MAX_CHARACTERS, MAX_DEPTH, SIGNS, SPELLINGS
+from act_kit.datasets.expressions import MAX_CHARACTERS, MAX_DEPTH, SIGNS, SPELLINGS, Columns
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.null import reference_starts
 from act_kit.datasets.store import EpisodeStore
@@ -89,15 +89,22 @@ def plots_of(store: EpisodeStore) -> list[Plot]:
         plots = [
             Plot(name="hand (m)", lines="xyz", values=state[:, :3], is_centred=True),
             Plot(name="object (m)", lines="xyz", values=state[:, 4:7], is_centred=True),
-            Plot(name="gripper opening", lines=["opening"], values=state[:, 3:4], spans=(0.0, 1.0)),
-            Plot(name="action", lines=[*"xyz", "gripper"], values=action, spans=(-1.0, 1.0)),
+            Plot(name="gripper opening (0 closed, 1 open)", lines=["opening"], values=state[:, 3:4], spans=(0.0, 1.0)),
+            Plot(name="action (-1 to 1)", lines=[*"xyz", "gripper"], values=action, spans=(-1.0, 1.0)),
         ]
     else:
         for name, values in (("state", state), ("action", action)):
             columns = values.reshape(len(values), -1)
             for first in range(0, columns.shape[1], _LINES):
                 part = columns[:, first : first + _LINES]
-                plots.append(Plot(name=name, lines=[str(first + i) for i in range(part.shape[1])], values=part))
+                last = first + part.shape[1] - 1
+                plots.append(
+                    Plot(
+                        name=f"{name} {first} to {last}, as recorded",
+                        lines=[str(first + i) for i in range(part.shape[1])],
+                        values=part,
+                    )
+                )
     if "distance" in store.fields:
         unit = TASKS[store.info.task].unit if store.info.task in TASKS else "m"
         distance = store.steps("distance")[:, None]
@@ -220,6 +227,7 @@ def write_view(store: EpisodeStore, num: int, out: Path, *, no_video: str = "") 
         "stride": stride_of(store),
         "every": every,
         "columns": {name: _exact(values) for name, values in columns.items()},
+        "units": _units(store, columns),
         "language": {"spellings": SPELLINGS, "signs": SIGNS, "characters": MAX_CHARACTERS, "depth": MAX_DEPTH},
         "maps": maps,
         "plots": [plot.to_dict(ends, every) for plot in plots],
@@ -262,8 +270,7 @@ def _maps(store: EpisodeStore, num: int) -> tuple[list[dict[str, Any]], str]:
     }
     return [
         {
-            "axes": [f"{arrow} {task.dim_name(dim)}" for arrow, dim in zip("→↑", pair, strict=True) if dim is not None],
-            "box": ", ".join(_axis(task, dim) for dim in pair if dim is not None),
+            "axes": [f"{arrow} {_axis(task, dim)}" for arrow, dim in zip("→↑", pair, strict=True) if dim is not None],
             **{name: _numbers(_locate(task, starts, pair)) for name, starts in groups.items()},
         }
         for pair in panels(task)
@@ -284,6 +291,14 @@ def _locate(task: Task, rand_vecs: np.ndarray, pair: tuple[int, int | None]) -> 
     ]
     located: np.ndarray = np.clip(_RIM + (1 - 2 * _RIM) * np.nan_to_num(np.stack(scaled, axis=1)), 0.0, 1.0)
     return located
+
+
+def _units(store: EpisodeStore, columns: Columns) -> dict[str, str]:
+    """Return the units of the columns that have one."""
+    task = TASKS.get(store.info.task)
+    positions = [task.dim_name(dim).replace(" ", "_") for dim in range(len(task.low))] if task else []
+    units = {"final_distance": task.unit if task else "m", "jerk": "m/s³"} | dict.fromkeys(positions, "m")
+    return {name: unit for name, unit in units.items() if name in columns}
 
 
 def _shortcuts(columns: Columns) -> list[tuple[str, str, int]]:

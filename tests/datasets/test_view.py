@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +150,55 @@ def test_data_of_others_have_a_page_too(show: Open, push_store: EpisodeStore, tm
     page.wait_for_function("() => now > 3")
     page.keyboard.press(" ")
     assert cursor(page) > 3, "it plays without a video"
+
+
+def test_nothing_is_overwritten_unasked(push_store: EpisodeStore, tmp_path: Path) -> None:
+    dataset = Path(shutil.copytree(push_store.path, tmp_path / "data"))
+    verb = ("data", "view", dataset, "--workers", 1, "--episodes", 1)
+    without_gl = {**ONE_THREAD, "MUJOCO_GL": "disable"}
+    act(*verb, env=without_gl, check=0)
+    page = tmp_path / "data-view" / "view.html"
+    page.write_text(page.read_text() + "<!-- mine -->")
+    assert "--overwrite replaces it" in act(*verb, env=without_gl, check=2).stderr
+    assert "mine" in page.read_text()
+    act(*verb, "--overwrite", env=without_gl, check=0)
+    assert "mine" not in page.read_text()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "view.txt").write_text("mine")
+    for out, says in ((tmp_path / "notes", "was not made by act"), (dataset, "one another"), (tmp_path, "one another")):
+        assert says in act(*verb, "--overwrite", "--out", out, env=without_gl, check=2).stderr
+    assert (tmp_path / "notes" / "view.txt").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "data-view", "notes"}
+    assert EpisodeStore.open(dataset).fingerprint == push_store.fingerprint
+
+
+def test_axes_say_what_they_are_of(show: Open, push_store: EpisodeStore, tmp_path: Path) -> None:
+    page = show(write_view(push_store, 4, tmp_path, no_video="No video was made."))
+    hand = page.locator(".plot").first
+    middles = push_store.steps("state")[:, :3]
+    middles = (middles.min(axis=0) + middles.max(axis=0)) / 2
+    drawn = ", ".join(f"{line} {middle:.3f}" for line, middle in zip("xyz", middles, strict=True))
+    assert f"the axis's 0: {drawn}" in hand.inner_text()
+    high, low = hand.locator(".limits span").all_inner_texts()
+    assert (high[0], low[0]) == ("+", "-")
+    assert hand.locator(".zero").count() == 1
+    for unit in ("hand (m)", "object (m)", "gripper opening (0 closed, 1 open)", "action (-1 to 1)", "distance (m)"):
+        assert unit in page.locator("#signals").inner_text()
+    captions = page.locator("#maps figcaption").all_inner_texts()
+    assert "→ object x: -0.1 to 0.1 m" in captions
+    page.locator("#filter").fill("steps <")
+    assert page.locator("#told").inner_text() == "something is missing after '<'"
+    page.locator("#filter").fill("stepz < 3")
+    assert "there are episode, steps" in page.locator("#told").inner_text()
+
+
+def test_the_command_that_the_page_shows_can_be_pasted(show: Open, mixed: EpisodeStore, tmp_path: Path) -> None:
+    page = show(write_view(mixed, 4, tmp_path, no_video="No video was made."))
+    where = 'source != "it\'s $HOME `ls` \\\\" and random < 0.3333333'
+    page.locator("#filter").fill(where)
+    assert visible(page) == choose(columns_of(mixed), where).tolist()
+    words = shlex.split(page.locator("#told code").inner_text())
+    assert words[words.index("--where") + 1] == where
 
 
 def test_without_opengl_there_is_a_page_without_videos(push_store: EpisodeStore, tmp_path: Path) -> None:

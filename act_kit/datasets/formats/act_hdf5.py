@@ -9,6 +9,7 @@ with zeros to the longest. What else act_kit records goes to a group ``act_kit``
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -58,12 +59,12 @@ def _path_of(name: str, keys: Keys) -> str:
 
 def find_files(path: Path) -> list[Path]:
     """Return the episodes at ``path``, a file or a folder of them: ``episode_2`` comes before ``episode_10``."""
-    files = [path] if path.is_file() else [file for file in path.iterdir() if _is_episode(file)]
+    files = [path] if path.is_file() else [file for file in path.glob("*") if _is_episode(file)]
     return sorted(files, key=lambda file: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", file.name)])
 
 
 def _is_episode(file: Path) -> bool:
-    return file.suffix in (".hdf5", ".h5") and not file.name.startswith(".")
+    return file.suffix in (".hdf5", ".h5") and not file.name.startswith(".") and file.is_file()
 
 
 # -- in ----------------------------------------------------------------------------------------------------------------
@@ -89,6 +90,7 @@ def read(path: Path, task: str, keys: Keys) -> Content:
         with _opened(file) as root:
             layouts.append(_layout(file, root, fields, keys))
             notes |= dict.fromkeys([] if known else _notes(root, keys))
+            notes |= dict.fromkeys(_unwritten(file, root, [_path_of(name, keys) for name in layouts[-1]]))
             left.update(_left(root, {*(_path_of(name, keys) for name in layouts[-1])}, is_ours=known is not None))
     lengths = [check_layout(str(file), each, layouts[0]) for file, each in zip(files, layouts, strict=True)]
     cameras = [name.removeprefix(IMAGES) for name in layouts[0] if name.startswith(IMAGES)]
@@ -171,6 +173,18 @@ def _notes(root: h5py.File, keys: Keys) -> Iterator[str]:
         yield "actions are rounded to float32"
     if not root.attrs.get("sim", False):
         yield "of a real robot, ACT takes actions from one step earlier; here they stay where they are"
+
+
+def _unwritten(file: Path, root: h5py.File, paths: Sequence[str]) -> Iterator[str]:
+    """Say which chunks were never written: HDF5 reads them as the fill value."""
+    for path in paths:
+        array = root[path]
+        if array.chunks is not None:
+            num = math.prod(math.ceil(size / chunk) for size, chunk in zip(array.shape, array.chunks, strict=True))
+            lacking = num - array.id.get_num_chunks()
+            if lacking > 0:
+                what = f"{lacking} of {num} chunks of {path} in {file.name}"
+                yield f"{what} were never written: they were read as {array.fillvalue}"
 
 
 def _left(root: h5py.File, taken: set[str], *, is_ours: bool) -> list[str]:

@@ -86,7 +86,10 @@ class ZarrFiles(ABC):
         return found
 
     def _describe(self, name: str) -> dict[str, Any]:
-        said = json.loads(self.get(name, _MAX_JSON_BYTES) or b"{}")
+        try:
+            said = json.loads(self.get(name, _MAX_JSON_BYTES) or b"{}")
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(f"{self.path / name} is damaged: {one_line(error)}.") from error
         return said if isinstance(said, dict) else {}
 
 

@@ -303,6 +303,8 @@ def test_what_lies_in_and_beside_hdf5_files_is_said(tmp_path: Path) -> None:
     with h5py.File(folder / "episode_2.hdf5", "r+") as root:
         root["observations/effort"] = np.zeros((3, 14))
         root["extra/deep/thing"] = np.zeros(3)
+        del root["action"]
+        root.create_dataset("action", (3, 14), "f4", chunks=(1, 14))[:2] = 1
         root["elsewhere"] = h5py.SoftLink("/action")
         root.attrs["operator"] = "ann"
         root["action"].attrs["unit"] = "rad"
@@ -314,6 +316,7 @@ def test_what_lies_in_and_beside_hdf5_files_is_said(tmp_path: Path) -> None:
     for what in ("observations/effort", "extra/deep/thing", "the link elsewhere", "attribute operator"):
         assert f"{what} is left behind (in 1 of 3 files)" in notes
     assert "attribute action/unit is left behind" in notes
+    assert "1 of 3 chunks of action in episode_2.hdf5 were never written: they were read as 0.0" in notes
     assert "2 hidden files were skipped: .DS_Store, ._episode_0.hdf5" in notes
     assert "2 other files or folders are left behind: README.md, more" in notes
     assert "8 numbers between 0 and 10 have no file" in notes

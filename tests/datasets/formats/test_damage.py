@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -323,7 +324,11 @@ def test_any_damage_to_a_replay_buffer_is_one_line_or_harmless(
 def test_bombs_in_format_3_are_refused(tmp_path: Path, codec: str) -> None:
     """A chunk that unpacks to a gigabyte and more, where 200 bytes belong."""
     path = tmp_path / "pusht.zarr"
-    write_replay_buffer(path, zarr_format=3, compressors={"name": codec})
+    write_replay_buffer(
+        path,
+        zarr_format=3,
+        compressors={"name": codec, "configuration": {"level": 5} | ({"checksum": False} if codec == "zstd" else {})},
+    )
     packed = numcodecs.Zstd().encode(bytes(10**8)) if codec == "zstd" else gzip.compress(bytes(10**8), 9)
     whole = (packed * 20)[: 2 * 100 + 4096] if codec == "gzip" else packed
     (path / "data/state/c/1/0").write_bytes(whole)
@@ -358,6 +363,15 @@ def test_what_is_something_else_is_refused(tmp_path: Path, reach_store: EpisodeS
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as file:
         file.writestr("hello", "hello")
     assert_refused(tmp_path / "other.zip", tmp_path / "out", "0 replay buffers")
+
+
+def test_a_pipe_is_not_waited_for(aloha: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.hdf5")
+    assert_refused(tmp_path / "pipe.hdf5", tmp_path / "out", "in no format that is read")
+    folder = Path(shutil.copytree(aloha, tmp_path / "data"))
+    os.mkfifo(folder / "episode_7.hdf5")
+    notes = convert_dataset(folder, tmp_path / "out", to="act_kit", task="", overwrite=False)[1].notes
+    assert "1 other files or folders are left behind: episode_7.hdf5" in notes
 
 
 def test_a_companion_that_was_edited_is_refused(reach_store: EpisodeStore, tmp_path: Path) -> None:
