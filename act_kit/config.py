@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import shlex
 from collections.abc import Sequence
 
@@ -320,8 +319,10 @@ class ExecutionConfig:
     ensemble_decay: float
 
     def __post_init__(self) -> None:
-        _require(self.execute >= 1, f"execution.execute={self.execute}: at least 1.")
-        _require(math.isfinite(self.ensemble_decay), "execution.ensemble_decay: must be a number.")
+        _require(1 <= self.execute <= 500, f"execution.execute={self.execute}: 1 to 500.")
+        _require(
+            -1 <= self.ensemble_decay <= 100, f"execution.ensemble_decay={self.ensemble_decay}: a number, -1 to 100."
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

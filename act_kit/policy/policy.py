@@ -24,7 +24,7 @@ from act_kit.policy.normaliser import Normaliser
 from act_kit.policy.one_hot import split_observations
 from act_kit.policy.weights import misfit
 from act_kit.sim.render import RenderSettings, Views, check_cameras
-from act_kit.sim.tasks import ACTION_DIM, HORIZON, STATE_DIM, get_task
+from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, get_task
 from act_kit.sim.threads import Exclusive
 
 FORMAT = "act_kit.policy"
@@ -119,13 +119,14 @@ class Contract:
             views = Views(cameras=tuple(views["cameras"]), settings=RenderSettings(**views["settings"]))
             check_cameras(views.cameras)
         demonstrations = [Demonstrations(**shown) for shown in values["demonstrations"]]
+        if not all(isinstance(shown.task, str) for shown in demonstrations):
+            raise TypeError("the task of its demonstrations is no name.")
         if not demonstrations:
             raise ValueError("it names no demonstrations.")
         for shown in demonstrations:
-            task = get_task(shown.task)
-            for start in shown.starts:
-                task.check(np.array(start, dtype=np.float64))
-        for name, least, most in (("horizon", 1, HORIZON), ("control_hz", 1, 1000), ("step", 0, 10**12)):
+            if shown.starts:
+                as_array(shown.starts, f"The starts of {shown.task}", ("N", len(get_task(shown.task).low)))
+        for name, least, most in (("horizon", 1, 10**6), ("control_hz", 1, 10**6), ("step", 0, 10**12)):
             if type(values[name]) is not int or not least <= values[name] <= most:
                 raise ValueError(f"{name}={values[name]!r}: an integer from {least} to {most} was expected.")
         if type(values["goal_visible"]) is not bool:
@@ -244,7 +245,7 @@ class Policy:
         checked = self._check_images(images, len(states))
         numbers = self._number_tasks(len(states), tasks, named)
         size = QUERY_ROWS[self.device.type]
-        predicted = np.empty((len(states), self.chunk_size, ACTION_DIM), dtype=np.float32)
+        chunks = [torch.empty((0, self.chunk_size, ACTION_DIM), device=self.device)]
         with torch.inference_mode():
             for begin in range(0, len(states), size):
                 rows = slice(begin, begin + size)
@@ -253,7 +254,8 @@ class Policy:
                     tasks_B=self._block(numbers[rows], size),
                     images_BCHW3=None if checked is None else self._block(checked[rows], size),
                 )
-                predicted[rows] = self.model.predict(observation)[: len(states[rows])].cpu().numpy()
+                chunks.append(self.model.predict(observation)[: len(states[rows])])
+            predicted: np.ndarray = torch.cat(chunks).cpu().numpy()
         return predicted
 
     def _check_goals(self, states: np.ndarray) -> None:

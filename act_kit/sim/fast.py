@@ -119,12 +119,16 @@ class FastEngine:
     @contextmanager
     def hold_model(self) -> Generator[mujoco.MjModel]:
         """Hold the shared model, with this engine's bodies and sites in it; see :class:`~act_kit.sim.engine.Engine`."""
+        with self._world.lock:
+            self._take_model()
+            yield self._world.model
+
+    def _take_model(self) -> None:
+        """Put this engine's bodies and sites into the shared model, if another's are there; whoever asks has the lock."""
         world = self._world
-        with world.lock:
-            if world.owner is None or world.owner() is not self:
-                world.model.body_pos[:], world.model.site_pos[:] = self._places
-                world.owner = weakref.ref(self)
-            yield world.model
+        if world.owner is None or world.owner() is not self:
+            world.model.body_pos[:], world.model.site_pos[:] = self._places
+            world.owner = weakref.ref(self)
 
     # -- its state -------------------------------------------------------------------------------------------------
 
@@ -212,7 +216,8 @@ class FastEngine:
 
     def step(self, actions: np.ndarray, *, rewards: bool) -> Segment:
         """Carry out actions, float32 (T, 4) in [-1, 1]; with rewards, one at a time."""
-        with self.hold_model():
+        with self._world.lock:
+            self._take_model()
             if not rewards:
                 return self._step(actions)
             steps = [self._step_with_reward(action[None]) for action in actions]

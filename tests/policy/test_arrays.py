@@ -128,7 +128,8 @@ def test_images_of_another_kind_are_refused(seeing: Policy, states: np.ndarray) 
                 ask(states, given)  # type: ignore[operator]
     plain = seeing.predict(states, images)
     assert np.array_equal(seeing.predict(states, images[::-1].copy()[::-1]), plain)
-    assert np.array_equal(seeing.predict(states, images.tolist() and np.asfortranarray(images)), plain)
+    assert np.array_equal(seeing.predict(states, np.asfortranarray(images)), plain)
+    seeing.reset()
     assert np.array_equal(seeing.act(states[0], images[0]), np.clip(plain[0, 0], -1, 1))
     seeing.act(states[0])  # its chunk is not at its end: nobody looks
 

@@ -51,6 +51,7 @@ def one_hot(benchmark: str, *tasks: str) -> np.ndarray:
     return np.concatenate([states, np.eye(len(known))[[known.index(task) for task in tasks]]], axis=1)
 
 
+@pytest.mark.filterwarnings("ignore:.*precision lowered")
 def test_each_row_of_metaworlds_vector_environment_acts_on_its_task(
     mt10: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,10 +85,10 @@ def test_a_benchmark_has_its_own_order(benchmark: str) -> None:
 def test_39_numbers_do_not_say_which_task(mt10: Policy) -> None:
     states = one_hot("MT10", "push-v3", "reach-v3")[:, :STATE_DIM]
     mt10.reset()
-    with pytest.raises(ArrayError, match=r"knows 10 tasks .* tasks=\[…\].* use_one_hot=True.* every row is of that"):
+    with pytest.raises(ArrayError, match=r"knows 10 tasks .* tasks=\[…\].*use_one_hot=True.* every row is of that"):
         mt10.act(states)
     by_name = mt10.predict(states, tasks=["push-v3", "reach-v3"])
-    assert np.array_equal(mt10.predict(states, tasks=np.array([mt10.tasks.index("push-v3"), 8])), by_name)
+    assert np.array_equal(mt10.predict(states, tasks=np.array([6, 7])), by_name)
     assert np.array_equal(mt10.act(states, tasks=["push-v3", "reach-v3"]), np.clip(by_name[:, 0], -1, 1))
     mt10.reset()
     assert np.array_equal(mt10.act(states[0], tasks="push-v3"), np.clip(by_name[0, 0], -1, 1))
