@@ -9,6 +9,8 @@ import typer
 
 from act_kit.cli.console import complain, console, say
 from act_kit.cli.options import Overwrite
+from act_kit.errors import OutputError
+from act_kit.files import prepare_output
 
 
 def compare(
@@ -34,13 +36,14 @@ def compare(
 
     The exit code is 2 where no verdict could be given.
     """
+    check_output(out, overwrite=overwrite)
+
     from rich.table import Table
     from rich.text import Text
 
     from act_kit.eval import compare as comparing
-    from act_kit.eval.compare_report import COLOURS, PAIR_COLUMNS, arms_table, check_output, pair_rows, write_comparison
+    from act_kit.eval.compare_report import COLOURS, PAIR_COLUMNS, arms_table, pair_rows, write_comparison
 
-    check_output(out, overwrite=overwrite)
     comparison = comparing.compare(arms, factor or [])
     page = write_comparison(comparison, out)
     console.print(arms_table(comparison.arms))
@@ -56,3 +59,18 @@ def compare(
         console.print(Text(pair.sentence, style=f"bold {COLOURS.get(pair.verdict, 'red')}"), soft_wrap=True)
     say(f"Page: {page}")
     raise typer.Exit(0 if comparison.decided else 2)
+
+
+def check_output(out: Path, *, overwrite: bool) -> None:
+    """Make sure that no comparison is overwritten unasked.
+
+    Nothing else in the folder is ever touched, so ``overwrite`` cannot delete what was compared.
+
+    Raises:
+        OutputError: There is one in ``out``, or ``out`` is not a folder.
+    """
+    existing = [out / name for name in ("compare.json", "compare.html") if (out / name).exists()]
+    if existing and not overwrite:
+        raise OutputError(f"{existing[0]} exists. Fix: --overwrite replaces it, or choose another --out.")
+    if not out.is_dir():
+        prepare_output(out, overwrite=False)

@@ -10,10 +10,9 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from act_kit.errors import OutputError
 from act_kit.eval.arms import Arm
 from act_kit.eval.compare import Comparison, Pair, kinds_of, mean_of, points
-from act_kit.files import prepare_output, write_json
+from act_kit.files import write_json
 from act_kit.pages import BLUE, GREEN, GREY, ORANGE, RED, figure_uri, write_page
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ COLOURS = {"better": "green", "worse": "red", "no difference shown": "yellow"}
 """Of verdicts; of those that are none, red."""
 
 ARM_COLUMNS = ("", "training seeds", "each", "mean [95 %, of seeds like these]")
-FILES = ("compare.json", "compare.html")
 PAIR_COLUMNS = ("compared", "of", "difference", "p", "after Holm", "verdict")
 CHANGE_COLUMNS = ("key", "first", "second", "")
 
@@ -65,26 +63,11 @@ def pair_rows(pair: Pair) -> list[tuple[str, ...]]:
     return rows
 
 
-def check_output(out: Path, *, overwrite: bool) -> None:
-    """Make sure that no comparison is overwritten unasked.
-
-    Nothing else in the folder is ever touched, so ``overwrite`` cannot delete what was compared.
-
-    Raises:
-        OutputError: There is one in ``out``, or ``out`` is not a folder.
-    """
-    existing = [out / name for name in FILES if (out / name).exists()]
-    if existing and not overwrite:
-        raise OutputError(f"{existing[0]} exists. Fix: --overwrite replaces it, or choose another --out.")
-    if not out.is_dir():
-        prepare_output(out, overwrite=False)
-
-
 def write_comparison(comparison: Comparison, out: Path) -> Path:
-    """Write :data:`FILES` into ``out``, and return the page's path."""
+    """Write ``compare.json`` and ``compare.html`` into ``out``, and return the page's path."""
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / FILES[0], comparison.to_dict())
-    page = out / FILES[1]
+    write_json(out / "compare.json", comparison.to_dict())
+    page = out / "compare.html"
     write_page(
         page,
         "compare.html.j2",

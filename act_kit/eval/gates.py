@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable
@@ -26,6 +27,9 @@ QUANTITIES: dict[str, Callable[[Evaluation], float]] = {
 }
 """What a gate can ask about: fractions, metres (radians for lever-pull), standard deviations, episodes."""
 
+_FRACTIONS = ("success", "clip_fraction")
+"""Beginnings of the quantities that lie between 0 and 1."""
+
 _OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 
 
@@ -42,7 +46,7 @@ class Gate:
         """Read ``success_lower>=0.8``.
 
         Raises:
-            ConfigError: It is not of this form, or there is no such quantity.
+            ConfigError: It is not of this form, there is no such quantity, or it cannot have this value.
         """
         match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*(\S+)\s*", text)
         try:
@@ -54,6 +58,11 @@ class Gate:
             raise ConfigError(
                 f"'{quantity}' is not something a gate can ask about; there are {', '.join(QUANTITIES)}."
                 + did_you_mean(quantity, QUANTITIES)
+            )
+        if not math.isfinite(gate.limit) or (quantity.startswith(_FRACTIONS) and not 0 <= gate.limit <= 1):
+            between = "between 0 and 1" if quantity.startswith(_FRACTIONS) else "finite"
+            raise ConfigError(
+                f"'{text}' asks for {gate.limit:g}: {quantity} is {between}. Fix: \"success_lower>=0.8\"."
             )
         return gate
 

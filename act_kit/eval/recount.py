@@ -202,36 +202,42 @@ def check_overview(
     Raises:
         DamagedFileError: One differs.
     """
-    counted = {name: recount(rows) for name, rows in tasks.items()}
-    for name, counts in counted.items():
-        summary = summaries[name]
-        expected = {
-            "group": get_task(name).group,
-            "success_once": counts["success_once"],
-            "success_at_end": counts["success_at_end"],
-            "final_distance": counts["distance"]["final"],
-            "distance_unit": counts["distance_unit"],
-            "expert": summary["controls"].get("expert"),
-            "reading": summary["reading"],
-        }
-        _refuse_differences(folder, {"tasks": {name: expected}}, overview)
+    _refuse_differences(folder, recount_overview(summaries, tasks), overview)
+    for summary in summaries.values():
         same = ("horizon", "execution", "policy_step", "versions", "device", "training")
         _refuse_differences(folder, {key: summary[key] for key in same}, overview)
+
+
+def recount_overview(summaries: Mapping[str, Any], tasks: Mapping[str, EvaluationRows]) -> dict[str, Any]:
+    """Return what :func:`act_kit.eval.overview.summarise_all` computes, from the rows and summaries of the tasks."""
+    counted = {name: recount(rows) for name, rows in tasks.items()}
+    experts = {name: summaries[name]["controls"].get("expert") for name in tasks}
+    means: dict[str, Any] = {}
     for group in ("all", *get_args(Group)):
         members = [name for name in tasks if group in ("all", get_task(name).group)]
         if members:
-            rates = {what: [_rate(counted[name][what]) for name in members] for what in _ONCE_AND_AT_END}
-            expected = {what: _mean_values(of_members) for what, of_members in rates.items()}
-            experts = [summaries[name]["controls"].get("expert") for name in members]
-            expected["expert"] = _mean_values([expert and _rate(expert) for expert in experts])
-            _refuse_differences(folder, {"means": {group: {"num_tasks": len(members), **expected}}}, overview)
+            rates = {what: [counted[name][what] for name in members] for what in ("success_once", "success_at_end")}
+            rates["expert"] = [experts[name] for name in members]
+            means[group] = {"num_tasks": len(members), **{what: _mean_values(rates[what]) for what in rates}}
+    return {
+        "tasks": {
+            name: {
+                "group": get_task(name).group,
+                "success_once": counts["success_once"],
+                "success_at_end": counts["success_at_end"],
+                "final_distance": counts["distance"]["final"],
+                "distance_unit": counts["distance_unit"],
+                "expert": experts[name],
+                "reading": summaries[name]["reading"],
+            }
+            for name, counts in counted.items()
+        },
+        "means": means,
+    }
 
 
-_ONCE_AND_AT_END = ("success_once", "success_at_end")
-
-
-def _mean_values(rates: Sequence[Rate | None]) -> dict[str, float | None] | None:
-    known = tuple(rate for rate in rates if rate)
+def _mean_values(rates: Sequence[Mapping[str, Any] | None]) -> dict[str, float | None] | None:
+    known = tuple(_rate(rate) for rate in rates if rate)
     if len(known) < len(rates):
         return None
     mean = MeanRate(known)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,11 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ActKitError
 from act_kit.eval.arms import read_arm, read_arms
 from act_kit.eval.compare import compare
-from act_kit.eval.evalset import make_evalset
-from act_kit.eval.recount import read_rows, recount
+from act_kit.eval.compare_report import arm_rows
+from act_kit.eval.evalset import EvalSet, make_evalset
+from act_kit.eval.recount import read_rows, recount, recount_overview
 from act_kit.statistics import mcnemar
-from tests.conftest import TINY, Open, act
+from tests.conftest import TINY, Open, act, contents
 from tests.eval.untrained import untrained_policy
 
 NUM = 30
@@ -175,6 +178,16 @@ def test_episodes_are_not_pooled_over_seeds(copy: Copy) -> None:
     comparison = compare([Path("wild"), Path("steady")], ["policy"])
     assert comparison.pairs[0].verdict == "no difference shown"
     assert any("of two kinds, 2 at 3 to 7 % and 3 at 83 to 90 %" in note for note in comparison.notes)
+    sentence = comparison.pairs[0].sentence
+    assert "2 of 5 collapsed: of new ones, 5 to 85 % may (Clopper–Pearson, 95 %)" in sentence
+    assert "against 5.0 % (2 of 5 seeds) and 86.7 % (3 of 5 seeds)" in sentence
+    assert "None of the 5 seeds of steady collapsed, but up to 45 % of new ones may" in sentence
+    assert "29 such seeds would bound it at 10 %" in sentence
+    wild, steady = comparison.to_dict()["arms"]
+    assert wild["mean"] is None, "no mean and interval as if of one kind"
+    assert wild["kinds"]["collapsed"] == pytest.approx({"num": 2, "low": 0.0527, "high": 0.8534}, abs=1e-3)
+    assert steady["kinds"]["largest_unseen_share"] == pytest.approx(1 - 0.05 ** (1 / 5))
+    assert [row[3].partition(":")[0] for row in arm_rows(comparison.arms)] == ["two kinds", "80.0 % [67, 93 %]"]
 
 
 def test_what_is_missing_or_crashed_is_counted(copy: Copy) -> None:
@@ -207,6 +220,9 @@ def test_three_arms_share_their_errors(copy: Copy) -> None:
     assert (first.difference.p, second.difference.p) == (mcnemar(0, 6), mcnemar(0, 8))
     assert first.p_holm == pytest.approx(2 * mcnemar(0, 6))
     assert (first.verdict, second.verdict) == ("no difference shown", "better")
+    assert (second.difference.level, first.difference.level) == pytest.approx((0.05 / 3, 0.05 / 2))
+    assert first.difference.low <= 0 < second.difference.low, "intervals agree with the verdicts"
+    assert "] at 98.3 %" in next(pair.sentence for pair in comparison.pairs if pair.b.label == "c")
 
 
 def test_policies_of_several_tasks_are_compared_by_task_and_in_the_mean(
@@ -222,11 +238,10 @@ def test_policies_of_several_tasks_are_compared_by_task_and_in_the_mean(
     for task, successes in (("reach-v3", 8), ("push-v3", 0)):
         rewrite(Path("executing-8") / task, [episode(i < successes, z=8) for i in range(8)])
         rewrite(Path("executing-4") / task, [episode(False, z=4)] * 8)
-    for out in ("executing-4", "executing-8"):
-        overview = json.loads((Path(out) / "summary.json").read_text())
-        counted = {task: recount(read_rows(Path(out) / task)) for task in ("reach-v3", "push-v3")}
-        mean = MeanRate(tuple(Rate(counts["success_once"]["successes"], 8) for counts in counted.values()))
-        print(json.dumps(overview, indent=1)[:3000], mean)
+    for out in map(Path, ("executing-4", "executing-8")):
+        rows = {task: read_rows(out / task) for task in ("reach-v3", "push-v3")}
+        summaries = {task: json.loads((out / task / "summary.json").read_text()) for task in rows}
+        edit(out / "summary.json", lambda overview, of=(summaries, rows): overview.update(recount_overview(*of)))
     factors = ("--factor", "execution", "--factor", "config")
     done = act("compare", "executing-4", "executing-8", *factors, check=0)
     assert "executing-8 is better than executing-4: success 50.0 % against 0.0 %" in done.stdout
@@ -271,6 +286,183 @@ def test_seeds_that_are_no_replicates_are_refused_and_an_option_that_varies_with
     b = seeds(copy, "b", [20, 20, 20])
     (confound,) = compare([a, b], ["trainer"]).pairs[0].confounds
     assert (confound.key, confound.a, confound.b) == ("trainer.steps", "30 and 60", "60")
+
+
+def with_states(run: Path, num_shared: int) -> None:
+    """Replace all but so many initial states of an evaluation, and put those that stay last."""
+    file = run / "eval-fresh" / "starts.json"
+    old, new = EvalSet.load(file), make_evalset("reach-v3", "fresh", NUM, 5, [])
+    evalset = replace(old, starts=new.starts[num_shared:] + old.starts[:num_shared])
+    evalset.save(file)
+    rewrite(run / "eval-fresh", [{}] * NUM)
+
+
+def test_shared_initial_states_are_paired_if_they_are_enough_and_what_was_done_is_said(copy: Copy) -> None:
+    copy("a", np.arange(NUM) < 25, policy__width=64)
+    b = copy("b", np.arange(NUM) >= 5)
+    with_states(b, 25)
+    comparison = compare([Path("a"), b], ["policy"])
+    (pair,) = comparison.pairs
+    assert pair.result is not None
+    difference = pair.result.difference
+    assert (difference.test, difference.p, difference.value) == ("McNemar's exact test", 1.0, 0.0)
+    assert pair.result.means == (1.0, 1.0), "of the shared ones"
+    said = "a and b were evaluated from different initial states: 25 are shared, of 30 and 30. Only those"
+    assert any(said in note for note in comparison.notes)
+    with_states(b, 12)
+    comparison = compare([Path("a"), b], ["policy"])
+    (pair,) = comparison.pairs
+    assert pair.result is not None
+    assert pair.result.difference.test == "Boschloo's exact test"
+    assert any("12 are shared, of 30 and 30. Pairs need 20" in note for note in comparison.notes)
+    assert comparison.to_dict()["pairs"][0]["initial_states"] == {"reach-v3": {"a": 30, "b": 30, "shared": 12}}
+
+
+def test_the_same_evaluation_twice_is_no_comparison(copy: Copy) -> None:
+    copy("a")
+    shutil.copytree("a", "copy", symlinks=True)
+    edit(Path("copy/eval-fresh/summary.json"), lambda summary: summary["training"]["config"]["policy"].update(width=64))
+    done = act("compare", "a", "copy", "--factor", "policy", check=2)
+    assert "No verdict on a and copy: they are not independent" in done.stdout
+    assert "a/eval-fresh and copy/eval-fresh" in done.stdout
+    assert result()["pairs"][0]["verdict"] == "SAME EVALUATION"
+    assert result()["pairs"][0]["result"] is None
+    a, b = seeds(copy, "of-a", [20, 21, 22]), seeds(copy, "of-b", [20, 21, 22])
+    shutil.rmtree(b / "seed-1")
+    shutil.copytree(a / "seed-1", b / "seed-1", symlinks=True)
+    (pair,) = compare([a, b], []).pairs
+    assert pair.copies == [(str(a / "seed-1" / "eval-fresh"), str(b / "seed-1" / "eval-fresh"))]
+    shutil.rmtree(b / "seed-2")
+    shutil.copytree(b / "seed-1", b / "seed-2", symlinks=True)
+    edit(b / "seed-2/eval-fresh/summary.json", lambda summary: summary["training"]["config"]["trainer"].update(seed=2))
+    with pytest.raises(ActKitError, match="seed-1 and seed-2 are the same evaluation"):
+        read_arm(b)
+
+
+def leaves(values: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Return the places of all numbers in nested values."""
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in items:
+        yield from leaves(value, (*path, key))
+    if isinstance(values, (int, float)):
+        yield path
+
+
+def test_every_number_of_a_summary_is_recomputed_from_the_episodes(copy: Copy) -> None:
+    results = copy("a", 12) / "eval-fresh"
+    original = json.loads((results / "summary.json").read_text())
+    read_arm(Path("a"))
+    counted = {*recount(read_rows(results)), "closed_distance_fraction"}
+    places = [place for place in leaves(original) if place[0] in counted]
+    assert len(places) > 30
+
+    def raise_by(amount: float, *, of: tuple[Any, ...]) -> Callable[[Any], None]:
+        def change(summary: Any) -> None:
+            for key in of[:-1]:
+                summary = summary[key]
+            summary[of[-1]] += amount
+
+        return change
+
+    for place in places:
+        for amount in (1, -0.01, float("nan")):
+            edit(results / "summary.json", raise_by(amount, of=place))
+            with pytest.raises(ActKitError, match=r"summary.json") as refused:
+                read_arm(Path("a"))
+            assert str(place[-1]) in str(refused.value), place
+            (results / "summary.json").write_text(json.dumps(original))
+    for key in counted:
+        edit(results / "summary.json", lambda summary, key=key: summary.pop(key))
+        with pytest.raises(ActKitError, match=key):
+            read_arm(Path("a"))
+        (results / "summary.json").write_text(json.dumps(original))
+
+
+ROWS: dict[str, str] = {
+    "success_once": "2", "success_at_end": "", "success_step": "-1", "initial_distance": "nan", "min_distance": "9",
+    "final_distance": "-0.1", "nearest_demonstration": "1e999", "largest_z": "z", "clip_fraction": "1.5",
+    "got_as_far_as": "moon", "label": "tired", "num_steps": "501", "crash": "once", "episode": "7", "start": "0 0 0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("column", ROWS)
+def test_a_row_that_cannot_be_is_named(column: str, copy: Copy) -> None:
+    file = copy("a", NUM) / "eval-fresh" / "episodes.csv"
+    with file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    rows[3][column] = ROWS[column]
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(ActKitError, match=r"episodes.csv, row 3: ") as refused:
+        read_arm(Path("a"))
+    assert "\n" not in str(refused.value)
+
+
+def _replace(file: Path, content: bytes) -> None:
+    file.unlink()
+    file.write_bytes(content)
+
+
+def _pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "empty": lambda file: _replace(file, b""),
+    "cut": lambda file: _replace(file, file.read_bytes()[:-40]),
+    "not UTF-8": lambda file: _replace(file, b"\xff" + file.read_bytes()),
+    "another type": lambda file: _replace(file, b"[1, 2]"),
+    "deep": lambda file: _replace(file, b"[" * 100_000),
+    "a long cell": lambda file: _replace(file, file.read_bytes() + b"9" * 200_000),
+    "a pipe": _pipe,
+    "a folder": lambda file: (file.unlink(), file.mkdir())[1],
+    "gone": lambda file: file.unlink(),
+}
+
+
+@pytest.mark.parametrize("name", ["summary.json", "episodes.csv", "starts.json"])
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damage_is_one_line(case: str, name: str, copy: Copy) -> None:
+    a = copy("a")
+    DAMAGE[case](a / "eval-fresh" / name)
+    with pytest.raises(ActKitError) as refused:
+        read_arm(a)
+    assert "\n" not in str(refused.value)
+    if (case, name) != ("gone", "summary.json"):
+        assert "a/eval-fresh" in str(refused.value)
+
+
+def test_seeds_that_were_to_be_trained_and_are_not_there_are_missing(copy: Copy) -> None:
+    a = seeds(copy, "a", [20, 21, 22])
+    (a / "seeds.json").write_text("[0, 1, 2, 7]")
+    arm = read_arm(a)
+    assert list(arm.missing) == ["seed-7"]
+    assert "act train --resume --out a" in arm.missing["seed-7"]
+    for damaged in ("{}", '["../b"]', "[-1]", "[0, true]", "[", "9"):
+        (a / "seeds.json").write_text(damaged)
+        with pytest.raises(ActKitError, match=r"seeds\.json"):
+            read_arm(a)
+
+
+def test_no_comparison_is_overwritten_unasked_and_nothing_else_ever(copy: Copy) -> None:
+    copy("a", 10)
+    copy("b", 30)
+    act("compare", "a", "b", check=0)
+    first = (Path("comparison") / "compare.json").read_text()
+    refused = act("compare", "b", "a", check=2)
+    assert "comparison/compare.json exists. Fix: --overwrite replaces it, or choose another --out." in refused.stderr
+    assert (Path("comparison") / "compare.json").read_text() == first
+    act("compare", "b", "a", "--overwrite", check=0)
+    assert (Path("comparison") / "compare.json").read_text() != first
+    before = contents(Path("a"))
+    act("compare", "a", "b", "--out", "a", "--overwrite", check=0)
+    assert contents(Path("a")).items() > before.items(), "what was compared is still there"
+    Path("file").write_text("mine")
+    assert "file exists" in act("compare", "a", "b", "--out", "file", "--overwrite", check=2).stderr
+    assert Path("file").read_text() == "mine"
 
 
 def damage(run: Path) -> Path:

@@ -16,13 +16,13 @@ from act_kit.eval.evalset import evalsets_from
 from act_kit.eval.evaluate import Evaluation, evaluate, evaluate_all
 from act_kit.eval.gates import QUANTITIES, Gate
 from act_kit.eval.nearness import divide
-from act_kit.eval.report import summarise
+from act_kit.eval.report import summarise, write_results
 from act_kit.eval.rollout import LocalRoll
 from act_kit.eval.sweep import describe, others, sweep, write_sweep
 from act_kit.overrides import compose
 from act_kit.policy.policy import Policy
 from act_kit.statistics import Rate
-from tests.conftest import act
+from tests.conftest import Open, act
 from tests.eval.test_evaluate import evaluation_of
 
 CONFIG = compose("eval", EvalConfig, ["episodes=3", "control_episodes=0", "demonstrated_episodes=0"])
@@ -69,6 +69,11 @@ def test_gates_that_mean_nothing_are_refused() -> None:
     for text in ("success", "success=0.8", "success>=high", "success>=0.8<1"):
         with pytest.raises(ConfigError, match="is not a gate"):
             Gate.parse(text)
+    for text in ("success_lower>=80", "success<-0.1", "clip_fraction<=1.5", "success>=nan"):
+        with pytest.raises(ConfigError, match="is between 0 and 1"):
+            Gate.parse(text)
+    with pytest.raises(ConfigError, match="final_distance is finite"):
+        Gate.parse("final_distance<inf")
 
 
 def test_gates_on_the_command_line_exit_with_3(tiny_run: Path, tmp_path: Path) -> None:
@@ -140,3 +145,23 @@ def test_a_lattice_evaluated(tiny_policy: Policy) -> None:
     (axes,) = heat_figure(evaluation, tiny_policy).axes
     assert len(axes.patches) == 9, "a cell each"
     assert len(map_figure(evaluation, tiny_policy).axes) == 1
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("successes", "num"), [(0, 1), (1, 1), (0, 100), (1, 100), (99, 100), (100, 100)])
+def test_a_bar_shows_its_share(successes: int, num: int, tiny_policy: Policy, tmp_path: Path, show: Open) -> None:
+    """Full is full and empty is empty, also to the eye: the bar and what it could fill have colours of their own."""
+    page = show(write_results(evaluation_of("reach-v3", successes, num), tiny_policy, tmp_path, {}))
+    widths, colours = page.evaluate(
+        """() => {
+            const bar = [...document.querySelectorAll(".bar")].at(-1);
+            const both = [bar, bar.parentElement];
+            return [
+                both.map(element => element.getBoundingClientRect().width),
+                both.map(element => getComputedStyle(element).backgroundColor),
+            ];
+        }"""
+    )
+    assert widths[1] > 100
+    assert widths[0] / widths[1] == pytest.approx(successes / num, abs=0.002)
+    assert colours == ["rgb(37, 99, 235)", "rgb(229, 231, 235)"]
