@@ -125,5 +125,5 @@ def judge(d: Diversity, num_inside: int, seen: Gates, unread: Gates, holes: Mapp
 
 def _near_by_chance(task: Task, num: int) -> float:
     """Return how many of ``num`` random initial states are near copies of another, five standard deviations up."""
-    expected: float = num**2 / 2 * (2 * NEAR_COPY) ** len(task.informative)
-    return expected + 5 * expected**0.5
+    expected = num**2 / 2 * float((2 * NEAR_COPY) ** len(task.informative))
+    return expected + 5 * float(np.sqrt(expected))

@@ -21,6 +21,9 @@ from act_kit.policy.policy import Contract, Policy
 from act_kit.sim.starts import Start
 from act_kit.statistics import Rate
 
+FAR_Z = 15.0
+"""Standard deviations from the mean of the demonstrated states; demonstrations themselves reach 2 to 5."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
@@ -83,6 +86,22 @@ class Evaluation:
     def largest_z(self) -> float:
         """Largest normalised coordinate of any state the policy was asked about."""
         return max(episode.largest_z for episode in self.episodes)
+
+    @property
+    def num_far(self) -> int:
+        """Episodes with a state farther from the demonstrated ones than ``FAR_Z``."""
+        return sum(episode.largest_z > FAR_Z for episode in self.episodes)
+
+    @property
+    def far_text(self) -> str:
+        """How far from the demonstrated states the policy got, in words."""
+        text = f"{self.largest_z:.1f} standard deviations"
+        if not self.num_far:
+            return text
+        return (
+            f"{text}; in {self.num_far} of {len(self.episodes)} episodes more than {FAR_Z:.0f}: states unlike any "
+            "demonstration, where what the policy does means little"
+        )
 
     @property
     def clip_fraction(self) -> float:

@@ -47,6 +47,7 @@ def summarise(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
         "distance": {when: evaluation.mean_distance(when) for when in ("initial", "min", "final")},
         "closed_distance_fraction": evaluation.closed_distance_fraction,
         "largest_z": evaluation.largest_z,
+        "num_far": evaluation.num_far,
         "clip_fraction": evaluation.clip_fraction,
         "crashes": evaluation.crashes,
         "funnel": evaluation.funnel,
@@ -129,6 +130,7 @@ def terminal_table(evaluation: Evaluation) -> Table:
     table.add_row("success at the end of the horizon", Text(str(evaluation.success_at_end)))
     for when in ("initial", "min", "final"):
         table.add_row(f"{when} distance (mean)", f"{evaluation.mean_distance(when):.3f} {unit}")
+    table.add_row("furthest from the demonstrated states", evaluation.far_text)
     table.add_row("episodes that got so far", Text(", ".join(f"{s} {n}" for s, n in evaluation.funnel.items())))
     if evaluation.failures:
         table.add_row("failures", Text(", ".join(f"{what} {n}" for what, n in evaluation.failures.items())))

@@ -221,6 +221,16 @@ def evaluation_of(task: str, successes: int, num: int, *, expert: bool = True) -
     return Evaluation(evalset=evalset, episodes=episodes, controls=controls, engine="fast")
 
 
+def test_states_unlike_any_demonstration_are_flagged_and_explained(tiny_policy: Policy, tmp_path: Path) -> None:
+    near = evaluation_of("reach-v3", 3, 4)
+    assert near.far_text == "2.0 standard deviations"
+    assert 'class="level WARN"' not in write_results(near, tiny_policy, tmp_path / "near", {}).read_text()
+    far = replace(near, episodes=[replace(near.episodes[0], largest_z=61.7), *near.episodes[1:]])
+    assert "61.7 standard deviations; in 1 of 4 episodes more than 15: states unlike any" in far.far_text
+    page = write_results(far, tiny_policy, tmp_path / "far", {}).read_text()
+    assert f'<td class="level WARN">{far.far_text}</td></tr>' in page
+
+
 def test_the_overview_has_every_task_and_means_in_which_tasks_count_the_same(two_tasks: Policy, tmp_path: Path) -> None:
     evaluations = [
         evaluation_of("reach-v3", 10, 10), evaluation_of("push-v3", 5, 10), evaluation_of("lever-pull-v3", 0, 10),
