@@ -393,7 +393,7 @@ DATA_FAULTS: dict[str, DataFault] = {
     "executed actions halved": _steps(["executed_action"], scale_columns(slice(4), 0.5), "executed actions changed"),
     "x reversed": _steps(ACTIONS, scale_columns(slice(0, 1), -1), "actions with a wrong sign"),
     "x and y swapped": _steps(ACTIONS, swap_x_and_y, "action axes swapped"),
-    "z zero": _steps(ACTIONS, scale_columns(slice(2, 3), 0), "action axis is zero"),
+    "z zero": _steps(ACTIONS, scale_columns(slice(2, 3), 0), "action axis is constant"),
     "noisy labels": _steps(["action"], noisy, "labels are noisy"),
     "labels one step late": _steps(["action"], lambda a: np.roll(a, 1, axis=0), "actions off by some steps"),
     "actions two steps early": _steps(ACTIONS, lambda a: np.roll(a, -2, axis=0), "actions off by some steps"),
