@@ -393,7 +393,7 @@ DATA_FAULTS: dict[str, DataFault] = {
     "executed actions halved": _steps(["executed_action"], scale_columns(slice(4), 0.5), "executed actions changed"),
     "x reversed": _steps(ACTIONS, scale_columns(slice(0, 1), -1), "actions with a wrong sign"),
     "x and y swapped": _steps(ACTIONS, swap_x_and_y, "action axes swapped"),
-    "z zero": _steps(ACTIONS, scale_columns(slice(2, 3), 0), "action axis is zero"),
+    "z zero": _steps(ACTIONS, scale_columns(slice(2, 3), 0), "action axis is constant"),
     "noisy labels": _steps(["action"], noisy, "labels are noisy"),
     "labels one step late": _steps(["action"], lambda a: np.roll(a, 1, axis=0), "actions off by some steps"),
     "actions two steps early": _steps(ACTIONS, lambda a: np.roll(a, -2, axis=0), "actions off by some steps"),
@@ -502,6 +502,16 @@ def inject(fault: Fault, healthy: Case, folder: Path) -> Case:
     return case
 
 
+def diagnose_data(fault: DataFault, healthy: Case, folder: Path) -> dict[str, str]:
+    """Put a fault into a copy of the healthy dataset; return what the doctor ranks first."""
+    shutil.copytree(healthy.data, folder / "data")
+    edit(Case(folder), fault.change)
+    act("doctor", folder / "data", "--out", folder / "findings.json", "--workers", 1, code=None)
+    (findings,) = json.loads((folder / "findings.json").read_text(encoding="utf-8")).values()
+    first: dict[str, str] = findings[0]
+    return first
+
+
 def main() -> None:
     """Inject every fault, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -521,6 +531,13 @@ def main() -> None:
             missed += not found
             says = first["name"] if found else f"MISSED, but: {first['name']}: {first['says']}"
             print(f"| {fault.name} | {says} | {first['status']}, {first['severity']} |", flush=True)
+    for name, data_fault in DATA_FAULTS.items():
+        if arguments.only in name:
+            first = diagnose_data(data_fault, healthy, _fresh(arguments.out, name))
+            found = first["name"] == data_fault.found_as and first["status"] == "CONFIRMED"
+            missed += not found
+            says = first["name"] if found else f"MISSED, but: {first['name']}: {first['says']}"
+            print(f"| {name} | {says} | {first['status']}, {first['severity']} |", flush=True)
     for name, (refuse, phrase) in REFUSALS.items():
         if arguments.only in name:
             says = refuse(healthy.copy(_fresh(arguments.out, f"refused {name}")))

@@ -44,8 +44,8 @@ def soundness_rows(measured: Diversity | FirstObservations) -> list[Row]:
         return []
     sound = f"{s.num_sound} of {max(s.num_replayed, s.num_asked)}"
     sample = "" if s.num_replayed in (0, s.num) else f", evenly chosen from {s.num}"
-    replayed = f"{s.num_replayed}{sample}" if s.num_replayed else f"none. {s.not_replayed}"
-    asked = f"{s.num_asked} ({s.num_states} states)" if s.num_asked else f"none. {s.not_asked}"
+    replayed = f"{s.num_replayed}{sample}" if s.num_replayed else f"none. {s.not_replayed}".strip()
+    asked = f"{s.num_asked} ({s.num_states} states)" if s.num_asked else f"none. {s.not_asked}".strip()
     return [
         ("demonstrations replayed, compared to the bit", replayed, f"{s.num}"),
         ("demonstrations that the expert was asked about again", asked, "those it made or labelled"),

@@ -8,6 +8,7 @@ Shapes: T steps, A action (x, y, z, gripper), S state, N rows that differ.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 
@@ -69,6 +70,10 @@ def explain_actions(recorded: np.ndarray, expected: np.ndarray, whose: str) -> S
     )
 
 
+def _are(names: Sequence[str]) -> str:
+    return "are" if len(names) > 1 else "is"
+
+
 def _steps(num: int) -> str:
     return f"{abs(num)} step{'s' if abs(num) > 1 else ''}"
 
@@ -101,20 +106,21 @@ def _explain_by_scale(recorded_NA: np.ndarray, expected_NA: np.ndarray, whose: s
     names = ", ".join(changed)
     factors = [factor for factor, _ in changed.values()]
     offsets = [offset for _, offset in changed.values()]
-    if all(factor == 0 and offset == 0 for factor, offset in changed.values()):
-        return Signature(
-            "action axis is zero", f"actions whose {names} {_is(changed)} 0 where {whose} {_is(changed)} not"
-        )
+    if not any(factors):
+        shown = ", ".join(f"{name} is always {offset:.3g}" for name, (_, offset) in changed.items())
+        return Signature("action axis is constant", f"actions whose {shown}, unlike {whose}")
     if any(offsets):
+        only_offset = set(factors) == {1.0}
         shown = ", ".join(
-            f"{name}: {factor:.3g} times {whose} {offset:+.3g}" for name, (factor, offset) in changed.items()
+            f"{name}: {offset:+.3g}" if only_offset else f"{name}: times {factor:.3g}, {offset:+.3g}"
+            for name, (factor, offset) in changed.items()
         )
-        kind = "actions offset" if set(factors) == {1.0} else "actions scaled"
-        return Signature(kind, f"actions that are shifted ({shown})")
-    if all(abs(factor + 1) < _FIT for factor in factors):
         return Signature(
-            "actions with a wrong sign", f"actions whose {names} {_has(changed)} the opposite sign of {whose}"
+            "actions offset" if only_offset else "actions scaled", f"actions that are {whose}, shifted ({shown})"
         )
+    if all(abs(factor + 1) < _FIT for factor in factors):
+        has = "have" if len(changed) > 1 else "has"
+        return Signature("actions with a wrong sign", f"actions whose {names} {has} the opposite sign of {whose}")
     shown = ", ".join(f"{name}: {factor:.3g}" for name, factor in zip(changed, factors, strict=True))
     if max(factors) - min(factors) < 1e-3:
         shown = f"{factors[0]:.3g}, in {names}"
@@ -122,21 +128,11 @@ def _explain_by_scale(recorded_NA: np.ndarray, expected_NA: np.ndarray, whose: s
     return Signature(kind, f"actions that are {whose} times a factor ({shown})")
 
 
-def _is(names: dict[str, tuple[float, float]]) -> str:
-    return "are" if len(names) > 1 else "is"
-
-
-def _has(names: dict[str, tuple[float, float]]) -> str:
-    return "have" if len(names) > 1 else "has"
-
-
 def _fit_axis(recorded: np.ndarray, expected: np.ndarray) -> tuple[float, float] | None:
     """Return (factor, offset) with ``recorded`` = clip(factor · expected + offset), or None."""
     inside = np.abs(recorded) < _SATURATED
     varied = inside & (np.abs(expected) > max(0.1 * np.abs(expected).max(), AGREE))
     candidates = [(1.0, 0.0)]
-    if not (np.abs(recorded) > AGREE).any():
-        candidates.append((0.0, 0.0))
     if varied.any():
         candidates.append((float(np.median(recorded[varied] / expected[varied])), 0.0))
     if inside.any():
@@ -144,6 +140,8 @@ def _fit_axis(recorded: np.ndarray, expected: np.ndarray) -> tuple[float, float]
     if inside.sum() >= _FEWEST and np.ptp(expected[inside]) > _FIT:
         factor, offset = np.polyfit(expected[inside], recorded[inside], 1)
         candidates.append((float(factor), float(offset)))
+    if np.ptp(recorded) <= AGREE:
+        candidates.append((0.0, float(recorded[0])))
     for factor, offset in candidates:
         fits = np.abs(np.clip(factor * expected + offset, -1, 1) - recorded) <= _FIT
         if fits.mean() >= _EXPLAINED:
@@ -210,12 +208,9 @@ def explain_states(recorded: np.ndarray, expected: np.ndarray) -> Signature | No
     names = name_columns(columns)
     lag = _find_lag(recorded[:, columns], expected[:, columns], rows, 0.0)
     if lag:
-        which = (
-            "states" if len(names) > 3 else f"states whose {' and '.join(names)} {'are' if len(names) > 1 else 'is'}"
-        )
-        of = f"those of {_steps(lag)} {'earlier' if lag < 0 else 'later'}"
-        return Signature("states off by some steps", f"{which} {of}, from step {int(np.argmax(rows))} on")
-    whose = f"states whose {', '.join(names)} {'are' if len(names) > 1 else 'is'}"
+        when = f"{_steps(lag)} {'earlier' if lag < 0 else 'later'}, from step {int(np.argmax(rows))} on"
+        return Signature("states off by some steps", f"states whose {', '.join(names)} {_are(names)} those of {when}")
+    whose = f"states whose {', '.join(names)} {_are(names)}"
     if not recorded_NC.any():
         return Signature("goal hidden" if names == ["goal"] else "states changed", f"{whose} 0")
     for digits in range(1, 6):

@@ -47,7 +47,7 @@ KINDS = (
     "actions scaled",
     "actions with a wrong sign",
     "action axes swapped",
-    "action axis is zero",
+    "action axis is constant",
     "actions offset",
     "labels are noisy",
     "actions of another episode",
@@ -66,7 +66,7 @@ NEED_EXPERT = frozenset({"episodes of another task", "actions are not the expert
 OF_LABELS = frozenset(
     {
         "actions off by some steps", "actions scaled", "actions with a wrong sign", "action axes swapped",
-        "action axis is zero", "actions offset", "labels are noisy", "actions of another episode", "labels changed",
+        "action axis is constant", "actions offset", "labels are noisy", "actions of another episode", "labels changed",
     }
 )  # fmt: skip
 """... and those that comparing the labels with the executed actions shows too, if there was no noise."""
@@ -327,12 +327,11 @@ class _Checker:
             return _does_not_replay(look)
         if not _is_askable(episode.source):
             return self._explain_unasked(index, look, episode)
-        if look.labels_agree:
-            return self._explain_start(index, look, episode)
         labels = np.clip(episode.action[: len(look.replayed)], -1, 1)
-        if not differing_rows(labels, self._ask(look.replayed.of("state"))).any():
+        fit_replay = not differing_rows(labels, self._ask(look.replayed.of("state"))).any()
+        if fit_replay and (not look.labels_agree or self._find_start(index, episode) is None):
             return self._explain_states(index, look)
-        return self._explain_labels(index, look)
+        return self._explain_start(index, look, episode) if look.labels_agree else self._explain_labels(index, look)
 
     def _explain_outcome(self, look: _Look) -> Signature:
         """Actions lead to the recorded states: what else is wrong?"""
@@ -422,13 +421,20 @@ class _Checker:
                 "rows out of order", f"steps that do not follow from the step before (the first: step {seams[0] + 1})"
             )
         if not self._starts_as_recorded(look, episode):
-            for other, seen in self._looks.items():
-                if other != index and seen.replayed and _same(episode.state[:1], seen.replayed.state[:1]):
-                    return Signature("initial states changed", f"the initial state of another demonstration ({other})")
+            other = self._find_start(index, episode)
+            if other is not None:
+                return Signature("initial states changed", f"the initial state of another demonstration ({other})")
             off = float(np.abs(episode.state[0] - look.replayed.state[0]).max())
             text = f"a recorded initial state that does not lead to their first state (off by {off:.3g} m)"
             return Signature("initial states changed", text)
         return self._explain_executed(look, episode)
+
+    def _find_start(self, index: int, episode: Episode) -> int | None:
+        """Return another episode whose recorded initial state leads to this one's first state."""
+        for other, seen in self._looks.items():
+            if other != index and seen.replayed and _same(episode.state[:1], seen.replayed.state[:1]):
+                return other
+        return None
 
     def _explain_executed(self, look: _Look, episode: Episode) -> Signature:
         """Explain executed actions that do not lead to the recorded states, although states and labels agree."""
