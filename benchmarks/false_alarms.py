@@ -19,9 +19,9 @@ from scipy.stats import binomtest
 
 from act_kit.datasets.diversity import Level, measure_starts
 from act_kit.datasets.null import accepted, draw, scale
-from act_kit.processors import num_cpus
 from act_kit.sim.starts import StartLaw, stack
 from act_kit.sim.tasks import TASKS, Task
+from act_kit.sim.workers import num_cpus
 
 SIZES = (20, 50, 200)
 NUM_FAULTY = 20

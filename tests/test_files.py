@@ -1,4 +1,4 @@
-"""What cannot be the file it should be is named; nothing hangs or fills the memory."""
+"""Files that are read are anybody's: what cannot be what it should be is named, and nothing hangs or fills the memory."""
 
 import os
 import time
