@@ -6,11 +6,8 @@ What stands in ``__all__`` is the public interface; everything else may change. 
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from act_kit.processors import thread_settings
 
 if TYPE_CHECKING:
     from act_kit.collection.collect import collect
@@ -31,8 +28,6 @@ if TYPE_CHECKING:
     from act_kit.sim.tasks import TASKS, Task
     from act_kit.sim.vector import VectorSimulator
     from act_kit.training.trainer import Trainer
-
-os.environ.update(thread_settings())  # before PyTorch is imported, here or in a process that is started from here
 
 _HOMES = {
     "ActKitError": "errors",

@@ -7,6 +7,8 @@ types of a dataclass of :mod:`act_kit.config`, whose ``__post_init__`` says whic
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -21,11 +23,16 @@ from act_kit.config import (
     SelectionConfig,
     SimConfig,
     TeleopConfig,
+    TrainConfig,
     TrainerConfig,
 )
 from act_kit.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
+
+_PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
+_WORDS = ("true", "false", "null", "nan", "inf", "none")
+"""What Hydra reads as something else than text."""
 
 
 def compose(name: str, kind: type[T], overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> T:
@@ -140,3 +147,53 @@ def _explain(error: Exception, overrides: Sequence[str], kind: type) -> str:
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a configuration as nested plain values, which :func:`build` reads back."""
     return dataclasses.asdict(config)
+
+
+def option(config: Any, key: str) -> Any:
+    """Return the value of a dotted key."""
+    return functools.reduce(getattr, key.split("."), config)
+
+
+def override(key: str, value: Any) -> str:
+    """Write ``key=value`` in Hydra's grammar, so that :func:`compose` reads that very value, whatever it holds."""
+    return f"{key}={_literal(value)}"
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return f"[{','.join(map(_literal, value))}]"
+    if not isinstance(value, str):
+        return repr(value)
+    if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
+        return value
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + (found[2] and "\\'"), value)
+    return "'" + re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + "\\${", escaped) + "'"  # no interpolation
+
+
+@functools.cache
+def _presets() -> dict[str, TrainConfig]:
+    """Return the presets of ``act train`` by what chooses them; the default by nothing, and first."""
+    folder = files("act_kit") / "configs" / "policy"
+    names = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    choices = ["", *(f"policy={name}" for name in names)]
+    return {choice: compose("train", TrainConfig, [choice] if choice else []) for choice in choices}
+
+
+def preset_of(config: TrainConfig) -> tuple[str, TrainConfig]:
+    """Return the preset that a configuration differs from in the fewest options, and the override that chooses it."""
+    choice = min(_presets(), key=lambda choice: len(_differing(config, _presets()[choice])))
+    return choice, _presets()[choice]
+
+
+def train_overrides(config: TrainConfig, changes: Mapping[str, Any]) -> list[str]:
+    """Return the overrides of ``act train`` that compose to ``config`` with ``changes``, values by dotted key."""
+    choice, preset = preset_of(config)
+    wanted = {key: option(config, key) for key in options(TrainConfig)} | dict(changes)
+    written = [override(key, value) for key, value in wanted.items() if value != option(preset, key)]
+    return [choice, *written] if choice else written
+
+
+def _differing(config: TrainConfig, other: TrainConfig) -> list[str]:
+    return [key for key in options(TrainConfig) if option(config, key) != option(other, key)]

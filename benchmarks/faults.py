@@ -9,22 +9,32 @@ healthy run must get no critical finding; once made, it is kept.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from act_kit.collection.recorder import Recorder
 from act_kit.datasets.derive import Derivation, Part, write_derived
+from act_kit.datasets.episode import Attempt, Recording
 from act_kit.datasets.store import EpisodeStore
+from act_kit.datasets.write import write_dataset
+from act_kit.eval.evalset import EvalSet
+from act_kit.eval.report import rate_values
+from act_kit.files import read_json, read_text, write_json, write_text
 from act_kit.policy.policy import Policy
 from act_kit.sim.expert import ScriptedExpert
+from act_kit.sim.simulator import Simulator
+from act_kit.sim.starts import Start, StartLaw
+from act_kit.statistics import Rate
 from benchmarks.command import act
 
 TASK = "reach-v3"
@@ -228,8 +238,6 @@ def training_starts(case: Case) -> None:
 
 def reuse_training_starts(case: Case) -> Path:
     """Write an evaluation set of demonstrated starts that calls itself fresh."""
-    from act_kit.eval.evalset import EvalSet
-
     starts = EpisodeStore.open(case.data).starts[:40]
     path = case.folder / "mine.json"
     EvalSet(task=TASK, kind="fresh", seed=0, starts=tuple(starts)).save(path)
@@ -411,6 +419,142 @@ DATA_FAULTS: dict[str, DataFault] = {
 """By what was done to all episodes, unless it says otherwise."""
 
 
+# -- evaluations and records that are not what they say ------------------------------------------------------------
+
+
+def chosen_starts(case: Case) -> None:
+    """The evaluation's own naming is broken too: with it, the command calls them what they are (see REFUSALS)."""
+    case.evaluate(
+        "--starts", choose_starts(case), "--out", case.evaluation,
+        patch="import act_kit.eval.evalset as m; m.EvalSet.follows_law = True",
+    )  # fmt: skip
+
+
+def choose_starts(case: Case) -> Path:
+    """Write an evaluation set of somebody's choice that calls itself fresh."""
+    drawn = StartLaw(TASK).sample(80, seed=3, stream="evaluate")
+    path = case.folder / "mine.json"
+    EvalSet(task=TASK, kind="fresh", seed=0, starts=tuple(drawn[::2])).save(path)
+    return path
+
+
+def nearly_training_starts(case: Case) -> None:
+    path = case.folder / "mine.json"
+    starts = [Start.of(TASK, start.array + 2e-6) for start in EpisodeStore.open(case.data).starts[:40]]
+    EvalSet(task=TASK, kind="file", seed=0, starts=tuple(starts)).save(path)
+    case.evaluate(
+        "--starts", path, "--out", case.evaluation,
+        patch="import act_kit.eval.evaluate as m; m.check_disjoint = lambda *a: None",
+    )  # fmt: skip
+
+
+def edited_alike(case: Case) -> None:
+    """Call seven successes failures, in all files and all columns, as careful hands would."""
+    path = case.evaluation / "episodes.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows[::6]:
+        row.update(success_once="0", success_at_end="0", success_step="", label="never reached")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    summary = read_json(case.evaluation / "summary.json")
+    num = len(rows[::6])
+    for name in ("success_once", "success_at_end"):
+        summary[name] = rate_values(Rate(summary[name]["successes"] - num, len(rows)))
+    summary["failures"] = {"never reached": num}
+    write_json(case.evaluation / "summary.json", summary)
+
+
+def evaluated_before_trained(case: Case) -> None:
+    """The same step, other weights."""
+    resave(case, lambda policy: next(policy.model.parameters()).data.mul_(1.001))
+
+
+def first_checkpoint_is_best(case: Case) -> None:
+    checkpoints = case.run / "checkpoints"
+    first = checkpoints / "step-000300"
+    shutil.copytree(case.checkpoint, first)
+    policy = read_json(first / "policy.json")
+    policy["contract"]["step"] = 300
+    write_json(first / "policy.json", policy)
+    (checkpoints / "best").unlink()
+    (checkpoints / "best").symlink_to(first.name)
+
+
+def edited_losses(case: Case) -> None:
+    path = case.run / "metrics.jsonl"
+    records = [json.loads(line) for line in read_text(path).splitlines()]
+    for record in records:
+        record.update({name: value / 2 for name, value in record.items() if name.startswith("val/")})
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def cut_records(case: Case) -> None:
+    path = case.run / "metrics.jsonl"
+    lines = read_text(path).splitlines(keepends=True)
+    write_text(path, "".join(line for line in lines if json.loads(line)["step"] <= 350))
+
+
+def far_from_the_preset(case: Case) -> None:
+    case.collect()
+    case.train("trainer.lr=1e-6")
+
+
+# -- sound runs of other kinds ---------------------------------------------------------------------------------------
+
+
+def by_hand(case: Case) -> None:
+    """Demonstrate as somebody would at a keyboard: more slowly than the expert, and unsteadily."""
+    case.collect()
+    scripted = EpisodeStore.open(case.data)
+    recorder = Recorder(Simulator(TASK), steps_after_success=10)
+    expert = ScriptedExpert(TASK)
+    episodes = []
+    for number, start in enumerate(scripted.starts):
+        rng = np.random.default_rng(number)
+        recorder.begin(start)
+        while recorder.steps_left:
+            if len(recorder) % 6 == 0:
+                jitter = rng.normal(0, 0.15, 4)
+            action = np.clip(0.4 * expert.act(recorder.state) + jitter, -1, 1).astype(np.float32)
+            recorder.step(action, action)
+        episodes.append(recorder.episode(attempt=number, source="teleop:ann"))
+    attempts = [Attempt(start=episode.start, num_steps=len(episode), kept=True) for episode in episodes]
+    recordings = [Recording(start=e.start, attempt=e.attempt, source=e.source, steps=e.steps) for e in episodes]
+    shutil.rmtree(case.data)
+    info = replace(scripted.info, demonstrator="teleop:ann", command=f"act collect --task {TASK} --demonstrator teleop")
+    write_dataset(case.data, info, recordings, attempts=attempts)
+    case.train()
+
+
+def with_noise(case: Case) -> None:
+    case.collect("--noise", 0.2)
+    case.train()
+
+
+def corrected(case: Case) -> None:
+    """Demonstrations and corrections (DAgger)."""
+    case.collect()
+    case.train()
+    more = case.folder / "more"
+    act(
+        "collect", "--task", TASK, "--n", 20, "--demonstrator", "policy", "--from", case.run, "--out", more,
+        "--workers", 1,
+    )  # fmt: skip
+    act("train", "--data", case.data, "--data", more, "--out", case.run, "--workers", 1, "--overwrite", *TRAINING)
+    case.evaluate()
+
+
+SOUND: dict[str, Callable[[Case], None]] = {
+    "demonstrated by hand": by_hand,
+    "demonstrated with noise": with_noise,
+    "corrected by the expert": corrected,
+}
+"""Runs with nothing critical."""
+
+
 # -- faults that a command refuses -------------------------------------------------------------------------------------
 
 
@@ -491,6 +635,14 @@ FAULTS = [
     Fault("another task's checkpoint", another_tasks_checkpoint, "checkpoint of another run"),
     Fault("result edited by hand", edited_result, "evaluation damaged"),
     Fault("data collected anew", data_collected_anew, "checkpoint of another run"),
+    Fault("settings far from the preset", far_from_the_preset, "settings far from the preset", of_healthy=False),
+    Fault("initial states of somebody's choice", chosen_starts, "initial states are not what they are called"),
+    Fault("2 µm from training starts", nearly_training_starts, "evaluated on training starts"),
+    Fault("result edited everywhere", edited_alike, "evaluation does not repeat"),
+    Fault("evaluated before it was trained", evaluated_before_trained, "evaluation of another task or policy"),
+    Fault("first checkpoint called best", first_checkpoint_is_best, "best is not the best"),
+    Fault("losses edited", edited_losses, "records edited"),
+    Fault("records cut", cut_records, "missing records"),
 ]
 
 
@@ -524,6 +676,13 @@ def main() -> None:
     fatal = [f for f in healthy.diagnose() if f["severity"] == "critical" and f["status"] in ("CONFIRMED", "SUSPECTED")]
     missed += bool(fatal)
     print(f"| none | {fatal[0]['name'] if fatal else 'nothing critical'} | |", flush=True)
+    for name, make in SOUND.items():
+        if arguments.only in name:
+            case = Case(_fresh(arguments.out, name))
+            make(case)
+            critical = [f["name"] for f in case.diagnose() if f["severity"] == "critical"]
+            missed += bool(critical)
+            print(f"| none, {name} | {critical[0] if critical else 'nothing critical'} | |", flush=True)
     for fault in FAULTS:
         if arguments.only in fault.name:
             first = inject(fault, healthy, _fresh(arguments.out, fault.name)).diagnose()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from act_kit.config import CollectConfig, EvalConfig, TrainConfig
 from act_kit.errors import ConfigError
-from act_kit.overrides import build, compose, options, to_dict
+from act_kit.overrides import build, compose, options, override, to_dict, train_overrides
 
 
 @pytest.mark.parametrize(("name", "kind"), [("collect", CollectConfig), ("train", TrainConfig), ("eval", EvalConfig)])
@@ -18,6 +19,29 @@ def test_defaults_are_complete_and_come_back(name: str, kind: type) -> None:
     config = compose(name, kind)
     assert build(kind, to_dict(config)) == config
     assert len(options(kind)) > 5
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs"]) | st.sampled_from("\\'\"$${}[]=, "), max_size=20))
+def test_what_is_written_as_an_override_is_read_as_that(text: str) -> None:
+    assert compose("train", TrainConfig, [override("wandb_project", text)]).wandb_project == text
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["trainer.lr=3e-7", "trainer.steps=12", "policy.dropout=0.5"],
+        ["policy=act", "execution.ensemble=true", "execution.ensemble_decay=-0.01"],
+        ["policy=act_image_small", "policy.cameras=[corner4,gripperPOV]", "trainer.ema=0.999", "trainer.seed=3"],
+        ["policy=act_image", "policy.backbone_weights='a b/[1]=${x}.pth'", "compute.frames=streamed"],
+    ],
+)
+def test_the_overrides_of_a_training_compose_to_it(overrides: list[str]) -> None:
+    config = compose("train", TrainConfig, [text.replace("${", "\\${") for text in overrides])
+    assert compose("train", TrainConfig, train_overrides(config, {})) == config
+    changed = compose("train", TrainConfig, train_overrides(config, {"trainer.steps": 77}))
+    assert changed == replace(config, trainer=replace(config.trainer, steps=77))
 
 
 @settings(deadline=None, max_examples=40)

@@ -14,7 +14,10 @@ from act_kit.cli.options import Workers, count_workers
 def doctor(
     target: Annotated[
         Path | None,
-        typer.Argument(help="A run, a dataset, or a folder of them; without one, this machine.", show_default=False),
+        typer.Argument(
+            help="A run, a dataset, an evaluation, or a folder of runs and datasets; without one, this machine.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File for the findings, JSON.", show_default="none")] = None,
     workers: Workers = 0,

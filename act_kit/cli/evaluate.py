@@ -72,6 +72,7 @@ def evaluate(
     from act_kit.files import check_output, locked
     from act_kit.overrides import compose
     from act_kit.policy.policy import Policy
+    from act_kit.training.run import note_evaluation
 
     # A second thread of the policy would take a processor from those who simulate. (Not in a process that also trains:
     # once this has been called, however it is set again, training takes a sixth longer.)
@@ -84,6 +85,11 @@ def evaluate(
     policy = Policy.load(run, device=choose_device(device)).with_execution(execute=execute, ensemble=ensemble)
     say(f"{policy.num_tensors} of {policy.num_tensors} tensors loaded, probe reproduced: {policy}")
     evalsets = evalsets_from(starts, policy.contract, config)
+    if evalsets[0].kind == "file":
+        complain(
+            f"The initial states in {starts} are not drawn as --starts fresh, grid or ood draws them: this evaluation "
+            "is called 'file', and says nothing about fresh ones."
+        )
     out = out or run / f"eval-{evalsets[0].kind}"
     context.with_resource(locked(out))
     check_output(out, overwrite=overwrite, how_to_go_on="It holds an evaluation")
@@ -97,6 +103,8 @@ def evaluate(
         overwrite=overwrite,
         spread=Spread(executor=executor, num_workers=count_workers(workers)),
     )
+    if policy.folder:
+        note_evaluation(policy.folder, out)
     console.print(terminal_table(evaluations[0]) if len(evaluations) == 1 else overview_table(evaluations))
     for evaluation in evaluations:
         if evaluation.reading:

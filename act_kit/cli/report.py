@@ -87,7 +87,7 @@ def _run_case(run: Path) -> RunCase:
 
 def _predict(store: EpisodeStore, case: RunCase | None) -> Generator[tuple[str, str, str]]:
     """Yield rows of what can be tried before any rollout of a policy."""
-    from act_kit.diagnosis.generalisation import memory_succeeds
+    from act_kit.diagnosis.generalisation import Incomparable, memory_succeeds
 
     if not store.lacks:
         yield (
@@ -96,8 +96,13 @@ def _predict(store: EpisodeStore, case: RunCase | None) -> Generator[tuple[str, 
             "what memory alone achieves; a policy should do better",
         )
     if case:
-        gap = case.gap_of(store)
-        if gap.is_alarming:
+        try:
+            gap = case.gap_of(store)
+        except Incomparable as error:
+            say(f"The loss of {case.folder} on fresh demonstrations tells nothing: {error}")
+            return
+        succeeds = {result.task: result.succeeds for result in case.results} if gap.is_alarming else {}
+        if gap.is_alarming and not succeeds[store.info.task]:
             complain(f"{case.folder} has learnt its starts by heart: {gap}.")
         yield (
             f"loss of {case.folder}",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Sequence
+import io
+import shlex
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,24 +23,30 @@ from act_kit.datasets.measured import Diversity
 from act_kit.datasets.soundness import Soundness, check_soundness
 from act_kit.datasets.split import split_stores
 from act_kit.datasets.store import EpisodeStore
-from act_kit.diagnosis.generalisation import SEED, Gap, evenly, measure_loss
-from act_kit.errors import CheckpointError, DatasetError
+from act_kit.diagnosis.generalisation import SEED, Gap, comparable, evenly, measure_loss
+from act_kit.errors import ActKitError, CheckpointError, DatasetError
 from act_kit.eval.actors import ExpertActor, PolicyActor
 from act_kit.eval.evalset import check_disjoint, make_evalset
+from act_kit.eval.evaluate import success_rate
 from act_kit.eval.rollout import LocalRoll, Outcome
 from act_kit.executors import LocalExecutor
+from act_kit.files import read_json, read_text
 from act_kit.overrides import compose
 from act_kit.policy.policy import Policy
 from act_kit.sim.render import find_gl
 from act_kit.sim.starts import Start
+from act_kit.statistics import Rate
 from act_kit.telemetry import read_metrics
-from act_kit.training.run import reopen_run
+from act_kit.training.run import noted_evaluations, reopen_run, train_command
 
 _NUM_FRESH = 24
-"""Fresh starts that it measures on, over all tasks; at least four of each."""
+"""Fresh starts that it measures on, over all tasks; at least ten of each."""
 
 _NUM_SHOWN = 12
-"""Demonstrated starts, likewise."""
+"""Demonstrated starts, likewise; at least six of each."""
+
+_SUCCEEDS = 0.8
+"""Of the expert's success rate: a policy fails in a task if its own is shown to be less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +75,13 @@ class EvaluationFiles:
             DatasetError: A file is missing or cannot be read.
         """
         try:
-            with (folder / "episodes.csv").open(newline="") as file:
-                rows = list(csv.DictReader(file))
-            starts_file = json.loads((folder / "starts.json").read_text())
+            rows = list(csv.DictReader(io.StringIO(read_text(folder / "episodes.csv"), newline="")))
+            starts_file = read_json(folder / "starts.json")
             return cls(
-                folder=folder, summary=json.loads((folder / "summary.json").read_text()), rows=rows,
+                folder=folder, summary=read_json(folder / "summary.json"), rows=rows,
                 starts=np.array(starts_file["starts"], dtype=np.float64), starts_file=starts_file,
             )  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             raise DatasetError(
                 f"The evaluation {folder} is damaged: {error!r}. Evaluate again: act eval RUN"
             ) from error
@@ -107,18 +113,52 @@ class DatasetCase:
         """What replaying every demonstration, and asking the expert again, shows."""
         return check_soundness(self.store, of_all=True)
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether ``act train`` takes it with ``--allow-degenerate`` alone."""
+        try:
+            return self.diversity.level == "FAIL"
+        except DatasetError:
+            return False
+
     def require_metaworld(self) -> None:
         """Raise :class:`DatasetError` unless states and actions are those of a task of Meta-World."""
         if not self.store.is_of_metaworld:
             raise DatasetError(f"'{self.store.info.task}' is no task of Meta-World.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """How often a policy succeeds in a task.
+
+    Attributes:
+        fresh, shown: From fresh initial states, and from demonstrated ones; None where nobody recorded these.
+        expert: The scripted expert, from the same fresh ones.
+    """
+
+    task: str
+    fresh: Rate
+    shown: Rate | None
+    expert: Rate
+
+    @property
+    def succeeds(self) -> bool:
+        """Whether it may succeed nearly as often as the expert, as far as so few episodes tell."""
+        return self.fresh.interval[1] >= _SUCCEEDS * self.expert.value
+
+    def __str__(self) -> str:
+        shown = f" and {self.shown} from demonstrated ones" if self.shown else ""
+        return f"success {self.fresh} from fresh starts{shown}"
+
+
 class RunCase:
     """A run. What it measures is measured when it is first asked for; the doctor's processes end with :meth:`close`."""
 
-    def __init__(self, folder: Path, num_workers: int) -> None:
+    def __init__(self, folder: Path, num_workers: int, evaluation: Path | None = None) -> None:
+        """Look at the run in ``folder``, and of its evaluations at all, or only at that in ``evaluation``."""
         self.folder = folder
         self.num_workers = num_workers
+        self._evaluation = evaluation
         self._resources = ExitStack()
 
     def close(self) -> None:
@@ -150,26 +190,52 @@ class RunCase:
         except CheckpointError as error:
             raise CheckpointError(f"There is no policy to test: {error}") from error
 
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The folders of its checkpoints."""
+        return sorted({path.resolve() for path in (self.folder / "checkpoints").glob("*") if path.is_dir()})
+
     @cached_property
     def read_evaluations(self) -> tuple[list[EvaluationFiles], list[str]]:
-        """Every evaluation in or beside the run's folder, of one task each, and what is wrong with those in it."""
-        evaluations, damaged = [], []
-        beside = [path for path in self.folder.resolve().parent.glob("eval*/**/summary.json") if self._is_of(path)]
-        for path in sorted([*self.folder.rglob("summary.json"), *beside]):
+        """Every evaluation in or beside the run's folder, or where it noted one; and what is wrong with those in it.
+
+        Each is of one task.
+        """
+        evaluations: list[EvaluationFiles] = []
+        damaged: list[str] = []
+        for path in self._summaries():
             try:
-                if "tasks" not in json.loads(path.read_text()):  # of several tasks: each has a folder of its own
+                if "tasks" not in read_json(path):  # of several tasks: each has a folder of its own
                     evaluations.append(EvaluationFiles.read(path.parent))
-            except (OSError, ValueError, DatasetError) as error:
+            except (OSError, ValueError, TypeError, DatasetError) as error:
                 damaged.append(f"{path}: {error}")
         return evaluations, damaged
 
+    def _summaries(self) -> list[Path]:
+        if self._evaluation:
+            return sorted(self._evaluation.rglob("summary.json"))
+        inside = {path.resolve(): path for path in self.folder.rglob("summary.json")}
+        elsewhere = list(self.folder.resolve().parent.glob("eval*/**/summary.json"))
+        for folder in noted_evaluations(self.folder):
+            elsewhere += [*folder.glob("summary.json"), *folder.glob("*/summary.json")]
+        found = {path.resolve(): path for path in elsewhere if self._is_of(path)} | inside
+        return sorted(found.values())
+
     def _is_of(self, path: Path) -> bool:
-        """Tell whether the summary at ``path`` says that it is of a checkpoint of this run."""
+        """Tell whether the summary at ``path`` says that it is of a checkpoint, or of the weights, of this run."""
         try:
-            checkpoint = Path(json.loads(path.read_text())["training"]["checkpoint"])
-        except (OSError, ValueError, KeyError, TypeError):
+            summary = read_json(path)
+            checkpoint, weights = Path(summary["training"]["checkpoint"]), summary.get("weights")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
-        return self.folder.resolve() in checkpoint.parents
+        return self.folder.resolve() in checkpoint.parents or (weights is not None and weights == self._weights)
+
+    @cached_property
+    def _weights(self) -> str | None:
+        try:
+            return self.policy.weights_hash
+        except CheckpointError:
+            return None
 
     @cached_property
     def fingerprints(self) -> list[str]:
@@ -205,12 +271,21 @@ class RunCase:
 
     @property
     def train_again(self) -> str:
-        """The command that makes the run again."""
+        """The command that makes the run again, with all of its configuration, in a new folder."""
+        return self.train_with({})
+
+    def train_with(self, changes: Mapping[str, Any], *, data: Sequence[Path] | None = None) -> str:
+        """Return the command that makes the run again, but for some options, by dotted key, or other data."""
         try:
-            data = " ".join(f"--data {dataset.path}" for dataset in self.datasets)
+            config, paths = self.config, data or [dataset.path for dataset in self.datasets]
         except CheckpointError:
-            data = "--data DATASET"
-        return f"act train {data} --out {self.folder} --overwrite"
+            return "act train --data DATASET"
+        refused = data is None and any(dataset.is_refused for dataset in self.datasets)
+        return train_command(config, paths, self.folder, changes) + (" --allow-degenerate" if refused else "")
+
+    def evaluate_with(self, out: Path, *options: str) -> str:
+        """Return the command that evaluates the run."""
+        return shlex.join(["act", "eval", str(self.folder), *options, "--out", str(out)])
 
     # -- what is measured ------------------------------------------------------------------------------------------
 
@@ -231,7 +306,7 @@ class RunCase:
         for store in {store.info.task: store for store in self.stores}.values():
             info = store.info
             flags = {
-                "task": info.task, "n": self._share(_NUM_FRESH), "seed": SEED, "noise": info.noise,
+                "task": info.task, "n": self._share(_NUM_FRESH, 4), "seed": SEED, "noise": info.noise,
                 "steps_after_success": info.steps_after_success,
             }  # fmt: skip
             config = compose("collect", CollectConfig, flags=flags)
@@ -246,6 +321,7 @@ class RunCase:
         """Compare the loss on the dataset's held-out demonstrations with that on fresh ones of its task.
 
         Raises:
+            Incomparable: The fresh ones, which the scripted expert makes, are not like the dataset's.
             DatasetError: The policy was not trained on it as it is: which episodes were held out is not known.
         """
         if (store.fingerprint or store.compute_fingerprint()) not in self._trained_on:
@@ -253,14 +329,39 @@ class RunCase:
                 f"{self.folder} was not trained on {store.path} as it is now, so nothing of it was held out. Give the "
                 "dataset that config.yaml of the run names."
             )
+        held_out = evenly(comparable(store, self.split(store)[1]))
         fresh = next(fresh for fresh in self.fresh if fresh.info.task == store.info.task)
-        held_out = measure_loss(self.policy, store, evenly(self.split(store)[1]))
-        return Gap.of(held_out, measure_loss(self.policy, fresh, np.arange(fresh.num_episodes)))
+        return Gap.of(
+            measure_loss(self.policy, store, held_out), measure_loss(self.policy, fresh, np.arange(fresh.num_episodes))
+        )
 
     @cached_property
-    def gap(self) -> Gap:
-        """The worst of the datasets'."""
-        return max((self.gap_of(store) for store in self.stores), key=lambda gap: gap.ratio)
+    def gaps(self) -> tuple[dict[str, Gap], list[str]]:
+        """The worst gap of each task that has one, and why others have none."""
+        gaps: dict[str, Gap] = {}
+        reasons: list[str] = []
+        for store in self.stores:
+            try:
+                gap = self.gap_of(store)
+            except ActKitError as error:
+                reasons.append(str(error))
+                continue
+            task = store.info.task
+            gaps[task] = max(gap, gaps.get(task, gap), key=lambda gap: gap.ratio)
+        return gaps, list(dict.fromkeys(reasons))
+
+    @cached_property
+    def results(self) -> list[TaskResult]:
+        """How the policy does in each task."""
+        return [
+            TaskResult(
+                task=task,
+                fresh=success_rate(_of_task(self.from_fresh, task)),
+                shown=success_rate(_of_task(self.from_shown, task)) if self.from_shown else None,
+                expert=success_rate(_of_task(self.expert, task)),
+            )
+            for task in self.policy.tasks
+        ]
 
     @cached_property
     def roll(self) -> LocalRoll:
@@ -274,21 +375,21 @@ class RunCase:
         """Fresh starts of each task, none of them demonstrated."""
         starts: list[Start] = []
         for task in self.policy.tasks:
-            evalset = make_evalset(task, "fresh", self._share(_NUM_FRESH), SEED, [])
+            evalset = make_evalset(task, "fresh", self._share(_NUM_FRESH, 10), SEED, [])
             check_disjoint(evalset, self.policy.contract.starts_of(task))
             starts += evalset.starts
         return starts
 
     @cached_property
     def shown_starts(self) -> list[Start]:
-        """Some demonstrated starts of each task."""
-        return [
-            start
-            for task in self.policy.tasks
-            for start in make_evalset(
-                task, "dataset", self._share(_NUM_SHOWN), 0, self.policy.contract.starts_of(task)
-            ).starts
-        ]
+        """Some demonstrated starts of each task, if they are known of all."""
+        starts: list[Start] = []
+        for task in self.policy.tasks:
+            known = self.policy.contract.starts_of(task)
+            if not known:
+                return []
+            starts += make_evalset(task, "dataset", self._share(_NUM_SHOWN, 6), 0, known).starts
+        return starts
 
     @cached_property
     def from_fresh(self) -> list[Outcome]:
@@ -297,8 +398,8 @@ class RunCase:
 
     @cached_property
     def from_shown(self) -> list[Outcome]:
-        """The policy from demonstrated starts."""
-        return self.act_from(self.policy, self.shown_starts)
+        """The policy from demonstrated starts; nothing where they are not known."""
+        return self.act_from(self.policy, self.shown_starts) if self.shown_starts else []
 
     @cached_property
     def expert(self) -> list[Outcome]:
@@ -309,6 +410,10 @@ class RunCase:
         """Roll a policy out."""
         return self.roll(PolicyActor(policy), starts, stop_at_success=not to_the_end)
 
-    def _share(self, num: int) -> int:
+    def _share(self, num: int, least: int) -> int:
         """Of ``num`` episodes, those of each task."""
-        return max(4, num // len(self.policy.tasks))
+        return max(least, num // len(self.policy.tasks))
+
+
+def _of_task(outcomes: Sequence[Outcome], task: str) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.start.task == task]

@@ -13,25 +13,26 @@ from act_kit.diagnosis.case import DatasetCase, RunCase
 from act_kit.diagnosis.finding import Finding, Result, examine, rank
 from act_kit.diagnosis.machine import MachineCase
 from act_kit.errors import CheckpointError, DatasetError
+from act_kit.files import read_json
 
 _COLOURS = {"CONFIRMED": "bold red", "SUSPECTED": "bold yellow"}
 
 
 def find_patients(path: Path) -> list[Path]:
-    """Return the run or the dataset at ``path``, or all that lie in the folder.
+    """Return the run, dataset or evaluation at ``path``, or all runs and datasets that lie in the folder.
 
     Raises:
         CheckpointError: There is none.
     """
-    found = [path] if _is_dataset(path) or _is_run(path) else []
+    found = [path] if _is_dataset(path) or _is_run(path) or _is_evaluation(path) else []
     if not found and path.is_dir():
         for inside in sorted(path.iterdir()):
             if inside.is_dir() and not inside.is_symlink() and not inside.name.startswith("."):
-                found += _patients_in(inside)
+                found += [] if _is_evaluation(inside) else _patients_in(inside)
     if not found:
         raise CheckpointError(
-            f"There is neither a run (config.yaml) nor a dataset (zarr.json) at {path}. act doctor RUN, act doctor "
-            "DATASET, or act doctor alone for this machine."
+            f"There is neither a run (config.yaml), nor a dataset (zarr.json), nor an evaluation (summary.json) at "
+            f"{path}. act doctor RUN, act doctor DATASET, act doctor EVALUATION, or act doctor alone for this machine."
         )
     return found
 
@@ -51,9 +52,40 @@ def _is_run(path: Path) -> bool:
     return (path / "config.yaml").exists()
 
 
+def _is_evaluation(path: Path) -> bool:
+    return (path / "summary.json").exists()
+
+
 def examine_patient(path: Path, *, num_workers: int) -> list[Finding]:
-    """Make every check of the run or dataset at ``path``."""
-    return examine_dataset(path) if _is_dataset(path) else examine_run(path, num_workers=num_workers)
+    """Make every check of the run, dataset or evaluation at ``path``."""
+    if _is_dataset(path):
+        return examine_dataset(path)
+    if _is_run(path):
+        return examine_run(path, num_workers=num_workers)
+    return examine_run(_run_of(path), num_workers=num_workers, evaluation=path)
+
+
+def _run_of(evaluation: Path) -> Path:
+    """Return the run that an evaluation is of: the one it lies in, or the one it names.
+
+    Raises:
+        CheckpointError: That is not there.
+    """
+    for folder in evaluation.resolve().parents:
+        if _is_run(folder):
+            return folder
+    try:
+        checkpoint = Path(read_json(evaluation / "summary.json")["training"]["checkpoint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{evaluation / 'summary.json'} does not say which run it is of: {error!r}. Give the run: act doctor RUN"
+        ) from error
+    run = checkpoint.parent.parent
+    if not _is_run(run):
+        raise CheckpointError(
+            f"{evaluation} is of the run {run}, which is not there. If it was moved, give it: act doctor RUN"
+        )
+    return run
 
 
 def examine_dataset(path: Path) -> list[Finding]:
@@ -72,13 +104,13 @@ def examine_machine(num_workers: int) -> list[Finding]:
     return examine(MachineCase(num_workers), machine.CHECKS)
 
 
-def examine_run(folder: Path, *, num_workers: int) -> list[Finding]:
-    """Make every check of a run, its datasets and its evaluations.
+def examine_run(folder: Path, *, num_workers: int, evaluation: Path | None = None) -> list[Finding]:
+    """Make every check of a run, its datasets and its evaluations, or only the one in ``evaluation``.
 
     Raises:
         CheckpointError: It has no configuration that reads.
     """
-    case = RunCase(folder, num_workers)
+    case = RunCase(folder, num_workers, evaluation)
     try:
         findings = examine(case, records.CHECKS, contract.CHECKS, learning.CHECKS, inference.CHECKS, evaluations.CHECKS)
         for dataset in case.datasets:

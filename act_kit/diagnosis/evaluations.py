@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import math
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import hypergeom
 
 from act_kit.diagnosis.case import EvaluationFiles, RunCase
 from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
-from act_kit.diagnosis.generalisation import evenly
 from act_kit.errors import ActKitError
+from act_kit.eval.actors import Actor, ExpertActor, NothingActor, RandomActor
 from act_kit.eval.arms import flatten
 from act_kit.eval.evalset import EvalSet
-from act_kit.eval.evaluate import distance_at
+from act_kit.eval.evaluate import distance_at, success_rate
+from act_kit.eval.failures import LABELS
+from act_kit.eval.nearness import near_copies
+from act_kit.eval.report import rate_values
+from act_kit.eval.rollout import Outcome
 from act_kit.overrides import to_dict
-from act_kit.sim.starts import Start, StartLaw, distinct, shared, stack
+from act_kit.sim.starts import Start, StartLaw, distinct, stack
 from act_kit.sim.tasks import HORIZON
-from act_kit.statistics import Rate
+from act_kit.statistics import Rate, mcnemar
+from act_kit.training.run import free_beside, noted_evaluations
 
 CHECKS = Checks[RunCase]()
 
-_NUM_AGAIN = 6
-"""Episodes of an evaluation that are run again."""
+_MOST_AGAIN = 200
+"""Episodes of an evaluation that are run again: up to here all; beyond, the most telling ones and some at random."""
+
+_MOST_DRAWN = 24
+"""Likewise of a policy that looks at images, which take seconds an episode to draw."""
+
+_SURE = 0.95
+"""Probability with which an edit of so many episodes is said to be found."""
+
+_SAME_DISTANCE = 1e-4
+"""Metres, or radians: more than the rounding of episodes.csv."""
 
 _ENOUGH = 30
 """Episodes below which a success rate says next to nothing: 0 of 30 may still be 11 %."""
@@ -60,10 +80,20 @@ def of_this_policy(case: RunCase) -> Result:
                 f"run's on {'; '.join(shown)[:8]}: it is another run's.", evaluation.folder / "summary.json",
                 _again(case, evaluation),
             )  # fmt: skip
-        differing = _differing((summary.get("training") or {}).get("config") or {}, to_dict(case.config))
+        theirs = flatten((summary.get("training") or {}).get("config") or {})
+        if summary["policy_step"] != policy.contract.step:
+            theirs.pop("trainer.steps", None)  # training may have gone on since
+        differing = _differing(theirs, to_dict(case.config))
         if differing:
             return critical(
                 f"{evaluation.folder} is of a run with {differing}: another run's, or config.yaml was edited.",
+                evaluation.folder / "summary.json", _again(case, evaluation),
+            )  # fmt: skip
+    for evaluation in _evaluations(case):
+        if evaluation.summary["policy_step"] == policy.contract.step and not _is_current(case, evaluation):
+            return critical(
+                f"{evaluation.folder} is of other weights than the run's policy has, though of the same step "
+                f"({policy.contract.step}): it is older than the checkpoint, or of another run's.",
                 evaluation.folder / "summary.json", _again(case, evaluation),
             )  # fmt: skip
     old = [evaluation for evaluation in _evaluations(case) if not _is_current(case, evaluation)]
@@ -80,7 +110,7 @@ def whole(case: RunCase) -> Result:
     """Do the files of each evaluation agree with each other?"""
     evaluations, damaged = case.read_evaluations
     if damaged:
-        return critical(damaged[0], case.folder, f"act eval {case.folder} --overwrite")
+        return critical(damaged[0], case.folder, case.evaluate_with(free_beside(case.folder / "eval-fresh")))
     for evaluation in _evaluations(case):
         wrong = _disagreement(evaluation)
         if wrong:
@@ -105,18 +135,87 @@ def _disagreement(evaluation: EvaluationFiles) -> str:
     for number, (row, start) in enumerate(zip(rows, evalset.starts, strict=True)):
         if [float(x) for x in row["start"].split()] != list(start.rand_vec):
             return f"row {number} of episodes.csv has another start than starts.json"
-    for name in ("success_once", "success_at_end"):
-        of_rows = sum(int(row[name]) for row in rows)
-        if (of_rows, len(rows)) != (summary[name]["successes"], summary[name]["num"]):
-            return (
-                f"{of_rows} of {len(rows)} rows say {name}, summary.json says {summary[name]['successes']} of "
-                f"{summary[name]['num']}"
-            )
-    final = float(np.mean([float(row["final_distance"]) for row in rows]))
-    if abs(final - summary["distance"]["final"]) > 1e-5:
-        said = summary["distance"]["final"]
-        return f"the mean final distance of the rows is {final:.4f}, that of summary.json {said:.4f}"
+        wrong = _implausible(row)
+        if wrong:
+            return f"row {number} of episodes.csv {wrong}"
+    kind = evaluation.starts_file["kind"]
+    named = summary["evalset"]
+    if (named["kind"], named["seed"], named["num"]) != (kind, evalset.seed, len(rows)):
+        return "the initial states are of another kind, seed or number in starts.json than in summary.json"
+    return next((wrong for name, value in _of_rows(rows).items() if (wrong := _differs(summary, name, value))), "")
+
+
+def _implausible(row: Mapping[str, str]) -> str:
+    """Say where the columns of an episode contradict each other; "" where they do not."""
+    succeeded, at_end = int(row["success_once"]), int(row["success_at_end"])
+    if bool(row["success_step"]) != bool(succeeded) or at_end > succeeded or bool(row["label"]) == bool(succeeded):
+        return (
+            f"says success {succeeded}, at step '{row['success_step']}', at the end {at_end}, failure '{row['label']}'"
+        )
+    initial, least, final = (float(row[f"{when}_distance"]) for when in ("initial", "min", "final"))
+    if not least <= min(initial, final) + 1e-6:
+        return f"has a least distance of {least}, more than {min(initial, final)}"
     return ""
+
+
+def _of_rows(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Compute anew what summary.json says of the rows of episodes.csv, by dotted key."""
+    means = {
+        when: float(np.mean([float(row[f"{when}_distance"]) for row in rows])) for when in ("initial", "min", "final")
+    }
+    rates = {
+        f"{name}.{key}": value
+        for name in ("success_once", "success_at_end")
+        for key, value in rate_values(Rate(sum(int(row[name]) for row in rows), len(rows))).items()
+    }
+    labels = [row["label"] for row in rows]
+    return {
+        **rates,
+        **{f"distance.{when}": mean for when, mean in means.items()},
+        "crashes": [i for i, row in enumerate(rows) if row["crash"]],
+        "failures": {what: labels.count(what) for what in LABELS if what in labels},
+        "largest_z": max(float(row["largest_z"]) for row in rows),
+        "clip_fraction": float(np.mean([float(row["clip_fraction"]) for row in rows])),
+    }
+
+
+_ROUNDED = {"largest_z": 1e-3, "clip_fraction": 1e-4}
+"""To what episodes.csv rounds; distances to 1e-6."""
+
+
+def _differs(summary: Mapping[str, Any], name: str, expected: Any) -> str:
+    """Say where summary.json has another value than the rows; "" where it has not."""
+    said: Any = summary
+    for part in name.split("."):
+        said = said[part]
+    if isinstance(expected, float):
+        same = math.isclose(said, expected, abs_tol=_ROUNDED.get(name, 1e-5))
+    else:
+        same = said == expected
+    return "" if same else f"{name} of the rows is {expected}, that of summary.json {said}"
+
+
+@CHECKS.add("initial states are not what they are called", stage="rollouts", settle="draw them again, and compare")
+def as_called(case: RunCase) -> Result:
+    """Are the initial states of an evaluation the draws that its kind, seed and number decide?"""
+    chosen = []
+    for evaluation in _evaluations(case):
+        evalset = EvalSet.load(evaluation.folder / "starts.json")
+        kind = evaluation.starts_file["kind"]
+        if evalset.kind != kind:
+            return critical(
+                f"the initial states in {evaluation.folder} are called '{kind}', but they are not the "
+                f"{len(evalset.starts)} that seed {evalset.seed} draws: somebody chose them.",
+                evaluation.folder / "starts.json", _fresh(case, evaluation),
+            )  # fmt: skip
+        if kind == "file":
+            chosen.append(evaluation)
+    if chosen:
+        return warning(
+            f"the initial states of {chosen[0].folder} were taken from a file, not drawn: its success rate is not that "
+            "from the benchmark's distribution.", chosen[0].folder / "starts.json", _fresh(case, chosen[0]),
+        )  # fmt: skip
+    return ruled_out("The initial states of each evaluation are those that its kind, seed and number draw.")
 
 
 @CHECKS.add("evaluated on training starts", stage="rollouts", settle="compare starts.json with the dataset")
@@ -126,11 +225,12 @@ def disjoint(case: RunCase) -> Result:
         if evaluation.starts_file["kind"] == "dataset":
             continue
         seen = [start for store in case.stores if store.info.task == evaluation.task for start in store.recorded_starts]
-        num = int(shared(evaluation.starts, np.array(seen)).sum())
+        num = int(near_copies(evaluation.task, evaluation.starts, np.array(seen)).sum())
         if num:
             return critical(
                 f"{num} of the {len(evaluation.starts)} evaluation starts in {evaluation.folder} are training "
-                "starts: success from them may be memory.", evaluation.folder / "starts.json", _again(case, evaluation),
+                "starts, or nearer to such than chance brings them: success from them may be memory.",
+                evaluation.folder / "starts.json", _fresh(case, evaluation),
             )  # fmt: skip
     unknown = [str(store.path) for store in case.stores if not store.has_starts]
     if unknown:
@@ -146,44 +246,155 @@ def not_selected_on(case: RunCase) -> Result:
     for evaluation in _evaluations(case):
         law = StartLaw(evaluation.task)
         chose = stack(law.sample(case.config.selection.episodes, seed=case.config.trainer.seed, stream="select"))
-        num = int(shared(evaluation.starts, chose).sum())
+        num = int(near_copies(evaluation.task, evaluation.starts, chose).sum())
         if num:
             return critical(
                 f"{num} of the evaluation starts in {evaluation.folder} are those that chose the checkpoint: the "
-                "number flatters it.", evaluation.folder / "starts.json", _again(case, evaluation),
+                "number flatters it.", evaluation.folder / "starts.json", _fresh(case, evaluation),
             )  # fmt: skip
     return ruled_out("The starts that chose the checkpoint are not those that report on it.")
 
 
-@CHECKS.add("evaluation does not repeat", stage="rollouts", settle="run some of its episodes again")
+@CHECKS.add("evaluation does not repeat", stage="rollouts", settle="run its episodes again")
 def repeats(case: RunCase) -> Result:
     """Does the policy do here what the evaluation says that it did?"""
     of_this = [evaluation for evaluation in _evaluations(case) if _is_current(case, evaluation)]
     if not of_this:
         return untested("No evaluation is of the policy that the run has now.")
+    samples = []
     for evaluation in of_this:
+        sample = _Sample.of(case, evaluation)
         used = evaluation.summary["execution"]
         policy = case.policy.with_execution(execute=int(used["execute"]), ensemble=bool(used["ensemble"]))
-        chosen = evenly(np.arange(len(evaluation.rows)), _NUM_AGAIN)
-        starts = [Start.of(evaluation.task, evaluation.starts[i]) for i in chosen]
+        starts = [Start.of(evaluation.task, evaluation.starts[i]) for i in sample.episodes]
         outcomes = case.act_from(policy, starts, to_the_end=True)
-        for i, outcome in zip(chosen, outcomes, strict=True):
-            row = evaluation.rows[i]
-            said, now = float(row["final_distance"]), distance_at(outcome, "final")
-            if bool(int(row["success_once"])) != outcome.success_once or abs(said - now) > 1e-4:
-                says = (
-                    f"episode {i} of {evaluation.folder} ended {said:.4f} {evaluation.summary['distance_unit']} from "
-                    f"the goal ({'success' if int(row['success_once']) else 'failure'}), run again {now:.4f} "
-                    f"({'success' if outcome.success_once else 'failure'})"
-                )
-                mend = _again(case, evaluation)
-                if evaluation.summary["versions"] != case.policy.contract.versions or policy.views:
-                    return suspected(f"{says}: other versions, or another renderer.", evaluation.folder, mend)
+        differing = [
+            (i, outcome)
+            for i, outcome in zip(sample.episodes, outcomes, strict=True)
+            if _ends_otherwise(evaluation.rows[i], outcome)
+        ]
+        if differing:
+            return _not_repeated(case, evaluation, sample, differing)
+        samples.append(f"{evaluation.folder}: {sample}")
+    return ruled_out(f"Episodes run again end where they ended. {'; '.join(samples)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sample:
+    """The episodes of an evaluation that are run again.
+
+    Attributes:
+        episodes: Their numbers.
+        num_random: How many of them were drawn at random; the others are those whose result is the least plausible.
+        num: Of all.
+    """
+
+    episodes: list[int]
+    num_random: int
+    num: int
+
+    @classmethod
+    def of(cls, case: RunCase, evaluation: EvaluationFiles) -> _Sample:
+        """Choose all episodes where that is cheap; otherwise half by what they claim, half at random.
+
+        The random ones follow from the rows, so that nobody can know them before the rows are edited.
+        """
+        rows = evaluation.rows
+        most = _MOST_DRAWN if case.policy.views else _MOST_AGAIN
+        if len(rows) <= most:
+            return cls(episodes=list(range(len(rows))), num_random=len(rows), num=len(rows))
+        by_doubt = sorted(range(len(rows)), key=lambda i: -_doubt(rows[i]))
+        told = by_doubt[: most // 2]
+        digest = hashlib.sha256(json.dumps(rows).encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+        drawn = rng.choice(by_doubt[most // 2 :], most - len(told), replace=False)
+        return cls(episodes=sorted([*told, *drawn.tolist()]), num_random=len(drawn), num=len(rows))
+
+    def __str__(self) -> str:
+        if self.num_random == self.num:
+            return f"all {self.num}"
+        rest = self.num - len(self.episodes) + self.num_random
+        edited = np.arange(1, rest + 1)
+        missed = hypergeom.pmf(0, rest, edited, self.num_random)
+        num_found = int(edited[missed <= 1 - _SURE][0])
+        return (
+            f"{len(self.episodes)} of {self.num}, half of them those whose results are the least plausible; of "
+            f"{num_found} or more edited ones among the others, one is found with a probability of {100 * _SURE:.0f} %"
+        )
+
+
+def _doubt(row: Mapping[str, str]) -> float:
+    """Return how little an episode looks like what it claims: a success far off, a failure near by."""
+    closest = float(row["min_distance"])
+    return closest if int(row["success_once"]) else -closest
+
+
+def _ends_otherwise(row: Mapping[str, str], outcome: Outcome) -> bool:
+    """Tell whether an episode run again has another result than its row."""
+    step = "" if outcome.success_step is None else str(outcome.success_step)
+    said = (bool(int(row["success_once"])), bool(int(row["success_at_end"])), row["success_step"])
+    if said != (outcome.success_once, outcome.success_at_end, step):
+        return True
+    return any(
+        not math.isclose(float(row[f"{when}_distance"]), distance_at(outcome, when), abs_tol=_SAME_DISTANCE)
+        for when in ("initial", "min", "final")
+    )
+
+
+def _not_repeated(
+    case: RunCase, evaluation: EvaluationFiles, sample: _Sample, differing: Sequence[tuple[int, Outcome]]
+) -> Result:
+    """Say which episodes do not repeat; for certain, if that is all in favour of the number, or all against it."""
+    i, outcome = differing[0]
+    row = evaluation.rows[i]
+    unit = evaluation.summary["distance_unit"]
+    claimed = [bool(int(evaluation.rows[i]["success_once"])) for i, _ in differing]
+    flips = list(zip(claimed, [outcome.success_once for _, outcome in differing], strict=True))
+    lost, won = flips.count((True, False)), flips.count((False, True))
+    says = (
+        f"{len(differing)} of {len(sample.episodes)} episodes of {evaluation.folder}, run again, end otherwise: {lost} "
+        f"successes are failures, {won} failures are successes. Episode {i} ended {float(row['final_distance']):.4f} "
+        f"{unit} from the goal ({_result(int(row['success_once']))}), run again {distance_at(outcome, 'final'):.4f} "
+        f"({_result(outcome.success_once)})"
+    )
+    evidence, mend = evaluation.folder / "episodes.csv", _again(case, evaluation)
+    takes_sides = mcnemar(lost, won) < 0.05
+    if evaluation.summary["versions"] != case.policy.contract.versions or case.policy.views:
+        says = f"{says}: other versions, another renderer, or edited."
+        return suspected(says, evidence, mend, severity="critical" if takes_sides else "warning")
+    if takes_sides:
+        return critical(
+            f"{says}. Rounding takes no side: the result was edited, or is another policy's.", evidence, mend
+        )
+    return suspected(
+        f"{says}. On another processor or GPU that may be rounding; on this one, it was edited, or of another policy "
+        "or environment.", evidence, mend, severity="critical",
+    )  # fmt: skip
+
+
+def _result(succeeded: object) -> str:
+    return "success" if succeeded else "failure"
+
+
+@CHECKS.add("controls do not repeat", stage="rollouts", settle="run them again")
+def controls_repeat(case: RunCase) -> Result:
+    """Do the controls do here what the evaluation says that they did?"""
+    for evaluation in _evaluations(case):
+        starts = [Start.of(evaluation.task, start) for start in evaluation.starts]
+        for who, said in evaluation.summary["controls"].items():
+            if who not in _CONTROLS:  # of the policy: see its own episodes
+                continue
+            now = success_rate(case.roll(_CONTROLS[who](), starts[: said["num"]], stop_at_success=True))
+            if (now.successes, now.num) != (said["successes"], said["num"]):
                 return suspected(
-                    f"{says}. On another processor or GPU that may be rounding; on this one, it was another policy, "
-                    "or another environment.", evaluation.folder / "episodes.csv", mend, severity="critical",
+                    f"the control '{who}' of {evaluation.folder} succeeds {now} times, summary.json says "
+                    f"{said['successes']} of {said['num']}: another processor or environment, or edited.",
+                    evaluation.folder / "summary.json", _again(case, evaluation),
                 )  # fmt: skip
-    return ruled_out("Episodes run again end where they ended.")
+    return ruled_out("The controls, run again, succeed as often as the evaluations say.")
+
+
+_CONTROLS: dict[str, Callable[[], Actor]] = {"expert": ExpertActor, "nothing": NothingActor, "random": RandomActor}
 
 
 @CHECKS.add("crashed episodes", stage="rollouts", settle="run them again")
@@ -228,7 +439,7 @@ def enough(case: RunCase) -> Result:
             rate = Rate(evaluation.summary["success_once"]["successes"], num)
             return warning(
                 f"{evaluation.folder} has {num} episodes: success {rate}.", evaluation.folder / "summary.json",
-                f"{_again(case, evaluation)} --episodes 100",
+                _again(case, evaluation, episodes=100),
             )  # fmt: skip
     return ruled_out("Every evaluation has enough episodes, from as many starts.")
 
@@ -237,27 +448,47 @@ def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """Name the first option that differs, with both values; "" if none does."""
     of_ours = flatten(json.loads(json.dumps(ours)))  # whose tuples are lists in a file
     return next(
-        (
-            f"{key}={value}, not {of_ours.get(key)}"
-            for key, value in flatten(theirs).items()
-            if value != of_ours.get(key)
-        ),
+        (f"{key}={value}, not {of_ours.get(key)}" for key, value in theirs.items() if value != of_ours.get(key)),
         "",
     )
 
 
 def _evaluations(case: RunCase) -> list[EvaluationFiles]:
-    if not case.evaluations:
-        raise ActKitError(f"This run was not evaluated: act eval {case.folder}")
-    return case.evaluations
+    if case.evaluations:
+        return case.evaluations
+    gone = [str(folder) for folder in noted_evaluations(case.folder) if not folder.exists()]
+    moved = f" (those in {', '.join(gone)} are gone)" if gone else ""
+    raise ActKitError(f"This run was not evaluated{moved}: act eval {shlex.quote(str(case.folder))}")
 
 
 def _is_current(case: RunCase, evaluation: EvaluationFiles) -> bool:
-    """Tell whether an evaluation is of the checkpoint that is now called best, not of an earlier or a later one."""
-    return bool(evaluation.summary["policy_step"] == case.policy.contract.step)
+    """Tell whether an evaluation is of the weights that are now called best, not of earlier or later ones."""
+    summary = evaluation.summary
+    weights = case.policy.weights_hash
+    return bool(summary["policy_step"] == case.policy.contract.step and summary.get("weights", weights) == weights)
 
 
-def _again(case: RunCase, evaluation: EvaluationFiles) -> str:
+def _again(case: RunCase, evaluation: EvaluationFiles, *, episodes: int | None = None) -> str:
+    """Return the command that evaluates as an evaluation did, into a new folder."""
+    evalset, used = evaluation.summary["evalset"], evaluation.summary["execution"]
+    kind = evalset["kind"]
+    options = ["--episodes", str(episodes or evalset["num"]), "--seed", str(evalset["seed"])]
+    if kind == "file":
+        options = ["--starts", str(evaluation.folder / "starts.json")]
+    elif kind != "fresh":
+        options += ["--starts", str(kind)]
+    if used["ensemble"] != case.policy.execution.ensemble:
+        options.append("--ensemble" if used["ensemble"] else "--no-ensemble")
+    if used["execute"] != case.policy.execution.execute:
+        options += ["--execute", str(used["execute"])]
+    return case.evaluate_with(_beside(evaluation), *options)
+
+
+def _fresh(case: RunCase, evaluation: EvaluationFiles) -> str:
+    """Return the command that evaluates from as many fresh initial states, into a new folder."""
+    return case.evaluate_with(_beside(evaluation), "--episodes", str(max(_ENOUGH, len(evaluation.rows))))
+
+
+def _beside(evaluation: EvaluationFiles) -> Path:
     of_several = evaluation.folder.parent
-    folder = of_several if (of_several / "summary.json").exists() else evaluation.folder
-    return f"act eval {case.folder} --out {folder} --overwrite"
+    return free_beside(of_several if (of_several / "summary.json").exists() else evaluation.folder)

@@ -17,10 +17,12 @@ from scipy.stats import mannwhitneyu
 
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import DatasetError
 from act_kit.policy.policy import Policy
+from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start, StartLaw, stack
-from act_kit.sim.tasks import get_task
+from act_kit.sim.tasks import HORIZON, get_task
 from act_kit.statistics import Rate
 
 MAX_EPISODES = 30
@@ -34,6 +36,16 @@ GAP = 1.5
 
 _LIKELY = 0.01
 """... if chance gives it less often than this."""
+
+_AGREES = 0.99
+"""Share of the states in which the expert must act as recorded, for its fresh demonstrations to be like these."""
+
+_LEAST_NOISE = 0.3
+"""Of a dataset's noise, which an episode that has it shows at least; clipping takes some of it away."""
+
+
+class Incomparable(DatasetError):
+    """Demonstrations that fresh ones of the scripted expert are no measure of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +97,59 @@ def measure_loss(policy: Policy, store: EpisodeStore, episodes: np.ndarray) -> L
         sums.append(float(np.abs(chunks_TKA - wanted_TKA)[valid_TK].sum(dtype=np.float64)))
         counts.append(int(valid_TK.sum()) * actions_TA.shape[1])
     return Loss(sums_E=np.array(sums), counts_E=np.array(counts))
+
+
+def comparable(store: EpisodeStore, episodes: np.ndarray) -> np.ndarray:
+    """Return at most ``MAX_EPISODES`` of some episodes, those that fresh ones of the scripted expert would be like.
+
+    Only its losses can be compared: another demonstrator is as hard to predict as he is, from whatever state, and so
+    are labels that are wrong.
+
+    Raises:
+        Incomparable: There are none.
+    """
+    info, sources = store.info, store.sources
+    scripted = [int(i) for i in episodes if sources[i] == "scripted"]
+    if not scripted:
+        who = ", ".join(dict.fromkeys(sources[i] for i in episodes))
+        raise Incomparable(
+            f"The held-out demonstrations of {store.path} are by {who}, whom nobody can ask for fresh ones; how hard "
+            "the scripted expert's are to predict says nothing of theirs."
+        )
+    alike = _as_collected(store, evenly(np.array(scripted)))
+    if not alike:
+        raise Incomparable(
+            f"No held-out demonstration of {store.path} has the noise ({info.noise:g}) and the steps after success "
+            f"({info.steps_after_success}) that the dataset names, so fresh ones would be others."
+        )
+    expert = ScriptedExpert(info.task)
+    states, actions = (np.split(store.steps(name), store.episode_ends[:-1]) for name in ("state", "action"))
+    same: list[bool] = []
+    for i in alike:
+        wanted = np.stack([expert.act(state) for state in states[i]])
+        same += np.isclose(wanted, actions[i], atol=1e-5).all(axis=1).tolist()
+    if np.mean(same) < _AGREES:
+        raise Incomparable(
+            f"The recorded actions of {store.path} are the scripted expert's in {100 * np.mean(same):.0f} % of the "
+            "states, so its fresh demonstrations are no measure of them."
+        )
+    return np.array(alike)
+
+
+def _as_collected(store: EpisodeStore, episodes: np.ndarray) -> list[int]:
+    """Return the episodes with the noise and the steps after success that their dataset names; a merged one has others.
+
+    Where success or what was executed was not recorded, nothing can differ.
+    """
+    info, lengths = store.info, store.episode_lengths
+    tails = lengths - 1 - store.success_steps
+    is_ended = (store.success_steps < 0) | (tails == info.steps_after_success) | (lengths == HORIZON)
+    noise_T = np.full(store.num_steps, info.noise)
+    if "executed_action" in store.fields:
+        noise_T = np.abs(store.steps("executed_action") - store.steps("action")).mean(axis=1)
+    noise = [float(of_episode.mean()) for of_episode in np.split(noise_T, store.episode_ends[:-1])]
+    is_as_noisy = [_LEAST_NOISE * info.noise <= each and (each > 0) == (info.noise > 0) for each in noise]
+    return [int(i) for i in episodes if is_ended[i] and is_as_noisy[i]]
 
 
 @dataclass(frozen=True, kw_only=True)

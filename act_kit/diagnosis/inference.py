@@ -14,6 +14,7 @@ from act_kit.policy.normaliser import MIN_STD, Normaliser
 from act_kit.policy.policy import Policy, find_checkpoint
 from act_kit.sim.tasks import STATE_DIM
 from act_kit.statistics import mcnemar
+from act_kit.training.run import free_beside
 
 CHECKS = Checks[RunCase]()
 
@@ -24,7 +25,7 @@ _ANOTHER_SPLIT = 0.25
 @CHECKS.add("checkpoint does not load", stage="inference", settle="load it, and reproduce its probe")
 def loads(case: RunCase) -> Result:
     """Is the checkpoint whole, and does it compute what it computed when it was saved?"""
-    for folder in sorted({path.resolve() for path in (case.folder / "checkpoints").glob("*") if path.is_dir()}):
+    for folder in case.checkpoints:
         try:
             Policy.load(folder)
         except CheckpointError as error:
@@ -88,22 +89,24 @@ def same_loss(case: RunCase) -> Result:
     """Does the policy, used as it is in rollouts, have the loss that training recorded?"""
     case.require_training_data()
     path = case.folder / "metrics.jsonl"
-    step = case.policy.contract.step
-    recorded = case.recorded.get("val/l1_prior", {}).get(step)
-    if recorded is None:
-        return untested(f"val/l1_prior is not on record at step {step}.")
-    losses = [measure_loss(case.policy, store, case.split(store)[1]) for store in case.stores]
-    here = sum(loss.sums_E.sum() for loss in losses) / sum(loss.counts_E.sum() for loss in losses)
-    says = f"L1 on the validation episodes is {here:.4f} in use, training recorded {recorded:.4f} at step {step}"
-    tolerance = 0.02 if case.config.compute.precision == "float32" or not torch.cuda.is_available() else 0.1
-    if abs(here - recorded) > tolerance * recorded + 1e-4:
-        return critical(
-            f"the loss in use is not the one on record: {says}. Something else is computed in use than in training, or "
-            "these are the records of another run.",
-            path,
-            case.train_again,
-        )
-    return ruled_out(f"In use it computes what it did in training: {says}.")
+    told = []
+    for folder in case.checkpoints:
+        policy = Policy.load(folder)
+        step = policy.contract.step
+        recorded = case.recorded.get("val/l1_prior", {}).get(step)
+        if recorded is None:
+            return untested(f"val/l1_prior is not on record at step {step}.")
+        losses = [measure_loss(policy, store, case.split(store)[1]) for store in case.stores]
+        here = sum(loss.sums_E.sum() for loss in losses) / sum(loss.counts_E.sum() for loss in losses)
+        says = f"L1 on the validation episodes is {here:.4f} in use, training recorded {recorded:.4f} at step {step}"
+        tolerance = 0.02 if case.config.compute.precision == "float32" or not torch.cuda.is_available() else 0.1
+        if abs(here - recorded) > tolerance * recorded + 1e-4:
+            return critical(
+                f"the loss in use is not the one on record: {says}. Something else is computed in use than in "
+                "training, the records were edited, or they are of another run.", path, case.train_again,
+            )  # fmt: skip
+        told.append(says)
+    return ruled_out(f"In use it computes what it did in training: {'; '.join(told)}.")
 
 
 @CHECKS.add("executed otherwise", stage="inference", settle="roll out both ways from the same starts")
@@ -139,5 +142,5 @@ def _effect_of_execution(case: RunCase, folder: object, used: dict[str, float | 
         f"{', ensembled' if case.config.execution.ensemble else ''}: on the same {len(pairs)} fresh starts "
         f"{success_rate(theirs)} instead of {success_rate(case.from_fresh)} (p = {p_value:.2g})."
     )
-    mend = f"act eval {case.folder}"
+    mend = case.evaluate_with(free_beside(case.folder / "eval-fresh"))
     return critical(says, folder, mend) if lost > won and p_value < 0.05 else warning(says, folder, mend)

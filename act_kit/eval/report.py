@@ -70,6 +70,7 @@ def summarise(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
             "fingerprint": "; ".join(data.fingerprint for data in shown),
             "command": "; ".join(data.command for data in shown),
         },
+        "weights": policy.weights_hash,
         **made_by(policy),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -408,6 +409,14 @@ class Policy:
         """Copy it to a device."""
         model, normaliser = copy.deepcopy(self.model), copy.deepcopy(self.normaliser)
         return Policy(model, normaliser, self.contract, self.execution, device=device, folder=self.folder)
+
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 of its tensors, the normaliser's too."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._tensors().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     # -- on disk ---------------------------------------------------------------------------------------------------
 

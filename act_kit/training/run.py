@@ -1,7 +1,12 @@
-"""A run's folder: ``config.yaml`` (resolved), ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``."""
+"""A run's folder: ``config.yaml`` (resolved), ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``; and
+``evaluations.jsonl``, which lists the evaluations of it that lie elsewhere."""
 
 from __future__ import annotations
 
+import itertools
+import json
+import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +16,11 @@ from act_kit.datasets.first_observations import measure_dataset
 from act_kit.datasets.frames import find_images
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, DatasetError
-from act_kit.files import new_folder, read_json, read_yaml, restore_output, write_text
-from act_kit.overrides import build, compose, to_dict
+from act_kit.files import SEEDS, new_folder, read_json, read_text, read_yaml, restore_output, write_text
+from act_kit.overrides import build, compose, to_dict, train_overrides
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM
+
+_EVALUATIONS = "evaluations.jsonl"
 
 
 def begin_run(
@@ -67,6 +74,51 @@ def steps_taken(run: Path) -> int:
         return int(read_json(run / "checkpoints" / "last" / "training.json")["step"])
     except FileNotFoundError:
         return 0
+
+
+def note_evaluation(checkpoint: Path, folder: Path) -> None:
+    """Note in the run that a checkpoint lies in that it was evaluated, unless that cannot be written.
+
+    An evaluation inside the run is found without.
+    """
+    run = checkpoint.parents[1]
+    if not (run / "config.yaml").exists() or run.resolve() in folder.resolve().parents:
+        return
+    try:
+        descriptor = os.open(run / _EVALUATIONS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        with os.fdopen(descriptor, "wb") as file:  # one write of one line: two evaluations may end at once
+            file.write(json.dumps(str(folder.resolve())).encode() + b"\n")
+    except OSError:
+        return
+
+
+def noted_evaluations(run: Path) -> list[Path]:
+    """Return where evaluations of a run went, as far as it knows; some may be gone."""
+    path = run / _EVALUATIONS
+    folders: list[Path] = []
+    for line in read_text(path).splitlines() if path.exists() else []:
+        try:
+            folders.append(Path(str(json.loads(line))))
+        except ValueError:  # torn by a kill
+            continue
+    return list(dict.fromkeys(folders))
+
+
+def train_command(config: TrainConfig, data: Sequence[Path], run: Path, changes: Mapping[str, Any]) -> str:
+    """Return the command that trains as ``run`` was trained, but for ``changes``, into a new folder beside it."""
+    words = ["act", "train"]
+    for path in data:
+        words += ["--data", str(path)]
+    while (run.parent / SEEDS).exists():  # beside the seeds it would be taken for one of them
+        run = run.parent.with_name(f"{run.parent.name}-{run.name}")
+    return shlex.join([*words, "--out", str(free_beside(run)), *train_overrides(config, changes)])
+
+
+def free_beside(path: Path) -> Path:
+    """Return ``path`` with the first number behind its name, from 2 on, that is free."""
+    return next(
+        beside for number in itertools.count(2) if not (beside := path.with_name(f"{path.name}-{number}")).exists()
+    )
 
 
 def check_data(store: EpisodeStore, *, allow_degenerate: bool) -> str | None:

@@ -3,22 +3,47 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from act_kit.config import TrainConfig
+from act_kit.datasets.derive import Derivation, Part, write_derived
 from act_kit.datasets.store import EpisodeStore
-from act_kit.diagnosis.doctor import examine_dataset, examine_run, find_patients
-from act_kit.diagnosis.finding import Finding
-from act_kit.diagnosis.generalisation import measure_loss, replay_nearest
-from act_kit.errors import CheckpointError
+from act_kit.diagnosis import evaluations, inference, learning, records
+from act_kit.diagnosis.case import EvaluationFiles, RunCase, TaskResult
+from act_kit.diagnosis.doctor import _run_of, examine_dataset, examine_run, find_patients
+from act_kit.diagnosis.finding import Finding, Result
+from act_kit.diagnosis.generalisation import Incomparable, comparable, measure_loss, replay_nearest
+from act_kit.errors import ActKitError, CheckpointError
+from act_kit.files import SEEDS, read_json, write_json, write_text
+from act_kit.overrides import compose
 from act_kit.policy.policy import Policy
 from act_kit.sim.starts import StartLaw
 from act_kit.sim.tasks import TASKS
+from act_kit.statistics import Rate
 from act_kit.telemetry import series
-from benchmarks.faults import FAULTS, REFUSALS, Case, Fault, edit, inject, make_healthy
+from act_kit.training.run import begin_run, note_evaluation
+from benchmarks.faults import (
+    FAULTS,
+    REFUSALS,
+    SOUND,
+    Case,
+    Fault,
+    cut_records,
+    edit,
+    edited_alike,
+    edited_losses,
+    evaluated_before_trained,
+    first_checkpoint_is_best,
+    inject,
+    make_healthy,
+)
 from tests.conftest import TINY, act, make_dataset
 
 pytestmark = pytest.mark.xdist_group("doctor")  # they share one run, which takes half a minute to train
@@ -41,6 +66,33 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 def diagnose(case: Case) -> list[Finding]:
     return examine_run(case.run, num_workers=1)
+
+
+def look(case: Case, check: Callable[[RunCase], Result]) -> Result:
+    """Make one check."""
+    run = RunCase(case.run, 1)
+    try:
+        return check(run)
+    finally:
+        run.close()
+
+
+def retraining(command: str) -> tuple[TrainConfig, dict[str, list[str]]]:
+    """Read a printed ``act train`` as a shell and Hydra would: the configuration, and the flags."""
+    _, _, training = command.rpartition("&& ")
+    act_, verb, *words = shlex.split(training)
+    assert (act_, verb) == ("act", "train")
+    flags: dict[str, list[str]] = {}
+    overrides = []
+    while words:
+        word = words.pop(0)
+        if word == "--allow-degenerate":
+            flags[word] = []
+        elif word.startswith("--"):
+            flags.setdefault(word, []).append(words.pop(0))
+        else:
+            overrides.append(word)
+    return compose("train", TrainConfig, overrides), flags
 
 
 def test_a_healthy_run_is_healthy(healthy: Case) -> None:
@@ -80,6 +132,13 @@ def test_a_short_training_of_two_tasks_is_called_that(
     findings = examine_run(run, num_workers=1)
     assert findings[0].name == "hardly trained"
     assert not any(finding.is_fatal for finding in findings), findings[0].result.says
+    for finding in findings[:2]:  # each task by itself
+        assert "reach-v3: " in finding.result.says
+        assert "push-v3: " in finding.result.says
+    config, flags = retraining(findings[0].result.mend)
+    assert config == compose("train", TrainConfig, [*TINY, "trainer.steps=3500"])
+    assert flags["--data"] == [str(reach_store.path), str(push_store.path)]
+    assert not Path(flags["--out"][0]).exists()
     untested = {finding.name for finding in findings if finding.result.status == "UNTESTED"}
     assert untested <= {"starts do not cover"}, "four demonstrations of push are few"
 
@@ -236,3 +295,199 @@ def test_the_command_says_it_all_and_ends_as_it_should(healthy: Case, tmp_path: 
 def test_this_machine_can_simulate() -> None:
     done = act("doctor", "--workers", 1, check=0)
     assert "reach-v3 10/10" in done.stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("fault", "check", "phrase"),
+    [
+        (edited_alike, evaluations.repeats, "7 of 40 episodes .* 7 failures are successes.* Rounding takes no side"),
+        (evaluated_before_trained, evaluations.of_this_policy, "of other weights .* older than the checkpoint"),
+        (first_checkpoint_is_best, records.best_is_best, "that of step 300, but training chose that of step 600"),
+        (edited_losses, records.as_written, "val/l1_p.* at step 300 is .* one of them was edited"),
+        (edited_losses, inference.same_loss, "the loss in use is not the one on record"),
+        (cut_records, records.metrics_complete, "ends at step 350, but the run has a checkpoint of step 600"),
+    ],
+)
+def test_what_is_not_what_it_says_is_found(
+    healthy: Case, tmp_path: Path, fault: Callable[[Case], None], check: Callable[[RunCase], Result], phrase: str
+) -> None:
+    case = healthy.copy(tmp_path / "case")
+    fault(case)
+    result = look(case, check)
+    assert (result.status, result.severity) == ("CONFIRMED", "critical")
+    assert re.search(phrase, result.says), result.says
+    assert "--overwrite" not in result.mend
+
+
+def test_a_cut_log_is_not_blamed_on_the_checkpoint(healthy: Case, tmp_path: Path) -> None:
+    case = healthy.copy(tmp_path / "case")
+    cut_records(case)
+    assert look(case, records.best_is_best).status == "UNTESTED"
+    assert look(case, records.as_written).status == "RULED OUT"
+    shutil.rmtree(case.run / "tensorboard")
+    assert look(case, records.as_written).status == "UNTESTED"
+
+
+def edit_evaluation(case: Case, *, rows: bool = False, **values: object) -> None:
+    """Edit summary.json, or the first row of episodes.csv."""
+    if not rows:
+        path = case.evaluation / "summary.json"
+        write_json(path, {**read_json(path), **values})
+        return
+    files = EvaluationFiles.read(case.evaluation)
+    files.rows[0].update({name: str(value) for name, value in values.items()})
+    lines = [",".join(files.rows[0]), *(",".join(row.values()) for row in files.rows)]
+    write_text(case.evaluation / "episodes.csv", "\r\n".join(lines) + "\r\n")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"evalset": {"kind": "ood", "seed": 0, "num": 40, "num_distinct": 40}},
+        {"success_once": {"successes": 40, "num": 40, "value": 1.0, "low": 0.99, "high": 1.0}},
+        {"distance": {"initial": 0.2, "min": 0.0, "final": 0.0}},
+        {"failures": {"frozen": 1}},
+        {"largest_z": 1.0},
+        {"rows": True, "success_once": 0},
+        {"rows": True, "success_at_end": 1, "success_once": 0, "success_step": ""},
+        {"rows": True, "label": "frozen"},
+        {"rows": True, "min_distance": 0.9},
+    ],
+    ids=str,
+)
+def test_files_of_an_evaluation_that_contradict_each_other(
+    healthy: Case, tmp_path: Path, values: dict[str, object]
+) -> None:
+    case = healthy.copy(tmp_path / "case")
+    if "evalset" in values:
+        values = {"evalset": {**read_json(case.evaluation / "summary.json")["evalset"], "kind": "ood"}}
+    edit_evaluation(case, **values)  # type: ignore[arg-type]
+    result = look(case, evaluations.whole)
+    assert (result.status, result.severity) == ("CONFIRMED", "critical"), values
+
+
+def test_edited_controls_do_not_repeat(healthy: Case, tmp_path: Path) -> None:
+    case = healthy.copy(tmp_path / "case")
+    controls = read_json(case.evaluation / "summary.json")["controls"]
+    edit_evaluation(case, controls={**controls, "expert": {**controls["expert"], "successes": 3}})
+    assert "the control 'expert'" in look(case, evaluations.controls_repeat).says
+
+
+def test_of_many_episodes_the_least_plausible_and_random_ones_are_run_again(healthy: Case) -> None:
+    case = RunCase(healthy.run, 1)
+    files = EvaluationFiles.read(healthy.evaluation)
+    far = {**files.rows[0], "success_once": "1", "min_distance": "0.4"}
+    files.rows[:] = [dict(files.rows[i % 40]) for i in range(1000)]
+    files.rows[777] = far
+    sample = evaluations._Sample.of(case, files)
+    assert 777 in sample.episodes
+    assert len(set(sample.episodes)) == 200
+    assert "200 of 1000" in str(sample)
+    assert re.search(r"of 2\d or more edited ones .* one is found with a probability of 95 %", str(sample))
+    files.rows[3]["final_distance"] = "0.5"
+    assert sample.episodes != evaluations._Sample.of(case, files).episodes, "nobody knows before what is run again"
+
+
+def test_an_evaluation_elsewhere_is_found(healthy: Case, tmp_path: Path) -> None:
+    case = healthy.copy(tmp_path / "case")
+    moved = tmp_path / "elsewhere" / "mine"
+    act("eval", case.run, "--episodes", 2, "--workers", 1, "control_episodes=0", "--out", moved, check=0)
+    shutil.rmtree(case.evaluation)
+    assert [files.folder for files in RunCase(case.run, 1).evaluations] == [moved]
+    assert find_patients(moved) == [moved]
+    assert _run_of(moved) == case.run
+    shutil.rmtree(moved)
+    with pytest.raises(ActKitError, match=f"those in {moved} are gone"):
+        evaluations.horizon(RunCase(case.run, 1))
+
+
+def test_a_run_that_cannot_be_written_is_evaluated_all_the_same(healthy: Case, tmp_path: Path) -> None:
+    case = healthy.copy(tmp_path / "case")
+    (case.run / "evaluations.jsonl").mkdir()
+    note_evaluation(case.checkpoint, tmp_path)
+
+
+def test_another_demonstrators_data_are_not_held_against_the_experts(healthy: Case, tmp_path: Path) -> None:
+    def rename(store: EpisodeStore) -> None:
+        store.group.attrs["sources"] = ["teleop:ann"]
+
+    def halve(store: EpisodeStore) -> None:
+        for name in ("action", "executed_action"):
+            store.group[f"data/{name}"][:] = store.steps(name) / 2  # type: ignore[index]
+
+    for change, phrase in ((rename, "are by teleop:ann"), (halve, "are the scripted expert's in")):
+        case = healthy.copy(tmp_path / change.__name__)
+        edit(case, change)
+        with pytest.raises(Incomparable, match=phrase):
+            comparable(EpisodeStore.open(case.data), np.arange(50))
+
+
+def test_of_merged_data_those_with_the_noise_of_fresh_ones_are_compared(tmp_path: Path) -> None:
+    stores = [make_dataset(tmp_path / f"{noise}", n=3, noise=noise) for noise in (0.0, 0.3)]
+    stores.append(make_dataset(tmp_path / "longer", n=3, noise=0.3, seed=1, steps_after_success=20))
+    parts = [Part(store=store, episodes=np.arange(3)) for store in stores[:2]]
+    write_derived(tmp_path / "two", {"": Derivation(parts=parts, command="merge")}, "merge", overwrite=False)
+    assert comparable(EpisodeStore.open(tmp_path / "two"), np.arange(6)).tolist() == [3, 4, 5]
+    parts = [Part(store=store, episodes=np.arange(3)) for store in (stores[0], stores[2])]
+    write_derived(tmp_path / "mixed", {"": Derivation(parts=parts, command="merge")}, "merge", overwrite=False)
+    with pytest.raises(Incomparable, match="has the noise"):
+        comparable(EpisodeStore.open(tmp_path / "mixed"), np.arange(3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sound_run_of_another_kind_is_not_accused(name: str, tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    SOUND[name](case)
+    findings = diagnose(case)
+    assert not [finding for finding in findings if finding.result.severity == "critical"], findings[0]
+    assert {finding.name: finding.result.status for finding in findings}["learnt by heart"] == "RULED OUT"
+
+
+def test_a_task_fails_by_itself() -> None:
+    def result(successes: int, num: int = 10, expert: int = 10) -> TaskResult:
+        return TaskResult(task="reach-v3", fresh=Rate(successes, num), shown=None, expert=Rate(expert, 10))
+
+    assert not result(0).succeeds
+    assert not result(4).succeeds
+    assert result(34, 40).succeeds
+    assert result(7).succeeds
+    assert result(0, expert=0).succeeds, "what nobody can do is not the policy's fault"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "far"),
+    [
+        ([], []),
+        (["trainer.lr=1e-6"], ["trainer.lr"]),
+        (["trainer.lr=0.1", "trainer.steps=700"], ["trainer.lr", "trainer.steps"]),
+        (["policy.dropout=0.6"], ["policy.dropout"]),
+        (["policy=act_image_small", "trainer.lr=1e-3"], []),
+        (["policy=act", "trainer.lr=1e-3"], ["trainer.lr"]),
+        (["trainer.ema=0.9999"], ["trainer.ema"]),
+        (["trainer.kl_weight=0"], ["trainer.kl_weight"]),
+        (["trainer.batch_size=4", "trainer.grad_clip=0.001"], ["trainer.grad_clip", "trainer.batch_size"]),
+        (["policy.width=8"], ["policy.width"]),
+        (["trainer.lr=5e-4", "trainer.steps=2000", "policy.chunk_size=32", "policy.dropout=0.1"], []),
+    ],
+)
+def test_settings_far_from_their_preset_are_named(overrides: list[str], far: list[str]) -> None:
+    config = compose("train", TrainConfig, overrides)
+    assert [setting.key for setting in learning.far_from_preset(config)] == far
+
+
+def test_training_again_keeps_the_configuration(pictures_store: EpisodeStore, tmp_path: Path) -> None:
+    run = tmp_path / "a run's [1]"
+    config = begin_run(run, [pictures_store.path], ["policy=act_image_small", "trainer.lr=2e-4"], {}, overwrite=False)
+    (tmp_path / "a run's [1]-2").mkdir()
+    again, flags = retraining(RunCase(run, 1).train_again)
+    assert again == config
+    assert flags == {"--data": [str(pictures_store.path)], "--out": [str(tmp_path / "a run's [1]-3")]}
+
+
+def test_training_a_seed_again_does_not_add_a_seed(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    run = tmp_path / "five" / "seed-3"
+    begin_run(run, [reach_store.path], [], {"trainer.seed": 3}, overwrite=False)
+    write_json(tmp_path / "five" / SEEDS, {})
+    _, flags = retraining(RunCase(run, 1).train_again)
+    assert flags["--out"] == [str(tmp_path / "five-seed-3-2")]

@@ -14,7 +14,7 @@ import pytest
 from act_kit.config import EvalConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError, StartError
-from act_kit.eval.evalset import EvalSet, check_disjoint, evalsets_from, make_evalset
+from act_kit.eval.evalset import EvalSet, Kind, check_disjoint, evalsets_from, make_evalset
 from act_kit.eval.evaluate import Episode, Evaluation, evaluate, evaluate_all
 from act_kit.eval.overview import mean_rows, overview_title, summarise_all, task_rows, write_overview
 from act_kit.eval.report import summarise, write_results
@@ -23,7 +23,7 @@ from act_kit.eval.selection import make_selector
 from act_kit.eval.video import choose
 from act_kit.overrides import compose
 from act_kit.policy.policy import Policy
-from act_kit.sim.starts import Start, StartLaw
+from act_kit.sim.starts import Start, StartLaw, stack
 from act_kit.statistics import MeanRate, Rate
 from tests.eval.untrained import untrained_policy
 
@@ -93,6 +93,33 @@ def test_demonstrated_starts_are_refused_unless_that_is_the_question(reach_store
     with pytest.raises(StartError, match="2 of the 2 evaluation starts of reach-v3 were demonstrated"):
         check_disjoint(leaked, seen)
     check_disjoint(make_evalset("reach-v3", "dataset", 4, 0, seen), seen)
+
+
+@pytest.mark.parametrize("kind", ["fresh", "grid", "ood"])
+def test_chosen_starts_are_not_called_what_they_are_not(kind: Kind, tmp_path: Path) -> None:
+    drawn = make_evalset("push-v3", kind, 30, 5, [])
+    chosen = {
+        "the beginning": (replace(drawn, starts=drawn.starts[:20]), kind if kind != "grid" else "file"),
+        "the easy ones": (replace(drawn, starts=drawn.starts[::2]), "file"),
+        "another order": (replace(drawn, starts=drawn.starts[::-1]), "file"),
+        "another seed": (replace(drawn, seed=6), "file"),
+        "another kind": (replace(drawn, kind="ood" if kind != "ood" else "fresh"), "file"),
+    }
+    for what, (evalset, expected) in chosen.items():
+        evalset.save(tmp_path / "starts.json")
+        assert EvalSet.load(tmp_path / "starts.json").kind == expected, what
+
+
+@pytest.mark.parametrize("task", ["push-v3", "reach-v3", "drawer-open-v3"])
+@pytest.mark.parametrize("moved_m", [0.0, 2e-6])
+def test_starts_moved_a_little_are_refused_too(task: str, moved_m: float) -> None:
+    fresh = make_evalset(task, "fresh", 40, 0, [])
+    seen = stack(StartLaw(task).sample(50, seed=0, stream="collect"))
+    check_disjoint(fresh, seen.tolist())
+    for num in (20, 40):
+        moved = (*(Start.of(task, row + moved_m) for row in seen[:num]), *fresh.starts[num:])
+        with pytest.raises(StartError, match=f"{num} of the 40 evaluation starts of {task} were demonstrated"):
+            check_disjoint(replace(fresh, starts=moved), seen.tolist())
 
 
 def test_another_tasks_starts_are_refused(tiny_policy: Policy) -> None:
