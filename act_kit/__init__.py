@@ -7,9 +7,11 @@ What stands in ``__all__`` is the public interface; everything else may change. 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # importing typing takes longer than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from act_kit.collection.collect import collect
     from act_kit.config import CollectConfig, EvalConfig, TrainConfig
     from act_kit.datasets.diversity import measure

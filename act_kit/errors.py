@@ -55,13 +55,7 @@ class TrainingError(ActKitError):
 
 
 class WorkerError(ActKitError):
-    """A process has died that did part of the work."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"A process that {what} died (killed, or out of memory?). What was stored is whole; try again "
-            "with fewer --workers."
-        )
+    """A process that does part of the work has died, or cannot be started."""
 
 
 class RenderError(ActKitError):

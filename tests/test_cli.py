@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -17,7 +16,6 @@ import pytest
 import torch
 
 from act_kit import cli
-from act_kit.cli.console import interrupts_deferred
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.eval.evalset import make_evalset
@@ -34,10 +32,14 @@ def run(
     """Run ``act`` in this process; return exit code, output and error output."""
     monkeypatch.setattr("sys.argv", ["act", *map(str, arguments)])
     code: object = 0
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         cli.main()
     except SystemExit as exit_:
         code = exit_.code
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     out, err = capsys.readouterr()
     return int(code or 0), out, err  # type: ignore[call-overload]
 
@@ -199,6 +201,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     killed = subprocess.Popen(
         [sys.executable, "-c", "from act_kit.cli import main; main()", *map(str, command), "--out", tmp_path / "parts"],
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         env=ONE_THREAD,
     )
@@ -344,15 +347,3 @@ def test_rendered_and_looked_at(gl: Gl, tmp_path: Path) -> None:
     assert "Draw them anew: --overwrite" in act("render", data, "--size", 32, check=2).stderr
     act("render", data, "--size", 32, "--overwrite", check=0)
     assert next(ImageStore(EpisodeStore.open(data), "corner4").blocks())[1].shape[1:] == (32, 32, 3)
-
-
-def test_an_interrupt_waits_for_a_good_moment_and_a_second_does_not() -> None:
-    before = signal.getsignal(signal.SIGINT)  # ignored, where the tests run in the background of a script
-    with interrupts_deferred() as raise_if_interrupted:
-        raise_if_interrupted()
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            raise_if_interrupted()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGINT) is before

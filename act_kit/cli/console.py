@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from types import FrameType
-
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -36,29 +31,3 @@ def progress_bar(*fields: str, disable: bool = False) -> Progress:
         console=console,
         disable=disable,
     )
-
-
-@contextmanager
-def interrupts_deferred() -> Generator[Callable[[], None]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a wish, which the function that is yielded fulfils when called.
-
-    An exception thrown into whatever happens to run, a clean-up of some library, say, may be swallowed there; the
-    second Ctrl-C throws it all the same.
-    """
-    interrupted: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if interrupted:
-            raise KeyboardInterrupt
-        interrupted.append(number)
-
-    def raise_if_interrupted() -> None:
-        if interrupted:
-            raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield raise_if_interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

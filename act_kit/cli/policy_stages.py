@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rich.progress import TaskID
 
-from act_kit.cli.console import complain, console, interrupts_deferred, progress_bar, say
+from act_kit import interrupts
+from act_kit.cli.console import complain, console, progress_bar, say
 from act_kit.config import EvalConfig, TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import RenderError
@@ -49,7 +50,7 @@ def run_training(
         tell(trainer.summary())
         tell(trainer.rehearse())
         bar = progress_bar("status", disable=not group.is_first)
-        with bar, interrupts_deferred() as raise_if_interrupted:
+        with bar, interrupts.deferred() as raise_if_interrupted:
             line = bar.add_task("train", total=config.trainer.steps, completed=trainer.step, status="")
 
             def show(state: Trainer) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from act_kit.cli.console import complain, console, say
+from act_kit import interrupts
+from act_kit.cli.console import complain, console
 from act_kit.cli.options import Device, Overrides, Overwrite, Workers, choose_device, count_workers
 from act_kit.errors import ConfigError
 from act_kit.files import SEEDS
@@ -76,14 +78,13 @@ def train(
     group.wait()
     config, folders = reopen_run(out)
     stores = [EpisodeStore.open(folder) for folder in folders]
-    try:
-        run_training(config, stores, out, device=device, num_workers=count_workers(workers), group=group, resume=resume)
-    except KeyboardInterrupt:
-        if group.is_first:
-            say(f"Stopped. To go on: act train --resume --out {out}")
-        raise typer.Exit(130) from None
-    finally:
-        group.leave()
+    with interrupts.resumed_by(f"act train --resume --out {shlex.quote(str(out))}"):
+        try:
+            run_training(
+                config, stores, out, device=device, num_workers=count_workers(workers), group=group, resume=resume
+            )
+        finally:
+            group.leave()
     if group.is_first:
         console.print(f"Next: [bold]act eval {out} --record-video[/]")
 
