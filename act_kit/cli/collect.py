@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,17 @@ import typer
 
 from act_kit import interrupts
 from act_kit.cli.console import complain, say
-from act_kit.cli.options import ExecutorName, Overrides, Overwrite, Workers, count_workers
+from act_kit.cli.options import (
+    DryRun,
+    ExecutorName,
+    Overrides,
+    Overwrite,
+    PrintConfig,
+    Workers,
+    count_workers,
+    show_config,
+)
+from act_kit.cli.preflight import require_datasets, require_free, require_run, require_writable
 from act_kit.config import CollectConfig
 from act_kit.errors import ConfigError
 from act_kit.overrides import compose
@@ -74,17 +85,15 @@ def collect(
         ),
     ] = False,
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
 ) -> None:
     """Collect successful demonstrations into a zarr dataset, by default from a new random start each.
 
     [dim]act collect --task pick-place-v3 --randomize --n 200[/]
     """
-    from act_kit.cli.data_stages import run_collection, run_teleop
-    from act_kit.collection.demonstrators import make_demonstrator
     from act_kit.executors import Spread
     from act_kit.files import prepare_output, require_space
-    from act_kit.sim.render import check_cameras
-    from act_kit.sim.starts import StartLaw
     from act_kit.sim.tasks import expand_tasks
 
     flags = {
@@ -93,16 +102,28 @@ def collect(
         "replay.perturb": perturb, "teleop.operator": operator, **_made_from(demonstrator, made_from),
     }  # fmt: skip
     tasks = expand_tasks(task) if task else [None]
-    configs = [compose("collect", CollectConfig, overrides or [], {"task": name, **flags}) for name in tasks]
+    first = compose("collect", CollectConfig, overrides or [], {"task": tasks[0], **flags})
+    configs = [replace(first, task=name or first.task) for name in tasks]
     folders = {
         config.task: (out / config.task if len(tasks) > 1 else out) if out else Path("data") / config.task
         for config in configs
     }
-    spread = Spread(executor=executor, num_workers=min(count_workers(workers), max(config.n for config in configs)))
+    spread = Spread(executor=executor, num_workers=min(count_workers(workers), first.n))
+    if print_config:
+        show_config(first)
+        return
     for config in configs:
-        # An unknown task or law is refused before anything is written, and what is made from is not overwritten.
-        StartLaw(config.task, config.start_law)
+        _check(config, folders[config.task], resume=resume, overwrite=overwrite)
+    if dry_run:
+        show_config(first, [f"would collect into {folder}" for folder in folders.values()])
+        return
+    from act_kit.cli.data_stages import run_collection, run_teleop
+    from act_kit.collection.demonstrators import make_demonstrator
+
+    for config in configs:
         if config.demonstrator == "teleop":
+            from act_kit.sim.render import check_cameras
+
             check_cameras(config.teleop.cameras)
             if len(configs) > 1:
                 raise ConfigError(f"By hand, one task at a time: --task {config.task}.")
@@ -113,7 +134,6 @@ def collect(
     for config in configs:
         if not resume:
             prepare_output(folders[config.task], overwrite=overwrite, how_to_go_on="--resume goes on with it")
-    first = configs[0]
     num_steps = 150 * sum(config.n for config in configs)
     what = f"{first.n} demonstrations" + (f" of each of {len(configs)} tasks" if len(configs) > 1 else "")
     require_space(folders[first.task], num_steps * _STEP_BYTES, what)
@@ -136,6 +156,21 @@ def collect(
                 _say_what_came(config, run_collection(config, folder, executor=running, resume=resume), folder)
     if len(configs) == 1:
         _say_what_next(folders[first.task])
+
+
+def _check(config: CollectConfig, out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse an unknown task or law, sources that are missing, and an output that cannot be written."""
+    from act_kit.sim.starts import StartLaw
+
+    StartLaw(config.task, config.start_law)
+    if config.replay.dataset:
+        require_datasets([Path(config.replay.dataset)])
+    if config.dagger.run:
+        require_run(Path(config.dagger.run))
+    if resume:
+        require_writable(out)
+    else:
+        require_free(out, overwrite=overwrite, otherwise="The same command with --resume resumes it")
 
 
 def _resume_command(config: CollectConfig, out: Path) -> str:

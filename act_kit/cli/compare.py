@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from act_kit.cli.console import complain, console, say
+from act_kit.cli.options import Overwrite
+from act_kit.cli.preflight import require_free
+from act_kit.errors import ComparisonError
 
 
 def compare(
@@ -23,6 +26,7 @@ def compare(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of compare.json and compare.html.")] = Path("comparison"),
+    overwrite: Overwrite = False,
 ) -> None:
     """Compare evaluations: better, worse, no difference shown, or CONFOUNDED by what differs beside the factors.
 
@@ -32,6 +36,10 @@ def compare(
 
     The exit code is 2 where no verdict could be given.
     """
+    for path in arms:
+        if not path.is_dir():
+            raise ComparisonError(f"There is no folder {path}.")
+    require_free(out, overwrite=overwrite, otherwise="It holds an earlier comparison")
     from rich.table import Table
     from rich.text import Text
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from act_kit.cli.console import complain, progress_bar, say
-from act_kit.cli.options import Workers, count_workers
+from act_kit.cli.options import Overwrite, Workers, count_workers
+from act_kit.cli.preflight import require_datasets, require_free
 
 
 def view(
@@ -22,18 +23,21 @@ def view(
     ] = None,
     episodes: Annotated[int | None, typer.Option(min=1, help="Only the first ones.", show_default="all")] = None,
     workers: Workers = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Make a page to look through a dataset: its starts on maps, and each episode's signals beside its video.
 
     [dim]act data view data/pick-place-v3[/]
     """
+    require_datasets([dataset])
+    out = out or dataset.with_name(dataset.resolve().name + "-view")
+    require_free(out, overwrite=overwrite, otherwise="It holds an earlier page")
     from act_kit.datasets.store import EpisodeStore
     from act_kit.datasets.view import make_videos, write_view
     from act_kit.sim.render import RenderSettings
 
     store = EpisodeStore.open(dataset)
     settings = RenderSettings.of_size(size) if size else None
-    out = out or dataset.with_name(dataset.resolve().name + "-view")
     num = min(store.num_episodes, episodes or store.num_episodes)
     with progress_bar() as bar:
 

@@ -11,6 +11,7 @@ import typer
 from act_kit import interrupts
 from act_kit.cli.console import say
 from act_kit.cli.options import ExecutorName, Workers, count_workers
+from act_kit.cli.preflight import require_datasets, require_writable
 
 
 def render(
@@ -25,6 +26,8 @@ def render(
 
     [dim]act render data/pick-place-v3 --camera corner4 --camera gripperPOV --size 128[/]
     """
+    require_datasets([dataset])
+    require_writable(dataset, fix="copy the dataset to where you can write, and render the copy")
     from act_kit.cli.data_stages import run_rendering
     from act_kit.datasets.images import ImageStore
     from act_kit.datasets.store import EpisodeStore

@@ -42,6 +42,7 @@ ELSEWHERE = {
     "selection.episodes": "tests/test_cli.py",
     "sim.engine": "tests/test_cli.py",
     "rollout.rows": "tests/test_cli.py",
+    "init_from": "tests/training/test_resume.py",
     "wandb_project": "tests/test_telemetry.py",
 }
 """Options whose tests need more than a few steps."""
