@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from act_kit.datasets.episode import Episode
     from act_kit.datasets.measured import Diversity
     from act_kit.datasets.store import EpisodeStore
+    from act_kit.datasets.windows import ChunkDataset
     from act_kit.errors import ActKitError
     from act_kit.eval.evalset import EvalSet, make_evalset
     from act_kit.eval.evaluate import Evaluation, evaluate
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ActKitError": "errors",
+    "ChunkDataset": "datasets.windows",
     "CollectConfig": "config",
     "Diversity": "datasets.measured",
     "Episode": "datasets.episode",
@@ -61,6 +63,7 @@ _HOMES = {
 __all__ = [
     "TASKS",
     "ActKitError",
+    "ChunkDataset",
     "CollectConfig",
     "Diversity",
     "Episode",

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from act_kit import interrupts
-from act_kit.errors import ConfigError, did_you_mean
+from act_kit.errors import ConfigError, did_you_mean, install_hint
 from act_kit.sim.workers import died, environment, make_pool
 from act_kit.versions import versions
 
@@ -115,9 +115,8 @@ class RayExecutor(Executor):
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         try:
             import ray
-            import ray.util.scheduling_strategies
         except ImportError as error:
-            raise ConfigError("--executor ray needs Ray: pip install 'act_kit[ray]'") from error
+            raise ConfigError(f"--executor ray needs Ray: {install_hint('ray')}") from error
         address = os.environ.get("RAY_ADDRESS", "auto")
         try:
             if address != "auto":
@@ -141,13 +140,15 @@ class RayExecutor(Executor):
 
     def _check_nodes(self, ours: dict[str, str]) -> int:
         """Count the cluster's processors; refuse nodes whose results would not be this machine's to the bit."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         ray = self._ray
         nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")}
         if not nodes:
             raise ConfigError("The Ray cluster has no processors. Add a node: ray start --address=HOST:PORT")
         answers = {}
         for name in nodes:
-            here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(name, soft=False)
+            here = NodeAffinitySchedulingStrategy(name, soft=False)
             answers[name] = ray.remote(scheduling_strategy=here)(versions).remote()
         for name, answer in answers.items():
             host = nodes[name]["NodeManagerHostname"]

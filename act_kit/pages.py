@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from act_kit.files import write_text
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -43,7 +45,7 @@ def _uri(mime: str, content: bytes) -> str:
 
 def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
     """Render ``templates/<template>`` to ``path``."""
-    path.write_text(render_page(template, values))
+    write_text(path, render_page(template, values))
 
 
 def render_page(template: str, values: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from act_kit.errors import ConfigError, MetricError, did_you_mean
+from act_kit.errors import ConfigError, MetricError, did_you_mean, install_hint
 from act_kit.sim.tasks import expand_tasks
 
 
@@ -117,6 +117,11 @@ class MetricLogger:
             self._verify(step, values)
             self._verified = True
 
+    @property
+    def step(self) -> int:
+        """The step of the last record."""
+        return self._step
+
     def latest(self, name: str) -> float | None:
         """Return the last value of a declared metric, or None if it was never measured."""
         return self._latest.get(metric(name).name)
@@ -146,7 +151,7 @@ def _open_wandb(run: Path, project: str) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise ConfigError(f"wandb_project={project} needs W&B's client: pip install 'act_kit[wandb]'") from error
+        raise ConfigError(f"wandb_project={project} needs W&B's client: {install_hint('wandb')}") from error
     note = run / "wandb_id"
     if not note.exists():
         note.write_text(uuid.uuid4().hex)

@@ -83,7 +83,7 @@ def test_a_log_that_holds_nothing_stops_the_run_at_once(tmp_path: Path, monkeypa
 def test_a_record_that_does_not_reach_the_disk_stops_the_run_at_once(tmp_path: Path) -> None:
     logger = MetricLogger(tmp_path)
     logger._file.close()
-    with Path("/dev/null").open("a") as nowhere:
+    with Path("/dev/null").open("a", encoding="utf-8") as nowhere:
         logger._file = nowhere
         with pytest.raises(MetricError, match="does not hold what was just written"):
             logger.log(1, {"train/loss": 1.0})

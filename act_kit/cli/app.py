@@ -5,18 +5,18 @@ from __future__ import annotations
 import errno
 import io
 import sys
+from typing import Annotated
 
 import typer
 
 from act_kit import interrupts
 from act_kit.cli import collect, compare, data, demo, doctor, evaluate, render, report, train
-from act_kit.cli.console import complain
+from act_kit.cli.console import complain, say
 from act_kit.errors import ActKitError
 
 app = typer.Typer(
     name="act",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Imitation learning with ACT on Meta-World: collect, look at the data, train, evaluate.\n\n"
@@ -32,6 +32,23 @@ app.command("compare")(compare.compare)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.command("demo")(demo.demo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from act_kit.versions import versions
+
+        say(", ".join(f"{name} {number}" for name, number in versions().items()))
+        raise typer.Exit
+
+
+@app.callback()
+def act(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the versions, and exit.")
+    ] = False,
+) -> None:
+    """Take the options that come before any verb; see the application's own help."""
 
 
 def run() -> None:

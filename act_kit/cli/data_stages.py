@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from act_kit import interrupts
-from act_kit.cli.console import progress_bar, say
+from act_kit.cli.console import Rate, progress_bar, say
 from act_kit.collection.collect import Progress, collect
 from act_kit.collection.render import render
 from act_kit.config import CollectConfig
 from act_kit.datasets.store import EpisodeStore
-from act_kit.errors import ConfigError
+from act_kit.errors import ConfigError, install_hint
 from act_kit.executors import Executor, Spread
 from act_kit.sim.render import RenderSettings, find_gl
 
@@ -20,11 +21,12 @@ def run_collection(config: CollectConfig, out: Path, *, executor: Executor, resu
     """Collect a dataset; Ctrl-C stops it between two attempts. ``resume`` begins what was not begun."""
     with progress_bar("rates") as bar, interrupts.deferred() as raise_if_interrupted:
         line = bar.add_task(f"collect {config.task}", total=config.n, rates="")
+        speed = Rate()
 
         def show(progress: Progress) -> None:
             success = 100 * progress.num_kept / progress.num_attempts
-            text = f"success {success:.0f} % of {progress.num_attempts}, {bar.tasks[line].speed or 0:.1f}/s"
-            bar.update(line, completed=progress.num_kept, rates=text)
+            parts = [f"success {success:.0f} % of {progress.num_attempts}", speed(progress.num_kept)]
+            bar.update(line, completed=progress.num_kept, rates=", ".join(filter(None, parts)))
             raise_if_interrupted()
 
         return collect(config, out, executor=executor, resume=resume and out.exists(), on_progress=show)
@@ -57,7 +59,6 @@ def run_teleop(config: CollectConfig, out: Path, *, resume: bool = False) -> Epi
         KeyboardInterrupt: It was stopped before that; what was kept is on disk.
     """
     import asyncio
-    import getpass
     import secrets
     from dataclasses import replace
 
@@ -65,13 +66,13 @@ def run_teleop(config: CollectConfig, out: Path, *, resume: bool = False) -> Epi
         from act_kit.collection.teleop.server import HOST, Teleop, listen
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--demonstrator teleop needs {error.name}, which is not installed: pip install 'act_kit[teleop]'"
+            f"--demonstrator teleop needs {error.name}, which is not installed: {install_hint('teleop')}"
         ) from error
     from act_kit.collection.teleop.picture import Picture
     from act_kit.collection.teleop.session import Session
     from act_kit.sim.simulator import Simulator
 
-    teleop = replace(config.teleop, operator=config.teleop.operator or getpass.getuser())
+    teleop = replace(config.teleop, operator=config.teleop.operator or _user())
     config = replace(config, teleop=teleop)
     gl = find_gl()
     simulator = Simulator(config.task, config.sim.engine)
@@ -93,3 +94,13 @@ def run_teleop(config: CollectConfig, out: Path, *, resume: bool = False) -> Epi
     if store is None or session.num_kept < config.n:  # uvicorn ends at a signal that this process ignores
         raise KeyboardInterrupt
     return store
+
+
+def _user() -> str:
+    """Return the name this user is logged in with; of one without a name, the number."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # KeyError before Python 3.13
+        return f"user-{os.getuid()}"

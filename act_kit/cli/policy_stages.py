@@ -54,7 +54,8 @@ def run_training(
             line = bar.add_task("train", total=config.trainer.steps, completed=trainer.step, status="")
 
             def show(state: Trainer) -> None:
-                bar.update(line, completed=state.step, status=state.status())
+                is_record = state.logged_at == state.step
+                bar.update(line, completed=state.step, status=state.status(), record=is_record)
                 raise_if_interrupted()
 
             policy = trainer.train(show)

@@ -160,7 +160,7 @@ class RunCase:
     def _is_of(self, path: Path) -> bool:
         """Tell whether the summary at ``path`` says that it is of a checkpoint of this run."""
         try:
-            checkpoint = Path(json.loads(path.read_text())["training"]["checkpoint"])
+            checkpoint = Path(json.loads(path.read_text(encoding="utf-8"))["training"]["checkpoint"])
         except (OSError, ValueError, KeyError, TypeError):
             return False
         return self.folder.resolve() in checkpoint.parents

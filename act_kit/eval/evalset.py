@@ -72,7 +72,7 @@ class EvalSet:
             DatasetError: It is missing, something else, or was changed.
         """
         try:
-            values: dict[str, Any] = json.loads(path.read_text())
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if values["format"] != FORMAT or values["version"] != VERSION:
                 raise DatasetError(f"{path} is not an evaluation set of this act_kit ({FORMAT} version {VERSION}).")
             starts = tuple(Start.of(values["task"], np.array(start, dtype=np.float64)) for start in values["starts"])

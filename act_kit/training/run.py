@@ -27,7 +27,7 @@ def begin_run(
     config = compose("train", TrainConfig, overrides, flags)
     check_files(config, [EpisodeStore.open(path) for path in data])
     resume = f"act train --resume --out {shlex.quote(str(run))}"
-    prepare_output(run, overwrite=overwrite, how_to_go_on=f"{resume} resumes it")
+    prepare_output(run, overwrite=overwrite, how_to_go_on=f"{resume} goes on with it")
     run.mkdir(parents=True, exist_ok=True)
     _write_config(run, {"data": [str(path.resolve()) for path in data], **to_dict(config)})
     return config

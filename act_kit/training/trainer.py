@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shlex
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -176,7 +177,8 @@ class Trainer:
             self.logger = MetricLogger(self.run, resume_step=self.step, wandb_project=self.config.wandb_project)
         began, began_step = time.perf_counter(), self.step
         try:
-            with Watchdog(settings.stall_timeout_s) as watchdog:
+            resume = f"act train --resume --out {shlex.quote(str(self.run))}"
+            with Watchdog(settings.stall_timeout_s, resume=resume) as watchdog:
                 while self.step < settings.steps:
                     watchdog.beat()
                     shares = self.learner.step(self.step)
@@ -240,6 +242,11 @@ class Trainer:
             f"{frames}"
         )
 
+    @property
+    def logged_at(self) -> int:
+        """The step of the last record."""
+        return self.logger.step if self.logger else 0
+
     def status(self) -> str:
         """Return the progress bar's text: step rate, both losses, the last success rate with its interval."""
         read = self.logger.latest if self.logger else lambda name: None
@@ -251,9 +258,10 @@ class Trainer:
         rate, low, high = (read(f"eval/success{end}") for end in ("", "_low", "_high"))
         success = "n/a" if None in (rate, low, high) else f"{100 * rate:.0f} [{100 * low:.0f}, {100 * high:.0f}] %"  # type: ignore[operator]
         fitted = "train/l1_posterior" if self.config.policy.cvae_layers else "train/l1_prior"
+        slow = (read("train/steps_per_s") or 0) < 100
         roofline = f" of {self._roofline:.0f}" if self._roofline else ""
         return (
-            f"{shown('train/steps_per_s', '{:.0f}')}{roofline}/s, L1 {shown(fitted, '{:.4f}')} "
+            f"{shown('train/steps_per_s', '{:.3g}' if slow else '{:.0f}')}{roofline}/s, L1 {shown(fitted, '{:.4f}')} "
             f"val {shown('val/l1_prior', '{:.4f}')}, success {success}"
         )
 

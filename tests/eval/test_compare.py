@@ -40,9 +40,9 @@ def run(reach_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def edit(file: Path, change: Callable[[Any], None]) -> None:
-    values = json.loads(file.read_text())
+    values = json.loads(file.read_text(encoding="utf-8"))
     change(values)
-    file.write_text(json.dumps(values))
+    file.write_text(json.dumps(values), encoding="utf-8")
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ ELSEWHERE = {
 def test_none_is_forgotten() -> None:
     assert sorted(options(TrainConfig)) == sorted([*CHANGES, *OF_PICTURES, *ELSEWHERE])
     for option, file in ELSEWHERE.items():
-        assert f"{option}=" in Path(file).read_text(), option
+        assert f"{option}=" in Path(file).read_text(encoding="utf-8"), option
 
 
 def trace(store: EpisodeStore, run: Path, *overrides: str) -> Any:
