@@ -25,7 +25,9 @@ from act_kit.executors import LocalExecutor, Spread
 from act_kit.policy.policy import Policy
 from act_kit.sim.render import Gl, RenderSettings, find_gl
 from act_kit.sim.starts import StartLaw
+from act_kit.telemetry import log_evaluation
 from act_kit.training.group import ALONE, Group
+from act_kit.training.run import config_of
 from act_kit.training.trainer import Trainer
 
 
@@ -95,6 +97,10 @@ def run_evaluation(
             console.print(sweep_table(evaluation.evalset.task, rows))
     if len(evaluations) > 1:
         write_overview(evaluations, policy, out)
+    trained_by = config_of(policy.folder) if policy.folder else None
+    if policy.folder and trained_by and trained_by["wandb_project"]:
+        for folder in folders:
+            log_evaluation(policy.folder.parents[1], trained_by["wandb_project"], folder)
     return evaluations
 
 

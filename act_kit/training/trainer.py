@@ -22,6 +22,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.windows import load_windows
 from act_kit.errors import CheckpointError, TrainingError
 from act_kit.files import require_space
+from act_kit.overrides import to_dict
 from act_kit.policy.policy import Contract, Demonstrations, Policy
 from act_kit.telemetry import MetricLogger
 from act_kit.training.checkpoint import Checkpoints, TrainingState, cpu_tensors, optimizer_tensors, restore_optimizer
@@ -174,7 +175,10 @@ class Trainer:
         settings, selection = self.config.trainer, self.config.selection
         rollouts_at = rollout_steps(settings.steps, selection.rollouts) if self.selector else []
         if self.group.is_first:
-            self.logger = MetricLogger(self.run, resume_step=self.step, wandb_project=self.config.wandb_project)
+            project = self.config.wandb_project
+            self.logger = MetricLogger(
+                self.run, resume_step=self.step, wandb_project=project, config=to_dict(self.config)
+            )
         began, began_step = time.perf_counter(), self.step
         try:
             resume = f"act train --resume --out {shlex.quote(str(self.run))}"

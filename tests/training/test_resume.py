@@ -103,11 +103,11 @@ def test_a_run_that_cannot_begin_leaves_no_folder(begun: Path, pictures: Path, t
     small = ("policy.width=32", "policy.feedforward=64")
     (tmp_path / "bad.pth").write_bytes(b"not weights")
     wrong = [*PICTURES, "policy.backbone=resnet18", f"policy.backbone_weights={tmp_path / 'bad.pth'}"]
-    with pytest.raises(CheckpointError, match="bad.pth"):
+    with pytest.raises(CheckpointError, match=r"bad\.pth"):
         begin_run(tmp_path / "new", [pictures], [*small, *wrong], {}, overwrite=False)
-    with pytest.raises(CheckpointError, match="policy.chunk_size=8, here it is 16"):
+    with pytest.raises(CheckpointError, match=r"policy\.chunk_size=8, here it is 16"):
         begin_run(tmp_path / "new", [pictures], [f"init_from={begun}"], {}, overwrite=False)
-    with pytest.raises(ConfigError, match="bad.pth"):
+    with pytest.raises(ConfigError, match=r"bad\.pth"):
         begin_run(tmp_path / "new", [pictures], [f"policy.task_embeddings={tmp_path / 'bad.pth'}"], {}, overwrite=False)
     with pytest.raises(DatasetError):
         begin_run(tmp_path / "new", [tmp_path / "nowhere"], [], {}, overwrite=False)
