@@ -7,15 +7,18 @@ What stands in ``__all__`` is the public interface; everything else may change. 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # importing typing takes longer than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from act_kit.collection.collect import collect
     from act_kit.config import CollectConfig, EvalConfig, TrainConfig
     from act_kit.datasets.diversity import measure
     from act_kit.datasets.episode import Episode
     from act_kit.datasets.measured import Diversity
     from act_kit.datasets.store import EpisodeStore
+    from act_kit.datasets.windows import ChunkDataset
     from act_kit.errors import ActKitError
     from act_kit.eval.evalset import EvalSet, make_evalset
     from act_kit.eval.evaluate import Evaluation, evaluate
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ActKitError": "errors",
+    "ChunkDataset": "datasets.windows",
     "CollectConfig": "config",
     "Diversity": "datasets.measured",
     "Episode": "datasets.episode",
@@ -59,6 +63,7 @@ _HOMES = {
 __all__ = [
     "TASKS",
     "ActKitError",
+    "ChunkDataset",
     "CollectConfig",
     "Diversity",
     "Episode",

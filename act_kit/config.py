@@ -32,7 +32,7 @@ class SimConfig:
         engine: fast, or reference (Meta-World's own code, several times slower). They give the same numbers.
     """
 
-    engine: str
+    engine: str = "fast"
 
     def __post_init__(self) -> None:
         _require_one_of(ENGINES, "sim.engine", self.engine)
@@ -46,7 +46,7 @@ class RolloutConfig:
         rows: Environments at the same time; 0 for as many as are worth it.
     """
 
-    rows: int
+    rows: int = 0
 
     def __post_init__(self) -> None:
         _require(self.rows >= 0, f"rollout.rows={self.rows}: not negative; 0 for as many as are worth it.")
@@ -65,12 +65,12 @@ class TeleopConfig:
         port: Of the page, on this machine only; 0 for any that is free.
     """
 
-    operator: str
-    cameras: tuple[str, ...]
-    size_px: int
-    rate_hz: int
-    speed: float
-    port: int
+    operator: str = ""
+    cameras: tuple[str, ...] = ("corner4",)
+    size_px: int = 336
+    rate_hz: int = 20
+    speed: float = 0.5
+    port: int = 8765
 
     def __post_init__(self) -> None:
         _require(bool(self.cameras), "teleop.cameras=[]: name one or more, such as teleop.cameras=[corner4].")
@@ -90,9 +90,9 @@ class DaggerConfig:
             the last attempt; linear between them.
     """
 
-    run: str
-    expert_first: float
-    expert_last: float
+    run: str = ""
+    expert_first: float = 0.5
+    expert_last: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("expert_first", "expert_last"):
@@ -108,8 +108,8 @@ class ReplayConfig:
         perturb: Metres by which starts are moved, up to so many in every dimension; 0 for the very same.
     """
 
-    dataset: str
-    perturb: float
+    dataset: str = ""
+    perturb: float = 0.0
 
     def __post_init__(self) -> None:
         _require(0 <= self.perturb < 1, f"replay.perturb={self.perturb}: metres, from 0 to less than 1.")
@@ -134,19 +134,19 @@ class CollectConfig:
         teleop: How it is demonstrated by hand.
     """
 
-    task: str
-    n: int
-    seed: int
-    start_law: str
-    distinct_starts: int
-    demonstrator: str
-    noise: float
-    steps_after_success: int
-    rewards: bool
-    dagger: DaggerConfig
-    replay: ReplayConfig
-    sim: SimConfig
-    teleop: TeleopConfig
+    task: str = "pick-place-v3"
+    n: int = 50
+    seed: int = 0
+    start_law: str = "uniform"
+    distinct_starts: int = 0
+    demonstrator: str = "scripted"
+    noise: float = 0.0
+    steps_after_success: int = 10
+    rewards: bool = False
+    dagger: DaggerConfig = DaggerConfig()
+    replay: ReplayConfig = ReplayConfig()
+    sim: SimConfig = SimConfig()
+    teleop: TeleopConfig = TeleopConfig()
 
     def __post_init__(self) -> None:
         _require(self.n >= 1, f"n={self.n}: collect at least one demonstration.")
@@ -255,20 +255,20 @@ class PolicyConfig:
         dropout: Of every layer, in training.
     """
 
-    inputs: str
-    cameras: tuple[str, ...]
-    backbone: str
-    backbone_weights: str
-    task_embeddings: str
-    chunk_size: int
-    width: int
-    feedforward: int
-    num_heads: int
-    encoder_layers: int
-    decoder_layers: int
-    cvae_layers: int
-    latent_dim: int
-    dropout: float
+    inputs: str = "state"
+    cameras: tuple[str, ...] = ()
+    backbone: str = "resnet18"
+    backbone_weights: str = ""
+    task_embeddings: str = ""
+    chunk_size: int = 16
+    width: int = 96
+    feedforward: int = 384
+    num_heads: int = 4
+    encoder_layers: int = 1
+    decoder_layers: int = 1
+    cvae_layers: int = 1
+    latent_dim: int = 32
+    dropout: float = 0.0
 
     @property
     def sees_images(self) -> bool:
@@ -314,9 +314,9 @@ class ExecutionConfig:
         ensemble_decay: m in the weights exp(-m i), i = 0 the oldest prediction.
     """
 
-    execute: int
-    ensemble: bool
-    ensemble_decay: float
+    execute: int = 4
+    ensemble: bool = False
+    ensemble_decay: float = 0.01
 
     def __post_init__(self) -> None:
         _require(1 <= self.execute <= 500, f"execution.execute={self.execute}: 1 to 500.")
@@ -346,20 +346,20 @@ class TrainerConfig:
         stall_timeout_s: A single step or rollout that takes longer stops the run.
     """
 
-    steps: int
-    batch_size: int
-    lr: float
-    warmup: float
-    weight_decay: float
-    grad_clip: float
-    kl_weight: float
-    shift_px: int
-    ema: float
-    seed: int
-    val_fraction: float
-    log_every: int
-    validate_every: int
-    stall_timeout_s: float
+    steps: int = 3500
+    batch_size: int = 64
+    lr: float = 0.001
+    warmup: float = 0.1
+    weight_decay: float = 0.0001
+    grad_clip: float = 10.0
+    kl_weight: float = 10.0
+    shift_px: int = 4
+    ema: float = 0.0
+    seed: int = 0
+    val_fraction: float = 0.1
+    log_every: int = 50
+    validate_every: int = 350
+    stall_timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every", "validate_every"):
@@ -385,10 +385,10 @@ class ComputeConfig:
         micro_batches: Parts of a batch, one after the other, for a device that has no room for all of it.
     """
 
-    precision: str
-    compile: str
-    frames: str
-    micro_batches: int
+    precision: str = "auto"
+    compile: str = "auto"
+    frames: str = "auto"
+    micro_batches: int = 1
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -409,8 +409,8 @@ class SelectionConfig:
         episodes: Starts of each task and time, the same ones every time, never those that ``act eval`` reports on.
     """
 
-    rollouts: int
-    episodes: int
+    rollouts: int = 10
+    episodes: int = 20
 
     def __post_init__(self) -> None:
         _require(self.rollouts >= 0, f"selection.rollouts={self.rollouts}: not negative.")
@@ -423,17 +423,19 @@ class TrainConfig:
 
     Attributes:
         policy, execution, trainer, compute, selection, sim, rollout: See there.
+        init_from: Run or checkpoint whose weights and normaliser training begins with; "" to begin at random.
         wandb_project: Project at Weights & Biases that gets the records of ``metrics.jsonl`` too; "" for none.
     """
 
-    policy: PolicyConfig
-    execution: ExecutionConfig
-    trainer: TrainerConfig
-    compute: ComputeConfig
-    selection: SelectionConfig
-    sim: SimConfig
-    rollout: RolloutConfig
-    wandb_project: str
+    policy: PolicyConfig = PolicyConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    compute: ComputeConfig = ComputeConfig()
+    selection: SelectionConfig = SelectionConfig()
+    sim: SimConfig = SimConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    init_from: str = ""
+    wandb_project: str = ""
 
     def __post_init__(self) -> None:
         _require(
@@ -457,16 +459,16 @@ class EvalConfig:
         rollout: How the episodes are spread.
     """
 
-    episodes: int
-    seed: int
-    demonstrated_episodes: int
-    control_episodes: int
-    num_videos: int
-    video_size_px: int
-    video_fps: int
-    video_camera: str
-    sim: SimConfig
-    rollout: RolloutConfig
+    episodes: int = 100
+    seed: int = 0
+    demonstrated_episodes: int = 20
+    control_episodes: int = 20
+    num_videos: int = 6
+    video_size_px: int = 320
+    video_fps: int = 20
+    video_camera: str = "corner4"
+    sim: SimConfig = SimConfig()
+    rollout: RolloutConfig = RolloutConfig()
 
     def __post_init__(self) -> None:
         _require(self.episodes >= 1, f"episodes={self.episodes}: at least 1.")

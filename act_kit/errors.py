@@ -7,6 +7,7 @@ what was wrong, what was expected and what to type. Anything else that escapes i
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 
@@ -63,17 +64,22 @@ class TrainingError(ActKitError):
 
 
 class WorkerError(ActKitError):
-    """A process has died that did part of the work."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"A process that {what} died (killed, or out of memory?). What was stored is whole; try again "
-            "with fewer --workers."
-        )
+    """A process that does part of the work has died, or cannot be started."""
 
 
 class RenderError(ActKitError):
     """No OpenGL library that works, or frames that come out blank."""
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that installs what an extra of this package needs: the package itself is on no index."""
+    from importlib.metadata import requires
+
+    from packaging.requirements import Requirement
+
+    found = [Requirement(text) for text in requires("act_kit") or ()]
+    names = [f"{each.name}{each.specifier}" for each in found if each.marker and each.marker.evaluate({"extra": extra})]
+    return shlex.join(["pip", "install", *names])
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

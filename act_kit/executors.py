@@ -12,20 +12,25 @@ import socket
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from act_kit.errors import ConfigError, WorkerError, did_you_mean
-from act_kit.sim.workers import environment, make_pool
+from act_kit import interrupts
+from act_kit.errors import ConfigError, did_you_mean, install_hint
+from act_kit.sim.workers import died, environment, make_pool
 from act_kit.versions import versions
 
 R = TypeVar("R")
 
 _RETRIES = 5
 """How often a job may lose its process or its node before it is to blame itself."""
+
+
+_POLL_S = 0.2
+"""How soon a Ctrl-C is noticed that waits for a good moment."""
 
 
 class Executor(ABC):
@@ -79,11 +84,11 @@ class LocalExecutor(Executor):
                 with environment(self._variables):  # a process may start here
                     pending.append(self._pool.submit(function, *job))
                 if len(pending) > 2 * self.num_workers:
-                    yield pending.popleft().result()
+                    yield _result(pending.popleft())
             while pending:
-                yield pending.popleft().result()
+                yield _result(pending.popleft())
         except BrokenProcessPool as error:
-            raise WorkerError(f"ran {function.__name__}") from error
+            raise died(f"ran {function.__name__}") from error
         finally:
             for future in pending:
                 future.cancel()
@@ -92,6 +97,13 @@ class LocalExecutor(Executor):
         """End the processes."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(future: Future[R]) -> R:
+    """Wait for a result, or for the user to interrupt."""
+    while not wait([future], timeout=_POLL_S).done:
+        interrupts.raise_if_interrupted()
+    return future.result()
 
 
 class RayExecutor(Executor):
@@ -103,9 +115,8 @@ class RayExecutor(Executor):
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         try:
             import ray
-            import ray.util.scheduling_strategies
         except ImportError as error:
-            raise ConfigError("--executor ray needs Ray: pip install 'act_kit[ray]'") from error
+            raise ConfigError(f"--executor ray needs Ray: {install_hint('ray')}") from error
         address = os.environ.get("RAY_ADDRESS", "auto")
         try:
             if address != "auto":
@@ -129,13 +140,15 @@ class RayExecutor(Executor):
 
     def _check_nodes(self, ours: dict[str, str]) -> int:
         """Count the cluster's processors; refuse nodes whose results would not be this machine's to the bit."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         ray = self._ray
         nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")}
         if not nodes:
             raise ConfigError("The Ray cluster has no processors. Add a node: ray start --address=HOST:PORT")
         answers = {}
         for name in nodes:
-            here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(name, soft=False)
+            here = NodeAffinitySchedulingStrategy(name, soft=False)
             answers[name] = ray.remote(scheduling_strategy=here)(versions).remote()
         for name, answer in answers.items():
             host = nodes[name]["NodeManagerHostname"]
@@ -162,7 +175,7 @@ class RayExecutor(Executor):
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ray.exceptions.RayError as error:
-            raise WorkerError(f"ran {function.__name__}") from error
+            raise died(f"ran {function.__name__}", ()) from error
         finally:
             for reference in pending:
                 ray.cancel(reference)

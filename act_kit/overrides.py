@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -39,27 +40,24 @@ def compose(name: str, kind: type[T], overrides: Sequence[str] = (), flags: Mapp
     """Compose ``configs/<name>.yaml`` with Hydra overrides and flags into a ``kind``.
 
     ``flags`` are values by dotted key, None for a flag that was not given; they win, and are never parsed, so they may
-    hold any character.
+    hold any character. Nor are the values of options that are text, unless they are quoted.
 
     Raises:
         ConfigError: An unknown key (with the closest that exists), a value of the wrong type or out of range.
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
+    texts = _texts(kind)
+    given: dict[str, Any] = {}
+    parsed: list[str] = []
     for override in overrides:
-        if "=" not in override:
-            raise ConfigError(f"'{override}' is not an override. Write key=value, such as {_example(kind)}.")
-    try:
-        with initialize_config_dir(str(files("act_kit") / "configs"), version_base="1.3"):
-            composed = hydra_compose(name, overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(error, overrides, kind)) from error
-    values: Any = OmegaConf.to_container(composed, resolve=True)
-    for key, value in (flags or {}).items():
+        _check_override(override, kind)
+        key, _, value = override.partition("=")
+        if key in texts and value[:1] not in ("'", '"'):
+            given[key] = value
+        else:
+            given.pop(key, None)
+            parsed.append(override)
+    values = _compose_with_hydra(name, parsed)
+    for key, value in {**given, **(flags or {})}.items():
         if value is not None:
             *parents, leaf = key.split(".")
             inner = values
@@ -67,6 +65,34 @@ def compose(name: str, kind: type[T], overrides: Sequence[str] = (), flags: Mapp
                 inner = inner[parent]
             inner[leaf] = value
     return build(kind, values)
+
+
+_HYDRA = threading.Lock()
+"""Hydra has one state for the whole process."""
+
+
+def _compose_with_hydra(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Compose plain values, and leave Hydra as it was: the user may be inside their own ``@hydra.main``."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir, version
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    with _HYDRA:
+        theirs, base = GlobalHydra.instance().hydra, version.VersionBase.instance().version_base
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(files("act_kit") / "configs"), version_base="1.3"):
+                composed = hydra_compose(name, overrides=list(overrides))
+                values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_explain(error, overrides)) from error
+        finally:
+            GlobalHydra.instance().hydra = theirs
+            version.VersionBase.instance().version_base = base
+    return values
 
 
 def build(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
@@ -78,7 +104,7 @@ def build(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     known = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            raise ConfigError(f"There is no option '{prefix}{key}'.{did_you_mean(str(key), known)}")
+            raise ConfigError(f"There is no option '{prefix}{key}'.{closest(str(key), list(known))}")
     arguments: dict[str, Any] = {}
     for key, field in known.items():
         if key not in values:
@@ -118,30 +144,77 @@ def _convert(key: str, value: Any, type_name: str) -> Any:
     return value
 
 
-def options(kind: type, prefix: str = "") -> list[str]:
+def options(kind: type) -> list[str]:
     """List the dotted keys of a configuration."""
-    keys: list[str] = []
+    return [key for key, _ in _fields(kind)]
+
+
+def _texts(kind: type) -> set[str]:
+    """Return the dotted keys of the options that are text."""
+    types = {key: field.type for key, field in _fields(kind)}
+    return {key for key, type_name in types.items() if type_name == "str"}
+
+
+def _fields(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    """Yield every option's dotted key and field."""
     for field in dataclasses.fields(kind):
         section = _SECTIONS.get(str(field.type))
-        keys += options(section, f"{prefix}{field.name}.") if section else [prefix + field.name]
-    return keys
+        if section:
+            yield from _fields(section, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, field
 
 
-def _example(kind: type) -> str:
-    return f"{options(kind)[-1]}=…"
+def closest(key: str, keys: Sequence[str]) -> str:
+    """Return ``" Did you mean …?"``: the option of that name in another group, or the one spelled most like it."""
+    leaf = key.rpartition(".")[2]
+    same = [known for known in keys if known.rpartition(".")[2] == leaf]
+    return f" Did you mean '{same[0]}'?" if len(same) == 1 else did_you_mean(key, keys)
 
 
-def _explain(error: Exception, overrides: Sequence[str], kind: type) -> str:
-    """Turn one of Hydra's errors into a line that names the override at fault and the mend."""
+def _not_an_override(word: str, kind: type) -> str:
+    """Say what to type instead of a word without ``=``."""
     keys = options(kind)
+    if word in keys:
+        return f"'{word}' has no value. Fix: {word}=VALUE"
+    hint = closest(word, keys) if "/" not in word else ""
+    return f"'{word}' is not an option. Write key=value, such as {keys[-1]}=….{hint}"
+
+
+def _check_override(override: str, kind: type) -> None:
+    """Refuse an override for which Hydra, which takes a while to load, has no better words.
+
+    Raises:
+        ConfigError: Its key or its preset does not exist, or it is not of the form key=value.
+    """
+    keys = options(kind)
+    groups = {known.partition(".")[0] for known in keys if "." in known}
+    key, is_override, value = override.partition("=")
+    if not is_override:
+        raise ConfigError(_not_an_override(override, kind))
+    key = key.lstrip("+~")
+    if key not in keys and key not in groups:
+        raise ConfigError(f"There is no option '{key}'.{closest(key, keys)}")
+    if override[0] in "+~":
+        raise ConfigError(f"'{override}': options can be neither added nor removed; write {key}=value.")
+    if key == "policy" and value not in presets():
+        raise ConfigError(f"policy={value}: choose from {', '.join(presets())}.{did_you_mean(value, presets())}")
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    """Turn one of Hydra's errors into a line that names the override at fault and the fix."""
     for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        groups = {known.partition(".")[0] for known in keys if "." in known}
-        if key not in keys and key not in groups:
-            return f"There is no option '{key}'.{did_you_mean(key, keys)}"
-        if override[0] in "+~":
-            return f"'{override}': options can be neither added nor removed; write {key}=value."
+        key, _, value = override.partition("=")
+        if "," in value and value[0] not in "[{'\"":
+            several = f"--seeds {value}" if key == "trainer.seed" else "one command for each value."
+            return f"{override}: {key} takes one value. Fix: {several}"
     return f"{' '.join(overrides)}: {str(error).splitlines()[0]}"
+
+
+def presets() -> list[str]:
+    """Return the names that ``policy=`` takes."""
+    folder = files("act_kit") / "configs" / "policy"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -197,3 +270,19 @@ def train_overrides(config: TrainConfig, changes: Mapping[str, Any]) -> list[str
 
 def _differing(config: TrainConfig, other: TrainConfig) -> list[str]:
     return [key for key in options(TrainConfig) if option(config, key) != option(other, key)]
+
+
+def given_options(overrides: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
+    """Return the options of a training that were given, by dotted key; of a preset all it sets but steps."""
+    known = options(TrainConfig)
+    keys = [key for key, value in flags.items() if value is not None]
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key in known:
+            keys.append(key)
+        elif key == "policy":
+            configs = [compose("train", TrainConfig, [f"policy={name}"]) for name in presets()]
+            for of_preset in known:
+                values = {option(config, of_preset) for config in configs}
+                keys += [of_preset] if len(values) > 1 and of_preset != "trainer.steps" else []
+    return list(dict.fromkeys(keys))

@@ -7,6 +7,7 @@ and for the reader; what was not measured is absent, never 0; and after the firs
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import uuid
@@ -15,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from act_kit.errors import ConfigError, DamagedFileError, MetricError, did_you_mean
-from act_kit.files import read_text, write_text
+from act_kit.errors import ConfigError, DamagedFileError, MetricError, did_you_mean, install_hint
+from act_kit.files import SEEDS, read_text, write_text
 from act_kit.sim.tasks import expand_tasks
 
 
@@ -72,15 +73,19 @@ def metric(name: str) -> Metric:
 class MetricLogger:
     """Writes records to ``metrics.jsonl``, the source of truth, and the same ones to TensorBoard and perhaps W&B."""
 
-    def __init__(self, run: Path, *, resume_step: int = 0, wandb_project: str = "") -> None:
+    def __init__(
+        self, run: Path, *, resume_step: int = 0, wandb_project: str = "", config: Mapping[str, Any] | None = None
+    ) -> None:
         """Open the logs of ``run``; records after ``resume_step``, left by a run that was killed, are dropped.
+
+        Weights & Biases get ``config`` too.
 
         Raises:
             ConfigError: A project at Weights & Biases is named, but its client is missing or does not get in.
         """
         from torch.utils.tensorboard import SummaryWriter
 
-        self._wandb = _open_wandb(run, wandb_project) if wandb_project else None
+        self._wandb = _open_wandb(run, wandb_project, config) if wandb_project else None
         self.path = run / "metrics.jsonl"
         self._tensorboard_dir = run / "tensorboard"
         kept = [record for record in read_metrics(run) if record["step"] <= resume_step]
@@ -118,6 +123,11 @@ class MetricLogger:
             self._verify(step, values)
             self._verified = True
 
+    @property
+    def step(self) -> int:
+        """The step of the last record."""
+        return self._step
+
     def latest(self, name: str) -> float | None:
         """Return the last value of a declared metric, or None if it was never measured."""
         return self._latest.get(metric(name).name)
@@ -142,20 +152,49 @@ class MetricLogger:
             raise MetricError(f"The TensorBoard files in {self._tensorboard_dir} lack {', '.join(missing)}.")
 
 
-def _open_wandb(run: Path, project: str) -> Any:
-    """Begin a run at Weights & Biases, or go on with that of ``run``."""
+def _open_wandb(run: Path, project: str, config: Mapping[str, Any] | None = None) -> Any:
+    """Begin a run at Weights & Biases, or go on with that of ``run``; the runs of several seeds are a group."""
     try:
         import wandb
     except ImportError as error:
-        raise ConfigError(f"wandb_project={project} needs W&B's client: pip install 'act_kit[wandb]'") from error
+        raise ConfigError(f"wandb_project={project} needs W&B's client: {install_hint('wandb')}") from error
     note = run / "wandb_id"
+    group = run.resolve().parent.name if (run.resolve().parent / SEEDS).exists() else None
     if not note.exists():
         write_text(note, uuid.uuid4().hex)
     try:
-        return wandb.init(project=project, id=read_text(note), resume="allow", dir=run, name=run.name)
+        return wandb.init(
+            project=project,
+            group=group,
+            id=read_text(note),
+            resume="allow",
+            dir=run,
+            name=run.name,
+            config=dict(config or {}),
+        )
     except wandb.errors.Error as error:
         hint = "Log in (wandb login), or set WANDB_MODE=offline."
         raise ConfigError(f"wandb_project={project}: {error} {hint}") from error
+
+
+def log_evaluation(run: Path, project: str, results: Path) -> None:
+    """Send the episodes of an evaluation of ``run`` (``episodes.csv`` in ``results``) and its videos to its W&B run.
+
+    Raises:
+        ConfigError: The client of Weights & Biases is missing or does not get in.
+    """
+    session = _open_wandb(run, project)
+    import wandb
+
+    rows = list(csv.DictReader(read_text(results / "episodes.csv").splitlines()))
+    name = results.name if results.resolve().parent == run.resolve() else f"{results.parent.name}/{results.name}"
+    values: dict[str, Any] = {
+        f"{name}/episodes": wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+    }
+    for path in sorted((results / "videos").glob("*.mp4")):
+        values[f"{name}/videos/{path.stem}"] = wandb.Video(str(path), format="mp4")
+    session.log(values)
+    session.finish()
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:

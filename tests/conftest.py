@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,10 @@ from act_kit.training.trainer import Trainer
 from benchmarks.teleop import chromium
 
 torch.set_num_threads(1)
+
+# Of a script's background jobs the shell ignores it, and so would every process that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("ACT_KIT_CACHE", str(Path(__file__).parent.parent / ".pytest_cache" / "act_kit"))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,9 +15,9 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from act_kit import cli
-from act_kit.cli.console import interrupts_deferred
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.eval.evalset import make_evalset
@@ -34,20 +34,44 @@ def run(
     """Run ``act`` in this process; return exit code, output and error output."""
     monkeypatch.setattr("sys.argv", ["act", *map(str, arguments)])
     code: object = 0
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         cli.main()
     except SystemExit as exit_:
         code = exit_.code
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     out, err = capsys.readouterr()
     return int(code or 0), out, err  # type: ignore[call-overload]
 
+
+LOOKS = ("policy.inputs=image+proprio", "policy.cameras=[corner4]")
 
 WRONG = {
     "unknown task": (("collect", "--task", "pick-plce-v3"), "Did you mean 'pick-place-v3'?"),
     "unknown task in the demo": (("demo", "--task", "pick-plce-v3"), "Did you mean 'pick-place-v3'?"),
     "unknown override": (("collect", "steps_after_sucess=3"), "Did you mean 'steps_after_success'?"),
     "unknown nested override": (("train", "--data", "DATA", "trainer.stepz=3"), "Did you mean 'trainer.steps'?"),
-    "unknown preset": (("train", "--data", "DATA", "policy=act_tiny"), "act_tiny"),
+    "unknown preset": (("train", "--data", "DATA", "policy=act_smal"), "Did you mean 'act_small'?"),
+    "several values": (("train", "--data", "DATA", "trainer.seed=0,1,2"), "Fix: --seeds 0,1,2"),
+    "option of another group": (("train", "--data", "DATA", "policy.kl_weight=1"), "Did you mean 'trainer.kl_weight'?"),
+    "option of another group, without a value": (("train", "--data", "DATA", "policy.kl_weight"), "trainer.kl_weight"),
+    "option without a value": (("train", "--data", "DATA", "trainer.lr"), "Fix: trainer.lr=VALUE"),
+    "data without a flag": (("train", "data/x"), "Fix: act train --data data/x"),
+    "a dataset to evaluate": (("eval", "DATA"), "is a dataset, not a run. Fix: act train --data"),
+    "a run to train on": (("train", "--data", "RUN"), "is a run, not a dataset"),
+    "a run to report on": (("report", "RUN"), "is a run, not a dataset"),
+    "a run to render": (("render", "RUN"), "is a run, not a dataset"),
+    "missing weights": (("train", "--data", "DATA", *LOOKS, "policy.backbone_weights=no.pth"), "there is no such file"),
+    "a file as output": (("report", "DATA", "--out", "PUSH"), "exists"),
+    "findings into a folder": (("doctor", "DATA", "--out", "FOREIGN"), "is a folder. Fix: name a file"),
+    "a page over something": (("data", "view", "DATA", "--out", "FOREIGN"), "exists"),
+    "a comparison over something": (("compare", "RUN", "RUN", "--out", "FOREIGN"), "exists"),
+    "a report over something": (("report", "DATA", "--out", "FOREIGN"), "exists"),
+    "nowhere to write": (("report", "DATA", "--out", "/proc/nothing/here"), "cannot be written"),
+    "nothing to resume without a folder": (("train", "--resume"), "Which run?"),
+    "a missing policy to correct": (("collect", "--demonstrator", "policy", "--from", "no"), "no trained policy at no"),
     "not an override": (("train", "--data", "DATA", "fast"), "Write key=value"),
     "broken override": (("collect", "n=[1,"), "n=[1,"),
     "added override": (("train", "--data", "DATA", "+trainer.steps=4"), "neither added nor removed"),
@@ -65,7 +89,6 @@ WRONG = {
     "degenerate data": (("train", "--data", "ONE_START", "--out", "run"), "--allow-degenerate"),
     "missing run": (("eval", "nowhere"), "There is no trained policy at nowhere"),
     "nothing to resume": (("train", "--resume", "--out", "nowhere"), "There is no run at nowhere"),
-    "resume with changes": (("train", "--resume", "--out", "RUN", "--steps", "9"), "give --out alone"),
     "existing output": (("collect", "--out", "DATA"), "--overwrite replaces it"),
     "not ours to overwrite": (("collect", "--out", "FOREIGN", "--overwrite"), "was not made by act"),
     "unknown starts": (("eval", "RUN", "--starts", "frehs"), "Did you mean 'fresh'?"),
@@ -139,7 +162,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(
 ) -> None:
     code, _, err = run(monkeypatch, capsys, "collect", "--n", 1, "--out", "/proc/nothing/here")
     assert code == 2
-    assert "Choose another --out" in err
+    assert "Fix: choose another --out" in err
 
 
 @pytest.mark.gl
@@ -199,6 +222,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     killed = subprocess.Popen(
         [sys.executable, "-c", "from act_kit.cli import main; main()", *map(str, command), "--out", tmp_path / "parts"],
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         env=ONE_THREAD,
     )
@@ -302,6 +326,34 @@ def test_help_is_fast_and_complete() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+QUICK = [case for case in WRONG if WRONG[case][0][0] != "demo" and case not in (
+    "degenerate data", "starts of another task", "too many executed", "unknown starts", "unknown demonstrator",
+    "out of range", "more executed than predicted", "no seeds", "the same seed twice", "seeds and a seed",
+    "seeds and an override", "no such evaluation to compare", "unknown camera", "unknown size", "negative rows",
+)]  # fmt: skip
+"""What can be refused without PyTorch, MuJoCo or zarr."""
+
+
+@pytest.mark.parametrize("case", QUICK)
+def test_what_can_be_refused_at_once_takes_no_second(case: str, places: dict[str, Path]) -> None:
+    """A second of CPU time on a machine of its own; on a crowded one its processors are slower."""
+    arguments = [str(places.get(argument, argument)) for argument in WRONG[case][0]]
+    code = (
+        "import resource, sys\n"
+        "from act_kit.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "    heavy = {'torch', 'mujoco', 'zarr', 'scipy', 'matplotlib', 'metaworld'} & set(sys.modules)\n"
+        "    print(used.ru_utime + used.ru_stime, *sorted(heavy))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=ONE_THREAD)
+    seconds, *heavy = done.stdout.splitlines()[-1].split()
+    assert (done.returncode, heavy) == (2, []), done.stderr
+    assert float(seconds) < 1.5
+
+
 def test_free_text_in_paths_is_never_parsed(tmp_path: Path) -> None:
     out = tmp_path / "a=b (c), {d}[e]"
     act("collect", "--task", "reach-v3", "--n", 1, "--workers", 1, "--out", out, check=0)
@@ -346,13 +398,77 @@ def test_rendered_and_looked_at(gl: Gl, tmp_path: Path) -> None:
     assert next(ImageStore(EpisodeStore.open(data), "corner4").blocks())[1].shape[1:] == (32, 32, 3)
 
 
-def test_an_interrupt_waits_for_a_good_moment_and_a_second_does_not() -> None:
-    before = signal.getsignal(signal.SIGINT)  # ignored, where the tests run in the background of a script
-    with interrupts_deferred() as raise_if_interrupted:
-        raise_if_interrupted()
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            raise_if_interrupted()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGINT) is before
+def test_versions_and_the_module(tmp_path: Path) -> None:
+    shown = act("--version", check=0).stdout
+    assert shown.startswith("act_kit ")
+    assert "mujoco 3.3.0" in shown
+    done = subprocess.run([sys.executable, "-m", "act_kit", "--version"], capture_output=True, text=True)
+    assert done.stdout == shown
+    assert "--install-completion" in act("--help", check=0).stdout
+
+
+def test_the_configuration_is_printed_and_nothing_done(
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[tuple[object, ...]] = [
+        ("collect", "--task", "push-v3", "--n", 7, "--out", "new"),
+        ("train", "--data", places["DATA"], "trainer.lr=0.25", "--out", "new"),
+        ("eval", places["RUN"], "--episodes", 7, "--out", "new"),
+    ]
+    for (verb, *rest), key in zip(commands, ("n", "trainer", "episodes"), strict=True):
+        code, printed, err = run(monkeypatch, capsys, verb, *rest, "--print-config")
+        values = yaml.safe_load(printed)
+        assert (code, err) == (0, "")
+        assert values[key] == 7 or values[key]["lr"] == 0.25
+        code, planned, err = run(monkeypatch, capsys, verb, *rest, "--dry-run")
+        assert (code, planned.startswith(printed), "# would" in planned) == (0, True, True), err
+    assert not Path("new").exists()
+
+
+def test_a_log_gets_plain_lines_as_it_goes(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    overrides = [*TINY, "selection.rollouts=1"]
+    lines = act("train", "--data", reach_store.path, *overrides, "--out", tmp_path / "r", check=0).stdout.splitlines()
+    records = [line for line in lines if line.startswith("[")]
+    assert len(records) == 7, "steps 1, 10, …, 60"
+    assert re.fullmatch(
+        r"\[\d+:\d\d\] train 30/60, \S+ of \d+/s, L1 [\d.]+ val [\d.]+, success n/a, \d:\d\d left", records[3]
+    )
+    assert re.search(r"train 60/60, .* success \d+ \[", records[-1])
+    collected = act("collect", "--task", "reach-v3", "--n", 20, "--workers", 1, "--out", tmp_path / "d", check=0).stdout
+    assert 5 <= sum(line.startswith("[") for line in collected.splitlines()) <= 12
+    assert "0.0/s" not in collected
+
+
+@pytest.mark.parametrize(
+    "variables", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}]
+)
+def test_no_home_and_no_utf8(reach_store: EpisodeStore, tmp_path: Path, variables: dict[str, str]) -> None:
+    """A user without a name or a home, whose locale is ASCII, and whose folders have umlauts."""
+    data = tmp_path / "grün"
+    shutil.copytree(reach_store.path, data)
+    names = ("HOME", "ACT_KIT_CACHE", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in ONE_THREAD.items() if name not in names} | variables
+    nobody = (
+        "import os, pwd, warnings\n"
+        "def getpwuid(number): raise KeyError('no such user')\n"
+        "pwd.getpwuid = getpwuid\n"
+        "from act_kit.cli import main; main()"
+    )
+    for arguments in (
+        ["report", data],
+        ["train", "--data", data, *TINY, "selection.rollouts=0", "--out", tmp_path / "ü"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-X", "warn_default_encoding", "-c", nobody, *map(str, arguments)],
+            capture_output=True, env=environment,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        ours = [line for line in done.stderr.splitlines() if b"act_kit" in line and b"EncodingWarning" in line]
+        assert ours == []
+    assert "reach-v3" in (tmp_path / "grün-report" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    environment = {**ONE_THREAD, "ACT_KIT_CACHE": str(tmp_path / "file" / "cache")}
+    act("report", reach_store.path, "--out", tmp_path / "report", check=0, env=environment)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ def test_defaults_are_complete_and_come_back(name: str, kind: type) -> None:
     config = compose(name, kind)
     assert build(kind, to_dict(config)) == config
     assert len(options(kind)) > 5
+    assert kind() == config, "the defaults of the dataclass are those of the YAML"
 
 
 @settings(deadline=None, max_examples=40)
@@ -91,3 +94,42 @@ def test_every_option_is_used_by_a_test(kind: type) -> None:
     tests = "".join(file.read_text() for file in here.parent.rglob("*.py") if file != here)
     for option in options(kind):
         assert f"{option}=" in tests or f'"--{option}"' in tests, option
+
+
+AWKWARD = "a b/[ü]=c~ 'd' ${e}, {f}"
+
+
+@pytest.mark.parametrize("key", ["dagger.run", "task", "teleop.operator"])
+def test_text_is_taken_as_it_is(key: str) -> None:
+    overrides = ["demonstrator=policy", "dagger.run=somewhere", f"{key}={AWKWARD}"]
+    config: object = compose("collect", CollectConfig, overrides)
+    for name in key.split("."):
+        config = getattr(config, name)
+    assert config == AWKWARD
+
+
+def test_composing_leaves_the_users_own_hydra_alone_and_works_in_threads(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(SCRIPT, encoding="utf-8")
+    done = subprocess.run([sys.executable, "app.py"], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "4 app\n"), done.stderr
+
+
+SCRIPT = """
+from concurrent.futures import ThreadPoolExecutor
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from act_kit import TrainConfig, compose
+
+@hydra.main(version_base="1.3", config_path=None)
+def main(config):
+    before = GlobalHydra.instance().hydra
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(compose, "train", TrainConfig, ["trainer.seed=1"]) for _ in range(4)]
+        seeds = [run.result().trainer.seed for run in runs]
+    assert GlobalHydra.instance().hydra is before
+    print(sum(seeds), HydraConfig.get().job.name)
+
+if __name__ == "__main__":
+    main()
+"""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError, MetricError
-from act_kit.telemetry import METRICS, MetricLogger, read_metrics, series
+from act_kit.overrides import to_dict
+from act_kit.telemetry import METRICS, MetricLogger, log_evaluation, read_metrics, series
 from act_kit.training.trainer import Trainer
 from tests.conftest import tiny_config
 
@@ -83,7 +85,7 @@ def test_a_log_that_holds_nothing_stops_the_run_at_once(tmp_path: Path, monkeypa
 def test_a_record_that_does_not_reach_the_disk_stops_the_run_at_once(tmp_path: Path) -> None:
     logger = MetricLogger(tmp_path)
     logger._file.close()
-    with Path("/dev/null").open("a") as nowhere:
+    with Path("/dev/null").open("a", encoding="utf-8") as nowhere:
         logger._file = nowhere
         with pytest.raises(MetricError, match="does not hold what was just written"):
             logger.log(1, {"train/loss": 1.0})
@@ -147,5 +149,47 @@ def test_weights_and_biases_gets_the_same_records_and_goes_on_with_the_same_run(
 
 def test_an_uninstalled_or_closed_weights_and_biases_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ConfigError, match=r"needs W&B's client: pip install 'act_kit\[wandb\]'"):
+    with pytest.raises(ConfigError, match=r"needs W&B's client: pip install 'wandb>=0\.19'"):
         MetricLogger(tmp_path, wandb_project="manipulation")
+
+
+def test_weights_and_biases_gets_configuration_group_tables_and_videos(
+    reach_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[dict[str, object]] = []
+    logged: list[dict[str, object]] = []
+
+    class Session:
+        def log(self, values: dict[str, object]) -> None:
+            logged.append(values)
+
+        def finish(self) -> None:
+            pass
+
+    def init(**options: object) -> Session:
+        begun.append(options)
+        return Session()
+
+    client = SimpleNamespace(
+        init=init,
+        errors=SimpleNamespace(Error=RuntimeError),
+        Table=lambda columns, data: ("table", columns, data),
+        Video=lambda path, format: ("video", path, format),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", client)
+    run = tmp_path / "chunks" / "seed-0"
+    run.mkdir(parents=True)
+    (run.parent / "seeds.json").write_text("[0]", encoding="utf-8")
+    config = tiny_config("wandb_project=manipulation", "trainer.steps=2", "trainer.log_every=1")
+    Trainer(config, [reach_store], run, selector=None).train()
+    assert (begun[0]["group"], begun[0]["config"]) == ("chunks", to_dict(config))
+    results = run / "eval-fresh"
+    (results / "videos").mkdir(parents=True)
+    (results / "videos" / "0003-failure.mp4").touch()
+    (results / "episodes.csv").write_text("episode,success_once\n0,1\n", encoding="utf-8")
+    log_evaluation(run, "manipulation", results)
+    assert begun[-1]["id"] == begun[0]["id"]
+    assert logged[-1] == {
+        "eval-fresh/episodes": ("table", ["episode", "success_once"], [["0", "1"]]),
+        "eval-fresh/videos/0003-failure": ("video", str(results / "videos" / "0003-failure.mp4"), "mp4"),
+    }

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from act_kit.cli.console import complain, console, say
-from act_kit.cli.options import ExecutorName, Overrides, Overwrite, Workers, count_workers
+from act_kit import interrupts
+from act_kit.cli.console import complain, say
+from act_kit.cli.options import (
+    DryRun,
+    ExecutorName,
+    Overrides,
+    Overwrite,
+    PrintConfig,
+    Workers,
+    count_workers,
+    show_config,
+)
+from act_kit.cli.preflight import require_datasets, require_free, require_run, require_writable
 from act_kit.config import CollectConfig
 from act_kit.errors import ConfigError
 from act_kit.overrides import compose
 
 if TYPE_CHECKING:
     from act_kit.datasets.store import EpisodeStore
-    from act_kit.executors import Executor
 
 _STEP_BYTES = 3000
 """Of an uncompressed step; compressed, most take a fifth."""
@@ -67,18 +79,22 @@ def collect(
     ] = None,
     workers: Workers = 0,
     executor: ExecutorName = "local",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a collection that was stopped.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Resume a collection that was stopped, or begin it; --n may be more than before."
+        ),
+    ] = False,
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
 ) -> None:
     """Collect successful demonstrations into a zarr dataset, by default from a new random start each.
 
     [dim]act collect --task pick-place-v3 --randomize --n 200[/]
     """
-    from act_kit.collection.demonstrators import make_demonstrator
     from act_kit.executors import Spread
     from act_kit.files import locked, prepare_output, require_space
-    from act_kit.sim.render import check_cameras
-    from act_kit.sim.starts import StartLaw
     from act_kit.sim.tasks import expand_tasks
 
     flags = {
@@ -87,16 +103,28 @@ def collect(
         "replay.perturb": perturb, "teleop.operator": operator, **_made_from(demonstrator, made_from),
     }  # fmt: skip
     tasks = expand_tasks(task) if task else [None]
-    configs = [compose("collect", CollectConfig, overrides or [], {"task": name, **flags}) for name in tasks]
+    first = compose("collect", CollectConfig, overrides or [], {"task": tasks[0], **flags})
+    configs = [replace(first, task=name or first.task) for name in tasks]
     folders = {
         config.task: (out / config.task if len(tasks) > 1 else out) if out else Path("data") / config.task
         for config in configs
     }
-    spread = Spread(executor=executor, num_workers=min(count_workers(workers), max(config.n for config in configs)))
+    spread = Spread(executor=executor, num_workers=min(count_workers(workers), first.n))
+    if print_config:
+        show_config(first)
+        return
     for config in configs:
-        # An unknown task or law is refused before anything is written, and what is made from is not overwritten.
-        StartLaw(config.task, config.start_law)
+        _check(config, folders[config.task], resume=resume, overwrite=overwrite)
+    if dry_run:
+        show_config(first, [f"would collect into {folder}" for folder in folders.values()])
+        return
+    from act_kit.cli.data_stages import run_collection, run_teleop
+    from act_kit.collection.demonstrators import make_demonstrator
+
+    for config in configs:
         if config.demonstrator == "teleop":
+            from act_kit.sim.render import check_cameras
+
             check_cameras(config.teleop.cameras)
             if len(configs) > 1:
                 raise ConfigError(f"By hand, one task at a time: --task {config.task}.")
@@ -108,7 +136,6 @@ def collect(
         context.with_resource(locked(folders[config.task]))
         if not resume:
             prepare_output(folders[config.task], overwrite=overwrite, how_to_go_on="--resume goes on with it")
-    first = configs[0]
     num_steps = 150 * sum(config.n for config in configs)
     what = f"{first.n} demonstrations" + (f" of each of {len(configs)} tasks" if len(configs) > 1 else "")
     require_space(folders[first.task], num_steps * _STEP_BYTES, what)
@@ -118,46 +145,43 @@ def collect(
             "it and fails from every other; act train will refuse them. Use --randomize."
         )
     if first.demonstrator == "teleop":
-        _demonstrate(first, folders[first.task], resume=resume)
+        with interrupts.resumed_by(_resume_command(first, folders[first.task])):
+            _say_what_came(first, run_teleop(first, folders[first.task], resume=resume), folders[first.task])
+        _say_what_next(folders[first.task])
         return
     # In a process of its own, whose threads can be told: bits must not depend on how many there are.
     with spread.make_executor({"OMP_NUM_THREADS": "1"} if first.demonstrator == "policy" else None) as running:
         for config in configs:
-            _collect(config, folders[config.task], running, resume=resume, is_one_of_many=len(configs) > 1)
+            folder = folders[config.task]
+            again = "the same command with --resume" if len(configs) > 1 else _resume_command(config, folder)
+            with interrupts.resumed_by(again):
+                _say_what_came(config, run_collection(config, folder, executor=running, resume=resume), folder)
     if len(configs) == 1:
         _say_what_next(folders[first.task])
 
 
-def _collect(config: CollectConfig, out: Path, executor: Executor, *, resume: bool, is_one_of_many: bool) -> None:
-    """Collect one dataset and say what came of it."""
-    from act_kit.cli.data_stages import run_collection
+def _check(config: CollectConfig, out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse an unknown task or law, sources that are missing, and an output that cannot be written."""
+    from act_kit.sim.starts import StartLaw
 
-    try:
-        store = run_collection(config, out, executor=executor, resume=resume)
-    except KeyboardInterrupt:
-        go_on = "the same command with --resume" if is_one_of_many else f"{config.command} --out {out} --resume"
-        say(f"Stopped; what is complete is kept. To go on: {go_on}")
-        raise typer.Exit(130) from None
-    _say_what_came(config, store, out)
+    StartLaw(config.task, config.start_law)
+    if config.replay.dataset:
+        require_datasets([Path(config.replay.dataset)])
+    if config.dagger.run:
+        require_run(Path(config.dagger.run))
+    if resume:
+        require_writable(out)
+    else:
+        require_free(out, overwrite=overwrite, otherwise="The same command with --resume resumes it")
 
 
-def _demonstrate(config: CollectConfig, out: Path, *, resume: bool) -> None:
-    """Demonstrate by hand and say what came of it."""
-    from act_kit.cli.data_stages import run_teleop
-
-    try:
-        store = run_teleop(config, out, resume=resume)
-    except KeyboardInterrupt:
-        there = f"To go on: {config.command} --out {out} --resume" if out.exists() else "Nothing was kept."
-        say(f"Stopped; what was kept is on disk. {there}")
-        raise typer.Exit(130) from None
-    assert store is not None, "it ends when all is demonstrated"
-    _say_what_came(config, store, out)
-    _say_what_next(out)
+def _resume_command(config: CollectConfig, out: Path) -> str:
+    return f"{config.command} --out {shlex.quote(str(out))} --resume"
 
 
 def _say_what_next(out: Path) -> None:
-    console.print(f"Next: [bold]act report {out}[/] and [bold]act train --data {out}[/]")
+    folder = shlex.quote(str(out))
+    say(f"Next: act report {folder} and act train --data {folder}")
 
 
 def _say_what_came(config: CollectConfig, store: EpisodeStore, out: Path) -> None:

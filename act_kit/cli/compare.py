@@ -9,7 +9,7 @@ import typer
 
 from act_kit.cli.console import complain, console, say
 from act_kit.cli.options import Overwrite
-from act_kit.errors import OutputError
+from act_kit.errors import ComparisonError, OutputError
 from act_kit.files import prepare_output
 
 
@@ -36,8 +36,10 @@ def compare(
 
     The exit code is 2 where no verdict could be given.
     """
+    for path in arms:
+        if not path.is_dir():
+            raise ComparisonError(f"There is no folder {path}.")
     check_output(out, overwrite=overwrite)
-
     from rich.table import Table
     from rich.text import Text
 

@@ -9,6 +9,8 @@ import typer
 
 from act_kit.cli.console import progress_bar, say
 from act_kit.cli.options import Overwrite
+from act_kit.cli.preflight import require_free
+from act_kit.errors import DatasetError
 
 
 def convert(
@@ -39,6 +41,9 @@ def convert(
     [dim]act data convert data/pick-place-v3 pick_place.zarr --to diffusion-policy[/]
     [dim]act data convert sim_transfer_cube_scripted data/transfer-cube --task transfer-cube[/]
     """
+    if not source.exists():
+        raise DatasetError(f"There is nothing at {source}.")
+    require_free(out, overwrite=overwrite, otherwise="Nothing was converted")
     from act_kit.datasets.formats.content import Keys
     from act_kit.datasets.formats.convert import convert as convert_dataset
 

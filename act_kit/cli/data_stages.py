@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from act_kit.cli.console import interrupts_deferred, progress_bar, say
+from act_kit import interrupts
+from act_kit.cli.console import Rate, progress_bar, say
 from act_kit.collection.collect import Progress, collect
 from act_kit.collection.render import render
 from act_kit.config import CollectConfig
 from act_kit.datasets.store import EpisodeStore
-from act_kit.errors import ConfigError
+from act_kit.errors import ConfigError, install_hint
 from act_kit.executors import Executor, Spread
 from act_kit.sim.render import RenderSettings, find_gl
 
 
 def run_collection(config: CollectConfig, out: Path, *, executor: Executor, resume: bool = False) -> EpisodeStore:
-    """Collect a dataset; Ctrl-C stops it between two attempts."""
-    with progress_bar("rates") as bar, interrupts_deferred() as raise_if_interrupted:
+    """Collect a dataset; Ctrl-C stops it between two attempts. ``resume`` begins what was not begun."""
+    with progress_bar("rates") as bar, interrupts.deferred() as raise_if_interrupted:
         line = bar.add_task(f"collect {config.task}", total=config.n, rates="")
+        speed = Rate()
 
         def show(progress: Progress) -> None:
             success = 100 * progress.num_kept / progress.num_attempts
-            text = f"success {success:.0f} % of {progress.num_attempts}, {bar.tasks[line].speed or 0:.1f}/s"
-            bar.update(line, completed=progress.num_kept, rates=text)
+            parts = [f"success {success:.0f} % of {progress.num_attempts}", speed(progress.num_kept)]
+            bar.update(line, completed=progress.num_kept, rates=", ".join(filter(None, parts)))
             raise_if_interrupted()
 
-        return collect(config, out, executor=executor, resume=resume, on_progress=show)
+        return collect(config, out, executor=executor, resume=resume and out.exists(), on_progress=show)
 
 
 def run_rendering(
@@ -38,7 +41,7 @@ def run_rendering(
     with (
         spread.make_executor(gl.environment) as executor,
         progress_bar() as bar,
-        interrupts_deferred() as raise_if_interrupted,
+        interrupts.deferred() as raise_if_interrupted,
     ):
         line = bar.add_task(f"render {', '.join(cameras)}", total=store.num_episodes)
 
@@ -49,10 +52,13 @@ def run_rendering(
         render(store, cameras, settings, executor=executor, overwrite=overwrite, on_progress=show)
 
 
-def run_teleop(config: CollectConfig, out: Path, *, resume: bool = False) -> EpisodeStore | None:
-    """Serve the page to demonstrate from until all is demonstrated, or Ctrl-C; None if nothing was kept."""
+def run_teleop(config: CollectConfig, out: Path, *, resume: bool = False) -> EpisodeStore:
+    """Serve the page to demonstrate from until all is demonstrated.
+
+    Raises:
+        KeyboardInterrupt: It was stopped before that; what was kept is on disk.
+    """
     import asyncio
-    import getpass
     import secrets
     from dataclasses import replace
 
@@ -60,17 +66,17 @@ def run_teleop(config: CollectConfig, out: Path, *, resume: bool = False) -> Epi
         from act_kit.collection.teleop.server import HOST, Teleop, listen
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--demonstrator teleop needs {error.name}, which is not installed: pip install 'act_kit[teleop]'"
+            f"--demonstrator teleop needs {error.name}, which is not installed: {install_hint('teleop')}"
         ) from error
     from act_kit.collection.teleop.picture import Picture
     from act_kit.collection.teleop.session import Session
     from act_kit.sim.simulator import Simulator
 
-    teleop = replace(config.teleop, operator=config.teleop.operator or getpass.getuser())
+    teleop = replace(config.teleop, operator=config.teleop.operator or _user())
     config = replace(config, teleop=teleop)
     gl = find_gl()
     simulator = Simulator(config.task, config.sim.engine)
-    session = Session(config, out, simulator, resume=resume)
+    session = Session(config, out, simulator, resume=resume and out.exists())
     token = secrets.token_urlsafe(16)
     settings = RenderSettings(height_px=teleop.size_px, width_px=teleop.size_px)
     picture = Picture(gl, teleop.cameras, settings)
@@ -79,8 +85,22 @@ def run_teleop(config: CollectConfig, out: Path, *, resume: bool = False) -> Epi
             port = listening.getsockname()[1]
             say(f"Drawing with {gl}. Demonstrate here: http://{HOST}:{port}/?token={token}")
             say(f"From another machine, first: ssh -L {port}:{HOST}:{port} THIS_MACHINE. Ctrl-C ends it.")
-            asyncio.run(Teleop(session, simulator, picture, token).run(listening))
+            with interrupts.deferred() as raise_if_interrupted:
+                asyncio.run(Teleop(session, simulator, picture, token).run(listening))
+                raise_if_interrupted()
     finally:
         picture.close()
         store = session.finish()
+    if store is None or session.num_kept < config.n:  # uvicorn ends at a signal that this process ignores
+        raise KeyboardInterrupt
     return store
+
+
+def _user() -> str:
+    """Return the name this user is logged in with; of one without a name, the number."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # KeyError before Python 3.13
+        return f"user-{os.getuid()}"

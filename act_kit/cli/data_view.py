@@ -9,6 +9,7 @@ import typer
 
 from act_kit.cli.console import complain, progress_bar, say
 from act_kit.cli.options import Overwrite, Workers, count_workers
+from act_kit.cli.preflight import require_datasets, require_free
 
 
 def view(
@@ -28,6 +29,10 @@ def view(
 
     [dim]act data view data/pick-place-v3[/]
     """
+    require_datasets([dataset])
+    named = dataset if dataset.name not in ("", "..") else dataset.resolve()
+    out = out or named.with_name(named.name + "-view")
+    require_free(out, overwrite=overwrite, otherwise="It holds an earlier page")
     from act_kit.datasets.store import EpisodeStore
     from act_kit.datasets.view import make_videos, write_view
     from act_kit.errors import OutputError
@@ -36,8 +41,6 @@ def view(
 
     store = EpisodeStore.open(dataset)
     settings = RenderSettings.of_size(size) if size else None
-    named = dataset if dataset.name not in ("", "..") else dataset.resolve()
-    out = out or named.with_name(named.name + "-view")
     ends = out.resolve(), dataset.resolve()
     if ends[0] == ends[1] or ends[0] in ends[1].parents or ends[1] in ends[0].parents:
         raise OutputError(f"{out} and {dataset} are in one another. Choose another --out.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,8 @@ import typer
 
 from act_kit.cli.console import console, say
 from act_kit.cli.options import Workers, count_workers
+from act_kit.cli.preflight import kind_of, require_writable
+from act_kit.errors import CheckpointError, OutputError
 
 
 def doctor(
@@ -27,6 +30,17 @@ def doctor(
     Looks at logs, data, checkpoint and evaluations, measures what they do not say, and ranks what it finds. The exit
     code is 2 if something critical is confirmed.
     """
+    if target and not (kind_of(target) or any(map(kind_of, target.glob("[!.]*")))):
+        raise CheckpointError(
+            f"There is neither a run (config.yaml) nor a dataset (zarr.json) at {target}. act doctor RUN, act doctor "
+            "DATASET, or act doctor alone for this machine."
+        )
+    if out:
+        require_writable(out.parent)
+        if out.is_dir():
+            raise OutputError(
+                f"{out} is a folder. Fix: name a file, such as --out {shlex.quote(str(out / 'doctor.json'))}"
+            )
     from rich.text import Text
 
     from act_kit.diagnosis.doctor import (

@@ -8,8 +8,28 @@ from typing import Annotated
 import typer
 
 from act_kit.cli.console import complain, console, say
-from act_kit.cli.options import Device, ExecutorName, Overrides, Overwrite, Workers, choose_device, count_workers
-from act_kit.errors import ConfigError
+from act_kit.cli.options import (
+    Device,
+    DryRun,
+    ExecutorName,
+    Overrides,
+    Overwrite,
+    PrintConfig,
+    Workers,
+    check_device,
+    choose_device,
+    count_workers,
+    show_config,
+)
+from act_kit.cli.preflight import require_free, require_run
+from act_kit.config import EvalConfig
+from act_kit.errors import ConfigError, DatasetError, did_you_mean
+from act_kit.executors import Spread
+from act_kit.files import read_json
+from act_kit.overrides import compose
+
+STARTS = ("fresh", "dataset", "grid", "ood")
+"""What ``--starts`` takes beside a file."""
 
 QUICK, PAPER = 30, 500
 """Episodes: a look, and what a paper reports; 100 are in between."""
@@ -53,6 +73,8 @@ def evaluate(
     workers: Workers = 0,
     executor: ExecutorName = "local",
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
 ) -> None:
     """Evaluate a policy: success with its interval, distances, controls on the same starts, a page with maps.
 
@@ -60,17 +82,31 @@ def evaluate(
 
     [dim]act eval runs/pick-place-v3 --episodes 100 --record-video[/]
     """
+    if (episodes is not None) + quick + paper > 1:
+        raise ConfigError("--episodes, --quick and --paper all say how many episodes: give one of them.")
+    require_run(run)
+    num = QUICK if quick else PAPER if paper else episodes
+    config = compose("eval", EvalConfig, overrides or [], {"episodes": num, "seed": seed})
+    if print_config:
+        show_config(config)
+        return
+    check_device(device)
+    spread = Spread(executor=executor, num_workers=count_workers(workers))
+    place = out or run / f"eval-{_kind_of(starts)}"
+    require_free(place, overwrite=overwrite, otherwise="It holds an evaluation")
+    if dry_run:
+        show_config(
+            config, [f"would evaluate {run} on {starts} starts into {place}, with {spread.num_workers} processes"]
+        )
+        return
     import torch
 
     from act_kit.cli.policy_stages import run_evaluation
-    from act_kit.config import EvalConfig
     from act_kit.eval.evalset import evalsets_from
     from act_kit.eval.gates import Gate
     from act_kit.eval.overview import overview_table
     from act_kit.eval.report import terminal_table
-    from act_kit.executors import Spread
     from act_kit.files import check_output, locked
-    from act_kit.overrides import compose
     from act_kit.policy.policy import Policy
     from act_kit.training.run import note_evaluation
 
@@ -78,10 +114,6 @@ def evaluate(
     # once this has been called, however it is set again, training takes a sixth longer.)
     torch.set_num_threads(1)
     gates = [Gate.parse(text) for text in gate or []]
-    if (episodes is not None) + quick + paper > 1:
-        raise ConfigError("--episodes, --quick and --paper all say how many episodes: give one of them.")
-    num = QUICK if quick else PAPER if paper else episodes
-    config = compose("eval", EvalConfig, overrides or [], {"episodes": num, "seed": seed})
     policy = Policy.load(run, device=choose_device(device)).with_execution(execute=execute, ensemble=ensemble)
     say(f"{policy.num_tensors} of {policy.num_tensors} tensors loaded, probe reproduced: {policy}")
     evalsets = evalsets_from(starts, policy.contract, config)
@@ -101,7 +133,7 @@ def evaluate(
         record_video=record_video,
         sweep_execution=sweep_execution,
         overwrite=overwrite,
-        spread=Spread(executor=executor, num_workers=count_workers(workers)),
+        spread=spread,
     )
     if policy.folder:
         note_evaluation(policy.folder, out)
@@ -115,3 +147,22 @@ def evaluate(
         (say if passed else complain)(line)
     if not all(passed for passed, _ in verdicts):
         raise typer.Exit(GATE_FAILED)
+
+
+def _kind_of(starts: str) -> str:
+    """Return the kind of starts that ``--starts`` asks for.
+
+    Raises:
+        DatasetError: It is neither a kind nor a file of starts.
+    """
+    if starts in STARTS:
+        return starts
+    try:
+        kind = read_json(Path(starts))["kind"]
+        return STARTS[STARTS.index(kind)]  # no path is made of a file's text
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"'{starts}' is neither a file nor one of {', '.join(STARTS)}.{did_you_mean(starts, STARTS)}"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{starts} is not an evaluation set. Fix: use a starts.json that act eval wrote.") from error

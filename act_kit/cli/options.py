@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from act_kit.errors import ConfigError
+from act_kit.overrides import to_dict
 from act_kit.sim.workers import num_cpus
 
 Workers = Annotated[
@@ -20,6 +22,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]…", help="Any option of the configuration.", show_default=False),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the configuration and what would be done, and do nothing.")
+]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the composed configuration, YAML, and exit.")]
 Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu or cuda.")]
 
 
@@ -28,15 +34,29 @@ def count_workers(workers: int) -> int:
     return workers or num_cpus()
 
 
+def show_config(config: object, plan: Sequence[str] = ()) -> None:
+    """Print a configuration as YAML, and then what would be done with it, as comments."""
+    from omegaconf import OmegaConf
+
+    typer.echo(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), nl=False)
+    for line in plan:
+        typer.echo(f"# {line}")
+
+
 def choose_device(device: str) -> str:
     """Resolve ``--device``: a GPU if there is one, unless told otherwise."""
+    check_device(device)
     if device == "auto":
         return "cuda" if _has_gpu() else "cpu"
-    if device not in ("cpu", "cuda"):
-        raise ConfigError(f"'{device}' is not a device; there are auto, cpu and cuda.")
     if device == "cuda" and not _has_gpu():
         raise ConfigError("--device cuda: PyTorch finds no GPU here. Use --device cpu.")
     return device
+
+
+def check_device(device: str) -> None:
+    """Refuse a ``--device`` that does not exist, without PyTorch."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"'{device}' is not a device; there are auto, cpu and cuda.")
 
 
 def _has_gpu() -> bool:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rich.progress import TaskID
 
-from act_kit.cli.console import complain, console, interrupts_deferred, progress_bar, say
+from act_kit import interrupts
+from act_kit.cli.console import complain, console, progress_bar, say
 from act_kit.config import EvalConfig, TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import RenderError
@@ -25,7 +26,9 @@ from act_kit.files import new_folder
 from act_kit.policy.policy import Policy
 from act_kit.sim.render import Gl, RenderSettings, find_gl
 from act_kit.sim.starts import StartLaw
+from act_kit.telemetry import log_evaluation
 from act_kit.training.group import ALONE, Group
+from act_kit.training.run import config_of
 from act_kit.training.trainer import Trainer
 
 
@@ -50,11 +53,12 @@ def run_training(
         tell(trainer.summary())
         tell(trainer.rehearse())
         bar = progress_bar("status", disable=not group.is_first)
-        with bar, interrupts_deferred() as raise_if_interrupted:
+        with bar, interrupts.deferred() as raise_if_interrupted:
             line = bar.add_task("train", total=config.trainer.steps, completed=trainer.step, status="")
 
             def show(state: Trainer) -> None:
-                bar.update(line, completed=state.step, status=state.status())
+                is_record = state.logged_at == state.step
+                bar.update(line, completed=state.step, status=state.status(), record=is_record)
                 raise_if_interrupted()
 
             policy = trainer.train(show)
@@ -97,6 +101,11 @@ def run_evaluation(
                 console.print(sweep_table(evaluation.evalset.task, rows))
         if len(evaluations) > 1:
             write_overview(evaluations, policy, fresh)
+    trained_by = config_of(policy.folder) if policy.folder else None
+    if policy.folder and trained_by and trained_by["wandb_project"]:
+        for evalset in evalsets:
+            results = out / evalset.task if len(evalsets) > 1 else out
+            log_evaluation(policy.folder.parents[1], trained_by["wandb_project"], results)
     return evaluations
 
 

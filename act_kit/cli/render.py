@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from act_kit import interrupts
 from act_kit.cli.console import say
 from act_kit.cli.options import ExecutorName, Workers, count_workers
+from act_kit.cli.preflight import require_datasets, require_writable
 
 
 def render(
@@ -24,6 +27,8 @@ def render(
 
     [dim]act render data/pick-place-v3 --camera corner4 --camera gripperPOV --size 128[/]
     """
+    require_datasets([dataset])
+    require_writable(dataset, fix="copy the dataset to where you can write, and render the copy")
     from act_kit.cli.data_stages import run_rendering
     from act_kit.datasets.images import ImageStore
     from act_kit.datasets.store import EpisodeStore
@@ -40,10 +45,11 @@ def render(
     num_bytes = store.num_steps * len(cameras) * settings.height_px * settings.width_px
     require_space(dataset, num_bytes, f"{store.num_steps} frames of {len(cameras)} cameras")
     spread = Spread(executor=executor, num_workers=count_workers(workers))
-    try:
+    with interrupts.resumed_by(
+        " ".join(
+            [f"act render {shlex.quote(str(dataset))}", *(f"--camera {name}" for name in cameras), f"--size {size}"]
+        )
+    ):
         run_rendering(store, cameras, settings, spread=spread, overwrite=overwrite)
-    except KeyboardInterrupt:
-        say("Stopped; whole episodes are kept. The same command, without --overwrite, goes on.")
-        raise typer.Exit(130) from None
     drawn = ", ".join(f"{name} by {ImageStore(store, name).renderer}" for name in cameras)
     say(f"{store.num_steps} frames of {settings} px from each camera in {dataset}: {drawn}")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from act_kit.cli.console import complain, console, say
+from act_kit.cli.preflight import require_datasets, require_file, require_free, require_run, require_writable
+from act_kit.errors import StartError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +40,15 @@ def report(
 
     The exit code is 2 if the verdict is FAIL (of any dataset, if there are several), so that a script can stop there.
     """
+    require_datasets([dataset])
+    if against != "fresh":
+        require_file(Path(against), "--against", StartError)
+    if run:
+        require_run(run)
+    out = out or dataset.with_name(dataset.resolve().name + "-report")
+    if not (out / "report.html").exists():  # an earlier report is replaced
+        require_free(out, overwrite=False, otherwise="It holds no report: empty it")
+    require_writable(out)
     from rich.text import Text
 
     from act_kit.datasets.first_observations import measure_dataset
@@ -48,7 +59,6 @@ def report(
     folders = find_datasets([dataset])
     stores = [EpisodeStore.open(folder) for folder in folders]
     starts = None if against == "fresh" else _starts_of(against, {store.info.task for store in stores})
-    out = out or dataset.with_name(dataset.resolve().name + "-report")
     measured = []
     case = _run_case(run) if run else None
     for store in stores:
@@ -113,7 +123,6 @@ def _predict(store: EpisodeStore, case: RunCase | None) -> Generator[tuple[str, 
 
 def _starts_of(against: str, tasks: set[str]) -> np.ndarray:
     """Load an evaluation set's starts, (M, 3 or 6); it must be of the one task that the datasets are of."""
-    from act_kit.errors import StartError
     from act_kit.eval.evalset import EvalSet
     from act_kit.sim.starts import stack
 

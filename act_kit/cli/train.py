@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from act_kit.cli.console import complain, console, say
-from act_kit.cli.options import Device, Overrides, Overwrite, Workers, choose_device, count_workers
-from act_kit.errors import ConfigError
+from act_kit import interrupts
+from act_kit.cli.console import complain, say
+from act_kit.cli.options import (
+    Device,
+    DryRun,
+    Overrides,
+    Overwrite,
+    PrintConfig,
+    Workers,
+    check_device,
+    choose_device,
+    count_workers,
+    show_config,
+)
+from act_kit.cli.preflight import require_datasets, require_file, require_free, require_run, require_writable
+from act_kit.config import TrainConfig
+from act_kit.errors import CheckpointError, ConfigError, DatasetError
 from act_kit.files import SEEDS, finish_output, locked, restore_output
+from act_kit.overrides import compose
 
 
 def train(
@@ -34,9 +50,19 @@ def train(
     device: Device = "auto",
     workers: Workers = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that was stopped, to the same bits.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Resume a run, to the same bits, or begin it; --steps may be more, --data where the data are now.",
+        ),
     ] = False,
     overwrite: Overwrite = False,
+    init_from: Annotated[
+        Path | None,
+        typer.Option("--init-from", help="Run whose weights and normaliser to begin with.", show_default="random"),
+    ] = None,
+    dry_run: DryRun = False,
+    print_config: PrintConfig = False,
     allow_degenerate: Annotated[
         bool, typer.Option("--allow-degenerate", help="Train on data whose diversity report says FAIL.")
     ] = False,
@@ -54,46 +80,62 @@ def train(
     Several training seeds: [dim]--seeds 5[/] trains and evaluates OUT/seed-0, OUT/seed-1, … and tells their mean; it
     takes three to tell methods apart ([dim]act compare[/]).
     """
+    flags = {"trainer.steps": steps, "trainer.seed": seed, "init_from": init_from and str(init_from.resolve())}
+    overrides, data = overrides or [], data or []
+    out = _choose_out(overrides, data, out, resume=resume)
+    require_datasets(data)
+    config = compose("train", TrainConfig, overrides, flags)
+    if print_config:
+        show_config(config)
+        return
+    check_device(device)
+    restore_output(out)
+    is_begun = resume and ((out / "config.yaml").exists() or (out / SEEDS).exists())
+    if not is_begun:
+        _check_beginning(config, data, out, overwrite=overwrite or resume)
+    require_writable(out)
+    if dry_run:
+        show_config(config, [f"would {'resume' if is_begun else 'train'} {out} on {', '.join(map(str, data))}"])
+        return
     from act_kit.cli import seeds as several
     from act_kit.cli.policy_stages import run_training
-    from act_kit.datasets.store import EpisodeStore
+    from act_kit.datasets.store import EpisodeStore, find_datasets
     from act_kit.training.group import Group
-    from act_kit.training.run import begin_run, reopen_run
+    from act_kit.training.run import begin_run, reopen_run, resume_run
 
-    flags = {"trainer.steps": steps, "trainer.seed": seed}
-    others = bool(overrides) or seeds is not None or any(v is not None for v in flags.values())
-    out = _check_choices(data, out, resume=resume, others=others)
     device = choose_device(device)
-    restore_output(out)
-    if seeds is not None or (resume and (out / SEEDS).exists()):
-        if seeds is not None:
-            numbers = several.parse_seeds(seeds, overrides or [], flags)
-            folders = _usable(data or [], allow_degenerate=allow_degenerate)
-            context.with_resource(locked(out))
-            several.begin_seeds(out, folders, numbers, overrides or [], flags, overwrite=overwrite)
+    if seeds is not None or (is_begun and (out / SEEDS).exists()):
         context.with_resource(locked(out))
+        if is_begun:
+            for folder in sorted(out.glob("seed-*")):
+                resume_run(folder, find_datasets(data), overrides, flags)
+        else:
+            numbers = several.parse_seeds(seeds or "", overrides, flags)
+            folders = _usable(data, allow_degenerate=allow_degenerate)
+            several.begin_seeds(out, folders, numbers, overrides, flags, overwrite=overwrite)
         raise typer.Exit(several.run_seeds(out, ["--device", device, "--workers", str(workers)]))
     group = Group.join(device)
-    if group.is_first and not resume:
-        folders = _usable(data or [], allow_degenerate=allow_degenerate)
+    if group.is_first:
         context.with_resource(locked(out))
-        begin_run(out, folders, overrides or [], flags, overwrite=overwrite)
+    if group.is_first and is_begun:
+        resume_run(out, find_datasets(data), overrides, flags)
+    elif group.is_first:
+        folders = _usable(data, allow_degenerate=allow_degenerate)
+        begin_run(out, folders, overrides, flags, overwrite=overwrite)
     group.wait()
     config, folders = reopen_run(out)
-    if group.is_first:
-        context.with_resource(locked(out))
+    _check_there(folders, out)
     stores = [EpisodeStore.open(folder) for folder in folders]
-    try:
-        run_training(config, stores, out, device=device, num_workers=count_workers(workers), group=group, resume=resume)
-    except KeyboardInterrupt:
-        if group.is_first:
-            say(f"Stopped. To go on: act train --resume --out {out}")
-        raise typer.Exit(130) from None
-    finally:
-        group.leave()
+    with interrupts.resumed_by(f"act train --resume --out {shlex.quote(str(out))}"):
+        try:
+            run_training(
+                config, stores, out, device=device, num_workers=count_workers(workers), group=group, resume=resume
+            )
+        finally:
+            group.leave()
     if group.is_first:
         finish_output(out)
-        console.print(f"Next: [bold]act eval {out} --record-video[/]")
+        say(f"Next: act eval {shlex.quote(str(out))} --record-video")
 
 
 def _usable(data: list[Path], *, allow_degenerate: bool) -> list[Path]:
@@ -109,15 +151,40 @@ def _usable(data: list[Path], *, allow_degenerate: bool) -> list[Path]:
     return folders
 
 
-def _check_choices(data: list[Path] | None, out: Path | None, *, resume: bool, others: bool) -> Path:
-    """Refuse flags that contradict each other; return the run's folder."""
-    if resume:
-        if data or others:
-            raise ConfigError("--resume goes on with the run as it was begun: give --out alone, no other options.")
-        if out is None:
-            raise ConfigError("Which run? Give its folder: act train --resume --out RUN")
-        return out
+def _check_beginning(config: TrainConfig, data: list[Path], out: Path, *, overwrite: bool) -> None:
+    """Refuse data, files and an output folder that a run cannot begin with."""
     if not data:
+        raise CheckpointError(f"There is no run at {out} to go on with. Begin one: act train --data DATASET")
+    named = {
+        "policy.backbone_weights": config.policy.backbone_weights,
+        "policy.task_embeddings": config.policy.task_embeddings,
+    }
+    for key, value in named.items():
+        if value:
+            require_file(Path(value), key, ConfigError)
+    if config.init_from:
+        require_run(Path(config.init_from))
+    folder = shlex.quote(str(out))
+    require_free(out, overwrite=overwrite, otherwise=f"act train --resume --out {folder} goes on with it")
+
+
+def _check_there(folders: list[Path], out: Path) -> None:
+    missing = [folder for folder in folders if not folder.exists()]
+    if missing:
+        raise DatasetError(
+            f"{missing[0]}, which {out} is trained on, is not there. Fix, if it was moved: act train --resume --out "
+            f"{shlex.quote(str(out))} --data PATH"
+        )
+
+
+def _choose_out(overrides: list[str], data: list[Path], out: Path | None, *, resume: bool) -> Path:
+    """Refuse words that are no options, and flags that contradict each other; return the run's folder."""
+    for word in overrides:
+        if "=" not in word and ("/" in word or Path(word).exists()):
+            raise ConfigError(f"'{word}' is a path, not an option. Fix: act train --data {shlex.quote(word)}")
+    if not data and resume and out is None:
+        raise ConfigError("Which run? Give its folder: act train --resume --out RUN")
+    if not data and not resume:
         raise ConfigError("Which data? act train --data DATASET (made by act collect)")
     if out is None and len(data) > 1:
         raise ConfigError("Several datasets: name the folder of the run with --out.")

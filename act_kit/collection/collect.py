@@ -6,6 +6,7 @@ one process and from many, in one go or after any number of interruptions.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -151,13 +152,13 @@ def collect(
 
     Interrupted (Ctrl-C, an exception, also one of ``on_progress``), it stores what it has before it lets go; killed, it
     loses the attempts since the last commit. Either way ``resume=True`` completes it to the bytes of an uninterrupted
-    run.
+    run, of more episodes too where they would begin with those that are there.
 
     Raises:
         DatasetError: The demonstrator hardly ever succeeds, or the dataset to resume was begun otherwise.
     """
     info = describe(config, make_demonstrator(config).parent)
-    store = _reopen(info, path) if resume and path.exists() else None
+    store = _reopen(config, info, path) if resume and path.exists() else None
     parent = str(info.parents[0]["fingerprint"]) if info.parents else ""
     num_attempts = store.recover() if store else 0
     num_kept = store.num_episodes if store else 0
@@ -207,19 +208,74 @@ def collect(
     return store
 
 
-def _reopen(asked: DatasetInfo, path: Path) -> EpisodeStore:
+def _reopen(config: CollectConfig, asked: DatasetInfo, path: Path) -> EpisodeStore:
+    """Open the dataset that ``config`` began, or one of fewer episodes that is the beginning of it to the byte."""
     store = EpisodeStore.open(path, writable=True)
     begun = store.info
-    if begun.command != asked.command:
-        raise DatasetError(f"{path} was begun otherwise. To go on with it: {begun.command} --out {path} --resume")
+    again = f"{begun.command} --out {shlex.quote(str(path))}"
+    if _without_n(begun.command) != _without_n(asked.command):
+        raise DatasetError(
+            f"{path} was begun with other options: {_differences(begun.command, asked.command)}. Fix: resume with "
+            f"those it was begun with: {again} --resume"
+        )
     if begun.parents != asked.parents:
         raise DatasetError(
             f"{asked.parents[0]['path']} has changed since {path} was begun with it: its bytes would not fit together. "
-            f"Collect it anew: {begun.command} --out {path} --overwrite"
+            f"Collect it anew: {again} --overwrite"
         )
     if begun.versions != asked.versions:
         raise DatasetError(
             f"{path} was begun with {begun.versions}, here is {asked.versions}: its bytes would not fit together. "
-            f"Install those versions, or collect it anew: {begun.command} --out {path} --overwrite"
+            f"Install those versions, or collect it anew: {again} --overwrite"
         )
+    if begun.num_wanted != config.n:
+        _require_beginning(store, config)
+        store.group.attrs.update({"num_wanted": config.n, "command": asked.command, "fingerprint": None})
+        store = EpisodeStore.open(path, writable=True)
     return store
+
+
+def _require_beginning(store: EpisodeStore, config: CollectConfig) -> None:
+    """Refuse another number of episodes where the episodes that are there would not be its first ones.
+
+    Raises:
+        DatasetError: They would not be.
+    """
+    begun = store.info.num_wanted
+    if store.num_episodes >= config.n:
+        raise DatasetError(
+            f"{store.path} holds {store.num_episodes} episodes already, not fewer than the {config.n} asked for. Fix: "
+            f"a larger --n, or take some of them: act data filter --where 'episode < {config.n}'"
+        )
+    store.recover()
+    depends = config.demonstrator == "policy" and config.dagger.expert_first != config.dagger.expert_last
+    recorded = [attempt.start for attempt in store.attempts()]
+    if depends or _starts(config)[: len(recorded)] != recorded:
+        raise DatasetError(
+            f"{store.path} was begun with --n {begun}, on which its episodes depend here: with --n {config.n} they "
+            "would be others. Fix: collect into another --out, with another --seed, and join them: act data merge"
+        )
+
+
+def _options_of(command: str) -> dict[str, str]:
+    """Return the options of a collection's command, by flag or key."""
+    words = shlex.split(command)[2:]
+    found: dict[str, str] = {}
+    while words:
+        word = words.pop(0)
+        key, is_override, value = word.partition("=")
+        if word.startswith("--"):
+            found[word] = words.pop(0) if words and not words[0].startswith("--") else ""
+        elif is_override:
+            found[key] = value
+    return found
+
+
+def _without_n(command: str) -> dict[str, str]:
+    return {key: value for key, value in _options_of(command).items() if key != "--n"}
+
+
+def _differences(begun: str, asked: str) -> str:
+    was, wanted = _without_n(begun), _without_n(asked)
+    keys = [key for key in {**was, **wanted} if was.get(key) != wanted.get(key)]
+    return "; ".join(f"{key} was {was.get(key, 'not given')}, now {wanted.get(key, 'not given')}" for key in keys)

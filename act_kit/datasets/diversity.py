@@ -10,6 +10,7 @@ read, each with an effect that matters and a chance, all gates together, below 1
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -63,7 +64,10 @@ def measure(store: EpisodeStore, *, against: np.ndarray | None = None) -> Divers
     task = get_task(store.info.task)
     starts = store.rand_vecs
     if not store.num_episodes:
-        raise DatasetError(f"{store.path} holds no demonstration yet. Go on collecting: {store.info.command} --resume")
+        raise DatasetError(
+            f"{store.path} holds no demonstration yet. Fix: {store.info.command} --out {shlex.quote(str(store.path))} "
+            "--resume"
+        )
     if starts.shape != (store.num_episodes, len(task.low)):
         raise DatasetError(
             f"{store.path} records starts of shape {starts.shape} for {store.num_episodes} demonstrations of "

@@ -296,9 +296,17 @@ def null_against(task: Task, num: int, y_MD: np.ndarray) -> Null:
 
 
 def cache_folder() -> Path:
-    """Return the folder of what can be computed again: ``ACT_KIT_CACHE``, or ``act_kit`` in the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("ACT_KIT_CACHE") or Path(home) / "act_kit")
+    """Return the folder of what can be computed again: ``ACT_KIT_CACHE``, or ``act_kit`` in the user's cache.
+
+    A user without a home has one among the temporary files.
+    """
+    if os.environ.get("ACT_KIT_CACHE"):
+        return Path(os.environ["ACT_KIT_CACHE"])
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # no HOME, and no entry of this user among those of the system
+        return Path(tempfile.gettempdir()) / f"act_kit-{os.getuid()}"
+    return home / "act_kit"
 
 
 def cached(name: str, key: object, arrays: list[str], compute: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:

@@ -180,6 +180,34 @@ class EpisodeStore:
             missing[name] = sum(not (self.path / name / key).is_file() for key in keys)
         return [f"{num} chunks of {name}" for name, num in sorted(missing.items()) if num]
 
+    # -- as a sequence of episodes -----------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        state = "" if self.fingerprint else f" of {self.info.num_wanted}, unfinished"
+        return f"EpisodeStore('{self.path}': {self.info.task}, {len(self)} episodes{state}, {self.num_steps} steps)"
+
+    def __len__(self) -> int:
+        return self.num_episodes
+
+    def __bool__(self) -> bool:
+        """A dataset without episodes is a dataset."""
+        return True
+
+    def __getitem__(self, index: int) -> Episode | Recording:
+        """Load episode ``index``; negative ones count from the end. Imported data may lack what an Episode has."""
+        number = range(len(self))[index]
+        first = int(self._ends[number - 1]) if number else 0
+        steps = {name: np.asarray(self._array(f"data/{name}")[first : self._ends[number]]) for name in self.fields}
+        attempt, source = int(self._read("meta/attempt")[number]), self.sources[number]
+        start = self.starts[number] if self.has_starts else None
+        if self.lacks or start is None:
+            return Recording(start=start, attempt=attempt, source=source, steps=steps)
+        unrecorded: dict[str, Any] = {"reward": None}
+        return Episode(start=start, attempt=attempt, source=source, **unrecorded | steps)
+
+    def __iter__(self) -> Iterator[Episode | Recording]:
+        return iter(self.recordings() if self.lacks else self.episodes())
+
     # -- reading ---------------------------------------------------------------------------------------------------
 
     @property

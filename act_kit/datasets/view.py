@@ -144,7 +144,10 @@ def make_videos(
         DatasetError: There is no episode yet.
     """
     if not num:
-        raise DatasetError(f"{store.path} holds no demonstration yet. Go on collecting: {store.info.command} --resume")
+        raise DatasetError(
+            f"{store.path} holds no demonstration yet. Fix: {store.info.command} --out {shlex.quote(str(store.path))} "
+            "--resume"
+        )
     stored = {name: ImageStore(store, name) for name in ImageStore.cameras(store)}
     stored = {name: image for name, image in stored.items() if image.is_complete and settings in (None, image.settings)}
     cameras = cameras or list(stored) or ["corner4"]

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from act_kit.datasets.split import split_stores
 from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,6 @@ def load_windows(
     """Load datasets onto ``device``, one after the other, and split the episodes of each."""
     tasks = list(dict.fromkeys(store.info.task for store in stores))
     base = np.cumsum([0, *(store.num_steps for store in stores)])
-    last = [np.repeat(store.episode_ends - 1, store.episode_lengths) for store in stores]
     train: list[list[np.ndarray]] = [[] for _ in tasks]
     val: list[list[np.ndarray]] = [[] for _ in tasks]
     splits = split_stores(stores, val_fraction, seed)
@@ -114,15 +116,71 @@ def load_windows(
         for part, episodes in zip((train, val), split, strict=True):
             part[tasks.index(store.info.task)] += [steps[episode] for episode in episodes]
     return Windows(
-        states_TS=torch.from_numpy(np.concatenate([s.steps("state").astype(np.float32) for s in stores])).to(device),
-        actions_TA=torch.from_numpy(np.concatenate([store.steps("action") for store in stores])).to(device),
-        last_T=torch.from_numpy(np.concatenate([b + part for b, part in zip(base, last, strict=False)])).to(device),
-        tasks_T=torch.from_numpy(
-            np.repeat([tasks.index(store.info.task) for store in stores], [store.num_steps for store in stores])
-        ).to(device),
+        **_load_steps(stores, device),
         images_TCHW3=images_TCHW3,
         chunk_size=chunk_size,
         train_steps=torch.from_numpy(np.concatenate([steps for of_task in train for steps in of_task])).to(device),
         num_per_task=tuple(sum(map(len, of_task)) for of_task in train),
         val_steps=torch.from_numpy(np.concatenate([steps for of_task in val for steps in of_task])).to(device),
     )
+
+
+def _load_steps(stores: Sequence[EpisodeStore], device: torch.device) -> dict[str, Tensor]:
+    """Load what :class:`Windows` holds of every step."""
+    tasks = list(dict.fromkeys(store.info.task for store in stores))
+    numbers = [tasks.index(store.info.task) for store in stores]
+    lengths = [store.num_steps for store in stores]
+    firsts = np.cumsum([0, *lengths])[:-1]
+    last = [first + np.repeat(s.episode_ends - 1, s.episode_lengths) for s, first in zip(stores, firsts, strict=True)]
+    arrays = {
+        "states_TS": np.concatenate([store.steps("state").astype(np.float32) for store in stores]),
+        "actions_TA": np.concatenate([store.steps("action") for store in stores]),
+        "last_T": np.concatenate(last),
+        "tasks_T": np.repeat(numbers, lengths),
+    }
+    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+
+
+class ChunkDataset(Dataset[dict[str, Tensor]]):
+    """Every step of some datasets with the chunk of actions that follows it, for a ``torch.utils.data.DataLoader``.
+
+    Item i is a dict: ``state`` float32 (39,), ``task`` int64, its number among ``tasks``, ``actions`` float32 (K, 4),
+    ``is_pad`` bool (K,), true beyond the end of the episode. Training does not use it: see :class:`Windows`.
+
+    Attributes:
+        tasks: Their names.
+    """
+
+    def __init__(self, datasets: Sequence[EpisodeStore | str | Path], *, chunk_size: int) -> None:
+        """Load datasets, which are given opened or by their path, with chunks of K = ``chunk_size`` actions.
+
+        Raises:
+            ConfigError: ``chunk_size`` is less than 1, or there are no datasets.
+        """
+        if chunk_size < 1 or not datasets:
+            raise ConfigError(f"chunk_size={chunk_size} of {len(datasets)} datasets: expected at least 1 of each.")
+        stores = [each if isinstance(each, EpisodeStore) else EpisodeStore.open(each) for each in datasets]
+        self.tasks = tuple(dict.fromkeys(store.info.task for store in stores))
+        nothing = torch.zeros(0, dtype=torch.int64)
+        self._windows = Windows(
+            **_load_steps(stores, torch.device("cpu")),
+            images_TCHW3=None,
+            chunk_size=chunk_size,
+            train_steps=nothing,
+            num_per_task=(),
+            val_steps=nothing,
+        )
+
+    def __len__(self) -> int:
+        return len(self._windows.states_TS)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Return step ``index``, over the episodes of all datasets one after the other."""
+        batch = self._windows.gather(torch.tensor([range(len(self))[index]]))
+        names = {
+            "state": batch.states_BS,
+            "task": batch.tasks_B,
+            "actions": batch.actions_BKA,
+            "is_pad": batch.is_pad_BK,
+        }
+        return {name: rows[0] for name, rows in names.items()}

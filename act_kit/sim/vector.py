@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import queue
 import threading
 import time
@@ -10,21 +9,20 @@ from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
 
 from act_kit.arrays import name_rows
-from act_kit.errors import ArrayError, StartError, WorkerError
+from act_kit.errors import ArrayError, StartError
 from act_kit.sim.engine import Segment
 from act_kit.sim.render import Views, find_gl, get_renderer
 from act_kit.sim.simulator import Simulator, as_actions
 from act_kit.sim.starts import Start
 from act_kit.sim.tasks import get_task
 from act_kit.sim.threads import Exclusive
-from act_kit.sim.workers import environment, init_worker
+from act_kit.sim.workers import CONTEXT, Worker, died, environment, init_worker
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,10 @@ def _serve(engine: str, views: Views | None, connection: Connection) -> None:
             answers: dict[int, Answer | Crash] | Exception = rows.answer(*message)
         except Exception as error:
             answers = error
-        connection.send((answers, dict(rows.seconds)))
+        try:
+            connection.send((answers, dict(rows.seconds)))
+        except OSError:  # the parent has stopped listening
+            return
         rows.seconds.clear()
 
 
@@ -150,12 +151,11 @@ class VectorSimulator:
         self._exclusive = Exclusive("vector simulator", "make one for each thread.")
         self._own = None if num_workers else _Rows(engine, views)
         self._inbox: deque[tuple[_Method, Mapping[int, Any]]] = deque()
-        self._workers: list[tuple[BaseProcess, Connection]] = []
-        context = multiprocessing.get_context("spawn")
+        self._workers: list[tuple[Worker, Connection]] = []
         with environment(find_gl(num_workers).environment if num_workers and views else {}):
             for _ in range(num_workers):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(engine, views, theirs), daemon=True)
+                ours, theirs = CONTEXT.Pipe()
+                process = CONTEXT.Process(target=_serve, args=(engine, views, theirs), daemon=True)
                 process.start()
                 theirs.close()
                 self._workers.append((process, ours))
@@ -208,7 +208,7 @@ class VectorSimulator:
                 self._workers[worker][1].send((method, share))
                 self._num_asked += 1
         except (EOFError, OSError) as error:
-            raise WorkerError("simulated") from error
+            raise died("simulated", [process for process, _ in self._workers]) from error
 
     def receive(self) -> dict[int, Answer | Crash]:
         """Wait for the next answers and return all there are, by row; empty if nothing was asked."""
@@ -232,7 +232,7 @@ class VectorSimulator:
         try:
             answers, seconds = connection.recv()
         except (EOFError, OSError) as error:
-            raise WorkerError("simulated") from error
+            raise died("simulated", [process for process, _ in self._workers]) from error
         self._num_asked -= 1
         if isinstance(answers, Exception):
             raise answers

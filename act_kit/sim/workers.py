@@ -5,11 +5,23 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import connection
+from multiprocessing.context import SpawnContext, SpawnProcess
+from pathlib import Path
+from weakref import WeakSet
+
+from act_kit import interrupts
+from act_kit.errors import WorkerError
+
+_NO_GUARD = 77
+"""Exit code of a process that was about to start processes of its own while it imported its parent's script."""
+
+_GUARD = "if __name__ == '__main__':"
 
 
 def num_cpus() -> int:
@@ -45,6 +57,64 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def _end_if_importing() -> None:
+    """End this process if it is a worker that is still importing its parent's script, which has no guard."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        os._exit(_NO_GUARD)
+
+
+class Worker(SpawnProcess):
+    """A process that a Ctrl-C leaves alone from its first moment on."""
+
+    def start(self) -> None:
+        """Start it.
+
+        Raises:
+            WorkerError: The user's script was read from standard input, so a new process cannot import it.
+        """
+        _end_if_importing()
+        script = getattr(sys.modules["__main__"], "__file__", None)
+        if script is not None and not Path(script).exists():
+            raise WorkerError(
+                f"The script {script} is not a file, and worker processes have to import it. Fix: save it to a file, "
+                f"with its calls under {_GUARD}, or use one worker."
+            )
+        with interrupts.held():
+            super().start()
+        _started.add(self)
+
+
+_started: WeakSet[SpawnProcess] = WeakSet()
+
+
+class _Context(SpawnContext):
+    Process = Worker
+
+
+CONTEXT = _Context()
+"""What makes worker processes."""
+
+
 def make_pool(num_workers: int) -> ProcessPoolExecutor:
     """Make a pool of processes, each of which starts with the first job that needs it."""
-    return ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"), initializer=init_worker)
+    _end_if_importing()
+    return ProcessPoolExecutor(num_workers, mp_context=CONTEXT, initializer=init_worker)
+
+
+def died(what: str, processes: Iterable[SpawnProcess] | None = None) -> WorkerError:
+    """Return the error to raise when one of ``processes`` (by default all) has died that ``what``, and why."""
+    codes = []
+    for process in list(_started if processes is None else processes):
+        process.join(timeout=1)
+        codes.append(process.exitcode)
+    if _NO_GUARD in codes:
+        return WorkerError(
+            f"Worker processes import the script that starts them, and this one starts them when it is imported. "
+            f"Fix: put its calls under {_GUARD}"
+        )
+    if any(code is not None and code > 0 for code in codes):
+        return WorkerError(f"A process that {what} ended with an error of its own; see above.")
+    return WorkerError(
+        f"A process that {what} died (killed, or out of memory?). What was stored is whole; try again with fewer "
+        "--workers."
+    )

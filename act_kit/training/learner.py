@@ -25,6 +25,7 @@ from act_kit.errors import ConfigError, TrainingError
 from act_kit.policy.act import ACT, Observation, Prediction, kl_divergence, masked_l1
 from act_kit.policy.conditioning import load_task_embeddings
 from act_kit.policy.normaliser import Normaliser
+from act_kit.policy.policy import Policy
 from act_kit.policy.vision import ResNet18, load_backbone, random_shift
 from act_kit.sim.tasks import STATE_DIM
 from act_kit.training.group import Group
@@ -101,6 +102,13 @@ class Learner:
         if group.size > 1:
             self._synchronised = DistributedDataParallel(self._forward, broadcast_buffers=False)
             self._forward = self._synchronised
+
+    def take_over(self, policy: Policy) -> None:
+        """Begin with the weights of a policy, and with its normaliser, whose scale they were fitted to."""
+        for model in (self.model, self.average):
+            if model is not None:
+                model.load_state_dict(policy.model.state_dict())
+        self.normaliser.load_state_dict(policy.normaliser.state_dict())
 
     @property
     def judged(self) -> ACT:

@@ -15,9 +15,12 @@ from act_kit.config import TrainConfig
 from act_kit.datasets.first_observations import measure_dataset
 from act_kit.datasets.frames import find_images
 from act_kit.datasets.store import EpisodeStore
-from act_kit.errors import CheckpointError, DatasetError
+from act_kit.errors import CheckpointError, ConfigError, DatasetError
 from act_kit.files import SEEDS, new_folder, read_json, read_text, read_yaml, restore_output, write_text
-from act_kit.overrides import build, compose, to_dict, train_overrides
+from act_kit.overrides import build, compose, given_options, option, to_dict, train_overrides
+from act_kit.policy.conditioning import load_task_embeddings
+from act_kit.policy.policy import Policy
+from act_kit.policy.vision import FrozenBatchNorm2d, ResNet18, load_backbone
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM
 
 _EVALUATIONS = "evaluations.jsonl"
@@ -26,20 +29,115 @@ _EVALUATIONS = "evaluations.jsonl"
 def begin_run(
     run: Path, data: Sequence[Path], overrides: Sequence[str], flags: Mapping[str, Any], *, overwrite: bool
 ) -> TrainConfig:
-    """Compose the configuration, check it and that the data have its pictures, and make the run's folder.
+    """Compose the configuration, check it against the data and the files it names, and make the run's folder.
 
     What it replaces is kept until the run is trained (:func:`~act_kit.files.finish_output`).
     """
+    config = compose("train", TrainConfig, overrides, flags)
+    check_files(config, [EpisodeStore.open(path) for path in data])
+    resume = f"act train --resume --out {shlex.quote(str(run))}"
+    values = {"data": [str(path.resolve()) for path in data], **to_dict(config)}
+    how_to_go_on = f"{resume} goes on with it"
+    with new_folder(run, overwrite=overwrite, is_complete=False, how_to_go_on=how_to_go_on) as fresh:
+        _write_config(fresh, values)
+    return config
+
+
+def check_files(config: TrainConfig, stores: Sequence[EpisodeStore]) -> None:
+    """Refuse files that training would fail on: pictures, weights, embeddings, another run.
+
+    Raises:
+        DatasetError, ConfigError, CheckpointError: They are missing, damaged, or do not fit the model.
+    """
+    if config.policy.cameras:
+        find_images(stores, config.policy.cameras)
+    tasks = tuple(dict.fromkeys(store.info.task for store in stores))
+    if config.policy.task_embeddings:
+        load_task_embeddings(Path(config.policy.task_embeddings), tasks)
+    if config.policy.backbone_weights:
+        load_backbone(ResNet18(FrozenBatchNorm2d), Path(config.policy.backbone_weights))
+    if config.init_from:
+        load_initial(config, tasks)
+
+
+def load_initial(config: TrainConfig, tasks: Sequence[str]) -> Policy:
+    """Load the policy whose weights training begins with.
+
+    Raises:
+        CheckpointError: There is none, or its model is another one.
+    """
+    policy = Policy.load(config.init_from)
+    theirs, ours = to_dict(policy.model.config), to_dict(config.policy)
+    for key, value in ours.items():
+        is_file = key in ("backbone_weights", "task_embeddings")  # whose content the run brings
+        same = bool(theirs[key]) == bool(value) if is_file else theirs[key] == value
+        if not same and key != "dropout":
+            raise CheckpointError(
+                f"init_from={config.init_from} has policy.{key}={theirs[key]}, here it is {value}. Fix: give the "
+                "same policy options as for that run."
+            )
+    if len(policy.contract.tasks) != len(tasks) or (len(tasks) > 1 and tuple(policy.contract.tasks) != tuple(tasks)):
+        raise CheckpointError(
+            f"init_from={config.init_from} was trained on {', '.join(policy.contract.tasks)}, the data are of "
+            f"{', '.join(tasks)}: a policy of several tasks can only begin with one of the same tasks."
+        )
+    return policy
+
+
+def resume_run(
+    run: Path, data: Sequence[Path], overrides: Sequence[str], flags: Mapping[str, Any]
+) -> tuple[TrainConfig, list[Path]]:
+    """Return what :func:`reopen_run` does, after noting more steps, or where the datasets are now, in the run.
+
+    Raises:
+        ConfigError: An option is given with another value than the run was begun with.
+        CheckpointError: The datasets are not those that it was begun with.
+    """
+    config, folders = reopen_run(run)
+    asked = compose("train", TrainConfig, overrides, flags)
+    for key in given_options(overrides, flags):
+        was, wanted = option(config, key), option(asked, key)
+        if key == "trainer.steps" and wanted >= was:
+            continue
+        if was != wanted:
+            raise ConfigError(
+                f"{run} was begun with {key}={was}, not {wanted}; only trainer.steps may change, to more. Fix: leave "
+                "it out, or choose another --out."
+            )
+    values = read_yaml(run / "config.yaml")
+    if "trainer.steps" in given_options(overrides, flags) and asked.trainer.steps > config.trainer.steps:
+        taken = steps_taken(run)
+        values["extended_at"] = [*values.get("extended_at", []), *([taken] if taken else [])]
+        values["trainer"]["steps"] = asked.trainer.steps
+    moved = [path.resolve() for path in data]
+    if data and moved != folders:
+        _check_moved(run, moved)
+        values["data"] = [str(path) for path in moved]
+    if values != read_yaml(run / "config.yaml"):
+        _write_config(run, values)
+    return reopen_run(run)
+
+
+def _check_moved(run: Path, data: Sequence[Path]) -> None:
+    """Refuse other datasets than those of the run's last checkpoint; before the first one, any will do."""
+    try:
+        described = read_json(run / "checkpoints" / "last" / "policy.json")["contract"]["demonstrations"]
+    except FileNotFoundError:
+        return
+    stores = [EpisodeStore.open(path) for path in data]
+    found = [store.fingerprint or store.compute_fingerprint() for store in stores]
+    if [shown["fingerprint"] for shown in described] != found:
+        commands = "; ".join(shown["command"] for shown in described)
+        raise CheckpointError(
+            f"{run} was trained on other data than {', '.join(map(str, data))}: their fingerprints differ. It was "
+            f"trained on: {commands}"
+        )
+
+
+def _write_config(run: Path, values: Mapping[str, Any]) -> None:
     from omegaconf import OmegaConf
 
-    config = compose("train", TrainConfig, overrides, flags)
-    if config.policy.cameras:
-        find_images([EpisodeStore.open(path) for path in data], config.policy.cameras)
-    values = {"data": [str(path.resolve()) for path in data], **to_dict(config)}
-    how_to_go_on = f"act train --resume --out {run} goes on with it"
-    with new_folder(run, overwrite=overwrite, is_complete=False, how_to_go_on=how_to_go_on) as fresh:
-        write_text(fresh / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(values)))
-    return config
+    write_text(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(values))))
 
 
 def reopen_run(run: Path) -> tuple[TrainConfig, list[Path]]:
@@ -50,8 +148,9 @@ def reopen_run(run: Path) -> tuple[TrainConfig, list[Path]]:
     """
     restore_output(run)
     try:
-        values: Any = read_yaml(run / "config.yaml")
+        values = read_yaml(run / "config.yaml")
         data = [Path(path) for path in values.pop("data")]
+        values.pop("extended_at", None)
         return build(TrainConfig, values), data
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no run at {run} to go on with. Begin one: act train --data DATASET") from error
@@ -128,7 +227,10 @@ def check_data(store: EpisodeStore, *, allow_degenerate: bool) -> str | None:
         DatasetError: It is of no task of Meta-World, or the diversity report says FAIL and that was not allowed.
     """
     if store.num_episodes == 0:
-        raise DatasetError(f"{store.path} holds no demonstration yet. Go on collecting: {store.info.command} --resume")
+        raise DatasetError(
+            f"{store.path} holds no demonstration yet. Fix: {store.info.command} --out {shlex.quote(str(store.path))} "
+            "--resume"
+        )
     if not store.is_of_metaworld:
         (state_dim,), (action_dim,) = store.widths["state"], store.widths["action"]
         raise DatasetError(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,12 +22,14 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.windows import load_windows
 from act_kit.errors import CheckpointError, TrainingError
 from act_kit.files import require_space
+from act_kit.overrides import to_dict
 from act_kit.policy.policy import Contract, Demonstrations, Policy
 from act_kit.telemetry import MetricLogger
 from act_kit.training.checkpoint import Checkpoints, TrainingState, cpu_tensors, optimizer_tensors, restore_optimizer
 from act_kit.training.group import ALONE, Group
 from act_kit.training.learner import Learner
 from act_kit.training.roofline import measure_peak
+from act_kit.training.run import load_initial
 from act_kit.training.watchdog import Watchdog
 from act_kit.versions import versions
 
@@ -67,19 +71,20 @@ class Trainer:
     """One training run. Everything it does follows from the configuration, the data and the step it is at."""
 
     def __init__(
-        self, config: TrainConfig, stores: Sequence[EpisodeStore], run: Path, *, selector: Selector | None,
+        self, config: TrainConfig, stores: Sequence[EpisodeStore], run: Path | str, *, selector: Selector | None,
         device: str = "cpu", group: Group = ALONE,
     ) -> None:  # fmt: skip
         self.config = config
         self.stores = stores
-        self.run = run
+        self.run = Path(run)
+        self.run.mkdir(parents=True, exist_ok=True)
         self.selector = selector
         self.device = torch.device(device)
         self.group = group
         self.frames = None
         if config.policy.sees_images:
             self.frames = load_frames(
-                stores, config.policy.cameras, where=config.compute.frames, device=self.device, scratch=run
+                stores, config.policy.cameras, where=config.compute.frames, device=self.device, scratch=self.run
             )
         self.windows = load_windows(
             stores, chunk_size=config.policy.chunk_size, val_fraction=config.trainer.val_fraction,
@@ -100,14 +105,38 @@ class Trainer:
         self.step = 0
         self.best_successes = -1
         self.best_step = 0
-        self.learner = Learner(config, self.windows, self.tasks, device=self.device, group=group)
-        self.checkpoints = Checkpoints(run)
+        with self._on_its_own(None):
+            self.learner = Learner(config, self.windows, self.tasks, device=self.device, group=group)
+        self.checkpoints = Checkpoints(self.run)
         self.logger: MetricLogger | None = None
         self._roofline: float | None = None
         self._loss_of_nothing = float(self.windows.actions_TA.abs().mean())
         # Weights and both moments of AdamW (and the average), for `last`, `best` and the one being written.
         num_bytes = 3 * (4 if config.trainer.ema else 3) * 4 * self.learner.num_parameters
-        require_space(run, num_bytes, "The checkpoints of this run")
+        require_space(self.run, num_bytes, "The checkpoints of this run")
+
+    @contextmanager
+    def _on_its_own(self, rng: tuple[Tensor, Tensor] | None) -> Generator[None]:
+        """Use generators that stand at ``rng``, and float32, and leave the caller's generators and dtype alone."""
+        dtype = torch.get_default_dtype()
+        on_gpu = self.device.type == "cuda"
+        with torch.random.fork_rng([self.device] if on_gpu else []):
+            torch.set_default_dtype(torch.float32)
+            try:
+                if rng:
+                    torch.set_rng_state(rng[0])
+                if rng and on_gpu:
+                    torch.cuda.set_rng_state(rng[1], self.device)
+                yield
+            finally:
+                self._rng = self._generators()
+                torch.set_default_dtype(dtype)
+
+    def _generators(self) -> tuple[Tensor, Tensor]:
+        """Return the states of torch's generators now; of a GPU's empty without one."""
+        on_gpu = self.device.type == "cuda"
+        of_device = torch.cuda.get_rng_state(self.device) if on_gpu else torch.empty(0, dtype=torch.uint8)
+        return torch.get_rng_state(), of_device
 
     def resume(self) -> None:
         """Go on from the run's last checkpoint, to the same bits on CPU as if it had never stopped.
@@ -129,9 +158,7 @@ class Trainer:
             self.learner.model.load_state_dict(state.weights)
         self.learner.normaliser.load_state_dict(policy.normaliser.state_dict())
         restore_optimizer(self.learner.optimizer, self.learner.names, state.optimizer)
-        torch.set_rng_state(state.rng)
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state.device_rng, self.device)
+        self._rng = state.rng, state.device_rng
         self.step, self.best_successes, self.best_step = state.step, state.best_successes, state.best_step
 
     def train(self, on_step: Callable[[Trainer], None] = lambda trainer: None) -> Policy:
@@ -139,13 +166,23 @@ class Trainer:
 
         ``on_step`` may raise KeyboardInterrupt: the run stops with a checkpoint of that very step.
         """
+        with self._on_its_own(self._rng):
+            if self.step == 0 and self.config.init_from:
+                self.learner.take_over(load_initial(self.config, self.tasks))
+            return self._train(on_step)
+
+    def _train(self, on_step: Callable[[Trainer], None]) -> Policy:
         settings, selection = self.config.trainer, self.config.selection
         rollouts_at = rollout_steps(settings.steps, selection.rollouts) if self.selector else []
         if self.group.is_first:
-            self.logger = MetricLogger(self.run, resume_step=self.step, wandb_project=self.config.wandb_project)
+            project = self.config.wandb_project
+            self.logger = MetricLogger(
+                self.run, resume_step=self.step, wandb_project=project, config=to_dict(self.config)
+            )
         began, began_step = time.perf_counter(), self.step
         try:
-            with Watchdog(settings.stall_timeout_s) as watchdog:
+            resume = f"act train --resume --out {shlex.quote(str(self.run))}"
+            with Watchdog(settings.stall_timeout_s, resume=resume) as watchdog:
                 while self.step < settings.steps:
                     watchdog.beat()
                     shares = self.learner.step(self.step)
@@ -209,6 +246,11 @@ class Trainer:
             f"{frames}"
         )
 
+    @property
+    def logged_at(self) -> int:
+        """The step of the last record."""
+        return self.logger.step if self.logger else 0
+
     def status(self) -> str:
         """Return the progress bar's text: step rate, both losses, the last success rate with its interval."""
         read = self.logger.latest if self.logger else lambda name: None
@@ -220,9 +262,10 @@ class Trainer:
         rate, low, high = (read(f"eval/success{end}") for end in ("", "_low", "_high"))
         success = "n/a" if None in (rate, low, high) else f"{100 * rate:.0f} [{100 * low:.0f}, {100 * high:.0f}] %"  # type: ignore[operator]
         fitted = "train/l1_posterior" if self.config.policy.cvae_layers else "train/l1_prior"
+        slow = (read("train/steps_per_s") or 0) < 100
         roofline = f" of {self._roofline:.0f}" if self._roofline else ""
         return (
-            f"{shown('train/steps_per_s', '{:.0f}')}{roofline}/s, L1 {shown(fitted, '{:.4f}')} "
+            f"{shown('train/steps_per_s', '{:.3g}' if slow else '{:.0f}')}{roofline}/s, L1 {shown(fitted, '{:.4f}')} "
             f"val {shown('val/l1_prior', '{:.4f}')}, success {success}"
         )
 
@@ -296,15 +339,15 @@ class Trainer:
             # Never by the loss. Among equals the later one, which has seen the lower learning rate.
             if trial.successes >= self.best_successes:
                 self.best_successes, self.best_step = trial.successes, self.step
-        on_gpu = self.device.type == "cuda"
+        rng, device_rng = self._generators()
         state = TrainingState(
             step=self.step,
             best_successes=self.best_successes,
             best_step=self.best_step,
             optimizer=optimizer_tensors(learner.optimizer, learner.names),
             weights={} if learner.average is None else cpu_tensors(learner.model),
-            rng=torch.get_rng_state(),
-            device_rng=torch.cuda.get_rng_state(self.device) if on_gpu else torch.empty(0, dtype=torch.uint8),
+            rng=rng,
+            device_rng=device_rng,
         )
         self.checkpoints.save(policy, state, self._probe())
 

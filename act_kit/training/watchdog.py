@@ -22,7 +22,10 @@ def _exit(message: str) -> None:
 class Watchdog:
     """Ends the process, with every thread's stack, when :meth:`beat` was not called for ``timeout_s``."""
 
-    def __init__(self, timeout_s: float, on_stall: Callable[[str], None] = _exit) -> None:
+    def __init__(
+        self, timeout_s: float, on_stall: Callable[[str], None] = _exit, *, resume: str = "act train --resume --out RUN"
+    ) -> None:
+        self._resume = resume
         self.timeout_s = timeout_s
         self._on_stall = on_stall
         self._beat = time.monotonic()
@@ -39,7 +42,7 @@ class Watchdog:
             if silent_s > self.timeout_s:
                 self._on_stall(
                     f"Stopped: nothing has happened for {silent_s:.0f} s (trainer.stall_timeout_s={self.timeout_s:g}). "
-                    "The last checkpoint is whole; go on with --resume."
+                    f"The last checkpoint is whole. Resume with: {self._resume}"
                 )
                 return
 

@@ -99,3 +99,15 @@ def test_a_dataset_may_be_called_like_a_part_of_it(
     shutil.copytree(reach_store.path, tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     assert EpisodeStore.open("data").num_episodes == 10
+
+
+def test_a_store_is_a_sequence_of_episodes(reach_store: EpisodeStore) -> None:
+    episodes = reach_store.episodes()
+    assert len(reach_store) == len(list(reach_store)) == len(episodes)
+    for number in (0, 3, -1):
+        for name, values in episodes[number].steps.items():
+            assert np.array_equal(reach_store[number].steps[name], values)
+        assert reach_store[number].start == episodes[number].start
+    with pytest.raises(IndexError):
+        reach_store[len(reach_store)]
+    assert repr(reach_store).endswith(f"reach-v3, 10 episodes, {reach_store.num_steps} steps)")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from act_kit.datasets.split import split_episodes
 from act_kit.datasets.store import EpisodeStore
-from act_kit.datasets.windows import Windows, load_windows
+from act_kit.datasets.windows import ChunkDataset, Windows, load_windows
 from act_kit.errors import DatasetError
 
 
@@ -78,3 +78,19 @@ def test_the_split_is_by_episode() -> None:
     assert len(split_episodes(2, 0.1, seed=0)[1]) == 1
     with pytest.raises(DatasetError, match="collect more"):
         split_episodes(1, 0.1, seed=0)
+
+
+def test_chunks_as_a_torch_dataset(reach_store: EpisodeStore, push_store: EpisodeStore) -> None:
+    dataset = ChunkDataset([reach_store.path, push_store], chunk_size=8)
+    assert len(dataset) == reach_store.num_steps + push_store.num_steps
+    assert dataset.tasks == ("reach-v3", "push-v3")
+    last = dataset[int(reach_store.episode_ends[0]) - 1]
+    assert last["is_pad"].tolist() == [False] + 7 * [True]
+    assert np.array_equal(last["actions"][0].numpy(), reach_store[0].steps["action"][-1])
+    assert dataset[-1]["task"] == 1
+    batch = next(iter(torch.utils.data.DataLoader(dataset, batch_size=4)))
+    assert {name: tuple(values.shape) for name, values in batch.items()} == {
+        "state": (4, 39), "task": (4,), "actions": (4, 8, 4), "is_pad": (4, 8),
+    }  # fmt: skip
+    with pytest.raises(IndexError):
+        dataset[len(dataset)]

@@ -45,9 +45,9 @@ def run(reach_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def edit(file: Path, change: Callable[[Any], None]) -> None:
-    values = json.loads(file.read_text())
+    values = json.loads(file.read_text(encoding="utf-8"))
     change(values)
-    file.write_text(json.dumps(values))
+    file.write_text(json.dumps(values), encoding="utf-8")
 
 
 @pytest.fixture
@@ -460,9 +460,9 @@ def test_no_comparison_is_overwritten_unasked_and_nothing_else_ever(copy: Copy) 
     before = contents(Path("a"))
     act("compare", "a", "b", "--out", "a", "--overwrite", check=0)
     assert contents(Path("a")).items() > before.items(), "what was compared is still there"
-    Path("file").write_text("mine")
+    Path("file").write_text("mine", encoding="utf-8")
     assert "file exists" in act("compare", "a", "b", "--out", "file", "--overwrite", check=2).stderr
-    assert Path("file").read_text() == "mine"
+    assert Path("file").read_text(encoding="utf-8") == "mine"
 
 
 def damage(run: Path) -> Path:

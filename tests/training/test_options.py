@@ -42,6 +42,7 @@ ELSEWHERE = {
     "selection.episodes": "tests/test_cli.py",
     "sim.engine": "tests/test_cli.py",
     "rollout.rows": "tests/test_cli.py",
+    "init_from": "tests/training/test_resume.py",
     "wandb_project": "tests/test_telemetry.py",
 }
 """Options whose tests need more than a few steps."""
@@ -50,7 +51,7 @@ ELSEWHERE = {
 def test_none_is_forgotten() -> None:
     assert sorted(options(TrainConfig)) == sorted([*CHANGES, *OF_PICTURES, *ELSEWHERE])
     for option, file in ELSEWHERE.items():
-        assert f"{option}=" in Path(file).read_text(), option
+        assert f"{option}=" in Path(file).read_text(encoding="utf-8"), option
 
 
 def trace(store: EpisodeStore, run: Path, *overrides: str) -> Any:

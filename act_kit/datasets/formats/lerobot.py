@@ -18,7 +18,7 @@ import numpy as np
 
 from act_kit.datasets.episode import Recording
 from act_kit.datasets.formats.content import Content
-from act_kit.errors import DatasetError
+from act_kit.errors import DatasetError, install_hint
 from act_kit.files import write_text
 
 _STATE, _ENVIRONMENT, _IMAGES = "observation.state", "observation.environment_state", "observation.images."
@@ -47,7 +47,7 @@ def write(path: Path, content: Content) -> list[str]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise DatasetError("LeRobot datasets are Parquet files: pip install 'act_kit[lerobot]'") from error
+        raise DatasetError(f"LeRobot datasets are Parquet files: {install_hint('lerobot')}") from error
     for camera, drawn in content.cameras.items():
         if drawn.settings.height_px % 2 or drawn.settings.width_px % 2:
             raise DatasetError(f"The frames of {camera} are {drawn.settings}; videos need even sides. Draw them anew.")

@@ -1,0 +1,146 @@
+"""What a run can be resumed with: more steps, moved data, before it began; and another run to begin with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import CheckpointError, ConfigError, DatasetError
+from act_kit.policy.policy import Policy
+from act_kit.training.run import begin_run, config_of, reopen_run, resume_run
+from act_kit.training.trainer import Trainer
+from tests.conftest import PICTURES, TINY, act, make_dataset, tiny_config
+from tests.test_cli import run as run_here
+
+SHORT = (*TINY, "selection.rollouts=0", "trainer.steps=40")
+
+
+@pytest.fixture
+def begun(reach_store: EpisodeStore, tmp_path: Path) -> Path:
+    """A run of 40 steps, finished."""
+    run = tmp_path / "run"
+    config = begin_run(run, [reach_store.path], SHORT, {}, overwrite=False)
+    Trainer(config, [reach_store], run, selector=None).train()
+    return run
+
+
+def test_more_steps_continue_on_the_longer_schedule_and_are_on_record(begun: Path, reach_store: EpisodeStore) -> None:
+    before = Policy.load(begun).model.state_dict()
+    config, folders = resume_run(begun, [], [], {"trainer.steps": 60})
+    assert config.trainer.steps == 60
+    trainer = Trainer(config, [EpisodeStore.open(path) for path in folders], begun, selector=None)
+    trainer.resume()
+    assert trainer.step == 40
+    trainer.train()
+    policy = Policy.load(begun)
+    assert policy.contract.step == 60
+    assert any(not torch.equal(value, before[name]) for name, value in policy.model.state_dict().items())
+    assert policy.folder is not None
+    recorded = config_of(policy.folder)
+    assert recorded is not None
+    assert (recorded["trainer"]["steps"], recorded["extended_at"]) == (60, [40])
+    assert resume_run(begun, [], [], {})[0] == config
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["trainer.steps=20"], "trainer.steps=40, not 20"),
+        (["trainer.lr=0.5"], "trainer.lr=0.001, not 0.5"),
+        (["policy=act"], "policy.chunk_size=8, not 100"),
+    ],
+)
+def test_other_options_than_it_was_begun_with_are_named(begun: Path, given: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        resume_run(begun, [], given, {})
+    resume_run(begun, [], SHORT, {})
+
+
+def test_data_that_moved_are_checked_by_their_fingerprint(
+    begun: Path, reach_store: EpisodeStore, one_start_store: EpisodeStore, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(reach_store.path, moved)
+    with pytest.raises(CheckpointError, match="fingerprints differ"):
+        resume_run(begun, [one_start_store.path], [], {})
+    assert resume_run(begun, [moved], [], {})[1] == [moved]
+    assert reopen_run(begun)[1] == [moved]
+    shutil.rmtree(moved)
+    missing = act("train", "--resume", "--out", begun, check=2).stderr
+    assert f"act train --resume --out {begun} --data PATH" in missing
+
+
+def test_the_same_command_begins_and_resumes(
+    reach_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a run [1]"
+    command = ("train", "--data", reach_store.path, *SHORT, "--out", out, "--resume")
+    for _ in range(2):
+        code, told, err = run_here(monkeypatch, capsys, *command)
+        assert code == 0, err
+        assert f"act eval '{out}'" in told
+    code, _, err = run_here(monkeypatch, capsys, *command, "trainer.lr=0.3")
+    assert (code, "trainer.lr=0.001, not 0.3" in err) == (2, True), err
+
+
+def test_a_run_begins_with_the_weights_and_the_normaliser_of_another(
+    begun: Path, push_store: EpisodeStore, tmp_path: Path
+) -> None:
+    config = tiny_config("selection.rollouts=0", "trainer.steps=1", "trainer.lr=1e-12", f"init_from={begun}")
+    Trainer(config, [push_store], str(tmp_path / "made" / "for it"), selector=None).train()
+    ours, theirs = Policy.load(tmp_path / "made" / "for it"), Policy.load(begun)
+    for name, value in theirs.model.state_dict().items():
+        assert torch.allclose(ours.model.state_dict()[name], value, atol=1e-6), name
+    for name, value in theirs.normaliser.state_dict().items():
+        assert torch.equal(ours.normaliser.state_dict()[name], value), name
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(begun: Path, pictures: Path, tmp_path: Path) -> None:
+    small = ("policy.width=32", "policy.feedforward=64")
+    (tmp_path / "bad.pth").write_bytes(b"not weights")
+    wrong = [*PICTURES, "policy.backbone=resnet18", f"policy.backbone_weights={tmp_path / 'bad.pth'}"]
+    with pytest.raises(CheckpointError, match=r"bad\.pth"):
+        begin_run(tmp_path / "new", [pictures], [*small, *wrong], {}, overwrite=False)
+    with pytest.raises(CheckpointError, match=r"policy\.chunk_size=8, here it is 16"):
+        begin_run(tmp_path / "new", [pictures], [f"init_from={begun}"], {}, overwrite=False)
+    with pytest.raises(ConfigError, match=r"bad\.pth"):
+        begin_run(tmp_path / "new", [pictures], [f"policy.task_embeddings={tmp_path / 'bad.pth'}"], {}, overwrite=False)
+    with pytest.raises(DatasetError):
+        begin_run(tmp_path / "new", [tmp_path / "nowhere"], [], {}, overwrite=False)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A dataset that has frames of corner4, black ones."""
+    from act_kit.datasets.images import ImageStore
+    from act_kit.sim.render import RenderSettings
+
+    store = make_dataset(tmp_path / "pictures", n=2)
+    images = ImageStore.create(store, "corner4", RenderSettings(height_px=32, width_px=32))
+    images.begin("nobody")
+    for length in store.episode_lengths:
+        images.append(torch.zeros(int(length), 32, 32, 3, dtype=torch.uint8).numpy())
+    return store.path
+
+
+def test_torchs_global_state_stays_as_the_caller_has_it(
+    reach_store: EpisodeStore, tiny_run: Path, tmp_path: Path
+) -> None:
+    config = tiny_config()
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.manual_seed(7)
+        before = torch.get_rng_state()
+        trainer = Trainer(config, [reach_store], tmp_path / "new", selector=None)
+        trainer.train()
+        assert torch.equal(torch.get_rng_state(), before)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    ours, theirs = (Policy.load(run).model.state_dict() for run in (tmp_path / "new", tiny_run))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
