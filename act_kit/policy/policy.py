@@ -456,7 +456,8 @@ class Policy:
             execution = build(ExecutionConfig, description["execution"])
             config = build(PolicyConfig, description["policy"])
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError, ActKitError) as error:
-            raise CheckpointError(f"The checkpoint {folder} is damaged: policy.json: {error}. Train again.") from error
+            reason = str(error).rstrip(".")
+            raise CheckpointError(f"The checkpoint {folder} is damaged: policy.json: {reason}. Train again.") from error
         _check_layout(folder, config, contract, layout)
         tensors = load_file(folder / "model.safetensors")
         probe = {name.removeprefix(_PROBE): tensors.pop(name) for name in list(tensors) if name.startswith(_PROBE)}
