@@ -260,8 +260,8 @@ class Policy:
         return predicted
 
     def _check_goals(self, states: np.ndarray) -> None:
-        hidden = np.flatnonzero(~states[:, -3:].any(axis=1)) if self.contract.goal_visible else []
-        if len(hidden):
+        hidden = np.flatnonzero(~states[:, -3:].any(axis=1))
+        if self.contract.goal_visible and len(hidden):
             raise ArrayError(
                 f"The states in {name_rows(hidden)} hide the goal (their last three numbers are 0), but the policy was "
                 "trained to see it. Fix: make the environment fully observable, env._partially_observable = False."
@@ -283,8 +283,8 @@ class Policy:
             assert numbers is not None
             return numbers
         check_shape(said, "tasks", (num_rows,))
-        wrong = [] if numbers is None else np.flatnonzero(said != numbers)
-        if numbers is not None and len(wrong):
+        if numbers is not None and (said != numbers).any():
+            wrong = np.flatnonzero(said != numbers)
             first = int(wrong[0])
             raise ArrayError(
                 f"The one-hot task in {name_rows(wrong)} is {self.tasks[numbers[first]]}, but the policy was to act on "
@@ -465,7 +465,8 @@ class Policy:
             execution = build(ExecutionConfig, description["execution"])
             config = build(PolicyConfig, description["policy"])
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError, ActKitError) as error:
-            raise CheckpointError(f"The checkpoint {folder} is damaged: policy.json: {error}. Train again.") from error
+            reason = str(error).rstrip(".")
+            raise CheckpointError(f"The checkpoint {folder} is damaged: policy.json: {reason}. Train again.") from error
         _check_layout(folder, config, contract, layout)
         tensors = load_file(folder / "model.safetensors")
         probe = {name.removeprefix(_PROBE): tensors.pop(name) for name in list(tensors) if name.startswith(_PROBE)}

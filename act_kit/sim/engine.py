@@ -46,7 +46,7 @@ class EngineState:
 
     physics: np.ndarray
     previous: np.ndarray
-    numbers: dict[str, float | None]
+    numbers: dict[str, Any]
 
 
 class Engine(Protocol):
@@ -97,7 +97,7 @@ def set_physics(model: mujoco.MjModel, data: mujoco.MjData, physics: np.ndarray)
     mujoco.mj_setState(model, data, physics.copy(), PHYSICS)
 
 
-def get_numbers(env: Any) -> dict[str, float | None]:
+def get_numbers(env: Any) -> dict[str, Any]:
     """Return the scalar attributes of a Meta-World environment, all but its count of steps."""
     numbers = {name: value for name, value in vars(env).items() if value is None or isinstance(value, _SCALARS)}
     return {name: value for name, value in numbers.items() if name != "curr_path_length"}

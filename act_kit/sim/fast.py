@@ -124,7 +124,7 @@ class FastEngine:
             yield self._world.model
 
     def _take_model(self) -> None:
-        """Put this engine's bodies and sites into the shared model, if another's are there; the caller has the lock."""
+        """Put this engine's bodies and sites into the shared model, if another's are there. The caller has the lock."""
         world = self._world
         if world.owner is None or world.owner() is not self:
             world.model.body_pos[:], world.model.site_pos[:] = self._places
