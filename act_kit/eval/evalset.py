@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from act_kit.config import EvalConfig
 from act_kit.errors import DatasetError, StartError, did_you_mean
-from act_kit.files import write_json
+from act_kit.files import read_json, write_json
 from act_kit.policy.policy import Contract
 from act_kit.sim.starts import Start, StartLaw, distinct, shared, stack
 from act_kit.sim.tasks import get_task
@@ -72,7 +71,7 @@ class EvalSet:
             DatasetError: It is missing, something else, or was changed.
         """
         try:
-            values: dict[str, Any] = json.loads(path.read_text())
+            values: dict[str, Any] = read_json(path)
             if values["format"] != FORMAT or values["version"] != VERSION:
                 raise DatasetError(f"{path} is not an evaluation set of this act_kit ({FORMAT} version {VERSION}).")
             starts = tuple(Start.of(values["task"], np.array(start, dtype=np.float64)) for start in values["starts"])
