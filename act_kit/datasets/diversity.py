@@ -164,7 +164,6 @@ def measure_starts(
         effective_rank_reference=float(null.rank),
         correlation=float(differences.max()),
         correlated=(dimensions[first].name, dimensions[second].name) if len(dimensions) > 1 else None,
-        visible_holes=visible_holes(task, num_judged, y, null) if num >= TOO_FEW else [],
         notes=[],
         findings=[],
         mend=f"act collect --task {task.name} --randomize --n {max(num, 50)}",
@@ -180,10 +179,11 @@ def measure_starts(
         if chance <= ALPHA_HOLES
     }
     unread, notes = not_judged(task, diversity, against)
+    if num >= TOO_FEW and ("holes", -1) not in unread:
+        diversity = replace(diversity, visible_holes=visible_holes(task, num_judged, y, null))
+        notes.append(diversity.could_see)
     seen_gates = {gate for gate in seen if seen[gate]} - unread
     findings = judge(diversity, count_distinct(inside), seen_gates, unread, holes)
-    if diversity.could_see:
-        notes.append(diversity.could_see)
     return replace(diversity, notes=notes, findings=findings)
 
 
