@@ -397,7 +397,7 @@ def _steps(
 DATA_FAULTS: dict[str, DataFault] = {
     "actions halved": _steps(ACTIONS, scale_columns(slice(4), 0.5), "actions scaled"),
     "labels halved": _steps(["action"], scale_columns(slice(4), 0.5), "actions scaled"),
-    "one episode's actions halved": _steps(ACTIONS, scale_columns(slice(4), 0.5), "actions scaled", slice(7, 8)),
+    "one episode's actions halved": _steps(ACTIONS, scale_columns(slice(4), 0.5), "actions scaled", slice(6, 7)),
     "executed actions halved": _steps(["executed_action"], scale_columns(slice(4), 0.5), "executed actions changed"),
     "x reversed": _steps(ACTIONS, scale_columns(slice(0, 1), -1), "actions with a wrong sign"),
     "x and y swapped": _steps(ACTIONS, swap_x_and_y, "action axes swapped"),
