@@ -521,7 +521,8 @@ def by_hand(case: Case) -> None:
             action = np.clip(0.4 * expert.act(recorder.state) + jitter, -1, 1).astype(np.float32)
             recorder.step(action, action)
         episodes.append(recorder.episode(attempt=number, source="teleop:ann"))
-    attempts = [Attempt(start=episode.start, num_steps=len(episode), kept=True) for episode in episodes]
+    attempts = [Attempt(start=e.start, num_steps=len(e), kept=bool(e.success.any())) for e in episodes]
+    episodes = [episode for episode in episodes if episode.success.any()]
     recordings = [Recording(start=e.start, attempt=e.attempt, source=e.source, steps=e.steps) for e in episodes]
     shutil.rmtree(case.data)
     info = replace(scripted.info, demonstrator="teleop:ann", command=f"act collect --task {TASK} --demonstrator teleop")
