@@ -61,9 +61,14 @@ def interrupted() -> bool:
     return _state.num_received > 0
 
 
+def is_first_process() -> bool:
+    """Return whether this process is the first, or the only one, of those that ``torchrun`` started together."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
+
+
 def tell() -> None:
     """Print the one line that says what happened, once; of the processes of a training, the first does."""
-    if _state.told or os.environ.get("RANK", "0") != "0":
+    if _state.told or not is_first_process():
         return
     _state.told = True
     os.write(2, f"Stopped.{advice()}\n".encode(errors="replace"))

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from act_kit.cli.console import console, say
-from act_kit.cli.options import Device, Overwrite, Workers, choose_device, count_workers
+from act_kit.cli.options import Device, Overwrite, Workers, check_device, choose_device, count_workers
+from act_kit.cli.preflight import require_free
 
 _SIDES = {"one start": 1, "randomised starts": 0}
 """Distinct starts of each; 0 for a new one each time."""
@@ -31,6 +32,11 @@ def demo(
 
     Collects both datasets, reports their diversity, trains on each, evaluates both on the same fresh starts.
     """
+    from act_kit.sim.tasks import get_task
+
+    get_task(task)
+    check_device(device)
+    require_free(out, overwrite=overwrite, otherwise="It holds an earlier demo")
     from act_kit.cli.data_stages import run_collection
     from act_kit.cli.policy_stages import run_evaluation, run_training
     from act_kit.config import CollectConfig, EvalConfig

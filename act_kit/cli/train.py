@@ -25,7 +25,7 @@ from act_kit.cli.options import (
 from act_kit.cli.preflight import require_datasets, require_file, require_free, require_run, require_writable
 from act_kit.config import TrainConfig
 from act_kit.errors import CheckpointError, ConfigError, DatasetError
-from act_kit.files import SEEDS, finish_output, locked, restore_output
+from act_kit.files import SEEDS, finish_output, locked, read_json, restore_output
 from act_kit.overrides import compose
 
 
@@ -91,7 +91,7 @@ def train(
     check_device(device)
     restore_output(out)
     is_begun = resume and ((out / "config.yaml").exists() or (out / SEEDS).exists())
-    if not is_begun:
+    if not is_begun and interrupts.is_first_process():
         _check_beginning(config, data, out, overwrite=overwrite or resume)
     require_writable(out)
     if dry_run:
@@ -105,12 +105,14 @@ def train(
 
     device = choose_device(device)
     if seeds is not None or (is_begun and (out / SEEDS).exists()):
+        numbers = several.parse_seeds(seeds, overrides, flags) if seeds is not None else []
         context.with_resource(locked(out))
         if is_begun:
+            if numbers and numbers != read_json(out / SEEDS):
+                raise ConfigError(f"{out} was begun with other seeds than --seeds {seeds}. Fix: leave --seeds out.")
             for folder in sorted(out.glob("seed-*")):
                 resume_run(folder, find_datasets(data), overrides, flags)
         else:
-            numbers = several.parse_seeds(seeds or "", overrides, flags)
             folders = _usable(data, allow_degenerate=allow_degenerate)
             several.begin_seeds(out, folders, numbers, overrides, flags, overwrite=overwrite)
         raise typer.Exit(several.run_seeds(out, ["--device", device, "--workers", str(workers)]))
