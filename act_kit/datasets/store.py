@@ -198,7 +198,7 @@ class EpisodeStore:
         number = range(len(self))[index]
         first = int(self._ends[number - 1]) if number else 0
         steps = {name: np.asarray(self._array(f"data/{name}")[first : self._ends[number]]) for name in self.fields}
-        attempt, source = int(self._array("meta/attempt")[number]), self.sources[number]
+        attempt, source = int(np.asarray(self._array("meta/attempt")[number])), self.sources[number]
         start = self.starts[number] if self.has_starts else None
         if self.lacks or start is None:
             return Recording(start=start, attempt=attempt, source=source, steps=steps)
