@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from act_kit.errors import ConfigError, DamagedFileError, MetricError, did_you_mean, install_hint
-from act_kit.files import SEEDS, read_text, write_text
+from act_kit.files import SEEDS, read_text, still_there, write_text
 from act_kit.sim.tasks import expand_tasks
 
 
@@ -104,6 +104,7 @@ class MetricLogger:
         Raises:
             MetricError: An undeclared name, a value out of range or not finite, a step that goes back, or files that
                 do not hold what was written to them.
+            OutputError: The run has been deleted meanwhile.
         """
         if step < self._step:
             raise MetricError(f"Step {step} was logged after step {self._step}: there is one step counter.")
@@ -111,6 +112,8 @@ class MetricLogger:
             declared = metric(name)
             if not (math.isfinite(value) and declared.low <= value <= declared.high):
                 raise MetricError(f"{name} = {value} is not in its range, {declared.low} to {declared.high}.")
+        with still_there(self.path, self.path.parent):
+            self.path.stat()
         self._step = step
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
@@ -135,7 +138,8 @@ class MetricLogger:
     def close(self) -> None:
         """Flush and close the files."""
         self._file.close()
-        self._tensorboard.close()
+        if self.path.exists():  # otherwise its thread would end in a traceback
+            self._tensorboard.close()
         if self._wandb:
             self._wandb.finish()
 

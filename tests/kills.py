@@ -242,7 +242,8 @@ def next_command(case: Case, work: Path) -> str:
     """Return what a user types next."""
     out = work / case.out
     drawn = [path for path in out.glob("data/images/*/zarr.json") if '"height_px": 16' in path.read_text("utf-8")]
-    begun = {"train": (out / "config.yaml").exists(), "render": bool(drawn)}
+    is_old = (out / "zarr.json").exists() and "--seed 5" in (out / "zarr.json").read_text("utf-8")
+    begun = {"train": (out / "config.yaml").exists(), "render": bool(drawn), "collect": not is_old}
     if case.again and not begun.get(case.command.split()[0], True):
         return case.command
     if case.again == "--resume":
