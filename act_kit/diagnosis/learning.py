@@ -118,7 +118,7 @@ def reading(case: RunCase) -> Result:
         parts.append("it also fails in " + ", ".join(result.task for result in failing[_NUM_TOLD:]))
     others = [result for result in case.results if result.succeeds]
     if others:
-        parts.append(f"it does not fail in {_told(others)}")
+        parts.append(f"it does not fail in {_rates(others)}")
     return suspected("; ".join(parts) + ".", "rollouts of the doctor", causes[0][2], severity="critical")
 
 
@@ -282,4 +282,8 @@ def _told(results: list[TaskResult]) -> str:
     """Say how it does in some tasks."""
     if len(results) == 1:
         return str(results[0])
+    return _rates(results)
+
+
+def _rates(results: list[TaskResult]) -> str:
     return ", ".join(f"{result.task} {result.fresh}" for result in results)
