@@ -55,10 +55,16 @@ def run_training(
         bar = progress_bar("status", disable=not group.is_first)
         with bar, interrupts.deferred() as raise_if_interrupted:
             line = bar.add_task("train", total=config.trainer.steps, completed=trainer.step, status="")
+            is_slow = False
 
             def show(state: Trainer) -> None:
+                nonlocal is_slow
                 is_record = state.logged_at == state.step
                 bar.update(line, completed=state.step, status=state.status(), record=is_record)
+                if is_record:
+                    was_slow, is_slow = is_slow, bool(state.slowed())
+                    if is_slow and not was_slow:
+                        complain(state.slowed())
                 raise_if_interrupted()
 
             policy = trainer.train(show)

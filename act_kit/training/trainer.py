@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import shlex
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from act_kit.processors import num_cpus
 from torch import Tensor
 
 from act_kit.config import TrainConfig
@@ -34,6 +36,9 @@ from act_kit.training.watchdog import Watchdog
 from act_kit.versions import versions
 
 _PROBE_ROWS = {"state": 32, "images": 4}
+
+_SLOW = 0.4
+"""Share of its own best step rate below which a training says that something slows it down."""
 
 _EXPLODED = 10
 """A training loss of so many times that of predicting zeros is not going to come back."""
@@ -110,6 +115,7 @@ class Trainer:
         self.checkpoints = Checkpoints(self.run)
         self.logger: MetricLogger | None = None
         self._roofline: float | None = None
+        self._fastest = 0.0
         self._loss_of_nothing = float(self.windows.actions_TA.abs().mean())
         # Weights and both moments of AdamW (and the average), for `last`, `best` and the one being written.
         num_bytes = 3 * (4 if config.trainer.ema else 3) * 4 * self.learner.num_parameters
@@ -268,6 +274,17 @@ class Trainer:
             f"{shown('train/steps_per_s', '{:.3g}' if slow else '{:.0f}')}{roofline}/s, L1 {shown(fitted, '{:.4f}')} "
             f"val {shown('val/l1_prior', '{:.4f}')}, success {success}"
         )
+
+    def slowed(self) -> str:
+        """Say what the step rate of the last record is, if that is far below the best one; otherwise return ""."""
+        rate = self.logger.latest("train/steps_per_s") if self.logger else None
+        if rate is None:
+            return ""
+        self._fastest = max(self._fastest, rate)
+        if rate >= _SLOW * self._fastest:
+            return ""
+        busy = f" The load is {os.getloadavg()[0]:.0f} on {num_cpus()} processors." if self.device.type == "cpu" else ""
+        return f"Step {self.step}: {rate:.2g} steps/s; {self._fastest:.2g} were reached before.{busy}"
 
     def outcome(self) -> str:
         """Say what came of the run."""

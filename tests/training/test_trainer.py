@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -195,3 +196,16 @@ def test_the_status_line_says_na_before_anything_was_measured(reach_store: Episo
     trainer.train(lambda state: seen.append(state.status()))
     assert "val n/a, success n/a" in seen[0]
     assert "success 70 [0, 100] %" in seen[-1]
+
+
+def test_a_training_that_is_slowed_says_so(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    said: dict[int, str] = {}
+
+    def on_step(trainer: Trainer) -> None:
+        if trainer.logged_at == trainer.step:
+            said[trainer.step] = trainer.slowed()
+        if trainer.step >= 40:
+            time.sleep(0.3)
+
+    Trainer(tiny_config(), [reach_store], tmp_path / "run", selector=None).train(on_step)
+    assert "were reached before" in said[60]
