@@ -45,7 +45,9 @@ def _uri(mime: str, content: bytes) -> str:
 
 def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
     """Render ``templates/<template>`` to ``path``."""
-    write_text(path, render_page(template, values))
+    text = render_page(template, values)
+    # Where the locale is not UTF-8, names of files come with lone surrogates, which stand for bytes.
+    write_text(path, text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
 
 def render_page(template: str, values: Mapping[str, Any]) -> str:

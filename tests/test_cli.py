@@ -456,7 +456,7 @@ def test_no_home_and_no_utf8(reach_store: EpisodeStore, tmp_path: Path, variable
     )
     for arguments in (
         ["report", data],
-        ["train", "--data", data, *TINY, "selection.rollouts=0", "--out", tmp_path / "ü"],
+        ["train", "--data", reach_store.path, *TINY, "selection.rollouts=0", "--out", tmp_path / "run"],
     ):
         done = subprocess.run(
             [sys.executable, "-X", "warn_default_encoding", "-c", nobody, *map(str, arguments)],

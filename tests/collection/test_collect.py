@@ -172,7 +172,7 @@ def test_killed_for_real_it_resumes_to_the_same_bytes(tmp_path: Path, kill: sign
 
 def test_resuming_otherwise_is_refused_with_the_command_that_would_go_on(tmp_path: Path) -> None:
     make_dataset(tmp_path / "data", n=2)
-    with pytest.raises(DatasetError, match=r"begun otherwise.*--seed 0.*--resume"):
+    with pytest.raises(DatasetError, match=r"begun with other options.*--seed 0.*--resume"):
         collect(config(n=2, seed=1), tmp_path / "data", executor=SERIAL, resume=True)
 
 
@@ -220,3 +220,15 @@ def test_distinct_starts_are_used_over_and_over(tmp_path: Path) -> None:
     store = make_dataset(tmp_path / "data", n=7, start_law="sobol", distinct_starts=3)
     three = [list(start.rand_vec) for start in StartLaw("reach-v3", "sobol").sample(3, seed=0, stream="collect")]
     assert store.rand_vecs.tolist() == [*three, *three, three[0]]
+
+
+def test_more_episodes_continue_to_the_same_bytes_or_are_refused(tmp_path: Path) -> None:
+    collect(config(n=3), tmp_path / "parts", executor=SERIAL)
+    collect(config(n=6), tmp_path / "parts", executor=SERIAL, resume=True)
+    collect(config(n=6), tmp_path / "whole", executor=SERIAL)
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    with pytest.raises(DatasetError, match="holds 6 episodes already"):
+        collect(config(n=4), tmp_path / "parts", executor=SERIAL, resume=True)
+    collect(config(n=4, start_law="grid"), tmp_path / "grid", executor=SERIAL)
+    with pytest.raises(DatasetError, match="with --n 9 they would be others"):
+        collect(config(n=9, start_law="grid"), tmp_path / "grid", executor=SERIAL, resume=True)

@@ -59,6 +59,6 @@ def test_stopped_they_leave_a_checkpoint_of_the_same_step_and_go_on(reach_store:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
-    assert f"To go on: act train --resume --out {run}" in output
+    assert f"Resume with: act train --resume --out {run}" in output
     step = json.loads((run / "checkpoints" / "last" / "training.json").read_text())["step"]
     assert step == read_metrics(run)[-1]["step"]
