@@ -24,11 +24,6 @@ _NO_GUARD = 77
 _GUARD = "if __name__ == '__main__':"
 
 
-def num_cpus() -> int:
-    """Count the processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Generator[None]:
     """Set environment variables for the processes started within: inherited, they hold before any import there."""
