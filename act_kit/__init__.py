@@ -6,7 +6,10 @@ What stands in ``__all__`` is the public interface; everything else may change. 
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
+
+from act_kit.processors import thread_settings
 
 TYPE_CHECKING = False  # importing typing takes longer than all of this
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from act_kit.sim.tasks import TASKS, Task
     from act_kit.sim.vector import VectorSimulator
     from act_kit.training.trainer import Trainer
+
+os.environ.update(thread_settings())  # before PyTorch is imported, here or in a process that is started from here
 
 _HOMES = {
     "ActKitError": "errors",

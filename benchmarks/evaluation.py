@@ -45,9 +45,9 @@ def toolkit(run: str, num_episodes: int, engine: str = "fast") -> np.ndarray:
     from act_kit.eval.actors import PolicyActor
     from act_kit.eval.rollout import rollout
     from act_kit.policy.policy import Policy
+    from act_kit.processors import num_cpus
     from act_kit.sim.starts import StartLaw
     from act_kit.sim.vector import VectorSimulator
-    from act_kit.sim.workers import num_cpus
 
     def show(sizes: object) -> None:
         print(getattr(sizes, "reason", ""), file=sys.stderr)

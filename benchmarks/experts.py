@@ -20,9 +20,9 @@ from act_kit.eval.evaluate import success_rate
 from act_kit.eval.rollout import LocalRoll, Roll
 from act_kit.executors import LocalExecutor
 from act_kit.overrides import compose
+from act_kit.processors import num_cpus
 from act_kit.sim.starts import StartLaw
 from act_kit.sim.tasks import TASKS
-from act_kit.sim.workers import num_cpus
 
 NUM_STARTS = 20
 NUM_DEMONSTRATIONS = 50

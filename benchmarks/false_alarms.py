@@ -24,7 +24,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from act_kit.processors import num_cpus
 from scipy.special import ndtr
 from scipy.stats import binomtest
 
@@ -36,6 +35,7 @@ from act_kit.datasets.first_observations import measure_dataset
 from act_kit.datasets.null import accepted, draw, scale
 from act_kit.executors import LocalExecutor
 from act_kit.overrides import compose
+from act_kit.processors import num_cpus
 from act_kit.sim.starts import StartLaw, stack
 from act_kit.sim.tasks import TASKS, Task
 

@@ -22,11 +22,11 @@ from act_kit.overrides import compose
 from act_kit.policy.act import ACT
 from act_kit.policy.normaliser import Normaliser
 from act_kit.policy.policy import Contract, Demonstrations, Policy
+from act_kit.processors import num_cpus
 from act_kit.sim.render import RenderSettings, Views
 from act_kit.sim.starts import Start, StartLaw
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON, STATE_DIM, expand_tasks
 from act_kit.sim.vector import VectorSimulator
-from act_kit.sim.workers import num_cpus
 
 
 def make_policy(kind: str, tasks: Sequence[str], *, device: str, execute: int, settings: RenderSettings) -> Policy:

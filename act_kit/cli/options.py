@@ -9,7 +9,7 @@ import typer
 
 from act_kit.errors import ConfigError
 from act_kit.overrides import to_dict
-from act_kit.sim.workers import num_cpus
+from act_kit.processors import num_cpus
 
 Workers = Annotated[
     int, typer.Option(min=0, help="Processes that simulate; 0 for one per processor. Never changes a result.")

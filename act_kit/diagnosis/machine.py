@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, warning
 from act_kit.errors import RenderError
@@ -15,6 +17,7 @@ from act_kit.eval.actors import ExpertActor
 from act_kit.eval.evaluate import success_rate
 from act_kit.eval.rollout import LocalRoll, Outcome
 from act_kit.executors import LocalExecutor
+from act_kit.processors import cpu_quota, num_cpus, num_visible_cpus
 from act_kit.sim.render import RenderSettings, find_gl, render_episode
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import StartLaw
@@ -24,6 +27,8 @@ TASKS = ("reach-v3", "pick-place-v3", "drawer-open-v3", "peg-insert-side-v3")
 
 _NUM_EPISODES = 10
 _SPACE_GB = 5
+_BUSY = 0.5
+"""Share of the processors from which other work on them is worth a warning."""
 
 
 class MachineCase:
@@ -113,6 +118,36 @@ def device(case: MachineCase) -> Result:
     if float((ones @ ones).sum()) != 256.0**3:
         return critical("the GPU computes wrong products.", torch.cuda.get_device_name(), "use --device cpu")
     return ruled_out(f"{torch.cuda.get_device_name()} computes.")
+
+
+@CHECKS.add("threads loop while they wait", stage="machine", settle="python benchmarks/company.py DATASET")
+def waiting(case: MachineCase) -> Result:
+    """Do threads that wait for each other leave their processors to other work?"""
+    policy, spins = os.environ.get("OMP_WAIT_POLICY", ""), os.environ.get("GOMP_SPINCOUNT", "")
+    if policy.upper() == "ACTIVE" or spins.isdigit():
+        return warning(
+            f"OMP_WAIT_POLICY={policy} GOMP_SPINCOUNT={spins}: threads that wait keep their processors busy. Beside "
+            "other work training is then many times slower.",
+            "environment variables",
+            "unset OMP_WAIT_POLICY GOMP_SPINCOUNT",
+        )
+    return ruled_out(f"Threads sleep while they wait (OMP_WAIT_POLICY={policy}).")
+
+
+@CHECKS.add("other work on the processors", stage="machine", settle="top")
+def company(case: MachineCase) -> Result:
+    """Are the processors free, and are there as many as one sees?"""
+    quota = cpu_quota()
+    limit = "" if quota is None else f", of which the container may use {quota:g}"
+    num = f"{num_visible_cpus()} processors{limit}: {num_cpus()} processes and threads"
+    busy = psutil.cpu_percent(interval=0.5) / 100  # this process sleeps meanwhile
+    if busy > _BUSY:
+        return warning(
+            f"other work uses {100 * busy:.0f} % of the processors, so training and rollouts take longer ({num}).",
+            "half a second of the processors' time",
+            "wait for it to end, or run on other processors: taskset -c 0-7 act train …",
+        )
+    return ruled_out(f"{num}; other work uses {100 * busy:.0f} % of them.")
 
 
 @CHECKS.add("the disk is full", stage="machine", settle="df -h .")

@@ -1,0 +1,130 @@
+"""Training beside other work: gradient steps a second, alone and while other processes burn every processor.
+
+    python benchmarks/company.py DATA
+    python benchmarks/company.py DATA --rounds 20 policy=act trainer.batch_size=8
+
+Each way of using threads is a process of its own that trains for a second when its turn comes, so all of them see the
+same machine. Prints the median over the rounds, and its 10th and 90th percentile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+WAYS: dict[str, dict[str, str]] = {
+    "all threads, which sleep while they wait (as act trains)": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "all threads, which loop while they wait (OpenMP's default)": {"OMP_WAIT_POLICY": "", "GOMP_SPINCOUNT": "300000"},
+    "one thread": {"OMP_NUM_THREADS": "1"},
+}
+
+
+def train_when_asked(data: str, overrides: list[str]) -> None:
+    """Train for as many seconds as each line of standard input says, and print the rate."""
+    import torch
+
+    from act_kit.config import TrainConfig
+    from act_kit.datasets.store import EpisodeStore
+    from act_kit.datasets.windows import load_windows
+    from act_kit.overrides import compose
+    from act_kit.training.group import ALONE
+    from act_kit.training.learner import Learner
+
+    config = compose("train", TrainConfig, overrides, {})
+    store, cpu = EpisodeStore.open(data), torch.device("cpu")
+    windows = load_windows(
+        [store],
+        chunk_size=config.policy.chunk_size,
+        val_fraction=config.trainer.val_fraction,
+        seed=0,
+        device=cpu,
+        images_TCHW3=None,
+    )
+    learner = Learner(config, windows, (store.info.task,), device=cpu, group=ALONE)
+    learner.step(0)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        began, num = time.perf_counter(), 0
+        while (passed := time.perf_counter() - began) < float(line):
+            learner.step(0)
+            num += 1
+        print(num / passed, flush=True)
+
+
+def burn() -> None:
+    """Use a processor for ever."""
+    while True:
+        pass
+
+
+@contextmanager
+def company(num: int) -> Iterator[None]:
+    """Keep so many processors busy."""
+    burners = [multiprocessing.Process(target=burn, daemon=True) for _ in range(num)]
+    for burner in burners:
+        burner.start()
+    try:
+        yield
+    finally:
+        for burner in burners:
+            burner.kill()
+
+
+def main() -> None:
+    """Measure all ways, alone and in company, and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("override", nargs="*", help="options of act train")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of training at a time")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        train_when_asked(arguments.data, arguments.override)
+        return
+    command = [sys.executable, __file__, "--worker", arguments.data, *arguments.override]
+    processes = {
+        way: subprocess.Popen(
+            command, env={**os.environ, **settings}, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for way, settings in WAYS.items()
+    }
+
+    def rate(process: subprocess.Popen[str]) -> float:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{arguments.seconds}\n")
+        process.stdin.flush()
+        return float(process.stdout.readline())
+
+    for process in processes.values():
+        assert process.stdout is not None
+        process.stdout.readline()
+    num_cpus = os.cpu_count() or 1
+    print(f"| | alone, steps/s | beside {num_cpus} busy processes, steps/s |\n|---|---|---|")
+    measured: dict[str, list[str]] = {way: [] for way in WAYS}
+    for num_busy in (0, num_cpus):
+        rates: dict[str, list[float]] = {way: [] for way in WAYS}
+        with company(num_busy):
+            for _ in range(arguments.rounds):
+                for way, process in processes.items():
+                    rates[way].append(rate(process))
+        for way, of_way in rates.items():
+            low, middle, high = np.percentile(of_way, [10, 50, 90])
+            measured[way].append(f"{middle:.1f} [{low:.1f}, {high:.1f}]")
+    for process in processes.values():
+        process.kill()
+    for way, cells in measured.items():
+        print(f"| {way} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
