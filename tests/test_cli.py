@@ -67,7 +67,6 @@ WRONG = {
     "a file as output": (("report", "DATA", "--out", "PUSH"), "exists"),
     "findings into a folder": (("doctor", "DATA", "--out", "FOREIGN"), "is a folder. Fix: name a file"),
     "a page over something": (("data", "view", "DATA", "--out", "FOREIGN"), "exists"),
-    "a comparison over something": (("compare", "RUN", "RUN", "--out", "FOREIGN"), "exists"),
     "a report over something": (("report", "DATA", "--out", "FOREIGN"), "exists"),
     "nowhere to write": (("report", "DATA", "--out", "/proc/nothing/here"), "cannot be written"),
     "nothing to resume without a folder": (("train", "--resume"), "Which run?"),
