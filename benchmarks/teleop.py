@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
+import socket
 import statistics
 import tempfile
 import threading
@@ -102,6 +103,20 @@ def serve(gl: Gl, path: Path, *, resume: bool = False, **flags: object) -> Itera
             thread.join()
             picture.close()
             loop.close()
+
+
+@contextmanager
+def unread_page(served: Served, client: str) -> Iterator[socket.socket]:
+    """Connect as a page that never reads what it is sent."""
+    host, port = served.host.split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as peer:
+        peer.sendall(
+            f"GET /ws?token={TOKEN}&client={client} HTTP/1.1\r\nHost: {served.host}\r\nOrigin: http://{served.host}\r\n"
+            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        )
+        assert peer.recv(12) == b"HTTP/1.1 101"
+        yield peer
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
