@@ -27,8 +27,8 @@ MAX_BYTES_PER_S = 32 * 1024
 MAX_MESSAGE_BYTES = 2048
 """Of one message from a page; the longest that it sends has 100."""
 _KERNEL_BYTES = 64 * 1024
-"""Buffered by the kernel for each direction of a connection: two images, so that no page sees what is long past, and
-a flood arrives in pieces that take milliseconds to read."""
+"""Buffered by the kernel for each direction of a connection: a few images, so that no page sees what is long past,
+and a flood arrives in pieces that take milliseconds to read."""
 
 LOG_EVERY_S = 10.0
 """Between two lines that the server's libraries may log, so that no peer can flood the terminal."""

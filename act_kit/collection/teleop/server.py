@@ -53,7 +53,7 @@ MAX_PAGES = 65
 """Pages that are connected at a time: a class watches, and one steers."""
 SPECTATORS_A_TICK = 8
 """Spectators that are sent something in one control period; where there are more, they take turns, and see fewer images
-a second. Each costs about 0.2 ms of the thread that makes the steps."""
+a second, because sending takes time of the thread that makes the steps."""
 _FAREWELL_S = 1.0
 
 _log = logging.getLogger(__name__)
