@@ -5,24 +5,32 @@
 The page is opened in the system's Chromium without a display, on the same machine and its processors, and a key is
 held. Printed are, for each size and number of cameras: steps a second, the longest gap between two steps, frames a
 second that the page shows, and the time from a key's press to the next new frame.
+
+    python -m benchmarks.teleop --spectators 60 --seconds 10
+
+Without a browser: steps a second with no spectators and with so many that never read what they are sent, in turns.
+Those that the server disconnects connect again at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import shutil
+import socket
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
+from websockets.sync.client import ClientConnection, connect
 
 from act_kit.collection.teleop.picture import Picture, ground_axes
 from act_kit.collection.teleop.server import Teleop, listen
@@ -104,6 +112,21 @@ def serve(gl: Gl, path: Path, *, resume: bool = False, **flags: object) -> Itera
             loop.close()
 
 
+@contextmanager
+def unread_page(served: Served, client: str) -> Iterator[socket.socket]:
+    """Connect as a page that never reads what it is sent."""
+    host, port = served.host.split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as peer:
+        peer.sendall(
+            f"GET /ws?token={TOKEN}&client={client} HTTP/1.1\r\nHost: {served.host}\r\nOrigin: http://{served.host}\r\n"
+            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Extensions: permessage-deflate\r\n"  # as every browser offers
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        )
+        assert peer.recv(12) == b"HTTP/1.1 101"
+        yield peer
+
+
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
@@ -160,6 +183,56 @@ def measure(page: Page, served: Served, seconds: float) -> tuple[float, float, f
     return (len(ticks) - 1) / (ticks[-1] - ticks[0]), 1000 * float(np.diff(ticks).max()), statistics.mean(fps)
 
 
+def steer_on(page: ClientConnection, stop: threading.Event) -> None:
+    """Hold a key as a page does, and read what it is sent, until told to stop."""
+    message = {"type": "input", "right": 0, "away": 0, "up": 0, "slow": True}
+    while not stop.wait(0.05):
+        message["up"] = 1 - message["up"]
+        page.send(json.dumps(message))
+        with suppress(TimeoutError):
+            while True:
+                page.recv(timeout=0)
+
+
+def measure_crowd(served: Served, num: int, seconds: float) -> tuple[float, float]:
+    """Return steps a second, and the longest gap between two in ms, before ``num`` spectators that never read."""
+    stop, ticks = threading.Event(), []
+    url = f"ws://{served.host}/ws?token={TOKEN}&client=operator"
+    with connect(url, origin=f"http://{served.host}", max_queue=None) as page, ExitStack() as stack:
+        page.send(json.dumps({"type": "command", "name": "restart", "attempt": served.session.attempt}))
+        steering = threading.Thread(target=steer_on, args=(page, stop))
+        steering.start()
+        stack.callback(lambda: (stop.set(), steering.join()))
+        peers = [stack.enter_context(unread_page(served, f"unread{i}")) for i in range(num)]
+        wait_until(lambda: 0 < served.steps < 100, "the first step")
+        last, end = served.steps, time.monotonic() + seconds
+        while time.monotonic() < end:
+            if served.steps != last:
+                last = served.steps
+                ticks.append(time.monotonic())
+                if num and last % 20 == 0:  # once a second
+                    peers += [
+                        stack.enter_context(unread_page(served, f"late{last}-{i}"))
+                        for i in range(num_gone(served, num))
+                    ]
+            time.sleep(0.001)
+    return (len(ticks) - 1) / (ticks[-1] - ticks[0]), 1000 * float(np.diff(ticks).max())
+
+
+def num_gone(served: Served, num: int) -> int:
+    """Return how many of ``num`` spectators the server has disconnected."""
+    return max(0, num + 1 - len(served.teleop._clients))
+
+
+def compare_crowds(gl: Gl, num: int, seconds: float) -> None:
+    """Print steps a second with and without spectators, in turns."""
+    print("| spectators that do not read | steps/s | longest gap (ms) |\n|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder, serve(gl, Path(folder) / "data") as served:
+        for present in (0, num) * 3:
+            rate, gap = measure_crowd(served, present, seconds)
+            print(f"| {present} | {rate:.1f} | {gap:.0f} |", flush=True)
+
+
 def latency_ms(page: Page, served: Served) -> float:
     """Return the median time from a key's press, at rest, to the next frame that is shown."""
     page.keyboard.press("KeyR")  # enough steps are left then
@@ -179,9 +252,14 @@ def latency_ms(page: Page, served: Served) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=15.0, help="for each line")
-    seconds = min(parser.parse_args().seconds, 20.0)  # an episode ends after 25
+    parser.add_argument("--spectators", type=int, default=0, help="measure with so many that do not read, instead")
+    arguments = parser.parse_args()
+    seconds = min(arguments.seconds, 20.0)  # an episode ends after 25
     gl = find_gl()
     print(f"20 Hz asked for; drawn by {gl}\n")
+    if arguments.spectators:
+        compare_crowds(gl, arguments.spectators, seconds)
+        return
     print("| picture | steps/s | longest gap (ms) | frames/s | key to picture (ms) |\n|---|---|---|---|---|")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--disable-dev-shm-usage"])

@@ -83,9 +83,9 @@ def run_teleop(config: CollectConfig, out: Path, *, resume: bool = False) -> Epi
     try:
         with listen(teleop.port) as listening:
             port = listening.getsockname()[1]
-            say(f"Drawing with {gl}. Demonstrate here: http://{HOST}:{port}/?token={token}")
-            say(f"From another machine, first: ssh -L {port}:{HOST}:{port} THIS_MACHINE. Ctrl-C ends it.")
             with interrupts.deferred() as raise_if_interrupted:
+                say(f"Drawing with {gl}. Demonstrate here: http://{HOST}:{port}/?token={token}")
+                say(f"From another machine, first: ssh -L {port}:{HOST}:{port} THIS_MACHINE. Ctrl-C ends it.")
                 asyncio.run(Teleop(session, simulator, picture, token).run(listening))
                 raise_if_interrupted()
     finally:

@@ -11,20 +11,28 @@ import contextlib
 import json
 import logging
 import math
+import re
 import secrets
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import uvicorn
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
+from fastapi.datastructures import Headers
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
+from act_kit import interrupts
+from act_kit.collection.teleop.connections import (
+    MAX_MESSAGE_BYTES,
+    PageProtocol,
+    RequestProtocol,
+    limit_buffers,
+    quiet_logs,
+)
 from act_kit.collection.teleop.coverage import CoverageMap
 from act_kit.collection.teleop.picture import Picture, ground_axes
 from act_kit.collection.teleop.session import CLOSED, Session
@@ -34,15 +42,18 @@ from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON, get_task
 
 HOST = "127.0.0.1"
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""What the page may be asked for as: another name that leads here is somebody else's page (DNS rebinding)."""
+_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
+"""Hosts that the page may be asked for as: another name that leads here is someone else's page (DNS rebinding)."""
 
 SILENCE_S = 0.3
 """Without a word from the page for so long, the arm stops. A page says something 20 times a second."""
 RESERVED_S = 10.0
 """How long the controls wait for a page whose connection dropped, before another may take them."""
-_MOST_BYTES = 2048
-"""Of a message from a page."""
+MAX_PAGES = 65
+"""Pages that are connected at a time: a class watches, and one steers."""
+SPECTATORS_A_TICK = 8
+"""Spectators that are sent something in one control period; where there are more, they take turns, and see fewer images
+a second, because sending takes time of the thread that makes the steps."""
 _FAREWELL_S = 1.0
 
 _log = logging.getLogger(__name__)
@@ -56,6 +67,8 @@ class _Client:
         self.socket = socket
         self._texts: dict[str, str] = {}
         self._frame: bytes | None = None
+        self.last_frame: bytes | None = None
+        self._close_code = 0
         self._wake = asyncio.Event()
 
     def put(self, kind: str, text: str) -> None:
@@ -63,13 +76,21 @@ class _Client:
         self._wake.set()
 
     def put_frame(self, frame: bytes) -> None:
-        self._frame = frame
+        self._frame = self.last_frame = frame
+        self._wake.set()
+
+    def close(self, code: int) -> None:
+        """Close the connection once the page has read what it was sent before; one that does not is disconnected."""
+        self._close_code = code
         self._wake.set()
 
     async def send_until_closed(self) -> None:
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             while True:
                 await self._wake.wait()
+                if self._close_code:
+                    await self.socket.close(self._close_code)
+                    return
                 self._wake.clear()
                 texts, self._texts = self._texts, {}
                 frame, self._frame = self._frame, None
@@ -102,6 +123,8 @@ class Teleop:
         self._changed = asyncio.Event()
         self._changed.set()
         self._frame: bytes | None = None
+        self._turn = 0
+        self._map = self._draw_map()
         self.app = self._make_app()
 
     # -- time --------------------------------------------------------------------------------------------------------
@@ -109,10 +132,22 @@ class Teleop:
     async def run(self, listening: socket.socket) -> None:
         """Serve pages on a listening socket until all is demonstrated, or Ctrl-C."""
         config = uvicorn.Config(
-            self.app, log_level="warning", access_log=False, ws="websockets-sansio", ws_max_size=_MOST_BYTES,
-            lifespan="off", timeout_graceful_shutdown=1,
-        )  # fmt: skip
-        server = uvicorn.Server(config)
+            self.app,
+            http=RequestProtocol,
+            ws=PageProtocol,
+            ws_max_size=MAX_MESSAGE_BYTES,
+            ws_per_message_deflate=False,  # images are compressed already: it takes a millisecond for nothing
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
+        with quiet_logs():
+            await self._run(uvicorn.Server(config), listening)
+
+    async def _run(self, server: uvicorn.Server, listening: socket.socket) -> None:
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         loops = [asyncio.create_task(self._keep_time()), asyncio.create_task(self._draw_forever())]
         try:
@@ -131,7 +166,7 @@ class Teleop:
         """Tick at the control rate; late, skip what was missed rather than hurry after it."""
         period = 1 / self._session.config.teleop.rate_hz
         due = time.monotonic()
-        while self._session.phase != "done":
+        while self._session.phase != "done" and not interrupts.interrupted():
             due = max(due + period, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
             if not self.live:
@@ -173,21 +208,30 @@ class Teleop:
                 self._says = "The picture was lost: the process that draws died (out of memory?)."
                 await asyncio.sleep(1.0)
                 continue
-            for client in self._clients.values():
-                client.put_frame(self._frame)
+            if self._controller in self._clients:
+                self._clients[self._controller].put_frame(self._frame)
 
     # -- what pages are told -----------------------------------------------------------------------------------------
 
     def _tell(self) -> None:
-        for client in self._clients.values():
-            client.put("status", json.dumps(self._status(client)))
+        """Tell the page that steers, and the spectators whose turn it is, where things stand."""
+        if self._controller in self._clients:
+            self._clients[self._controller].put("status", self._status("controller"))
+        spectators = [client for name, client in self._clients.items() if name != self._controller]
+        status = self._status("spectator") if spectators else ""
+        for i in range(min(SPECTATORS_A_TICK, len(spectators))):
+            client = spectators[(self._turn + i) % len(spectators)]
+            client.put("status", status)
+            if self._frame is not None and self._frame is not client.last_frame:
+                client.put_frame(self._frame)
+        self._turn += SPECTATORS_A_TICK
 
-    def _status(self, client: _Client) -> dict[str, Any]:
+    def _status(self, role: str) -> str:
         s = self._session
         rate = self.rate_hz
-        return {
+        status = {
             "type": "status",
-            "role": "controller" if client.name == self._controller else "spectator",
+            "role": role,
             "free": self._is_free,
             "live": self.live,
             "phase": s.phase,
@@ -203,27 +247,34 @@ class Teleop:
             "rate": None if math.isnan(rate) else rate,
             "says": self._says,
         }
+        return json.dumps(status)
 
-    def _tell_map(self, *clients: _Client) -> None:
+    def _draw_map(self) -> str:
         s = self._session
-        now = self._coverage.of(s.starts(kept=True), s.starts(kept=False), s.start.array)
-        for client in clients or self._clients.values():
-            client.put("map", json.dumps({"type": "map", **now}))
+        return json.dumps(
+            {"type": "map", **self._coverage.of(s.starts(kept=True), s.starts(kept=False), s.start.array)}
+        )
 
     # -- what pages say ----------------------------------------------------------------------------------------------
 
-    def _hear(self, client: _Client, message: dict[str, Any]) -> None:
+    def _hear(self, client: _Client, text: str) -> None:
         """Do what a page asks for; what makes no sense, or is not for it to ask, is left."""
+        try:
+            message = json.loads(text)
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(message, dict):
+            return
         if message.get("type") == "take" and self._is_free:
             self._controller, self._heard, self._let_go = client.name, time.monotonic(), True
         if client.name != self._controller or self._session.phase == "done":
             return
         match message:
             case {"type": "input", "right": right, "away": away, "up": up, "slow": bool(slow)}:
-                wish = np.array([right, away, up], dtype=np.float64)
-                if np.isfinite(wish).all():
+                wish = (right, away, up)
+                if all(map(_is_share, wish)):
                     self._heard, self._let_go = time.monotonic(), False
-                    self._session.steer(wish @ self._axes, slow=slow)
+                    self._session.steer(np.array(wish, dtype=np.float64) @ self._axes, slow=slow)
             case {"type": "release"}:
                 self._heard, self._let_go = time.monotonic(), True
             case {"type": "command", "name": str(name), "attempt": self._session.attempt}:
@@ -250,22 +301,24 @@ class Teleop:
             _log.warning(says)
         self._says = says
         self._changed.set()
-        self._tell_map()
+        self._map = self._draw_map()
+        for client in self._clients.values():
+            client.put("map", self._map)
 
     # -- connections -------------------------------------------------------------------------------------------------
 
     def _make_app(self) -> FastAPI:
-        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         app.add_api_route("/", self._page, methods=["GET"], response_class=HTMLResponse)
         app.add_api_websocket_route("/ws", self._connect)
         return app
 
-    def _refusal(self, headers: Any, token: str, *, origin: bool) -> str:
+    def _refusal(self, headers: Headers, token: str, *, origin: bool) -> str:
         """Return why a request is not answered, or ""."""
         host = headers.get("host", "")
-        if urlsplit(f"//{host}").hostname not in _LOOPBACK:
-            return f"This page is served to this machine only, not as {host}."
-        if origin and headers.get("origin") != f"http://{host}":
+        if not _LOOPBACK.fullmatch(host):
+            return f"This page is served to this machine only, not as {host[:100]!r}."
+        if origin and headers.getlist("origin") != [f"http://{host}"]:
             return "Only this server's own page may connect."
         if not secrets.compare_digest(token.encode(), self._token.encode()):
             return "The token is missing or wrong: open the whole address that act collect printed."
@@ -275,6 +328,11 @@ class Teleop:
         refusal = self._refusal(request.headers, request.query_params.get("token", ""), origin=False)
         if refusal:
             return PlainTextResponse(refusal, status_code=403)
+        if self._is_full:
+            return PlainTextResponse(
+                f"{MAX_PAGES} pages are open already: expected fewer. Fix: close some, then reload this one.",
+                status_code=503,
+            )
         nonce = secrets.token_urlsafe(16)
         config = self._session.config
         page = render_page(
@@ -301,37 +359,42 @@ class Teleop:
         }
         return HTMLResponse(page, headers=headers)
 
+    @property
+    def _is_full(self) -> bool:
+        return len(self._clients) >= MAX_PAGES
+
     async def _connect(self, socket: WebSocket) -> None:
-        if self._refusal(socket.headers, socket.query_params.get("token", ""), origin=True):
+        name = socket.query_params.get("client", "")[:64] or secrets.token_hex(8)
+        refused = self._refusal(socket.headers, socket.query_params.get("token", ""), origin=True)
+        if refused or (self._is_full and name != self._controller and name not in self._clients):
             await socket.close(1008)
             return
         await socket.accept()
-        client = _Client(socket.query_params.get("client", "")[:64] or secrets.token_hex(8), socket)
-        before = self._clients.pop(client.name, None)
+        client = _Client(name, socket)
+        before = self._clients.pop(name, None)
         if before:  # the same page again, before it was noticed that its connection had dropped
-            with contextlib.suppress(RuntimeError):
-                await before.socket.close(4001)
-        self._clients[client.name] = client
+            before.close(4001)
+        self._clients[name] = client
         if self._controller is None:
-            self._controller, self._heard = client.name, time.monotonic()
-        client.put("status", json.dumps(self._status(client)))
-        self._tell_map(client)
+            self._controller, self._heard = name, time.monotonic()
+        client.put("status", self._status("controller" if name == self._controller else "spectator"))
+        client.put("map", self._map)
         if self._frame is not None:
             client.put_frame(self._frame)
         sending = asyncio.create_task(client.send_until_closed())
         try:
-            while True:
-                text = await socket.receive_text()
-                with contextlib.suppress(ValueError, TypeError):  # what is no message is left
-                    message = json.loads(text)
-                    if isinstance(message, dict):
-                        self._hear(client, message)
-        except WebSocketDisconnect:
-            pass
+            while (received := await socket.receive())["type"] == "websocket.receive":
+                self._hear(client, received.get("text") or "")
+                await asyncio.sleep(0)  # many that have arrived together do not delay a step
         finally:
             sending.cancel()
-            if self._clients.get(client.name) is client:
-                del self._clients[client.name]
+            if self._clients.get(name) is client:
+                del self._clients[name]
+
+
+def _is_share(value: object) -> bool:
+    """Return whether a value is a number in [-1, 1], which NaN, ``true`` and lists are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1 <= value <= 1
 
 
 def listen(port: int) -> socket.socket:
@@ -342,6 +405,7 @@ def listen(port: int) -> socket.socket:
     """
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    limit_buffers(listening)
     try:
         listening.bind((HOST, port))
         listening.listen()

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from act_kit.arrays import as_array
 from act_kit.collection.collect import describe
 from act_kit.collection.recorder import Recorder
 from act_kit.config import CollectConfig
@@ -120,7 +121,11 @@ class Session:
         """Move the hand along ``direction``, (3,) in the world's axes, at most 1 long: 1 for the full speed.
 
         A key that is still held from the episode before does not begin the next one.
+
+        Raises:
+            ArrayError: It is something else.
         """
+        direction = as_array(direction, "The direction", (3,))
         length = float(np.linalg.norm(direction))
         self._let_go = self._let_go or not length
         if not self._let_go:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from act_kit.collection.replay import replay_episode
 from act_kit.collection.teleop.picture import ground_axes
 from act_kit.collection.teleop.session import SETTLE_S, Session
 from act_kit.datasets.store import EpisodeStore
-from act_kit.errors import DatasetError
+from act_kit.errors import ArrayError, DatasetError
 from act_kit.sim.render import CAMERAS
 from act_kit.sim.simulator import Simulator
 from benchmarks.teleop import teleop_config
@@ -53,6 +54,12 @@ def test_time_begins_with_the_first_input_and_waits_for_the_next(session: Sessio
     assert num == SETTLE_S * 20
     session.toggle_gripper()
     assert session.tick(), "the gripper takes time to close"
+
+
+@pytest.mark.parametrize("direction", [np.eye(3), [0, 0], [0, 0, np.nan], ["0", "0", "1"], [True, False, False]])
+def test_a_direction_is_three_numbers(session: Session, direction: Any) -> None:
+    with pytest.raises(ArrayError, match="The direction"):
+        session.steer(direction, slow=False)
 
 
 def test_slow_is_slow_and_diagonal_is_not_fast(session: Session, simulator: Simulator) -> None:
