@@ -28,13 +28,12 @@ from act_kit.datasets.episode import Attempt, Recording
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.eval.evalset import EvalSet
-from act_kit.eval.report import rate_values
+from act_kit.eval.recount import read_rows, recount
 from act_kit.files import read_json, read_text, write_json, write_text
 from act_kit.policy.policy import Policy
 from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start, StartLaw
-from act_kit.statistics import Rate
 from benchmarks.command import act
 
 TASK = "reach-v3"
@@ -454,17 +453,13 @@ def edited_alike(case: Case) -> None:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows[::6]:
-        row.update(success_once="0", success_at_end="0", success_step="", label="never reached")
+        row.update(success_once="0", success_at_end="0", success_step="", label="never reached", got_as_far_as="near")
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     summary = read_json(case.evaluation / "summary.json")
-    num = len(rows[::6])
-    for name in ("success_once", "success_at_end"):
-        summary[name] = rate_values(Rate(summary[name]["successes"] - num, len(rows)))
-    summary["failures"] = {"never reached": num}
-    write_json(case.evaluation / "summary.json", summary)
+    write_json(case.evaluation / "summary.json", {**summary, **recount(read_rows(case.evaluation))})
 
 
 def evaluated_before_trained(case: Case) -> None:

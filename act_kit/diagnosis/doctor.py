@@ -116,13 +116,19 @@ def examine_run(folder: Path, *, num_workers: int, evaluation: Path | None = Non
         for dataset in case.datasets:
             try:
                 assert dataset.store
-                findings += examine(dataset, data.CHECKS)
+                findings += [_with_training(case, dataset, finding) for finding in examine(dataset, data.CHECKS)]
             except DatasetError as error:
                 result = Result(status="UNTESTED", says=str(error), evidence=str(dataset.path))
                 findings.append(Finding(name="dataset", stage="data", settle="open it", result=result))
     finally:
         case.close()
     return rank(_linked(findings))
+
+
+def _with_training(case: RunCase, dataset: DatasetCase, finding: Finding) -> Finding:
+    """Let the fix of a dataset's fault train the run on the dataset that it makes."""
+    fix = case.train_on_fixed(dataset, finding.result.mend)
+    return replace(finding, result=replace(finding.result, mend=fix))
 
 
 def _linked(findings: Sequence[Finding]) -> list[Finding]:
