@@ -108,9 +108,8 @@ def make_healthy(folder: Path) -> Case:
 
 def edit(case: Case, change: Callable[[EpisodeStore], None]) -> None:
     """Edit the arrays of a dataset, and sign it anew, as somebody would who does not know what they break."""
-    store = EpisodeStore.open(case.data, writable=True)
-    change(store)
-    store.finish()
+    change(EpisodeStore.open(case.data, writable=True))
+    EpisodeStore.open(case.data, writable=True).finish()
 
 
 def identical_starts(case: Case) -> None:
@@ -353,19 +352,14 @@ def shift_starts(store: EpisodeStore) -> None:
 
 def truncate(store: EpisodeStore) -> None:
     """End every episode halfway to its success, and call its last step a success."""
-    begins = np.concatenate([[0], store.episode_ends[:-1]])
-    lengths = np.maximum(store.success_steps // 2, 2)
-    kept = np.concatenate([np.arange(begin, begin + num) for begin, num in zip(begins, lengths, strict=True)])
-    ends = np.cumsum(lengths)
-    for name in store.fields:
-        values = store.steps(name)[kept]
-        if name == "success":
-            values[ends - 1] = True
-        array = store.group[f"data/{name}"]
-        array.resize(values.shape)
-        array[:] = values
-    store.group["meta/episode_ends"][:] = ends
-    store.group["meta/success_step"][:] = lengths - 1
+    recordings = []
+    for recording, success_step in zip(store.recordings(), store.success_steps, strict=True):
+        steps = {name: values[: max(success_step // 2, 2)].copy() for name, values in recording.steps.items()}
+        steps["success"][-1] = True
+        recordings.append(replace(recording, steps=steps))
+    attempts = store.attempts()
+    shutil.rmtree(store.path)
+    write_dataset(store.path, store.info, recordings, attempts=attempts)
 
 
 def relabel(store: EpisodeStore) -> None:

@@ -90,7 +90,7 @@ class FirstObservations:
         """The verdict as a sentence, with what mends it."""
         if self.level != "OK":
             wrong = " ".join(finding.text for finding in self.findings if finding.level == self.level)
-            return f"{self.level}: {wrong} To mend it: {self.mend}"
+            return f"{self.level}: {wrong} Fix: {self.mend}"
         begin = f"OK: {self.num_compared} demonstrations begin from {self.num_distinct} distinct first observations"
         if self.starts:
             return f"{begin}, whose starts cover {self.starts.against} as well as {self.num} random draws do."

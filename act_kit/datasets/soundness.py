@@ -321,7 +321,7 @@ class _Checker:
         most_common = Counter(texts.values()).most_common(1)[0][0]
         episodes = list(texts)
         shown = ", ".join(map(str, episodes[:3])) + (", …" if len(episodes) > 3 else "")
-        has = "has" if len(episodes) == 1 else "have"
+        shown, has = (f"episode {shown}", "has") if len(episodes) == 1 else (f"episodes {shown}", "have")
         num = f"{len(episodes)} of {len(self._looks)} demonstrations"
         if len(self._looks) < self._store.num_episodes:
             num += f" that were looked at (of {self._store.num_episodes})"

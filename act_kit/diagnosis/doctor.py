@@ -143,9 +143,9 @@ def _linked(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def describe(finding: Finding) -> Text:
-    """Return a finding for the terminal: what it says, where that comes from, what settles it and what mends it."""
+    """Return a finding for the terminal: what it says, where that comes from, what settles it and what to type."""
     result = finding.result
-    lines = [result.says, f"from {result.evidence}", f"to settle it: {finding.settle}", f"to mend it: {result.mend}"]
+    lines = [result.says, f"Evidence: {result.evidence}", f"To verify: {finding.settle}", f"Fix: {result.mend}"]
     head = f"{result.status}, {result.severity} · {finding.stage} · {finding.name}"
     return Text.assemble((head, _COLOURS[result.status]), *(f"\n    {line}" for line in lines))
 

@@ -142,7 +142,7 @@ def whole(case: RunCase) -> Result:
                 evaluation.folder,
                 _again(case, evaluation),
             )
-    return ruled_out(f"The files of {len(evaluations)} evaluations agree.")
+    return ruled_out(f"The files of each evaluation agree ({len(evaluations)} looked at).")
 
 
 def _disagreement(evaluation: EvaluationFiles) -> str:

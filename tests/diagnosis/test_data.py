@@ -38,9 +38,8 @@ def demonstrations(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 def edited(store: EpisodeStore, change: object, folder: Path) -> EpisodeStore:
     """Copy a dataset, change the copy and sign it anew."""
     shutil.copytree(store.path, folder)
-    copy = EpisodeStore.open(folder, writable=True)
-    change(copy)  # type: ignore[operator]
-    copy.finish()
+    change(EpisodeStore.open(folder, writable=True))  # type: ignore[operator]
+    EpisodeStore.open(folder, writable=True).finish()
     return EpisodeStore.open(folder)
 
 
@@ -93,7 +92,9 @@ def test_a_sample_of_a_large_dataset_says_so(
     assert sound.scope.startswith("4 of 8 episodes were replayed")
     halved = edited(demonstrations, DATA_FAULTS["actions halved"].change, tmp_path / "data")
     (finding,) = [f for f in measure_dataset(halved).findings if f.about == "demonstrations"]
-    assert finding.text.startswith("4 of 4 demonstrations that were looked at (of 8) (0, 2, 5, …) have actions")
+    assert finding.text.startswith(
+        "4 of 4 demonstrations that were looked at (of 8) (episodes 0, 2, 5, …) have actions"
+    )
     one = edited(demonstrations, DATA_FAULTS["one episode's actions halved"].change, tmp_path / "one")
     assert check_soundness(one).faults == []
     assert [fault.episodes for fault in check_soundness(one, of_all=True).faults] == [[6]]
