@@ -129,7 +129,7 @@ def _cause(case: RunCase, result: TaskResult) -> tuple[str, str]:
     """Say what the numbers of a task that it fails in point to, and what to do about it."""
     wrong = _wrong_data(case, result.task)
     if wrong:
-        cause = f"the demonstrations of {wrong[0].path} are wrong, which is found above"
+        cause = f"the demonstrations in {wrong[0].path} are wrong"
         return cause, case.train_on_fixed(wrong[0], wrong[0].soundness.fix_for(wrong[0].store))
     stores = _stores(case, result.task)
     fit = _Fit.of(case, result.task)
