@@ -286,7 +286,7 @@ class RunCase:
     def train_on_fixed(self, dataset: DatasetCase, fix: str) -> str:
         """Return ``fix``, and the command that then trains on what it makes, if that is a dataset beside a dataset."""
         fixed = free_beside(dataset.path)
-        if str(fixed) not in shlex.split(fix):
+        if f" {shlex.quote(str(fixed))} " not in f"{fix} ":
             return fix
         data = [fixed if other is dataset else other.path for other in self.datasets]
         return f"{fix} && {self.train_with({}, data=data)}"
