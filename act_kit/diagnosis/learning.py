@@ -14,6 +14,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.diagnosis.case import DatasetCase, RunCase, TaskResult
 from act_kit.diagnosis.finding import Checks, Result, ruled_out, suspected, untested
 from act_kit.diagnosis.generalisation import evenly, measure_loss
+from act_kit.errors import DatasetError
 from act_kit.files import free_beside
 from act_kit.overrides import option, preset_of
 
@@ -288,7 +289,10 @@ def _failing(case: RunCase) -> list[TaskResult]:
 
 
 def _stores(case: RunCase, task: str) -> list[EpisodeStore]:
-    return [store for store in case.stores if store.info.task == task]
+    stores = [store for store in case.stores if store.info.task == task]
+    if not stores:
+        raise DatasetError(f"The policy does {task}, but the run names no dataset of it.")
+    return stores
 
 
 def _named(case: RunCase, task: str) -> str:

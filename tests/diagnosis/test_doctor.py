@@ -20,7 +20,7 @@ from act_kit.diagnosis.case import EvaluationFiles, RunCase, TaskResult
 from act_kit.diagnosis.doctor import _run_of, examine_dataset, examine_run, find_patients
 from act_kit.diagnosis.finding import Finding, Result
 from act_kit.diagnosis.generalisation import Incomparable, comparable, measure_loss, replay_nearest
-from act_kit.errors import ActKitError, CheckpointError
+from act_kit.errors import ActKitError, CheckpointError, DatasetError
 from act_kit.files import SEEDS, read_json, write_json, write_text
 from act_kit.overrides import compose
 from act_kit.policy.policy import Policy
@@ -516,3 +516,11 @@ def test_an_expert_that_fails_in_one_task_is_named(healthy: Case) -> None:
     assert result.severity == "critical"
     assert "push-v3 3/10" in result.says
     assert "reach-v3" not in result.says
+
+
+def test_of_a_task_without_data_no_cause_is_guessed(healthy: Case) -> None:
+    run = RunCase(healthy.run, 1)
+    run.results = [TaskResult(task="push-v3", fresh=Rate(0, 10), shown=None, expert=Rate(10, 10))]  # type: ignore[misc]
+    for check in (learning.under_trained, learning.reading):
+        with pytest.raises(DatasetError, match="names no dataset of it"):
+            check(run)
