@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -62,6 +63,13 @@ _held: set[Path] = set()
 
 
 # -- output folders ----------------------------------------------------------------------------------------------------
+
+
+def free_beside(path: Path) -> Path:
+    """Return ``path`` with the first number behind its name, from 2 on, that is free."""
+    return next(
+        beside for number in itertools.count(2) if not (beside := path.with_name(f"{path.name}-{number}")).exists()
+    )
 
 
 def check_output(path: Path, *, overwrite: bool, how_to_go_on: str = "") -> None:

@@ -28,13 +28,12 @@ from act_kit.datasets.episode import Attempt, Recording
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.eval.evalset import EvalSet
-from act_kit.eval.report import rate_values
+from act_kit.eval.recount import read_rows, recount
 from act_kit.files import read_json, read_text, write_json, write_text
 from act_kit.policy.policy import Policy
 from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start, StartLaw
-from act_kit.statistics import Rate
 from benchmarks.command import act
 
 TASK = "reach-v3"
@@ -109,9 +108,8 @@ def make_healthy(folder: Path) -> Case:
 
 def edit(case: Case, change: Callable[[EpisodeStore], None]) -> None:
     """Edit the arrays of a dataset, and sign it anew, as somebody would who does not know what they break."""
-    store = EpisodeStore.open(case.data, writable=True)
-    change(store)
-    store.finish()
+    change(EpisodeStore.open(case.data, writable=True))
+    EpisodeStore.open(case.data, writable=True).finish()
 
 
 def identical_starts(case: Case) -> None:
@@ -354,19 +352,14 @@ def shift_starts(store: EpisodeStore) -> None:
 
 def truncate(store: EpisodeStore) -> None:
     """End every episode halfway to its success, and call its last step a success."""
-    begins = np.concatenate([[0], store.episode_ends[:-1]])
-    lengths = np.maximum(store.success_steps // 2, 2)
-    kept = np.concatenate([np.arange(begin, begin + num) for begin, num in zip(begins, lengths, strict=True)])
-    ends = np.cumsum(lengths)
-    for name in store.fields:
-        values = store.steps(name)[kept]
-        if name == "success":
-            values[ends - 1] = True
-        array = store.group[f"data/{name}"]
-        array.resize(values.shape)
-        array[:] = values
-    store.group["meta/episode_ends"][:] = ends
-    store.group["meta/success_step"][:] = lengths - 1
+    recordings = []
+    for recording, success_step in zip(store.recordings(), store.success_steps, strict=True):
+        steps = {name: values[: max(success_step // 2, 2)].copy() for name, values in recording.steps.items()}
+        steps["success"][-1] = True
+        recordings.append(replace(recording, steps=steps))
+    attempts = store.attempts()
+    shutil.rmtree(store.path)
+    write_dataset(store.path, store.info, recordings, attempts=attempts)
 
 
 def relabel(store: EpisodeStore) -> None:
@@ -454,17 +447,13 @@ def edited_alike(case: Case) -> None:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows[::6]:
-        row.update(success_once="0", success_at_end="0", success_step="", label="never reached")
+        row.update(success_once="0", success_at_end="0", success_step="", label="never reached", got_as_far_as="near")
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     summary = read_json(case.evaluation / "summary.json")
-    num = len(rows[::6])
-    for name in ("success_once", "success_at_end"):
-        summary[name] = rate_values(Rate(summary[name]["successes"] - num, len(rows)))
-    summary["failures"] = {"never reached": num}
-    write_json(case.evaluation / "summary.json", summary)
+    write_json(case.evaluation / "summary.json", {**summary, **recount(read_rows(case.evaluation))})
 
 
 def evaluated_before_trained(case: Case) -> None:

@@ -221,12 +221,12 @@ def _reopen(config: CollectConfig, asked: DatasetInfo, path: Path) -> EpisodeSto
     if begun.parents != asked.parents:
         raise DatasetError(
             f"{asked.parents[0]['path']} has changed since {path} was begun with it: its bytes would not fit together. "
-            f"Collect it anew: {again} --overwrite"
+            f"Fix: collect it again: {store.command_again}"
         )
     if begun.versions != asked.versions:
         raise DatasetError(
             f"{path} was begun with {begun.versions}, here is {asked.versions}: its bytes would not fit together. "
-            f"Install those versions, or collect it anew: {again} --overwrite"
+            f"Fix: install those versions, or collect it again: {store.command_again}"
         )
     if begun.num_wanted != config.n:
         _require_beginning(store, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
@@ -34,7 +35,8 @@ def render(
     check_cameras(cameras)
     if store.fingerprint is None:
         raise DatasetError(
-            f"The collection of {store.path} is not finished. First: {store.info.command} --out {store.path} --resume"
+            f"The collection of {store.path} is not finished. First: {store.info.command} --out "
+            f"{shlex.quote(str(store.path))} --resume"
         )
     if {"start", "physics"} & set(store.lacks):
         raise DatasetError(f"{store.path} was imported without what pictures are drawn from: {', '.join(store.lacks)}.")

@@ -86,7 +86,7 @@ def measure(store: EpisodeStore, *, against: np.ndarray | None = None) -> Divers
             f"{num_leaked} of the {num_validation} demonstrations that act train validates with repeat one that it "
             "learns from: the validation loss flatters."
         )
-        findings.append(Finding(level="WARN", text=text))
+        findings.append(Finding(level="WARN", text=text, about="coverage"))
     if is_changed:
         text = "the content does not match its fingerprint: it was changed after it was collected."
         findings.append(Finding(level="WARN", text=text))

@@ -9,6 +9,7 @@ Shapes: N episodes, S state, D numbers of a start.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -24,6 +25,7 @@ from act_kit.datasets.soundness import Soundness, check_soundness
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.verdict import TOO_FEW
 from act_kit.errors import DatasetError
+from act_kit.files import free_beside
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import distinct
 from act_kit.sim.tasks import get_task
@@ -88,7 +90,7 @@ class FirstObservations:
         """The verdict as a sentence, with what mends it."""
         if self.level != "OK":
             wrong = " ".join(finding.text for finding in self.findings if finding.level == self.level)
-            return f"{self.level}: {wrong} To mend it: {self.mend}"
+            return f"{self.level}: {wrong} Fix: {self.mend}"
         begin = f"OK: {self.num_compared} demonstrations begin from {self.num_distinct} distinct first observations"
         if self.starts:
             return f"{begin}, whose starts cover {self.starts.against} as well as {self.num} random draws do."
@@ -109,7 +111,11 @@ def measure_dataset(
     """
     measured = measure_first(store, against=against) if store.lacks else measure(store, against=against)
     soundness = soundness or check_soundness(store)
-    return replace(measured, soundness=soundness, findings=[*soundness.findings(), *measured.findings])
+    findings = [*soundness.findings(), *measured.findings]
+    is_unsound = any(finding.about != "coverage" and finding.level == worst(findings) for finding in findings)
+    fix = f"{measured.mend} --out {shlex.quote(str(free_beside(store.path)))}"
+    mend = soundness.fix_for(store) if is_unsound else fix if store.is_of_metaworld else measured.mend
+    return replace(measured, soundness=soundness, findings=findings, mend=mend)
 
 
 def measure_first(store: EpisodeStore, *, against: np.ndarray | None = None) -> FirstObservations:

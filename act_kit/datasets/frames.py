@@ -5,6 +5,7 @@ Shapes: T steps of all episodes of all datasets, C cameras.
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,7 +106,8 @@ def find_images(stores: Sequence[EpisodeStore], cameras: tuple[str, ...]) -> lis
                 raise DatasetError(
                     f"The frames of {image.camera} in {store.path} are {image.settings} px by '{image.renderer}', "
                     f"those of {first.camera} in {stores[0].path} {first.settings} px by '{first.renderer}'. Draw them "
-                    f"alike: act render {store.path} --camera {image.camera} --size {first.settings} --overwrite"
+                    f"alike: act render {shlex.quote(str(store.path))} --camera {image.camera} --size {first.settings} "
+                    "--overwrite"
                 )
     return images
 

@@ -8,6 +8,7 @@ they are complete.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -56,8 +57,8 @@ class ImageStore:
                 raise ValueError(f"{self._frames.shape[0]} frames of {self._num_steps}")
         except Exception as error:
             raise DatasetError(
-                f"The frames of {camera} in {store.path} are damaged: {error}. Draw them anew: act render {store.path} "
-                f"--camera {camera} --overwrite"
+                f"The frames of {camera} in {store.path} are damaged: {error}. Draw them anew: act render "
+                f"{shlex.quote(str(store.path))} --camera {camera} --overwrite"
             ) from error
 
     @staticmethod
@@ -193,7 +194,7 @@ class ImageStore:
     @property
     def command(self) -> str:
         """The command that draws these frames."""
-        return f"act render {self._store.path} --camera {self.camera} --size {self.settings}"
+        return f"act render {shlex.quote(str(self._store.path))} --camera {self.camera} --size {self.settings}"
 
     def damaged_episodes(self) -> list[int]:
         """Read everything and return the episodes whose frames are not what was drawn."""

@@ -136,7 +136,7 @@ class Diversity:
                 f"as {self.num} random draws do."
             )
         wrong = " ".join(finding.text for finding in self.findings if finding.level == self.level)
-        return f"{self.level}: {wrong} To mend it: {self.mend}"
+        return f"{self.level}: {wrong} Fix: {self.mend}"
 
     @property
     def could_see(self) -> str:

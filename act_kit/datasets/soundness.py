@@ -17,6 +17,7 @@ no                  neither             the actions (proven if replaying the exp
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from act_kit.datasets.resimulation import Resimulation, first_difference, resimu
 from act_kit.datasets.signatures import Signature, differing_rows, explain_actions, explain_states
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import StartError
+from act_kit.files import free_beside
 from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import HORIZON, TASKS, get_task
@@ -81,6 +83,10 @@ _FAR_M = 1.0
 """Initial states so far outside their box are not simulated: the physics may not survive them."""
 _KEY_STEPS = 8
 """First steps by which copies are looked for."""
+_FEW = 0.2
+"""Share of the episodes that may be left out of a dataset, if they are faulty."""
+_MOST_LISTED = 500
+"""Of them, that an expression can list."""
 _ROUNDED = 0.02
 """Share of states in which rounding them may change what the expert does."""
 
@@ -140,16 +146,29 @@ class Soundness:
         return "" if self.num_replayed else self.not_replayed
 
     @property
+    def num_looked_at(self) -> int:
+        """Episodes that were replayed, or that the expert was asked about."""
+        return max(self.num_replayed, self.num_asked)
+
+    @property
     def num_sound(self) -> int:
         """Of the episodes that were looked at, those without a fault."""
         faulty = {episode for fault in self.faults for episode in fault.episodes}
-        return max(self.num_replayed, self.num_asked) - len(faulty)
+        return self.num_looked_at - len(faulty)
 
     @property
     def labels_are_wrong(self) -> bool:
         """Whether what a policy learns from these demonstrations is known not to be what was demonstrated."""
         harmless = ("episodes do not replay", "physics changed")
         return any(fault.is_certain and fault.kind not in harmless for fault in self.faults)
+
+    def fix_for(self, store: EpisodeStore) -> str:
+        """Return the command that leaves faulty episodes out, if these are known and few; else, makes all again."""
+        faulty = sorted({episode for fault in self.faults for episode in fault.episodes})
+        if self.num_looked_at < self.num or not 0 < len(faulty) <= min(_FEW * self.num, _MOST_LISTED):
+            return store.command_again
+        words = ["act", "data", "filter", str(store.path), "--where", f"episode not in {faulty}"]
+        return shlex.join([*words, "--out", str(free_beside(store.path))])
 
     def findings(self) -> list[Finding]:
         """Return the faults as findings of the report."""
@@ -302,7 +321,7 @@ class _Checker:
         most_common = Counter(texts.values()).most_common(1)[0][0]
         episodes = list(texts)
         shown = ", ".join(map(str, episodes[:3])) + (", …" if len(episodes) > 3 else "")
-        has = "has" if len(episodes) == 1 else "have"
+        shown, has = (f"episode {shown}", "has") if len(episodes) == 1 else (f"episodes {shown}", "have")
         num = f"{len(episodes)} of {len(self._looks)} demonstrations"
         if len(self._looks) < self._store.num_episodes:
             num += f" that were looked at (of {self._store.num_episodes})"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -20,7 +21,7 @@ import zarr
 
 from act_kit.datasets.episode import STEP_FIELDS, Attempt, Episode, Recording, dtype_of
 from act_kit.errors import DatasetError
-from act_kit.files import check_name, hidden_sibling, restore_output, still_there
+from act_kit.files import check_name, free_beside, hidden_sibling, restore_output, still_there
 from act_kit.sim.starts import Start
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, TASKS
 
@@ -166,6 +167,20 @@ class EpisodeStore:
                 f"The dataset {self.path} is truncated, it lacks {', '.join(self.missing_chunks()[:3])}. "
                 "Copy it again, or collect it again."
             )
+
+    @property
+    def command_again(self) -> str:
+        """The command that makes these bytes again, in a new folder beside this one."""
+        out = str(free_beside(self.path))
+        try:
+            words = shlex.split(str(self.info.command))
+        except ValueError:  # somebody's edit
+            return f"{self.info.command} --out {shlex.quote(out)}"
+        if words[:3] == ["act", "data", "convert"]:  # whose output is its second argument
+            words[4] = out
+        else:
+            words += ["--out", out]
+        return shlex.join(words)
 
     def missing_chunks(self) -> list[str]:
         """Name the arrays that lack chunks on disk, which zarr would read as zeros without a word.

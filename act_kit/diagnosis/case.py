@@ -30,7 +30,7 @@ from act_kit.eval.evalset import check_disjoint, make_evalset
 from act_kit.eval.evaluate import success_rate
 from act_kit.eval.rollout import LocalRoll, Outcome
 from act_kit.executors import LocalExecutor
-from act_kit.files import read_json, read_text
+from act_kit.files import free_beside, read_json, read_text
 from act_kit.overrides import compose
 from act_kit.policy.policy import Policy
 from act_kit.sim.render import find_gl
@@ -283,6 +283,14 @@ class RunCase:
         refused = data is None and any(dataset.is_refused for dataset in self.datasets)
         return train_command(config, paths, self.folder, changes) + (" --allow-degenerate" if refused else "")
 
+    def train_on_fixed(self, dataset: DatasetCase, fix: str) -> str:
+        """Return ``fix``, and the command that then trains on what it makes, if that is a dataset beside a dataset."""
+        fixed = free_beside(dataset.path)
+        if f" {shlex.quote(str(fixed))} " not in f"{fix} ":
+            return fix
+        data = [fixed if other is dataset else other.path for other in self.datasets]
+        return f"{fix} && {self.train_with({}, data=data)}"
+
     def evaluate_with(self, out: Path, *options: str) -> str:
         """Return the command that evaluates the run."""
         return shlex.join(["act", "eval", str(self.folder), *options, "--out", str(out)])
@@ -358,7 +366,7 @@ class RunCase:
                 task=task,
                 fresh=success_rate(_of_task(self.from_fresh, task)),
                 shown=success_rate(_of_task(self.from_shown, task)) if self.from_shown else None,
-                expert=success_rate(_of_task(self.expert, task)),
+                expert=self.expert_rates[task],
             )
             for task in self.policy.tasks
         ]
@@ -405,6 +413,11 @@ class RunCase:
     def expert(self) -> list[Outcome]:
         """The scripted expert from the same fresh starts."""
         return self.roll(ExpertActor(), self.fresh_starts, stop_at_success=True)
+
+    @cached_property
+    def expert_rates(self) -> dict[str, Rate]:
+        """How often the scripted expert succeeds in each task."""
+        return {task: success_rate(_of_task(self.expert, task)) for task in self.policy.tasks}
 
     def act_from(self, policy: Policy, starts: Sequence[Start], *, to_the_end: bool = False) -> list[Outcome]:
         """Roll a policy out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Literal
 
 import numpy as np
@@ -26,7 +27,7 @@ def contract(case: DatasetCase) -> Result:
     if (info.horizon, info.control_hz) != (HORIZON, CONTROL_HZ):
         return critical(
             f"{case.path} was recorded with a horizon of {info.horizon} steps at {info.control_hz} Hz; the benchmark "
-            f"has {HORIZON} at {CONTROL_HZ} Hz.", case.path / "zarr.json", _again(case),
+            f"has {HORIZON} at {CONTROL_HZ} Hz.", case.path / "zarr.json", case.store.command_again,
         )  # fmt: skip
     return ruled_out(f"{HORIZON} steps at {CONTROL_HZ} Hz.")
 
@@ -40,7 +41,7 @@ def goal(case: DatasetCase) -> Result:
     if hidden:
         return critical(
             f"the goal is hidden in {hidden} of {len(states)} states (their last three numbers are 0): what cannot be "
-            "seen cannot be imitated.", case.path / "data/state", _again(case),
+            "seen cannot be imitated.", case.path / "data/state", case.store.command_again,
         )  # fmt: skip
     task = get_task(case.store.info.task)
     moving = [int(dim) for dim in task.informative if dim >= 3]
@@ -53,7 +54,7 @@ def goal(case: DatasetCase) -> Result:
     ):
         return critical(
             "the starts have different goals, but the states show one and the same.", case.path / "data/state",
-            _again(case),
+            case.store.command_again,
         )  # fmt: skip
     return ruled_out("The goal is in every state.")
 
@@ -73,9 +74,10 @@ def _check_demonstrations(kind: str) -> None:
         if fault is None:
             return ruled_out(f"In no episode: {soundness.scope}")
         evidence = case.path / _EVIDENCE.get(kind.split()[0], "data")
+        fix = soundness.fix_for(case.store)
         if not fault.is_certain:
-            return suspected(fault.text, evidence, _again(case), severity="critical")
-        return (warning if kind == "physics changed" else critical)(fault.text, evidence, _again(case))
+            return suspected(fault.text, evidence, fix, severity="critical")
+        return (warning if kind == "physics changed" else critical)(fault.text, evidence, fix)
 
 
 _EVIDENCE = {
@@ -97,13 +99,15 @@ def clipped(case: DatasetCase) -> Result:
             continue
         values = case.store.steps(name)
         if not np.isfinite(values).all():
-            return critical(f"{name} holds numbers that are not finite.", case.path / "data" / name, _again(case))
+            return critical(
+                f"{name} holds numbers that are not finite.", case.path / "data" / name, case.store.command_again
+            )
         beyond = float((np.abs(values) > 1).any(axis=1).mean())
         if beyond:
             return critical(
                 f"{100 * beyond:.1f} % of the recorded actions lie outside [-1, 1] (up to {np.abs(values).max():.1f}): "
                 "they are not clipped, and the environment does not carry them out so.",
-                case.path / "data" / name, _again(case),
+                case.path / "data" / name, case.store.command_again,
             )  # fmt: skip
     return ruled_out("All actions lie in [-1, 1].")
 
@@ -123,7 +127,7 @@ def executed(case: DatasetCase) -> Result:
     if differs:
         return critical(
             f"{100 * differs:.1f} % of the actions to learn are not those that were carried out, though the data say "
-            "that there was no noise.", case.path / "data/action", _again(case),
+            "that there was no noise.", case.path / "data/action", case.store.command_again,
         )  # fmt: skip
     return ruled_out("The actions to learn are those that were carried out.")
 
@@ -136,7 +140,7 @@ def sound(case: DatasetCase) -> Result:
         if case.store.lacks:
             return ruled_out(f"All numbers are finite. Not recorded: {', '.join(case.store.lacks)}.")
         return ruled_out("Every first state is that of its start; all numbers are finite and in their ranges.")
-    return (critical if level == "FAIL" else warning)(says, case.path, _again(case))
+    return (critical if level == "FAIL" else warning)(says, case.path, case.store.command_again)
 
 
 @CHECKS.add("pictures changed", stage="data", settle="act data info DATASET --verify")
@@ -180,15 +184,11 @@ def whole(case: DatasetCase) -> Result:
     if store.fingerprint is None:
         return warning(
             f"{store.path} is unfinished: {store.num_episodes} of {store.info.num_wanted} demonstrations.",
-            store.path, f"{store.info.command} --out {store.path} --resume",
+            store.path, f"{store.info.command} --out {shlex.quote(str(store.path))} --resume",
         )  # fmt: skip
     if store.compute_fingerprint() != store.fingerprint:
         return critical(
             f"the content of {store.path} is not what was collected: its fingerprint does not match.",
-            store.path, _again(case),
+            store.path, case.store.command_again,
         )  # fmt: skip
     return ruled_out("The content matches its fingerprint.")
-
-
-def _again(case: DatasetCase) -> str:
-    return f"{case.store.info.command} --out {case.path} --overwrite"

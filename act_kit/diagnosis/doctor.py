@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -96,7 +97,7 @@ def examine_dataset(path: Path) -> list[Finding]:
     """
     case = DatasetCase(path)
     assert case.store
-    return examine(case, data.CHECKS)
+    return [_with_path(finding, "DATASET", path) for finding in examine(case, data.CHECKS)]
 
 
 def examine_machine(num_workers: int) -> list[Finding]:
@@ -112,17 +113,29 @@ def examine_run(folder: Path, *, num_workers: int, evaluation: Path | None = Non
     """
     case = RunCase(folder, num_workers, evaluation)
     try:
-        findings = examine(case, records.CHECKS, contract.CHECKS, learning.CHECKS, inference.CHECKS, evaluations.CHECKS)
+        of_run = examine(case, records.CHECKS, contract.CHECKS, learning.CHECKS, inference.CHECKS, evaluations.CHECKS)
+        findings = [_with_path(finding, "RUN", folder) for finding in of_run]
         for dataset in case.datasets:
             try:
                 assert dataset.store
-                findings += examine(dataset, data.CHECKS)
+                findings += [_with_training(case, dataset, finding) for finding in examine(dataset, data.CHECKS)]
             except DatasetError as error:
                 result = Result(status="UNTESTED", says=str(error), evidence=str(dataset.path))
                 findings.append(Finding(name="dataset", stage="data", settle="open it", result=result))
     finally:
         case.close()
     return rank(_linked(findings))
+
+
+def _with_training(case: RunCase, dataset: DatasetCase, finding: Finding) -> Finding:
+    """Let the fix of a dataset's fault train the run on the dataset that it makes."""
+    fix = case.train_on_fixed(dataset, finding.result.mend)
+    return _with_path(replace(finding, result=replace(finding.result, mend=fix)), "DATASET", dataset.path)
+
+
+def _with_path(finding: Finding, word: str, path: Path) -> Finding:
+    """Name the dataset or run in what is to be typed to verify a finding."""
+    return replace(finding, settle=finding.settle.replace(word, shlex.quote(str(path))))
 
 
 def _linked(findings: Sequence[Finding]) -> list[Finding]:
@@ -137,9 +150,9 @@ def _linked(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def describe(finding: Finding) -> Text:
-    """Return a finding for the terminal: what it says, where that comes from, what settles it and what mends it."""
+    """Return a finding for the terminal: what it says, where that comes from, what settles it and what to type."""
     result = finding.result
-    lines = [result.says, f"from {result.evidence}", f"to settle it: {finding.settle}", f"to mend it: {result.mend}"]
+    lines = [result.says, f"Evidence: {result.evidence}", f"To verify: {finding.settle}", f"Fix: {result.mend}"]
     head = f"{result.status}, {result.severity} · {finding.stage} · {finding.name}"
     return Text.assemble((head, _COLOURS[result.status]), *(f"\n    {line}" for line in lines))
 

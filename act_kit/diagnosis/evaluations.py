@@ -21,15 +21,15 @@ from act_kit.eval.actors import Actor, ExpertActor, NothingActor, RandomActor
 from act_kit.eval.arms import flatten
 from act_kit.eval.evalset import EvalSet
 from act_kit.eval.evaluate import distance_at, success_rate
-from act_kit.eval.failures import LABELS
 from act_kit.eval.nearness import near_copies
-from act_kit.eval.report import rate_values
+from act_kit.eval.recount import check_summary, read_rows
 from act_kit.eval.rollout import Outcome
+from act_kit.files import free_beside
 from act_kit.overrides import to_dict
 from act_kit.sim.starts import Start, StartLaw, distinct, stack
 from act_kit.sim.tasks import HORIZON
 from act_kit.statistics import Rate, mcnemar
-from act_kit.training.run import free_beside, noted_evaluations
+from act_kit.training.run import noted_evaluations
 
 CHECKS = Checks[RunCase]()
 
@@ -105,96 +105,6 @@ def of_this_policy(case: RunCase) -> Result:
     return ruled_out("The evaluations are of this run's policy.")
 
 
-@CHECKS.add("evaluation damaged", stage="rollouts", settle="compare summary.json with episodes.csv and starts.json")
-def whole(case: RunCase) -> Result:
-    """Do the files of each evaluation agree with each other?"""
-    evaluations, damaged = case.read_evaluations
-    if damaged:
-        return critical(damaged[0], case.folder, case.evaluate_with(free_beside(case.folder / "eval-fresh")))
-    for evaluation in _evaluations(case):
-        wrong = _disagreement(evaluation)
-        if wrong:
-            return critical(
-                f"the files of {evaluation.folder} do not belong together: {wrong}.", evaluation.folder,
-                _again(case, evaluation),
-            )  # fmt: skip
-    return ruled_out(f"The files of {len(evaluations)} evaluations agree.")
-
-
-def _disagreement(evaluation: EvaluationFiles) -> str:
-    """Say where the files of an evaluation disagree; "" where they do not."""
-    summary, rows = evaluation.summary, evaluation.rows
-    try:
-        evalset = EvalSet.load(evaluation.folder / "starts.json")
-    except ActKitError as error:
-        return str(error)
-    if evalset.hash != summary["evalset"]["hash"] or evalset.task != evaluation.task:
-        return "starts.json is not the set that summary.json names"
-    if len(rows) != len(evalset.starts):
-        return f"{len(rows)} rows in episodes.csv, {len(evalset.starts)} starts"
-    for number, (row, start) in enumerate(zip(rows, evalset.starts, strict=True)):
-        if [float(x) for x in row["start"].split()] != list(start.rand_vec):
-            return f"row {number} of episodes.csv has another start than starts.json"
-        wrong = _implausible(row)
-        if wrong:
-            return f"row {number} of episodes.csv {wrong}"
-    kind = evaluation.starts_file["kind"]
-    named = summary["evalset"]
-    if (named["kind"], named["seed"], named["num"]) != (kind, evalset.seed, len(rows)):
-        return "the initial states are of another kind, seed or number in starts.json than in summary.json"
-    return next((wrong for name, value in _of_rows(rows).items() if (wrong := _differs(summary, name, value))), "")
-
-
-def _implausible(row: Mapping[str, str]) -> str:
-    """Say where the columns of an episode contradict each other; "" where they do not."""
-    succeeded, at_end = int(row["success_once"]), int(row["success_at_end"])
-    if bool(row["success_step"]) != bool(succeeded) or at_end > succeeded or bool(row["label"]) == bool(succeeded):
-        return (
-            f"says success {succeeded}, at step '{row['success_step']}', at the end {at_end}, failure '{row['label']}'"
-        )
-    initial, least, final = (float(row[f"{when}_distance"]) for when in ("initial", "min", "final"))
-    if not least <= min(initial, final) + 1e-6:
-        return f"has a least distance of {least}, more than {min(initial, final)}"
-    return ""
-
-
-def _of_rows(rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Compute anew what summary.json says of the rows of episodes.csv, by dotted key."""
-    means = {
-        when: float(np.mean([float(row[f"{when}_distance"]) for row in rows])) for when in ("initial", "min", "final")
-    }
-    rates = {
-        f"{name}.{key}": value
-        for name in ("success_once", "success_at_end")
-        for key, value in rate_values(Rate(sum(int(row[name]) for row in rows), len(rows))).items()
-    }
-    labels = [row["label"] for row in rows]
-    return {
-        **rates,
-        **{f"distance.{when}": mean for when, mean in means.items()},
-        "crashes": [i for i, row in enumerate(rows) if row["crash"]],
-        "failures": {what: labels.count(what) for what in LABELS if what in labels},
-        "largest_z": max(float(row["largest_z"]) for row in rows),
-        "clip_fraction": float(np.mean([float(row["clip_fraction"]) for row in rows])),
-    }
-
-
-_ROUNDED = {"largest_z": 1e-3, "clip_fraction": 1e-4}
-"""To what episodes.csv rounds; distances to 1e-6."""
-
-
-def _differs(summary: Mapping[str, Any], name: str, expected: Any) -> str:
-    """Say where summary.json has another value than the rows; "" where it has not."""
-    said: Any = summary
-    for part in name.split("."):
-        said = said[part]
-    if isinstance(expected, float):
-        same = math.isclose(said, expected, abs_tol=_ROUNDED.get(name, 1e-5))
-    else:
-        same = said == expected
-    return "" if same else f"{name} of the rows is {expected}, that of summary.json {said}"
-
-
 @CHECKS.add("initial states are not what they are called", stage="rollouts", settle="draw them again, and compare")
 def as_called(case: RunCase) -> Result:
     """Are the initial states of an evaluation the draws that its kind, seed and number decide?"""
@@ -216,6 +126,34 @@ def as_called(case: RunCase) -> Result:
             "from the benchmark's distribution.", chosen[0].folder / "starts.json", _fresh(case, chosen[0]),
         )  # fmt: skip
     return ruled_out("The initial states of each evaluation are those that its kind, seed and number draw.")
+
+
+@CHECKS.add("evaluation damaged", stage="rollouts", settle="compare summary.json with episodes.csv and starts.json")
+def whole(case: RunCase) -> Result:
+    """Do the files of each evaluation agree with each other?"""
+    evaluations, damaged = case.read_evaluations
+    if damaged:
+        return critical(damaged[0], case.folder, case.evaluate_with(free_beside(case.folder / "eval-fresh")))
+    for evaluation in _evaluations(case):
+        wrong = _disagreement(evaluation)
+        if wrong:
+            return critical(
+                f"the files of an evaluation contradict each other: {wrong}",
+                evaluation.folder,
+                _again(case, evaluation),
+            )
+    return ruled_out(f"The files of each evaluation agree ({len(evaluations)} looked at).")
+
+
+def _disagreement(evaluation: EvaluationFiles) -> str:
+    """Say where the files of an evaluation disagree; "" where they do not."""
+    try:
+        check_summary(evaluation.folder, evaluation.summary, read_rows(evaluation.folder))
+    except ActKitError as error:
+        return str(error)
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        return f"{evaluation.folder / 'summary.json'} is not what act eval writes: {error!r}."
+    return ""
 
 
 @CHECKS.add("evaluated on training starts", stage="rollouts", settle="compare starts.json with the dataset")

@@ -10,11 +10,11 @@ from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspe
 from act_kit.diagnosis.generalisation import measure_loss
 from act_kit.errors import CheckpointError
 from act_kit.eval.evaluate import success_rate
+from act_kit.files import free_beside
 from act_kit.policy.normaliser import MIN_STD, Normaliser
 from act_kit.policy.policy import Policy, find_checkpoint
 from act_kit.sim.tasks import STATE_DIM
 from act_kit.statistics import mcnemar
-from act_kit.training.run import free_beside
 
 CHECKS = Checks[RunCase]()
 

@@ -11,11 +11,12 @@ from scipy.stats import fisher_exact
 
 from act_kit.config import TrainConfig
 from act_kit.datasets.store import EpisodeStore
-from act_kit.diagnosis.case import RunCase, TaskResult
+from act_kit.diagnosis.case import DatasetCase, RunCase, TaskResult
 from act_kit.diagnosis.finding import Checks, Result, ruled_out, suspected, untested
 from act_kit.diagnosis.generalisation import evenly, measure_loss
+from act_kit.errors import DatasetError
+from act_kit.files import free_beside
 from act_kit.overrides import option, preset_of
-from act_kit.training.run import free_beside
 
 CHECKS = Checks[RunCase]()
 
@@ -73,6 +74,9 @@ def under_trained(case: RunCase) -> Result:
     failing = _failing(case)
     if not failing:
         return ruled_out(f"It does not fail: {_told(case.results)}.")
+    wrong = _wrong_data(case)
+    if wrong:
+        return untested(_wrong(wrong))
     fits = {result.task: _Fit.of(case, result.task) for result in failing}
     unfit = {task: fit for task, fit in fits.items() if fit.is_hardly_any}
     if unfit:
@@ -88,12 +92,12 @@ def under_trained(case: RunCase) -> Result:
 @CHECKS.add("learnt by heart", stage="learning", settle="roll out from demonstrated and from fresh starts")
 def generalises(case: RunCase) -> Result:
     """Is the loss on fresh demonstrations what the loss on held-out ones promised?"""
-    for dataset in case.datasets:
-        if dataset.soundness.labels_are_wrong:
-            return untested(f"The demonstrations of {dataset.path} are wrong: no loss on them tells what was learnt.")
     failing = {result.task for result in _failing(case)}
     if not failing:
         return ruled_out(f"It succeeds from fresh starts: {_told(case.results)}.")
+    wrong = _wrong_data(case)
+    if wrong:
+        return untested(_wrong(wrong))
     gaps, reasons = case.gaps
     alarming = {task: gap for task, gap in gaps.items() if gap.is_alarming and task in failing}
     if alarming:
@@ -124,6 +128,10 @@ def reading(case: RunCase) -> Result:
 
 def _cause(case: RunCase, result: TaskResult) -> tuple[str, str]:
     """Say what the numbers of a task that it fails in point to, and what to do about it."""
+    wrong = _wrong_data(case, result.task)
+    if wrong:
+        cause = f"the demonstrations in {wrong[0].path} are wrong"
+        return cause, case.train_on_fixed(wrong[0], wrong[0].soundness.fix_for(wrong[0].store))
     stores = _stores(case, result.task)
     fit = _Fit.of(case, result.task)
     gaps, _ = case.gaps
@@ -259,6 +267,17 @@ def _collect_more(case: RunCase, store: EpisodeStore, *, noise: float) -> str:
     return f"{shlex.join(words)} && {case.train_with({}, data=data)}"
 
 
+def _wrong_data(case: RunCase, task: str | None = None) -> list[DatasetCase]:
+    """Return the datasets, perhaps of one task, whose demonstrations are known to be wrong."""
+    datasets = [dataset for dataset in case.datasets if task in (None, dataset.store.info.task)]
+    return [dataset for dataset in datasets if dataset.soundness.labels_are_wrong]
+
+
+def _wrong(datasets: list[DatasetCase]) -> str:
+    paths = ", ".join(str(dataset.path) for dataset in datasets)
+    return f"The demonstrations in {paths} are wrong, so no loss on them says what the policy has learnt."
+
+
 def _labels_doubted(case: RunCase) -> str:
     """Say that others than the expert may be hard to fit because they contradict themselves; "" of the expert."""
     scripted = all(source == "scripted" for store in case.stores for source in store.sources)
@@ -270,7 +289,10 @@ def _failing(case: RunCase) -> list[TaskResult]:
 
 
 def _stores(case: RunCase, task: str) -> list[EpisodeStore]:
-    return [store for store in case.stores if store.info.task == task]
+    stores = [store for store in case.stores if store.info.task == task]
+    if not stores:
+        raise DatasetError(f"The policy does {task}, but the run names no dataset of it.")
+    return stores
 
 
 def _named(case: RunCase, task: str) -> str:

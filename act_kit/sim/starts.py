@@ -92,13 +92,6 @@ def distinct(rand_vecs: np.ndarray, same: float = SAME_START_M) -> np.ndarray:
     return rand_vecs[np.unique(number_distinct(rand_vecs, same), return_index=True)[1]]
 
 
-def shared(rand_vecs: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Tell which rows of ``rand_vecs`` (N, D) are, to 1e-6 m, among ``others`` (M, D); bool (N,)."""
-    if not len(others):
-        return np.zeros(len(rand_vecs), dtype=bool)
-    return np.array([bool((np.abs(others - row).max(axis=1) <= SAME_START_M).any()) for row in rand_vecs], dtype=bool)
-
-
 class StartLaw:
     """The distribution that starts are drawn from.
 

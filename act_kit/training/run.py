@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shlex
@@ -16,7 +15,7 @@ from act_kit.datasets.first_observations import measure_dataset
 from act_kit.datasets.frames import find_images
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, ConfigError, DatasetError
-from act_kit.files import SEEDS, new_folder, read_json, read_text, read_yaml, restore_output, write_text
+from act_kit.files import SEEDS, free_beside, new_folder, read_json, read_text, read_yaml, restore_output, write_text
 from act_kit.overrides import build, compose, given_options, option, to_dict, train_overrides
 from act_kit.policy.conditioning import load_task_embeddings
 from act_kit.policy.policy import Policy
@@ -211,13 +210,6 @@ def train_command(config: TrainConfig, data: Sequence[Path], run: Path, changes:
     while (run.parent / SEEDS).exists():  # beside the seeds it would be taken for one of them
         run = run.parent.with_name(f"{run.parent.name}-{run.name}")
     return shlex.join([*words, "--out", str(free_beside(run)), *train_overrides(config, changes)])
-
-
-def free_beside(path: Path) -> Path:
-    """Return ``path`` with the first number behind its name, from 2 on, that is free."""
-    return next(
-        beside for number in itertools.count(2) if not (beside := path.with_name(f"{path.name}-{number}")).exists()
-    )
 
 
 def check_data(store: EpisodeStore, *, allow_degenerate: bool) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +40,8 @@ def demonstrations(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 def edited(store: EpisodeStore, change: object, folder: Path) -> EpisodeStore:
     """Copy a dataset, change the copy and sign it anew."""
     shutil.copytree(store.path, folder)
-    copy = EpisodeStore.open(folder, writable=True)
-    change(copy)  # type: ignore[operator]
-    copy.finish()
+    change(EpisodeStore.open(folder, writable=True))  # type: ignore[operator]
+    EpisodeStore.open(folder, writable=True).finish()
     return EpisodeStore.open(folder)
 
 
@@ -93,7 +94,9 @@ def test_a_sample_of_a_large_dataset_says_so(
     assert sound.scope.startswith("4 of 8 episodes were replayed")
     halved = edited(demonstrations, DATA_FAULTS["actions halved"].change, tmp_path / "data")
     (finding,) = [f for f in measure_dataset(halved).findings if f.about == "demonstrations"]
-    assert finding.text.startswith("4 of 4 demonstrations that were looked at (of 8) (0, 2, 5, …) have actions")
+    assert finding.text.startswith(
+        "4 of 4 demonstrations that were looked at (of 8) (episodes 0, 2, 5, …) have actions"
+    )
     one = edited(demonstrations, DATA_FAULTS["one episode's actions halved"].change, tmp_path / "one")
     assert check_soundness(one).faults == []
     assert [fault.episodes for fault in check_soundness(one, of_all=True).faults] == [[6]]
@@ -140,3 +143,33 @@ def test_physics_that_images_are_drawn_from_are_compared_too(demonstrations: Epi
     )
     (fault,) = check_soundness(store).faults
     assert fault.kind == "physics changed"
+
+
+def test_a_fix_leaves_out_few_faulty_episodes_and_makes_others_again_beside_them(
+    demonstrations: EpisodeStore, tmp_path: Path
+) -> None:
+    (tmp_path / "it's-2").mkdir()
+    halve = scale_columns(slice(4), 0.5)
+    for episodes, expected in (
+        (slice(6, 7), f"act data filter '{tmp_path}/it'\"'\"'s' --where 'episode not in [6]' --out "),
+        (slice(4, 8), f"{demonstrations.info.command} --out "),
+    ):
+        shutil.rmtree(tmp_path / "it's", ignore_errors=True)
+        store = edited(
+            demonstrations, lambda copy, which=episodes: change_steps(copy, ACTIONS, halve, which), tmp_path / "it's"
+        )
+        fix = examine(DatasetCase(store.path), CHECKS)[0].result.mend
+        assert fix.startswith(expected)
+        assert shlex.split(fix)[-2:] == ["--out", str(tmp_path / "it's-3")]
+        assert measure_dataset(store).mend == fix
+
+
+def test_a_converted_dataset_is_made_again_by_its_own_command(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    def pretend(command: str) -> str:
+        store = EpisodeStore.open(demonstrations.path)
+        store.info = replace(store.info, command=command)
+        return store.command_again.replace(str(demonstrations.path), "DATA")
+
+    assert pretend("act data convert a.hdf5 old --task 'my task'") == "act data convert a.hdf5 DATA-2 --task 'my task'"
+    assert pretend("act data merge a 'b c'") == "act data merge a 'b c' --out DATA-2"
+    assert pretend("act collect 'torn") == "act collect 'torn --out DATA-2"

@@ -15,12 +15,12 @@ import pytest
 from act_kit.config import TrainConfig
 from act_kit.datasets.derive import Derivation, Part, write_derived
 from act_kit.datasets.store import EpisodeStore
-from act_kit.diagnosis import evaluations, inference, learning, records
+from act_kit.diagnosis import contract, evaluations, inference, learning, records
 from act_kit.diagnosis.case import EvaluationFiles, RunCase, TaskResult
 from act_kit.diagnosis.doctor import _run_of, examine_dataset, examine_run, find_patients
 from act_kit.diagnosis.finding import Finding, Result
 from act_kit.diagnosis.generalisation import Incomparable, comparable, measure_loss, replay_nearest
-from act_kit.errors import ActKitError, CheckpointError
+from act_kit.errors import ActKitError, CheckpointError, DatasetError
 from act_kit.files import SEEDS, read_json, write_json, write_text
 from act_kit.overrides import compose
 from act_kit.policy.policy import Policy
@@ -30,6 +30,7 @@ from act_kit.statistics import Rate
 from act_kit.telemetry import series
 from act_kit.training.run import begin_run, note_evaluation
 from benchmarks.faults import (
+    DATA_FAULTS,
     FAULTS,
     REFUSALS,
     SOUND,
@@ -491,3 +492,35 @@ def test_training_a_seed_again_does_not_add_a_seed(reach_store: EpisodeStore, tm
     write_json(tmp_path / "five" / SEEDS, {})
     _, flags = retraining(RunCase(run, 1).train_again)
     assert flags["--out"] == [str(tmp_path / "five-seed-3-2")]
+
+
+def test_of_wrong_demonstrations_no_cause_is_guessed_from_losses(healthy: Case, tmp_path: Path) -> None:
+    case = healthy.copy(tmp_path / "case")
+    edit(case, DATA_FAULTS["actions halved"].change)
+    run = RunCase(case.run, 1)
+    none = Rate(0, 10)
+    run.results = [TaskResult(task="reach-v3", fresh=none, shown=none, expert=Rate(10, 10))]  # type: ignore[misc]
+    assert learning.under_trained(run).status == "UNTESTED"
+    assert learning.generalises(run).status == "UNTESTED"
+    result = learning.reading(run)
+    assert f"the demonstrations in {case.data} are wrong" in result.says
+    _, flags = retraining(result.mend)
+    assert flags["--data"] == [f"{case.data}-2"]
+    assert f"--out {case.data}-2 && " in result.mend
+
+
+def test_an_expert_that_fails_in_one_task_is_named(healthy: Case) -> None:
+    run = RunCase(healthy.run, 1)
+    run.expert_rates = {"reach-v3": Rate(10, 10), "push-v3": Rate(3, 10)}  # type: ignore[misc]
+    result = contract.expert_succeeds(run)
+    assert result.severity == "critical"
+    assert "push-v3 3/10" in result.says
+    assert "reach-v3" not in result.says
+
+
+def test_of_a_task_without_data_no_cause_is_guessed(healthy: Case) -> None:
+    run = RunCase(healthy.run, 1)
+    run.results = [TaskResult(task="push-v3", fresh=Rate(0, 10), shown=None, expert=Rate(10, 10))]  # type: ignore[misc]
+    for check in (learning.under_trained, learning.reading):
+        with pytest.raises(DatasetError, match="names no dataset of it"):
+            check(run)

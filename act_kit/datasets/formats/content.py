@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -78,7 +79,8 @@ def of_store(store: EpisodeStore) -> Content:
         DatasetError: It is not finished, or some of its pictures are missing.
     """
     if store.fingerprint is None:
-        raise DatasetError(f"{store.path} is not finished. Go on: {store.info.command} --out {store.path} --resume")
+        again = f"{store.info.command} --out {shlex.quote(str(store.path))} --resume"
+        raise DatasetError(f"{store.path} is not finished. Resume with: {again}")
     store.check_content()
     images = [ImageStore(store, camera) for camera in ImageStore.cameras(store)]
     for image in images:
