@@ -57,6 +57,7 @@ _MARKERS = (
 
 _NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*")
 _MAX_NAME_BYTES = 200
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 _held: set[Path] = set()
 """The folders whose locks this process holds."""
@@ -165,8 +166,10 @@ def discard(folder: Path, root: Path) -> None:
 
 
 def _delete(path: Path) -> None:
-    if path.exists():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _real(path: Path) -> Path:
@@ -329,6 +332,24 @@ def require_space(path: Path, num_bytes: float, what: str) -> None:
         )
 
 
+def require_regular(path: Path) -> os.stat_result:
+    """Return what the system knows of a regular file.
+
+    Raises:
+        FileNotFoundError, PermissionError: It is missing, or not ours to look at.
+        DamagedFileError: It is a folder, a pipe, a device, or a link that leads to itself.
+    """
+    try:
+        about = path.stat()
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (OSError, ValueError) as error:
+        raise DamagedFileError(f"{path} cannot be read: {error}.") from error
+    if not stat.S_ISREG(about.st_mode):
+        raise DamagedFileError(f"{path} is not a regular file.")
+    return about
+
+
 def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
     """Read a text file as UTF-8, whatever the locale.
 
@@ -336,11 +357,8 @@ def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
         FileNotFoundError, PermissionError: It is missing, or not ours to read.
         DamagedFileError: It is no regular file (a pipe would never end), too large, or not UTF-8.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # opening a pipe would wait for a writer
-    with os.fdopen(descriptor, "rb") as file:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode):
-            raise DamagedFileError(f"{path} is not a regular file.")
+    about = require_regular(path)
+    with path.open("rb") as file:
         if about.st_size > max_bytes:
             raise DamagedFileError(f"{path} has {about.st_size} bytes; at most {max_bytes} were expected.")
         content = file.read(max_bytes)
@@ -354,7 +372,10 @@ def read_json(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> Any:
     """Read a JSON file; see :func:`read_text` for what is refused beside text that is not JSON."""
     text = read_text(path, max_bytes=max_bytes)
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()  # half a character can be written nowhere
+        return value
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path} is not JSON: {error}.") from error
 

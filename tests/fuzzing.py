@@ -2,17 +2,19 @@
 
     python -m tests.fuzzing MATERIAL --seed 0 --cases 500
 
-MATERIAL is a folder that :func:`make_material` fills, once. Each case copies a part of it, damages one file there and
-runs a verb on it in a process that is forked from one that has imported everything, so a case takes what the verb
-itself takes. Prints one JSON line for each case that fails, and ends with the number of cases.
+MATERIAL is a folder that :func:`make_material` fills, once. Each case copies it, damages one file there and runs a verb
+that reads it, in a process that is forked from one that has imported everything, so a case takes what the verb itself
+takes. Prints one JSON line for each case that fails, and ends with the number of cases and the most they took.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+import fcntl
+import importlib
 import json
 import os
+import pkgutil
 import random
 import resource
 import shutil
@@ -20,24 +22,41 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 CPU_S = 20
 """A verb on this material takes a few seconds."""
-WALL_S = 240
+DOCTOR_CPU_S = 90
+"""But act doctor, which measures a healthy run for half a minute."""
+WALL_S = 900
+"""Waiting takes no CPU time; a crowded machine makes the rest take this long."""
 MEMORY_BYTES = 2 * 10**9
 _MOST_BYTES = 4 * 10**9
 """At which the process is stopped, so that the machine survives what is found."""
 
+TASK = ("--task", "reach-v3")
+ALONE = ("--workers", 1)
 TINY = (
-    "policy.width=32", "policy.feedforward=64", "policy.latent_dim=8", "policy.chunk_size=8", "execution.execute=4",
-    "trainer.batch_size=32", "trainer.steps=6", "trainer.validate_every=3", "trainer.log_every=3",
-    "selection.episodes=1", "selection.rollouts=1",
-)  # fmt: skip
+    "policy.width=32",
+    "policy.feedforward=64",
+    "policy.latent_dim=8",
+    "policy.chunk_size=8",
+    "execution.execute=4",
+    "trainer.batch_size=32",
+    "trainer.steps=6",
+    "trainer.validate_every=3",
+    "trainer.log_every=3",
+    "selection.episodes=1",
+    "selection.rollouts=1",
+)
+SEEING = ("policy=act_image_small", "policy.cameras=[corner4]", "policy.backbone=small", *TINY, "selection.rollouts=0")
+WEIGHED = ("policy=act_image_small", "policy.cameras=[corner4]", "policy.backbone=resnet18", *TINY)
+
+# -- material ----------------------------------------------------------------------------------------------------------
 
 
 def call(*arguments: object) -> int:
@@ -53,83 +72,172 @@ def call(*arguments: object) -> int:
 
 
 def make_material(folder: Path) -> None:
-    """Collect, train, evaluate: small real files of every kind."""
+    """Collect, draw, train, evaluate, export: small real files of every kind."""
+    os.environ["ACT_KIT_CACHE"] = str(folder / "cache")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def act(*arguments: object) -> None:
+        if call(*arguments, *ALONE) != 0:
+            raise RuntimeError(f"the material could not be made: act {' '.join(map(str, arguments))}")
+
     run = folder / "run"
-    assert call("collect", "--task", "reach-v3", "--n", 10, "--out", folder / "data", "--workers", 1) == 0
-    assert call("collect", "--task", "reach-v3", "--n", 4, "--seed", 1, "--out", folder / "other", "--workers", 1) == 0
-    assert call("train", "--data", folder / "data", "--out", run, "--workers", 1, *TINY) == 0
-    assert call("eval", run, "--episodes", 3, "--workers", 1, "--out", run / "eval-fresh") == 0
+    act("collect", *TASK, "--n", 10, "--out", folder / "data")
+    act("collect", *TASK, "--n", 4, "--seed", 1, "--out", folder / "other")
+    act("collect", "--task", "button-press-topdown-v3", "--n", 4, "--out", folder / "button")
+    act("train", "--data", folder / "data", "--out", run, "--allow-degenerate", *TINY)
+    act("eval", run, "--episodes", 3, "--out", run / "eval-fresh")
+    act("eval", run, "--episodes", 2, "--seed", 1, "--out", folder / "elsewhere")
+    both = ("--data", folder / "data", "--data", folder / "button")
+    act("train", *both, "--out", folder / "pair", "--allow-degenerate", *TINY)
+    act("eval", folder / "pair", "--episodes", 2, "--out", folder / "pair" / "eval-fresh")
+    shutil.copytree(folder / "other", folder / "pictures")
+    _draw(folder / "pictures")
     for seed in (0, 1):
         shutil.copytree(run, folder / "seeds" / f"seed-{seed}", symlinks=True)
     (folder / "seeds" / "seeds.json").write_text("[0, 1]\n", encoding="utf-8")
+    call("data", "convert", folder / "other", folder / "export", "--to", "act-hdf5")
+    call("report", folder / "data", "--out", folder / "report")  # fills the cache
+    _save_weights(folder / "weights")
+
+
+def _draw(path: Path) -> None:
+    """Put pictures into a dataset, of noise: so that no display is needed."""
+    import numpy as np
+
+    from act_kit.datasets.images import ImageStore
+    from act_kit.datasets.store import EpisodeStore
+    from act_kit.sim.render import RenderSettings
+
+    store = EpisodeStore.open(path, writable=True)
+    images = ImageStore.create(store, "corner4", RenderSettings(height_px=32, width_px=32))
+    images.begin("noise")
+    for length in store.episode_lengths:
+        images.append(np.random.default_rng(0).integers(0, 255, (length, 32, 32, 3), dtype=np.uint8))
+    images.take_over()
+
+
+def _save_weights(folder: Path) -> None:
+    """Write the files that the options of a policy name."""
+    import torch
+    from safetensors.torch import save_file
+
+    from act_kit.policy.vision import FrozenBatchNorm2d, ResNet18
+
+    folder.mkdir()
+    save_file({"reach-v3": torch.arange(4.0)}, folder / "embeddings.safetensors")
+    save_file(ResNet18(FrozenBatchNorm2d).state_dict(), folder / "resnet.safetensors")
+    torch.save(ResNet18(FrozenBatchNorm2d).state_dict(), folder / "resnet.pth")
 
 
 # -- verbs, by what they read ------------------------------------------------------------------------------------------
 
-Verb = Callable[[Path], list[object]]
+Command = tuple[object, ...]
+Verb = Callable[[Path], Command]
 
 VERBS: dict[str, list[Verb]] = {
     "data": [
-        lambda at: ["report", at / "data"],
-        lambda at: ["data", "info", at / "data"],
-        lambda at: ["data", "view", at / "data"],
-        lambda at: ["data", "replay", at / "data", "--workers", 1],
-        lambda at: ["data", "merge", at / "data", at / "other", "--out", at / "out"],
-        lambda at: ["data", "split", at / "data", "--parts", "50,50", "--out", at / "out"],
-        lambda at: ["data", "filter", at / "data", "--where", "steps > 0", "--out", at / "out"],
-        lambda at: ["data", "convert", at / "data", at / "out", "--to", "act-hdf5"],
-        lambda at: ["doctor", at / "data", "--workers", 1],
-        lambda at: ["train", "--data", at / "data", "--out", at / "out", "--workers", 1, *TINY],
-        lambda at: ["collect", "--task", "reach-v3", "--n", 10, "--out", at / "data", "--resume", "--workers", 1],
-        lambda at: [
-            "collect", "--task", "reach-v3", "--n", 2, "--demonstrator", "replay", "--from", at / "data",
-            "--out", at / "out", "--workers", 1,
-        ],
-        lambda at: ["report", at / "data", "--run", at / "run"],
+        lambda at: ("report", at / "data"),
+        lambda at: ("data", "info", at / "data", "--verify"),
+        lambda at: ("data", "view", at / "data", "--episodes", 1, *ALONE),
+        lambda at: ("data", "replay", at / "data", *ALONE),
+        lambda at: ("data", "merge", at / "data", at / "other", "--out", at / "out"),
+        lambda at: ("data", "split", at / "data", "--parts", "50,50", "--out", at / "out"),
+        lambda at: ("data", "split", at / "data", "--by", "source", "--out", at / "out"),
+        lambda at: ("data", "filter", at / "data", "--where", "steps > 0 and jerk > 0", "--out", at / "out"),
+        lambda at: ("data", "convert", at / "data", at / "out", "--to", "act-hdf5"),
+        lambda at: ("doctor", at / "data", *ALONE),
+        lambda at: ("train", "--data", at / "data", "--out", at / "out", *ALONE, *TINY),
+        lambda at: ("collect", *TASK, "--n", 11, "--out", at / "data", "--resume", *ALONE),
+        lambda at: (
+            *("collect", *TASK, "--n", 2, "--demonstrator", "replay", "--from", at / "data"),
+            *("--out", at / "out", *ALONE),
+        ),
+        lambda at: ("report", at / "data", "--run", at / "run"),
+    ],
+    "pictures": [
+        lambda at: ("report", at / "pictures"),
+        lambda at: ("data", "info", at / "pictures", "--verify"),
+        lambda at: ("data", "view", at / "pictures", "--episodes", 1, *ALONE),
+        lambda at: ("data", "merge", at / "pictures", at / "pictures", "--out", at / "out"),
+        lambda at: ("data", "filter", at / "pictures", "--where", "steps > 0", "--out", at / "out"),
+        lambda at: ("data", "convert", at / "pictures", at / "out", "--to", "diffusion-policy"),
+        lambda at: ("train", "--data", at / "pictures", "--out", at / "out", *ALONE, *SEEING),
     ],
     "run": [
-        lambda at: ["train", "--resume", "--out", at / "run", "--workers", 1],
-        lambda at: ["eval", at / "run", "--episodes", 2, "--out", at / "out", "--workers", 1],
-        lambda at: ["doctor", at / "run", "--workers", 1],
-        lambda at: ["compare", at / "run", at / "seeds", "--out", at / "out"],
-        lambda at: ["report", at / "data", "--run", at / "run"],
-        lambda at: [
-            "collect", "--task", "reach-v3", "--n", 1, "--demonstrator", "policy", "--from", at / "run",
-            "--out", at / "out", "--workers", 1,
-        ],
+        lambda at: ("train", "--resume", "--steps", 7, "--out", at / "run", *ALONE),
+        lambda at: ("train", "--init-from", at / "run", "--data", at / "data", "--out", at / "out", *ALONE, *TINY),
+        lambda at: ("eval", at / "run", "--episodes", 2, "--out", at / "out", *ALONE),
+        lambda at: ("doctor", at / "run", *ALONE),
+        lambda at: ("compare", at / "run", at / "seeds", "--out", at / "out"),
+        lambda at: ("report", at / "data", "--run", at / "run"),
+        lambda at: (
+            *("collect", *TASK, "--n", 1, "--demonstrator", "policy", "--from", at / "run"),
+            *("--out", at / "out", *ALONE),
+        ),
     ],
     "run/eval-fresh": [
-        lambda at: ["compare", at / "run" / "eval-fresh", at / "seeds", "--out", at / "out"],
-        lambda at: ["doctor", at / "run", "--workers", 1],
-        lambda at: [
-            "eval", at / "run", "--starts", at / "run" / "eval-fresh" / "starts.json", "--out", at / "out",
-            "--workers", 1,
-        ],
-        lambda at: ["report", at / "data", "--against", at / "run" / "eval-fresh" / "starts.json"],
+        lambda at: ("compare", at / "run" / "eval-fresh", at / "seeds", "--out", at / "out"),
+        lambda at: ("doctor", at / "run" / "eval-fresh", *ALONE),
+        lambda at: ("eval", at / "run", "--starts", at / "run/eval-fresh/starts.json", "--out", at / "out", *ALONE),
+        lambda at: ("report", at / "data", "--against", at / "run/eval-fresh/starts.json"),
+    ],
+    "elsewhere": [
+        lambda at: ("doctor", at / "elsewhere", *ALONE),
+        lambda at: ("compare", at / "elsewhere", at / "seeds", "--out", at / "out"),
+    ],
+    "pair": [
+        lambda at: ("eval", at / "pair", "--episodes", 1, "--out", at / "out", *ALONE),
+        lambda at: ("compare", at / "pair", at / "pair" / "eval-fresh", "--out", at / "out"),
     ],
     "seeds": [
-        lambda at: ["compare", at / "seeds", at / "run", "--out", at / "out"],
-        lambda at: ["train", "--resume", "--out", at / "seeds", "--workers", 1],
+        lambda at: ("compare", at / "seeds", at / "run", "--out", at / "out"),
+        lambda at: ("train", "--resume", "--out", at / "seeds", *ALONE),
+        lambda at: ("train", "--resume", "--seeds", 2, "--out", at / "seeds", *ALONE),
     ],
-}  # fmt: skip
+    "export": [
+        lambda at: ("data", "convert", at / "export", at / "out"),
+    ],
+    "cache": [
+        lambda at: ("report", at / "data"),
+        lambda at: ("train", "--data", at / "data", "--out", at / "out", *ALONE, *TINY),
+    ],
+    "weights": [
+        lambda at: _train_with(at, "policy.task_embeddings", at / "weights" / "embeddings.safetensors", TINY),
+        lambda at: _train_with(at, "policy.backbone_weights", at / "weights" / "resnet.safetensors", WEIGHED),
+        lambda at: _train_with(at, "policy.backbone_weights", at / "weights" / "resnet.pth", WEIGHED),
+    ],
+    "beside": [
+        lambda at: ("data", "merge", at / "data", at / "other", "--out", at / "out"),
+        lambda at: ("train", "--data", at / "data", "--out", at / "out", *ALONE, *TINY),
+        lambda at: ("eval", at / "run", "--episodes", 1, "--out", at / "out", *ALONE),
+        lambda at: ("collect", *TASK, "--n", 1, "--out", at / "out", *ALONE),
+        lambda at: ("data", "convert", at / "data", at / "out", "--to", "act-hdf5"),
+    ],
+}
 
-NOT_SEEDS = ("train", "--resume")
-"""Of a folder of seeds only ``seeds.json`` is damaged for this verb: the rest is that of a run."""
+
+def _train_with(at: Path, option: str, file: Path, options: tuple[str, ...]) -> Command:
+    data = at / ("data" if options == TINY else "pictures")
+    return ("train", "--data", data, "--out", at / "out", "--allow-degenerate", *ALONE, *options, f"{option}={file}")
+
 
 # -- damage ------------------------------------------------------------------------------------------------------------
 
+DESCRIBING = (".json", ".jsonl", ".yaml", ".csv")
+"""Of files that describe rather than hold numbers."""
+
 ODD: list[Any] = [
-    *(None, True, -1, 0, 1e308, float("nan"), float("inf"), 10**30, 10**400),
-    *("", "x", "../../out", "/etc/passwd", "\0", "ü" * 300, "{x.__class__}"),
+    *(None, True, -1, 0, 1, 10**12, 1e308, float("nan"), float("inf"), 10**30, 10**400),
+    *("", "x", "../../out", "/etc/passwd", "/dev/zero", "\0", "\ud800", "ü" * 300, "{x.__class__}", "reach-v3"),
     *([], {}, [[]], [None], {"a": {}}, [0] * 100_000),
 ]
 
 
 def damage_value(value: Any, rng: random.Random) -> Any:
     """Change one thing somewhere in a JSON value."""
+    choice = rng.random()
     if isinstance(value, dict) and value and rng.random() < 0.9:
         key = rng.choice(sorted(value))
-        choice = rng.random()
         if choice < 0.15:
             return {name: inner for name, inner in value.items() if name != key}
         if choice < 0.2:
@@ -137,12 +245,13 @@ def damage_value(value: Any, rng: random.Random) -> Any:
         return {**value, key: damage_value(value[key], rng)}
     if isinstance(value, list) and value and rng.random() < 0.8:
         at = rng.randrange(len(value))
-        choice = rng.random()
         if choice < 0.15:
             return value[:at]
         if choice < 0.25:
             return value * 2
         return [*value[:at], damage_value(value[at], rng), *value[at + 1 :]]
+    if type(value) in (int, float) and choice < 0.3:
+        return value * rng.choice([-1, 2, 0.5, 1000, 10**9])
     return rng.choice(ODD)
 
 
@@ -150,43 +259,50 @@ def damage_text(path: Path, rng: random.Random) -> None:
     """Change a text file in the way of its kind."""
     content = path.read_bytes()
     try:
-        text = content.decode()
-        value = json.loads(text)
+        value = json.loads(content)
     except ValueError:
-        lines = content.splitlines(keepends=True) or [b""]
-        at = rng.randrange(len(lines))
-        odd = json.dumps(rng.choice(ODD)).encode()
-        parts = lines[at].split(b",") if path.suffix == ".csv" else lines[at].rstrip(b"\n").split(b" ")
-        parts[rng.randrange(len(parts))] = odd
-        separator = b"," if path.suffix == ".csv" else b" "
-        choices = [
-            lines[:at],
-            [*lines[:at], *lines[at + 1 :]],
-            lines * 2,
-            [*lines[:at], separator.join(parts).rstrip(b"\n") + b"\n", *lines[at + 1 :]],
-        ]
-        path.write_bytes(b"".join(rng.choice(choices)))
+        path.write_bytes(damage_lines(content, path.suffix, rng))
         return
     try:
         changed = json.dumps(damage_value(value, rng))
     except ValueError:  # a number with more digits than Python prints
-        changed = "1" * 500
+        changed = "1" * 5000
     path.write_text(changed, encoding="utf-8")
+
+
+def damage_lines(content: bytes, suffix: str, rng: random.Random) -> bytes:
+    """Drop, double or change lines of YAML, CSV or JSON lines."""
+    lines = content.splitlines(keepends=True) or [b""]
+    at = rng.randrange(len(lines))
+    separator = b"," if suffix == ".csv" else b" "
+    parts = lines[at].rstrip(b"\n").split(separator)
+    try:
+        parts[rng.randrange(len(parts))] = json.dumps(rng.choice(ODD)).encode()
+    except ValueError:
+        parts = [b"1" * 5000]
+    choices = [
+        lines[:at],
+        [*lines[:at], *lines[at + 1 :]],
+        lines * 2,
+        [*lines[:at], separator.join(parts) + b"\n", *lines[at + 1 :]],
+        [*lines[:at], b"a: &a [1]\nb: [*a, *a]\n", *lines[at:]],
+    ]
+    return b"".join(rng.choice(choices))
 
 
 def damage_file(path: Path, rng: random.Random) -> str:
     """Damage a file in some way; return which."""
     size = path.stat().st_size
-    is_text = path.suffix in (".json", ".jsonl", ".yaml", ".csv")
     ways = ["empty", "truncate", "flip", "noise", "folder", "pipe", "loop", "zero", "huge", "latin", "deep", "gone"]
-    way = "text" if is_text and rng.random() < 0.7 else rng.choice(ways)
+    way = "text" if path.suffix in DESCRIBING and rng.random() < 0.7 else rng.choice(ways)
     if way == "text":
         damage_text(path, rng)
     elif way == "truncate":
         os.truncate(path, rng.randrange(size) if size else 0)
-    elif way == "flip" and size:
-        content = bytearray(path.read_bytes())
-        content[rng.randrange(size)] ^= 1 << rng.randrange(8)
+    elif way == "flip":
+        content = bytearray(path.read_bytes() or b"x")
+        # Headers are at the beginning.
+        content[rng.randrange(min(len(content), 64) if rng.random() < 0.5 else len(content))] ^= 1 << rng.randrange(8)
         path.write_bytes(content)
     elif way == "noise":
         path.write_bytes(rng.randbytes(max(16, min(size, 10_000))))
@@ -198,117 +314,166 @@ def damage_file(path: Path, rng: random.Random) -> str:
         os.truncate(path, 2**36)
     else:
         path.unlink()
-        if way == "empty":
-            path.touch()
-        elif way == "folder":
-            path.mkdir()
-        elif way == "pipe":
-            os.mkfifo(path)
-        elif way == "loop":
-            path.symlink_to(path.name)
-        elif way == "zero":
-            path.symlink_to("/dev/zero")
+        if way != "gone":
+            _MAKERS[way](path)
     return way
+
+
+_MAKERS: dict[str, Callable[[Path], None]] = {
+    "empty": lambda path: path.touch(),
+    "folder": lambda path: path.mkdir(),
+    "pipe": os.mkfifo,
+    "loop": lambda path: path.symlink_to(path.name),
+    "zero": lambda path: path.symlink_to("/dev/zero"),
+}
 
 
 # -- cases -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Fault:
-    """What a user may not see.
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a case ended.
 
     Attributes:
         case: Its number; with the seed it makes the case again.
-        what: traceback, hang, memory, or killed by a signal.
+        wrong: traceback, hang, memory, or killed by a signal; "" if it ended as it should.
         damaged, way: The file, and how.
         command: The verb.
         output: The end of what it printed.
+        cpu_s, memory_bytes: What it took.
     """
 
     case: int
-    what: str
+    wrong: str
     damaged: str
     way: str
     command: str
     output: str
+    cpu_s: float
+    memory_bytes: int
 
 
-def pick_file(folder: Path, kind: str, command: list[object], rng: random.Random) -> Path:
+def pick_file(folder: Path, kind: str, command: Command, rng: random.Random) -> Path:
     """Choose a file of the part that is damaged; those that describe rather than hold numbers more often."""
-    root = folder / kind
-    if kind == "seeds" and tuple(command[:2]) == NOT_SEEDS:
-        return root / "seeds.json"
-    files = sorted(file for file in root.rglob("*") if file.is_file() and "tensorboard" not in file.parts)
+    if kind == "weights":
+        return Path(str(command[-1]).partition("=")[2])
+    if kind == "beside":
+        beside = folder / f".out.act-{rng.choice(['lock', 'lock', 'old', 'new', 'trash'])}"
+        beside.write_text('{"pid": 1, "host": "x", "since": "now", "command": ["act"]}', encoding="utf-8")
+        return beside
+    if kind == "seeds" and command[0] == "train":  # the rest is that of a run, in a process for each
+        return folder / kind / "seeds.json"
+    files = sorted(file for file in (folder / kind).rglob("*") if file.is_file())
     if kind == "run":
         files = [file for file in files if "eval-fresh" not in file.parts]
-    described = [file for file in files if file.suffix in (".json", ".yaml", ".jsonl", ".csv", ".safetensors")]
-    return rng.choice(described if described and rng.random() < 0.8 else files)
+    if command[0] != "doctor":
+        files = [file for file in files if "tensorboard" not in file.parts]
+    described = [file for file in files if file.suffix in (*DESCRIBING, ".safetensors")]
+    return rng.choice(described if described and rng.random() < 0.7 else files)
 
 
-def run_case(material: Path, seed: int, number: int) -> Fault | None:
+def run_case(material: Path, seed: int, number: int) -> Ended:
     """Make, run and judge one case."""
     rng = random.Random(f"{seed}-{number}")
     kind = rng.choice(sorted(VERBS))
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        for part in ("data", "other", "run", "seeds"):
-            shutil.copytree(material / part, folder / part, symlinks=True)
-        config = folder / "run" / "config.yaml"
-        config.write_text(config.read_text(encoding="utf-8").replace(str(material), str(folder)), encoding="utf-8")
+        folder = Path(scratch) / "work"
+        copy_material(material, folder, without=() if kind == "weights" else ("weights",))
         command = rng.choice(VERBS[kind])(folder)
         damaged = pick_file(folder, kind, command, rng)
         name = str(damaged.relative_to(folder))
         way = damage_file(damaged, rng)
-        what, output = execute(command, folder)
-        if what is None:
-            return None
-        shown = " ".join(map(str, command)).replace(scratch, ".")
-        return Fault(number, what, name, way, shown, output[-1500:].replace(scratch, "."))
+        held = os.open(damaged, os.O_RDWR) if damaged.name.endswith("lock") and damaged.is_file() else None
+        if held is not None:  # somebody's who writes there
+            fcntl.flock(held, fcntl.LOCK_EX)
+        wrong, output, usage = execute(command, folder)
+        if held is not None:
+            os.close(held)
+        return Ended(
+            case=number,
+            wrong=wrong,
+            damaged=name,
+            way=way,
+            command=" ".join(map(str, command)).replace(str(folder), "."),
+            output=output[-1500:].replace(str(folder), "."),
+            cpu_s=usage.ru_utime + usage.ru_stime,
+            memory_bytes=usage.ru_maxrss * 1024,
+        )
 
 
-def execute(command: list[object], folder: Path) -> tuple[str | None, str]:
-    """Run a verb in a forked process; say what was wrong with how it ended, and what it printed."""
-    log = folder / "log"
+def copy_material(material: Path, folder: Path, *, without: tuple[str, ...]) -> None:
+    """Copy it, with the paths that its files name."""
+    shutil.copytree(material, folder, symlinks=True, ignore=shutil.ignore_patterns(*without))
+    for file in folder.rglob("*"):
+        if file.suffix in DESCRIBING and file.is_file():
+            content = file.read_bytes()
+            if str(material).encode() in content:
+                file.write_bytes(content.replace(str(material).encode(), str(folder).encode()))
+
+
+def execute(command: Command, folder: Path) -> tuple[str, str, resource.struct_rusage]:
+    """Run a verb in a forked process; say what was wrong with how it ended, what it printed, and what it took."""
+    log = folder.parent / "log"
     child = os.fork()
     if child == 0:
-        os.setsid()
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S + 1))
-        resource.setrlimit(resource.RLIMIT_DATA, (_MOST_BYTES, _MOST_BYTES))
-        os.chdir(folder)
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        code = 99
-        try:
-            code = call(*command)
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+        _run_forked(command, folder, log)
     deadline = time.monotonic() + WALL_S
-    ended, status, usage = 0, 0, None
+    ended, status, usage = os.wait4(child, os.WNOHANG)
     while not ended and time.monotonic() < deadline:
-        ended, status, usage = os.wait4(child, os.WNOHANG)
         time.sleep(0.02)
+        ended, status, usage = os.wait4(child, os.WNOHANG)
     if not ended:
         os.killpg(child, signal.SIGKILL)
-        os.wait4(child, 0)
+        _, _, usage = os.wait4(child, 0)
     output = log.read_text(encoding="utf-8", errors="replace")
+    wrong = ""
     if not ended:
-        return f"hangs for {WALL_S} s", output
-    if os.WIFSIGNALED(status):
+        wrong = f"hangs for {WALL_S} s"
+    elif os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        return ("hang: CPU time" if number in (signal.SIGXCPU, signal.SIGKILL) else f"signal {number}"), output
-    if "Traceback" in output or os.WEXITSTATUS(status) not in (0, 1, 2, 3):
-        return f"traceback, exit code {os.WEXITSTATUS(status)}", output
-    if usage is not None and usage.ru_maxrss * 1024 > MEMORY_BYTES:
-        return f"{usage.ru_maxrss / 1e6:.1f} GB", output
-    return None, output
+        wrong = "hang: CPU time" if number in (signal.SIGXCPU, signal.SIGKILL) else f"signal {number}"
+    elif "Traceback" in output or os.WEXITSTATUS(status) not in (0, 1, 2, 3):
+        wrong = f"traceback, exit code {os.WEXITSTATUS(status)}"
+    elif usage.ru_maxrss * 1024 > MEMORY_BYTES:
+        wrong = f"{usage.ru_maxrss / 1e6:.1f} GB"
+    return wrong, output, usage
+
+
+def _run_forked(command: Command, folder: Path, log: Path) -> None:
+    """Become the process of a verb, which ends here."""
+    os.setsid()
+    cpu_s = DOCTOR_CPU_S if command[0] == "doctor" else CPU_S
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
+    resource.setrlimit(resource.RLIMIT_DATA, (_MOST_BYTES, _MOST_BYTES))
+    os.chdir(folder)
+    os.environ["ACT_KIT_CACHE"] = str(folder / "cache")
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    code = 99
+    try:
+        code = call(*command)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def import_everything() -> None:
+    """Import what the verbs import when they run."""
+    import metaworld
+    import torch
+
+    import act_kit
+
+    torch.set_num_threads(1)
+    assert metaworld.ALL_V3_ENVIRONMENTS
+    for module in pkgutil.walk_packages(act_kit.__path__, "act_kit."):
+        if "teleop" not in module.name and "__main__" not in module.name:
+            importlib.import_module(module.name)
 
 
 def main() -> None:
@@ -320,39 +485,26 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=500)
     arguments = parser.parse_args()
     material = arguments.material.resolve()
-    os.environ.setdefault("ACT_KIT_CACHE", str(material / "cache"))
-    if not (material / "seeds" / "seeds.json").exists():
-        with redirect_stdout(io.StringIO()), redirect_stderr(sys.stderr):
-            # In a process of its own: threads that are started on the way would not survive a fork.
-            child = os.fork()
-            if child == 0:
-                make_material(material)
-                os._exit(0)
-            if os.waitpid(child, 0)[1]:
-                raise SystemExit("the material could not be made")
+    if not (material / "weights" / "resnet.pth").exists():
+        # In a process of its own: threads that are started on the way would not survive a fork.
+        child = os.fork()
+        if child == 0:
+            make_material(material)
+            os._exit(0)
+        if os.waitpid(child, 0)[1]:
+            raise SystemExit("the material could not be made")
     import_everything()
+    cpu_s, memory_bytes, num_wrong = 0.0, 0, 0
     for number in range(arguments.first, arguments.first + arguments.cases):
-        fault = run_case(material, arguments.seed, number)
-        if fault:
-            print(json.dumps(fault.__dict__), flush=True)
-    print(f"{arguments.cases} cases")
-
-
-def import_everything() -> None:
-    """Import what the verbs import when they run."""
-    import importlib
-    import pkgutil
-
-    import metaworld
-    import torch
-
-    import act_kit
-
-    torch.set_num_threads(1)
-    assert metaworld.ALL_V3_ENVIRONMENTS
-    for module in pkgutil.walk_packages(act_kit.__path__, "act_kit."):
-        if "teleop" not in module.name:
-            importlib.import_module(module.name)
+        ended = run_case(material, arguments.seed, number)
+        cpu_s, memory_bytes = max(cpu_s, ended.cpu_s), max(memory_bytes, ended.memory_bytes)
+        if ended.wrong:
+            num_wrong += 1
+            print(json.dumps(asdict(ended)), flush=True)
+    print(
+        f"{arguments.cases} cases of seed {arguments.seed}, {num_wrong} with a fault; the longest took {cpu_s:.0f} s, "
+        f"the largest {memory_bytes / 1e9:.1f} GB"
+    )
 
 
 if __name__ == "__main__":

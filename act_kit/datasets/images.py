@@ -17,6 +17,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
 
+from act_kit.datasets.array_files import ArrayFiles
 from act_kit.datasets.store import EpisodeStore, set_attributes
 from act_kit.errors import DatasetError
 from act_kit.files import check_name, discard, still_there
@@ -47,14 +48,19 @@ class ImageStore:
         self.camera = camera
         self._is_new = is_new
         try:
+            files = ArrayFiles.read(store.path / _key(camera, is_new=is_new))
             self._frames: zarr.Array[Any] = store.group[_key(camera, is_new=is_new)]  # type: ignore[assignment]
             attributes: dict[str, Any] = dict(self._frames.attrs)
             self.settings = RenderSettings(**attributes["settings"])
             self.renderer = str(attributes["gl_renderer"])
-            self._num_steps = int(attributes["num_steps"])
             self._digests = [str(digest) for digest in attributes["digests"]]
-            if self._frames.shape[0] < self._num_steps:
-                raise ValueError(f"{self._frames.shape[0]} frames of {self._num_steps}")
+            self._num_steps = int(store.episode_lengths[: self.num_episodes].sum())
+            if (attributes["num_steps"], self.num_episodes > store.num_episodes) != (self._num_steps, False):
+                raise ValueError(f"{attributes['num_steps']} frames of {self.num_episodes} episodes")
+            expected = (self.settings.height_px, self.settings.width_px, 3)
+            if files.dtype != np.uint8 or files.shape[1:] != expected or files.shape[0] < self._num_steps:
+                raise ValueError(f"{files.dtype} of shape {files.shape}")
+            files.check_chunks()
         except Exception as error:
             raise DatasetError(
                 f"The frames of {camera} in {store.path} are damaged: {error}. Draw them anew: act render "
@@ -64,14 +70,14 @@ class ImageStore:
     @staticmethod
     def cameras(store: EpisodeStore) -> tuple[str, ...]:
         """Name the cameras whose frames are there, complete or not."""
-        frames = store.group.get("data/images")
-        names = frames.array_keys() if isinstance(frames, zarr.Group) else ()
-        return tuple(sorted(name for name in names if not name.endswith(_NEW)))
+        found = sorted(file.parent.name for file in store.path.glob("data/images/[!.]*/zarr.json"))
+        return tuple(name for name in found if not name.endswith(_NEW))
 
     @staticmethod
     def find_new(store: EpisodeStore, camera: str) -> ImageStore | None:
         """Return the frames that are to replace those of a camera, if somebody began to draw some."""
-        return ImageStore(store, camera, is_new=True) if _key(camera, is_new=True) in store.group else None
+        is_there = (store.path / _key(camera, is_new=True) / "zarr.json").exists()
+        return ImageStore(store, camera, is_new=True) if is_there else None
 
     @classmethod
     def create(cls, store: EpisodeStore, camera: str, settings: RenderSettings) -> ImageStore:
@@ -166,12 +172,12 @@ class ImageStore:
             )
         for begin in range(0, self._store.num_steps, self._frames.chunks[0]):
             end = min(begin + self._frames.chunks[0], self._store.num_steps)
-            yield begin, np.asarray(self._frames[begin:end])
+            yield begin, self._read(begin, end)
 
     def episode(self, index: int) -> np.ndarray:
         """Read the frames of one episode, uint8 (T, H, W, 3)."""
         ends = np.concatenate([[0], self._store.episode_ends])
-        return np.asarray(self._frames[ends[index] : ends[index + 1]])
+        return self._read(int(ends[index]), int(ends[index + 1]))
 
     def checked_episode(self, index: int) -> np.ndarray:
         """Read the frames of one episode, before something else is made of them.
@@ -189,7 +195,18 @@ class ImageStore:
 
     def first_frame(self, index: int) -> np.ndarray:
         """Read the first frame of one episode, uint8 (H, W, 3)."""
-        return np.asarray(self._frames[int(self._store.episode_ends[index - 1]) if index else 0])
+        begin = int(self._store.episode_ends[index - 1]) if index else 0
+        first: np.ndarray = self._read(begin, begin + 1)[0]
+        return first
+
+    def _read(self, begin: int, end: int) -> np.ndarray:
+        try:
+            return np.asarray(self._frames[begin:end])
+        except Exception as error:
+            raise DatasetError(
+                f"The frames of {self.camera} in {self._store.path} cannot be read: {error}. Draw them anew: "
+                f"{self.command} --overwrite"
+            ) from error
 
     @property
     def command(self) -> str:

@@ -14,7 +14,7 @@ import functools
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ MOST_STARTS = 500
 _MOST_PAIRED = 200
 """Starts whose mutual distances enter the energy distance, for the same reason."""
 _POOL_SEED, _REFERENCE_SEED = 20230413, 20230414
+_MAX_CACHE_BYTES = 2**26
+"""Of a file of the cache, unpacked; the largest has a hundredth of it."""
 
 
 def accepted(task: Task, rand_vecs: np.ndarray) -> np.ndarray:
@@ -312,20 +314,35 @@ def cache_folder() -> Path:
 def cached(name: str, key: object, arrays: list[str], compute: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
     """Return ``arrays`` as ``compute`` makes them, from a file of the cache if it holds them for this ``key``.
 
-    A cache that cannot be read or written costs time, and is no error.
+    A cache that cannot be read or written, or was damaged, costs time, and is no error.
     """
     path = cache_folder() / f"{name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.npz"
     try:
+        if not path.is_file() or path.stat().st_size > _MAX_CACHE_BYTES:
+            raise OSError("nothing, or nothing of ours")
         with path.open("rb") as file, np.load(file) as kept:
-            return {key: kept[key] for key in arrays}
+            if sum(part.file_size for part in kept.zip.infolist()) > _MAX_CACHE_BYTES:
+                raise OSError("nothing of ours")
+            read = {key: kept[key] for key in arrays}
+            if str(kept["digest"]) != _digest(read):
+                raise ValueError("changed since")
+            return read
     except Exception:  # missing, torn, foreign: NumPy raises many things
         values = compute()
         made = {key: np.asarray(values[key]) for key in arrays}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as fresh:
-            np.savez(fresh, **made)  # type: ignore[arg-type]
-        os.replace(fresh.name, path)
+        with tempfile.TemporaryDirectory(dir=path.parent, suffix=".partial") as fresh:
+            np.savez(Path(fresh) / path.name, digest=_digest(made), **made)  # type: ignore[arg-type]
+            os.replace(Path(fresh) / path.name, path)
     except OSError:
         pass
     return made
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return the SHA-256 of arrays with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -9,6 +9,7 @@ valid dataset.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +20,10 @@ from typing import Any
 import numpy as np
 import zarr
 
+from act_kit.datasets.array_files import ArrayFiles
 from act_kit.datasets.episode import STEP_FIELDS, Attempt, Episode, Recording, dtype_of
-from act_kit.errors import DatasetError
-from act_kit.files import check_name, free_beside, hidden_sibling, restore_output, still_there
+from act_kit.errors import DamagedFileError, DatasetError
+from act_kit.files import check_name, free_beside, hidden_sibling, read_json, restore_output, still_there
 from act_kit.sim.starts import Start
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, TASKS
 
@@ -29,8 +31,13 @@ FORMAT = "act_kit.dataset"
 VERSION = 3
 """Since version 3 the attribute ``committed`` says what is there."""
 _CHUNK_ROWS = 1024
+_MAX_COUNT = 10**10
+"""Of steps, episodes and the like."""
 
 _ATTEMPT_FIELDS = {"rand_vec": np.float64, "num_steps": np.int64, "kept": np.bool_}
+
+_WIDE = ("state", "action", "executed_action", "physics", "rand_vec")
+"""Of what a row holds several numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +74,27 @@ class DatasetInfo:
     control_hz: int
     parents: list[dict[str, Any]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        check_name(self.task, "task")
+        texts = [self.start_law, self.demonstrator, self.command, self.git_commit or ""]
+        texts += [*self.versions, *self.versions.values()]
+        for parent in self.parents:
+            texts += [parent["path"], parent["fingerprint"], parent.get("format", ""), *parent.get("notes", [])]
+        if not all(isinstance(text, str) for text in texts):
+            raise DatasetError("text was expected where it says something else")
+        for name, least in (
+            ("num_wanted", 0),
+            ("seed", 0),
+            ("steps_after_success", 0),
+            ("horizon", 1),
+            ("control_hz", 1),
+        ):
+            value = getattr(self, name)
+            if not (type(value) is int and least <= value <= _MAX_COUNT) and not (name == "seed" and value is None):
+                raise DatasetError(f"{name} is {value!r}, a number from {least} on was expected")
+        if type(self.noise) not in (int, float) or not 0 <= self.noise < math.inf:
+            raise DatasetError(f"noise is {self.noise!r}, a finite number was expected")
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Committed:
@@ -78,7 +106,7 @@ class _Committed:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if type(value) is not int or value < 0:
+            if type(value) is not int or not 0 <= value <= _MAX_COUNT:
                 raise DatasetError(f"{name} is {value!r}, a count was expected")
 
 
@@ -131,8 +159,11 @@ class EpisodeStore:
         if not path.exists():
             raise DatasetError(f"There is no dataset at {path}. Collect one: act collect --task TASK --out {path}")
         try:
-            # The whole path: zarr takes a folder's name out of its keys, and "data" is in them too.
-            group = zarr.open_group(path.absolute(), mode="r+" if writable else "r", zarr_format=3)
+            read_json(path / "zarr.json")
+            # The whole path: zarr takes a folder's name out of its keys, and "data" is in them too. What it may read
+            # of arrays is in their own files, which are checked.
+            mode = "r+" if writable else "r"
+            group = zarr.open_group(path.absolute(), mode=mode, zarr_format=3, use_consolidated=False)
             attributes: dict[str, Any] = dict(group.attrs)
         except Exception as error:
             raise DatasetError(f"{path} is not a dataset of act_kit: no zarr v3 group is there.") from error
@@ -144,8 +175,8 @@ class EpisodeStore:
             )
         try:
             info = DatasetInfo(**{field.name: attributes[field.name] for field in fields(DatasetInfo)})
-            check_name(info.task, "task")
             committed = _Committed(**attributes["committed"])
+            _check_files(path, committed)
             _check_sizes(path, group, committed)
             store = cls(path, group, info, committed)
             store._check_whole()
@@ -162,11 +193,19 @@ class EpisodeStore:
                 f"The dataset {self.path} is damaged: its episode ends do not grow to its {self.num_steps} steps. "
                 "Collect it again."
             )
-        if self.missing_chunks():
-            raise DatasetError(
-                f"The dataset {self.path} is truncated, it lacks {', '.join(self.missing_chunks()[:3])}. "
-                "Copy it again, or collect it again."
-            )
+        names, numbers = self._group.attrs["sources"], self._read("meta/source", self.num_episodes)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DatasetError(f"The dataset {self.path} is damaged: its sources are no names. Collect it again.")
+        steps, attempts = self.success_steps, self._read("meta/attempt", self.num_episodes)
+        for name, low, high in (
+            ("source", numbers, len(names) - numbers),
+            ("success_step", steps + 1, self.episode_lengths - steps),
+            ("attempt", attempts, _MAX_COUNT - attempts),
+        ):
+            if (low < 0).any() or (high <= 0).any():
+                raise DatasetError(
+                    f"The dataset {self.path} is damaged: meta/{name} leaves its range. Collect it again."
+                )
 
     @property
     def command_again(self) -> str:
@@ -181,19 +220,6 @@ class EpisodeStore:
         else:
             words += ["--out", out]
         return shlex.join(words)
-
-    def missing_chunks(self) -> list[str]:
-        """Name the arrays that lack chunks on disk, which zarr would read as zeros without a word.
-
-        Those of the images are their own affair: a rendering that was killed may lack some.
-        """
-        missing = {}
-        for name, num_rows in _sizes(self._group, self._committed).items():
-            array = self._array(name)
-            others = ["0"] * (array.ndim - 1)
-            keys = ["/".join(["c", str(i), *others]) for i in range(-(-num_rows // array.chunks[0]))]
-            missing[name] = sum(not (self.path / name / key).is_file() for key in keys)
-        return [f"{num} chunks of {name}" for name, num in sorted(missing.items()) if num]
 
     # -- as a sequence of episodes -----------------------------------------------------------------------------------
 
@@ -236,7 +262,12 @@ class EpisodeStore:
         return array
 
     def _read(self, name: str, num_rows: int) -> np.ndarray:
-        return np.asarray(self._array(name)[:num_rows])
+        try:
+            return np.asarray(self._array(name)[:num_rows])
+        except Exception as error:
+            raise DatasetError(
+                f"The dataset {self.path} is damaged: {name} cannot be read ({error}). Collect it again."
+            ) from error
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -317,12 +348,7 @@ class EpisodeStore:
 
     def steps(self, name: str) -> np.ndarray:
         """Load one field of all steps, (T, …); see :class:`~act_kit.datasets.episode.Episode`."""
-        try:
-            return self._read(f"data/{name}", self.num_steps)
-        except Exception as error:
-            raise DatasetError(
-                f"The dataset {self.path} is damaged: data/{name} cannot be read ({error}). Collect it again."
-            ) from error
+        return self._read(f"data/{name}", self.num_steps)
 
     @property
     def sources(self) -> list[str]:
@@ -495,6 +521,35 @@ def _sizes(group: zarr.Group, committed: _Committed) -> dict[str, int]:
         sizes["meta/rand_vec"] = committed.num_episodes
         sizes |= {f"meta/attempts/{name}": committed.num_attempts for name in _ATTEMPT_FIELDS}
     return sizes
+
+
+def _check_files(path: Path, committed: _Committed) -> None:
+    """Refuse arrays that zarr could not read in bounded time and memory, or whose numbers are of another type."""
+    types: dict[str, Any] = {f"data/{name}": dtype_of(name) for name in STEP_FIELDS}
+    types |= {f"meta/{name}": np.int64 for name in ("attempt", "source", "success_step", "episode_ends")}
+    types |= {"meta/rand_vec": np.float64} | {f"meta/attempts/{name}": kind for name, kind in _ATTEMPT_FIELDS.items()}
+    rows = dict.fromkeys(types, committed.num_episodes)
+    rows |= {name: committed.num_steps for name in types if name.startswith("data/")}
+    rows |= {name: committed.num_attempts for name in types if name.startswith("meta/attempts/")}
+    missing: list[str] = []
+    for name, kind in sorted(types.items()):
+        if not os.path.lexists(path / name / "zarr.json"):
+            continue
+        array = ArrayFiles.read(path / name)
+        if array.dtype != kind or len(array.shape) != 1 + (name.rpartition("/")[2] in _WIDE):
+            raise DatasetError(f"The dataset {path} is damaged: {name} holds {array.dtype} of shape {array.shape}.")
+        num = array.count_missing(min(rows[name], array.shape[0]))
+        missing += [f"{num} chunks of {name}"] if num else []
+        try:
+            array.check_chunks()
+        except DamagedFileError as error:
+            raise DatasetError(
+                f"The dataset {path} is damaged: {name} cannot be read ({error}). Collect it again."
+            ) from error
+    if missing:
+        raise DatasetError(
+            f"The dataset {path} is truncated, it lacks {', '.join(missing[:3])}. Copy it again, or collect it again."
+        )
 
 
 def _check_sizes(path: Path, group: zarr.Group, committed: _Committed) -> None:

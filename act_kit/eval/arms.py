@@ -241,7 +241,7 @@ def _read(path: Path) -> Trained:
             f"{path} was to be trained, and is not there. Fix: act train --resume --out {path.parent}"
         )
     if (run / "config.yaml").exists():
-        wanted, done = reopen_run(run)[0].trainer.steps, _steps_taken(run)
+        wanted, done = reopen_run(run)[0].trainer.steps, steps_taken(run)
         if done < wanted:
             raise ComparisonError(
                 f"its training is unfinished, at step {done} of {wanted}. Go on: act train --resume --out {run}"
@@ -255,13 +255,6 @@ def _read(path: Path) -> Trained:
             raise ComparisonError(f"it has several evaluations: give one of {', '.join(map(str, found))}.")
         path = fresh if fresh in found else found[0]
     return _read_evaluation(path, run.name)
-
-
-def _steps_taken(run: Path) -> int:
-    try:
-        return steps_taken(run)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ComparisonError(f"{run}: its last checkpoint is damaged: {error!r}. Train again: act train") from error
 
 
 def _read_evaluation(folder: Path, name: str) -> Trained:

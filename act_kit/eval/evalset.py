@@ -101,7 +101,7 @@ class EvalSet:
             raise DatasetError(
                 f"'{path}' is neither a file nor one of {', '.join(CHOICES)}.{did_you_mean(str(path), CHOICES)}"
             ) from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise DatasetError(
                 f"{path} is not an evaluation set: {error!r}. Use a starts.json that eval wrote."
             ) from error

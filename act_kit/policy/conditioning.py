@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from act_kit.errors import ConfigError
+from act_kit.errors import ConfigError, DamagedFileError
+from act_kit.policy.weights import load_tensors
 
 TASK_DIM = 32
 """Width of the vector."""
@@ -51,8 +50,8 @@ def load_task_embeddings(path: Path, tasks: Sequence[str]) -> Tensor:
         ConfigError: The file is missing or something else, or lacks a task, or its vectors differ in width.
     """
     try:
-        vectors = load_file(path)
-    except (OSError, SafetensorError) as error:
+        vectors = load_tensors(path)
+    except (OSError, DamagedFileError) as error:
         raise ConfigError(f"policy.task_embeddings={path}: no safetensors file can be read there ({error}).") from error
     missing = [task for task in tasks if task not in vectors]
     if missing:

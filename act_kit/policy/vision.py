@@ -11,14 +11,14 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from act_kit.errors import CheckpointError
-from act_kit.policy.weights import misfit
+from act_kit.errors import CheckpointError, DamagedFileError
+from act_kit.files import require_regular
+from act_kit.policy.weights import load_tensors, misfit
 
 Norm = Callable[[int], nn.Module]
 """Makes the normalisation of a map, given its channels."""
@@ -26,6 +26,9 @@ Norm = Callable[[int], nn.Module]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of red, green and blue in [0, 1]: what torchvision's weights were trained on."""
+
+_MAX_WEIGHTS_BYTES = 2**28
+"""Of a file of weights; a ResNet-18 with its classifier has a fifth of it."""
 
 _HALF = (0.5, 0.5, 0.5)
 
@@ -163,6 +166,8 @@ def load_backbone(net: ResNet18, path: Path) -> None:
         raise CheckpointError(
             f"The weights {path} do not fit: {wrong} Expected are torchvision's resnet18 names and shapes."
         )
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise CheckpointError(f"The weights {path} are damaged: some are not finite.")
     net.load_state_dict(tensors)
 
 
@@ -171,8 +176,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix not in (".pth", ".pt", ".safetensors"):
         raise CheckpointError(f"The weights {path} are of no known kind. {expected}")
     try:
+        if require_regular(path).st_size > _MAX_WEIGHTS_BYTES:
+            raise DamagedFileError(f"{path} has {path.stat().st_size} bytes")
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return load_tensors(path)
         loaded: object = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # its text tells how to run the code in the file
         raise CheckpointError(

@@ -1,10 +1,29 @@
-"""Whether saved tensors are those of a network: all of them, no others, of the same shapes."""
+"""Tensors in files, and whether they are those of a network: all of them, no others, of the same shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from safetensors.torch import load_file
 from torch import Tensor
+
+from act_kit.errors import DamagedFileError
+from act_kit.files import require_regular
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Load a safetensors file.
+
+    Raises:
+        FileNotFoundError, PermissionError: It is missing, or not ours to read.
+        DamagedFileError: It is no safetensors file, or not all of one.
+    """
+    require_regular(path)
+    try:
+        return load_file(path)
+    except Exception as error:  # what safetensors raises at a damaged header, PyTorch at a damaged layout
+        raise DamagedFileError(f"{path} is no safetensors file, or damaged: {str(error)[:200]}.") from error
 
 
 def misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:

@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from act_kit.errors import CheckpointError
 from act_kit.files import read_json, still_there, write_json
 from act_kit.policy.policy import Policy
+from act_kit.policy.weights import load_tensors, misfit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +113,12 @@ class Checkpoints:
         policy = Policy.load(self.folder / "last")
         folder = self.folder / "last"
         try:
-            tensors = load_file(folder / "training.safetensors")
+            tensors = load_tensors(folder / "training.safetensors")
             numbers = read_json(folder / "training.json")
+            if not all(type(number) is int and -1 <= number <= numbers["step"] for number in numbers.values()):
+                raise ValueError(f"training.json: {numbers}")
+            if numbers["step"] != policy.contract.step:
+                raise ValueError(f"training.json is of step {numbers['step']}, policy.json of {policy.contract.step}")
             named: dict[str, dict[str, Tensor]] = {"optimizer": {}, "weights": {}, "rng": {}}
             for name, tensor in tensors.items():
                 group, _, rest = name.partition("/")
@@ -122,7 +127,11 @@ class Checkpoints:
                 **numbers, optimizer=named["optimizer"], weights=named["weights"], rng=named["rng"]["host"],
                 device_rng=named["rng"]["device"],
             )  # fmt: skip
-        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+            torch.Generator().set_state(state.rng)
+            wrong = misfit(policy.model.state_dict(), state.weights) if state.weights else ""
+            if wrong or not all(tensor.isfinite().all() for tensor in tensors.values()):
+                raise ValueError(wrong or "training.safetensors holds numbers that are not finite")
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 f"The checkpoint {folder} is damaged, training cannot go on from it: {error}."
             ) from error
@@ -164,10 +173,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
     """Put tensors of :func:`optimizer_tensors` back, exactly those and no others.
 
     Raises:
-        CheckpointError: Some are missing.
+        CheckpointError: Some are missing, or of another shape.
     """
     for parameter, name in names.items():
         keys = [key for key in saved if key.rpartition(".")[0] == name]
-        if not keys:
-            raise CheckpointError(f"The checkpoint holds no optimizer state of {name}.")
+        if not keys or any(saved[key].shape not in (parameter.shape, ()) for key in keys):
+            raise CheckpointError(f"The checkpoint holds no optimizer state of {name}, or of another shape.")
         optimizer.state[parameter] = {key.rpartition(".")[2]: saved[key].clone() for key in keys}

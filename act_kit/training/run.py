@@ -14,7 +14,7 @@ from act_kit.config import TrainConfig
 from act_kit.datasets.first_observations import measure_dataset
 from act_kit.datasets.frames import find_images
 from act_kit.datasets.store import EpisodeStore
-from act_kit.errors import CheckpointError, ConfigError, DatasetError
+from act_kit.errors import CheckpointError, ConfigError, DamagedFileError, DatasetError
 from act_kit.files import SEEDS, free_beside, new_folder, read_json, read_text, read_yaml, restore_output, write_text
 from act_kit.overrides import build, compose, given_options, option, to_dict, train_overrides
 from act_kit.policy.conditioning import load_task_embeddings
@@ -121,12 +121,15 @@ def _check_moved(run: Path, data: Sequence[Path]) -> None:
     """Refuse other datasets than those of the run's last checkpoint; before the first one, any will do."""
     try:
         described = read_json(run / "checkpoints" / "last" / "policy.json")["contract"]["demonstrations"]
+        trained_on = [(str(shown["fingerprint"]), str(shown["command"])) for shown in described]
     except FileNotFoundError:
         return
+    except (DamagedFileError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{run}: its last checkpoint is damaged: {error!r}. Train again: act train") from error
     stores = [EpisodeStore.open(path) for path in data]
     found = [store.fingerprint or store.compute_fingerprint() for store in stores]
-    if [shown["fingerprint"] for shown in described] != found:
-        commands = "; ".join(shown["command"] for shown in described)
+    if [fingerprint for fingerprint, _ in trained_on] != found:
+        commands = "; ".join(command for _, command in trained_on)
         raise CheckpointError(
             f"{run} was trained on other data than {', '.join(map(str, data))}: their fingerprints differ. It was "
             f"trained on: {commands}"
@@ -148,9 +151,16 @@ def reopen_run(run: Path) -> tuple[TrainConfig, list[Path]]:
     restore_output(run)
     try:
         values = read_yaml(run / "config.yaml")
-        data = [Path(path) for path in values.pop("data")]
-        values.pop("extended_at", None)
-        return build(TrainConfig, values), data
+        data, extended_at = values.pop("data"), values.pop("extended_at", [])
+        if (
+            not isinstance(data, list)
+            or not all(isinstance(path, str) and "\0" not in path for path in data)
+            or not data
+        ):
+            raise ValueError("data: paths were expected")
+        if not isinstance(extended_at, list) or not all(type(step) is int for step in extended_at):
+            raise ValueError("extended_at: steps were expected")
+        return build(TrainConfig, values), [Path(path) for path in data]
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no run at {run} to go on with. Begin one: act train --data DATASET") from error
     except Exception as error:
@@ -161,17 +171,27 @@ def config_of(checkpoint: Path) -> dict[str, Any] | None:
     """Return the resolved configuration of the run that a checkpoint lies in, without its data; None if in none."""
     if checkpoint.parent.name != "checkpoints" or not (checkpoint.parents[1] / "config.yaml").exists():
         return None
+    reopen_run(checkpoint.parents[1])  # refuses what is damaged
     values: Any = read_yaml(checkpoint.parents[1] / "config.yaml")
     values.pop("data")
     return dict(values)
 
 
 def steps_taken(run: Path) -> int:
-    """Return the step of a run's last checkpoint; 0 if there is none."""
+    """Return the step of a run's last checkpoint; 0 if there is none.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
     try:
-        return int(read_json(run / "checkpoints" / "last" / "training.json")["step"])
+        step = read_json(run / "checkpoints" / "last" / "training.json")["step"]
+        if type(step) is not int or step < 0:
+            raise ValueError(f"step is {step!r}")
+        return step
     except FileNotFoundError:
         return 0
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{run}: its last checkpoint is damaged: {error!r}. Train again: act train") from error
 
 
 def note_evaluation(checkpoint: Path, folder: Path) -> None:
@@ -196,8 +216,9 @@ def noted_evaluations(run: Path) -> list[Path]:
     folders: list[Path] = []
     for line in read_text(path).splitlines() if path.exists() else []:
         try:
-            folders.append(Path(str(json.loads(line))))
-        except ValueError:  # torn by a kill
+            folder = Path(str(json.loads(line)))
+            folders += [folder] if folder.is_dir() else []
+        except (OSError, ValueError, RecursionError):  # torn by a kill
             continue
     return list(dict.fromkeys(folders))
 

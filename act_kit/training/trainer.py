@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from act_kit.processors import num_cpus
 from torch import Tensor
 
 from act_kit.config import TrainConfig
@@ -26,6 +25,7 @@ from act_kit.errors import CheckpointError, TrainingError
 from act_kit.files import require_space
 from act_kit.overrides import to_dict
 from act_kit.policy.policy import Contract, Demonstrations, Policy
+from act_kit.processors import num_cpus
 from act_kit.telemetry import MetricLogger
 from act_kit.training.checkpoint import Checkpoints, TrainingState, cpu_tensors, optimizer_tensors, restore_optimizer
 from act_kit.training.group import ALONE, Group

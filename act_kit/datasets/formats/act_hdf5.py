@@ -23,6 +23,7 @@ import numpy as np
 
 from act_kit.datasets.episode import Recording
 from act_kit.datasets.formats.content import (
+    EPISODE_BYTES,
     IMAGES,
     SIDECAR,
     Content,
@@ -38,6 +39,7 @@ from act_kit.datasets.formats.content import (
     some,
 )
 from act_kit.errors import DatasetError
+from act_kit.files import require_regular
 
 HZ = 50
 """Of ALOHA: ``DT`` in ACT's ``constants.py``. The files do not say."""
@@ -124,6 +126,8 @@ def read(path: Path, task: str, keys: Keys) -> Content:
 def _opened(file: Path) -> Iterator[h5py.File]:
     """Open a file; whatever HDF5 says of a damaged one becomes one line."""
     try:
+        if require_regular(file).st_size > EPISODE_BYTES:
+            raise DatasetError(f"{file} has more than {EPISODE_BYTES} bytes: no episode has.")
         with h5py.File(file, "r") as root:
             yield root
     except DatasetError:
