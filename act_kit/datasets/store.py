@@ -162,8 +162,9 @@ class EpisodeStore:
             read_json(path / "zarr.json")
             # The whole path: zarr takes a folder's name out of its keys, and "data" is in them too. What it may read
             # of arrays is in their own files, which are checked.
-            mode = "r+" if writable else "r"
-            group = zarr.open_group(path.absolute(), mode=mode, zarr_format=3, use_consolidated=False)
+            group = zarr.open_group(
+                path.absolute(), mode="r+" if writable else "r", zarr_format=3, use_consolidated=False
+            )
             attributes: dict[str, Any] = dict(group.attrs)
         except Exception as error:
             raise DatasetError(f"{path} is not a dataset of act_kit: no zarr v3 group is there.") from error
