@@ -14,6 +14,7 @@ from act_kit.datasets.soundness import KINDS
 from act_kit.datasets.verdict import TOO_FEW
 from act_kit.diagnosis.case import DatasetCase
 from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
+from act_kit.errors import StartError
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON, get_task
 
 CHECKS = Checks[DatasetCase]()
@@ -135,7 +136,12 @@ def executed(case: DatasetCase) -> Result:
 @CHECKS.add("data that cannot be", stage="data", settle="act report DATASET")
 def sound(case: DatasetCase) -> Result:
     """Does the report find starts, states and numbers that no collection leaves?"""
-    level, says = _report(case, "data")
+    try:
+        level, says = _report(case, "data")
+    except StartError as error:
+        return critical(
+            f"an initial state that cannot be: {error}", case.path / "meta/rand_vec", case.store.command_again
+        )
     if level == "OK":
         if case.store.lacks:
             return ruled_out(f"All numbers are finite. Not recorded: {', '.join(case.store.lacks)}.")

@@ -173,3 +173,17 @@ def test_a_converted_dataset_is_made_again_by_its_own_command(demonstrations: Ep
     assert pretend("act data convert a.hdf5 old --task 'my task'") == "act data convert a.hdf5 DATA-2 --task 'my task'"
     assert pretend("act data merge a 'b c'") == "act data merge a 'b c' --out DATA-2"
     assert pretend("act collect 'torn") == "act collect 'torn --out DATA-2"
+
+
+def test_an_initial_state_that_is_not_a_number_is_no_reason_to_find_nothing(
+    demonstrations: EpisodeStore, tmp_path: Path
+) -> None:
+    def lose(store: EpisodeStore) -> None:
+        starts = store.rand_vecs
+        starts[2, 1] = np.nan
+        store.group["meta/rand_vec"][:] = starts  # type: ignore[index]
+
+    first = examine(DatasetCase(edited(demonstrations, lose, tmp_path / "data").path), CHECKS)[0]
+    assert first.name == "data that cannot be"
+    assert first.is_fatal
+    assert "NaN" in first.result.says
