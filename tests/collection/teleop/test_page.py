@@ -41,8 +41,8 @@ def served(gl: Gl, tmp_path: Path) -> Iterator[Served]:
 def open_page(context: BrowserContext, served: Served) -> Page:
     page = context.new_page()
     page.goto(served.url)
+    wait_until(lambda: page.evaluate("shownAt.length"), "a picture")  # first: the page forgets it after two seconds
     wait_until(lambda: served.teleop.live, "the page at the controls")
-    wait_until(lambda: page.evaluate("shownAt.length"), "a picture")
     return page
 
 
