@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -157,7 +157,7 @@ class EpisodeStore:
             read_json(path / "zarr.json")
             # The whole path: zarr takes a folder's name out of its keys, and "data" is in them too. What it may read
             # of arrays is in their own files, which are checked.
-            mode = "r+" if writable else "r"
+            mode: Literal["r", "r+"] = "r+" if writable else "r"
             group = zarr.open_group(path.absolute(), mode=mode, zarr_format=3, use_consolidated=False)
             attributes: dict[str, Any] = dict(group.attrs)
         except Exception as error:
