@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from act_kit.errors import DamagedFileError
-from act_kit.files import read_json, read_text, read_yaml, write_json, write_text
+from act_kit.files import new_folder, read_json, read_text, read_yaml, write_json, write_text
 
 _ALIASES = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
 
@@ -63,3 +63,32 @@ def test_pipes_folders_and_huge_files_are_refused(tmp_path: Path) -> None:
         read_text(tmp_path)
     with pytest.raises(FileNotFoundError):
         read_text(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("kind", ["folder", "loop", "pipe", "/dev/zero"])
+def test_what_is_no_file_is_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file.json"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path.name if kind == "loop" else kind)
+    with pytest.raises(DamagedFileError, match=r"file\.json"):
+        read_json(path)
+
+
+def test_half_a_character_is_refused_where_it_is_read(tmp_path: Path) -> None:
+    """It could be written nowhere: neither to a page nor to a terminal."""
+    path = tmp_path / "file.json"
+    path.write_text('{"name": "\\ud800"}', encoding="utf-8")
+    with pytest.raises(DamagedFileError, match=r"file\.json is not JSON"):
+        read_json(path)
+
+
+@pytest.mark.parametrize("what", ["new", "trash", "old"])
+def test_a_file_beside_an_output_folder_is_no_obstacle(tmp_path: Path, what: str) -> None:
+    (tmp_path / f".out.act-{what}").write_text("hello", encoding="utf-8")
+    with new_folder(tmp_path / "out", overwrite=True) as fresh:
+        write_text(fresh / "zarr.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -15,7 +15,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -81,19 +81,15 @@ class DatasetInfo:
         for parent in self.parents:
             texts += [parent["path"], parent["fingerprint"], parent.get("format", ""), *parent.get("notes", [])]
         if not all(isinstance(text, str) for text in texts):
-            raise DatasetError("text was expected where it says something else")
-        for name, least in (
-            ("num_wanted", 0),
-            ("seed", 0),
-            ("steps_after_success", 0),
-            ("horizon", 1),
-            ("control_hz", 1),
-        ):
+            raise ValueError("text was expected where it says something else")
+        if self.seed is not None and (type(self.seed) is not int or self.seed < 0):
+            raise ValueError(f"seed is {self.seed!r}, a number from 0 on was expected")
+        for name, least in {"num_wanted": 0, "steps_after_success": 0, "horizon": 1, "control_hz": 1}.items():
             value = getattr(self, name)
-            if not (type(value) is int and least <= value <= _MAX_COUNT) and not (name == "seed" and value is None):
-                raise DatasetError(f"{name} is {value!r}, a number from {least} on was expected")
+            if type(value) is not int or not least <= value <= _MAX_COUNT:
+                raise ValueError(f"{name} is {value!r}, a number from {least} on was expected")
         if type(self.noise) not in (int, float) or not 0 <= self.noise < math.inf:
-            raise DatasetError(f"noise is {self.noise!r}, a finite number was expected")
+            raise ValueError(f"noise is {self.noise!r}, a finite number was expected")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +103,7 @@ class _Committed:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if type(value) is not int or not 0 <= value <= _MAX_COUNT:
-                raise DatasetError(f"{name} is {value!r}, a count was expected")
+                raise ValueError(f"{name} is {value!r}, a count was expected")
 
 
 class EpisodeStore:
@@ -162,9 +158,8 @@ class EpisodeStore:
             read_json(path / "zarr.json")
             # The whole path: zarr takes a folder's name out of its keys, and "data" is in them too. What it may read
             # of arrays is in their own files, which are checked.
-            group = zarr.open_group(
-                path.absolute(), mode="r+" if writable else "r", zarr_format=3, use_consolidated=False
-            )
+            mode: Literal["r", "r+"] = "r+" if writable else "r"
+            group = zarr.open_group(path.absolute(), mode=mode, zarr_format=3, use_consolidated=False)
             attributes: dict[str, Any] = dict(group.attrs)
         except Exception as error:
             raise DatasetError(f"{path} is not a dataset of act_kit: no zarr v3 group is there.") from error

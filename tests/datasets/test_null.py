@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,25 @@ def test_what_was_simulated_is_kept_and_damage_is_mended(tmp_path: Path, monkeyp
     monkeypatch.setattr(null, "simulate", lambda *_: pytest.fail("it was simulated again"))
     for other in (mended, null_against(task, 12, y)):
         assert all(np.array_equal(getattr(made, name), getattr(other, name)) for name in vars(made) if name[0] != "_")
+
+
+@pytest.mark.parametrize("kind", ["another shape", "another type", "pipe", "folder"])
+def test_a_cache_of_something_else_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setenv("ACT_KIT_CACHE", str(tmp_path))
+    null.cached("x", 1, ["a"], lambda: {"a": np.arange(6.0)})
+    (file,) = tmp_path.iterdir()
+    with np.load(file) as kept:
+        digest = str(kept["digest"])
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        other = np.arange(6.0).reshape(2, 3) if kind == "another shape" else np.arange(6)
+        np.savez(file, a=other, digest=digest)
+    again = null.cached("x", 1, ["a"], lambda: {"a": np.arange(6.0)})["a"]
+    assert (again.dtype, again.shape) == (np.float64, (6,))
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import zarr
 
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
+from act_kit.files import read_json, write_json
 
 
 @pytest.fixture
@@ -111,3 +113,77 @@ def test_a_store_is_a_sequence_of_episodes(reach_store: EpisodeStore) -> None:
     with pytest.raises(IndexError):
         reach_store[len(reach_store)]
     assert repr(reach_store).endswith(f"reach-v3, 10 episodes, {reach_store.num_steps} steps)")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("shape", [10**12, 4]),
+        ("shape", [-1, 4]),
+        ("shape", "x"),
+        ("chunk_grid", {"name": "regular", "configuration": {"chunk_shape": [10**9, 4]}}),
+        ("chunk_grid", []),
+        ("codecs", [{"name": "bytes"}, {"name": "gzip"}]),
+        ("codecs", None),
+        ("data_type", "float64"),
+        ("data_type", "x" * 1000),
+    ],
+)
+def test_what_an_array_declares_is_checked_before_memory_is_taken(copy: Path, key: str, value: object) -> None:
+    file = copy / "data" / "action" / "zarr.json"
+    write_json(file, {**read_json(file), key: value})
+    with pytest.raises(DatasetError, match="data/action"):
+        EpisodeStore.open(copy)
+
+
+def test_commitments_beyond_what_is_stored_are_refused(copy: Path) -> None:
+    for name in ("data/action", "data/state", "meta/episode_ends"):
+        file = copy / name / "zarr.json"
+        declared = read_json(file)
+        write_json(file, {**declared, "shape": [10**9, *declared["shape"][1:]]})
+    root = read_json(copy / "zarr.json")
+    root["attributes"]["committed"] |= {"num_steps": 10**9, "num_episodes": 10**9}
+    write_json(copy / "zarr.json", root)
+    with pytest.raises(DatasetError, match="truncated, it lacks"):
+        EpisodeStore.open(copy)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zeros", "huge", "loop", "folder", "bomb"])
+def test_a_chunk_that_is_none_is_not_read(copy: Path, kind: str) -> None:
+    chunk = copy / "data" / "action" / "c" / "0" / "0"
+    packed = chunk.read_bytes()
+    chunk.unlink()
+    if kind == "pipe":
+        os.mkfifo(chunk)
+    elif kind == "folder":
+        chunk.mkdir()
+    elif kind == "bomb":  # its header declares two terabytes
+        chunk.write_bytes(packed[:4] + b"\xe0" + (2**41).to_bytes(8, "little") + packed[9:])
+    elif kind == "huge":
+        chunk.touch()
+        os.truncate(chunk, 2**40)
+    else:
+        chunk.symlink_to("/dev/zero" if kind == "zeros" else chunk.name)
+    with pytest.raises(DatasetError, match="data/action"):
+        EpisodeStore.open(copy)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("noise", float("nan")), ("seed", -1), ("horizon", 10**30), ("versions", {"numpy": 2}), ("command", None)],
+)
+def test_attributes_have_ranges(copy: Path, key: str, value: object) -> None:
+    root = read_json(copy / "zarr.json")
+    root["attributes"][key] = value
+    write_json(copy / "zarr.json", root)
+    with pytest.raises(DatasetError, match="is damaged"):
+        EpisodeStore.open(copy)
+
+
+@pytest.mark.parametrize(("name", "value"), [("source", 7), ("source", -1), ("success_step", 10**6), ("attempt", -1)])
+def test_numbers_of_episodes_have_ranges(copy: Path, name: str, value: int) -> None:
+    array = zarr.open_group(copy, mode="r+")[f"meta/{name}"]
+    assert isinstance(array, zarr.Array)
+    array[1] = value
+    with pytest.raises(DatasetError, match=f"meta/{name} leaves its range"):
+        EpisodeStore.open(copy)
