@@ -55,6 +55,9 @@ _MARKERS = (
 )
 """A folder that holds none of these is not one of ours, and is never deleted."""
 
+_COMPLETE = ("summary.json", "act_kit.json", "view.html", DATASETS)
+"""What is only there in folders that appear whole."""
+
 _NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*")
 _MAX_NAME_BYTES = 200
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -137,14 +140,23 @@ def new_folder(
 
 
 def _set_aside(path: Path) -> None:
-    """Rename what is at ``path``; but if something is aside already, ``path`` never got complete, and is deleted."""
+    """Rename what is at ``path``; but if that is incomplete and what it was to replace is still there, delete it."""
     old = hidden_sibling(path, "old")
     if path.is_dir() and not any(path.iterdir()):
         path.rmdir()
-    elif old.exists():
+    elif path.exists() and old.exists() and not _is_finished(path):
         discard(path, path)
     elif path.exists():
+        finish_output(path)
         path.rename(old)
+
+
+def _is_finished(path: Path) -> bool:
+    """Return whether a folder says of itself that it is complete; a run does not."""
+    try:
+        return bool(read_json(path / "zarr.json")["attributes"]["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return any((path / name).exists() for name in _COMPLETE)
 
 
 def restore_output(path: Path) -> None:
@@ -180,6 +192,11 @@ def _real(path: Path) -> Path:
 def hidden_sibling(path: Path, what: str) -> Path:
     """Return the hidden path beside ``path`` for its lock, or for what is new, old, or trash."""
     return path.parent / f".{path.name}.act-{what}"
+
+
+def is_new_folder(path: Path) -> bool:
+    """Return whether :func:`new_folder` made the folder at ``path``: nobody takes it for complete."""
+    return path.name.startswith(".") and path.name.endswith(".act-new")
 
 
 @contextmanager

@@ -74,6 +74,11 @@ def tell() -> None:
     os.write(2, f"Stopped.{advice()}\n".encode(errors="replace"))
 
 
+def leave_it_to_the_parent_to_tell() -> None:
+    """Print nothing when this process is stopped: the process that started it is stopped too, and says so."""
+    _state.told = True
+
+
 def advice() -> str:
     """Return ``" Resume with: …"``, or an empty string where there is nothing to resume."""
     return f" Resume with: {_state.resume}" if _state.resume else ""

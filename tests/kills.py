@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -24,14 +24,17 @@ import numpy as np
 import torch
 
 import act_kit.cli.data_stages as data_stages
+import act_kit.cli.policy_stages as policy_stages
+import act_kit.cli.seeds as seeds
 import act_kit.collection.collect as collecting
 import act_kit.collection.render as rendering
 from act_kit import cli
+from act_kit.errors import RenderError
 from act_kit.executors import LocalExecutor, Spread
 from act_kit.sim.render import Frames, Gl
 
 _IMPORTED = (
-    "act_kit.cli.policy_stages", "act_kit.datasets.derive", "act_kit.datasets.formats.convert",
+    "act_kit.demo", "act_kit.datasets.report", "act_kit.datasets.derive", "act_kit.datasets.formats.convert",
     "act_kit.datasets.diversity", "torch.utils.tensorboard", "tensorboard.backend.event_processing.event_accumulator",
 )  # fmt: skip
 
@@ -116,6 +119,13 @@ CASES: dict[str, Case] = {
     "eval --overwrite": Case(
         command=f"eval run {' '.join(EVAL)} --out out --overwrite",
         before=(DATA, RUN.replace("--out out", "--out run"), OLD), out="out", old=True,
+    ),
+    "train --seeds": Case(
+        command=f"{RUN} --seeds 2", before=(DATA,), again="train --resume --out out --device cpu --workers 1", out="out"
+    ),
+    "demo --overwrite": Case(
+        command="demo --task reach-v3 --n 2 --steps 2 --episodes 1 --workers 1 --device cpu --out out --overwrite",
+        before=(OLD,), out="out", old=True,
     ),
 }  # fmt: skip
 
@@ -231,6 +241,24 @@ def draw(settings: Any, cameras: list[str], start: Any, physics: np.ndarray) -> 
     return Frames(images=rng.integers(0, 255, shape, dtype=np.uint8), renderer="llvmpipe")
 
 
+def run_here(arguments: Sequence[str]) -> int:
+    """Run a stage of ``train --seeds`` in this process, whose operations are counted; return its exit code."""
+    quick = EVAL[:4] if arguments[0] == "eval" else ()
+    before, sys.argv = sys.argv, ["act", *arguments, *quick]
+    try:
+        cli.main()
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def no_videos(num_processes: int = 1) -> Gl:
+    """Find nothing that draws."""
+    raise RenderError("nothing draws here")
+
+
 def moments(num: int, most: int) -> list[int]:
     """Choose moments, evenly; and the last ones, at which folders change places."""
     if not most:
@@ -243,7 +271,11 @@ def next_command(case: Case, work: Path) -> str:
     out = work / case.out
     drawn = [path for path in out.glob("data/images/*/zarr.json") if '"height_px": 16' in path.read_text("utf-8")]
     is_old = (out / "zarr.json").exists() and "--seed 5" in (out / "zarr.json").read_text("utf-8")
-    begun = {"train": (out / "config.yaml").exists(), "render": bool(drawn), "collect": not is_old}
+    begun = {
+        "train": any((out / name).exists() for name in ("config.yaml", "seeds.json")),
+        "render": bool(drawn),
+        "collect": not is_old,
+    }
     if case.again and not begun.get(case.command.split()[0], True):
         return case.command
     if case.again == "--resume":
@@ -301,8 +333,11 @@ def main() -> None:
         import_module(name)  # once, and not in every fork
     torch.set_num_threads(1)
     collecting.COMMIT_EVERY = 2
+    collecting.git_commit = lambda: None  # somebody may commit meanwhile
     rendering.render_episode = draw  # type: ignore[assignment]
     data_stages.find_gl = lambda num_processes=1: Gl("egl", "llvmpipe", {})  # type: ignore[assignment]
+    policy_stages.find_gl = no_videos
+    seeds._act = run_here
     Spread.make_executor = lambda self, variables=None: LocalExecutor(1)  # type: ignore[method-assign]
     root, fault, most, *names = sys.argv[1:]
     for name in names:

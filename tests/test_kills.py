@@ -30,14 +30,16 @@ def disturb(folder: Path, fault: str, most: int, names: Sequence[str]) -> list[d
 @pytest.mark.parametrize(
     ("fault", "names"),
     [
-        ("kill", ("collect", "merge --overwrite", "render --overwrite")),
-        ("full disk", ("collect --overwrite", "split --overwrite")),
+        ("kill", ("collect", "merge --overwrite")),
+        ("full disk", ("split --overwrite",)),
     ],
 )
 def test_some_moments(tmp_path: Path, fault: str, names: Sequence[str]) -> None:
-    for report in disturb(tmp_path, fault, 5, names):
+    reports = disturb(tmp_path, fault, 3, names)
+    assert [report["case"] for report in reports] == list(names)
+    for report in reports:
         assert report["wrong"] == []
-        assert report["num_tried"] == 8
+        assert report["num_tried"] in (6, 7)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from act_kit.cli.preflight import require_datasets
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ActKitError, DatasetError, OutputError
 from act_kit.files import (
@@ -107,10 +108,20 @@ def test_what_is_built_in_place_keeps_what_it_replaces_until_it_is_complete(tmp_
         with locked(out):
             prepare_output(out, overwrite=True)
             out.mkdir()
-            (out / "summary.json").write_text("half")
+            (out / "config.yaml").write_text("half")
         assert contents(old) == {"summary.json": b"old"}
     finish_output(out)
-    assert (names(tmp_path), contents(out)) == ({"out"}, {"summary.json": b"half"})
+    assert (names(tmp_path), contents(out)) == ({"out"}, {"config.yaml": b"half"})
+
+
+def test_of_two_finished_folders_the_newer_is_kept(tmp_path: Path) -> None:
+    """A kill between completing the one and deleting the other leaves both."""
+    newer = old_one(tmp_path / "out")
+    (newer / "summary.json").write_text("newer")
+    old_one(hidden_sibling(newer, "old"))
+    with locked(newer):
+        prepare_output(newer, overwrite=True)
+    assert (names(tmp_path), contents(newer)) == ({"out"}, {"summary.json": b"newer"})
 
 
 def test_a_kill_between_two_renames_is_mended_by_whoever_comes_next(tmp_path: Path, reach_store: EpisodeStore) -> None:
@@ -118,6 +129,9 @@ def test_a_kill_between_two_renames_is_mended_by_whoever_comes_next(tmp_path: Pa
     with somebody_else(tmp_path / "out"), pytest.raises(DatasetError, match="There is no dataset"):
         EpisodeStore.open(tmp_path / "out")
     assert EpisodeStore.open(tmp_path / "out").num_episodes == 10
+    assert names(tmp_path) == {"out"}
+    (tmp_path / "out").rename(hidden_sibling(tmp_path / "out", "old"))
+    require_datasets([tmp_path / "out"])
     assert names(tmp_path) == {"out"}
 
 

@@ -77,15 +77,17 @@ def test_stopping_stops_the_seed_that_trains_and_says_how_to_go_on(reach_store: 
     command = ["train", "--data", str(reach_store.path), "--seeds", "2", *QUICK, "--out", str(out)]
     stopped = subprocess.Popen(
         [sys.executable, "-c", "from act_kit.cli import main; main()", *command, "trainer.steps=100000"],
-        stdout=subprocess.PIPE, text=True, env=ONE_THREAD,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD,
     )  # fmt: skip
     last = out / "seed-0" / "checkpoints" / "last"
     while not last.exists() and stopped.poll() is None:
         time.sleep(0.05)
     children = psutil.Process(stopped.pid).children(recursive=True)
     stopped.send_signal(signal.SIGTERM)
-    output, _ = stopped.communicate(timeout=60)
+    output, said = stopped.communicate(timeout=60)
     assert stopped.returncode == 130
-    assert f"To go on: act train --resume --out {out}" in output
+    stopped_lines = [line for line in said.splitlines() if "Stopped" in line]
+    assert stopped_lines == [f"Stopped. Resume with: act train --resume --out {out}"]
+    assert "Traceback" not in said
     assert not any(child.is_running() for child in children)
     assert "seed-1 ─" not in output

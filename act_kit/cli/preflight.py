@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from act_kit.errors import ActKitError, CheckpointError, DamagedFileError, DatasetError, OutputError
-from act_kit.files import SEEDS, read_json
+from act_kit.files import SEEDS, read_json, restore_output
 
 _DATASET_FORMAT = "act_kit.dataset"
 
@@ -37,6 +37,7 @@ def require_datasets(paths: list[Path]) -> None:
         DatasetError: With the command that was probably meant.
     """
     for path in paths:
+        restore_output(path)
         folder = shlex.quote(str(path))
         if not path.exists():
             raise DatasetError(f"There is no dataset at {path}. Collect one: act collect --task TASK --out {folder}")
@@ -72,6 +73,7 @@ def require_run(path: Path) -> None:
     Raises:
         CheckpointError: With the command that was probably meant.
     """
+    restore_output(path)
     folder = shlex.quote(str(path))
     if kind_of(path) in ("dataset", "datasets"):
         raise CheckpointError(

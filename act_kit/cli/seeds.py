@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from act_kit import interrupts
 from act_kit.cli.console import complain, console, say
 from act_kit.errors import ConfigError, DamagedFileError
 from act_kit.files import SEEDS, finish_output, new_folder, read_json, write_json
@@ -82,7 +83,7 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
             continue
         # An evaluation that is there is of a training that went on.
         stages = [["train", "--resume", "--out", str(run)], ["eval", str(run), "--overwrite"]]
-        if not all(_act(stage + list(options), out) == 0 for stage in stages[trained:]):
+        if not all(_act(stage + list(options)) == 0 for stage in stages[trained:]):
             failed.append(run.name)
     if len(failed) < len(seeds):
         arm = read_arm(out)
@@ -118,6 +119,7 @@ def child() -> None:
     from act_kit.cli import main
 
     threading.Thread(target=_end_with_parent, daemon=True, name="end-with-parent").start()
+    interrupts.leave_it_to_the_parent_to_tell()
     main()
 
 
@@ -126,7 +128,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _act(arguments: Sequence[str], out: Path) -> int:
+def _act(arguments: Sequence[str]) -> int:
     """Run the command line in another process, which is told to stop when this one is; return its exit code."""
     # In a process group of its own: a Ctrl-C of the terminal would reach it beside ours, and a second one is no wish.
     process = subprocess.Popen(
@@ -146,6 +148,6 @@ def _act(arguments: Sequence[str], out: Path) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     if stopped:
-        say(f"Stopped. To go on: act train --resume --out {out}")
-        sys.exit(130)
+        interrupts.tell()
+        sys.exit(interrupts.EXIT_CODE)
     return code

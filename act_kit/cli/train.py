@@ -115,7 +115,8 @@ def train(
         else:
             folders = _usable(data, allow_degenerate=allow_degenerate)
             several.begin_seeds(out, folders, numbers, overrides, flags, overwrite=overwrite)
-        raise typer.Exit(several.run_seeds(out, ["--device", device, "--workers", str(workers)]))
+        with interrupts.resumed_by(f"act train --resume --out {shlex.quote(str(out))}"):
+            raise typer.Exit(several.run_seeds(out, ["--device", device, "--workers", str(workers)]))
     group = Group.join(device)
     if group.is_first:
         context.with_resource(locked(out))

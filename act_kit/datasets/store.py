@@ -23,7 +23,15 @@ import zarr
 from act_kit.datasets.array_files import ArrayFiles
 from act_kit.datasets.episode import STEP_FIELDS, Attempt, Episode, Recording, dtype_of
 from act_kit.errors import DamagedFileError, DatasetError
-from act_kit.files import check_name, free_beside, hidden_sibling, read_json, restore_output, still_there
+from act_kit.files import (
+    check_name,
+    free_beside,
+    hidden_sibling,
+    is_new_folder,
+    read_json,
+    restore_output,
+    still_there,
+)
 from act_kit.sim.starts import Start
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, TASKS
 
@@ -120,10 +128,10 @@ class EpisodeStore:
 
     @classmethod
     def create(cls, path: Path, info: DatasetInfo, like: Episode | Recording) -> EpisodeStore:
-        """Make an empty dataset at ``path``, which must not exist, for episodes that hold what ``like`` does."""
+        """Make an empty dataset at ``path``, where nothing or an empty folder is, for episodes as ``like``."""
         check_name(info.task, "task")
         # Under another name until it is complete, so that a kill leaves a dataset or nothing.
-        fresh = hidden_sibling(path, "new")
+        fresh = path if is_new_folder(path) else hidden_sibling(path, "new")
         group = zarr.open_group(fresh, mode="w", zarr_format=3)
 
         def make(name: str, dtype: type, *shape: int) -> None:
@@ -140,7 +148,8 @@ class EpisodeStore:
                 make(f"meta/attempts/{name}", dtype, *((dims,) if name == "rand_vec" else ()))
         state: dict[str, Any] = {"fingerprint": None, "committed": asdict(_Committed()), "sources": []}
         set_attributes(group, {"format": FORMAT, "version": VERSION, **state, **asdict(info)})
-        os.rename(fresh, path)
+        if fresh != path:
+            os.rename(fresh, path)
         return cls.open(path, writable=True)
 
     @classmethod
@@ -563,6 +572,7 @@ def find_datasets(paths: Sequence[Path]) -> list[Path]:
     """Return the datasets at ``paths``, each of which is one or a folder of several."""
     found: list[Path] = []
     for path in paths:
+        restore_output(path)
         # What begins with a dot is half written.
         inside = [] if (path / "zarr.json").exists() else sorted(entry.parent for entry in path.glob("[!.]*/zarr.json"))
         found += inside or [path]
