@@ -28,6 +28,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from act_kit import interrupts
 from act_kit.errors import DamagedFileError, OutputError
 
 MAX_TEXT_BYTES = 256 * 2**20
@@ -263,9 +264,16 @@ def _parents_of(path: Path) -> Generator[None]:
 def _lock_file(path: Path) -> Generator[None]:
     """Hold the lock of ``path``; leave no file behind."""
     lock = hidden_sibling(_real(path), "lock")
+    fresh = hidden_sibling(_real(path), "new")
     descriptor = _take(lock, path)
+
+    def leave_nothing() -> None:
+        shutil.rmtree(fresh, ignore_errors=True)
+        lock.unlink(missing_ok=True)
+
     try:
-        yield
+        with interrupts.cleaned_up_by(leave_nothing):
+            yield
     finally:
         if descriptor is not None:
             lock.unlink(missing_ok=True)

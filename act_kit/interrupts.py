@@ -33,6 +33,7 @@ class _State:
         num_received: Signals since the start.
         num_deferring, num_holding: Sections entered.
         told: Whether the user has been told that it stopped.
+        cleanups: What removes half-written files, should a signal end the process.
     """
 
     resume: str = ""
@@ -40,6 +41,7 @@ class _State:
     num_deferring: int = 0
     num_holding: int = 0
     told: bool = False
+    cleanups: list[Callable[[], object]] = []  # noqa: RUF012  (there is one state in a process)
 
 
 _state = _State()
@@ -90,6 +92,16 @@ def resumed_by(command: str) -> Generator[None]:
     before, _state.resume = _state.resume, command
     yield  # an exception leaves it in place: it is printed when that has reached the top
     _state.resume = before
+
+
+@contextmanager
+def cleaned_up_by(cleanup: Callable[[], object]) -> Generator[None]:
+    """Call ``cleanup`` should a signal end the process within: what it has half written is then of no use."""
+    _state.cleanups.append(cleanup)
+    try:
+        yield
+    finally:
+        _state.cleanups.remove(cleanup)
 
 
 @contextmanager
@@ -158,6 +170,9 @@ def _end() -> NoReturn:
     tell()
     with contextlib.suppress(Exception):
         _kill_children()
+    for cleanup in reversed(_state.cleanups):
+        with contextlib.suppress(Exception):
+            cleanup()
     os._exit(EXIT_CODE)
 
 

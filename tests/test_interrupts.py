@@ -77,6 +77,7 @@ def test_one_line_while_it_starts_and_while_it_works(
         process = start(*commands(reach_store, tiny_run, tmp_path / str(delay))[verb], before="import act_kit.cli")
         time.sleep(delay)
         interrupt(process)
+    assert list(tmp_path.rglob(".*.act-*")) == [], "locks and half-written folders"
 
 
 @pytest.mark.slow
