@@ -377,6 +377,8 @@ class Teleop:
         self._clients[name] = client
         if self._controller is None:
             self._controller, self._heard = name, time.monotonic()
+        if name == self._controller:
+            self._session.release()  # a reload may take less than a control period: nobody saw the page go
         client.put("status", self._status("controller" if name == self._controller else "spectator"))
         client.put("map", self._map)
         if self._frame is not None:
