@@ -19,7 +19,7 @@ LEAST_BEYOND = 0.05
 POWER = 0.8
 _SHARES = tuple(round(0.05 * i, 2) for i in range(1, 19))
 _NUM_DATASETS = 100
-_SEED = 20230415
+_SEED = 20230416
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +71,7 @@ def _simulate(task: Task, num: int, y_MD: np.ndarray, null: Null) -> np.ndarray:
         while low < high:
             middle = (low + high) // 2
             datasets = [
-                _with_hole(pool.share, shares[middle], num, num_dims, "middle" in kind, rng)
-                for _ in range(_NUM_DATASETS)
+                _with_hole(pool.x, shares[middle], num, num_dims, "middle" in kind, rng) for _ in range(_NUM_DATASETS)
             ]
             if _are_seen(null, pool, np.stack(datasets)).mean() >= POWER:
                 high = middle
@@ -83,13 +82,17 @@ def _simulate(task: Task, num: int, y_MD: np.ndarray, null: Null) -> np.ndarray:
 
 
 def _with_hole(
-    share: np.ndarray, size: float, num: int, num_dims: int, is_middle: bool, rng: np.random.Generator
+    x: np.ndarray, size: float, num: int, num_dims: int, is_middle: bool, rng: np.random.Generator
 ) -> np.ndarray:
-    """Choose ``num`` of a pool outside the box about a point, in some dimensions, that holds a share of it."""
-    dims = rng.permutation(share.shape[1])[:num_dims]
-    centre = 0.5 if is_middle else share[rng.integers(len(share))][dims]
-    apart = np.abs(share[:, dims] - centre).max(axis=1)
-    return rng.choice(np.argsort(apart)[round(size * len(share)) :], num, replace=False)
+    """Choose ``num`` of a pool outside the box about a point, in some dimensions, that holds a share ``size`` of it.
+
+    A box of metres, as holes are. In the coordinates of the scans, shares of Y, it would fit them better than any that
+    is met: in push-v3, holes of 25 % would be seen always, where real ones of 25 % are seen less than half of the time.
+    """
+    dims = rng.permutation(x.shape[1])[:num_dims]
+    centre = 0.5 if is_middle else x[rng.integers(len(x))][dims]
+    apart = np.abs(x[:, dims] - centre).max(axis=1)
+    return rng.choice(np.argsort(apart)[round(size * len(x)) :], num, replace=False)
 
 
 def _are_seen(null: Null, pool: Pool, rows_BN: np.ndarray) -> np.ndarray:

@@ -220,7 +220,7 @@ class EpisodeStore:
             words = shlex.split(str(self.info.command))
         except ValueError:  # somebody's edit
             return f"{self.info.command} --out {shlex.quote(out)}"
-        if words[:3] == ["act", "data", "convert"]:  # whose output is its second argument
+        if words[:3] == ["act", "data", "convert"] and len(words) > 4:  # whose output is its second argument
             words[4] = out
         else:
             words += ["--out", out]
@@ -344,7 +344,7 @@ class EpisodeStore:
     @property
     def starts(self) -> list[Start]:
         """The demonstrated starts, one per episode."""
-        return [Start.of(self.info.task, row) for row in self.rand_vecs]
+        return [Start(self.info.task, tuple(row)) for row in self.rand_vecs.tolist()]
 
     @property
     def success_steps(self) -> np.ndarray:
@@ -392,7 +392,7 @@ class EpisodeStore:
             return []
         columns = {name: self._read(f"meta/attempts/{name}", self._committed.num_attempts) for name in _ATTEMPT_FIELDS}
         return [
-            Attempt(start=Start.of(self.info.task, rand_vec), num_steps=int(num_steps), kept=bool(kept))
+            Attempt(start=Start(self.info.task, tuple(rand_vec.tolist())), num_steps=int(num_steps), kept=bool(kept))
             for rand_vec, num_steps, kept in zip(*columns.values(), strict=True)
         ]
 

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -217,9 +218,11 @@ def noted_evaluations(run: Path) -> list[Path]:
     for line in read_text(path).splitlines() if path.exists() else []:
         try:
             folder = Path(str(json.loads(line)))
-            folders += [folder] if folder.is_dir() else []
-        except (OSError, ValueError, RecursionError):  # torn by a kill
+            with suppress(FileNotFoundError):
+                os.stat(folder)
+        except (OSError, ValueError, RecursionError):  # torn by a kill, or no path at all
             continue
+        folders.append(folder)
     return list(dict.fromkeys(folders))
 
 

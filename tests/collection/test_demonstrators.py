@@ -153,7 +153,7 @@ def test_another_policy_at_the_same_path_does_not_go_on(
     shutil.rmtree(folder)
     folder.mkdir()
     Trainer(tiny_config("trainer.steps=2", "trainer.validate_every=2"), [reach_store], folder, selector=None).train()
-    with pytest.raises(ActKitError, match=r"run has changed since .* was begun with it.*--overwrite"):
+    with pytest.raises(ActKitError, match=r"run has changed since .* was begun with it.*--out .*data-2"):
         collect(wanted, tmp_path / "data", executor=SERIAL, resume=True)
     again = collect(wanted, tmp_path / "again", executor=SERIAL)
     assert again.fingerprint != EpisodeStore.open(tmp_path / "data").fingerprint, "the old policy was used"
@@ -170,7 +170,7 @@ def test_the_recorded_command_makes_the_same_bytes(corrected: EpisodeStore, tmp_
     [
         (("--from", "DATA"), "--from belongs to --demonstrator policy or"),
         (("--demonstrator", "policy"), "--demonstrator policy of what? Say so with --from"),
-        (("--demonstrator", "policy", "--from", "DATA"), "There is no trained policy at"),
+        (("--demonstrator", "policy", "--from", "DATA"), "is a dataset, not a run"),
         (("--demonstrator", "policy", "--from", "RUN", "--task", "push-v3"), "trained on reach-v3, not on push-v3"),
         (("--demonstrator", "replay", "--from", "DATA", "--task", "push-v3"), "is of reach-v3, not of push-v3"),
         (("--demonstrator", "replay", "--from", "DATA", "--start-law", "sobol"), "its starts are the dataset's"),

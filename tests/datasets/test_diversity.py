@@ -197,7 +197,11 @@ def test_a_hole_in_the_middle_is_noticed(task: str, share: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dims", "said"), [([1], "a hole: no demonstration has object y between"), ([0, 3], "a hole: 0")]
+    ("dims", "said"),
+    [
+        ([1], "a hole: no demonstration has object y between"),
+        ([0, 3], "a hole: 1 of 60 demonstrations have object x between -0.050 and 0.050 m and goal x between"),
+    ],
 )
 def test_a_hole_in_some_dimensions_is_noticed_and_placed(dims: list[int], said: str) -> None:
     task, starts = get_task("push-v3"), draw("push-v3", 1000)
