@@ -186,7 +186,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             f"The weights {path} are damaged, or hold more than tensors, which is not loaded. {expected}"
         ) from error
     except Exception as error:  # a pickle that is cut or garbled raises whatever it runs into
-        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".") or type(error).__name__
+        reason = str(error).removeprefix(f"{path} ").partition("\n")[0].partition(". ")[0].rstrip(".")
+        reason = reason or type(error).__name__
         raise CheckpointError(f"The weights {path} are missing or damaged: {reason}. {expected}") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         found = sorted(map(str, loaded))[:3] if isinstance(loaded, dict) else type(loaded).__name__
