@@ -203,7 +203,8 @@ def act(work: Path, command: str, fault: str = "", at: int = -1) -> tuple[int, s
         except SystemExit as exit_:
             code = exit_.code
         counted = disturbed.count
-        (work.parent / "count.txt").write_text(str(counted), encoding="utf-8")
+        if not fault:  # or the disk is still full
+            (work.parent / "count.txt").write_text(str(counted), encoding="utf-8")
         return int(code or 0)
 
     return forked(work, run)
