@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from act_kit.errors import ActKitError, CheckpointError, DamagedFileError, DatasetError, OutputError
-from act_kit.files import SEEDS, read_json, restore_output
+from act_kit.files import SEEDS, check_output, read_json, restore_output
 
 _DATASET_FORMAT = "act_kit.dataset"
 
@@ -105,8 +105,7 @@ def require_free(path: Path, *, overwrite: bool, otherwise: str) -> None:
     Raises:
         OutputError: ``otherwise`` says what else could be done with what is there.
     """
-    if not overwrite and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
-        raise OutputError(f"{path} exists. {otherwise}, --overwrite replaces it, or choose another --out.")
+    check_output(path, overwrite=overwrite, how_to_go_on=otherwise)
     require_writable(path)
 
 
