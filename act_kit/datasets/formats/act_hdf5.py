@@ -39,7 +39,7 @@ from act_kit.datasets.formats.content import (
     some,
 )
 from act_kit.errors import DatasetError
-from act_kit.files import require_regular
+from act_kit.files import read_text, require_regular
 
 HZ = 50
 """Of ALOHA: ``DT`` in ACT's ``constants.py``. The files do not say."""
@@ -85,7 +85,7 @@ def read(path: Path, task: str, keys: Keys) -> Content:
     """
     files = find_files(path)
     sidecar = path / SIDECAR
-    known = from_json(path, sidecar.read_bytes()) if sidecar.is_file() else None
+    known = from_json(path, read_text(sidecar).encode()) if sidecar.is_file() else None
     fields = known.fields if known else ("state", "action")
     layouts, notes, left = [], dict[str, None](), Counter[str]()
     for file in files:
