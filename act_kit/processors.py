@@ -75,9 +75,9 @@ def _read(path: str) -> str | None:
 def thread_settings() -> Mapping[str, str]:
     """Return the environment variables of OpenMP that suit this machine; what the user has set is not among them.
 
-    Threads that wait in a loop keep a processor from the thread they wait for, when other work is on the processors:
-    a training was 20 to 60 times slower beside other work than with threads that sleep (BENCHMARKS.md). OpenMP reads
-    these variables once, when the first library that uses it is loaded.
+    Threads that wait in a loop keep a processor from the thread they wait for, when other work is on the processors.
+    Threads that sleep cost a training alone about a quarter of its rate, and keep it from collapsing in company
+    (``benchmarks/company.py``). OpenMP reads these variables once, when the first library that uses it is loaded.
     """
     settings = {"OMP_WAIT_POLICY": "PASSIVE"}
     if num_cpus() < num_visible_cpus():

@@ -22,7 +22,7 @@ import numpy as np
 
 WAYS: dict[str, dict[str, str]] = {
     "all threads, which sleep while they wait (as act trains)": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "all threads, which loop while they wait (OpenMP's default)": {"OMP_WAIT_POLICY": "", "GOMP_SPINCOUNT": "300000"},
+    "all threads, which loop while they wait (OpenMP's default)": {"GOMP_SPINCOUNT": "300000"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 
