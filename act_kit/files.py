@@ -22,7 +22,7 @@ import shutil
 import socket
 import stat
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -86,6 +86,14 @@ def check_output(path: Path, *, overwrite: bool, how_to_go_on: str = "") -> None
         raise OutputError(f"{path} exists. {go_on}--overwrite replaces it, or choose another --out.")
     if not path.is_dir() or not any((path / marker).exists() for marker in _MARKERS):
         raise OutputError(f"{path} was not made by act, so --overwrite does not delete it. Choose another --out.")
+
+
+def require_apart(out: Path, inputs: Iterable[Path]) -> None:
+    """Raise :class:`OutputError` if ``out`` is, holds or lies in one of ``inputs``, which are read to make it."""
+    for path in inputs:
+        ends = out.resolve(), path.resolve()
+        if ends[0] == ends[1] or ends[0] in ends[1].parents or ends[1] in ends[0].parents:
+            raise OutputError(f"--out {out} and {path}, which it is made of, overlap. Choose another --out.")
 
 
 def prepare_output(path: Path, *, overwrite: bool, how_to_go_on: str = "") -> None:

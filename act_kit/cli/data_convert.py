@@ -11,6 +11,7 @@ from act_kit.cli.console import progress_bar, say
 from act_kit.cli.options import Overwrite
 from act_kit.cli.preflight import require_free
 from act_kit.errors import DatasetError
+from act_kit.files import require_apart
 
 
 def convert(
@@ -43,6 +44,7 @@ def convert(
     """
     if not source.exists():
         raise DatasetError(f"There is nothing at {source}.")
+    require_apart(out, [source])
     require_free(out, overwrite=overwrite, otherwise="Nothing was converted")
     from act_kit.datasets.formats.content import Keys
     from act_kit.datasets.formats.convert import convert as convert_dataset

@@ -10,6 +10,7 @@ import typer
 from act_kit.cli.console import complain, progress_bar, say
 from act_kit.cli.options import Overwrite, Workers, count_workers
 from act_kit.cli.preflight import require_datasets, require_free
+from act_kit.files import new_folder, require_apart
 
 
 def view(
@@ -29,21 +30,17 @@ def view(
 
     [dim]act data view data/pick-place-v3[/]
     """
-    require_datasets([dataset])
+    datasets = require_datasets([dataset])
     named = dataset if dataset.name not in ("", "..") else dataset.resolve()
     out = out or named.with_name(named.name + "-view")
+    require_apart(out, datasets)
     require_free(out, overwrite=overwrite, otherwise="It holds an earlier page")
     from act_kit.datasets.store import EpisodeStore
     from act_kit.datasets.view import make_videos, write_view
-    from act_kit.errors import OutputError
-    from act_kit.files import new_folder
     from act_kit.sim.render import RenderSettings
 
     store = EpisodeStore.open(dataset)
     settings = RenderSettings.of_size(size) if size else None
-    ends = out.resolve(), dataset.resolve()
-    if ends[0] == ends[1] or ends[0] in ends[1].parents or ends[1] in ends[0].parents:
-        raise OutputError(f"{out} and {dataset} are in one another. Choose another --out.")
     num = min(store.num_episodes, episodes or store.num_episodes)
     with new_folder(out, overwrite=overwrite) as fresh, progress_bar() as bar:
 

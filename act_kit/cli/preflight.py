@@ -30,12 +30,13 @@ def kind_of(path: Path) -> str:
     return "datasets" if any(path.glob("[!.]*/zarr.json")) else ""
 
 
-def require_datasets(paths: list[Path]) -> None:
-    """Refuse paths at which there are no datasets of act_kit.
+def require_datasets(paths: list[Path]) -> list[Path]:
+    """Return the datasets at ``paths``, each a dataset or a folder of several; refuse paths at which there are none.
 
     Raises:
         DatasetError: With the command that was probably meant.
     """
+    found = []
     for path in paths:
         restore_output(path)
         folder = shlex.quote(str(path))
@@ -49,6 +50,8 @@ def require_datasets(paths: list[Path]) -> None:
         for dataset in [path] if kind != "datasets" else sorted(path.glob("[!.]*")):
             if kind != "datasets" or (dataset / "zarr.json").exists():
                 _require_dataset(dataset)
+                found.append(dataset)
+    return found
 
 
 def _require_dataset(path: Path) -> None:

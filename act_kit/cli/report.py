@@ -11,6 +11,7 @@ import typer
 from act_kit.cli.console import complain, console, say
 from act_kit.cli.preflight import require_datasets, require_file, require_free, require_run, require_writable
 from act_kit.errors import StartError
+from act_kit.files import require_apart
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,12 +41,13 @@ def report(
 
     The exit code is 2 if the verdict is FAIL (of any dataset, if there are several), so that a script can stop there.
     """
-    require_datasets([dataset])
+    datasets = require_datasets([dataset])
     if against != "fresh":
         require_file(Path(against), "--against", StartError)
     if run:
         require_run(run)
     out = out or dataset.with_name(dataset.resolve().name + "-report")
+    require_apart(out, datasets)
     if not (out / "report.html").exists():  # an earlier report is replaced
         require_free(out, overwrite=False, otherwise="It holds no report: empty it")
     require_writable(out)

@@ -25,7 +25,7 @@ from act_kit.cli.options import (
 from act_kit.cli.preflight import require_datasets, require_file, require_free, require_run, require_writable
 from act_kit.config import TrainConfig
 from act_kit.errors import CheckpointError, ConfigError, DatasetError
-from act_kit.files import SEEDS, finish_output, locked, read_json, restore_output
+from act_kit.files import SEEDS, finish_output, locked, read_json, require_apart, restore_output
 from act_kit.overrides import compose
 
 
@@ -83,7 +83,7 @@ def train(
     flags = {"trainer.steps": steps, "trainer.seed": seed, "init_from": init_from and str(init_from.resolve())}
     overrides, data = overrides or [], data or []
     out = _choose_out(overrides, data, out, resume=resume)
-    require_datasets(data)
+    datasets = require_datasets(data)
     config = compose("train", TrainConfig, overrides, flags)
     if print_config:
         show_config(config)
@@ -92,6 +92,7 @@ def train(
     restore_output(out)
     is_begun = resume and ((out / "config.yaml").exists() or (out / SEEDS).exists())
     if not is_begun and interrupts.is_first_process():
+        require_apart(out, datasets)
         _check_beginning(config, data, out, overwrite=overwrite or resume)
     require_writable(out)
     if dry_run:

@@ -22,7 +22,7 @@ from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import DatasetInfo, EpisodeStore
 from act_kit.datasets.write import Drawn, write_dataset
 from act_kit.errors import ConfigError, DatasetError
-from act_kit.files import DATASETS, new_folder, require_space, write_json
+from act_kit.files import DATASETS, new_folder, require_apart, require_space, write_json
 
 SEVERAL = "several"
 """What differs between the parents of a dataset."""
@@ -174,15 +174,11 @@ def write_derived(out: Path, derivations: Derivations, command: str, *, overwrit
     """Write datasets to ``out``, or into it if they are several: all are there afterwards, or none.
 
     Raises:
-        ConfigError: ``out`` is, or holds, or lies in a dataset that they are made of.
-        OutputError: ``out`` is not free, or there is no space.
+        OutputError: ``out`` is not free, or overlaps a dataset that they are made of, or there is no space.
     """
     stores = {part.store.path: part.store for derivation in derivations.values() for part in derivation.parts}
     parents = list(stores.values())
-    for parent in parents:
-        here, there = out.resolve(), parent.path.resolve()
-        if here == there or here in there.parents or there in here.parents:
-            raise ConfigError(f"--out {out} would write over {parent.path}, which it is made of. Choose another --out.")
+    require_apart(out, stores)
     for derivation in derivations.values():
         for part in derivation.parts:
             check_alike(derivation.parts[0].store, part.store)

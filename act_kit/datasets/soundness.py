@@ -284,8 +284,11 @@ class _Checker:
         return look
 
     def _replay(self, look: _Look, episode: Episode) -> None:
+        if not np.isfinite(episode.start.array).all():
+            look.error = Signature("initial states changed", "an initial state that is NaN or infinite")
+            return
         beyond = np.abs(episode.start.array - np.clip(episode.start.array, self._task.low, self._task.high)).max()
-        if not beyond <= _FAR_M:
+        if beyond > _FAR_M:
             look.error = Signature("initial states changed", "an initial state that the task never has")
             return
         try:

@@ -180,7 +180,7 @@ def test_wrong_turns_on_the_command_line(noisy: EpisodeStore, reach_store: Episo
         (("split", noisy.path, "--out", tmp_path / "out"), "either --by COLUMN"),
         (("split", noisy.path, "--by", "jerk", "--out", tmp_path / "out"), "--by takes one of episode, steps"),
         (("filter", noisy.path, "--where", "steps < 0", "--out", tmp_path / "out"), "is true for none"),
-        (("filter", noisy.path, "--where", "steps > 0", "--out", noisy.path, "--overwrite"), "would write over"),
+        (("filter", noisy.path, "--where", "steps > 0", "--out", noisy.path, "--overwrite"), "overlap"),
         (("merge", noisy.path, noisy.path, "--out", tmp_path / "out"), "hold the same demonstrations"),
     ]
     for arguments, says in wrong:

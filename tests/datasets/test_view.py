@@ -165,7 +165,7 @@ def test_nothing_is_overwritten_unasked(push_store: EpisodeStore, tmp_path: Path
     assert "mine" not in page.read_text()
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "view.txt").write_text("mine")
-    for out, says in ((tmp_path / "notes", "was not made by act"), (dataset, "one another"), (tmp_path, "one another")):
+    for out, says in ((tmp_path / "notes", "was not made by act"), (dataset, "overlap"), (tmp_path, "overlap")):
         assert says in act(*verb, "--overwrite", "--out", out, env=without_gl, check=2).stderr
     assert (tmp_path / "notes" / "view.txt").read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"data", "data-view", "notes"}

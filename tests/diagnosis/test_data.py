@@ -184,6 +184,6 @@ def test_an_initial_state_that_is_not_a_number_is_no_reason_to_find_nothing(
         store.group["meta/rand_vec"][:] = starts  # type: ignore[index]
 
     first = examine(DatasetCase(edited(demonstrations, lose, tmp_path / "data").path), CHECKS)[0]
-    assert first.name == "data that cannot be"
+    assert first.name == "initial states changed"
     assert first.is_fatal
     assert "NaN" in first.result.says

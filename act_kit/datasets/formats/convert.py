@@ -15,8 +15,8 @@ from act_kit.datasets.formats import act_hdf5, diffusion_policy, lerobot
 from act_kit.datasets.formats.content import SIDECAR, Content, Keys, of_store, to_json
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
-from act_kit.errors import ConfigError, DamagedFileError, DatasetError, OutputError, did_you_mean
-from act_kit.files import new_folder, read_json, write_json
+from act_kit.errors import ConfigError, DamagedFileError, DatasetError, did_you_mean
+from act_kit.files import new_folder, read_json, require_apart, write_json
 
 OURS = "act_kit"
 _READERS: dict[str, Callable[[Path, str, Keys], Content]] = {
@@ -90,13 +90,11 @@ def convert(
 
     Raises:
         DatasetError: The data are damaged, or not what they must be.
-        OutputError: Something is at ``out``, or it and ``path`` are in each other.
+        OutputError: Something is at ``out``, or it and ``path`` overlap.
     """
     if to not in FORMATS:
         raise ConfigError(f"'{to}' is not a format; there are {', '.join(FORMATS)}." + did_you_mean(to, FORMATS))
-    ends = out.resolve(), path.resolve()
-    if ends[0] == ends[1] or ends[0] in ends[1].parents or ends[1] in ends[0].parents:
-        raise OutputError(f"{out} and {path} are in one another. Choose another output.")
+    require_apart(out, [path])
     origin = detect(path)
     if origin == to:
         raise DatasetError(f"{path} is in this format already: {to}. Choose another with --to.")

@@ -356,7 +356,7 @@ def test_the_input_and_what_is_there_are_safe(reach_store: EpisodeStore, tmp_pat
     convert(reach_store.path, out, to="act-hdf5", task="", overwrite=True)
     assert (out / "episode_9.hdf5").exists()
     for inside in (out, out / "deeper", tmp_path):
-        with pytest.raises(OutputError, match="in one another"):
+        with pytest.raises(OutputError, match="overlap"):
             convert(out, inside, to="act_kit", task="", overwrite=True)
     with pytest.raises(DatasetError, match="already"):
         run(out, tmp_path / "again", "act-hdf5")
