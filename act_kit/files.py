@@ -70,6 +70,11 @@ _held: set[Path] = set()
 # -- output folders ----------------------------------------------------------------------------------------------------
 
 
+def quoted(path: str | Path) -> str:
+    """Return a path as it is typed in a shell."""
+    return shlex.quote(str(path))
+
+
 def free_beside(path: Path) -> Path:
     """Return ``path`` with the first number behind its name, from 2 on, that is free."""
     return next(

@@ -29,8 +29,11 @@ def new_maps(num: int, num_rows: int = 1) -> Figure:
 
 def figure_uri(figure: Figure) -> str:
     """Return a figure as a ``data:`` URI, SVG."""
+    from matplotlib import rc_context
+
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "act_kit"}):  # random ids would make every page another one
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     return _uri("image/svg+xml", buffer.getvalue().encode())
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from act_kit.errors import ConfigError, DamagedFileError, MetricError, did_you_mean, install_hint
-from act_kit.files import SEEDS, read_text, still_there, write_text
+from act_kit.files import SEEDS, read_text, require_regular, still_there, write_text
 from act_kit.sim.tasks import expand_tasks
 
 
@@ -145,15 +145,27 @@ class MetricLogger:
 
     def _verify(self, step: int, values: Mapping[str, float]) -> None:
         """Read both files back: a log that holds nothing is found out at the first record, not after 18 hours."""
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
         if read_metrics(self.path.parent)[-1:] != [{"step": step, **values}]:
             raise MetricError(f"{self.path} does not hold what was just written to it. Is the disk full?")
         self._tensorboard.flush()
-        events = EventAccumulator(str(self._tensorboard_dir)).Reload()
-        missing = sorted(set(values) - set(events.Tags()["scalars"]))
+        missing = sorted(set(values) - set(read_tensorboard(self._tensorboard_dir)))
         if missing:
             raise MetricError(f"The TensorBoard files in {self._tensorboard_dir} lack {', '.join(missing)}.")
+
+
+def read_tensorboard(folder: Path) -> dict[str, dict[int, float]]:
+    """Return the values in a folder's TensorBoard files, by name and step.
+
+    Raises:
+        DamagedFileError: One of its files is no regular file: reading a pipe would never end.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for file in folder.iterdir():
+        require_regular(file)
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    names = events.Tags()["scalars"]
+    return {name: {event.step: event.value for event in events.Scalars(name)} for name in names}
 
 
 def _open_wandb(run: Path, project: str, config: Mapping[str, Any] | None = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from act_kit.datasets.store import EpisodeStore
-from act_kit.errors import ConfigError, MetricError
+from act_kit.errors import ConfigError, DamagedFileError, MetricError
 from act_kit.overrides import to_dict
-from act_kit.telemetry import METRICS, MetricLogger, log_evaluation, read_metrics, series
+from act_kit.telemetry import METRICS, MetricLogger, log_evaluation, read_metrics, read_tensorboard, series
 from act_kit.training.trainer import Trainer
 from tests.conftest import tiny_config
 
@@ -61,8 +62,6 @@ def test_there_is_one_step_counter(tmp_path: Path) -> None:
 
 
 def test_both_files_hold_the_same_records(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     logger = MetricLogger(tmp_path)
     for step in (1, 2, 3):
         logger.log(step, {"train/loss": 1.0 / step})
@@ -70,8 +69,14 @@ def test_both_files_hold_the_same_records(tmp_path: Path) -> None:
     assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == read_metrics(
         tmp_path
     )
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("train/loss")
-    assert [(e.step, pytest.approx(e.value)) for e in events] == series(tmp_path, "train/loss")
+    written = read_tensorboard(tmp_path / "tensorboard")["train/loss"]
+    assert [(step, pytest.approx(value)) for step, value in written.items()] == series(tmp_path, "train/loss")
+
+
+def test_a_pipe_among_the_tensorboard_files_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "events.out.tfevents.1")
+    with pytest.raises(DamagedFileError, match="not a regular file"):
+        read_tensorboard(tmp_path)
 
 
 def test_a_log_that_holds_nothing_stops_the_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

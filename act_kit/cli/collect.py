@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +23,7 @@ from act_kit.cli.options import (
 from act_kit.cli.preflight import require_datasets, require_free, require_run, require_writable
 from act_kit.config import CollectConfig
 from act_kit.errors import ConfigError
+from act_kit.files import quoted
 from act_kit.overrides import compose
 
 if TYPE_CHECKING:
@@ -176,11 +176,11 @@ def _check(config: CollectConfig, out: Path, *, resume: bool, overwrite: bool) -
 
 
 def _resume_command(config: CollectConfig, out: Path) -> str:
-    return f"{config.command} --out {shlex.quote(str(out))} --resume"
+    return f"{config.command} --out {quoted(out)} --resume"
 
 
 def _say_what_next(out: Path) -> None:
-    folder = shlex.quote(str(out))
+    folder = quoted(out)
     say(f"Next: act report {folder} and act train --data {folder}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from act_kit.cli.console import console, say
 from act_kit.cli.options import Workers, count_workers
 from act_kit.cli.preflight import kind_of, require_writable
 from act_kit.errors import CheckpointError, OutputError
+from act_kit.files import quoted
 
 
 def doctor(
@@ -38,9 +38,7 @@ def doctor(
     if out:
         require_writable(out.parent)
         if out.is_dir():
-            raise OutputError(
-                f"{out} is a folder. Fix: name a file, such as --out {shlex.quote(str(out / 'doctor.json'))}"
-            )
+            raise OutputError(f"{out} is a folder. Fix: name a file, such as --out {quoted(out / 'doctor.json')}")
     from rich.text import Text
 
     from act_kit.diagnosis.doctor import (

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shlex
 import tempfile
 from pathlib import Path
 
 from act_kit.errors import ActKitError, CheckpointError, DamagedFileError, DatasetError, OutputError
-from act_kit.files import SEEDS, check_output, read_json, restore_output
+from act_kit.files import SEEDS, check_output, quoted, read_json, restore_output
 
 _DATASET_FORMAT = "act_kit.dataset"
 
@@ -39,7 +38,7 @@ def require_datasets(paths: list[Path]) -> list[Path]:
     found = []
     for path in paths:
         restore_output(path)
-        folder = shlex.quote(str(path))
+        folder = quoted(path)
         if not path.exists():
             raise DatasetError(f"There is no dataset at {path}. Collect one: act collect --task TASK --out {folder}")
         kind = kind_of(path)
@@ -59,7 +58,7 @@ def _require_dataset(path: Path) -> None:
         attributes = read_json(path / "zarr.json")["attributes"]
         is_ours = attributes["format"] == _DATASET_FORMAT
     except PermissionError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}. Fix: chmod -R u+r {path}") from error
+        raise DatasetError(f"{path} cannot be read: {error.strerror}. Fix: chmod -R u+r {quoted(path)}") from error
     except FileNotFoundError as error:
         raise DatasetError(f"{path} is not a dataset of act_kit: no zarr v3 group is there.") from error
     except (DamagedFileError, OSError, KeyError, TypeError) as error:
@@ -77,7 +76,7 @@ def require_run(path: Path) -> None:
         CheckpointError: With the command that was probably meant.
     """
     restore_output(path)
-    folder = shlex.quote(str(path))
+    folder = quoted(path)
     if kind_of(path) in ("dataset", "datasets"):
         raise CheckpointError(
             f"{path} is a dataset, not a run. Fix: act train --data {folder} --out RUN, then act eval RUN; to look at "
@@ -99,7 +98,7 @@ def require_file(path: Path, what: str, kind: type[ActKitError]) -> None:
     if not path.is_file():
         raise kind(f"{what}={path}: there is no such file.")
     if not os.access(path, os.R_OK):
-        raise kind(f"{what}={path}: it cannot be read. Fix: chmod u+r {shlex.quote(str(path))}")
+        raise kind(f"{what}={path}: it cannot be read. Fix: chmod u+r {quoted(path)}")
 
 
 def require_free(path: Path, *, overwrite: bool, otherwise: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from act_kit import interrupts
 from act_kit.cli.console import say
 from act_kit.cli.options import ExecutorName, Workers, count_workers
 from act_kit.cli.preflight import require_datasets, require_writable
+from act_kit.files import quoted
 
 
 def render(
@@ -46,9 +46,7 @@ def render(
     require_space(dataset, num_bytes, f"{store.num_steps} frames of {len(cameras)} cameras")
     spread = Spread(executor=executor, num_workers=count_workers(workers))
     with interrupts.resumed_by(
-        " ".join(
-            [f"act render {shlex.quote(str(dataset))}", *(f"--camera {name}" for name in cameras), f"--size {size}"]
-        )
+        " ".join([f"act render {quoted(dataset)}", *(f"--camera {name}" for name in cameras), f"--size {size}"])
     ):
         run_rendering(store, cameras, settings, spread=spread, overwrite=overwrite)
     drawn = ", ".join(f"{name} by {ImageStore(store, name).renderer}" for name in cameras)

@@ -48,7 +48,7 @@ def report(
         require_run(run)
     out = out or dataset.with_name(dataset.resolve().name + "-report")
     require_apart(out, datasets)
-    if not (out / "report.html").exists():  # an earlier report is replaced
+    if not _is_report(out, datasets):
         require_free(out, overwrite=False, otherwise="It holds no report: empty it")
     require_writable(out)
     from rich.text import Text
@@ -89,6 +89,20 @@ def report(
         page = write_overview(measured, f"{dataset}: {len(stores)} datasets", out)
     say(f"Page: {page}")
     raise typer.Exit(2 if any(diversity.level == "FAIL" for _, diversity in measured) else 0)
+
+
+def _is_report(out: Path, datasets: list[Path]) -> bool:
+    """Return whether an earlier report is in a folder, or what a kill left of one: this one replaces it."""
+    if not out.is_dir():
+        return False
+    ours = {
+        "report.html",
+        "diversity.json",
+        ".report.html.tmp",
+        ".diversity.json.tmp",
+        *(path.name for path in datasets),
+    }
+    return (out / "report.html").exists() or {path.name for path in out.iterdir()} <= ours
 
 
 def _run_case(run: Path) -> RunCase:

@@ -15,7 +15,7 @@ from typing import Any
 from act_kit import interrupts
 from act_kit.cli.console import complain, console, say
 from act_kit.errors import ConfigError, DamagedFileError
-from act_kit.files import SEEDS, finish_output, new_folder, read_json, write_json
+from act_kit.files import SEEDS, finish_output, new_folder, quoted, read_json, write_json
 
 SEED = "trainer.seed"
 
@@ -47,7 +47,7 @@ def begin_seeds(
     from act_kit.eval.arms import SEED_FOLDER
     from act_kit.training.run import begin_run
 
-    how_to_go_on = f"act train --resume --out {out} goes on with it"
+    how_to_go_on = f"act train --resume --out {quoted(out)} goes on with it"
     with new_folder(out, overwrite=overwrite, is_complete=False, how_to_go_on=how_to_go_on) as fresh:
         write_json(fresh / SEEDS, list(seeds))
         for seed in seeds:
@@ -91,9 +91,9 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
         note = kinds_of_seeds(arm)
         if note:
             say(note)
-        say(f"Compare with another: act compare {out} OTHER --factor KEY")
+        say(f"Compare with another: act compare {quoted(out)} OTHER --factor KEY")
     if failed:
-        complain(f"Failed: {', '.join(failed)}; see above. To go on with them: act train --resume --out {out}")
+        complain(f"Failed: {', '.join(failed)}; see above. To go on with them: act train --resume --out {quoted(out)}")
         return 1
     finish_output(out)
     return 0

@@ -25,7 +25,7 @@ from act_kit.cli.options import (
 from act_kit.cli.preflight import require_datasets, require_file, require_free, require_run, require_writable
 from act_kit.config import TrainConfig
 from act_kit.errors import CheckpointError, ConfigError, DatasetError
-from act_kit.files import SEEDS, finish_output, locked, read_json, require_apart, restore_output
+from act_kit.files import SEEDS, finish_output, locked, quoted, read_json, require_apart, restore_output
 from act_kit.overrides import compose
 
 
@@ -116,7 +116,7 @@ def train(
         else:
             folders = _usable(data, allow_degenerate=allow_degenerate)
             several.begin_seeds(out, folders, numbers, overrides, flags, overwrite=overwrite)
-        with interrupts.resumed_by(f"act train --resume --out {shlex.quote(str(out))}"):
+        with interrupts.resumed_by(f"act train --resume --out {quoted(out)}"):
             raise typer.Exit(several.run_seeds(out, ["--device", device, "--workers", str(workers)]))
     group = Group.join(device)
     if group.is_first:
@@ -130,7 +130,7 @@ def train(
     config, folders = reopen_run(out)
     _check_there(folders, out)
     stores = [EpisodeStore.open(folder) for folder in folders]
-    with interrupts.resumed_by(f"act train --resume --out {shlex.quote(str(out))}"):
+    with interrupts.resumed_by(f"act train --resume --out {quoted(out)}"):
         try:
             run_training(
                 config, stores, out, device=device, num_workers=count_workers(workers), group=group, resume=resume
@@ -139,7 +139,7 @@ def train(
             group.leave()
     if group.is_first:
         finish_output(out)
-        say(f"Next: act eval {shlex.quote(str(out))} --record-video")
+        say(f"Next: act eval {quoted(out)} --record-video")
 
 
 def _usable(data: list[Path], *, allow_degenerate: bool) -> list[Path]:
@@ -168,7 +168,7 @@ def _check_beginning(config: TrainConfig, data: list[Path], out: Path, *, overwr
             require_file(Path(value), key, ConfigError)
     if config.init_from:
         require_run(Path(config.init_from))
-    folder = shlex.quote(str(out))
+    folder = quoted(out)
     require_free(out, overwrite=overwrite, otherwise=f"act train --resume --out {folder} goes on with it")
 
 
@@ -177,7 +177,7 @@ def _check_there(folders: list[Path], out: Path) -> None:
     if missing:
         raise DatasetError(
             f"{missing[0]}, which {out} is trained on, is not there. Fix, if it was moved: act train --resume --out "
-            f"{shlex.quote(str(out))} --data PATH"
+            f"{quoted(out)} --data PATH"
         )
 
 

@@ -23,7 +23,7 @@ from act_kit.datasets.episode import Attempt, Episode
 from act_kit.datasets.store import DatasetInfo, EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.executors import Executor
-from act_kit.files import finish_output
+from act_kit.files import finish_output, quoted
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start, StartLaw, Stream
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON
@@ -212,7 +212,7 @@ def _reopen(config: CollectConfig, asked: DatasetInfo, path: Path) -> EpisodeSto
     """Open the dataset that ``config`` began, or one of fewer episodes that is the beginning of it to the byte."""
     store = EpisodeStore.open(path, writable=True)
     begun = store.info
-    again = f"{begun.command} --out {shlex.quote(str(path))}"
+    again = f"{begun.command} --out {quoted(path)}"
     if _without_n(begun.command) != _without_n(asked.command):
         raise DatasetError(
             f"{path} was begun with other options: {_differences(begun.command, asked.command)}. Fix: resume with "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
@@ -12,6 +11,7 @@ from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.executors import Executor
+from act_kit.files import quoted
 from act_kit.sim.render import RenderSettings, check_cameras, render_episode
 
 
@@ -36,7 +36,7 @@ def render(
     if store.fingerprint is None:
         raise DatasetError(
             f"The collection of {store.path} is not finished. First: {store.info.command} --out "
-            f"{shlex.quote(str(store.path))} --resume"
+            f"{quoted(store.path)} --resume"
         )
     if {"start", "physics"} & set(store.lacks):
         raise DatasetError(f"{store.path} was imported without what pictures are drawn from: {', '.join(store.lacks)}.")

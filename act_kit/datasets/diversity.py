@@ -10,7 +10,6 @@ read, each with an effect that matters and a chance, all gates together, below 1
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -42,6 +41,7 @@ from act_kit.datasets.split import NEAR_COPY, SPLIT_SEED, VAL_FRACTION, split_st
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.verdict import TOO_FEW, judge, not_judged
 from act_kit.errors import DatasetError
+from act_kit.files import quoted
 from act_kit.sim.starts import SAME_START_M, distinct
 from act_kit.sim.tasks import Task, get_task
 from act_kit.statistics import holm
@@ -65,8 +65,7 @@ def measure(store: EpisodeStore, *, against: np.ndarray | None = None) -> Divers
     starts = store.rand_vecs
     if not store.num_episodes:
         raise DatasetError(
-            f"{store.path} holds no demonstration yet. Fix: {store.info.command} --out {shlex.quote(str(store.path))} "
-            "--resume"
+            f"{store.path} holds no demonstration yet. Fix: {store.info.command} --out {quoted(store.path)} --resume"
         )
     if starts.shape != (store.num_episodes, len(task.low)):
         raise DatasetError(

@@ -9,7 +9,6 @@ Shapes: N episodes, S state, D numbers of a start.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -25,7 +24,7 @@ from act_kit.datasets.soundness import Soundness, check_soundness
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.verdict import TOO_FEW
 from act_kit.errors import DatasetError
-from act_kit.files import free_beside
+from act_kit.files import free_beside, quoted
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import distinct
 from act_kit.sim.tasks import get_task
@@ -113,7 +112,7 @@ def measure_dataset(
     soundness = soundness or check_soundness(store)
     findings = [*soundness.findings(), *measured.findings]
     is_unsound = any(finding.about != "coverage" and finding.level == worst(findings) for finding in findings)
-    fix = f"{measured.mend} --out {shlex.quote(str(free_beside(store.path)))}"
+    fix = f"{measured.mend} --out {quoted(free_beside(store.path))}"
     mend = soundness.fix_for(store) if is_unsound else fix if store.is_of_metaworld else measured.mend
     return replace(measured, soundness=soundness, findings=findings, mend=mend)
 

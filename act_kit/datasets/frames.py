@@ -5,7 +5,6 @@ Shapes: T steps of all episodes of all datasets, C cameras.
 
 from __future__ import annotations
 
-import shlex
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from torch import Tensor
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
-from act_kit.files import require_space
+from act_kit.files import quoted, require_space
 from act_kit.sim.render import Views, check_cameras
 
 _FIT = 0.7
@@ -106,7 +105,7 @@ def find_images(stores: Sequence[EpisodeStore], cameras: tuple[str, ...]) -> lis
                 raise DatasetError(
                     f"The frames of {image.camera} in {store.path} are {image.settings} px by '{image.renderer}', "
                     f"those of {first.camera} in {stores[0].path} {first.settings} px by '{first.renderer}'. Draw them "
-                    f"alike: act render {shlex.quote(str(store.path))} --camera {image.camera} --size {first.settings} "
+                    f"alike: act render {quoted(store.path)} --camera {image.camera} --size {first.settings} "
                     "--overwrite"
                 )
     return images
@@ -118,7 +117,7 @@ def _images(store: EpisodeStore, camera: str) -> ImageStore:
         has = f"only those of {', '.join(there)}" if there else "none"
         raise DatasetError(
             f"The policy looks through {camera}, but {store.path} has no pictures of it, {has}. Draw them: "
-            f"act render {store.path} --camera {camera}"
+            f"act render {quoted(store.path)} --camera {camera}"
         )
     return ImageStore(store, camera)
 

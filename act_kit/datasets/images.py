@@ -8,7 +8,6 @@ they are complete.
 from __future__ import annotations
 
 import hashlib
-import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -20,7 +19,7 @@ from zarr.codecs import BloscCodec
 from act_kit.datasets.array_files import ArrayFiles
 from act_kit.datasets.store import EpisodeStore, set_attributes
 from act_kit.errors import DatasetError
-from act_kit.files import check_name, discard, still_there
+from act_kit.files import check_name, discard, quoted, still_there
 from act_kit.sim.render import RenderSettings
 
 _CHUNK_BYTES = 3_000_000
@@ -64,7 +63,7 @@ class ImageStore:
         except Exception as error:
             raise DatasetError(
                 f"The frames of {camera} in {store.path} are damaged: {error}. Draw them anew: act render "
-                f"{shlex.quote(str(store.path))} --camera {camera} --overwrite"
+                f"{quoted(store.path)} --camera {camera} --overwrite"
             ) from error
 
     @staticmethod
@@ -89,6 +88,7 @@ class ImageStore:
             discard(store.path / _key(camera, is_new=False), store.path)
         shape = (settings.height_px, settings.width_px, 3)
         num_rows = max(1, _CHUNK_BYTES // int(np.prod(shape)))
+        store.group.require_group("data/images")  # zarr would make it beside the array, in any order
         store.group.create_array(
             _key(camera, is_new=is_new), shape=(0, *shape), chunks=(num_rows, *shape), dtype=np.uint8,
             compressors=BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle"),
@@ -211,7 +211,7 @@ class ImageStore:
     @property
     def command(self) -> str:
         """The command that draws these frames."""
-        return f"act render {shlex.quote(str(self._store.path))} --camera {self.camera} --size {self.settings}"
+        return f"act render {quoted(self._store.path)} --camera {self.camera} --size {self.settings}"
 
     def damaged_episodes(self) -> list[int]:
         """Read everything and return the episodes whose frames are not what was drawn."""

@@ -28,6 +28,7 @@ from act_kit.files import (
     free_beside,
     hidden_sibling,
     is_new_folder,
+    quoted,
     read_json,
     restore_output,
     still_there,
@@ -162,7 +163,9 @@ class EpisodeStore:
         path = Path(path)
         restore_output(path)
         if not path.exists():
-            raise DatasetError(f"There is no dataset at {path}. Collect one: act collect --task TASK --out {path}")
+            raise DatasetError(
+                f"There is no dataset at {path}. Collect one: act collect --task TASK --out {quoted(path)}"
+            )
         try:
             read_json(path / "zarr.json")
             # The whole path: zarr takes a folder's name out of its keys, and "data" is in them too. What it may read

@@ -28,6 +28,7 @@ from act_kit.datasets.null import reference_starts
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError, RenderError
 from act_kit.executors import LocalExecutor
+from act_kit.files import quoted
 from act_kit.pages import write_page
 from act_kit.sim.render import RenderSettings, check_cameras, find_gl, render_episode
 from act_kit.sim.starts import Start, stack
@@ -145,8 +146,7 @@ def make_videos(
     """
     if not num:
         raise DatasetError(
-            f"{store.path} holds no demonstration yet. Fix: {store.info.command} --out {shlex.quote(str(store.path))} "
-            "--resume"
+            f"{store.path} holds no demonstration yet. Fix: {store.info.command} --out {quoted(store.path)} --resume"
         )
     stored = {name: ImageStore(store, name) for name in ImageStore.cameras(store)}
     stored = {name: image for name, image in stored.items() if image.is_complete and settings in (None, image.settings)}

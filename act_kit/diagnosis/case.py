@@ -30,7 +30,7 @@ from act_kit.eval.evalset import check_disjoint, make_evalset
 from act_kit.eval.evaluate import success_rate
 from act_kit.eval.rollout import LocalRoll, Outcome
 from act_kit.executors import LocalExecutor
-from act_kit.files import free_beside, read_json, read_text
+from act_kit.files import free_beside, quoted, read_json, read_text
 from act_kit.overrides import compose
 from act_kit.policy.policy import Policy
 from act_kit.sim.render import find_gl
@@ -286,7 +286,7 @@ class RunCase:
     def train_on_fixed(self, dataset: DatasetCase, fix: str) -> str:
         """Return ``fix``, and the command that then trains on what it makes, if that is a dataset beside a dataset."""
         fixed = free_beside(dataset.path)
-        if f" {shlex.quote(str(fixed))} " not in f"{fix} ":
+        if f" {quoted(fixed)} " not in f"{fix} ":
             return fix
         data = [fixed if other is dataset else other.path for other in self.datasets]
         return f"{fix} && {self.train_with({}, data=data)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from act_kit.datasets.verdict import TOO_FEW
 from act_kit.diagnosis.case import DatasetCase
 from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
 from act_kit.errors import StartError
+from act_kit.files import quoted
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON, get_task
 
 CHECKS = Checks[DatasetCase]()
@@ -190,7 +190,7 @@ def whole(case: DatasetCase) -> Result:
     if store.fingerprint is None:
         return warning(
             f"{store.path} is unfinished: {store.num_episodes} of {store.info.num_wanted} demonstrations.",
-            store.path, f"{store.info.command} --out {shlex.quote(str(store.path))} --resume",
+            store.path, f"{store.info.command} --out {quoted(store.path)} --resume",
         )  # fmt: skip
     if store.compute_fingerprint() != store.fingerprint:
         return critical(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from act_kit.diagnosis.case import DatasetCase, RunCase
 from act_kit.diagnosis.finding import Finding, Result, examine, rank
 from act_kit.diagnosis.machine import MachineCase
 from act_kit.errors import CheckpointError, DatasetError
-from act_kit.files import read_json
+from act_kit.files import quoted, read_json
 
 _COLOURS = {"CONFIRMED": "bold red", "SUSPECTED": "bold yellow"}
 
@@ -135,7 +134,7 @@ def _with_training(case: RunCase, dataset: DatasetCase, finding: Finding) -> Fin
 
 def _with_path(finding: Finding, word: str, path: Path) -> Finding:
     """Name the dataset or run in what is to be typed to verify a finding."""
-    return replace(finding, settle=finding.settle.replace(word, shlex.quote(str(path))))
+    return replace(finding, settle=finding.settle.replace(word, quoted(path)))
 
 
 def _linked(findings: Sequence[Finding]) -> list[Finding]:

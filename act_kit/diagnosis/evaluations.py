@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from act_kit.eval.evaluate import distance_at, success_rate
 from act_kit.eval.nearness import near_copies
 from act_kit.eval.recount import check_summary, read_rows
 from act_kit.eval.rollout import Outcome
-from act_kit.files import free_beside
+from act_kit.files import free_beside, quoted
 from act_kit.overrides import to_dict
 from act_kit.sim.starts import Start, StartLaw, distinct, stack
 from act_kit.sim.tasks import HORIZON
@@ -396,7 +395,7 @@ def _evaluations(case: RunCase) -> list[EvaluationFiles]:
         return case.evaluations
     gone = [str(folder) for folder in noted_evaluations(case.folder) if not folder.exists()]
     moved = f" (those in {', '.join(gone)} are gone)" if gone else ""
-    raise ActKitError(f"This run was not evaluated{moved}: act eval {shlex.quote(str(case.folder))}")
+    raise ActKitError(f"This run was not evaluated{moved}: act eval {quoted(case.folder)}")
 
 
 def _is_current(case: RunCase, evaluation: EvaluationFiles) -> bool:

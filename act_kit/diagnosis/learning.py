@@ -15,7 +15,7 @@ from act_kit.diagnosis.case import DatasetCase, RunCase, TaskResult
 from act_kit.diagnosis.finding import Checks, Result, ruled_out, suspected, untested
 from act_kit.diagnosis.generalisation import evenly, measure_loss
 from act_kit.errors import DatasetError
-from act_kit.files import free_beside
+from act_kit.files import free_beside, quoted
 from act_kit.overrides import option, preset_of
 
 CHECKS = Checks[RunCase]()
@@ -136,7 +136,7 @@ def _cause(case: RunCase, result: TaskResult) -> tuple[str, str]:
     fit = _Fit.of(case, result.task)
     gaps, _ = case.gaps
     gap = gaps.get(result.task)
-    look = f"act report {shlex.quote(str(stores[0].path))}"
+    look = f"act report {quoted(stores[0].path)}"
     if fit.is_hardly_any:
         return "it has hardly learnt what it was shown", _train_more(case)
     if _depends_on_start(result):

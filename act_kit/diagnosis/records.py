@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
-from collections.abc import Mapping
 
 from act_kit.diagnosis.case import RunCase
 from act_kit.diagnosis.finding import Checks, Result, critical, ruled_out, untested, warning
 from act_kit.errors import did_you_mean
-from act_kit.files import read_json, read_text
+from act_kit.files import quoted, read_json, read_text
 from act_kit.policy.policy import find_checkpoint
-from act_kit.telemetry import METRICS
+from act_kit.telemetry import METRICS, read_tensorboard
 from act_kit.training.trainer import rollout_steps
 
 CHECKS = Checks[RunCase]()
@@ -73,7 +71,7 @@ def metrics_complete(case: RunCase) -> Result:
             f"{trained - last} steps were cut off.", path, case.train_again,
         )  # fmt: skip
     if trained < trainer.steps:
-        resume = f"act train --resume --out {shlex.quote(str(case.folder))}"
+        resume = f"act train --resume --out {quoted(case.folder)}"
         return warning(f"training stopped at step {trained} of {trainer.steps}.", path, resume)
     expected = {"train/loss": 1, "val/l1_prior": trainer.steps // trainer.validate_every}
     if case.config.selection.rollouts:
@@ -95,7 +93,8 @@ def metrics_complete(case: RunCase) -> Result:
 @CHECKS.add("records edited", stage="instrumentation", settle="compare metrics.jsonl with the TensorBoard files")
 def as_written(case: RunCase) -> Result:
     """Do both files of records say the same?"""
-    written = _tensorboard(case)
+    folder = case.folder / "tensorboard"
+    written = read_tensorboard(folder) if folder.is_dir() else {}  # a kill may have cost them the latest ones
     if not written:
         return untested("There are no TensorBoard files to compare metrics.jsonl with.")
     path = case.folder / "metrics.jsonl"
@@ -114,18 +113,6 @@ def as_written(case: RunCase) -> Result:
                 )  # fmt: skip
             num += 1
     return ruled_out(f"{num} records are the same in metrics.jsonl and in the TensorBoard files.")
-
-
-def _tensorboard(case: RunCase) -> Mapping[str, Mapping[int, float]]:
-    """Return the records of the TensorBoard files by name and step; a kill may have cost them the latest ones."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    folder = case.folder / "tensorboard"
-    if not folder.is_dir():
-        return {}
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    names = events.Tags()["scalars"]
-    return {name: {event.step: event.value for event in events.Scalars(name)} for name in names}
 
 
 def _trained_steps(case: RunCase) -> int:

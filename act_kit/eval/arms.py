@@ -22,7 +22,7 @@ from act_kit.errors import (
 )
 from act_kit.eval.evalset import EvalSet
 from act_kit.eval.recount import EvaluationRows, check_overview, check_summary, read_rows
-from act_kit.files import SEEDS, read_json
+from act_kit.files import SEEDS, quoted, read_json
 from act_kit.sim.tasks import get_task
 from act_kit.statistics import Tasks
 from act_kit.training.run import reopen_run, steps_taken
@@ -229,7 +229,7 @@ def _check_replicates(arm: Arm) -> None:
         if {task: measured.evalset.hash for task, measured in seed.tasks.items()} != of_first:
             raise ComparisonError(
                 f"{arm.path}: {arm.seeds[0].name} and {seed.name} were evaluated from different starts. Evaluate all "
-                f"from the same: act eval {seed.folder.parent} --overwrite"
+                f"from the same: act eval {quoted(seed.folder.parent)} --overwrite"
             )
 
 
@@ -238,19 +238,19 @@ def _read(path: Path) -> Trained:
     run = path if (path / "config.yaml").exists() else path.parent
     if not path.is_dir():
         raise ComparisonError(
-            f"{path} was to be trained, and is not there. Fix: act train --resume --out {path.parent}"
+            f"{path} was to be trained, and is not there. Fix: act train --resume --out {quoted(path.parent)}"
         )
     if (run / "config.yaml").exists():
         wanted, done = reopen_run(run)[0].trainer.steps, steps_taken(run)
         if done < wanted:
             raise ComparisonError(
-                f"its training is unfinished, at step {done} of {wanted}. Go on: act train --resume --out {run}"
+                f"its training is unfinished, at step {done} of {wanted}. Go on: act train --resume --out {quoted(run)}"
             )
     if path == run:
         found = [summary.parent for summary in sorted(run.glob("eval-*/summary.json"))]
         fresh = run / "eval-fresh"
         if not found:
-            raise ComparisonError(f"it was not evaluated. act eval {run}")
+            raise ComparisonError(f"it was not evaluated. act eval {quoted(run)}")
         if len(found) > 1 and fresh not in found:
             raise ComparisonError(f"it has several evaluations: give one of {', '.join(map(str, found))}.")
         path = fresh if fresh in found else found[0]
@@ -286,7 +286,7 @@ def _read_evaluation(folder: Path, name: str) -> Trained:
         if config is not None and type(config["trainer.seed"]) is not int:
             raise ValueError(f"trainer.seed is {config['trainer.seed']}")
     except (DamagedFileError, DatasetError, TaskError) as error:
-        raise ComparisonError(f"{error} Evaluate again: act eval RUN --out {folder} --overwrite") from error
+        raise ComparisonError(f"{error} Evaluate again: act eval RUN --out {quoted(folder)} --overwrite") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ComparisonError(
             f"{folder} is damaged, or no evaluation of this act_kit: {error!r}. Evaluate again: act eval RUN --out "

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from act_kit.arrays import as_array, as_bytes, as_mask, check_shape, name_rows
 from act_kit.config import ExecutionConfig, PolicyConfig
 from act_kit.errors import ActKitError, ArrayError, CheckpointError, ConfigError
-from act_kit.files import read_json, write_json
+from act_kit.files import quoted, read_json, write_json
 from act_kit.overrides import build
 from act_kit.policy.act import ACT, Observation
 from act_kit.policy.execution import ChunkExecutor
@@ -590,4 +590,6 @@ def find_checkpoint(path: Path) -> Path:
     for folder in (path, path / "checkpoints" / "best", path / "checkpoints" / "last"):
         if (folder / "policy.json").exists():
             return folder
-    raise CheckpointError(f"There is no trained policy at {path}. Train one: act train --data DATASET --out {path}")
+    raise CheckpointError(
+        f"There is no trained policy at {path}. Train one: act train --data DATASET --out {quoted(path)}"
+    )

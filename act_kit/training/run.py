@@ -16,7 +16,17 @@ from act_kit.datasets.first_observations import measure_dataset
 from act_kit.datasets.frames import find_images
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, ConfigError, DamagedFileError, DatasetError
-from act_kit.files import SEEDS, free_beside, new_folder, read_json, read_text, read_yaml, restore_output, write_text
+from act_kit.files import (
+    SEEDS,
+    free_beside,
+    new_folder,
+    quoted,
+    read_json,
+    read_text,
+    read_yaml,
+    restore_output,
+    write_text,
+)
 from act_kit.overrides import build, compose, given_options, option, to_dict, train_overrides
 from act_kit.policy.conditioning import load_task_embeddings
 from act_kit.policy.policy import Policy
@@ -35,7 +45,7 @@ def begin_run(
     """
     config = compose("train", TrainConfig, overrides, flags)
     check_files(config, [EpisodeStore.open(path) for path in data])
-    resume = f"act train --resume --out {shlex.quote(str(run))}"
+    resume = f"act train --resume --out {quoted(run)}"
     values = {"data": [str(path.resolve()) for path in data], **to_dict(config)}
     how_to_go_on = f"{resume} goes on with it"
     with new_folder(run, overwrite=overwrite, is_complete=False, how_to_go_on=how_to_go_on) as fresh:
@@ -244,8 +254,7 @@ def check_data(store: EpisodeStore, *, allow_degenerate: bool) -> str | None:
     """
     if store.num_episodes == 0:
         raise DatasetError(
-            f"{store.path} holds no demonstration yet. Fix: {store.info.command} --out {shlex.quote(str(store.path))} "
-            "--resume"
+            f"{store.path} holds no demonstration yet. Fix: {store.info.command} --out {quoted(store.path)} --resume"
         )
     if not store.is_of_metaworld:
         (state_dim,), (action_dim,) = store.widths["state"], store.widths["action"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import shlex
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from act_kit.datasets.frames import load_frames
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.windows import load_windows
 from act_kit.errors import CheckpointError, TrainingError
-from act_kit.files import require_space
+from act_kit.files import quoted, require_space
 from act_kit.overrides import to_dict
 from act_kit.policy.policy import Contract, Demonstrations, Policy
 from act_kit.processors import num_cpus
@@ -187,7 +186,7 @@ class Trainer:
             )
         began, began_step = time.perf_counter(), self.step
         try:
-            resume = f"act train --resume --out {shlex.quote(str(self.run))}"
+            resume = f"act train --resume --out {quoted(self.run)}"
             with Watchdog(settings.stall_timeout_s, resume=resume) as watchdog:
                 while self.step < settings.steps:
                     watchdog.beat()

@@ -20,7 +20,7 @@ from act_kit.config import CollectConfig
 from act_kit.datasets.episode import Attempt
 from act_kit.datasets.store import EpisodeStore, set_attributes
 from act_kit.errors import DatasetError
-from act_kit.files import finish_output
+from act_kit.files import finish_output, quoted
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start, StartLaw
 
@@ -238,7 +238,7 @@ def _reopen(config: CollectConfig, path: Path) -> EpisodeStore:
         if was != wanted:
             raise DatasetError(
                 f"{path} was begun with {name} {was}; asked for was {wanted}. To go on with it: {begun.command} "
-                f"--out {path} --resume"
+                f"--out {quoted(path)} --resume"
             )
     store.recover()
     set_attributes(store.group, {"num_wanted": config.n, "fingerprint": None})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import DatasetInfo, EpisodeStore
 from act_kit.datasets.write import Drawn
 from act_kit.errors import ActKitError, DatasetError
+from act_kit.files import quoted
 from act_kit.sim.render import RenderSettings
 from act_kit.sim.starts import Start
 from act_kit.versions import git_commit, versions
@@ -79,7 +79,7 @@ def of_store(store: EpisodeStore) -> Content:
         DatasetError: It is not finished, or some of its pictures are missing.
     """
     if store.fingerprint is None:
-        again = f"{store.info.command} --out {shlex.quote(str(store.path))} --resume"
+        again = f"{store.info.command} --out {quoted(store.path)} --resume"
         raise DatasetError(f"{store.path} is not finished. Resume with: {again}")
     store.check_content()
     images = [ImageStore(store, camera) for camera in ImageStore.cameras(store)]
