@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 from act_kit.errors import ConfigError, did_you_mean
 
@@ -20,12 +23,40 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def _as_declared(option: dataclasses.Field[Any], value: Any) -> Any:
+    """Return a value as the type that an option is declared with; NumPy's numbers could not be written to a file."""
+    if option.type == "tuple[str, ...]":
+        is_right = isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value)
+        _require(is_right, f"{option.name}={value!r}: expected texts, such as ['corner4'].")
+        return tuple(value)
+    if option.type == "int":
+        is_right = not isinstance(value, bool) and isinstance(value, numbers.Integral)
+        _require(is_right, f"{option.name}={value!r}: expected an integer.")
+        return int(value)
+    if option.type == "float":
+        is_right = not isinstance(value, bool) and isinstance(value, numbers.Real) and math.isfinite(value)
+        _require(is_right, f"{option.name}={value!r}: expected a finite number.")
+        return float(value)
+    expected = {"str": "a text", "bool": "True or False"}.get(str(option.type), f"a {option.type}")
+    _require(isinstance(value, type(option.default)), f"{option.name}={value!r}: expected {expected}.")
+    return value
+
+
+class _Options:
+    """Options whose values have the types that they are declared with, as those from the command line have anyway."""
+
+    def __post_init__(self) -> None:
+        options: Any = self
+        for option in dataclasses.fields(options):
+            object.__setattr__(self, option.name, _as_declared(option, getattr(self, option.name)))
+
+
 def _require_one_of(known: Sequence[str], key: str, value: str) -> None:
     _require(value in known, f"{key}={value}: there are {', '.join(known)}.{did_you_mean(value, known)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SimConfig:
+class SimConfig(_Options):
     """What simulates.
 
     Attributes:
@@ -35,11 +66,12 @@ class SimConfig:
     engine: str = "fast"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require_one_of(ENGINES, "sim.engine", self.engine)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RolloutConfig:
+class RolloutConfig(_Options):
     """How episodes of a policy are spread; decides nothing.
 
     Attributes:
@@ -49,11 +81,12 @@ class RolloutConfig:
     rows: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(self.rows >= 0, f"rollout.rows={self.rows}: not negative; 0 for as many as are worth it.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TeleopConfig:
+class TeleopConfig(_Options):
     """Demonstrating by hand, in a browser.
 
     Attributes:
@@ -73,6 +106,7 @@ class TeleopConfig:
     port: int = 8765
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(bool(self.cameras), "teleop.cameras=[]: name one or more, such as teleop.cameras=[corner4].")
         _require(64 <= self.size_px <= 1024, f"teleop.size_px={self.size_px}: 64 to 1024.")
         _require(1 <= self.rate_hz <= 80, f"teleop.rate_hz={self.rate_hz}: 1 to 80.")
@@ -81,7 +115,7 @@ class TeleopConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DaggerConfig:
+class DaggerConfig(_Options):
     """What the demonstrator ``policy`` does: the policy acts, and the scripted expert says what it would have done.
 
     Attributes:
@@ -95,12 +129,13 @@ class DaggerConfig:
     expert_last: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("expert_first", "expert_last"):
             _require(0 <= getattr(self, name) <= 1, f"dagger.{name}={getattr(self, name)}: a probability, 0 to 1.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReplayConfig:
+class ReplayConfig(_Options):
     """What the demonstrator ``replay`` does: another dataset's actions, without looking.
 
     Attributes:
@@ -112,11 +147,12 @@ class ReplayConfig:
     perturb: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(0 <= self.perturb < 1, f"replay.perturb={self.perturb}: metres, from 0 to less than 1.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CollectConfig:
+class CollectConfig(_Options):
     """Everything that decides a dataset's bytes.
 
     Attributes:
@@ -149,6 +185,7 @@ class CollectConfig:
     teleop: TeleopConfig = TeleopConfig()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(self.n >= 1, f"n={self.n}: collect at least one demonstration.")
         _require(self.seed >= 0, f"seed={self.seed}: a seed is not negative.")
         _require(
@@ -233,7 +270,7 @@ _MOST_OF_POLICY = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PolicyConfig:
+class PolicyConfig(_Options):
     """What an ACT model sees, and its sizes.
 
     Attributes:
@@ -281,6 +318,7 @@ class PolicyConfig:
         return self.inputs != "image+proprio"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, known in (("inputs", INPUTS), ("backbone", BACKBONES)):
             _require_one_of(known, f"policy.{name}", getattr(self, name))
         for name, most in _MOST_OF_POLICY.items():
@@ -305,7 +343,7 @@ class PolicyConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExecutionConfig:
+class ExecutionConfig(_Options):
     """How predicted chunks become actions.
 
     Attributes:
@@ -319,6 +357,7 @@ class ExecutionConfig:
     ensemble_decay: float = 0.01
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(1 <= self.execute <= 500, f"execution.execute={self.execute}: 1 to 500.")
         _require(
             -1 <= self.ensemble_decay <= 100, f"execution.ensemble_decay={self.ensemble_decay}: a number, -1 to 100."
@@ -326,7 +365,7 @@ class ExecutionConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
+class TrainerConfig(_Options):
     """How a model is fitted.
 
     Attributes:
@@ -362,6 +401,7 @@ class TrainerConfig:
     stall_timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("steps", "batch_size", "log_every", "validate_every"):
             _require(getattr(self, name) >= 1, f"trainer.{name}={getattr(self, name)}: at least 1.")
         for name in ("lr", "grad_clip", "stall_timeout_s"):
@@ -374,7 +414,7 @@ class TrainerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ComputeConfig:
+class ComputeConfig(_Options):
     """Where the numbers of a gradient step are kept and how they are computed; changes them by rounding at most.
 
     Attributes:
@@ -391,6 +431,7 @@ class ComputeConfig:
     micro_batches: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, known in (
             ("precision", ("auto", "float32", "bfloat16")),
             ("compile", ("auto", "on", "off")),
@@ -401,7 +442,7 @@ class ComputeConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SelectionConfig:
+class SelectionConfig(_Options):
     """Rollouts during training, by which the best checkpoint is chosen.
 
     Attributes:
@@ -413,12 +454,13 @@ class SelectionConfig:
     episodes: int = 20
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(self.rollouts >= 0, f"selection.rollouts={self.rollouts}: not negative.")
         _require(self.episodes >= 1, f"selection.episodes={self.episodes}: at least 1.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(_Options):
     """Everything that decides a trained policy, but the data.
 
     Attributes:
@@ -438,6 +480,7 @@ class TrainConfig:
     wandb_project: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(
             self.execution.execute <= self.policy.chunk_size,
             f"execution.execute={self.execution.execute}: a chunk has only policy.chunk_size={self.policy.chunk_size}.",
@@ -445,7 +488,7 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalConfig:
+class EvalConfig(_Options):
     """What an evaluation measures.
 
     Attributes:
@@ -471,6 +514,7 @@ class EvalConfig:
     rollout: RolloutConfig = RolloutConfig()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(self.episodes >= 1, f"episodes={self.episodes}: at least 1.")
         for name in ("seed", "demonstrated_episodes", "control_episodes", "num_videos"):
             _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: not negative.")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from act_kit.config import CollectConfig, EvalConfig, TrainConfig
+from act_kit.config import CollectConfig, EvalConfig, PolicyConfig, TrainConfig
 from act_kit.errors import ConfigError
 from act_kit.overrides import build, compose, options, override, to_dict, train_overrides
 
@@ -133,3 +138,27 @@ def main(config):
 if __name__ == "__main__":
     main()
 """
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: CollectConfig(n="5"), "n='5': expected an integer"),  # type: ignore[arg-type]
+        (lambda: CollectConfig(n=5.0), "n=5.0: expected an integer"),  # type: ignore[arg-type]
+        (lambda: CollectConfig(n=True), "n=True: expected an integer"),
+        (lambda: CollectConfig(noise=math.inf), "noise=inf: expected a finite number"),
+        (lambda: CollectConfig(rewards="no"), "rewards='no': expected True or False"),  # type: ignore[arg-type]
+        (lambda: CollectConfig(sim="fast"), "sim='fast': expected a SimConfig"),  # type: ignore[arg-type]
+        (lambda: PolicyConfig(cameras="corner4"), "cameras='corner4': expected texts"),  # type: ignore[arg-type]
+    ],
+)
+def test_python_values_of_the_wrong_type_are_refused_too(make: Callable[[], object], says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        make()
+
+
+def test_numbers_of_numpy_become_those_of_python() -> None:
+    config = CollectConfig(n=np.int64(3), noise=np.float32(0.5))  # type: ignore[arg-type]
+    assert json.dumps([config.n, config.noise]) == "[3, 0.5]"
+    seeing = PolicyConfig(inputs="image+state", cameras=["corner4"])  # type: ignore[arg-type]
+    assert seeing.cameras == ("corner4",)

@@ -22,7 +22,7 @@ import zarr
 
 from act_kit.datasets.array_files import ArrayFiles
 from act_kit.datasets.episode import STEP_FIELDS, Attempt, Episode, Recording, dtype_of
-from act_kit.errors import DamagedFileError, DatasetError
+from act_kit.errors import DamagedFileError, DatasetError, did_you_mean
 from act_kit.files import (
     check_name,
     free_beside,
@@ -243,8 +243,16 @@ class EpisodeStore:
         return True
 
     def __getitem__(self, index: int) -> Episode | Recording:
-        """Load episode ``index``; negative ones count from the end. Imported data may lack what an Episode has."""
-        number = range(len(self))[index]
+        """Load episode ``index``; negative ones count from the end. Imported data may lack what an Episode has.
+
+        Raises:
+            TypeError, IndexError: It is no integer, or there is no such episode.
+        """
+        if isinstance(index, (bool, np.bool_)) or not isinstance(index, (int, np.integer)):
+            raise TypeError(f"An episode has a number, not {index!r}. Fix, for several: [store[i] for i in (0, 1)]")
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"There is no episode {index}: {self.path} has {len(self)}.")
+        number = int(index) % len(self)
         first = int(self._ends[number - 1]) if number else 0
         steps = {name: np.asarray(self._array(f"data/{name}")[first : self._ends[number]]) for name in self.fields}
         attempt, source = int(np.asarray(self._array("meta/attempt")[number])), self.sources[number]
@@ -355,7 +363,14 @@ class EpisodeStore:
         return self._read("meta/success_step", self.num_episodes)
 
     def steps(self, name: str) -> np.ndarray:
-        """Load one field of all steps, (T, …); see :class:`~act_kit.datasets.episode.Episode`."""
+        """Load one field of all steps, (T, …); see :class:`~act_kit.datasets.episode.Episode`.
+
+        Raises:
+            DatasetError: It was not recorded, or it is damaged.
+        """
+        if name not in self.fields:
+            near = did_you_mean(name, self.fields)
+            raise DatasetError(f"{self.path} has no data/{name}; there are {', '.join(self.fields)}.{near}")
         return self._read(f"data/{name}", self.num_steps)
 
     @property
