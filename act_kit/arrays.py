@@ -92,3 +92,16 @@ def _read(value: object, what: str) -> np.ndarray:
             f"{what} cannot be read as an array: {reason}. Fix, for a tensor: tensor.detach().cpu().float().numpy()"
         ) from error
     return array
+
+
+def as_index(index: int, num: int, what: str) -> int:
+    """Return the number, from 0, of one of ``num`` things; negative ones count from the end.
+
+    Raises:
+        TypeError, IndexError: It is no integer, or there is no such thing; what iterates relies on these.
+    """
+    if isinstance(index, (bool, np.bool_)) or not isinstance(index, (int, np.integer)):
+        raise TypeError(f"{index!r} is not the number of an {what}. Fix, for several: one after the other")
+    if not -num <= index < num:
+        raise IndexError(f"There is no {what} with number {index}: there are {num}.")
+    return int(index) % num

@@ -289,8 +289,9 @@ def _lock_file(path: Path) -> Generator[None]:
             yield
     finally:
         if descriptor is not None:
-            lock.unlink(missing_ok=True)
-            os.close(descriptor)
+            with interrupts.held():
+                lock.unlink(missing_ok=True)
+                os.close(descriptor)
 
 
 def _take(lock: Path, path: Path) -> int | None:

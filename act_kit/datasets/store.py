@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 
+from act_kit.arrays import as_index
 from act_kit.datasets.array_files import ArrayFiles
 from act_kit.datasets.episode import STEP_FIELDS, Attempt, Episode, Recording, dtype_of
 from act_kit.errors import DamagedFileError, DatasetError, did_you_mean
@@ -248,11 +249,7 @@ class EpisodeStore:
         Raises:
             TypeError, IndexError: It is no integer, or there is no such episode.
         """
-        if isinstance(index, (bool, np.bool_)) or not isinstance(index, (int, np.integer)):
-            raise TypeError(f"An episode has a number, not {index!r}. Fix, for several: [store[i] for i in (0, 1)]")
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"There is no episode {index}: {self.path} has {len(self)}.")
-        number = int(index) % len(self)
+        number = as_index(index, len(self), f"episode of {self.path}")
         first = int(self._ends[number - 1]) if number else 0
         steps = {name: np.asarray(self._array(f"data/{name}")[first : self._ends[number]]) for name in self.fields}
         attempt, source = int(np.asarray(self._array("meta/attempt")[number])), self.sources[number]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from act_kit.arrays import as_index
 from act_kit.datasets.split import split_stores
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError
@@ -151,12 +152,15 @@ class ChunkDataset(Dataset[dict[str, Tensor]]):
         tasks: Their names.
     """
 
-    def __init__(self, datasets: Sequence[EpisodeStore | str | Path], *, chunk_size: int) -> None:
-        """Load datasets, which are given opened or by their path, with chunks of K = ``chunk_size`` actions.
+    def __init__(
+        self, datasets: EpisodeStore | str | Path | Sequence[EpisodeStore | str | Path], *, chunk_size: int
+    ) -> None:
+        """Load one dataset or several, opened or by their path, with chunks of K = ``chunk_size`` actions.
 
         Raises:
             ConfigError: ``chunk_size`` is less than 1, or there are no datasets.
         """
+        datasets = [datasets] if isinstance(datasets, (EpisodeStore, str, Path)) else datasets
         if chunk_size < 1 or not datasets:
             raise ConfigError(f"chunk_size={chunk_size} of {len(datasets)} datasets: expected at least 1 of each.")
         stores = [each if isinstance(each, EpisodeStore) else EpisodeStore.open(each) for each in datasets]
@@ -176,7 +180,7 @@ class ChunkDataset(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Return step ``index``, over the episodes of all datasets one after the other."""
-        batch = self._windows.gather(torch.tensor([range(len(self))[index]]))
+        batch = self._windows.gather(torch.tensor([as_index(index, len(self), "item of the chunks")]))
         names = {
             "state": batch.states_BS,
             "task": batch.tasks_B,

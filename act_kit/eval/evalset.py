@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 from act_kit.config import EvalConfig
-from act_kit.errors import DatasetError, StartError, did_you_mean
+from act_kit.errors import ConfigError, DatasetError, StartError, did_you_mean
 from act_kit.eval.nearness import near_copies, nearest_demonstrations
 from act_kit.files import read_json, write_json
 from act_kit.policy.policy import Contract
@@ -114,8 +114,11 @@ def make_evalset(task: str, kind: Kind, num: int, seed: int, demonstrated: Seque
     """Draw an evaluation set: ``dataset`` takes ``num`` demonstrated starts, evenly over all of them.
 
     Raises:
+        ConfigError: There is no such kind.
         StartError: The demonstrated starts are asked for, and nobody recorded them.
     """
+    if kind not in CHOICES:
+        raise ConfigError(f"kind='{kind}': there are {', '.join(CHOICES)}.{did_you_mean(kind, CHOICES)}")
     if kind == "dataset":
         if not demonstrated:
             raise StartError(f"The starts of the demonstrations of {task} were not recorded: --starts fresh")

@@ -111,10 +111,10 @@ def test_a_store_is_a_sequence_of_episodes(reach_store: EpisodeStore) -> None:
             assert np.array_equal(reach_store[number].steps[name], values)
         assert reach_store[number].start == episodes[number].start
     for number in (len(reach_store), -len(reach_store) - 1):
-        with pytest.raises(IndexError, match=f"There is no episode {number}: .* has 10"):
+        with pytest.raises(IndexError, match=f"There is no episode of .* with number {number}: there are 10"):
             reach_store[number]
     for wrong in (slice(2), "a", 1.0, True):
-        with pytest.raises(TypeError, match="An episode has a number, not"):
+        with pytest.raises(TypeError, match="is not the number of an episode of"):
             reach_store[wrong]  # type: ignore[index]
     with pytest.raises(DatasetError, match=r"has no data/stat; .* Did you mean 'state'"):
         reach_store.steps("stat")

@@ -13,7 +13,7 @@ import pytest
 
 from act_kit.config import EvalConfig
 from act_kit.datasets.store import EpisodeStore
-from act_kit.errors import DatasetError, StartError
+from act_kit.errors import ConfigError, DatasetError, StartError
 from act_kit.eval.evalset import EvalSet, Kind, check_disjoint, evalsets_from, make_evalset
 from act_kit.eval.evaluate import Episode, Evaluation, evaluate, evaluate_all
 from act_kit.eval.overview import mean_rows, overview_title, summarise_all, task_rows, write_overview
@@ -93,6 +93,11 @@ def test_demonstrated_starts_are_refused_unless_that_is_the_question(reach_store
     with pytest.raises(StartError, match="2 of the 2 evaluation starts of reach-v3 were demonstrated"):
         check_disjoint(leaked, seen)
     check_disjoint(make_evalset("reach-v3", "dataset", 4, 0, seen), seen)
+
+
+def test_an_unknown_kind_of_starts_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"there are fresh, dataset, grid, ood\. Did you mean 'fresh'"):
+        make_evalset("push-v3", "frsh", 2, 0, [])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["fresh", "grid", "ood"])
