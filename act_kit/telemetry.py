@@ -10,6 +10,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import socket
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,15 +86,13 @@ class MetricLogger:
         Raises:
             ConfigError: A project at Weights & Biases is named, but its client is missing or does not get in.
         """
-        from torch.utils.tensorboard import SummaryWriter
-
         self._wandb = _open_wandb(run, wandb_project, config) if wandb_project else None
         self.path = run / "metrics.jsonl"
         self._tensorboard_dir = run / "tensorboard"
         kept = [record for record in read_metrics(run) if record["step"] <= resume_step]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = self.path.open("a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(str(self._tensorboard_dir), purge_step=resume_step + 1)
+        self._tensorboard = _EventFile(self._tensorboard_dir, purge_step=resume_step + 1)
         self._latest: dict[str, float] = {}
         for record in kept:
             self._latest |= {name: value for name, value in record.items() if name != "step"}
@@ -117,8 +118,7 @@ class MetricLogger:
         self._step = step
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+        self._tensorboard.write(step, values)
         if self._wandb:
             self._wandb.log({"step": step, **values})
         self._latest |= values
@@ -138,8 +138,7 @@ class MetricLogger:
     def close(self) -> None:
         """Flush and close the files."""
         self._file.close()
-        if self.path.exists():  # otherwise its thread would end in a traceback
-            self._tensorboard.close()
+        self._tensorboard.close()
         if self._wandb:
             self._wandb.finish()
 
@@ -147,10 +146,43 @@ class MetricLogger:
         """Read both files back: a log that holds nothing is found out at the first record, not after 18 hours."""
         if read_metrics(self.path.parent)[-1:] != [{"step": step, **values}]:
             raise MetricError(f"{self.path} does not hold what was just written to it. Is the disk full?")
-        self._tensorboard.flush()
         missing = sorted(set(values) - set(read_tensorboard(self._tensorboard_dir)))
         if missing:
             raise MetricError(f"The TensorBoard files in {self._tensorboard_dir} lack {', '.join(missing)}.")
+
+
+class _EventFile:
+    """A TensorBoard file whose records are on disk when :meth:`write` returns.
+
+    PyTorch's SummaryWriter writes in a thread, which prints a traceback of its own when the disk is full.
+    """
+
+    def __init__(self, folder: Path, *, purge_step: int) -> None:
+        """Begin a file; what earlier ones hold from ``purge_step`` on is void."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = Event, Summary
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"  # readers sort by name
+        self._file = (folder / name).open("xb")
+        self._records = RecordWriter(self._file)
+        self._append(step=purge_step, file_version="brain.Event:2")
+        self._append(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add the values of a step."""
+        scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._append(step=step, summary=self._summary(value=scalars))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _append(self, **parts: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **parts).SerializeToString())
+        self._file.flush()
 
 
 def read_tensorboard(folder: Path) -> dict[str, dict[int, float]]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of act_kit and of what decides a simulation to the bit."""
-    return {name: version(name) for name in ("act_kit", "metaworld", "mujoco", "numpy")}
+    """Return the versions of act_kit and of what decides a simulation: its packages, the architecture and libm."""
+    libc = " ".join(part for part in platform.libc_ver() if part) or platform.system()
+    packages = {name: version(name) for name in ("act_kit", "metaworld", "mujoco", "numpy")}
+    return packages | {"platform": f"{platform.machine()} {libc}"}
 
 
 @functools.cache

@@ -119,8 +119,12 @@ def _pictures(store: EpisodeStore) -> list[str]:
 
 @app.command()
 def replay(dataset: Dataset, workers: Workers = 0) -> None:
-    """Carry out the recorded actions from the recorded starts; every step must be the same to the bit."""
+    """Carry out the recorded actions from the recorded starts; every step must be the same.
+
+    To the bit on the processor that recorded them; another one may round the gripper's opening and distances.
+    """
     from act_kit.collection.replay import replay as replay_dataset
+    from act_kit.datasets.resimulation import ROUNDING
     from act_kit.datasets.store import EpisodeStore
     from act_kit.errors import DatasetError
     from act_kit.executors import LocalExecutor
@@ -138,4 +142,11 @@ def replay(dataset: Dataset, workers: Workers = 0) -> None:
             f"differs from step {first.first_difference} on. It was recorded with {store.info.versions}; compare with "
             "what is installed, or collect it again."
         )
-    say(f"{len(results)} of {len(results)} episodes replayed to the bit.")
+    num_exact = sum(result.is_exact for result in results)
+    if num_exact < len(results):
+        say(
+            f"{num_exact} of {len(results)} episodes replayed to the bit, the others but for rounding, by {ROUNDING:g} "
+            "at most: another processor recorded them."
+        )
+    else:
+        say(f"{len(results)} of {len(results)} episodes replayed to the bit.")

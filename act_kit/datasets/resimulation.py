@@ -11,6 +11,12 @@ from act_kit.sim.simulator import Simulator
 
 # Shapes: T steps, A action, S state, P physics.
 
+ROUNDING = 1e-12
+"""A difference that is none: BLAS rounds a norm (the gripper's opening, a distance) differently on another processor.
+
+Between the kernels for AVX2 and for AVX-512, all 50 tasks differ by 2.2e-16 at most, and the physics not at all.
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resimulation:
@@ -32,12 +38,20 @@ class Resimulation:
         return self.state[:-1] if name == "state" else self.steps[name]
 
 
+def differs(recorded: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Return which elements differ by more than :data:`ROUNDING`, bool (T, …); NaN differs from everything."""
+    different: np.ndarray = recorded != expected
+    if recorded.dtype != bool:
+        different = ~(np.abs(recorded - expected) <= ROUNDING)
+    return different
+
+
 def first_difference(recorded: np.ndarray, expected: np.ndarray) -> int | None:
-    """Return the first row that differs between two (T, …), or None."""
+    """Return the first row that :func:`differs` between two (T, …), or None."""
     if recorded.shape != expected.shape:
         return 0
-    differs = (recorded != expected).reshape(len(recorded), -1).any(axis=1)
-    return int(np.argmax(differs)) if differs.any() else None
+    different = differs(recorded, expected).reshape(len(recorded), -1).any(axis=1)
+    return int(np.argmax(different)) if different.any() else None
 
 
 def resimulate(simulator: Simulator, episode: Episode, actions: np.ndarray) -> Resimulation:

@@ -27,7 +27,7 @@ import numpy as np
 
 from act_kit.datasets.checks import Finding
 from act_kit.datasets.episode import Episode, Recording, is_corrected
-from act_kit.datasets.resimulation import Resimulation, first_difference, resimulate
+from act_kit.datasets.resimulation import ROUNDING, Resimulation, first_difference, resimulate
 from act_kit.datasets.signatures import Signature, differing_rows, explain_actions, explain_states
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import StartError
@@ -237,7 +237,9 @@ class _Checker:
         self._simulator = Simulator(store.info.task)
         self._task = get_task(store.info.task)
         recorded, here = store.info.versions, versions()
-        self._other_versions = [name for name in ("metaworld", "mujoco") if recorded.get(name) != here[name]]
+        self._other_versions = [
+            name for name in ("metaworld", "mujoco", "platform") if recorded.get(name) != here[name]
+        ]
         self._looks: dict[int, _Look] = {}
 
     def check(self, chosen: Iterable[int]) -> Soundness:
@@ -527,10 +529,11 @@ def _does_not_replay(look: _Look) -> Signature:
 
 
 def _same(recorded: np.ndarray, replayed: np.ndarray) -> bool:
-    """Tell whether they are the same to the bit, or to float32 where that is how they are recorded."""
-    if np.array_equal(recorded, replayed):
+    """Tell whether they are the same but for rounding, or to float32 where that is how they are recorded."""
+    if first_difference(recorded, replayed) is None:
         return True
-    return _is_float32(recorded) and np.array_equal(recorded, replayed.astype(np.float32))
+    # Rounding before the conversion may turn it into the next float32.
+    return _is_float32(recorded) and np.allclose(recorded, replayed, rtol=2**-23, atol=ROUNDING)
 
 
 def _is_float32(values: np.ndarray) -> bool:

@@ -64,7 +64,7 @@ class DatasetInfo:
         noise: Standard deviation of the Gaussian noise on the executed action.
         steps_after_success: Steps recorded after the first success.
         command: The command that makes these bytes again.
-        versions: Of act_kit, metaworld, mujoco and numpy.
+        versions: Of act_kit, metaworld, mujoco and numpy, and the platform.
         git_commit: Of the checkout that collected it, if it was one.
         horizon, control_hz: The environment's.
         parents: What it was made of: for each dataset, run or file its path, what it was made by, and its fingerprint.

@@ -83,7 +83,7 @@ class Contract:
         demonstrations: The datasets.
         horizon: Steps of an episode.
         control_hz: Actions a second.
-        versions: Of act_kit, metaworld, mujoco, numpy in training.
+        versions: Of act_kit, metaworld, mujoco and numpy in training, and the platform.
         step: Gradient steps taken.
         goal_visible: Whether it saw goals, and they were anything but zeros.
         views: The cameras it sees through, and what their frames look like; None if it sees none.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from act_kit.collection.collect import collect
+from act_kit.collection.replay import replay
 from act_kit.config import CollectConfig
 from act_kit.datasets import soundness
 from act_kit.datasets.first_observations import measure_dataset
@@ -122,6 +123,26 @@ def test_replays_of_demonstrations_are_not_held_against_the_expert(
     assert [fault.kind for fault in check_soundness(states).faults] == ["states in another unit"]
     both = edited(store, lambda copy: change_steps(copy, ACTIONS, scale_columns(slice(4), 0.5)), tmp_path / "both")
     assert [fault.kind for fault in check_soundness(both).faults] == ["episodes do not replay"]
+
+
+def test_another_processor_rounds_otherwise_and_is_not_accused(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rounded = edited(
+        demonstrations,
+        lambda copy: change_steps(
+            copy, ["state", "distance"], lambda x: x + rng.choice([-1, 0, 1], x.shape) * 2.0**-52
+        ),
+        tmp_path / "rounded",
+    )
+    assert check_soundness(rounded).faults == []
+    results = replay(rounded, executor=SERIAL)
+    assert not any(result.is_exact for result in results)
+    assert {result.first_difference for result in results} == {None}
+    moved = edited(
+        demonstrations, lambda copy: change_steps(copy, ["state"], lambda state: state + 1e-9), tmp_path / "moved"
+    )
+    assert check_soundness(moved).faults
+    assert {result.field for result in replay(moved, executor=SERIAL)} == {"state"}
 
 
 def test_other_versions_are_a_reason_not_a_fault(demonstrations: EpisodeStore, tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ def test_how_it_was_evaluated_confounds_too(run: Path, copy: Copy) -> None:
     a, b = copy("a"), copy("b")
     edit(b / "eval-fresh" / "summary.json", lambda summary: summary["execution"].update(execute=8))
     edit(b / "eval-fresh" / "summary.json", lambda summary: summary["versions"].update(mujoco="3.4.0"))
+    edit(b / "eval-fresh" / "summary.json", lambda summary: summary["versions"].update(platform="arm64 Darwin"))
     keys = {change.key for change in compare([a, b], []).pairs[0].confounds}
     assert keys == {"eval.execution.execute", "eval.versions.mujoco"}
     assert compare([a, b], ["execution", "eval.versions"]).decided
