@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 from act_kit import interrupts
 from act_kit.errors import ConfigError, did_you_mean, install_hint
 from act_kit.sim.workers import died, environment, make_pool
-from act_kit.versions import versions
+from act_kit.versions import what_decides_bits
 
 R = TypeVar("R")
 
@@ -133,7 +133,7 @@ class RayExecutor(Executor):
             ) from error
         self._ray: Any = ray
         try:
-            self.num_workers = self._check_nodes(versions())
+            self.num_workers = self._check_nodes(what_decides_bits())
         except BaseException:
             self.close()
             raise
@@ -149,7 +149,7 @@ class RayExecutor(Executor):
         answers = {}
         for name in nodes:
             here = NodeAffinitySchedulingStrategy(name, soft=False)
-            answers[name] = ray.remote(scheduling_strategy=here)(versions).remote()
+            answers[name] = ray.remote(scheduling_strategy=here)(what_decides_bits).remote()
         for name, answer in answers.items():
             host = nodes[name]["NodeManagerHostname"]
             try:
@@ -157,7 +157,11 @@ class RayExecutor(Executor):
             except ray.exceptions.RayError as error:
                 raise ConfigError(f"act_kit does not run on the Ray node {host}: install it there too.") from error
             if theirs != ours:
-                raise ConfigError(f"The Ray node {host} has {theirs}, here is {ours}: install the same there.")
+                raise ConfigError(
+                    f"The Ray node {host} has {theirs}, here is {ours}: its bytes would be others. Fix: install the "
+                    "same there; if only the rounding differs, export OPENBLAS_CORETYPE=Haswell on all nodes, or use "
+                    "nodes with the same processor."
+                )
         return int(sum(node["Resources"]["CPU"] for node in nodes.values()))
 
     def map(self, function: Callable[..., R], jobs: Iterable[tuple[Any, ...]]) -> Generator[R]:

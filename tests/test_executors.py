@@ -118,7 +118,7 @@ def check_collection(cluster: SimpleNamespace, folder: Path) -> None:
 
     with RayExecutor() as executor:
         assert executor.num_workers == 3
-        with pytest.raises(ConfigError, match=r"The Ray node .* has .*, here is .*another.*: install the same there"):
+        with pytest.raises(ConfigError, match=r"The Ray node .* has .*, here is .*another.* install the same there"):
             executor._check_nodes({"mujoco": "another"})
         collect(config, folder / "ray", executor=executor, on_progress=disturb)
     collect(config, folder / "local", executor=SERIAL)
