@@ -438,7 +438,9 @@ def test_a_log_gets_plain_lines_as_it_goes(reach_store: EpisodeStore, tmp_path: 
     )
     assert re.search(r"train 60/60, .* success \d+ \[", records[-1])
     collected = act("collect", "--task", "reach-v3", "--n", 20, "--workers", 1, "--out", tmp_path / "d", check=0).stdout
-    assert 5 <= sum(line.startswith("[") for line in collected.splitlines()) <= 12
+    lines = [line for line in collected.splitlines() if line.startswith("[")]
+    assert re.fullmatch(r"\[\d+:\d\d\] collect reach-v3 20/20, success 100 % of 20.*", lines[-1])
+    assert len(lines) <= 12
     assert "0.0/s" not in collected
 
 

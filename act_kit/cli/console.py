@@ -13,8 +13,8 @@ from rich.text import Text
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
-_LINE_S = 10
-"""Seconds between two lines of progress in a log."""
+_LEAST_S, _LINE_S = 1.0, 10.0
+"""Seconds between two lines of progress in a log, at least and at most."""
 
 
 def say(message: str) -> None:
@@ -46,7 +46,7 @@ def progress_bar(*fields: str, disable: bool = False) -> Progress:
 
 
 class _Lines(Progress):
-    """Progress as lines of a log: one every tenth of the way or ten seconds, and one for every ``record``."""
+    """Progress as lines of a log: one every tenth of the way or ten seconds, no two in a second; and all records."""
 
     def __init__(self, fields: Sequence[str]) -> None:
         super().__init__(disable=True)
@@ -62,14 +62,15 @@ class _Lines(Progress):
         self._first.setdefault(task_id, (now, task.completed))
         when, where = self._told.setdefault(task_id, (now, task.completed))
         moved = task.completed > where
-        is_due = now - when >= _LINE_S or (task.total is not None and task.completed - where >= task.total / 10)
+        is_a_tenth = task.total is not None and task.completed - where >= task.total / 10
+        is_due = now - when >= (_LEAST_S if is_a_tenth else _LINE_S)
         if record or (moved and (task.finished or (record is None and is_due))):
             self._told[task_id] = now, task.completed
             print(self._line(task, now), file=console.file, flush=True)
 
     def _line(self, task: Task, now: float) -> str:
         since, first = self._first[task.id]
-        parts = [f"[{duration(now - self._began)}] {task.description} {task.completed:g}/{task.total or 0:g}"]
+        parts = [f"[{duration(now - self._began)}] {task.description} {int(task.completed)}/{int(task.total or 0)}"]
         parts += [str(task.fields[name]) for name in self._names if task.fields.get(name)]
         if task.total is not None and task.completed > first and not task.finished:
             left = (task.total - task.completed) * (now - since) / (task.completed - first)
