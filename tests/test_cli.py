@@ -21,6 +21,7 @@ from act_kit import cli
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.eval.evalset import make_evalset
+from act_kit.files import hidden_sibling
 from act_kit.policy.policy import Policy
 from act_kit.sim.render import Gl
 from act_kit.telemetry import read_metrics
@@ -145,6 +146,19 @@ def test_every_wrong_turn_is_answered(
         assert len(message) <= 2, err
     assert (places["FOREIGN"] / "precious.txt").exists()
     assert {path.name for path in Path().iterdir()} == {"foreign", "push.json"}, "a refusal leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    "verb", [("data", "convert", "SET", "out", "--to", "act-hdf5"), ("doctor", "SET"), ("data", "info", "SET")]
+)
+def test_a_folder_that_a_kill_left_set_aside_is_put_back_by_whoever_reads_it(
+    verb: tuple[str, ...], places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = Path(shutil.copytree(places["DATA"], "set"))
+    there.rename(hidden_sibling(there, "old"))
+    code, _, err = run(monkeypatch, capsys, *(there if word == "SET" else word for word in verb))
+    assert code == 0, err
+    assert (there / "zarr.json").exists()
 
 
 def test_no_space_left_is_one_line(

@@ -10,7 +10,7 @@ import typer
 from act_kit.cli.console import complain, console, say
 from act_kit.cli.options import Overwrite
 from act_kit.errors import ComparisonError, OutputError
-from act_kit.files import prepare_output
+from act_kit.files import prepare_output, restore_output
 
 
 def compare(
@@ -37,6 +37,7 @@ def compare(
     The exit code is 2 where no verdict could be given.
     """
     for path in arms:
+        restore_output(path)
         if not path.is_dir():
             raise ComparisonError(f"There is no folder {path}.")
     check_output(out, overwrite=overwrite)

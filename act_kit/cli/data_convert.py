@@ -11,7 +11,7 @@ from act_kit.cli.console import progress_bar, say
 from act_kit.cli.options import Overwrite
 from act_kit.cli.preflight import require_free
 from act_kit.errors import DatasetError
-from act_kit.files import require_apart
+from act_kit.files import require_apart, restore_output
 
 
 def convert(
@@ -42,6 +42,7 @@ def convert(
     [dim]act data convert data/pick-place-v3 pick_place.zarr --to diffusion-policy[/]
     [dim]act data convert sim_transfer_cube_scripted data/transfer-cube --task transfer-cube[/]
     """
+    restore_output(source)
     if not source.exists():
         raise DatasetError(f"There is nothing at {source}.")
     require_apart(out, [source])

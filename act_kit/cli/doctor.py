@@ -11,7 +11,7 @@ from act_kit.cli.console import console, say
 from act_kit.cli.options import Workers, count_workers
 from act_kit.cli.preflight import kind_of, require_writable
 from act_kit.errors import CheckpointError, OutputError
-from act_kit.files import quoted
+from act_kit.files import quoted, restore_output
 
 
 def doctor(
@@ -30,6 +30,8 @@ def doctor(
     Looks at logs, data, checkpoint and evaluations, measures what they do not say, and ranks what it finds. The exit
     code is 2 if something critical is confirmed.
     """
+    if target:
+        restore_output(target)
     if target and not (kind_of(target) or any(map(kind_of, target.glob("[!.]*")))):
         raise CheckpointError(
             f"There is neither a run (config.yaml) nor a dataset (zarr.json) at {target}. act doctor RUN, act doctor "
