@@ -2,9 +2,12 @@
 
     python benchmarks/company.py DATA
     python benchmarks/company.py DATA --rounds 20 policy=act trainer.batch_size=8
+    python benchmarks/company.py DATA --together trainer.steps=300
 
 Each way of using threads is a process of its own that trains for a second when its turn comes, so all of them see the
 same machine. Prints the median over the rounds, and its 10th and 90th percentile.
+
+With ``--together``: how long two trainings and a part of the tests take one after the other, and all at once.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +30,10 @@ WAYS: dict[str, dict[str, str]] = {
     "all threads, which loop while they wait (OpenMP's default)": {"GOMP_SPINCOUNT": "300000"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
+
+
+TESTS = ("tests/policy", "tests/training")
+"""What runs beside the trainings."""
 
 
 def train_when_asked(data: str, overrides: list[str]) -> None:
@@ -59,6 +68,30 @@ def train_when_asked(data: str, overrides: list[str]) -> None:
         print(num / passed, flush=True)
 
 
+def run_all(data: str, overrides: list[str], folder: Path, *, at_once: bool) -> float:
+    """Run two trainings and a part of the tests; return the seconds that all of them took."""
+    act = [sys.executable, "-m", "act_kit"]
+    commands = [[*act, "train", "--data", data, *overrides, "--out", str(folder / name)] for name in ("a", "b")]
+    commands.append([sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *TESTS])
+    began, running = time.perf_counter(), []
+    for command in commands:
+        running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        if not at_once:
+            running[-1].wait()
+    codes = [process.wait() for process in running]
+    if any(codes):
+        raise SystemExit(f"exit codes {codes}")
+    return time.perf_counter() - began
+
+
+def measure_together(data: str, overrides: list[str]) -> None:
+    """Print how long everything takes, one after the other and at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        after = run_all(data, overrides, Path(folder) / "after", at_once=False)
+        at_once = run_all(data, overrides, Path(folder) / "at-once", at_once=True)
+    print(f"one after the other {after:.0f} s, at once {at_once:.0f} s: {after / at_once:.2f} times as fast")
+
+
 def burn() -> None:
     """Use a processor for ever."""
     while True:
@@ -85,10 +118,14 @@ def main() -> None:
     parser.add_argument("override", nargs="*", help="options of act train")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=1.0, help="of training at a time")
+    parser.add_argument("--together", action="store_true", help="two trainings and a part of the tests")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         train_when_asked(arguments.data, arguments.override)
+        return
+    if arguments.together:
+        measure_together(arguments.data, arguments.override)
         return
     command = [sys.executable, __file__, "--worker", arguments.data, *arguments.override]
     processes = {
