@@ -107,6 +107,10 @@ class TeleopConfig(_Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require(
+            len(self.operator) <= 100 and (not self.operator or self.operator.isprintable()),
+            f"teleop.operator={self.operator[:100]!r}: up to 100 printable characters.",
+        )
         _require(bool(self.cameras), "teleop.cameras=[]: name one or more, such as teleop.cameras=[corner4].")
         _require(64 <= self.size_px <= 1024, f"teleop.size_px={self.size_px}: 64 to 1024.")
         _require(1 <= self.rate_hz <= 80, f"teleop.rate_hz={self.rate_hz}: 1 to 80.")

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from act_kit.config import CollectConfig, EvalConfig, PolicyConfig, TrainConfig
+from act_kit.config import CollectConfig, EvalConfig, PolicyConfig, TeleopConfig, TrainConfig
 from act_kit.errors import ConfigError
 from act_kit.overrides import build, compose, options, override, to_dict, train_overrides
 
@@ -145,6 +145,7 @@ if __name__ == "__main__":
     [
         (lambda: CollectConfig(n="5"), "n='5': expected an integer"),  # type: ignore[arg-type]
         (lambda: CollectConfig(n=5.0), "n=5.0: expected an integer"),  # type: ignore[arg-type]
+        (lambda: TeleopConfig(operator="a\nb"), "teleop.operator='a\\nb': up to 100 printable characters"),
         (lambda: CollectConfig(n=True), "n=True: expected an integer"),
         (lambda: CollectConfig(noise=math.inf), "noise=inf: expected a finite number"),
         (lambda: CollectConfig(rewards="no"), "rewards='no': expected True or False"),  # type: ignore[arg-type]
