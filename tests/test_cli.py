@@ -174,6 +174,18 @@ def test_no_space_left_is_one_line(
     assert "--resume" in err
 
 
+def test_no_temporary_folder_is_one_line(
+    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    monkeypatch.setattr("act_kit.datasets.store.EpisodeStore.append", full)
+    code, _, err = run(monkeypatch, capsys, "collect", "--task", "reach-v3", "--n", 1, "--workers", 1, "--out", "full")
+    assert code == 2
+    assert "Fix: export TMPDIR=FOLDER. Resume with: act collect" in err
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(
     places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -83,6 +83,8 @@ def _explain(error: BaseException) -> str | None:
         return f"{place} cannot be read or written: {error.strerror}."
     if error.errno == errno.EIO:
         return f"{place} cannot be read or written: {error.strerror}. What is complete is kept.{interrupts.advice()}"
+    if str(error.strerror).startswith("No usable temporary directory"):
+        return f"{error.strerror}: they are full or read-only. Fix: export TMPDIR=FOLDER.{interrupts.advice()}"
     if error.errno == errno.ENAMETOOLONG:
         return f"'{str(error.filename)[:80]}…' cannot be the name of a file: it is too long. Fix: choose another."
     return None
