@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of training at a time")
     parser.add_argument("--together", action="store_true", help="two trainings and a part of the tests")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.worker:
         train_when_asked(arguments.data, arguments.override)
         return
