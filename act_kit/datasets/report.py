@@ -47,7 +47,7 @@ def soundness_rows(measured: Diversity | FirstObservations) -> list[Row]:
     replayed = f"{s.num_replayed}{sample}" if s.num_replayed else f"none. {s.not_replayed}".strip()
     asked = f"{s.num_asked} ({s.num_states} states)" if s.num_asked else f"none. {s.not_asked}".strip()
     return [
-        ("demonstrations replayed, compared to the bit", replayed, f"{s.num}"),
+        ("demonstrations replayed", replayed, f"{s.num}"),
         ("demonstrations that the expert was asked about again", asked, "those it made or labelled"),
         ("of them sound", sound if s.num_replayed + s.num_asked else "n/a", "all"),
     ]

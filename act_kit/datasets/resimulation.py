@@ -38,20 +38,15 @@ class Resimulation:
         return self.state[:-1] if name == "state" else self.steps[name]
 
 
-def differs(recorded: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Return which elements differ by more than :data:`ROUNDING`, bool (T, …); NaN differs from everything."""
-    different: np.ndarray = recorded != expected
-    if recorded.dtype != bool:
-        different = ~(np.abs(recorded - expected) <= ROUNDING)
-    return different
-
-
 def first_difference(recorded: np.ndarray, expected: np.ndarray) -> int | None:
-    """Return the first row that :func:`differs` between two (T, …), or None."""
+    """Return the first row in which two (T, …) differ by more than :data:`ROUNDING`, or by NaN; None if none does."""
     if recorded.shape != expected.shape:
         return 0
-    different = differs(recorded, expected).reshape(len(recorded), -1).any(axis=1)
-    return int(np.argmax(different)) if different.any() else None
+    different = recorded != expected
+    if recorded.dtype != bool:
+        different = ~(np.abs(recorded - expected) <= ROUNDING)
+    rows = different.reshape(len(recorded), -1).any(axis=1)
+    return int(np.argmax(rows)) if rows.any() else None
 
 
 def resimulate(simulator: Simulator, episode: Episode, actions: np.ndarray) -> Resimulation:
