@@ -1,8 +1,8 @@
 """Check that demonstrations are what they say: replay them, ask the expert again, name what is wrong by its signature.
 
-Three things must agree: replaying ``executed_action`` from the recorded initial state leads to every recorded number,
-but for rounding; the scripted expert, shown the recorded states, acts as recorded (where it is the one who demonstrated or
-labelled); and success is recorded where the replay succeeds. Where they do not, the one that is wrong is found out:
+Three things must agree: replaying ``executed_action`` from the recorded initial state leads to every recorded number
+but for rounding; the scripted expert, shown the recorded states, acts as recorded (where it demonstrated or labelled);
+and success is recorded where the replay succeeds. Where they do not, the one that is wrong is found out:
 
 ==================  ==================  ==============================================================================
 replay leads to     the expert's        then wrong are
