@@ -146,7 +146,7 @@ def replay(dataset: Dataset, workers: Workers = 0) -> None:
     if num_exact < len(results):
         say(
             f"{num_exact} of {len(results)} episodes replayed to the bit, the others but for rounding, by {ROUNDING:g} "
-            "at most: another processor recorded them."
+            "at most: another processor recorded them; or they were edited, which act data info --verify tells."
         )
     else:
         say(f"{len(results)} of {len(results)} episodes replayed to the bit.")

@@ -10,7 +10,7 @@ import zarr
 from act_kit.collection.replay import replay
 from act_kit.datasets.store import EpisodeStore
 from act_kit.executors import LocalExecutor
-from tests.conftest import SERIAL, make_dataset
+from tests.conftest import SERIAL, act, make_dataset
 
 
 def test_recorded_episodes_replay_to_the_bit(reach_store: EpisodeStore) -> None:
@@ -35,12 +35,18 @@ def test_rewards_are_recorded_when_asked_for_and_replay_too(tmp_path: Path) -> N
     assert all(result.first_difference is None for result in replay(store, executor=SERIAL))
 
 
-def test_one_changed_bit_is_found(tmp_path: Path) -> None:
+def test_one_changed_bit_is_found_and_may_be_rounding(tmp_path: Path) -> None:
     make_dataset(tmp_path / "data", n=2)
     state = zarr.open_group(tmp_path / "data", mode="r+")["data/state"]
     assert isinstance(state, zarr.Array)
     value = np.asarray(state[20, 5])
     state[20, 5] = np.nextafter(value, 1)
     first, second = replay(EpisodeStore.open(tmp_path / "data"), executor=SERIAL)
+    assert (first.first_difference, first.is_exact) == (None, False)
+    assert (second.first_difference, second.is_exact) == (None, True)
+    said = act("data", "replay", tmp_path / "data", "--workers", 1, check=0).stdout
+    assert "1 of 2 episodes replayed to the bit, the others but for rounding" in said
+    state[20, 5] = value + 1e-9
+    first, second = replay(EpisodeStore.open(tmp_path / "data"), executor=SERIAL)
     assert (first.first_difference, first.field) == (20, "state")
-    assert second.first_difference is None
+    assert second.is_exact
