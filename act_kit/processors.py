@@ -72,19 +72,23 @@ def _read(path: str) -> str | None:
         return None
 
 
+SPIN_COUNT = 1000
+"""Turns of the loop in which a thread of GNU OpenMP waits before it sleeps: some 10 µs."""
+
+
 def thread_settings() -> Mapping[str, str]:
     """Return the environment variables of OpenMP that suit this machine; what the user has set is not among them.
 
-    Threads that wait in a loop keep a processor from the thread they wait for, when other work is on the processors.
-    Threads that sleep cost a training alone about a quarter of its rate, and keep it from collapsing in company
-    (``benchmarks/company.py``). OpenMP reads these variables once, when the first library that uses it is loaded.
+    Threads that wait in a loop keep a processor from the thread they wait for, when other work is on the processors;
+    threads that sleep at once take long to wake. If those of GNU OpenMP loop for a moment and then sleep, a training
+    loses a tenth of its rate alone, and does not collapse in company (``benchmarks/company.py``). OpenMP reads these
+    variables once, when the first library that uses it is loaded.
     """
-    settings = {"OMP_WAIT_POLICY": "PASSIVE"}
+    settings = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(SPIN_COUNT)}
     if num_cpus() < num_visible_cpus():
         settings["OMP_NUM_THREADS"] = str(num_cpus())
-    is_chosen = {"OMP_WAIT_POLICY": ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")}
+    waits = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    is_chosen = any(name in os.environ for name in waits)
     return {
-        name: value
-        for name, value in settings.items()
-        if not any(variable in os.environ for variable in is_chosen.get(name, (name,)))
+        name: value for name, value in settings.items() if name not in os.environ and not (is_chosen and name in waits)
     }

@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 
 WAYS: dict[str, dict[str, str]] = {
-    "all threads, which sleep while they wait (as act trains)": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "all threads, which loop for a moment and then sleep (as act trains)": {"GOMP_SPINCOUNT": "1000"},
+    "all threads, which sleep at once while they wait": {"OMP_WAIT_POLICY": "PASSIVE"},
     "all threads, which loop while they wait (OpenMP's default)": {"GOMP_SPINCOUNT": "300000"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }

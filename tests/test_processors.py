@@ -55,14 +55,19 @@ def test_a_quota_limits_processes_and_threads(monkeypatch: pytest.MonkeyPatch, t
 
 @pytest.mark.parametrize(
     ("chosen", "seen"),
-    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "5"}, None)],
+    [
+        ({}, "PASSIVE 1000"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
+        ({"GOMP_SPINCOUNT": "5"}, "None 5"),
+        ({"KMP_BLOCKTIME": "5"}, "None None"),
+    ],
 )
-def test_waiting_threads_sleep_unless_the_user_chose(chosen: dict[str, str], seen: str | None) -> None:
+def test_waiting_threads_soon_sleep_unless_the_user_chose(chosen: dict[str, str], seen: str) -> None:
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
     env = {name: value for name, value in os.environ.items() if name not in names} | chosen
-    program = "import act_kit, os; print(os.environ.get('OMP_WAIT_POLICY'))"
+    program = "import act_kit, os; print(*map(os.environ.get, ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')))"
     shown = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == str(seen)
+    assert shown.stdout.strip() == seen
 
 
 def test_no_more_threads_than_visible_processors() -> None:

@@ -17,7 +17,7 @@ from act_kit.eval.actors import ExpertActor
 from act_kit.eval.evaluate import success_rate
 from act_kit.eval.rollout import LocalRoll, Outcome
 from act_kit.executors import LocalExecutor
-from act_kit.processors import cpu_quota, num_cpus, num_visible_cpus
+from act_kit.processors import SPIN_COUNT, cpu_quota, num_cpus, num_visible_cpus
 from act_kit.sim.render import RenderSettings, find_gl, render_episode
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import StartLaw
@@ -124,14 +124,15 @@ def device(case: MachineCase) -> Result:
 def waiting(case: MachineCase) -> Result:
     """Do threads that wait for each other leave their processors to other work?"""
     policy, spins = os.environ.get("OMP_WAIT_POLICY", ""), os.environ.get("GOMP_SPINCOUNT", "")
-    if policy.upper() == "ACTIVE" or spins.isdigit():
+    loops = spins or policy.upper() == "ACTIVE"
+    if loops and not (spins.isdigit() and int(spins) <= SPIN_COUNT):
         return warning(
             f"OMP_WAIT_POLICY={policy} GOMP_SPINCOUNT={spins}: threads that wait keep their processors busy. Beside "
             "other work training is then many times slower.",
             "environment variables",
             "unset OMP_WAIT_POLICY GOMP_SPINCOUNT",
         )
-    return ruled_out(f"Threads sleep while they wait (OMP_WAIT_POLICY={policy}).")
+    return ruled_out(f"Threads that wait soon sleep (OMP_WAIT_POLICY={policy} GOMP_SPINCOUNT={spins}).")
 
 
 @CHECKS.add("other work on the processors", stage="machine", settle="top")
