@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test test-slow lint format gl chromium clean
+.PHONY: setup demo test test-e2e test-all test-slow lint format gl chromium clean
 
 setup: $(READY)
 
@@ -32,6 +32,11 @@ demo: setup gl
 
 test: setup gl chromium
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+test-e2e: setup gl chromium
+	$(BIN)/pytest -n 2 --dist loadgroup -m "e2e and not slow"
+
+test-all: test test-e2e
 
 test-slow: setup gl
 	$(BIN)/pytest -m slow

@@ -194,6 +194,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     assert "Fix: choose another --out" in err
 
 
+@pytest.mark.e2e
 @pytest.mark.gl
 def test_the_whole_way(tmp_path: Path, gl: str) -> None:
     """Collect, report, train, evaluate with videos, look into the data: as typed, in processes of their own."""
@@ -220,6 +221,7 @@ def test_the_whole_way(tmp_path: Path, gl: str) -> None:
     assert [line.rpartition(",")[0] for line in first] == [line.rpartition(",")[0] for line in second]
 
 
+@pytest.mark.e2e
 def test_the_demo_compares_both_datasets_on_the_same_starts(tmp_path: Path) -> None:
     size = ("--n", 10, "--steps", 30, "--episodes", 2)
     done = act("demo", "--task", "handle-press-v3", *size, "--out", tmp_path / "demo", check=0)
@@ -235,12 +237,14 @@ def test_the_demo_compares_both_datasets_on_the_same_starts(tmp_path: Path) -> N
     assert "--overwrite replaces it" in again.stderr
 
 
+@pytest.mark.e2e
 def test_report_exits_with_2_on_fail(one_start_store: EpisodeStore, tmp_path: Path) -> None:
     done = act("report", one_start_store.path, "--out", tmp_path / "report", check=2)
     assert "one and the same start" in done.stdout
     assert "act collect --task reach-v3 --randomize" in done.stdout.replace("\n", " ")
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_training_goes_on_to_the_same_weights(
     reach_store: EpisodeStore, tmp_path: Path, kill: signal.Signals
@@ -269,6 +273,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+@pytest.mark.e2e
 def test_videos_without_a_gl_library_are_one_line_and_no_failure(tiny_run: Path, tmp_path: Path) -> None:
     environment = {**ONE_THREAD, "MUJOCO_GL": "disable"}
     done = act(
@@ -281,6 +286,7 @@ def test_videos_without_a_gl_library_are_one_line_and_no_failure(tiny_run: Path,
     assert (tmp_path / "eval" / "report.html").exists()
 
 
+@pytest.mark.e2e
 def test_one_policy_of_two_tasks_from_its_data_to_its_pages(
     reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path
 ) -> None:
@@ -305,6 +311,7 @@ def test_one_policy_of_two_tasks_from_its_data_to_its_pages(
     assert contents(tmp_path / "again")["episodes.csv"] == contents(out / "push-v3")["episodes.csv"]
 
 
+@pytest.mark.e2e
 @pytest.mark.gl
 def test_a_policy_that_looks_needs_what_draws_and_hears_if_it_is_another(
     gl: Gl, reach_store: EpisodeStore, tmp_path: Path
@@ -328,6 +335,7 @@ def test_a_policy_that_looks_needs_what_draws_and_hears_if_it_is_another(
     assert "reach-v3: 1 fresh starts" in done.stdout
 
 
+@pytest.mark.e2e
 @pytest.mark.gl
 def test_a_policy_that_looks_is_tried_in_training_and_evaluated(pictures_store: EpisodeStore, tmp_path: Path) -> None:
     small = ["trainer.steps=10", "selection.rollouts=1", "selection.episodes=1", "execution.execute=8"]
@@ -389,6 +397,7 @@ def test_free_text_in_paths_is_never_parsed(tmp_path: Path) -> None:
     assert np.isfinite(EpisodeStore.open(out).rand_vecs).all()
 
 
+@pytest.mark.e2e
 def test_several_tasks_are_collected_by_one_command_and_gone_on_with(tmp_path: Path) -> None:
     command = ["collect", "--task", "reach-v3,drawer-close-v3", "--n", 3, "--out", tmp_path / "all", "--workers", 2]
     assert act(*command, check=0).stdout.count("3 demonstrations") == 2
@@ -401,6 +410,7 @@ def test_several_tasks_are_collected_by_one_command_and_gone_on_with(tmp_path: P
     assert contents(tmp_path / "all" / "drawer-close-v3") == contents(tmp_path / "alone")
 
 
+@pytest.mark.e2e
 def test_the_reference_engine_collects_and_evaluates_the_same(tiny_run: Path, tmp_path: Path) -> None:
     for engine, rows in (("fast", 0), ("reference", 2)):
         out = tmp_path / engine
@@ -414,6 +424,7 @@ def test_the_reference_engine_collects_and_evaluates_the_same(tiny_run: Path, tm
     assert episodes[0] == episodes[1]
 
 
+@pytest.mark.e2e
 @pytest.mark.gl
 def test_rendered_and_looked_at(gl: Gl, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "data", n=2).path
@@ -454,6 +465,7 @@ def test_the_configuration_is_printed_and_nothing_done(
     assert not Path("new").exists()
 
 
+@pytest.mark.e2e
 def test_a_log_gets_plain_lines_as_it_goes(reach_store: EpisodeStore, tmp_path: Path) -> None:
     overrides = [*TINY, "selection.rollouts=1"]
     lines = act("train", "--data", reach_store.path, *overrides, "--out", tmp_path / "r", check=0).stdout.splitlines()
@@ -470,6 +482,7 @@ def test_a_log_gets_plain_lines_as_it_goes(reach_store: EpisodeStore, tmp_path: 
     assert "0.0/s" not in collected
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "variables", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}]
 )
@@ -499,6 +512,7 @@ def test_no_home_and_no_utf8(reach_store: EpisodeStore, tmp_path: Path, variable
     assert "reach-v3" in (tmp_path / "grün-report" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.e2e
 def test_a_cache_that_cannot_be_written_stops_nothing(reach_store: EpisodeStore, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     environment = {**ONE_THREAD, "ACT_KIT_CACHE": str(tmp_path / "file" / "cache")}

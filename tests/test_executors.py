@@ -42,6 +42,7 @@ def kill_yourself(number: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_results_come_in_order_and_jobs_are_taken_as_needed(num_workers: int) -> None:
     taken: list[int] = []
@@ -176,6 +177,7 @@ def check_commands(folder: Path, run: Path) -> None:
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.e2e
 @pytest.mark.gl
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_a_cluster_that_loses_processes_and_nodes_gives_the_same_bytes(

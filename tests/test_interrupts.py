@@ -15,6 +15,8 @@ import pytest
 from act_kit.datasets.store import EpisodeStore
 from tests.conftest import ONE_THREAD, TINY
 
+pytestmark = pytest.mark.e2e
+
 STARTED = "print('started', flush=True)"
 
 

@@ -14,6 +14,8 @@ import pytest
 from tests.conftest import ONE_THREAD
 from tests.kills import CASES, EXIT_CODES
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path(__file__).parent.parent
 
 

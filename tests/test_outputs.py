@@ -173,6 +173,7 @@ def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
         check_name(name, "task")
 
 
+@pytest.mark.e2e
 def test_nothing_is_written_where_a_file_says(
     reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path
 ) -> None:
@@ -192,6 +193,7 @@ def test_nothing_is_written_where_a_file_says(
     assert contents(tmp_path) == before
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("verb", ["merge", "collect", "train", "eval", "render", "seeds"])
 def test_two_at_once(verb: str, reach_store: EpisodeStore, tiny_run: Path, tmp_path: Path) -> None:
     """The second one ends in a line, whatever it is, and changes nothing."""
@@ -235,6 +237,7 @@ def test_of_two_merges_one_wins_and_the_other_says_so(reach_store: EpisodeStore,
     assert names(tmp_path) == {"out"}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("verb", ["collect", "train"])
 def test_deleted_while_it_is_written_is_one_line(verb: str, reach_store: EpisodeStore, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -256,6 +259,7 @@ def test_deleted_while_it_is_written_is_one_line(verb: str, reach_store: Episode
     assert said.count("\n") == 1
 
 
+@pytest.mark.e2e
 def test_no_orphan_trains_on(reach_store: EpisodeStore, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["train", "--data", str(reach_store.path), "--seeds", "2", *TINY, "selection.rollouts=0"]
@@ -275,6 +279,7 @@ def test_no_orphan_trains_on(reach_store: EpisodeStore, tmp_path: Path) -> None:
     assert alive == []
 
 
+@pytest.mark.e2e
 def test_damage_is_not_laundered(reach_store: EpisodeStore, tmp_path: Path) -> None:
     changed = Path(shutil.copytree(reach_store.path, tmp_path / "changed"))
     EpisodeStore.open(changed, writable=True).group["data/action"][3, 0] = 0.123  # type: ignore[index]

@@ -26,7 +26,7 @@ from tests.conftest import Open
 from tests.eval.test_evaluate import evaluation_of
 from tests.eval.untrained import untrained_policy
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.e2e, pytest.mark.browser]
 
 
 def column(page: Page, name: str) -> list[str]:

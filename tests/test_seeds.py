@@ -20,6 +20,8 @@ from act_kit.eval.arms import read_arm
 from act_kit.training.run import reopen_run
 from tests.conftest import ONE_THREAD, TINY, act
 
+pytestmark = pytest.mark.e2e
+
 QUICK = (*TINY, "selection.rollouts=0")
 
 

@@ -138,6 +138,7 @@ def _num_committed(path: Path) -> int:
     return EpisodeStore.open(path).num_episodes if path.exists() else 0
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_killed_for_real_it_resumes_to_the_same_bytes(tmp_path: Path, kill: signal.Signals) -> None:
     command = [

@@ -46,6 +46,7 @@ def corrected(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Episo
     )
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("who", ["policy", "replay"])
 def test_two_processes_and_an_interruption_write_the_same_bytes(
     who: str, tiny_run: Path, reach_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -102,6 +103,7 @@ def test_nobody_demonstrated_where_the_policy_is_corrected(corrected: EpisodeSto
     assert not set(corrected.starts) & set(reach_store.starts)
 
 
+@pytest.mark.e2e
 def test_a_policy_learns_from_both_datasets_of_a_task(
     corrected: EpisodeStore, reach_store: EpisodeStore, tmp_path: Path
 ) -> None:
@@ -159,6 +161,7 @@ def test_another_policy_at_the_same_path_does_not_go_on(
     assert again.fingerprint != EpisodeStore.open(tmp_path / "data").fingerprint, "the old policy was used"
 
 
+@pytest.mark.e2e
 def test_the_recorded_command_makes_the_same_bytes(corrected: EpisodeStore, tmp_path: Path) -> None:
     command = corrected.info.command.removeprefix("act ").split()
     act(*command, "--out", tmp_path / "again", "--workers", 1, check=0)

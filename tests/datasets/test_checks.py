@@ -186,6 +186,7 @@ def test_quality_sees_idling_and_noise(reach_store: EpisodeStore, tmp_path: Path
     assert 0.6 < after.action_variance < 1.4
 
 
+@pytest.mark.e2e
 def test_report_on_the_command_line(reach_store: EpisodeStore, one_start_store: EpisodeStore, tmp_path: Path) -> None:
     folder = tmp_path / "both"
     shutil.copytree(reach_store.path, folder / "healthy")

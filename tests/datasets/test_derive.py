@@ -175,6 +175,7 @@ def test_expressions_that_are_none(noisy: EpisodeStore, where: str, says: str) -
     assert "gripper_switches" in str(caught.value)
 
 
+@pytest.mark.e2e
 def test_wrong_turns_on_the_command_line(noisy: EpisodeStore, reach_store: EpisodeStore, tmp_path: Path) -> None:
     wrong: list[tuple[tuple[object, ...], str]] = [
         (("split", noisy.path, "--out", tmp_path / "out"), "either --by COLUMN"),

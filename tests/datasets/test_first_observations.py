@@ -67,6 +67,7 @@ def judge(store: EpisodeStore) -> FirstObservations:
     return measured
 
 
+@pytest.mark.e2e
 def test_pictures_show_what_the_arm_does_not(reach_store: EpisodeStore, tmp_path: Path) -> None:
     seen = judge(aloha(tmp_path / "seen", reach_store, cubes=NUM))
     assert (seen.num_distinct_states, seen.num_distinct_frames) == (1, {"top": NUM})
@@ -132,6 +133,7 @@ def test_imported_metaworld_data_are_held_against_its_law(
     assert "begin from one and the same start" in fixed.verdict
 
 
+@pytest.mark.e2e
 def test_foreign_data_are_reported_examined_and_not_trained_on(reach_store: EpisodeStore, tmp_path: Path) -> None:
     path = aloha(tmp_path / "data", reach_store, cubes=NUM).path
     done = act("report", path, "--out", tmp_path / "report", check=0)
@@ -149,6 +151,7 @@ def test_foreign_data_are_reported_examined_and_not_trained_on(reach_store: Epis
     act("data", "info", path, "--verify", check=0)
 
 
+@pytest.mark.e2e
 def test_imported_metaworld_data_train_and_are_evaluated(reach_store: EpisodeStore, tmp_path: Path) -> None:
     store, run = imported(tmp_path / "data", reach_store), tmp_path / "run"
     act("train", "--data", store.path, "--out", run, "--device", "cpu", "--workers", 1, *TINY, check=0)

@@ -40,6 +40,7 @@ def store(collected: Path, tmp_path: Path) -> EpisodeStore:
     return EpisodeStore.open(tmp_path / "data", writable=True)
 
 
+@pytest.mark.e2e
 @pytest.mark.gl
 def test_interrupted_and_in_parallel_the_bytes_are_those_of_one_go(
     gl: Gl, store: EpisodeStore, collected: Path, tmp_path: Path
@@ -70,6 +71,7 @@ def test_interrupted_and_in_parallel_the_bytes_are_those_of_one_go(
     assert whole.compute_fingerprint() == whole.fingerprint, "pictures are not part of what was collected"
 
 
+@pytest.mark.e2e
 @pytest.mark.gl
 def test_killed_for_real_it_goes_on_to_the_same_bytes(gl: Gl, store: EpisodeStore, tmp_path: Path) -> None:
     shutil.copytree(store.path, tmp_path / "whole")

@@ -21,7 +21,7 @@ from act_kit.datasets.write import write_dataset
 from act_kit.sim.render import Gl, RenderSettings
 from tests.conftest import ONE_THREAD, Open, act
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.e2e, pytest.mark.browser]
 
 
 @pytest.fixture(scope="module")

@@ -75,6 +75,7 @@ def test_a_fault_is_called_what_it_is(demonstrations: EpisodeStore, name: str, t
     assert case.diversity.verdict.startswith(f"FAIL: {first.result.says}")
 
 
+@pytest.mark.e2e
 def test_the_commands_say_it_too(demonstrations: EpisodeStore, tmp_path: Path) -> None:
     store = edited(demonstrations, DATA_FAULTS["actions halved"].change, tmp_path / "data")
     done = act("report", store.path, "--out", tmp_path / "report", check=2)

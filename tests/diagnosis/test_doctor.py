@@ -47,7 +47,8 @@ from benchmarks.faults import (
 )
 from tests.conftest import TINY, act, make_dataset
 
-pytestmark = pytest.mark.xdist_group("doctor")  # they share one run, which takes half a minute to train
+# They share one run, which takes half a minute to train.
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("doctor")]
 
 QUICK = (
     "wrong normaliser",

@@ -109,6 +109,7 @@ def result(comparison: str = "comparison") -> dict[str, Any]:
     return dict(json.loads((Path(comparison) / "compare.json").read_text()))
 
 
+@pytest.mark.e2e
 def test_what_differs_and_was_not_declared_confounds(copy: Copy) -> None:
     copy("short", 10, trainer__steps=30, data=[{"task": "reach-v3", "fingerprint": "abc", "command": "act collect"}])
     copy("long", 30)
@@ -191,6 +192,7 @@ def test_episodes_are_not_pooled_over_seeds(copy: Copy) -> None:
     assert [row[3].partition(":")[0] for row in arm_rows(comparison.arms)] == ["two kinds", "80.0 % [64, 96 %]"]
 
 
+@pytest.mark.e2e
 def test_what_is_missing_or_crashed_is_counted(copy: Copy) -> None:
     a = seeds(copy, "a", [20, 21, 22, 20, 21])
     b = seeds(copy, "b", [20, 21, 22])
@@ -226,6 +228,7 @@ def test_three_arms_share_their_errors(copy: Copy) -> None:
     assert "] at 98.3 %" in next(pair.sentence for pair in comparison.pairs if pair.b.label == "c")
 
 
+@pytest.mark.e2e
 def test_policies_of_several_tasks_are_compared_by_task_and_in_the_mean(
     reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,6 +452,7 @@ def test_seeds_that_were_to_be_trained_and_are_not_there_are_missing(copy: Copy)
             read_arm(a)
 
 
+@pytest.mark.e2e
 def test_no_comparison_is_overwritten_unasked_and_nothing_else_ever(copy: Copy) -> None:
     copy("a", 10)
     copy("b", 30)

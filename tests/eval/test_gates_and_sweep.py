@@ -76,6 +76,7 @@ def test_gates_that_mean_nothing_are_refused() -> None:
         Gate.parse("final_distance<inf")
 
 
+@pytest.mark.e2e
 def test_gates_on_the_command_line_exit_with_3(tiny_run: Path, tmp_path: Path) -> None:
     few = ("eval", tiny_run, "episodes=2", "control_episodes=0", "demonstrated_episodes=0", "--workers", 1)
     failed = act(*few, "--out", tmp_path / "a", "--gate", "success>1", "--gate", "crashes<=0", check=3)

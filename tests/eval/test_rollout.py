@@ -43,6 +43,7 @@ def same(a: list[Outcome], b: list[Outcome]) -> bool:
     )
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("ensemble", [False, True])
 def test_neither_processes_nor_batch_change_an_outcome(tiny_policy: Policy, ensemble: bool) -> None:
     policy = tiny_policy.with_execution(ensemble=ensemble)
@@ -219,6 +220,7 @@ def test_frames_are_drawn_for_queries_only_and_show_what_the_state_says(gl: Gl) 
     assert np.array_equal(images, drawn.images)
 
 
+@pytest.mark.e2e
 @pytest.mark.gl
 def test_who_looks_sees_the_same_wherever_it_is_rolled_out(gl: Gl) -> None:
     starts = [*STARTS[:2], *PUSHES[:2]]
@@ -247,6 +249,7 @@ def drawn_and_acted_by_hand(policy: Policy, starts: list[Start]) -> list[np.ndar
     return done
 
 
+@pytest.mark.e2e
 @pytest.mark.gl
 def test_a_policy_is_told_each_rows_task_and_shown_its_pictures(
     gl: Gl, reach_store: EpisodeStore, push_store: EpisodeStore

@@ -85,6 +85,7 @@ def test_frames_show_what_metaworld_shows(gl: Gl, task: str) -> None:
     assert difference.mean() < 0.5 * flipped.mean()
 
 
+@pytest.mark.e2e
 @pytest.mark.gl
 @pytest.mark.parametrize("task", ["door-open-v3", "basketball-v3"])
 def test_both_engines_and_recorded_physics_give_the_same_pictures(gl: Gl, task: str) -> None:

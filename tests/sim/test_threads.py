@@ -185,6 +185,7 @@ def draw_in_threads(starts: Sequence[Start]) -> tuple[list[object], list[object]
     return run_in_threads(draw, [(start,) for start in starts]), [draw(start) for start in starts]
 
 
+@pytest.mark.e2e
 @pytest.mark.gl
 def test_pictures_in_threads_are_those_of_one(gl: Gl) -> None:
     starts = StartLaw("drawer-open-v3").sample(3, seed=0, stream="collect")

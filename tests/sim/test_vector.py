@@ -89,6 +89,7 @@ def test_a_row_takes_starts_of_any_task(num_workers: int, engine: str) -> None:
                     assert step.distance == alone.distance
 
 
+@pytest.mark.e2e
 @pytest.mark.gl
 @pytest.mark.parametrize("engine", ["fast", "reference"])
 def test_pictures_of_several_tasks_are_those_of_processes_that_drew_one(gl: Gl, engine: str) -> None:

@@ -25,6 +25,7 @@ def torchrun(*arguments: object) -> list[str]:
     return [*command, sys.executable, "-c", script, *map(str, arguments)]
 
 
+@pytest.mark.e2e
 def test_two_processes_learn_what_one_does(reach_store: EpisodeStore, tmp_path: Path) -> None:
     """Each has half of every batch: the batch of one process is the double of theirs."""
     train = ("train", "--data", reach_store.path, "--workers", 1)
@@ -45,6 +46,7 @@ def test_two_processes_learn_what_one_does(reach_store: EpisodeStore, tmp_path: 
     assert (weights[0] - weights[1]).abs().max() < 1e-3
 
 
+@pytest.mark.e2e
 def test_stopped_they_leave_a_checkpoint_of_the_same_step_and_go_on(reach_store: EpisodeStore, tmp_path: Path) -> None:
     run = tmp_path / "run"
     long = ("selection.rollouts=0", "trainer.steps=100000", "trainer.validate_every=100000")

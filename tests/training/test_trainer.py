@@ -198,6 +198,7 @@ def test_the_status_line_says_na_before_anything_was_measured(reach_store: Episo
     assert "success 70 [0, 100] %" in seen[-1]
 
 
+@pytest.mark.e2e
 def test_a_training_that_is_slowed_says_so(reach_store: EpisodeStore, tmp_path: Path) -> None:
     said: dict[int, str] = {}
 

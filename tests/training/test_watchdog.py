@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from act_kit.datasets.store import EpisodeStore
 from act_kit.training.watchdog import EXIT_CODE, Watchdog
 from tests.conftest import ONE_THREAD
@@ -42,6 +44,7 @@ def test_a_hung_process_ends_with_the_stack_of_what_hangs() -> None:
     assert "in hangs" in done.stderr
 
 
+@pytest.mark.e2e
 def test_a_training_whose_rollout_hangs_ends(reach_store: EpisodeStore, tmp_path: Path) -> None:
     code = (
         "import sys, time\n"

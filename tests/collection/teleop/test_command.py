@@ -36,6 +36,7 @@ def begin(*arguments: object) -> tuple[subprocess.Popen[str], str, str]:
     raise AssertionError("it ended before it offered a page")
 
 
+@pytest.mark.e2e
 @pytest.mark.gl
 def test_ctrl_c_keeps_what_was_kept_and_says_how_to_go_on(gl: Gl, tmp_path: Path) -> None:
     simulator = Simulator("reach-v3")

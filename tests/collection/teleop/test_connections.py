@@ -267,6 +267,7 @@ def test_requests_of_any_kind_are_answered_or_ended(served: Served) -> None:
     assert get(served)[:12] == b"HTTP/1.1 200"
 
 
+@pytest.mark.e2e
 def test_idle_and_slow_connections_end_and_keep_nobody_out(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "REQUEST_S", 2.0)
     host, port = served.host.split(":")
@@ -300,6 +301,7 @@ def is_open(peer: socket.socket) -> bool:
         return False
 
 
+@pytest.mark.e2e
 def test_spectators_who_do_not_read_are_disconnected(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "STALLED_S", 3.0)
     with contextlib.ExitStack() as stack, connect(served) as page:

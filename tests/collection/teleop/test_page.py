@@ -18,7 +18,7 @@ from act_kit.training.trainer import Trainer
 from benchmarks.teleop import Served, go, measure, serve, wait_until
 from tests.conftest import tiny_config
 
-pytestmark = [pytest.mark.gl, pytest.mark.browser]
+pytestmark = [pytest.mark.e2e, pytest.mark.gl, pytest.mark.browser]
 
 
 @pytest.fixture

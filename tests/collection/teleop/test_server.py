@@ -97,6 +97,7 @@ def test_the_page_is_shown_to_who_has_the_token_and_asks_this_machine(served: Se
     assert (code, "this machine only" in says) == (403, True)
 
 
+@pytest.mark.e2e
 def test_the_arm_stops_when_the_page_falls_silent_closes_or_lets_go(served: Served) -> None:
     def stands() -> bool:
         time.sleep(server.SILENCE_S + 0.15)
