@@ -179,7 +179,8 @@ def _end() -> NoReturn:
 def _kill_children() -> None:
     import psutil
 
-    for child in psutil.Process().children(recursive=True):
+    # Grandchildren first: one that writes to its parent (glfw asks for its version so) would print a traceback.
+    for child in reversed(psutil.Process().children(recursive=True)):
         with contextlib.suppress(psutil.Error):
             if "resource_tracker" not in " ".join(child.cmdline()):  # it cleans up, and ends by itself
                 child.kill()
