@@ -24,6 +24,9 @@ EXIT_CODE = 130
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+_TRACKER = "multiprocessing.resource_tracker"
+"""In the command line of the process that unlinks semaphores; a worker's names its warnings, without the package."""
+
 
 class _State:
     """Where this process stands.
@@ -177,10 +180,21 @@ def _end() -> NoReturn:
 
 
 def _kill_children() -> None:
+    """Kill all descendants, after all of them were stopped: none starts another, or writes to one that is gone.
+
+    Importing glfw, for one, asks several libraries for their version, each in a process of its own.
+    """
     import psutil
 
-    # Grandchildren first: one that writes to its parent (glfw asks for its version so) would print a traceback.
-    for child in reversed(psutil.Process().children(recursive=True)):
+    seen: list[psutil.Process] = []
+    while found := [child for child in psutil.Process().children(recursive=True) if child not in seen]:
+        seen += found
+        for child in found:
+            with contextlib.suppress(psutil.Error):
+                child.suspend()
+    for child in seen:
         with contextlib.suppress(psutil.Error):
-            if "resource_tracker" not in " ".join(child.cmdline()):  # it cleans up, and ends by itself
+            if _TRACKER in " ".join(child.cmdline()):
+                child.resume()  # it cleans up, and ends by itself
+            else:
                 child.kill()

@@ -38,7 +38,7 @@ def members(session: int) -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             alive = os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
-            if alive and "resource_tracker" not in " ".join(process.cmdline()):
+            if alive and "multiprocessing.resource_tracker" not in " ".join(process.cmdline()):
                 found.append(process)
         except (psutil.Error, OSError):
             continue
