@@ -101,7 +101,7 @@ def as_index(index: int, num: int, what: str) -> int:
         TypeError, IndexError: It is no integer, or there is no such thing; what iterates relies on these.
     """
     if isinstance(index, (bool, np.bool_)) or not isinstance(index, (int, np.integer)):
-        raise TypeError(f"{index!r} is not the number of an {what}. Fix, for several: one after the other")
+        raise TypeError(f"{index!r} is not the number of an {what}: expected an integer.")
     if not -num <= index < num:
         raise IndexError(f"There is no {what} with number {index}: there are {num}.")
     return int(index) % num

@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from act_kit.errors import ConfigError, did_you_mean
+from act_kit.files import quoted
 
 ENGINES = ("fast", "reference")
 """What can simulate; see :mod:`act_kit.sim.simulator`."""
@@ -237,12 +237,12 @@ class CollectConfig(_Options):
         if self.noise:
             parts.append(f"--noise {self.noise:g}")
         if self.dagger.run:
-            parts.append(f"--demonstrator policy --from {shlex.quote(self.dagger.run)}")
+            parts.append(f"--demonstrator policy --from {quoted(self.dagger.run)}")
             parts.append(
                 f"dagger.expert_first={self.dagger.expert_first!r} dagger.expert_last={self.dagger.expert_last!r}"
             )
         if self.replay.dataset:
-            parts.append(f"--demonstrator replay --from {shlex.quote(self.replay.dataset)}")
+            parts.append(f"--demonstrator replay --from {quoted(self.replay.dataset)}")
         if self.replay.perturb:
             parts.append(f"--perturb {self.replay.perturb!r}")
         parts.append(f"steps_after_success={self.steps_after_success}")

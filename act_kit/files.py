@@ -442,9 +442,14 @@ def read_yaml(path: Path) -> Any:
         raise DamagedFileError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
 
 
+def unfinished(path: Path) -> Path:
+    """Return what :func:`write_text` writes to before it renames it to ``path``; a kill may leave it behind."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text to ``path``, which holds either what it held before or all of it."""
-    fresh = path.with_name(f".{path.name}.tmp")
+    fresh = unfinished(path)
     try:
         fresh.write_text(text, encoding="utf-8")
         os.replace(fresh, path)

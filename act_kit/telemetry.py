@@ -196,8 +196,10 @@ def read_tensorboard(folder: Path) -> dict[str, dict[int, float]]:
     for file in folder.iterdir():
         require_regular(file)
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    names = events.Tags()["scalars"]
-    return {name: {event.step: event.value for event in events.Scalars(name)} for name in names}
+    values: dict[str, dict[int, float]] = {}
+    for name in events.Tags()["scalars"]:
+        values[name] = {event.step: event.value for event in events.Scalars(name)}
+    return values
 
 
 def _open_wandb(run: Path, project: str, config: Mapping[str, Any] | None = None) -> Any:

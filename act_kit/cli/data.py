@@ -124,7 +124,6 @@ def replay(dataset: Dataset, workers: Workers = 0) -> None:
     To the bit on the processor that recorded them; another one may round the gripper's opening and distances.
     """
     from act_kit.collection.replay import replay as replay_dataset
-    from act_kit.datasets.resimulation import ROUNDING
     from act_kit.datasets.store import EpisodeStore
     from act_kit.errors import DatasetError
     from act_kit.executors import LocalExecutor
@@ -142,11 +141,15 @@ def replay(dataset: Dataset, workers: Workers = 0) -> None:
             f"differs from step {first.first_difference} on. It was recorded with {store.info.versions}; compare with "
             "what is installed, or collect it again."
         )
-    num_exact = sum(result.is_exact for result in results)
-    if num_exact < len(results):
+    largest: dict[str, float] = {}
+    for result in results:
+        for name, difference in result.rounded.items():
+            largest[name] = max(difference, largest.get(name, 0.0))
+    num_rounded = sum(bool(result.rounded) for result in results)
+    say(f"{len(results) - num_rounded} of {len(results)} episodes replayed to the bit.")
+    if largest:
+        differences = ", ".join(f"{name} by {difference:.2g}" for name, difference in largest.items())
         say(
-            f"{num_exact} of {len(results)} episodes replayed to the bit, the others but for rounding, by {ROUNDING:g} "
-            "at most: another processor recorded them; or they were edited, which act data info --verify tells."
+            f"The others differ by rounding, {differences} at most: another processor recorded them; or they were "
+            "edited, which act data info --verify tells."
         )
-    else:
-        say(f"{len(results)} of {len(results)} episodes replayed to the bit.")

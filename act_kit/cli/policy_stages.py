@@ -76,7 +76,7 @@ def run_evaluation(
     policy: Policy, evalsets: Sequence[EvalSet], config: EvalConfig, out: Path, *, record_video: bool, spread: Spread,
     sweep_execution: bool = False, overwrite: bool = False,
 ) -> list[Evaluation]:  # fmt: skip
-    """Evaluate a policy and write what came of it: of one task to ``out``, of several to a folder of each in there.
+    """Evaluate a policy and write the results: of one task to ``out``, of several to a folder of each in there.
 
     All of it is there afterwards, or none.
 

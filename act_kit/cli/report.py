@@ -11,7 +11,7 @@ import typer
 from act_kit.cli.console import complain, console, say
 from act_kit.cli.preflight import require_datasets, require_file, require_free, require_run, require_writable
 from act_kit.errors import StartError
-from act_kit.files import require_apart
+from act_kit.files import require_apart, unfinished
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,14 +95,9 @@ def _is_report(out: Path, datasets: list[Path]) -> bool:
     """Return whether an earlier report is in a folder, or what a kill left of one: this one replaces it."""
     if not out.is_dir():
         return False
-    ours = {
-        "report.html",
-        "diversity.json",
-        ".report.html.tmp",
-        ".diversity.json.tmp",
-        *(path.name for path in datasets),
-    }
-    return (out / "report.html").exists() or {path.name for path in out.iterdir()} <= ours
+    files = [out / "report.html", out / "diversity.json"]
+    ours = {*files, *map(unfinished, files), *(out / path.name for path in datasets)}
+    return files[0].exists() or set(out.iterdir()) <= ours
 
 
 def _run_case(run: Path) -> RunCase:

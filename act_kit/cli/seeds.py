@@ -55,7 +55,7 @@ def begin_seeds(
 
 
 def run_seeds(out: Path, options: Sequence[str]) -> int:
-    """Train and evaluate every seed of ``out`` that was not, say what came of them, and return the exit code.
+    """Train and evaluate every seed of ``out`` that was not, print the results, and return the exit code.
 
     ``options`` are for both verbs. A seed that fails is named at the end and stops no other. Each stage is a process
     of its own: an evaluation wants one thread, a training all of them, and PyTorch cannot go from one to the other.
@@ -93,7 +93,7 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
             say(note)
         say(f"Compare with another: act compare {quoted(out)} OTHER --factor KEY")
     if failed:
-        complain(f"Failed: {', '.join(failed)}; see above. To go on with them: act train --resume --out {quoted(out)}")
+        complain(f"Failed: {', '.join(failed)}; see above. Resume with: act train --resume --out {quoted(out)}")
         return 1
     finish_output(out)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -158,7 +157,7 @@ def _usable(data: list[Path], *, allow_degenerate: bool) -> list[Path]:
 def _check_beginning(config: TrainConfig, data: list[Path], out: Path, *, overwrite: bool) -> None:
     """Refuse data, files and an output folder that a run cannot begin with."""
     if not data:
-        raise CheckpointError(f"There is no run at {out} to go on with. Begin one: act train --data DATASET")
+        raise CheckpointError(f"There is no run at {out} to resume. Begin one: act train --data DATASET")
     named = {
         "policy.backbone_weights": config.policy.backbone_weights,
         "policy.task_embeddings": config.policy.task_embeddings,
@@ -185,7 +184,7 @@ def _choose_out(overrides: list[str], data: list[Path], out: Path | None, *, res
     """Refuse words that are no options, and flags that contradict each other; return the run's folder."""
     for word in overrides:
         if "=" not in word and ("/" in word or Path(word).exists()):
-            raise ConfigError(f"'{word}' is a path, not an option. Fix: act train --data {shlex.quote(word)}")
+            raise ConfigError(f"'{word}' is a path, not an option. Fix: act train --data {quoted(word)}")
     if not data and resume and out is None:
         raise ConfigError("Which run? Give its folder: act train --resume --out RUN")
     if not data and not resume:

@@ -146,7 +146,7 @@ def collect(
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> EpisodeStore:
-    """Collect the dataset that ``config`` describes into ``path``, or go on with it, and return it finished.
+    """Collect the dataset that ``config`` describes into ``path``, or resume it, and return it finished.
 
     With ``resume``, what was not begun yet is begun.
 

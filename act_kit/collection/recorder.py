@@ -1,4 +1,4 @@
-"""Recording an episode while somebody demonstrates it, one step at a time."""
+"""Recording an episode while an operator demonstrates it, one step at a time."""
 
 from __future__ import annotations
 

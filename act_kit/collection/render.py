@@ -24,7 +24,7 @@ def render(
     overwrite: bool = False,
     on_progress: Callable[[int], None] = lambda num_done: None,
 ) -> None:
-    """Draw every step of a finished, writable dataset from every camera, or go on with what is there.
+    """Draw every step of a finished, writable dataset from every camera, or resume what is there.
 
     ``executor``'s processes need a GL library in their environment (:func:`~act_kit.sim.render.find_gl`).
 
@@ -67,7 +67,7 @@ def render(
 
 
 def _find_begun(store: EpisodeStore, camera: str, settings: RenderSettings) -> ImageStore | None:
-    """Return the frames of a camera to go on with, be they to replace others; None where there are none.
+    """Return the frames of a camera that are to be resumed, also those that replace others; None if there are none.
 
     Raises:
         DatasetError: There are frames of other settings.

@@ -7,8 +7,8 @@ It is the cheapest proof that starts, actions and the simulator mean the same no
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from act_kit.sim.simulator import Simulator
 from act_kit.sim.threads import cache_per_thread
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Replay:
     """How the replay of one episode went.
 
@@ -28,13 +28,13 @@ class Replay:
         index: Of the episode.
         first_difference: The first step at which anything that was recorded differs, but for rounding; or None.
         field: What differed there.
-        is_exact: Whether nothing differs by a single bit.
+        rounded: The largest difference of each field that differs by rounding alone.
     """
 
     index: int
-    first_difference: int | None
-    field: str
-    is_exact: bool
+    first_difference: int | None = None
+    field: str = ""
+    rounded: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 _simulator = cache_per_thread(Simulator, 1)
@@ -44,16 +44,17 @@ def replay_episode(index: int, episode: Episode) -> Replay:
     """Replay one episode and compare every step."""
     resimulation = resimulate(_simulator(episode.start.task), episode, episode.executed_action)
     num = len(resimulation)
-    is_exact = num == len(episode)
+    rounded: dict[str, float] = {}
     for name in ("state", *resimulation.steps):
         recorded, replayed = getattr(episode, name)[:num], resimulation.of(name)
         difference = first_difference(recorded, replayed)
         if difference is not None:
-            return Replay(index=index, first_difference=difference, field=name, is_exact=False)
-        is_exact = is_exact and np.array_equal(recorded, replayed)
+            return Replay(index=index, first_difference=difference, field=name)
+        if not np.array_equal(recorded, replayed):
+            rounded[name] = float(np.abs(recorded - replayed).max())
     if num < len(episode):
-        return Replay(index=index, first_difference=num, field="length", is_exact=False)
-    return Replay(index=index, first_difference=None, field="", is_exact=is_exact)
+        return Replay(index=index, first_difference=num, field="length")
+    return Replay(index=index, rounded=rounded)
 
 
 def replay(

@@ -14,7 +14,8 @@ from act_kit.sim.simulator import Simulator
 ROUNDING = 1e-12
 """A difference that is none: BLAS rounds a norm (the gripper's opening, a distance) differently on another processor.
 
-Between the kernels for AVX2 and for AVX-512, all 50 tasks differ by 2.2e-16 at most, and the physics not at all.
+Between the kernels for AVX2 and for AVX-512, states and distances differ by 2.2e-16 at most, and the physics not at all
+(BENCHMARKS.md).
 """
 
 

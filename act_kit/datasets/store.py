@@ -223,7 +223,7 @@ class EpisodeStore:
         try:
             words = shlex.split(str(self.info.command))
         except ValueError:  # somebody's edit
-            return f"{self.info.command} --out {shlex.quote(out)}"
+            return f"{self.info.command} --out {quoted(out)}"
         if words[:3] == ["act", "data", "convert"] and len(words) > 4:  # whose output is its second argument
             words[4] = out
         else:

@@ -103,7 +103,7 @@ def generalises(case: RunCase) -> Result:
     if alarming:
         says = "; ".join(f"{_named(case, task)}{gap}" for task, gap in alarming.items())
         data = [str(dataset.path) for dataset in case.datasets if dataset.store.info.task in alarming]
-        mend = " && ".join(f"act report {shlex.quote(path)}" for path in data)
+        mend = " && ".join(f"act report {quoted(path)}" for path in data)
         return suspected(f"it has learnt its starts by heart: {says}.", "fresh demonstrations of the doctor", mend)
     if reasons:
         return untested(" ".join(reasons))

@@ -290,7 +290,7 @@ def _read_evaluation(folder: Path, name: str) -> Trained:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ComparisonError(
             f"{folder} is damaged, or no evaluation of this act_kit: {error!r}. Evaluate again: act eval RUN --out "
-            f"{folder} --overwrite"
+            f"{quoted(folder)} --overwrite"
         ) from error
     tasks = {task: _measured(of_task) for task, of_task in rows.items()}
     # Machines differ by rounding, which takes no side.

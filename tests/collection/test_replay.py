@@ -42,11 +42,11 @@ def test_one_changed_bit_is_found_and_may_be_rounding(tmp_path: Path) -> None:
     value = np.asarray(state[20, 5])
     state[20, 5] = np.nextafter(value, 1)
     first, second = replay(EpisodeStore.open(tmp_path / "data"), executor=SERIAL)
-    assert (first.first_difference, first.is_exact) == (None, False)
-    assert (second.first_difference, second.is_exact) == (None, True)
+    assert (first.first_difference, first.rounded) == (None, {"state": np.nextafter(value, 1) - value})
+    assert (second.first_difference, second.rounded) == (None, {})
     said = act("data", "replay", tmp_path / "data", "--workers", 1, check=0).stdout
-    assert "1 of 2 episodes replayed to the bit, the others but for rounding" in said
+    assert "1 of 2 episodes replayed to the bit.\nThe others differ by rounding, state by " in said
     state[20, 5] = value + 1e-9
     first, second = replay(EpisodeStore.open(tmp_path / "data"), executor=SERIAL)
     assert (first.first_difference, first.field) == (20, "state")
-    assert second.is_exact
+    assert second.rounded == {}
