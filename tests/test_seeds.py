@@ -38,7 +38,7 @@ def test_every_seed_is_a_run_and_one_that_fails_loses_no_other(reach_store: Epis
     shutil.rmtree(out / "seed-1")
     done = act("train", "--resume", "--out", out, check=1)
     assert "There is no run at" in done.stderr
-    assert f"Failed: seed-1; see above. To go on with them: act train --resume --out {out}" in done.stderr
+    assert f"Failed: seed-1; see above. Resume with: act train --resume --out {out}" in done.stderr
     assert f"act compare {out} OTHER --factor KEY" in done.stdout
     arm = read_arm(out)
     assert [seed.name for seed in arm.seeds] == ["seed-0", "seed-7"]
