@@ -12,7 +12,7 @@ import socket
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 
 from act_kit import interrupts
 from act_kit.errors import ConfigError, did_you_mean, install_hint
-from act_kit.sim.workers import died, environment, make_pool
+from act_kit.sim.workers import Pool, died, environment
 from act_kit.versions import what_decides_bits
 
 R = TypeVar("R")
@@ -70,7 +70,7 @@ class LocalExecutor(Executor):
         """Use so many processes; ``variables`` are set in their environment, which always takes at least one."""
         self.num_workers = num_workers
         self._variables = variables or {}
-        self._pool: ProcessPoolExecutor | None = make_pool(num_workers) if num_workers > 1 or variables else None
+        self._pool: Pool | None = Pool(num_workers) if num_workers > 1 or variables else None
 
     def map(self, function: Callable[..., R], jobs: Iterable[tuple[Any, ...]]) -> Generator[R]:
         """Yield results in order; see :class:`Executor`."""
@@ -88,7 +88,7 @@ class LocalExecutor(Executor):
             while pending:
                 yield _result(pending.popleft())
         except BrokenProcessPool as error:
-            raise died(f"ran {function.__name__}") from error
+            raise died(f"ran {function.__name__}", self._pool.workers) from error
         finally:
             for future in pending:
                 future.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import queue
 import threading
 import time
@@ -22,7 +23,7 @@ from act_kit.sim.simulator import Simulator, as_actions
 from act_kit.sim.starts import Start
 from act_kit.sim.tasks import get_task
 from act_kit.sim.threads import Exclusive
-from act_kit.sim.workers import CONTEXT, Worker, died, environment, init_worker
+from act_kit.sim.workers import Worker, died, environment, init_worker
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,8 @@ class VectorSimulator:
         self._workers: list[tuple[Worker, Connection]] = []
         with environment(find_gl(num_workers).environment if num_workers and views else {}):
             for _ in range(num_workers):
-                ours, theirs = CONTEXT.Pipe()
-                process = CONTEXT.Process(target=_serve, args=(engine, views, theirs), daemon=True)
+                ours, theirs = multiprocessing.Pipe()
+                process = Worker(target=_serve, args=(engine, views, theirs), daemon=True)
                 process.start()
                 theirs.close()
                 self._workers.append((process, ours))

@@ -7,13 +7,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from weakref import WeakSet
+from typing import Any
 
 from act_kit import interrupts
 from act_kit.errors import WorkerError
@@ -22,6 +23,9 @@ _NO_GUARD = 77
 """Exit code of a process that was about to start processes of its own while it imported its parent's script."""
 
 _GUARD = "if __name__ == '__main__':"
+
+_JOIN_S = 1.0
+"""How long a process that broke a pool may take to end."""
 
 
 @contextmanager
@@ -76,32 +80,38 @@ class Worker(SpawnProcess):
             )
         with interrupts.held():
             super().start()
-        _started.add(self)
-
-
-_started: WeakSet[SpawnProcess] = WeakSet()
 
 
 class _Context(SpawnContext):
-    Process = Worker
+    """What makes worker processes, and remembers them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.workers: list[Worker] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> Worker:  # type: ignore[override]  # its name there
+        worker = Worker(*args, **kwargs)
+        self.workers.append(worker)
+        return worker
 
 
-CONTEXT = _Context()
-"""What makes worker processes."""
+class Pool(ProcessPoolExecutor):
+    """Processes, each of which starts with the first job that needs it.
+
+    Attributes:
+        workers: All that were made. The pool itself forgets them as it breaks, before anyone can ask why.
+    """
+
+    def __init__(self, num_workers: int) -> None:
+        _end_if_importing()
+        context = _Context()
+        self.workers = context.workers
+        super().__init__(num_workers, mp_context=context, initializer=init_worker)
 
 
-def make_pool(num_workers: int) -> ProcessPoolExecutor:
-    """Make a pool of processes, each of which starts with the first job that needs it."""
-    _end_if_importing()
-    return ProcessPoolExecutor(num_workers, mp_context=CONTEXT, initializer=init_worker)
-
-
-def died(what: str, processes: Iterable[SpawnProcess] | None = None) -> WorkerError:
-    """Return the error to raise when one of ``processes`` (by default all) has died that ``what``, and why."""
-    codes = []
-    for process in list(_started if processes is None else processes):
-        process.join(timeout=1)
-        codes.append(process.exitcode)
+def died(what: str, workers: Iterable[SpawnProcess]) -> WorkerError:
+    """Return the error to raise when one of ``workers`` has died that ``what``, and why."""
+    codes = [_exit_code(worker) for worker in workers if worker.pid is not None]
     if _NO_GUARD in codes:
         return WorkerError(
             f"Worker processes import the script that starts them, and this one starts them when it is imported. "
@@ -113,3 +123,11 @@ def died(what: str, processes: Iterable[SpawnProcess] | None = None) -> WorkerEr
         f"A process that {what} died (killed, or out of memory?). What was stored is whole; try again with fewer "
         "--workers."
     )
+
+
+def _exit_code(worker: SpawnProcess) -> int | None:
+    """Return how a process ended, or None if it still runs."""
+    deadline = time.monotonic() + _JOIN_S
+    while worker.exitcode is None and time.monotonic() < deadline:  # another thread may have just asked in our place
+        worker.join(timeout=_JOIN_S / 10)
+    return worker.exitcode

@@ -155,10 +155,10 @@ def test_large_messages_both_ways_do_not_block_each_other() -> None:
 def test_workers_end_when_their_parent_is_killed() -> None:
     code = (
         "import sys\n"
-        "from act_kit.sim.workers import make_pool\n"
+        "from act_kit.sim.workers import Pool\n"
         "import os\n"
         "if __name__ == '__main__':\n"
-        "    print(make_pool(1).submit(os.getpid).result(), flush=True)\n"
+        "    print(Pool(1).submit(os.getpid).result(), flush=True)\n"
         "    sys.stdin.read()\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

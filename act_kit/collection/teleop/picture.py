@@ -13,7 +13,7 @@ import numpy as np
 from act_kit.sim.render import Gl, RenderSettings, get_renderer, is_rotated
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.starts import Start
-from act_kit.sim.workers import environment, make_pool
+from act_kit.sim.workers import Pool, environment
 
 _JPEG_QUALITY = 85
 
@@ -24,7 +24,7 @@ class Picture:
     def __init__(self, gl: Gl, cameras: Sequence[str], settings: RenderSettings) -> None:
         self._gl = gl
         self._what = settings, tuple(cameras)
-        self._pool = make_pool(1)
+        self._pool = Pool(1)
 
     async def draw(self, start: Start, physics: np.ndarray) -> bytes:
         """Return a JPEG of a state, float64 (P,), of the episode from ``start``.
@@ -35,7 +35,7 @@ class Picture:
         try:
             return await self._draw(start, physics)
         except BrokenProcessPool:
-            self._pool = make_pool(1)
+            self._pool = Pool(1)
             return await self._draw(start, physics)
 
     async def _draw(self, start: Start, physics: np.ndarray) -> bytes:
