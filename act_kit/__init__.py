@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
     from act_kit.collection.collect import collect
     from act_kit.config import CollectConfig, EvalConfig, TrainConfig
-    from act_kit.datasets.diversity import measure
-    from act_kit.datasets.episode import Episode
-    from act_kit.datasets.measured import Diversity
+    from act_kit.datasets.chunk_dataset import ChunkDataset
     from act_kit.datasets.store import EpisodeStore
-    from act_kit.datasets.windows import ChunkDataset
+    from act_kit.diversity.measure import measure
+    from act_kit.diversity.result import DiversityReport
     from act_kit.errors import ActKitError
-    from act_kit.eval.evalset import EvalSet, make_evalset
     from act_kit.eval.evaluate import Evaluation, evaluate
-    from act_kit.eval.rollout import LocalRoll
-    from act_kit.executors import LocalExecutor
+    from act_kit.eval.init_state_sets import InitialStateSet, make_init_state_set
     from act_kit.overrides import compose
-    from act_kit.policy.policy import Policy
+    from act_kit.parallel import LocalExecutor
+    from act_kit.policies.policy import Policy
+    from act_kit.rollouts.episode import Episode
+    from act_kit.rollouts.rollout import RolloutPool
+    from act_kit.sim.initial_states import InitialState, InitialStateDistribution
     from act_kit.sim.simulator import Simulator
-    from act_kit.sim.starts import Start, StartLaw
     from act_kit.sim.tasks import TASKS, Task
     from act_kit.sim.vector import VectorSimulator
     from act_kit.training.trainer import Trainer
@@ -39,20 +39,20 @@ os.environ.update(thread_settings())  # before PyTorch is imported, here or in a
 
 _HOMES = {
     "ActKitError": "errors",
-    "ChunkDataset": "datasets.windows",
+    "ChunkDataset": "datasets.chunk_dataset",
     "CollectConfig": "config",
-    "Diversity": "datasets.measured",
-    "Episode": "datasets.episode",
+    "DiversityReport": "diversity.result",
+    "Episode": "rollouts.episode",
     "EpisodeStore": "datasets.store",
     "EvalConfig": "config",
-    "EvalSet": "eval.evalset",
+    "InitialStateSet": "eval.init_state_sets",
     "Evaluation": "eval.evaluate",
-    "LocalExecutor": "executors",
-    "LocalRoll": "eval.rollout",
-    "Policy": "policy.policy",
+    "LocalExecutor": "parallel",
+    "RolloutPool": "rollouts.rollout",
+    "Policy": "policies.policy",
     "Simulator": "sim.simulator",
-    "Start": "sim.starts",
-    "StartLaw": "sim.starts",
+    "InitialState": "sim.initial_states",
+    "InitialStateDistribution": "sim.initial_states",
     "TASKS": "sim.tasks",
     "Task": "sim.tasks",
     "TrainConfig": "config",
@@ -61,8 +61,8 @@ _HOMES = {
     "collect": "collection.collect",
     "compose": "overrides",
     "evaluate": "eval.evaluate",
-    "make_evalset": "eval.evalset",
-    "measure": "datasets.diversity",
+    "make_init_state_set": "eval.init_state_sets",
+    "measure": "diversity.measure",
 }
 
 __all__ = [
@@ -70,18 +70,18 @@ __all__ = [
     "ActKitError",
     "ChunkDataset",
     "CollectConfig",
-    "Diversity",
+    "DiversityReport",
     "Episode",
     "EpisodeStore",
     "EvalConfig",
-    "EvalSet",
     "Evaluation",
+    "InitialState",
+    "InitialStateDistribution",
+    "InitialStateSet",
     "LocalExecutor",
-    "LocalRoll",
     "Policy",
+    "RolloutPool",
     "Simulator",
-    "Start",
-    "StartLaw",
     "Task",
     "TrainConfig",
     "Trainer",
@@ -89,7 +89,7 @@ __all__ = [
     "collect",
     "compose",
     "evaluate",
-    "make_evalset",
+    "make_init_state_set",
     "measure",
 ]
 

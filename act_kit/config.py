@@ -75,14 +75,14 @@ class RolloutConfig(_Options):
     """How episodes of a policy are spread; decides nothing.
 
     Attributes:
-        rows: Environments at the same time; 0 for as many as are worth it.
+        num_envs: Environments at the same time; 0 for as many as are worth it.
     """
 
-    rows: int = 0
+    num_envs: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.rows >= 0, f"rollout.rows={self.rows}: not negative; 0 for as many as are worth it.")
+        _require(self.num_envs >= 0, f"rollout.num_envs={self.num_envs}: not negative; 0 for as many as are worth it.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,15 +144,18 @@ class ReplayConfig(_Options):
 
     Attributes:
         dataset: Its folder.
-        perturb: Metres by which starts are moved, up to so many in every dimension; 0 for the very same.
+        init_perturbation: Metres by which starts are moved, up to so many in every dimension; 0 for the very same.
     """
 
     dataset: str = ""
-    perturb: float = 0.0
+    init_perturbation: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(0 <= self.perturb < 1, f"replay.perturb={self.perturb}: metres, from 0 to less than 1.")
+        _require(
+            0 <= self.init_perturbation < 1,
+            f"replay.init_perturbation={self.init_perturbation}: metres, from 0 to less than 1.",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,8 +166,8 @@ class CollectConfig(_Options):
         task: Meta-World task.
         n: Episodes to keep.
         seed: Of the starts and the noise.
-        start_law: uniform, sobol, grid or tasks50.
-        distinct_starts: Starts drawn, and then used over and over; 0 for a new one each time.
+        init_distribution: uniform, sobol, grid or mt1.
+        num_init_states: Starts drawn, and then used over and over; 0 for a new one each time.
         demonstrator: Who demonstrates: scripted, policy (corrected by the scripted expert) or replay.
         noise: Standard deviation of the noise on the executed action, whose units are 0.01 m a step.
         steps_after_success: Steps recorded after the first success, which in some tasks is soon undone.
@@ -177,8 +180,8 @@ class CollectConfig(_Options):
     task: str = "pick-place-v3"
     n: int = 50
     seed: int = 0
-    start_law: str = "uniform"
-    distinct_starts: int = 0
+    init_distribution: str = "uniform"
+    num_init_states: int = 0
     demonstrator: str = "scripted"
     noise: float = 0.0
     steps_after_success: int = 10
@@ -193,8 +196,8 @@ class CollectConfig(_Options):
         _require(self.n >= 1, f"n={self.n}: collect at least one demonstration.")
         _require(self.seed >= 0, f"seed={self.seed}: a seed is not negative.")
         _require(
-            self.distinct_starts >= 0,
-            f"distinct_starts={self.distinct_starts}: not negative; 0 for a new one each time.",
+            self.num_init_states >= 0,
+            f"num_init_states={self.num_init_states}: not negative; 0 for a new one each time.",
         )
         _require(0 <= self.noise <= 1, f"noise={self.noise}: from 0 to 1, the width of an action being 2.")
         _require(0 <= self.steps_after_success <= 499, f"steps_after_success={self.steps_after_success}: 0 to 499.")
@@ -207,7 +210,7 @@ class CollectConfig(_Options):
             ("replay", "replay.dataset", self.replay.dataset),
         ):
             _require(
-                bool(made_from) or self.demonstrator != name, f"--demonstrator {name} of what? Say so with --from."
+                bool(made_from) or self.demonstrator != name, f"--demonstrator {name} of what? Say so with --source."
             )
             _require(
                 not made_from or self.demonstrator == name,
@@ -215,11 +218,13 @@ class CollectConfig(_Options):
             )
         if self.demonstrator == "replay":
             _require(
-                self.start_law == "uniform" and not self.distinct_starts,
-                "demonstrator=replay: its starts are the dataset's, or --perturb; leave out what else draws starts.",
+                self.init_distribution == "uniform" and not self.num_init_states,
+                "demonstrator=replay: its starts are the dataset's, or --init-perturbation; leave out what else draws starts.",
             )
         else:
-            _require(not self.replay.perturb, "replay.perturb: only --demonstrator replay moves starts.")
+            _require(
+                not self.replay.init_perturbation, "replay.init_perturbation: only --demonstrator replay moves starts."
+            )
 
     @property
     def keeps_failures(self) -> bool:
@@ -230,21 +235,21 @@ class CollectConfig(_Options):
     def command(self) -> str:
         """The command that collects these bytes, wherever it puts them and however many processes it uses."""
         parts = [f"act collect --task {self.task} --n {self.n} --seed {self.seed}"]
-        if self.start_law != "uniform":
-            parts.append(f"--start-law {self.start_law}")
-        if self.distinct_starts:
-            parts.append(f"--distinct-starts {self.distinct_starts}")
+        if self.init_distribution != "uniform":
+            parts.append(f"--init-distribution {self.init_distribution}")
+        if self.num_init_states:
+            parts.append(f"--num-init-states {self.num_init_states}")
         if self.noise:
             parts.append(f"--noise {self.noise:g}")
         if self.dagger.run:
-            parts.append(f"--demonstrator policy --from {quoted(self.dagger.run)}")
+            parts.append(f"--demonstrator policy --source {quoted(self.dagger.run)}")
             parts.append(
                 f"dagger.expert_first={self.dagger.expert_first!r} dagger.expert_last={self.dagger.expert_last!r}"
             )
         if self.replay.dataset:
-            parts.append(f"--demonstrator replay --from {quoted(self.replay.dataset)}")
-        if self.replay.perturb:
-            parts.append(f"--perturb {self.replay.perturb!r}")
+            parts.append(f"--demonstrator replay --source {quoted(self.replay.dataset)}")
+        if self.replay.init_perturbation:
+            parts.append(f"--init-perturbation {self.replay.init_perturbation!r}")
         parts.append(f"steps_after_success={self.steps_after_success}")
         if self.rewards:
             parts.append("rewards=true")
@@ -257,13 +262,13 @@ INPUTS = ("state", "image+proprio", "image+state")
 """What a policy may see; see :class:`PolicyConfig`."""
 
 BACKBONES = ("resnet18", "small")
-"""What turns pictures into tokens; see :mod:`act_kit.policy.vision`."""
+"""What turns pictures into tokens; see :mod:`act_kit.policies.vision`."""
 
 
 _MOST_OF_POLICY = {
     "chunk_size": 500,  # steps of an episode
-    "width": 8192,
-    "feedforward": 65536,
+    "dim_model": 8192,
+    "dim_feedforward": 65536,
     "num_heads": 256,
     "encoder_layers": 64,
     "decoder_layers": 64,
@@ -287,8 +292,8 @@ class PolicyConfig(_Options):
         task_embeddings: File with an embedding of each task (of its sentence, say) that tells tasks apart; "" to learn
             one. A policy of one task has none.
         chunk_size: Actions predicted at once, K.
-        width: Of all tokens, D; a multiple of ``num_heads``.
-        feedforward: Of the hidden layer between attentions.
+        dim_model: Of all tokens, D; a multiple of ``num_heads``.
+        dim_feedforward: Of the hidden layer between attentions.
         num_heads: Of every attention.
         encoder_layers, decoder_layers: Depth of the observation encoder and of the decoder of the chunk.
         cvae_layers: Depth of the training-time encoder of the latent style; 0 for a model without a latent.
@@ -302,8 +307,8 @@ class PolicyConfig(_Options):
     backbone_weights: str = ""
     task_embeddings: str = ""
     chunk_size: int = 16
-    width: int = 96
-    feedforward: int = 384
+    dim_model: int = 96
+    dim_feedforward: int = 384
     num_heads: int = 4
     encoder_layers: int = 1
     decoder_layers: int = 1
@@ -331,8 +336,8 @@ class PolicyConfig(_Options):
         _require(0 <= self.dropout < 1, f"policy.dropout={self.dropout}: from 0 to less than 1.")
         parts = 4 if self.sees_images else 2
         _require(
-            self.width % self.num_heads == 0 and self.width % parts == 0,
-            f"policy.width={self.width}: must be a multiple of {parts} and a multiple of "
+            self.dim_model % self.num_heads == 0 and self.dim_model % parts == 0,
+            f"policy.dim_model={self.dim_model}: must be a multiple of {parts} and a multiple of "
             f"policy.num_heads={self.num_heads}.",
         )
         _require(
@@ -347,24 +352,25 @@ class PolicyConfig(_Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExecutionConfig(_Options):
+class ChunkingConfig(_Options):
     """How predicted chunks become actions.
 
     Attributes:
-        execute: Actions of a chunk carried out before the next query. Ignored with ``ensemble``.
-        ensemble: Query at every step and average what all chunks say of it (temporal ensembling).
-        ensemble_decay: m in the weights exp(-m i), i = 0 the oldest prediction.
+        n_action_steps: Actions of a chunk carried out before the next query. Ignored with ``temporal_ensemble``.
+        temporal_ensemble: Query at every step and average what all chunks say of it (temporal ensembling).
+        temporal_ensemble_coeff: m in the weights exp(-m i), i = 0 the oldest prediction.
     """
 
-    execute: int = 4
-    ensemble: bool = False
-    ensemble_decay: float = 0.01
+    n_action_steps: int = 4
+    temporal_ensemble: bool = False
+    temporal_ensemble_coeff: float = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(1 <= self.execute <= 500, f"execution.execute={self.execute}: 1 to 500.")
+        _require(1 <= self.n_action_steps <= 500, f"chunking.n_action_steps={self.n_action_steps}: 1 to 500.")
         _require(
-            -1 <= self.ensemble_decay <= 100, f"execution.ensemble_decay={self.ensemble_decay}: a number, -1 to 100."
+            -1 <= self.temporal_ensemble_coeff <= 100,
+            f"chunking.temporal_ensemble_coeff={self.temporal_ensemble_coeff}: a number, -1 to 100.",
         )
 
 
@@ -376,12 +382,12 @@ class TrainerConfig(_Options):
         steps: Gradient steps.
         batch_size: Windows per step, of all processes together.
         lr: Peak learning rate of AdamW; it rises for ``warmup`` of the steps and falls to 0 along a cosine.
-        warmup: Fraction of the steps.
+        warmup_fraction: Fraction of the steps.
         weight_decay: Of AdamW.
         grad_clip: Largest norm of the gradient.
         kl_weight: Of the KL term in the loss.
         shift_px: Pictures are shifted at random by up to so many pixels.
-        ema: Decay of the moving average of the weights that becomes the policy; 0 for the weights themselves.
+        ema_decay: Decay of the moving average of the weights that becomes the policy; 0 for the weights themselves.
         seed: Of the initial weights, the batches, the latent noise and the validation split.
         val_fraction: Of the episodes of each dataset, kept out of training, at least one.
         log_every: Steps between two records of the training losses.
@@ -392,12 +398,12 @@ class TrainerConfig(_Options):
     steps: int = 3500
     batch_size: int = 64
     lr: float = 0.001
-    warmup: float = 0.1
+    warmup_fraction: float = 0.1
     weight_decay: float = 0.0001
     grad_clip: float = 10.0
     kl_weight: float = 10.0
     shift_px: int = 4
-    ema: float = 0.0
+    ema_decay: float = 0.0
     seed: int = 0
     val_fraction: float = 0.1
     log_every: int = 50
@@ -413,8 +419,8 @@ class TrainerConfig(_Options):
         for name in ("weight_decay", "kl_weight", "shift_px", "seed"):
             _require(getattr(self, name) >= 0, f"trainer.{name}={getattr(self, name)}: not negative.")
         _require(0 < self.val_fraction <= 0.5, f"trainer.val_fraction={self.val_fraction}: more than 0, at most 0.5.")
-        _require(0 < self.warmup < 1, f"trainer.warmup={self.warmup}: between 0 and 1.")
-        _require(0 <= self.ema < 1, f"trainer.ema={self.ema}: from 0 to less than 1.")
+        _require(0 < self.warmup_fraction < 1, f"trainer.warmup_fraction={self.warmup_fraction}: between 0 and 1.")
+        _require(0 <= self.ema_decay < 1, f"trainer.ema_decay={self.ema_decay}: from 0 to less than 1.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -424,14 +430,13 @@ class ComputeConfig(_Options):
     Attributes:
         precision: float32 or bfloat16 (of the products; weights and losses stay float32); auto for bfloat16 on a GPU.
         compile: on or off: ``torch.compile``, which takes a minute to pay; auto for on with a GPU.
-        frames: Where pictures are: resident on the device, or streamed from an uncompressed copy on disk; auto for
-            resident where they fit.
+        image_storage: Where images are kept in training: device, disk (an uncompressed copy) or auto (device if they fit).
         micro_batches: Parts of a batch, one after the other, for a device that has no room for all of it.
     """
 
     precision: str = "auto"
     compile: str = "auto"
-    frames: str = "auto"
+    image_storage: str = "auto"
     micro_batches: int = 1
 
     def __post_init__(self) -> None:
@@ -439,7 +444,7 @@ class ComputeConfig(_Options):
         for name, known in (
             ("precision", ("auto", "float32", "bfloat16")),
             ("compile", ("auto", "on", "off")),
-            ("frames", ("auto", "resident", "streamed")),
+            ("image_storage", ("auto", "device", "disk")),
         ):
             _require_one_of(known, f"compute.{name}", getattr(self, name))
         _require(self.micro_batches >= 1, f"compute.micro_batches={self.micro_batches}: at least 1.")
@@ -450,16 +455,16 @@ class SelectionConfig(_Options):
     """Rollouts during training, by which the best checkpoint is chosen.
 
     Attributes:
-        rollouts: How many times, evenly over the second half of the steps and at the end; 0 for never.
+        num_evaluations: How many times, evenly over the second half of the steps and at the end; 0 for never.
         episodes: Starts of each task and time, the same ones every time, never those that ``act eval`` reports on.
     """
 
-    rollouts: int = 10
+    num_evaluations: int = 10
     episodes: int = 20
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.rollouts >= 0, f"selection.rollouts={self.rollouts}: not negative.")
+        _require(self.num_evaluations >= 0, f"selection.num_evaluations={self.num_evaluations}: not negative.")
         _require(self.episodes >= 1, f"selection.episodes={self.episodes}: at least 1.")
 
 
@@ -474,7 +479,7 @@ class TrainConfig(_Options):
     """
 
     policy: PolicyConfig = PolicyConfig()
-    execution: ExecutionConfig = ExecutionConfig()
+    chunking: ChunkingConfig = ChunkingConfig()
     trainer: TrainerConfig = TrainerConfig()
     compute: ComputeConfig = ComputeConfig()
     selection: SelectionConfig = SelectionConfig()
@@ -486,8 +491,8 @@ class TrainConfig(_Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(
-            self.execution.execute <= self.policy.chunk_size,
-            f"execution.execute={self.execution.execute}: a chunk has only policy.chunk_size={self.policy.chunk_size}.",
+            self.chunking.n_action_steps <= self.policy.chunk_size,
+            f"chunking.n_action_steps={self.chunking.n_action_steps}: a chunk has only policy.chunk_size={self.policy.chunk_size}.",
         )
 
 
@@ -499,7 +504,7 @@ class EvalConfig(_Options):
         episodes: Starts.
         seed: Of the evaluation's starts.
         demonstrated_episodes: Controls: episodes from demonstrated starts.
-        control_episodes: Controls: episodes of the expert, of doing nothing and of random actions.
+        baseline_episodes: Controls: episodes of the expert, of doing nothing and of random actions.
         num_videos: With ``--record-video``, failures first.
         video_size_px, video_fps, video_camera: What they look like.
         sim: What simulates.
@@ -509,7 +514,7 @@ class EvalConfig(_Options):
     episodes: int = 100
     seed: int = 0
     demonstrated_episodes: int = 20
-    control_episodes: int = 20
+    baseline_episodes: int = 20
     num_videos: int = 6
     video_size_px: int = 320
     video_fps: int = 20
@@ -520,7 +525,7 @@ class EvalConfig(_Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.episodes >= 1, f"episodes={self.episodes}: at least 1.")
-        for name in ("seed", "demonstrated_episodes", "control_episodes", "num_videos"):
+        for name in ("seed", "demonstrated_episodes", "baseline_episodes", "num_videos"):
             _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: not negative.")
         _require(self.video_fps in (5, 8, 10, 16, 20, 40, 80), f"video_fps={self.video_fps}: a divisor of 80.")
         _require(

@@ -10,17 +10,17 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from act_kit.datasets.coverage import coverage_figure
-from act_kit.datasets.measured import Diversity
 from act_kit.datasets.store import EpisodeStore
+from act_kit.diversity.result import DiversityReport
 from act_kit.eval.evaluate import Evaluation
-from act_kit.eval.figures import success_figure
-from act_kit.eval.report import control_rows, summarise
 from act_kit.files import write_json
+from act_kit.metrics import series
 from act_kit.pages import figure_uri, video_uri, write_page
-from act_kit.policy.policy import Policy
+from act_kit.policies.policy import Policy
+from act_kit.reports.coverage import coverage_figure
+from act_kit.reports.evaluation import baseline_rows, summarize
+from act_kit.reports.evaluation_figures import success_figure
 from act_kit.sim.tasks import get_task
-from act_kit.telemetry import series
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +36,14 @@ class Side:
     name: str
     folder: Path
     store: EpisodeStore
-    diversity: Diversity
+    diversity: DiversityReport
     policy: Policy
     evaluation: Evaluation
 
     @property
     def validation_loss(self) -> float:
         """L1 (z = 0) on its own validation episodes, at the end of training."""
-        return series(self.folder / "run", "val/l1_prior")[-1][1]
+        return series(self.folder / "run", "val/l1")[-1][1]
 
     def row(self) -> dict[str, str]:
         """Return its column of the table."""
@@ -78,7 +78,7 @@ def write_demo(sides: list[Side], out: Path) -> Path:
         side.name: {
             "diversity": side.diversity.to_dict(),
             "validation_loss": side.validation_loss,
-            "evaluation": summarise(side.evaluation, side.policy),
+            "evaluation": summarize(side.evaluation, side.policy),
         }
         for side in sides
     }
@@ -94,9 +94,9 @@ def write_demo(sides: list[Side], out: Path) -> Path:
             "task": get_task(sides[0].store.info.task),
             "names": [side.name for side in sides],
             "table": [(name, [column[name] for column in columns]) for name in columns[0]],
-            "controls": control_rows(sides[0].evaluation)[:3],
-            "sides": [_pictures(side, out) for side in sides],
-            "evalset": sides[0].evaluation.evalset,
+            "baselines": baseline_rows(sides[0].evaluation)[:3],
+            "sides": [_images(side, out) for side in sides],
+            "init_state_set": sides[0].evaluation.init_state_set,
         },
     )
     return page
@@ -107,7 +107,7 @@ def _title(sides: list[Side]) -> str:
     return f"{sides[0].store.info.task}: the same ACT, the same {num} fresh starts, two datasets"
 
 
-def _pictures(side: Side, out: Path) -> dict[str, Any]:
+def _images(side: Side, out: Path) -> dict[str, Any]:
     outcomes = side.evaluation.outcomes
     videos = sorted((side.folder / "eval" / "videos").glob("*.mp4"))
     task = get_task(side.store.info.task)
@@ -117,9 +117,9 @@ def _pictures(side: Side, out: Path) -> dict[str, Any]:
         "diversity": side.diversity,
         "coverage": figure_uri(coverage_figure(task, side.store.rand_vecs)),
         "map": figure_uri(success_figure({"": (side.evaluation, side.policy)})),
-        "reading": side.evaluation.reading,
+        "interpretation": side.evaluation.interpretation,
         "success": str(side.evaluation.success),
-        "shown": dict(control_rows(side.evaluation)).get("the policy, from demonstrated starts", "not measured"),
+        "shown": dict(baseline_rows(side.evaluation)).get("the policy, from demonstrated starts", "not measured"),
         "videos": [(int(path.name[:4]), outcomes[int(path.name[:4])], video_uri(path)) for path in videos],
         "pages": {
             "diversity report": str((side.folder / "data-report" / "report.html").relative_to(out)),

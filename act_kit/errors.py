@@ -23,7 +23,7 @@ class TaskError(ActKitError):
     """A task name that Meta-World does not have."""
 
 
-class StartError(ActKitError):
+class InitialStateError(ActKitError):
     """An initial state that the task cannot be reset to."""
 
 

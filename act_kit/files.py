@@ -47,7 +47,7 @@ _MARKERS = (
     "zarr.json",
     "config.yaml",
     "summary.json",
-    "starts.json",
+    "init_states.json",
     "demo.json",
     "act_kit.json",
     "view.html",

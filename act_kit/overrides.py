@@ -15,9 +15,9 @@ from importlib.resources import files
 from typing import Any, TypeVar
 
 from act_kit.config import (
+    ChunkingConfig,
     ComputeConfig,
     DaggerConfig,
-    ExecutionConfig,
     PolicyConfig,
     ReplayConfig,
     RolloutConfig,
@@ -115,7 +115,7 @@ def build(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
 
 _SECTIONS: dict[str, type] = {
     "PolicyConfig": PolicyConfig,
-    "ExecutionConfig": ExecutionConfig,
+    "ChunkingConfig": ChunkingConfig,
     "TrainerConfig": TrainerConfig,
     "ComputeConfig": ComputeConfig,
     "SelectionConfig": SelectionConfig,

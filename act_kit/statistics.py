@@ -48,7 +48,7 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class MeanRate:
+class MacroAverageRate:
     """The mean of the success rates of T tasks, in which every task counts the same."""
 
     rates: tuple[Rate, ...]
@@ -304,7 +304,7 @@ def seeds_mean(tasks: Tasks) -> Estimate:
     return Estimate(value=value, low=max(0.0, value - half), high=min(1.0, value + half))
 
 
-def compare_seeds(a: Tasks, b: Tasks, *, same_starts: bool, level: float) -> Difference:
+def compare_seeds(a: Tasks, b: Tasks, *, same_init_states: bool, level: float) -> Difference:
     """Compare two methods, of each of which several training seeds were evaluated from the same starts.
 
     A t interval whose variance has three sources (Welch-Satterthwaite degrees of freedom):
@@ -321,10 +321,10 @@ def compare_seeds(a: Tasks, b: Tasks, *, same_starts: bool, level: float) -> Dif
 
     This interval covers what it says for seeds of one kind, and no interval of so few covers another kind that none of
     them shows: ``python -m benchmarks.seed_intervals`` has the table, docs/statistics.md what follows from it. So every
-    seed is shown, always, :func:`two_kinds` names those that fall apart, and :func:`largest_unseen_share` says how many
+    seed is shown, always, :func:`split_bimodal` names those that fall apart, and :func:`largest_unseen_share` says how many
     there may be where none does.
     """
-    value, error, df = _contrast([[(-1, a), (1, b)]] if same_starts else [[(-1, a)], [(1, b)]])
+    value, error, df = _contrast([[(-1, a), (1, b)]] if same_init_states else [[(-1, a)], [(1, b)]])
     half = t.isf(level / 2, df) * error
     return Difference(
         value=value, low=max(-1.0, value - half), high=min(1.0, value + half), test="t test of seeds",
@@ -348,11 +348,11 @@ def _contrast(groups: Sequence[Sequence[tuple[int, Tasks]]]) -> tuple[float, flo
             of_episodes = float((smoothed_KT * (1 - smoothed_KT) / num_T).mean(axis=0).sum()) / num_tasks**2
             terms.append((max(float(seeds_K.var(ddof=1)), of_episodes) / len(seeds_K), len(seeds_K) - 1))
         for i in range(num_tasks):
-            starts_N = sum(sign * tasks[i].mean(axis=0) for sign, tasks in group)
-            if len(starts_N) > 1:
+            init_states_N = sum(sign * tasks[i].mean(axis=0) for sign, tasks in group)
+            if len(init_states_N) > 1:
                 chance = sum(_interaction(tasks[i]) / len(tasks[i]) for _, tasks in group)
-                beyond = max(0.0, float(starts_N.var(ddof=1)) - chance)
-                terms.append((beyond / len(starts_N) / num_tasks**2, len(starts_N) - 1))
+                beyond = max(0.0, float(init_states_N.var(ddof=1)) - chance)
+                terms.append((beyond / len(init_states_N) / num_tasks**2, len(init_states_N) - 1))
     total = sum(variance for variance, _ in terms)
     df = total**2 / sum(variance**2 / freedom for variance, freedom in terms)
     return value, float(np.sqrt(total)), df
@@ -375,7 +375,7 @@ GAP = 0.3
 """Seeds whose success rates lie this far apart may be of two kinds."""
 
 
-def two_kinds(rates: Sequence[float]) -> tuple[list[float], list[float]] | None:
+def split_bimodal(rates: Sequence[float]) -> tuple[list[float], list[float]] | None:
     """Divide the seeds' success rates where they fall apart into two kinds, the worse first; None if they do not.
 
     They do where the widest gap is at least :data:`GAP` and twice as wide as either side: .90 .88 .02 .85 .05 are no

@@ -42,15 +42,15 @@ def train_when_asked(data: str, overrides: list[str]) -> None:
     import torch
 
     from act_kit.config import TrainConfig
+    from act_kit.datasets.chunk_dataset import load_chunk_sampler
     from act_kit.datasets.store import EpisodeStore
-    from act_kit.datasets.windows import load_windows
     from act_kit.overrides import compose
-    from act_kit.training.group import ALONE
+    from act_kit.training.distributed import SINGLE_PROCESS
     from act_kit.training.learner import Learner
 
     config = compose("train", TrainConfig, overrides, {})
     store, cpu = EpisodeStore.open(data), torch.device("cpu")
-    windows = load_windows(
+    windows = load_chunk_sampler(
         [store],
         chunk_size=config.policy.chunk_size,
         val_fraction=config.trainer.val_fraction,
@@ -58,7 +58,7 @@ def train_when_asked(data: str, overrides: list[str]) -> None:
         device=cpu,
         images_TCHW3=None,
     )
-    learner = Learner(config, windows, (store.info.task,), device=cpu, group=ALONE)
+    learner = Learner(config, windows, (store.info.task,), device=cpu, group=SINGLE_PROCESS)
     learner.step(0)
     print("ready", flush=True)
     for line in sys.stdin:

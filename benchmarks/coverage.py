@@ -54,12 +54,12 @@ class Cell:
         if self.is_done:
             return
         repeated = 0 if self.distinct == NUM else self.distinct  # 0: a new one each, also after a failed attempt
-        collect = ("--task", self.task, "--n", NUM, "--distinct-starts", repeated, "--seed", self.seed)
+        collect = ("--task", self.task, "--n", NUM, "--num-init-states", repeated, "--seed", self.seed)
         act("collect", *collect, "--out", self.data, "--workers", 1, "--overwrite")
         act("report", self.data, code=None)
-        options = (f"trainer.steps={STEPS}", f"trainer.validate_every={STEPS}", "selection.rollouts=0")
+        options = (f"trainer.steps={STEPS}", f"trainer.validate_every={STEPS}", "selection.num_evaluations=0")
         run = self.folder / "run"
-        train = ("--data", self.data, "--out", run, "--seed", self.seed, "--allow-degenerate", "--overwrite")
+        train = ("--data", self.data, "--out", run, "--seed", self.seed, "--allow-low-diversity", "--overwrite")
         act("train", *train, "--workers", 1, *options)
         act("eval", run, "--out", self.folder / "eval", "--episodes", 100, "--workers", 1, "--overwrite")
 
@@ -117,22 +117,20 @@ def draw(done: dict[tuple[str, int], list[Cell]], path: Path) -> None:
 
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     axes = figure.subplots()
-    for number, (task, colour) in enumerate(TASKS.items()):
+    for number, (task, color) in enumerate(TASKS.items()):
         of_task = [(distinct, done[task, distinct]) for distinct in DISTINCT if (task, distinct) in done]
         offset = 1.06 ** (number - 1)
         x = [distinct * offset for distinct, _ in of_task]
         mean, low, high = np.array([_interval(of_cell) for _, of_cell in of_task]).T
-        axes.errorbar(
-            x, mean, [mean - low, high - mean], color=colour, label=task, linewidth=2, elinewidth=1, capsize=3
-        )
+        axes.errorbar(x, mean, [mean - low, high - mean], color=color, label=task, linewidth=2, elinewidth=1, capsize=3)
         for where, (_, of_cell) in zip(x, of_task, strict=True):
             axes.scatter(
-                [where] * len(of_cell), [100 * cell.successes.mean() for cell in of_cell], color=colour, s=22, zorder=3
+                [where] * len(of_cell), [100 * cell.successes.mean() for cell in of_cell], color=color, s=22, zorder=3
             )
             verdict = "/".join(dict.fromkeys(cell.verdict for cell in of_cell))
             axes.annotate(
                 verdict, (where / offset, 0), xytext=(0, -46 - 11 * number), textcoords="offset points", ha="center",
-                va="top", fontsize=8, color=colour, annotation_clip=False,
+                va="top", fontsize=8, color=color, annotation_clip=False,
             )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xticks(DISTINCT, [str(distinct) for distinct in DISTINCT])

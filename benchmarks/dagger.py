@@ -30,8 +30,8 @@ def train(data: list[Path], seed: int, folder: Path) -> np.ndarray:
     """Train on datasets and return the successes from 100 fresh starts, bool (100,)."""
     if not (folder / "eval" / "report.html").exists():
         named = [argument for dataset in data for argument in ("--data", dataset)]
-        options = ("selection.rollouts=0", f"trainer.steps={STEPS}", f"trainer.seed={seed}")
-        act("train", *named, "--out", folder / "run", "--overwrite", "--allow-degenerate", *options)
+        options = ("selection.num_evaluations=0", f"trainer.steps={STEPS}", f"trainer.seed={seed}")
+        act("train", *named, "--out", folder / "run", "--overwrite", "--allow-low-diversity", *options)
         act("eval", folder / "run", "--out", folder / "eval", "--overwrite", "--seed", 200 + seed, "--workers", 1)
     with (folder / "eval" / "episodes.csv").open(newline="") as file:
         return np.array([row["success_once"] == "1" for row in csv.DictReader(file)])
@@ -52,7 +52,7 @@ def measure(seed: int, out: Path) -> dict[str, np.ndarray]:
     successes = {f"{FEW} demonstrations": train([few], seed, folder / "before")}
     for name, (first, last) in MIXTURES.items():
         mixture = (f"dagger.expert_first={first}", f"dagger.expert_last={last}")
-        policy = ("--demonstrator", "policy", "--from", folder / "before" / "run")
+        policy = ("--demonstrator", "policy", "--source", folder / "before" / "run")
         corrected = collect(folder / name / "data", "--n", MORE, "--seed", seed, *policy, *mixture)
         successes[f"and {MORE} attempts, the expert's share {name}"] = train([few, corrected], seed, folder / name)
     successes[f"and {MORE} demonstrations"] = train([few, more], seed, folder / "plain")

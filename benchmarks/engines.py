@@ -20,9 +20,9 @@ import numpy as np
 
 from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.fast import FastEngine
+from act_kit.sim.initial_states import InitialState, InitialStateDistribution
 from act_kit.sim.reference import ReferenceEngine
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.starts import Start, StartLaw
 from act_kit.sim.tasks import TASKS
 
 NUM_STEPS = 96
@@ -37,10 +37,10 @@ def seconds(function: Callable[..., object], *arguments: object) -> float:
     return time.perf_counter() - began
 
 
-def expert_actions(simulator: Simulator, start: Start) -> np.ndarray:
+def expert_actions(simulator: Simulator, init_state: InitialState) -> np.ndarray:
     """Return the expert's actions, float32 (NUM_STEPS, 4)."""
-    expert = ScriptedExpert(start.task)
-    state = simulator.reset(start)
+    expert = ScriptedExpert(init_state.task)
+    state = simulator.reset(init_state)
     actions = []
     for _ in range(NUM_STEPS):
         actions.append(expert.act(state))
@@ -54,10 +54,10 @@ def measure(task: str) -> dict[str, float]:
     assert isinstance(fast.engine, FastEngine)
     assert isinstance(reference.engine, ReferenceEngine)
     env = reference.engine._env
-    start, *others = StartLaw(task).sample(1 + NUM_RESETS, seed=3, stream="validate")
-    actions = expert_actions(fast, start)
+    init_state, *others = InitialStateDistribution(task).sample(1 + NUM_RESETS, seed=3, stream="validate")
+    actions = expert_actions(fast, init_state)
 
-    def official_reset(to: Start) -> None:
+    def official_reset(to: InitialState) -> None:
         env._last_rand_vec = to.array
         env.reset()
 
@@ -69,7 +69,7 @@ def measure(task: str) -> dict[str, float]:
         for begin in range(0, NUM_STEPS, size):
             fast.step_chunk(actions[begin : begin + size])
 
-    fast.reset(start)
+    fast.reset(init_state)
     positions = [fast.engine.data.mocap_pos[0].copy()]
     for action in actions:
         positions.append(np.clip(positions[-1] + action[:3] * env.action_scale, env.mocap_low, env.mocap_high))
@@ -87,10 +87,10 @@ def measure(task: str) -> dict[str, float]:
 
     times: dict[str, list[float]] = {}
     for _ in range(REPEATS):
-        official_reset(start)
+        official_reset(init_state)
         times.setdefault("official", []).append(seconds(official_steps))
         for name, run in (("physics", physics), ("chunks", partial(chunks, 16)), ("singly", partial(chunks, 1))):
-            fast.reset(start)
+            fast.reset(init_state)
             times.setdefault(name, []).append(seconds(run))
     result = {name: 1e6 * min(spent) / NUM_STEPS for name, spent in times.items()}
     resets = [(seconds(official_reset, other), seconds(fast.reset, other)) for other in others]

@@ -20,16 +20,18 @@ EPISODES = 100
 
 def official(run: str, num_episodes: int) -> np.ndarray:
     """Return success by episode and step, bool (N, 500), of the loop."""
-    from act_kit.policy.policy import Policy
+    from act_kit.policies.policy import Policy
     from act_kit.sim.engine import make_environment
-    from act_kit.sim.starts import StartLaw
+    from act_kit.sim.initial_states import InitialStateDistribution
 
     policy = Policy.load(run)
     (task,) = policy.tasks
     env = make_environment(task)
     successes = np.zeros((num_episodes, 500), dtype=bool)
-    for row, start in zip(successes, StartLaw(task).sample(num_episodes, seed=5, stream="evaluate"), strict=True):
-        env._last_rand_vec = start.array
+    for row, init_state in zip(
+        successes, InitialStateDistribution(task).sample(num_episodes, seed=5, stream="evaluate"), strict=True
+    ):
+        env._last_rand_vec = init_state.array
         state, _ = env.reset()
         policy.reset()
         for t in range(500):
@@ -42,11 +44,11 @@ def toolkit(run: str, num_episodes: int, engine: str = "fast") -> np.ndarray:
     """Return the same of the toolkit."""
     import torch
 
-    from act_kit.eval.actors import PolicyActor
-    from act_kit.eval.rollout import rollout
-    from act_kit.policy.policy import Policy
+    from act_kit.policies.policy import Policy
     from act_kit.processors import num_cpus
-    from act_kit.sim.starts import StartLaw
+    from act_kit.rollouts.agents import PolicyAgent
+    from act_kit.rollouts.rollout import rollout
+    from act_kit.sim.initial_states import InitialStateDistribution
     from act_kit.sim.vector import VectorSimulator
 
     def show(sizes: object) -> None:
@@ -54,9 +56,9 @@ def toolkit(run: str, num_episodes: int, engine: str = "fast") -> np.ndarray:
 
     torch.set_num_threads(1)  # as act eval does
     policy = Policy.load(run)
-    starts = StartLaw(*policy.tasks).sample(num_episodes, seed=5, stream="evaluate")
+    init_states = InitialStateDistribution(*policy.tasks).sample(num_episodes, seed=5, stream="evaluate")
     with VectorSimulator(num_cpus(), engine=engine) as simulators:
-        outcomes = rollout(simulators, PolicyActor(policy), starts, on_sizes=show)
+        outcomes = rollout(simulators, PolicyAgent(policy), init_states, on_plan=show)
     spent = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in simulators.seconds.items())
     print(f"processor time: {spent}", file=sys.stderr)
     return np.stack([outcome.success for outcome in outcomes])

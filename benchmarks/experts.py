@@ -12,26 +12,26 @@ from pathlib import Path
 import numpy as np
 
 from act_kit.collection.collect import collect
-from act_kit.collection.replay import replay
+from act_kit.collection.verify import replay
 from act_kit.config import CollectConfig
-from act_kit.datasets.diversity import measure
-from act_kit.eval.actors import ExpertActor
+from act_kit.diversity.measure import measure
 from act_kit.eval.evaluate import success_rate
-from act_kit.eval.rollout import LocalRoll, Roll
-from act_kit.executors import LocalExecutor
 from act_kit.overrides import compose
+from act_kit.parallel import LocalExecutor
 from act_kit.processors import num_cpus
-from act_kit.sim.starts import StartLaw
+from act_kit.rollouts.agents import ExpertAgent
+from act_kit.rollouts.rollout import RolloutFunction, RolloutPool
+from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.tasks import TASKS
 
-NUM_STARTS = 20
+NUM_INIT_STATES = 20
 NUM_DEMONSTRATIONS = 50
 
 
-def row(task: str, roll: Roll) -> str:
+def row(task: str, roll: RolloutFunction) -> str:
     """Measure one task and return its row."""
-    starts = StartLaw(task).sample(NUM_STARTS, seed=0, stream="evaluate")
-    outcomes = roll(ExpertActor(), starts, stop_at_success=True)
+    init_states = InitialStateDistribution(task).sample(NUM_INIT_STATES, seed=0, stream="evaluate")
+    outcomes = roll(ExpertAgent(), init_states, stop_at_success=True)
     steps = [outcome.success_step + 1 for outcome in outcomes if outcome.success_step is not None]
     with tempfile.TemporaryDirectory() as folder, LocalExecutor(num_cpus()) as executor:
         config = compose("collect", CollectConfig, flags={"task": task, "n": NUM_DEMONSTRATIONS})
@@ -49,7 +49,7 @@ def main() -> None:
     """Print the table."""
     print("| task | group | expert | steps to success | failed attempts | replayed to the bit | diversity |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    with LocalRoll(num_cpus()) as roll:
+    with RolloutPool(num_cpus()) as roll:
         for task in sys.argv[1:] or TASKS:
             print(row(task, roll), flush=True)
 

@@ -29,14 +29,14 @@ from scipy.stats import binomtest
 
 from act_kit.collection.collect import collect
 from act_kit.config import CollectConfig
-from act_kit.datasets.checks import Level
-from act_kit.datasets.diversity import measure_starts
-from act_kit.datasets.first_observations import measure_dataset
-from act_kit.datasets.null import accepted, draw, scale
-from act_kit.executors import LocalExecutor
+from act_kit.diversity.first_observations import measure_dataset
+from act_kit.diversity.integrity import Level
+from act_kit.diversity.measure import measure_init_states
+from act_kit.diversity.reference import accepted, draw, scale
 from act_kit.overrides import compose
+from act_kit.parallel import LocalExecutor
 from act_kit.processors import num_cpus
-from act_kit.sim.starts import StartLaw, stack
+from act_kit.sim.initial_states import InitialStateDistribution, stack
 from act_kit.sim.tasks import TASKS, Task
 
 SIZES = (20, 50, 200)
@@ -48,17 +48,17 @@ ROUND = ((10, 0.0), (10, 0.1), (20, 0.0), (20, 0.1), (50, 0.0))
 CORRELATION = 0.9
 
 
-def within_law(
+def within_distribution(
     task: Task, num: int, seed: int, change: Callable[[np.ndarray, np.random.Generator], None]
 ) -> np.ndarray:
     """Draw from the reset box, change that, and keep what the reset law could have given."""
     rng = np.random.default_rng(seed)
-    starts = np.empty((0, len(task.low)))
-    while len(starts) < num:
+    init_states = np.empty((0, len(task.low)))
+    while len(init_states) < num:
         batch = rng.uniform(task.low, task.high, (4 * num, len(task.low)))
         change(batch, rng)
-        starts = np.concatenate([starts, batch[accepted(task, batch)]])
-    return starts[:num]
+        init_states = np.concatenate([init_states, batch[accepted(task, batch)]])
+    return init_states[:num]
 
 
 def half_a_box(task: Task, num: int, seed: int) -> np.ndarray:
@@ -68,7 +68,7 @@ def half_a_box(task: Task, num: int, seed: int) -> np.ndarray:
     def change(batch: np.ndarray, rng: np.random.Generator) -> None:
         batch[:, dim] -= (batch[:, dim] - task.low[dim]) / 2
 
-    return within_law(task, num, seed, change)
+    return within_distribution(task, num, seed, change)
 
 
 def frozen(task: Task, num: int, seed: int) -> np.ndarray:
@@ -79,7 +79,7 @@ def frozen(task: Task, num: int, seed: int) -> np.ndarray:
     def change(batch: np.ndarray, rng: np.random.Generator) -> None:
         batch[:, dim] = value
 
-    return within_law(task, num, seed, change)
+    return within_distribution(task, num, seed, change)
 
 
 def repeated(num_distinct: int) -> Callable[[Task, int, int], np.ndarray]:
@@ -95,16 +95,16 @@ def correlated(task: Task, num: int, seed: int) -> np.ndarray:
         normal = rng.multivariate_normal([0, 0], [[1, CORRELATION], [CORRELATION, 1]], len(batch))
         batch[:, pair] = np.asarray(task.low)[pair] + ndtr(normal) * task.width[pair]
 
-    return within_law(task, num, seed, change)
+    return within_distribution(task, num, seed, change)
 
 
 def without_middle(share: float) -> Callable[[Task, int, int], np.ndarray]:
     """Leave out a box about the middle, of this share of all initial states."""
 
     def make(task: Task, num: int, seed: int) -> np.ndarray:
-        starts = draw(task, 20 * num, seed)
-        outwards = np.abs(2 * scale(task, starts) - 1).max(axis=1)
-        outer = starts[np.argsort(outwards)[round(share * len(starts)) :]]
+        init_states = draw(task, 20 * num, seed)
+        outwards = np.abs(2 * scale(task, init_states) - 1).max(axis=1)
+        outer = init_states[np.argsort(outwards)[round(share * len(init_states)) :]]
         return np.random.default_rng(seed).choice(outer, num, replace=False)
 
     return make
@@ -114,26 +114,26 @@ def without_rectangle(share: float, num_dims: int) -> Callable[[Task, int, int],
     """Leave out those nearest to a random one in some dimensions, of this share of all initial states."""
 
     def make(task: Task, num: int, seed: int) -> np.ndarray:
-        rng, starts = np.random.default_rng(seed), draw(task, 20 * num, seed)
+        rng, init_states = np.random.default_rng(seed), draw(task, 20 * num, seed)
         dims = rng.permutation(len(task.informative))[:num_dims]
-        scaled = scale(task, starts)[:, dims]
+        scaled = scale(task, init_states)[:, dims]
         apart = np.abs(scaled - scaled[0]).max(axis=1)
-        return rng.choice(starts[np.argsort(apart)[round(share * len(starts)) :]], num, replace=False)
+        return rng.choice(init_states[np.argsort(apart)[round(share * len(init_states)) :]], num, replace=False)
 
     return make
 
 
 def with_a_hole(task: Task, num: int, seed: int) -> np.ndarray:
     """Drop the tenth of starts that lie together about some point, as if the expert had failed there."""
-    starts = draw(task, -(-num * 10 // 9), seed)
-    scaled = scale(task, starts)
+    init_states = draw(task, -(-num * 10 // 9), seed)
+    scaled = scale(task, init_states)
     apart = np.linalg.norm(scaled - scale(task, draw(task, 1, seed + 1)), axis=1)
-    return starts[np.sort(np.argsort(apart)[len(starts) - num :])]
+    return init_states[np.sort(np.argsort(apart)[len(init_states) - num :])]
 
 
 def sobol(task: Task, num: int, seed: int) -> np.ndarray:
     """Draw from a Sobol sequence."""
-    return stack(StartLaw(task.name, "sobol").sample(num, seed=seed, stream="collect"))
+    return stack(InitialStateDistribution(task.name, "sobol").sample(num, seed=seed, stream="collect"))
 
 
 HEALTHY: dict[str, tuple[Callable[[Task, int, int], np.ndarray], int]] = {
@@ -162,8 +162,8 @@ def levels(name: str, num: int) -> dict[str, list[Level]]:
     """Judge one task's datasets of one size."""
     task = TASKS[name]
 
-    def judge(starts: np.ndarray) -> Level:
-        return measure_starts(task, starts).level
+    def judge(init_states: np.ndarray) -> Level:
+        return measure_init_states(task, init_states).level
 
     judged = {
         kind: [judge(make(task, num, FIRST_SEED + seed)) for seed in range(count)]

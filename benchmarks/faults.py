@@ -23,22 +23,22 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from act_kit.collection.recorder import Recorder
-from act_kit.datasets.derive import Derivation, Part, write_derived
-from act_kit.datasets.episode import Attempt, Recording
+from act_kit.datasets.ops import Derivation, Part, write_derived
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
-from act_kit.eval.evalset import EvalSet
+from act_kit.eval.init_state_sets import InitialStateSet
 from act_kit.eval.recount import read_rows, recount
 from act_kit.files import read_json, read_text, write_json, write_text
-from act_kit.policy.policy import Policy
+from act_kit.policies.policy import Policy
+from act_kit.rollouts.episode import Attempt, Recording
 from act_kit.sim.expert import ScriptedExpert
+from act_kit.sim.initial_states import InitialState, InitialStateDistribution
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.starts import Start, StartLaw
 from benchmarks.command import act
 
 TASK = "reach-v3"
 NUM = 50
-TRAINING = ("trainer.steps=600", "trainer.validate_every=300", "selection.rollouts=2", "selection.episodes=10")
+TRAINING = ("trainer.steps=600", "trainer.validate_every=300", "selection.num_evaluations=2", "selection.episodes=10")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Case:
 
     @property
     def evaluation(self) -> Path:
-        return self.run / "eval-fresh"
+        return self.run / "eval-test"
 
     @property
     def checkpoint(self) -> Path:
@@ -113,13 +113,13 @@ def edit(case: Case, change: Callable[[EpisodeStore], None]) -> None:
 
 
 def identical_starts(case: Case) -> None:
-    case.collect("--distinct-starts", 1)
-    case.train("--allow-degenerate")
+    case.collect("--num-init-states", 1)
+    case.train("--allow-low-diversity")
 
 
 def five_starts(case: Case) -> None:
-    case.collect("--distinct-starts", 5)
-    case.train("--allow-degenerate")
+    case.collect("--num-init-states", 5)
+    case.train("--allow-low-diversity")
 
 
 def half_the_box(case: Case) -> None:
@@ -130,7 +130,7 @@ def half_the_box(case: Case) -> None:
     chosen = np.flatnonzero(everything.rand_vecs[:, dim] < middle)[:NUM]
     half = Derivation(parts=[Part(store=everything, episodes=chosen)], command="half the box")
     write_derived(case.data, {"": half}, half.command, overwrite=False)
-    case.train("--allow-degenerate")
+    case.train("--allow-low-diversity")
 
 
 def hidden_goal(case: Case) -> None:
@@ -141,7 +141,7 @@ def hidden_goal(case: Case) -> None:
 
     case.collect()
     edit(case, hide)
-    case.train("--allow-degenerate")
+    case.train("--allow-low-diversity")
 
 
 def actions_off_by_one(case: Case) -> None:
@@ -152,7 +152,7 @@ def actions_off_by_one(case: Case) -> None:
 
     case.collect()
     edit(case, shift)
-    case.train("--allow-degenerate")
+    case.train("--allow-low-diversity")
 
 
 def unclipped_actions(case: Case) -> None:
@@ -168,7 +168,7 @@ def unclipped_actions(case: Case) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         edit(case, unclip)
-    case.train("--allow-degenerate")
+    case.train("--allow-low-diversity")
 
 
 # -- faults of a run that was healthy ------------------------------------------------------------------------------
@@ -177,23 +177,23 @@ def unclipped_actions(case: Case) -> None:
 def resave(case: Case, change: Callable[[Policy], None]) -> None:
     """Change a policy and save it with a probe that agrees, as a faulty trainer would have."""
     tensors = load_file(case.checkpoint / "model.safetensors")
-    probe = {name.removeprefix("probe."): rows for name, rows in tensors.items() if name.startswith("probe.")}
-    del probe["chunks"]
+    self_test = {name.removeprefix("probe."): rows for name, rows in tensors.items() if name.startswith("probe.")}
+    del self_test["chunks"]
     policy = Policy.load(case.checkpoint)
     change(policy)
-    policy.save(case.checkpoint, probe)
+    policy.save(case.checkpoint, self_test)
 
 
-def wrong_normaliser(case: Case) -> None:
-    resave(case, lambda policy: policy.normaliser.mean.add_(0.05))
+def wrong_normalizer(case: Case) -> None:
+    resave(case, lambda policy: policy.normalizer.mean.add_(0.05))
     case.evaluate()
 
 
 def amplified_constant(case: Case) -> None:
     def amplify(policy: Policy) -> None:
-        constant = int(policy.normaliser.is_constant.nonzero()[0])
-        policy.normaliser.is_constant[constant] = False
-        policy.normaliser.std[constant] = 1e-8
+        constant = int(policy.normalizer.is_constant.nonzero()[0])
+        policy.normalizer.is_constant[constant] = False
+        policy.normalizer.std[constant] = 1e-8
 
     resave(case, amplify)
     case.evaluate()
@@ -216,29 +216,29 @@ def metric_under_another_name(case: Case) -> None:
 
 
 def every_step_without_ensembling(case: Case) -> None:
-    case.evaluate("--execute", 1)
+    case.evaluate("--n-action-steps", 1)
 
 
 Z_SAMPLED = """
-import torch, act_kit.policy.act as m
+import torch, act_kit.policies.act as m
 decode = m.ACT.decode
 m.ACT.decode = lambda self, embedded, z: decode(self, embedded, torch.randn(16, self.config.latent_dim))
 """
 
 
-def training_starts(case: Case) -> None:
+def training_init_states(case: Case) -> None:
     """The evaluation's check is broken too: with it, the command refuses (see REFUSALS)."""
     case.evaluate(
-        "--starts", reuse_training_starts(case), "--out", case.evaluation,
+        "--init-states", reuse_training_init_states(case), "--out", case.evaluation,
         patch="import act_kit.eval.evaluate as m; m.check_disjoint = lambda *a: None",
     )  # fmt: skip
 
 
-def reuse_training_starts(case: Case) -> Path:
+def reuse_training_init_states(case: Case) -> Path:
     """Write an evaluation set of demonstrated starts that calls itself fresh."""
-    starts = EpisodeStore.open(case.data).starts[:40]
+    init_states = EpisodeStore.open(case.data).init_states[:40]
     path = case.folder / "mine.json"
-    EvalSet(task=TASK, kind="fresh", seed=0, starts=tuple(starts)).save(path)
+    InitialStateSet(task=TASK, kind="test", seed=0, init_states=tuple(init_states)).save(path)
     return path
 
 
@@ -251,7 +251,7 @@ def another_tasks_checkpoint(case: Case) -> None:
     act("collect", "--task", "push-v3", "--n", 20, "--out", other.data, "--workers", 1)
     act(
         "train", "--data", other.data, "--out", other.run, "--workers", 1, "trainer.steps=60",
-        "trainer.validate_every=30", "selection.rollouts=1", "selection.episodes=2",
+        "trainer.validate_every=30", "selection.num_evaluations=1", "selection.episodes=2",
     )  # fmt: skip
     shutil.rmtree(case.run / "checkpoints")
     shutil.copytree(other.run / "checkpoints", case.run / "checkpoints", symlinks=True)
@@ -338,16 +338,16 @@ def copy_actions(store: EpisodeStore) -> None:
         store.group[f"data/{name}"][:] = np.concatenate(parts)
 
 
-def reverse_starts(store: EpisodeStore) -> None:
+def reverse_init_states(store: EpisodeStore) -> None:
     store.group["meta/rand_vec"][:] = store.rand_vecs[::-1]
 
 
-def shift_starts(store: EpisodeStore) -> None:
+def shift_init_states(store: EpisodeStore) -> None:
     """Shift the initial states of the last fifth of the episodes by one."""
-    starts = store.rand_vecs
-    first = len(starts) * 4 // 5
-    starts[first:] = np.roll(starts[first:], 1, axis=0)
-    store.group["meta/rand_vec"][:] = starts
+    init_states = store.rand_vecs
+    first = len(init_states) * 4 // 5
+    init_states[first:] = np.roll(init_states[first:], 1, axis=0)
+    store.group["meta/rand_vec"][:] = init_states
 
 
 def truncate(store: EpisodeStore) -> None:
@@ -405,8 +405,8 @@ DATA_FAULTS: dict[str, DataFault] = {
     "last fifth of the states late": _steps(["state"], roll_last_fifth, "states off by some steps"),
     "goal rounded to 1 cm": _steps(["state"], round_goal, "states rounded"),
     "hand in millimetres": _steps(["state"], scale_columns(slice(3), 1000), "states in another unit"),
-    "initial states reversed": DataFault(reverse_starts, "initial states changed"),
-    "last fifth of the initial states shifted": DataFault(shift_starts, "initial states changed"),
+    "initial states reversed": DataFault(reverse_init_states, "initial states changed"),
+    "last fifth of the initial states shifted": DataFault(shift_init_states, "initial states changed"),
     "another task's name": DataFault(relabel, "episodes of another task"),
 }
 """By what was done to all episodes, unless it says otherwise."""
@@ -415,28 +415,30 @@ DATA_FAULTS: dict[str, DataFault] = {
 # -- evaluations and records that are not what they say ------------------------------------------------------------
 
 
-def chosen_starts(case: Case) -> None:
+def chosen_init_states(case: Case) -> None:
     """The evaluation's own naming is broken too: with it, the command calls them what they are (see REFUSALS)."""
     case.evaluate(
-        "--starts", choose_starts(case), "--out", case.evaluation,
-        patch="import act_kit.eval.evalset as m; m.EvalSet.follows_law = True",
+        "--init-states", choose_init_states(case), "--out", case.evaluation,
+        patch="import act_kit.eval.init_state_sets as m; m.EvalSet.follows_law = True",
     )  # fmt: skip
 
 
-def choose_starts(case: Case) -> Path:
+def choose_init_states(case: Case) -> Path:
     """Write an evaluation set of somebody's choice that calls itself fresh."""
-    drawn = StartLaw(TASK).sample(80, seed=3, stream="evaluate")
+    drawn = InitialStateDistribution(TASK).sample(80, seed=3, stream="evaluate")
     path = case.folder / "mine.json"
-    EvalSet(task=TASK, kind="fresh", seed=0, starts=tuple(drawn[::2])).save(path)
+    InitialStateSet(task=TASK, kind="test", seed=0, init_states=tuple(drawn[::2])).save(path)
     return path
 
 
-def nearly_training_starts(case: Case) -> None:
+def nearly_training_init_states(case: Case) -> None:
     path = case.folder / "mine.json"
-    starts = [Start.of(TASK, start.array + 2e-6) for start in EpisodeStore.open(case.data).starts[:40]]
-    EvalSet(task=TASK, kind="file", seed=0, starts=tuple(starts)).save(path)
+    init_states = [
+        InitialState.of(TASK, init_state.array + 2e-6) for init_state in EpisodeStore.open(case.data).init_states[:40]
+    ]
+    InitialStateSet(task=TASK, kind="file", seed=0, init_states=tuple(init_states)).save(path)
     case.evaluate(
-        "--starts", path, "--out", case.evaluation,
+        "--init-states", path, "--out", case.evaluation,
         patch="import act_kit.eval.evaluate as m; m.check_disjoint = lambda *a: None",
     )  # fmt: skip
 
@@ -447,7 +449,7 @@ def edited_alike(case: Case) -> None:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows[::6]:
-        row.update(success_once="0", success_at_end="0", success_step="", label="never reached", got_as_far_as="near")
+        row.update(success_once="0", success_at_end="0", success_step="", label="never reached", furthest_stage="near")
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
@@ -501,18 +503,20 @@ def by_hand(case: Case) -> None:
     recorder = Recorder(Simulator(TASK), steps_after_success=10)
     expert = ScriptedExpert(TASK)
     episodes = []
-    for number, start in enumerate(scripted.starts):
+    for number, init_state in enumerate(scripted.init_states):
         rng = np.random.default_rng(number)
-        recorder.begin(start)
+        recorder.begin(init_state)
         while recorder.steps_left:
             if len(recorder) % 6 == 0:
                 jitter = rng.normal(0, 0.15, 4)
             action = np.clip(0.4 * expert.act(recorder.state) + jitter, -1, 1).astype(np.float32)
             recorder.step(action, action)
         episodes.append(recorder.episode(attempt=number, source="teleop:ann"))
-    attempts = [Attempt(start=e.start, num_steps=len(e), kept=bool(e.success.any())) for e in episodes]
+    attempts = [Attempt(init_state=e.init_state, num_steps=len(e), kept=bool(e.success.any())) for e in episodes]
     episodes = [episode for episode in episodes if episode.success.any()]
-    recordings = [Recording(start=e.start, attempt=e.attempt, source=e.source, steps=e.steps) for e in episodes]
+    recordings = [
+        Recording(init_state=e.init_state, attempt=e.attempt, source=e.source, steps=e.steps) for e in episodes
+    ]
     shutil.rmtree(case.data)
     info = replace(scripted.info, demonstrator="teleop:ann", command=f"act collect --task {TASK} --demonstrator teleop")
     write_dataset(case.data, info, recordings, attempts=attempts)
@@ -530,7 +534,7 @@ def corrected(case: Case) -> None:
     case.train()
     more = case.folder / "more"
     act(
-        "collect", "--task", TASK, "--n", 20, "--demonstrator", "policy", "--from", case.run, "--out", more,
+        "collect", "--task", TASK, "--n", 20, "--demonstrator", "policy", "--source", case.run, "--out", more,
         "--workers", 1,
     )  # fmt: skip
     act("train", "--data", case.data, "--data", more, "--out", case.run, "--workers", 1, "--overwrite", *TRAINING)
@@ -548,15 +552,15 @@ SOUND: dict[str, Callable[[Case], None]] = {
 # -- faults that a command refuses -------------------------------------------------------------------------------------
 
 
-def refused_training_starts(case: Case) -> str:
-    return case.evaluate("--starts", reuse_training_starts(case), code=2).stderr
+def refused_training_init_states(case: Case) -> str:
+    return case.evaluate("--init-states", reuse_training_init_states(case), code=2).stderr
 
 
 def refused_sampling(case: Case) -> str:
     return case.evaluate(patch=Z_SAMPLED, code=2).stderr
 
 
-def refused_normaliser(case: Case) -> str:
+def refused_normalizer(case: Case) -> str:
     """Only the normaliser is changed, not what vouches for it."""
     path = case.checkpoint / "model.safetensors"
     tensors = load_file(path)
@@ -570,9 +574,9 @@ def refused_tensors(case: Case) -> str:
     return case.evaluate(code=2).stderr
 
 
-def refused_one_start(case: Case) -> str:
+def refused_one_init_state(case: Case) -> str:
     data = case.folder / "one"
-    act("collect", "--task", TASK, "--n", NUM, "--distinct-starts", 1, "--out", data, "--workers", 1)
+    act("collect", "--task", TASK, "--n", NUM, "--num-init-states", 1, "--out", data, "--workers", 1)
     return act("train", "--data", data, "--out", case.folder / "refused", code=2).stderr
 
 
@@ -580,16 +584,16 @@ def refused_undeclared_difference(case: Case) -> str:
     other = case.folder / "other"
     act("train", "--data", case.data, "--out", other, "--workers", 1, *TRAINING, "trainer.steps=300", "trainer.lr=1e-3")
     act("eval", other, "--episodes", 40, "--workers", 1)
-    compared = act("compare", case.run, other, "--factor", "trainer.lr", "--out", case.folder / "comparison", code=2)
+    compared = act("compare", case.run, other, "--vary", "trainer.lr", "--out", case.folder / "comparison", code=2)
     return compared.stdout + compared.stderr
 
 
 REFUSALS: dict[str, tuple[Callable[[Case], str], str]] = {
-    "evaluation starts from training": (refused_training_starts, "were demonstrated in training"),
+    "evaluation starts from training": (refused_training_init_states, "were demonstrated in training"),
     "z sampled at inference": (refused_sampling, "not deterministic"),
-    "normaliser changed": (refused_normaliser, "does not compute what it computed"),
+    "normaliser changed": (refused_normalizer, "does not compute what it computed"),
     "24 tensors missing": (refused_tensors, "does not fit"),
-    "training on identical starts": (refused_one_start, "one and the same start"),
+    "training on identical starts": (refused_one_init_state, "one and the same start"),
     "two runs with an undeclared difference": (refused_undeclared_difference, "CONFOUNDED"),
 }
 """By what a command does with them: what it must say."""
@@ -614,20 +618,20 @@ FAULTS = [
     Fault("unclipped actions", unclipped_actions, "unclipped actions", of_healthy=False),
     Fault("hardly trained", hardly_trained, "hardly trained", of_healthy=False),
     Fault("another camera in use", another_camera, "other pictures in use", of_healthy=False),
-    Fault("wrong normaliser", wrong_normaliser, "normaliser of other data"),
+    Fault("wrong normaliser", wrong_normalizer, "normaliser of other data"),
     Fault("constant dimension amplified", amplified_constant, "normaliser of other data"),
     Fault("24 tensors missing", tensors_missing, "checkpoint does not load"),
     Fault("truncated checkpoint", truncated_checkpoint, "checkpoint does not load"),
     Fault("metric under another name", metric_under_another_name, "metrics under other names"),
     Fault("every step without ensembling", every_step_without_ensembling, "executed otherwise"),
-    Fault("evaluated on training starts", training_starts, "evaluated on training starts"),
+    Fault("evaluated on training starts", training_init_states, "evaluated on training starts"),
     Fault("horizon too short", short_horizon, "horizon too short"),
     Fault("another task's checkpoint", another_tasks_checkpoint, "checkpoint of another run"),
     Fault("result edited by hand", edited_result, "evaluation damaged"),
     Fault("data collected anew", data_collected_anew, "checkpoint of another run"),
     Fault("settings far from the preset", far_from_the_preset, "settings far from the preset", of_healthy=False),
-    Fault("initial states of somebody's choice", chosen_starts, "initial states are not what they are called"),
-    Fault("2 µm from training starts", nearly_training_starts, "evaluated on training starts"),
+    Fault("initial states of somebody's choice", chosen_init_states, "initial states are not what they are called"),
+    Fault("2 µm from training starts", nearly_training_init_states, "evaluated on training starts"),
     Fault("result edited everywhere", edited_alike, "evaluation does not repeat"),
     Fault("evaluated before it was trained", evaluated_before_trained, "evaluation of another task or policy"),
     Fault("first checkpoint called best", first_checkpoint_is_best, "best is not the best"),
@@ -678,20 +682,20 @@ def main() -> None:
             first = inject(fault, healthy, _fresh(arguments.out, fault.name)).diagnose()[0]
             found = first["name"] == fault.found_as and first["status"] in ("CONFIRMED", "SUSPECTED")
             missed += not found
-            says = first["name"] if found else f"MISSED, but: {first['name']}: {first['says']}"
-            print(f"| {fault.name} | {says} | {first['status']}, {first['severity']} |", flush=True)
+            message = first["name"] if found else f"MISSED, but: {first['name']}: {first['message']}"
+            print(f"| {fault.name} | {message} | {first['status']}, {first['severity']} |", flush=True)
     for name, data_fault in DATA_FAULTS.items():
         if arguments.only in name:
             first = diagnose_data(data_fault, healthy, _fresh(arguments.out, name))
             found = first["name"] == data_fault.found_as and first["status"] == "CONFIRMED"
             missed += not found
-            says = first["name"] if found else f"MISSED, but: {first['name']}: {first['says']}"
-            print(f"| {name} | {says} | {first['status']}, {first['severity']} |", flush=True)
+            message = first["name"] if found else f"MISSED, but: {first['name']}: {first['message']}"
+            print(f"| {name} | {message} | {first['status']}, {first['severity']} |", flush=True)
     for name, (refuse, phrase) in REFUSALS.items():
         if arguments.only in name:
-            says = refuse(healthy.copy(_fresh(arguments.out, f"refused {name}")))
-            missed += phrase not in says
-            print(f"| {name} | {phrase if phrase in says else f'MISSED, but: {says}'} | refused |", flush=True)
+            message = refuse(healthy.copy(_fresh(arguments.out, f"refused {name}")))
+            missed += phrase not in message
+            print(f"| {name} | {phrase if phrase in message else f'MISSED, but: {message}'} | refused |", flush=True)
     sys.exit(1 if missed else 0)
 
 

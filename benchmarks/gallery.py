@@ -29,8 +29,8 @@ _SIZE = {"width": 1280, "height": 860}
 
 def photograph(page: Page, name: str) -> None:
     """Save what is seen of a page, in few enough colours to be small."""
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    picture.quantize(256).save(DOCS / f"{name}.png", optimize=True)
+    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    image.quantize(256).save(DOCS / f"{name}.png", optimize=True)
     print(DOCS / f"{name}.png")
 
 
@@ -73,8 +73,8 @@ def main() -> None:
             "scripted": ("collect", "--task", TASK, "--n", 60),
             "data": ("data", "merge", out / "by-hand", out / "scripted"),
             "run": ("train", "--data", out / "data", "trainer.steps=400"),
-            "eval": ("eval", out / "run", "--record-video", "--quick"),
-            "view": ("data", "view", out / "data"),
+            "eval": ("eval", out / "run", "--record-video", "--episodes 30"),
+            "view": ("data", "browse", out / "data"),
         }
         for name, step in steps.items():
             if not (out / name).exists():

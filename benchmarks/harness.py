@@ -1,6 +1,6 @@
 """Where an evaluation's time goes, with the policy on this device: simulating, rendering, planning, waiting.
 
-python benchmarks/harness.py state|image [--tasks MT10] [--device cuda] [--episodes 64] [--execute 16] [--size 128]
+python benchmarks/harness.py state|image [--tasks MT10] [--device cuda] [--episodes 64] [--n-action-steps 16] [--size 128]
 
 The policies are untrained, of ACT's full size (policy=act, policy=act_image: one camera), so that every episode runs to
 its horizon. Simulators and renderers have the processors, the policy its device; what waits is planned together.
@@ -16,39 +16,45 @@ import psutil
 import torch
 
 from act_kit.config import TrainConfig
-from act_kit.eval.actors import PolicyActor
-from act_kit.eval.rollout import rollout
 from act_kit.overrides import compose
-from act_kit.policy.act import ACT
-from act_kit.policy.normaliser import Normaliser
-from act_kit.policy.policy import Contract, Demonstrations, Policy
+from act_kit.policies.act import ACT
+from act_kit.policies.normalizer import Normalizer
+from act_kit.policies.policy import Policy, PolicyMetadata, TrainingData
 from act_kit.processors import num_cpus
-from act_kit.sim.render import RenderSettings, Views
-from act_kit.sim.starts import Start, StartLaw
+from act_kit.rollouts.agents import PolicyAgent
+from act_kit.rollouts.rollout import rollout
+from act_kit.sim.initial_states import InitialState, InitialStateDistribution
+from act_kit.sim.render import CameraViews, RenderSettings
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON, STATE_DIM, expand_tasks
 from act_kit.sim.vector import VectorSimulator
 
 
-def make_policy(kind: str, tasks: Sequence[str], *, device: str, execute: int, settings: RenderSettings) -> Policy:
+def make_policy(
+    kind: str, tasks: Sequence[str], *, device: str, n_action_steps: int, settings: RenderSettings
+) -> Policy:
     """Make an untrained policy."""
     preset = {"state": "act", "image": "act_image"}[kind]
-    config = compose("train", TrainConfig, [f"policy={preset}", f"execution.execute={execute}"])
+    config = compose("train", TrainConfig, [f"policy={preset}", f"chunking.n_action_steps={n_action_steps}"])
     cameras = config.policy.cameras
-    contract = Contract(
-        demonstrations=[Demonstrations(task=task, fingerprint="", command="", starts=[]) for task in tasks],
+    contract = PolicyMetadata(
+        demonstrations=[TrainingData(task=task, fingerprint="", command="", init_states=[]) for task in tasks],
         horizon=HORIZON, control_hz=CONTROL_HZ, versions={}, step=0, goal_visible=False,
-        views=Views(cameras=cameras, settings=settings) if cameras else None, gl_renderer="",
+        views=CameraViews(cameras=cameras, settings=settings) if cameras else None, gl_renderer="",
     )  # fmt: skip
     torch.manual_seed(0)
     model = ACT(config.policy, num_tasks=len(tasks))
-    return Policy(model, Normaliser(STATE_DIM), contract, config.execution, device=device)
+    return Policy(model, Normalizer(STATE_DIM), contract, config.chunking, device=device)
 
 
-def draw_starts(tasks: Sequence[str], num: int) -> list[Start]:
+def draw_init_states(tasks: Sequence[str], num: int) -> list[InitialState]:
     """Draw starts, as many of each task as of any other, but for one."""
     counts = [len(range(i, num, len(tasks))) for i in range(len(tasks))]
     draws = zip(tasks, counts, strict=True)
-    return [start for task, count in draws for start in StartLaw(task).sample(count, seed=0, stream="validate")]
+    return [
+        init_state
+        for task, count in draws
+        for init_state in InitialStateDistribution(task).sample(count, seed=0, stream="validate")
+    ]
 
 
 def main() -> None:
@@ -58,7 +64,7 @@ def main() -> None:
     parser.add_argument("--tasks", default="pick-place-v3")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--episodes", type=int, default=64)
-    parser.add_argument("--execute", type=int, default=16)
+    parser.add_argument("--n-action-steps", type=int, default=16)
     parser.add_argument("--size", default="128")
     options = parser.parse_args()
     device_name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
@@ -66,18 +72,18 @@ def main() -> None:
         torch.set_num_threads(1)
     tasks = expand_tasks(options.tasks)
     policy = make_policy(
-        options.kind, tasks, device=options.device, execute=options.execute,
+        options.kind, tasks, device=options.device, n_action_steps=options.n_action_steps,
         settings=RenderSettings.of_size(options.size),
     )  # fmt: skip
-    actor = PolicyActor(policy)
-    starts = draw_starts(tasks, options.episodes)
-    num_workers = min(num_cpus(), len(starts))
-    with VectorSimulator(num_workers, views=actor.views) as simulators:
+    agent = PolicyAgent(policy)
+    init_states = draw_init_states(tasks, options.episodes)
+    num_workers = min(num_cpus(), len(init_states))
+    with VectorSimulator(num_workers, views=agent.views) as simulators:
         # Processes, contexts, models, kernels.
-        rollout(simulators, actor, draw_starts(tasks, max(len(tasks), num_workers)))
+        rollout(simulators, agent, draw_init_states(tasks, max(len(tasks), num_workers)))
         simulators.seconds.clear()
         began = time.perf_counter()
-        rollout(simulators, actor, starts, on_sizes=lambda sizes: print(sizes.reason))
+        rollout(simulators, agent, init_states, on_plan=lambda sizes: print(sizes.reason))
         wall = time.perf_counter() - began
         spent = dict(simulators.seconds)
         largest = max(child.memory_info().rss for child in psutil.Process().children())
@@ -86,7 +92,7 @@ def main() -> None:
         "| policy | tasks | device | processes | episodes a minute | simulating | rendering | planning "
         "| processes waiting | MB of the largest process |\n"
         f"{'| --- ' * 10}|\n"
-        f"| {options.kind} | {len(tasks)} | {device_name} | {num_workers} | {60 * len(starts) / wall:.0f} "
+        f"| {options.kind} | {len(tasks)} | {device_name} | {num_workers} | {60 * len(init_states) / wall:.0f} "
         f"| {spent['simulating'] / num_workers / wall:.0%} | {spent['rendering'] / num_workers / wall:.0%} "
         f"| {spent['planning'] / wall:.0%} | {1 - busy / num_workers / wall:.0%} | {largest / 1e6:.0f} |"
     )

@@ -62,12 +62,12 @@ WARM_UP = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
+class RolloutPlan:
     """Of both models, with the names of :class:`act_kit.config.PolicyConfig`; both have a ResNet-18 and one camera."""
 
     chunk_size: int
     width: int
-    feedforward: int
+    dim_feedforward: int
     num_heads: int
     encoder_layers: int
     decoder_layers: int
@@ -76,14 +76,14 @@ class Sizes:
     dropout: float
 
 
-PAPER = Sizes(
-    chunk_size=100, width=512, feedforward=3200, num_heads=8, encoder_layers=4, decoder_layers=1, cvae_layers=4,
+PAPER = RolloutPlan(
+    chunk_size=100, dim_model=512, dim_feedforward=3200, num_heads=8, encoder_layers=4, decoder_layers=1, cvae_layers=4,
     latent_dim=32, dropout=0.1,
 )  # fmt: skip
 """Those of Zhao et al. 2023, arXiv:2304.13705; of its 7 decoder layers the original code reads one."""
 
-SMALL = Sizes(
-    chunk_size=16, width=128, feedforward=512, num_heads=4, encoder_layers=2, decoder_layers=1, cvae_layers=2,
+SMALL = RolloutPlan(
+    chunk_size=16, dim_model=128, dim_feedforward=512, num_heads=4, encoder_layers=2, decoder_layers=1, cvae_layers=2,
     latent_dim=32, dropout=0.1,
 )  # fmt: skip
 
@@ -107,12 +107,12 @@ def export(options: argparse.Namespace) -> None:
 def ours(options: argparse.Namespace) -> None:
     """Print one line of JSON: what act_kit's training does a second, from data resident on the device."""
     from act_kit.config import TrainConfig
+    from act_kit.datasets.chunk_dataset import load_chunk_sampler
     from act_kit.datasets.frames import load_frames
     from act_kit.datasets.store import EpisodeStore
-    from act_kit.datasets.windows import load_windows
     from act_kit.overrides import compose
-    from act_kit.policy.vision import FrozenBatchNorm2d, ResNet18
-    from act_kit.training.group import ALONE
+    from act_kit.policies.vision import FrozenBatchNorm2d, ResNet18
+    from act_kit.training.distributed import SINGLE_PROCESS
     from act_kit.training.learner import Learner
 
     stores, device = [EpisodeStore.open(options.dataset)], torch.device(options.device)
@@ -121,18 +121,18 @@ def ours(options: argparse.Namespace) -> None:
         weights = Path(folder) / "resnet18.pth"
         torch.save(ResNet18(FrozenBatchNorm2d).state_dict(), weights)
         sizes = [f"policy.{name}={value}" for name, value in asdict(SMALL if options.small else PAPER).items()]
-        sizes += [f"policy.backbone_weights={weights}", "execution.execute=1"]
+        sizes += [f"policy.backbone_weights={weights}", "chunking.n_action_steps=1"]
         config = compose(
             "train", TrainConfig,
             ["policy=act_image", *sizes, *options.override],
             {"trainer.batch_size": options.batch},
         )  # fmt: skip
-        frames = load_frames(stores, (CAMERA,), where=config.compute.frames, device=device, scratch=Path(folder))
-        windows = load_windows(
+        frames = load_frames(stores, (CAMERA,), where=config.compute.image_storage, device=device, scratch=Path(folder))
+        windows = load_chunk_sampler(
             stores, chunk_size=config.policy.chunk_size, val_fraction=0.1, seed=0, device=device,
             images_TCHW3=frames.images_TCHW3,
         )  # fmt: skip
-        learner = Learner(config, windows, (stores[0].info.task,), device=device, group=ALONE)
+        learner = Learner(config, windows, (stores[0].info.task,), device=device, group=SINGLE_PROCESS)
     rate = samples_per_s(lambda: learner.step(0), batch=options.batch, steps=options.steps, device=options.device)
     row = {
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
@@ -168,11 +168,11 @@ def make_lerobot_dataset(data: dict[str, np.ndarray], root: Path, storage: str) 
     """Write the steps as a LeRobotDataset whose pictures are stored as ``video`` or ``image``."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    picture = f"observation.images.{CAMERA}"
+    image = f"observation.images.{CAMERA}"
     states = data["states"][:, PROPRIOCEPTION]
     features = {
         "observation.state": {"dtype": "float32", "shape": states.shape[1:], "names": None},
-        picture: {"dtype": storage, "shape": data["images"].shape[1:], "names": ["height", "width", "channels"]},
+        image: {"dtype": storage, "shape": data["images"].shape[1:], "names": ["height", "width", "channels"]},
         "action": {"dtype": "float32", "shape": data["actions"].shape[1:], "names": None},
     }
     dataset = LeRobotDataset.create(
@@ -184,7 +184,7 @@ def make_lerobot_dataset(data: dict[str, np.ndarray], root: Path, storage: str) 
             dataset.add_frame(
                 {
                     "observation.state": states[step],
-                    picture: data["images"][step],
+                    image: data["images"][step],
                     "action": data["actions"][step],
                     "task": "act_kit",
                 }
@@ -219,7 +219,7 @@ def count_parameters(model: torch.nn.Module) -> dict[str, int]:
     return counts | {"total": sum(counts.values())}
 
 
-def train_as_lerobot(root: Path, storage: str, sizes: Sizes, options: argparse.Namespace) -> dict[str, Any]:
+def train_as_lerobot(root: Path, storage: str, sizes: RolloutPlan, options: argparse.Namespace) -> dict[str, Any]:
     """Time lerobot's training from a dataset on disk, and its step alone; what stands here is what its script does."""
     from accelerate import Accelerator
     from lerobot.configs.default import DatasetConfig
@@ -238,8 +238,8 @@ def train_as_lerobot(root: Path, storage: str, sizes: Sizes, options: argparse.N
         pretrained_backbone_weights=None,
         chunk_size=sizes.chunk_size,
         n_action_steps=sizes.chunk_size,
-        dim_model=sizes.width,
-        dim_feedforward=sizes.feedforward,
+        dim_model=sizes.dim_model,
+        dim_feedforward=sizes.dim_feedforward,
         n_heads=sizes.num_heads,
         n_encoder_layers=sizes.encoder_layers,
         n_decoder_layers=sizes.decoder_layers,

@@ -12,38 +12,38 @@ from collections.abc import Sequence
 import numpy as np
 
 from act_kit.errors import RenderError
-from act_kit.executors import LocalExecutor
+from act_kit.parallel import LocalExecutor
 from act_kit.sim.expert import ScriptedExpert
+from act_kit.sim.initial_states import InitialState, InitialStateDistribution
 from act_kit.sim.render import RenderSettings, find_gl, render_episode
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.starts import Start, StartLaw
 
 TASK = "pick-place-v3"
 SIZES = (64, 128, 224, 480)
 
 
-def record() -> tuple[Start, np.ndarray]:
+def record() -> tuple[InitialState, np.ndarray]:
     """Return an expert's episode of 60 steps."""
-    (start,) = StartLaw(TASK).sample(1, seed=0, stream="validate")
+    (init_state,) = InitialStateDistribution(TASK).sample(1, seed=0, stream="validate")
     simulator, expert, physics = Simulator(TASK), ScriptedExpert(TASK), []
-    state = simulator.reset(start)
+    state = simulator.reset(init_state)
     for _ in range(60):
         physics.append(simulator.physics())
         state = simulator.step_chunk(expert.act(state)[None]).state[-1]
-    return start, np.array(physics)
+    return init_state, np.array(physics)
 
 
-def frame_ms(settings: RenderSettings, cameras: Sequence[str], start: Start, physics: np.ndarray) -> float:
+def frame_ms(settings: RenderSettings, cameras: Sequence[str], init_state: InitialState, physics: np.ndarray) -> float:
     """Draw twice in this process and return the second time, in milliseconds a frame."""
-    render_episode(settings, cameras, start, physics[:3])
+    render_episode(settings, cameras, init_state, physics[:3])
     began = time.perf_counter()
-    render_episode(settings, cameras, start, physics)
+    render_episode(settings, cameras, init_state, physics)
     return 1e3 * (time.perf_counter() - began) / (len(physics) * len(cameras))
 
 
 def main() -> None:
     """Print the table."""
-    start, physics = record()
+    init_state, physics = record()
     columns = [
         *((f"{size} px", RenderSettings(height_px=size, width_px=size), ["corner4"], physics) for size in SIZES),
         ("128 px, two cameras", RenderSettings(), ["corner4", "gripperPOV"], physics),
@@ -64,7 +64,7 @@ def main() -> None:
         cells = []
         for _, settings, cameras, states in columns:
             with LocalExecutor(1, gl.environment) as executor:
-                (ms,) = executor.map(frame_ms, [(settings, cameras, start, states)])
+                (ms,) = executor.map(frame_ms, [(settings, cameras, init_state, states)])
             cells.append(f"{ms:.1f}")
         print(f"| {gl} | {' | '.join(cells)} |", flush=True)
 

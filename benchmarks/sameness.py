@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from act_kit.sim.expert import ScriptedExpert
+from act_kit.sim.initial_states import InitialState, InitialStateDistribution
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.starts import Start, StartLaw
 from act_kit.sim.tasks import ACTION_DIM, TASKS
 
-NUM_STARTS = 6
+NUM_INIT_STATES = 6
 NUM_STEPS = 150
 NUM_MORE_EPISODES = 300
 
@@ -45,14 +45,14 @@ def random_actions(num: int, seed: int) -> np.ndarray:
 
 
 def compare_rollout(
-    tally: Tally, fast: Simulator, reference: Simulator, start: Start, actions: np.ndarray | int
+    tally: Tally, fast: Simulator, reference: Simulator, init_state: InitialState, actions: np.ndarray | int
 ) -> None:
-    """Step both engines from ``start`` by ``actions`` (T, 4), or by the expert for that many steps."""
-    state = reference.reset(start)
-    tally.compare("state at reset", fast.reset(start), state)
+    """Step both engines from ``init_state`` by ``actions`` (T, 4), or by the expert for that many steps."""
+    state = reference.reset(init_state)
+    tally.compare("state at reset", fast.reset(init_state), state)
     tally.compare("distance at reset", fast.distance, reference.distance)
     tally.compare("physics at reset", fast.physics(), reference.physics())
-    expert = ScriptedExpert(start.task) if isinstance(actions, int) else None
+    expert = ScriptedExpert(init_state.task) if isinstance(actions, int) else None
     done: list[np.ndarray] = []
     segments = []
     for t in range(actions if isinstance(actions, int) else len(actions)):
@@ -67,36 +67,42 @@ def compare_rollout(
             tally.compare(f"{name} at step {t}", mine, its)
         state = theirs.state[-1]
     tally.num_steps += len(done)
-    fast.reset(start)
+    fast.reset(init_state)
     cuts = np.sort(np.random.default_rng(len(done)).integers(1, len(done), 8))
     chunks = [fast.step_chunk(chunk) for chunk in np.split(np.array(done), cuts)]
     for name in ("state", "success", "distance"):
         in_chunks = np.concatenate([getattr(chunk, name) for chunk in chunks])
-        tally.compare(f"{name} in chunks", in_chunks, np.concatenate([getattr(segment, name) for segment in segments]))
+        tally.compare(
+            f"{name} in chunks", in_chunks, np.concatenate([getattr(step_batch, name) for step_batch in segments])
+        )
     tally.compare("physics at the end", fast.physics(), reference.physics())
 
 
-def compare_task(task: str, *, num_starts: int, num_steps: int, num_more_episodes: int) -> Tally:
+def compare_task(task: str, *, num_init_states: int, num_steps: int, num_more_episodes: int) -> Tally:
     """Compare a task's engines; see the top of this file."""
     tally = Tally()
-    starts: Sequence[Start] = StartLaw(task).sample(num_starts, seed=7, stream="validate")
+    init_states: Sequence[InitialState] = InitialStateDistribution(task).sample(
+        num_init_states, seed=7, stream="validate"
+    )
     fast, reference = Simulator(task, "fast"), Simulator(task, "reference")
     # Another simulator of the same process, whose model it shares, must not be felt.
     other = Simulator(task, "fast")
-    other.reset(StartLaw(task).sample(1, seed=8, stream="validate")[0])
+    other.reset(InitialStateDistribution(task).sample(1, seed=8, stream="validate")[0])
 
     def compare_all() -> None:
-        for seed, start in enumerate(starts):
-            compare_rollout(tally, fast, reference, start, num_steps)
+        for seed, init_state in enumerate(init_states):
+            compare_rollout(tally, fast, reference, init_state, num_steps)
             other.step_chunk(random_actions(4, seed))
-            compare_rollout(tally, fast, reference, start, random_actions(num_steps, seed))
+            compare_rollout(tally, fast, reference, init_state, random_actions(num_steps, seed))
 
     compare_all()
     if num_more_episodes:
-        for seed, start in enumerate(StartLaw(task).sample(num_more_episodes, seed=9, stream="validate")):
-            fast.reset(start)
+        for seed, init_state in enumerate(
+            InitialStateDistribution(task).sample(num_more_episodes, seed=9, stream="validate")
+        ):
+            fast.reset(init_state)
             fast.step_chunk(random_actions(5, seed))
-        starts = starts[:1]
+        init_states = init_states[:1]
         compare_all()
     return tally
 
@@ -106,7 +112,9 @@ def main() -> None:
     print("| task | steps compared | differences |\n| --- | --- | --- |")
     different = False
     for task in sys.argv[1:] or TASKS:
-        tally = compare_task(task, num_starts=NUM_STARTS, num_steps=NUM_STEPS, num_more_episodes=NUM_MORE_EPISODES)
+        tally = compare_task(
+            task, num_init_states=NUM_INIT_STATES, num_steps=NUM_STEPS, num_more_episodes=NUM_MORE_EPISODES
+        )
         different |= bool(tally.differences)
         print(f"| {task} | {tally.num_steps} | {'; '.join(tally.differences[:3]) or 'none'} |", flush=True)
     sys.exit(different)

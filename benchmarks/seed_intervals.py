@@ -25,7 +25,7 @@ from act_kit.statistics import (
     paired_interval,
     seeds_mean,
     share_interval,
-    two_kinds,
+    split_bimodal,
 )
 
 NUM_SEEDS = (3, 5, 10, 20)
@@ -69,7 +69,7 @@ def measure(draw: Draw, num_seeds: int, truth: float, share: float, repeats: int
     covers, named, holds = [], [], []
     for _ in range(repeats):
         successes = draw(rng, num_seeds)
-        mean, kinds = seeds_mean([successes]), two_kinds(list(successes.mean(axis=1)))
+        mean, kinds = seeds_mean([successes]), split_bimodal(list(successes.mean(axis=1)))
         covers.append(mean.low <= truth <= mean.high)
         named.append(kinds is not None)
         low, high = _limits(len(kinds[0]) if kinds else 0, num_seeds)

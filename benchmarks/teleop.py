@@ -32,7 +32,7 @@ import numpy as np
 from playwright.sync_api import Page, sync_playwright
 from websockets.sync.client import ClientConnection, connect
 
-from act_kit.collection.teleop.picture import Picture, ground_axes
+from act_kit.collection.teleop.images import ImageWorker, ground_axes
 from act_kit.collection.teleop.server import Teleop, listen
 from act_kit.collection.teleop.session import Session
 from act_kit.config import CollectConfig
@@ -91,8 +91,8 @@ def serve(gl: Gl, path: Path, *, resume: bool = False, **flags: object) -> Itera
     simulator = Simulator(config.task)
     session = Session(config, path, simulator, resume=resume)
     size = config.teleop.size_px
-    picture = Picture(gl, config.teleop.cameras, RenderSettings(height_px=size, width_px=size))
-    teleop = Teleop(session, simulator, picture, TOKEN)
+    image = ImageWorker(gl, config.teleop.cameras, RenderSettings(height_px=size, width_px=size))
+    teleop = Teleop(session, simulator, image, TOKEN)
     loop = asyncio.new_event_loop()
     with listen(0) as listening:
         running = loop.create_task(teleop.run(listening))
@@ -108,7 +108,7 @@ def serve(gl: Gl, path: Path, *, resume: bool = False, **flags: object) -> Itera
         finally:
             loop.call_soon_threadsafe(running.cancel)
             thread.join()
-            picture.close()
+            image.close()
             loop.close()
 
 

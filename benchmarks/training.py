@@ -20,7 +20,7 @@ from statistics import median
 
 import psutil
 
-from act_kit.telemetry import series
+from act_kit.metrics import series
 
 
 def watch(process: psutil.Process, peaks: list[int], done: threading.Event) -> None:

@@ -38,12 +38,12 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "chunks of 8": ("clean", ("policy.chunk_size=8",)),
     "chunks of 32": ("clean", ("policy.chunk_size=32",)),
 }
-EXECUTIONS = {
-    "execute 1": ("--execute", "1"),
-    "execute 2": ("--execute", "2"),
-    "execute 8": ("--execute", "8"),
-    "execute 16": ("--execute", "16"),
-    "ensembling": ("--ensemble",),
+CHUNKINGS = {
+    "execute 1": ("--n-action-steps", "1"),
+    "execute 2": ("--n-action-steps", "2"),
+    "execute 8": ("--n-action-steps", "8"),
+    "execute 16": ("--n-action-steps", "16"),
+    "ensembling": ("--temporal-ensemble",),
 }
 
 
@@ -54,14 +54,16 @@ def measure(task: str, seed: int, name: str, out: Path) -> None:
     folder = out / "runs" / name.replace(" ", "-") / f"{task}-{seed}"
     state = folder / "checkpoints" / "last" / "training.json"
     if not state.exists() or json.loads(state.read_text())["step"] < STEPS:  # a run that was stopped leaves one too
-        options = (f"trainer.steps={STEPS}", f"trainer.validate_every={STEPS}", "selection.rollouts=0")
+        options = (f"trainer.steps={STEPS}", f"trainer.validate_every={STEPS}", "selection.num_evaluations=0")
         act("train", "--data", data, "--out", folder, "--seed", seed, "--overwrite", "--workers", 1, *options, *changes)
-    executions = {"defaults": (), **EXECUTIONS} if name == "defaults" else {name: ()}
-    for execution, flags in executions.items():
-        result = out / "results" / f"{execution.replace(' ', '-')}-{task}-{seed}"
+    chunkings = {"defaults": (), **CHUNKINGS} if name == "defaults" else {name: ()}
+    for chunking, flags in chunkings.items():
+        result = out / "results" / f"{chunking.replace(' ', '-')}-{task}-{seed}"
         if not (result / "summary.json").exists():
-            controls = ("demonstrated_episodes=0", "control_episodes=0")
-            act("eval", folder, "--out", result, "--overwrite", "--workers", 1, "--seed", 100 + seed, *flags, *controls)
+            baselines = ("demonstrated_episodes=0", "baseline_episodes=0")
+            act(
+                "eval", folder, "--out", result, "--overwrite", "--workers", 1, "--seed", 100 + seed, *flags, *baselines
+            )
 
 
 def collect(task: str, seed: int, data_name: str, out: Path) -> None:
@@ -73,7 +75,7 @@ def collect(task: str, seed: int, data_name: str, out: Path) -> None:
 
 def table(out: Path) -> None:
     """Print successes of every seed by setting and task, their mean, and its difference from the defaults'."""
-    settings = ["defaults", *EXECUTIONS, *(name for name in TRAININGS if name != "defaults")]
+    settings = ["defaults", *CHUNKINGS, *(name for name in TRAININGS if name != "defaults")]
     print("| | " + " | ".join(task.removesuffix("-v3") for task in TASKS) + " | all | against the defaults |")
     print("|---|" + "---|" * (len(TASKS) + 2))
     defaults = [_successes(out, "defaults", task) for task in TASKS]
@@ -84,7 +86,7 @@ def table(out: Path) -> None:
         cells += ["", ""]
         if len(seeds) > 1:
             ours, theirs = ([np.stack([of[seed] for seed in seeds]) for of in tasks] for tasks in (measured, defaults))
-            mean, gain = seeds_mean(ours), compare_seeds(theirs, ours, same_starts=True, level=0.05)
+            mean, gain = seeds_mean(ours), compare_seeds(theirs, ours, same_init_states=True, level=0.05)
             cells[-2] = f"{100 * mean.value:.1f} [{100 * mean.low:.0f}, {100 * mean.high:.0f}] %"
             if setting != "defaults":
                 cells[-1] = f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"

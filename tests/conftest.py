@@ -18,9 +18,9 @@ from act_kit.collection.render import render
 from act_kit.config import CollectConfig, TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import RenderError
-from act_kit.executors import LocalExecutor
 from act_kit.overrides import compose
-from act_kit.policy.policy import Policy
+from act_kit.parallel import LocalExecutor
+from act_kit.policies.policy import Policy
 from act_kit.sim.render import Gl, RenderSettings, find_gl
 from act_kit.training.trainer import Trainer
 from benchmarks.teleop import chromium
@@ -43,13 +43,13 @@ SERIAL = LocalExecutor(1)
 """This process, for what takes a moment."""
 
 TINY = (
-    "policy.width=32", "policy.feedforward=64", "policy.latent_dim=8", "policy.chunk_size=8", "execution.execute=4",
+    "policy.dim_model=32", "policy.dim_feedforward=64", "policy.latent_dim=8", "policy.chunk_size=8", "chunking.n_action_steps=4",
     "trainer.batch_size=32", "trainer.steps=60", "trainer.validate_every=20", "trainer.log_every=10",
-    "selection.episodes=2", "selection.rollouts=2",
+    "selection.episodes=2", "selection.num_evaluations=2",
 )  # fmt: skip
 
 
-PICTURES = ("policy.inputs=image+proprio", "policy.cameras=[corner4]", "policy.backbone=small")
+IMAGES = ("policy.inputs=image+proprio", "policy.cameras=[corner4]", "policy.backbone=small")
 """What makes it a training on pictures."""
 
 
@@ -76,9 +76,9 @@ def reach_store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 
 
 @pytest.fixture(scope="session")
-def one_start_store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+def one_init_state_store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
     """Ten copies of one demonstration of reach-v3."""
-    return make_dataset(tmp_path_factory.mktemp("fixed") / "data", distinct_starts=1)
+    return make_dataset(tmp_path_factory.mktemp("fixed") / "data", num_init_states=1)
 
 
 @pytest.fixture(scope="session")
@@ -88,9 +88,9 @@ def push_store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 
 
 @pytest.fixture(scope="session")
-def pictures_store(gl: Gl, tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+def images_store(gl: Gl, tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
     """Four randomised demonstrations of reach-v3, drawn from two cameras at 32 px."""
-    store = make_dataset(tmp_path_factory.mktemp("pictures") / "data", n=4)
+    store = make_dataset(tmp_path_factory.mktemp("images") / "data", n=4)
     settings = RenderSettings(height_px=32, width_px=32)
     with LocalExecutor(1, gl.environment) as executor:
         render(store, ["corner4", "topview"], settings, executor=executor)

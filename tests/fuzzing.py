@@ -39,21 +39,27 @@ _MOST_BYTES = 4 * 10**9
 """At which the process is stopped, so that the machine survives what is found."""
 
 TASK = ("--task", "reach-v3")
-ALONE = ("--workers", 1)
+SINGLE_PROCESS = ("--workers", 1)
 TINY = (
-    "policy.width=32",
-    "policy.feedforward=64",
+    "policy.dim_model=32",
+    "policy.dim_feedforward=64",
     "policy.latent_dim=8",
     "policy.chunk_size=8",
-    "execution.execute=4",
+    "chunking.n_action_steps=4",
     "trainer.batch_size=32",
     "trainer.steps=6",
     "trainer.validate_every=3",
     "trainer.log_every=3",
     "selection.episodes=1",
-    "selection.rollouts=1",
+    "selection.num_evaluations=1",
 )
-SEEING = ("policy=act_image_small", "policy.cameras=[corner4]", "policy.backbone=small", *TINY, "selection.rollouts=0")
+SEEING = (
+    "policy=act_image_small",
+    "policy.cameras=[corner4]",
+    "policy.backbone=small",
+    *TINY,
+    "selection.num_evaluations=0",
+)
 WEIGHED = ("policy=act_image_small", "policy.cameras=[corner4]", "policy.backbone=resnet18", *TINY)
 
 # -- material ----------------------------------------------------------------------------------------------------------
@@ -77,21 +83,21 @@ def make_material(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
     def act(*arguments: object) -> None:
-        if call(*arguments, *ALONE) != 0:
+        if call(*arguments, *SINGLE_PROCESS) != 0:
             raise RuntimeError(f"the material could not be made: act {' '.join(map(str, arguments))}")
 
     run = folder / "run"
     act("collect", *TASK, "--n", 10, "--out", folder / "data")
     act("collect", *TASK, "--n", 4, "--seed", 1, "--out", folder / "other")
     act("collect", "--task", "button-press-topdown-v3", "--n", 4, "--out", folder / "button")
-    act("train", "--data", folder / "data", "--out", run, "--allow-degenerate", *TINY)
-    act("eval", run, "--episodes", 3, "--out", run / "eval-fresh")
+    act("train", "--data", folder / "data", "--out", run, "--allow-low-diversity", *TINY)
+    act("eval", run, "--episodes", 3, "--out", run / "eval-test")
     act("eval", run, "--episodes", 2, "--seed", 1, "--out", folder / "elsewhere")
     both = ("--data", folder / "data", "--data", folder / "button")
-    act("train", *both, "--out", folder / "pair", "--allow-degenerate", *TINY)
-    act("eval", folder / "pair", "--episodes", 2, "--out", folder / "pair" / "eval-fresh")
-    shutil.copytree(folder / "other", folder / "pictures")
-    _draw(folder / "pictures")
+    act("train", *both, "--out", folder / "pair", "--allow-low-diversity", *TINY)
+    act("eval", folder / "pair", "--episodes", 2, "--out", folder / "pair" / "eval-test")
+    shutil.copytree(folder / "other", folder / "images")
+    _draw(folder / "images")
     for seed in (0, 1):
         shutil.copytree(run, folder / "seeds" / f"seed-{seed}", symlinks=True)
     (folder / "seeds" / "seeds.json").write_text("[0, 1]\n", encoding="utf-8")
@@ -121,7 +127,7 @@ def _save_weights(folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from act_kit.policy.vision import FrozenBatchNorm2d, ResNet18
+    from act_kit.policies.vision import FrozenBatchNorm2d, ResNet18
 
     folder.mkdir()
     save_file({"reach-v3": torch.arange(4.0)}, folder / "embeddings.safetensors")
@@ -138,68 +144,86 @@ VERBS: dict[str, list[Verb]] = {
     "data": [
         lambda at: ("report", at / "data"),
         lambda at: ("data", "info", at / "data", "--verify"),
-        lambda at: ("data", "view", at / "data", "--episodes", 1, *ALONE),
-        lambda at: ("data", "replay", at / "data", *ALONE),
+        lambda at: ("data", "browse", at / "data", "--episodes", 1, *SINGLE_PROCESS),
+        lambda at: ("data", "verify", at / "data", *SINGLE_PROCESS),
         lambda at: ("data", "merge", at / "data", at / "other", "--out", at / "out"),
         lambda at: ("data", "split", at / "data", "--parts", "50,50", "--out", at / "out"),
         lambda at: ("data", "split", at / "data", "--by", "source", "--out", at / "out"),
         lambda at: ("data", "filter", at / "data", "--where", "steps > 0 and jerk > 0", "--out", at / "out"),
         lambda at: ("data", "convert", at / "data", at / "out", "--to", "act-hdf5"),
-        lambda at: ("doctor", at / "data", *ALONE),
-        lambda at: ("train", "--data", at / "data", "--out", at / "out", *ALONE, *TINY),
-        lambda at: ("collect", *TASK, "--n", 11, "--out", at / "data", "--resume", *ALONE),
+        lambda at: ("doctor", at / "data", *SINGLE_PROCESS),
+        lambda at: ("train", "--data", at / "data", "--out", at / "out", *SINGLE_PROCESS, *TINY),
+        lambda at: ("collect", *TASK, "--n", 11, "--out", at / "data", "--resume", *SINGLE_PROCESS),
         lambda at: (
-            *("collect", *TASK, "--n", 2, "--demonstrator", "replay", "--from", at / "data"),
-            *("--out", at / "out", *ALONE),
+            *("collect", *TASK, "--n", 2, "--demonstrator", "replay", "--source", at / "data"),
+            *("--out", at / "out", *SINGLE_PROCESS),
         ),
         lambda at: ("report", at / "data", "--run", at / "run"),
     ],
-    "pictures": [
-        lambda at: ("report", at / "pictures"),
-        lambda at: ("data", "info", at / "pictures", "--verify"),
-        lambda at: ("data", "view", at / "pictures", "--episodes", 1, *ALONE),
-        lambda at: ("data", "merge", at / "pictures", at / "pictures", "--out", at / "out"),
-        lambda at: ("data", "filter", at / "pictures", "--where", "steps > 0", "--out", at / "out"),
-        lambda at: ("data", "convert", at / "pictures", at / "out", "--to", "diffusion-policy"),
-        lambda at: ("train", "--data", at / "pictures", "--out", at / "out", *ALONE, *SEEING),
+    "images": [
+        lambda at: ("report", at / "images"),
+        lambda at: ("data", "info", at / "images", "--verify"),
+        lambda at: ("data", "browse", at / "images", "--episodes", 1, *SINGLE_PROCESS),
+        lambda at: ("data", "merge", at / "images", at / "images", "--out", at / "out"),
+        lambda at: ("data", "filter", at / "images", "--where", "steps > 0", "--out", at / "out"),
+        lambda at: ("data", "convert", at / "images", at / "out", "--to", "diffusion-policy"),
+        lambda at: ("train", "--data", at / "images", "--out", at / "out", *SINGLE_PROCESS, *SEEING),
     ],
     "run": [
-        lambda at: ("train", "--resume", "--steps", 7, "--out", at / "run", *ALONE),
-        lambda at: ("train", "--init-from", at / "run", "--data", at / "data", "--out", at / "out", *ALONE, *TINY),
-        lambda at: ("eval", at / "run", "--episodes", 2, "--out", at / "out", *ALONE),
-        lambda at: ("doctor", at / "run", *ALONE),
+        lambda at: ("train", "--resume", "--steps", 7, "--out", at / "run", *SINGLE_PROCESS),
+        lambda at: (
+            "train",
+            "--init-from",
+            at / "run",
+            "--data",
+            at / "data",
+            "--out",
+            at / "out",
+            *SINGLE_PROCESS,
+            *TINY,
+        ),
+        lambda at: ("eval", at / "run", "--episodes", 2, "--out", at / "out", *SINGLE_PROCESS),
+        lambda at: ("doctor", at / "run", *SINGLE_PROCESS),
         lambda at: ("compare", at / "run", at / "seeds", "--out", at / "out"),
         lambda at: ("report", at / "data", "--run", at / "run"),
         lambda at: (
-            *("collect", *TASK, "--n", 1, "--demonstrator", "policy", "--from", at / "run"),
-            *("--out", at / "out", *ALONE),
+            *("collect", *TASK, "--n", 1, "--demonstrator", "policy", "--source", at / "run"),
+            *("--out", at / "out", *SINGLE_PROCESS),
         ),
     ],
-    "run/eval-fresh": [
-        lambda at: ("compare", at / "run" / "eval-fresh", at / "seeds", "--out", at / "out"),
-        lambda at: ("doctor", at / "run" / "eval-fresh", *ALONE),
-        lambda at: ("eval", at / "run", "--starts", at / "run/eval-fresh/starts.json", "--out", at / "out", *ALONE),
-        lambda at: ("report", at / "data", "--against", at / "run/eval-fresh/starts.json"),
+    "run/eval-test": [
+        lambda at: ("compare", at / "run" / "eval-test", at / "seeds", "--out", at / "out"),
+        lambda at: ("doctor", at / "run" / "eval-test", *SINGLE_PROCESS),
+        lambda at: (
+            "eval",
+            at / "run",
+            "--init-states",
+            at / "run/eval-test/init_states.json",
+            "--out",
+            at / "out",
+            *SINGLE_PROCESS,
+        ),
+        lambda at: ("report", at / "data", "--reference", at / "run/eval-test/init_states.json"),
     ],
     "elsewhere": [
-        lambda at: ("doctor", at / "elsewhere", *ALONE),
+        lambda at: ("doctor", at / "elsewhere", *SINGLE_PROCESS),
         lambda at: ("compare", at / "elsewhere", at / "seeds", "--out", at / "out"),
     ],
     "pair": [
-        lambda at: ("eval", at / "pair", "--episodes", 1, "--out", at / "out", *ALONE),
-        lambda at: ("compare", at / "pair", at / "pair" / "eval-fresh", "--out", at / "out"),
+        lambda at: ("eval", at / "pair", "--episodes", 1, "--out", at / "out", *SINGLE_PROCESS),
+        lambda at: ("compare", at / "pair", at / "pair" / "eval-test", "--out", at / "out"),
     ],
     "seeds": [
         lambda at: ("compare", at / "seeds", at / "run", "--out", at / "out"),
-        lambda at: ("train", "--resume", "--out", at / "seeds", *ALONE),
-        lambda at: ("train", "--resume", "--seeds", 2, "--out", at / "seeds", *ALONE),
+        lambda at: ("train", "--resume", "--out", at / "seeds", *SINGLE_PROCESS),
+        lambda at: ("train", "--resume", "--seeds", 2, "--out", at / "seeds", *SINGLE_PROCESS),
     ],
     "export": [
         lambda at: ("data", "convert", at / "export", at / "out"),
     ],
     "cache": [
         lambda at: ("report", at / "data"),
-        lambda at: ("train", "--data", at / "data", "--out", at / "out", *ALONE, *TINY),
+        lambda at: ("train", "--data", at / "data", "--out", at / "out", *SINGLE_PROCESS, *TINY),
     ],
     "weights": [
         lambda at: _train_with(at, "policy.task_embeddings", at / "weights" / "embeddings.safetensors", TINY),
@@ -208,17 +232,27 @@ VERBS: dict[str, list[Verb]] = {
     ],
     "beside": [
         lambda at: ("data", "merge", at / "data", at / "other", "--out", at / "out"),
-        lambda at: ("train", "--data", at / "data", "--out", at / "out", *ALONE, *TINY),
-        lambda at: ("eval", at / "run", "--episodes", 1, "--out", at / "out", *ALONE),
-        lambda at: ("collect", *TASK, "--n", 1, "--out", at / "out", *ALONE),
+        lambda at: ("train", "--data", at / "data", "--out", at / "out", *SINGLE_PROCESS, *TINY),
+        lambda at: ("eval", at / "run", "--episodes", 1, "--out", at / "out", *SINGLE_PROCESS),
+        lambda at: ("collect", *TASK, "--n", 1, "--out", at / "out", *SINGLE_PROCESS),
         lambda at: ("data", "convert", at / "data", at / "out", "--to", "act-hdf5"),
     ],
 }
 
 
 def _train_with(at: Path, option: str, file: Path, options: tuple[str, ...]) -> Command:
-    data = at / ("data" if options == TINY else "pictures")
-    return ("train", "--data", data, "--out", at / "out", "--allow-degenerate", *ALONE, *options, f"{option}={file}")
+    data = at / ("data" if options == TINY else "images")
+    return (
+        "train",
+        "--data",
+        data,
+        "--out",
+        at / "out",
+        "--allow-low-diversity",
+        *SINGLE_PROCESS,
+        *options,
+        f"{option}={file}",
+    )
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------
@@ -366,7 +400,7 @@ def pick_file(folder: Path, kind: str, command: Command, rng: random.Random) -> 
         return folder / kind / "seeds.json"
     files = sorted(file for file in (folder / kind).rglob("*") if file.is_file())
     if kind == "run":
-        files = [file for file in files if "eval-fresh" not in file.parts]
+        files = [file for file in files if "eval-test" not in file.parts]
     if command[0] != "doctor":
         files = [file for file in files if "tensorboard" not in file.parts]
     described = [file for file in files if file.suffix in (*DESCRIBING, ".safetensors")]

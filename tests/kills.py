@@ -30,12 +30,12 @@ import act_kit.collection.collect as collecting
 import act_kit.collection.render as rendering
 from act_kit import cli
 from act_kit.errors import RenderError
-from act_kit.executors import LocalExecutor, Spread
+from act_kit.parallel import ExecutorConfig, LocalExecutor
 from act_kit.sim.render import Frames, Gl
 
 _IMPORTED = (
-    "act_kit.demo", "act_kit.datasets.report", "act_kit.datasets.derive", "act_kit.datasets.formats.convert",
-    "act_kit.datasets.diversity", "tensorboard.summary.writer.record_writer",
+    "act_kit.demo", "act_kit.reports.diversity", "act_kit.datasets.ops", "act_kit.datasets.formats.convert",
+    "act_kit.diversity.measure", "tensorboard.summary.writer.record_writer",
     "tensorboard.backend.event_processing.event_accumulator",
 )  # fmt: skip
 
@@ -47,11 +47,11 @@ _CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.
 _NEEDS_SPACE = ("open", "os.mkdir", "os.symlink", "os.link")
 
 TRAIN = (
-    "policy.width=32", "policy.feedforward=64", "policy.latent_dim=8", "policy.chunk_size=8", "execution.execute=4",
+    "policy.dim_model=32", "policy.dim_feedforward=64", "policy.latent_dim=8", "policy.chunk_size=8", "chunking.n_action_steps=4",
     "trainer.batch_size=8", "trainer.steps=4", "trainer.validate_every=1", "trainer.log_every=1",
-    "selection.episodes=1", "selection.rollouts=2", "--device", "cpu", "--workers", "1", "--allow-degenerate",
+    "selection.episodes=1", "selection.num_evaluations=2", "--device", "cpu", "--workers", "1", "--allow-low-diversity",
 )  # fmt: skip
-EVAL = ("--episodes", "1", "control_episodes=0", "demonstrated_episodes=0", "--workers", "1", "--device", "cpu")
+EVAL = ("--episodes", "1", "baseline_episodes=0", "demonstrated_episodes=0", "--workers", "1", "--device", "cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +241,7 @@ def _without_clock(line: bytes) -> bytes:
     return json.dumps({key: value for key, value in record.items() if key not in _OF_THE_CLOCK}).encode()
 
 
-def draw(settings: Any, cameras: list[str], start: Any, physics: np.ndarray) -> Frames:
+def draw(settings: Any, cameras: list[str], init_state: Any, physics: np.ndarray) -> Frames:
     """Draw no pictures, but numbers that follow from what is drawn."""
     shape = (len(physics), len(cameras), settings.height_px, settings.width_px, 3)
     rng = np.random.default_rng(abs(int(1e6 * physics.sum())))
@@ -295,15 +295,15 @@ def next_command(case: Case, work: Path) -> str:
 def try_case(root: Path, name: str, fault: str, most: int) -> Report:
     """Disturb a case at its moments, and see that nothing finished is lost and that the next command mends it."""
     case, report = CASES[name], Report(case=name, fault=fault)
-    start, work = root / "start", root / "work"
-    for folder in (start, work):
+    init_state, work = root / "init_state", root / "work"
+    for folder in (init_state, work):
         shutil.rmtree(folder, ignore_errors=True)
-    start.mkdir()
+    init_state.mkdir()
     for command in case.before:
-        code, said = act(start, command)
+        code, said = act(init_state, command)
         assert code == 0, said
-    old = set(tree(start / case.out).values()) if case.old else set()
-    shutil.copytree(start, work, symlinks=True)
+    old = set(tree(init_state / case.out).values()) if case.old else set()
+    shutil.copytree(init_state, work, symlinks=True)
     code, said = act(work, case.command)
     assert code == 0, said
     whole = tree(work)
@@ -311,7 +311,7 @@ def try_case(root: Path, name: str, fault: str, most: int) -> Report:
     report.num_operations = int((root / "count.txt").read_text(encoding="utf-8"))
     for at in moments(report.num_operations, most):
         shutil.rmtree(work)
-        shutil.copytree(start, work, symlinks=True)
+        shutil.copytree(init_state, work, symlinks=True)
         code, said = act(work, case.command, fault, at)
         report.num_tried += 1
         where = f"{name}, {fault} at {at}"
@@ -346,7 +346,7 @@ def main() -> None:
     data_stages.find_gl = lambda num_processes=1: Gl("egl", "llvmpipe", {})  # type: ignore[assignment]
     policy_stages.find_gl = no_videos
     seeds._act = run_here
-    Spread.make_executor = lambda self, variables=None: LocalExecutor(1)  # type: ignore[method-assign]
+    ExecutorConfig.make_executor = lambda self, variables=None: LocalExecutor(1)  # type: ignore[method-assign]
     root, fault, most, *names = sys.argv[1:]
     for name in names:
         report = try_case(Path(root), name, fault, int(most))

@@ -20,12 +20,12 @@ import yaml
 from act_kit import cli
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
-from act_kit.eval.evalset import make_evalset
+from act_kit.eval.init_state_sets import make_init_state_set
 from act_kit.files import hidden_sibling
-from act_kit.policy.policy import Policy
+from act_kit.metrics import read_metrics
+from act_kit.policies.policy import Policy
 from act_kit.sim.render import Gl
-from act_kit.telemetry import read_metrics
-from tests.conftest import ONE_THREAD, PICTURES, TINY, act, contents, make_dataset
+from tests.conftest import IMAGES, ONE_THREAD, TINY, act, contents, make_dataset
 from tests.eval.untrained import untrained_policy
 
 
@@ -67,43 +67,46 @@ WRONG = {
     "missing weights": (("train", "--data", "DATA", *LOOKS, "policy.backbone_weights=no.pth"), "there is no such file"),
     "a file as output": (("report", "DATA", "--out", "PUSH"), "exists"),
     "findings into a folder": (("doctor", "DATA", "--out", "FOREIGN"), "is a folder. Fix: name a file"),
-    "a page over something": (("data", "view", "DATA", "--out", "FOREIGN"), "exists"),
+    "a page over something": (("data", "browse", "DATA", "--out", "FOREIGN"), "exists"),
     "a report over something": (("report", "DATA", "--out", "FOREIGN"), "exists"),
     "a report into its dataset": (("report", "DATA", "--out", "DATA"), "overlap. Choose another --out"),
-    "a page over its dataset": (("data", "view", "DATA", "--out", "DATA", "--overwrite"), "overlap"),
+    "a page over its dataset": (("data", "browse", "DATA", "--out", "DATA", "--overwrite"), "overlap"),
     "a run over its dataset": (("train", "--data", "DATA", "--out", "DATA", "--overwrite"), "overlap"),
     "a conversion into its source": (("data", "convert", "DATA", "DATA", "--overwrite"), "overlap"),
     "nowhere to write": (("report", "DATA", "--out", "/proc/nothing/here"), "cannot be written"),
     "nothing to resume without a folder": (("train", "--resume"), "Which run?"),
-    "a missing policy to correct": (("collect", "--demonstrator", "policy", "--from", "no"), "no trained policy at no"),
+    "a missing policy to correct": (
+        ("collect", "--demonstrator", "policy", "--source", "no"),
+        "no trained policy at no",
+    ),
     "not an override": (("train", "--data", "DATA", "fast"), "Write key=value"),
     "broken override": (("collect", "n=[1,"), "n=[1,"),
     "added override": (("train", "--data", "DATA", "+trainer.steps=4"), "neither added nor removed"),
     "wrong type": (("train", "--data", "DATA", "trainer.steps=many"), "expected int, not str"),
-    "out of range": (("train", "--data", "DATA", "policy.width=33"), "multiple of policy.num_heads"),
-    "more executed than predicted": (("train", "--data", "DATA", "execution.execute=99"), "policy.chunk_size=16"),
+    "out of range": (("train", "--data", "DATA", "policy.dim_model=33"), "multiple of policy.num_heads"),
+    "more executed than predicted": (("train", "--data", "DATA", "chunking.n_action_steps=99"), "policy.chunk_size=16"),
     "no demonstrations": (("collect", "--n", "0"), "at least one"),
-    "unknown law": (("collect", "--start-law", "unifrm"), "Did you mean 'uniform'?"),
+    "unknown law": (("collect", "--init-distribution", "unifrm"), "Did you mean 'uniform'?"),
     "unknown demonstrator": (("collect", "--demonstrator", "scriptd"), "Did you mean 'scripted'?"),
-    "contradiction": (("collect", "--randomize", "--distinct-starts", "5"), "contradict each other"),
+    "contradiction": (("collect", "--randomize", "--num-init-states", "5"), "contradict each other"),
     "missing dataset": (("report", "nowhere"), "There is no dataset at nowhere"),
     "missing dataset in training": (("train", "--data", "nowhere"), "There is no dataset at nowhere"),
     "foreign dataset": (("report", "FOREIGN"), "not a dataset of act_kit"),
     "no data": (("train",), "act train --data DATASET"),
-    "degenerate data": (("train", "--data", "ONE_START", "--out", "run"), "--allow-degenerate"),
+    "degenerate data": (("train", "--data", "ONE_START", "--out", "run"), "--allow-low-diversity"),
     "missing run": (("eval", "nowhere"), "There is no trained policy at nowhere"),
     "nothing to resume": (("train", "--resume", "--out", "nowhere"), "There is no run at nowhere"),
     "existing output": (("collect", "--out", "DATA"), "--overwrite replaces it"),
     "not ours to overwrite": (("collect", "--out", "FOREIGN", "--overwrite"), "was not made by act"),
-    "unknown starts": (("eval", "RUN", "--starts", "frehs"), "Did you mean 'fresh'?"),
-    "starts of another task": (("eval", "RUN", "--starts", "PUSH", "--out", "e"), "trained on reach-v3"),
-    "too many executed": (("eval", "RUN", "--execute", "99"), "predicts 8 actions at once"),
+    "unknown starts": (("eval", "RUN", "--init-states", "tesst"), "Did you mean 'test'?"),
+    "starts of another task": (("eval", "RUN", "--init-states", "PUSH", "--out", "e"), "trained on reach-v3"),
+    "too many executed": (("eval", "RUN", "--n-action-steps", "99"), "predicts 8 actions at once"),
     "unknown device": (("eval", "RUN", "--device", "tpu"), "there are auto, cpu and cuda"),
     "unknown option": (("collect", "--tsk", "push-v3"), "--tsk"),
     "unknown verb": (("colect",), "colect"),
     "unknown engine": (("collect", "sim.engine=refrence"), "Did you mean 'reference'?"),
     "unknown executor": (("collect", "--executor", "rya"), "there are local and ray"),
-    "negative rows": (("eval", "RUN", "rollout.rows=-1"), "0 for as many as are worth it"),
+    "negative rows": (("eval", "RUN", "rollout.num_envs=-1"), "0 for as many as are worth it"),
     "one of several tasks unknown": (("collect", "--task", "reach-v3,puhs-v3"), "Did you mean 'push-v3'?"),
     "unknown camera": (("render", "DATA", "--camera", "korner4"), "Did you mean 'corner4'?"),
     "unknown size": (("render", "DATA", "--size", "big"), "Write 128, or 480x640"),
@@ -118,16 +121,16 @@ WRONG = {
 
 @pytest.fixture
 def places(
-    reach_store: EpisodeStore, one_start_store: EpisodeStore, tiny_run: Path, tmp_path: Path,
+    reach_store: EpisodeStore, one_init_state_store: EpisodeStore, tiny_run: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> dict[str, Path]:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "precious.txt").write_text("mine")
-    make_evalset("push-v3", "fresh", 2, 0, []).save(tmp_path / "push.json")
+    make_init_state_set("push-v3", "test", 2, 0, []).save(tmp_path / "push.json")
     return {
-        "DATA": reach_store.path, "ONE_START": one_start_store.path, "RUN": tiny_run, "FOREIGN": foreign,
+        "DATA": reach_store.path, "ONE_START": one_init_state_store.path, "RUN": tiny_run, "FOREIGN": foreign,
         "PUSH": tmp_path / "push.json",
     }  # fmt: skip
 
@@ -208,15 +211,17 @@ def test_the_whole_way(tmp_path: Path, gl: str) -> None:
     trained = act("train", "--data", "data/reach-v3", *TINY, check=0, **cwd)
     assert "act eval runs/reach-v3 --record-video" in trained.stdout
     evaluated = act("eval", "runs/reach-v3", "--episodes", 3, "num_videos=2", "--record-video", check=0, **cwd)
-    results = tmp_path / "runs" / "reach-v3" / "eval-fresh"
+    results = tmp_path / "runs" / "reach-v3" / "eval-test"
     assert len(list((results / "videos").glob("*.mp4"))) == 2
     assert "tensors loaded, probe reproduced" in evaluated.stdout
-    assert json.loads((results / "summary.json").read_text())["evalset"]["num"] == 3
-    replayed = act("data", "replay", "data/reach-v3", check=0, **cwd)
+    assert json.loads((results / "summary.json").read_text())["init_state_set"]["num"] == 3
+    replayed = act("data", "verify", "data/reach-v3", check=0, **cwd)
     assert "12 of 12 episodes replayed to the bit" in replayed.stdout
     assert "The content matches" in act("data", "info", "data/reach-v3", "--verify", check=0, **cwd).stdout
-    again = act("eval", "runs/reach-v3", "--starts", results / "starts.json", "--out", "again", check=0, **cwd)
-    assert "3 fresh starts" in again.stdout
+    again = act(
+        "eval", "runs/reach-v3", "--init-states", results / "init_states.json", "--out", "again", check=0, **cwd
+    )
+    assert "3 test starts" in again.stdout
     first, second = ((folder / "episodes.csv").read_text().splitlines() for folder in (results, tmp_path / "again"))
     assert [line.rpartition(",")[0] for line in first] == [line.rpartition(",")[0] for line in second]
 
@@ -227,10 +232,10 @@ def test_the_demo_compares_both_datasets_on_the_same_starts(tmp_path: Path) -> N
     done = act("demo", "--task", "handle-press-v3", *size, "--out", tmp_path / "demo", check=0)
     assert "success on fresh starts" in done.stdout
     result = json.loads((tmp_path / "demo" / "demo.json").read_text())
-    one, randomised = result["one start"], result["randomised starts"]
+    one, randomized = result["one start"], result["randomised starts"]
     assert (one["diversity"]["level"], one["diversity"]["num_distinct"]) == ("FAIL", 1)
-    assert randomised["diversity"]["num_distinct"] == 10
-    assert one["evaluation"]["evalset"]["hash"] == randomised["evaluation"]["evalset"]["hash"]
+    assert randomized["diversity"]["num_distinct"] == 10
+    assert one["evaluation"]["init_state_set"]["hash"] == randomized["evaluation"]["init_state_set"]["hash"]
     page = (tmp_path / "demo" / "report.html").read_text()
     assert page.count("data:image/svg+xml") == 4
     again = act("demo", "--task", "handle-press-v3", *size, "--out", tmp_path / "demo", check=2)
@@ -238,8 +243,8 @@ def test_the_demo_compares_both_datasets_on_the_same_starts(tmp_path: Path) -> N
 
 
 @pytest.mark.e2e
-def test_report_exits_with_2_on_fail(one_start_store: EpisodeStore, tmp_path: Path) -> None:
-    done = act("report", one_start_store.path, "--out", tmp_path / "report", check=2)
+def test_report_exits_with_2_on_fail(one_init_state_store: EpisodeStore, tmp_path: Path) -> None:
+    done = act("report", one_init_state_store.path, "--out", tmp_path / "report", check=2)
     assert "one and the same start" in done.stdout
     assert "act collect --task reach-v3 --randomize" in done.stdout.replace("\n", " ")
 
@@ -249,7 +254,7 @@ def test_report_exits_with_2_on_fail(one_start_store: EpisodeStore, tmp_path: Pa
 def test_a_killed_training_goes_on_to_the_same_weights(
     reach_store: EpisodeStore, tmp_path: Path, kill: signal.Signals
 ) -> None:
-    overrides = [*TINY, "selection.rollouts=0", "trainer.steps=400"]
+    overrides = [*TINY, "selection.num_evaluations=0", "trainer.steps=400"]
     command = ["train", "--data", reach_store.path, *overrides]
     act(*command, "--out", tmp_path / "whole", check=0)
     killed = subprocess.Popen(
@@ -277,7 +282,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 def test_videos_without_a_gl_library_are_one_line_and_no_failure(tiny_run: Path, tmp_path: Path) -> None:
     environment = {**ONE_THREAD, "MUJOCO_GL": "disable"}
     done = act(
-        "eval", tiny_run, "--episodes", 1, "control_episodes=0", "demonstrated_episodes=0", "--record-video",
+        "eval", tiny_run, "--episodes", 1, "baseline_episodes=0", "demonstrated_episodes=0", "--record-video",
         "--workers", 1, "--out", tmp_path / "eval", check=0, env=environment,
     )  # fmt: skip
     complaint = [line for line in done.stderr.splitlines() if line]
@@ -291,23 +296,23 @@ def test_one_policy_of_two_tasks_from_its_data_to_its_pages(
     reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path
 ) -> None:
     run, out = tmp_path / "run", tmp_path / "eval"
-    small = ["trainer.steps=20", "selection.rollouts=1", "selection.episodes=1"]
+    small = ["trainer.steps=20", "selection.num_evaluations=1", "selection.episodes=1"]
     act("train", "--data", reach_store.path, "--data", push_store.path, *TINY, *small, "--out", run, check=0)
     measured = set(read_metrics(run)[-1])
     assert {"eval/success", "eval/success/reach-v3", "eval/success/push-v3"} <= measured
-    command = ["eval", run, "demonstrated_episodes=0", "control_episodes=1"]
+    command = ["eval", run, "demonstrated_episodes=0", "baseline_episodes=1"]
     done = act(*command, "--episodes", 2, "--seed", 3, "--out", out, check=0)
-    assert "2 tasks, 4 fresh starts: success" in done.stdout
+    assert "2 tasks, 4 test starts: success" in done.stdout
     summary = json.loads((out / "summary.json").read_text())
     assert list(summary["tasks"]) == ["reach-v3", "push-v3"]
     assert summary["means"]["all"]["num_tasks"] == 2
     for task, values in summary["tasks"].items():
         own = json.loads((out / task / "summary.json").read_text())
         assert own["success_once"] == values["success_once"]
-        assert own["controls"]["expert"] == values["expert"]
+        assert own["baselines"]["expert"] == values["expert"]
         assert (out / task / "report.html").exists()
-    again = act(*command, "--starts", out / "push-v3" / "starts.json", "--out", tmp_path / "again", check=0)
-    assert "push-v3: 2 fresh starts" in again.stdout
+    again = act(*command, "--init-states", out / "push-v3" / "init_states.json", "--out", tmp_path / "again", check=0)
+    assert "push-v3: 2 test starts" in again.stdout
     assert contents(tmp_path / "again")["episodes.csv"] == contents(out / "push-v3")["episodes.csv"]
 
 
@@ -316,15 +321,15 @@ def test_one_policy_of_two_tasks_from_its_data_to_its_pages(
 def test_a_policy_that_looks_needs_what_draws_and_hears_if_it_is_another(
     gl: Gl, reach_store: EpisodeStore, tmp_path: Path
 ) -> None:
-    policy = untrained_policy([reach_store], "another GPU").with_execution(execute=8)
-    probe = {
+    policy = untrained_policy([reach_store], "another GPU").with_chunking(n_action_steps=8)
+    self_test = {
         "states": np.ones((1, 39)),
         "tasks": np.zeros(1, np.int64),
         "images": np.zeros((1, 2, 32, 32, 3), np.uint8),
     }
-    policy.save(tmp_path, probe)
+    policy.save(tmp_path, self_test)
     command = [
-        "eval", tmp_path, "--episodes", 1, "control_episodes=0", "demonstrated_episodes=0", "--workers", 1,
+        "eval", tmp_path, "--episodes", 1, "baseline_episodes=0", "demonstrated_episodes=0", "--workers", 1,
         "--out", tmp_path / "eval",
     ]  # fmt: skip
     refused = act(*command, check=2, env={**ONE_THREAD, "MUJOCO_GL": "disable"})
@@ -337,17 +342,17 @@ def test_a_policy_that_looks_needs_what_draws_and_hears_if_it_is_another(
 
 @pytest.mark.e2e
 @pytest.mark.gl
-def test_a_policy_that_looks_is_tried_in_training_and_evaluated(pictures_store: EpisodeStore, tmp_path: Path) -> None:
-    small = ["trainer.steps=10", "selection.rollouts=1", "selection.episodes=1", "execution.execute=8"]
+def test_a_policy_that_looks_is_tried_in_training_and_evaluated(images_store: EpisodeStore, tmp_path: Path) -> None:
+    small = ["trainer.steps=10", "selection.num_evaluations=1", "selection.episodes=1", "chunking.n_action_steps=8"]
     run = tmp_path / "run"
-    act("train", "--data", pictures_store.path, *TINY, *PICTURES, *small, "--out", run, check=0)
+    act("train", "--data", images_store.path, *TINY, *IMAGES, *small, "--out", run, check=0)
     assert "eval/success" in read_metrics(run)[-1]
     done = act(
-        "eval", run, "--episodes", 2, "control_episodes=1", "demonstrated_episodes=0", "--record-video",
+        "eval", run, "--episodes", 2, "baseline_episodes=1", "demonstrated_episodes=0", "--record-video",
         "num_videos=1", "video_size_px=64", "video_fps=10", "video_camera=topview", check=0,
     )  # fmt: skip
     assert done.stderr == "", "what drew its demonstrations draws here"
-    (video,) = (run / "eval-fresh" / "videos").glob("*.mp4")
+    (video,) = (run / "eval-test" / "videos").glob("*.mp4")
     with imageio.get_reader(video) as reader:
         described = reader.get_meta_data()
         assert (described["size"], described["fps"]) == ((64, 64), 10)
@@ -416,8 +421,8 @@ def test_the_reference_engine_collects_and_evaluates_the_same(tiny_run: Path, tm
         out = tmp_path / engine
         act("collect", "--task", "push-v3", "--n", 2, "--out", out / "data", f"sim.engine={engine}", check=0)
         act(
-            "eval", tiny_run, "--episodes", 3, "--out", out / "eval", "control_episodes=2", "demonstrated_episodes=0",
-            f"sim.engine={engine}", f"rollout.rows={rows}", check=0,
+            "eval", tiny_run, "--episodes", 3, "--out", out / "eval", "baseline_episodes=2", "demonstrated_episodes=0",
+            f"sim.engine={engine}", f"rollout.num_envs={rows}", check=0,
         )  # fmt: skip
     assert contents(tmp_path / "fast" / "data") == contents(tmp_path / "reference" / "data")
     episodes = [(tmp_path / engine / "eval" / "episodes.csv").read_text() for engine in ("fast", "reference")]
@@ -467,7 +472,7 @@ def test_the_configuration_is_printed_and_nothing_done(
 
 @pytest.mark.e2e
 def test_a_log_gets_plain_lines_as_it_goes(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    overrides = [*TINY, "selection.rollouts=1"]
+    overrides = [*TINY, "selection.num_evaluations=1"]
     lines = act("train", "--data", reach_store.path, *overrides, "--out", tmp_path / "r", check=0).stdout.splitlines()
     records = [line for line in lines if line.startswith("[")]
     assert len(records) == 7, "steps 1, 10, …, 60"
@@ -500,7 +505,7 @@ def test_no_home_and_no_utf8(reach_store: EpisodeStore, tmp_path: Path, variable
     )
     for arguments in (
         ["report", data],
-        ["train", "--data", reach_store.path, *TINY, "selection.rollouts=0", "--out", tmp_path / "run"],
+        ["train", "--data", reach_store.path, *TINY, "selection.num_evaluations=0", "--out", tmp_path / "run"],
     ):
         done = subprocess.run(
             [sys.executable, "-X", "warn_default_encoding", "-c", nobody, *map(str, arguments)],

@@ -40,9 +40,9 @@ def test_what_is_written_as_an_override_is_read_as_that(text: str) -> None:
     [
         [],
         ["trainer.lr=3e-7", "trainer.steps=12", "policy.dropout=0.5"],
-        ["policy=act", "execution.ensemble=true", "execution.ensemble_decay=-0.01"],
-        ["policy=act_image_small", "policy.cameras=[corner4,gripperPOV]", "trainer.ema=0.999", "trainer.seed=3"],
-        ["policy=act_image", "policy.backbone_weights='a b/[1]=${x}.pth'", "compute.frames=streamed"],
+        ["policy=act", "chunking.temporal_ensemble=true", "chunking.temporal_ensemble_coeff=-0.01"],
+        ["policy=act_image_small", "policy.cameras=[corner4,gripperPOV]", "trainer.ema_decay=0.999", "trainer.seed=3"],
+        ["policy=act_image", "policy.backbone_weights='a b/[1]=${x}.pth'", "compute.image_storage=disk"],
     ],
 )
 def test_the_overrides_of_a_training_compose_to_it(overrides: list[str]) -> None:
@@ -78,9 +78,9 @@ def test_flags_win_and_are_never_parsed() -> None:
 
 
 def test_the_command_says_what_decides_the_bytes() -> None:
-    config = compose("collect", CollectConfig, [], {"task": "push-v3", "n": 9, "distinct_starts": 1, "noise": 0.1})
+    config = compose("collect", CollectConfig, [], {"task": "push-v3", "n": 9, "num_init_states": 1, "noise": 0.1})
     assert config.command == (
-        "act collect --task push-v3 --n 9 --seed 0 --distinct-starts 1 --noise 0.1 steps_after_success=10"
+        "act collect --task push-v3 --n 9 --seed 0 --num-init-states 1 --noise 0.1 steps_after_success=10"
     )
 
 
@@ -89,7 +89,7 @@ def test_presets_replace_the_policy() -> None:
     assert (paper.policy.chunk_size, paper.trainer.batch_size, paper.trainer.lr) == (100, 8, 1e-5)
     assert compose("train", TrainConfig, ["policy=act", "trainer.lr=3e-5"]).trainer.lr == 3e-5
     changed = compose("train", TrainConfig, ["policy=act", "policy.chunk_size=20"]).policy
-    assert (changed.chunk_size, changed.width) == (20, 512)
+    assert (changed.chunk_size, changed.dim_model) == (20, 512)
 
 
 @pytest.mark.parametrize("kind", [CollectConfig, EvalConfig])

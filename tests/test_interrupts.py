@@ -67,7 +67,7 @@ def commands(store: EpisodeStore, run: Path, out: Path) -> dict[str, list[object
         "train": ["train", "--data", store.path, *TINY, "trainer.steps=100000", "--out", out / "run"],
         "eval": ["eval", run, "--episodes", 500, "--workers", 2, "--out", out / "eval"],
         "report": ["report", store.path, "--out", out / "report"],
-        "replay": ["data", "replay", store.path, "--workers", 2],
+        "replay": ["data", "verify", store.path, "--workers", 2],
     }
 
 

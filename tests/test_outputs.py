@@ -28,7 +28,7 @@ from act_kit.files import (
     prepare_output,
     restore_output,
 )
-from act_kit.training.run import begin_run
+from act_kit.training.run import create_run
 from tests.conftest import ONE_THREAD, TINY, act, contents, make_dataset
 
 
@@ -199,7 +199,7 @@ def test_two_at_once(verb: str, reach_store: EpisodeStore, tiny_run: Path, tmp_p
     """The second one ends in a line, whatever it is, and changes nothing."""
     out = tmp_path / "out"
     if verb in ("train", "seeds"):
-        begin_run(out, [reach_store.path], TINY, {}, overwrite=False)
+        create_run(out, [reach_store.path], TINY, {}, overwrite=False)
     if verb == "seeds":
         (out / "seeds.json").write_text("[0]")
     if verb == "render":
@@ -243,7 +243,7 @@ def test_deleted_while_it_is_written_is_one_line(verb: str, reach_store: Episode
     out = tmp_path / "out"
     command: list[object] = ["collect", "--task", "reach-v3", "--n", 2000, "--workers", 1]
     if verb == "train":
-        command = ["train", "--data", reach_store.path, *TINY, "trainer.steps=100000", "selection.rollouts=0"]
+        command = ["train", "--data", reach_store.path, *TINY, "trainer.steps=100000", "selection.num_evaluations=0"]
     process = subprocess.Popen(
         [sys.executable, "-c", "from act_kit.cli import main; main()", *map(str, [*command, "--out", out])],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ONE_THREAD,
@@ -262,7 +262,7 @@ def test_deleted_while_it_is_written_is_one_line(verb: str, reach_store: Episode
 @pytest.mark.e2e
 def test_no_orphan_trains_on(reach_store: EpisodeStore, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = ["train", "--data", str(reach_store.path), "--seeds", "2", *TINY, "selection.rollouts=0"]
+    command = ["train", "--data", str(reach_store.path), "--seeds", "2", *TINY, "selection.num_evaluations=0"]
     killed = subprocess.Popen(
         [sys.executable, "-c", "from act_kit.cli import main; main()", *command, "trainer.steps=100000", "--out", out],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ONE_THREAD,
@@ -299,7 +299,7 @@ def test_damage_is_not_laundered(reach_store: EpisodeStore, tmp_path: Path) -> N
                 1,
                 "--demonstrator",
                 "replay",
-                "--from",
+                "--source",
                 path,
                 "--out",
                 tmp_path / "out",

@@ -52,7 +52,7 @@ def test_the_wheel_composes_configurations_and_renders_pages(site: Path, tmp_pat
         "config = compose('train', TrainConfig, ['policy=act'])\n"
         "from jinja2 import Environment, PackageLoader\n"
         "names = Environment(loader=PackageLoader('act_kit')).list_templates()\n"
-        "print(act_kit.__file__, config.policy.width, len(names))"
+        "print(act_kit.__file__, config.policy.dim_model, len(names))"
     )
     file, width, templates = python(code, site, tmp_path).split()
     assert Path(file).is_relative_to(site)

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page
 
-from act_kit.datasets.diversity import measure
-from act_kit.datasets.report import write_report
 from act_kit.datasets.store import EpisodeStore
 from act_kit.demo import Side, write_demo
+from act_kit.diversity.measure import measure
 from act_kit.eval.evaluate import Evaluation
-from act_kit.eval.overview import write_overview
-from act_kit.eval.report import write_results
 from act_kit.eval.sweep import SweepRow
-from act_kit.eval.video import record, video_path
-from act_kit.executors import LocalExecutor
-from act_kit.policy.policy import Policy
+from act_kit.parallel import LocalExecutor
+from act_kit.policies.policy import Policy
+from act_kit.reports.diversity import write_report
+from act_kit.reports.evaluation import write_results
+from act_kit.reports.overview import write_overview
+from act_kit.reports.video import record, video_path
 from act_kit.sim.render import Gl, RenderSettings
 from act_kit.statistics import Rate
 from tests.conftest import Open
@@ -49,7 +49,7 @@ def evaluation() -> Evaluation:
     """Twelve episodes, seven of which succeed; their final distances have one digit more or less than one another."""
     evaluation = evaluation_of("reach-v3", 7, 12)
     episodes = [
-        replace(episode, largest_z=(7 * i) % 12 + 0.5, nearest_demonstration=0.1 * i)
+        replace(episode, largest_z=(7 * i) % 12 + 0.5, distance_to_nearest_demo=0.1 * i)
         for i, episode in enumerate(evaluation.episodes)
     ]
     return replace(evaluation, episodes=episodes)
@@ -58,8 +58,8 @@ def evaluation() -> Evaluation:
 def test_rows_of_an_evaluation_sort_and_hide(
     show: Open, evaluation: Evaluation, tiny_policy: Policy, tmp_path: Path
 ) -> None:
-    rows = [SweepRow(execution="4 actions a query", rate=evaluation.success)]
-    rows.append(SweepRow(execution="1 action a query", rate=Rate(9, 12), gained=3, lost=1, p=0.625))
+    rows = [SweepRow(chunking="4 actions a query", rate=evaluation.success)]
+    rows.append(SweepRow(chunking="1 action a query", rate=Rate(9, 12), gained=3, lost=1, p=0.625))
     page = show(write_results(evaluation, tiny_policy, tmp_path, {}, rows))
     assert column(page, "episode") == [str(i) for i in range(12)]
     press(page, "largest z")
@@ -72,7 +72,7 @@ def test_rows_of_an_evaluation_sort_and_hide(
     press(page, "failures 5")
     assert column(page, "result") == ["failure"] * 5
     press(page, "frozen 5")
-    assert set(column(page, "label")) == {"frozen"}
+    assert set(column(page, "failure_mode")) == {"frozen"}
     press(page, "successes 7")
     assert column(page, "result") == ["success"] * 7
     press(page, "episode")
@@ -105,7 +105,7 @@ def test_an_overview_leads_to_its_tasks(
     policy = untrained_policy([reach_store, push_store])
     evaluations = [evaluation_of("reach-v3", 9, 10), evaluation_of("push-v3", 10, 10)]
     for each in evaluations:
-        write_results(each, policy, tmp_path / each.evalset.task, {})
+        write_results(each, policy, tmp_path / each.init_state_set.task, {})
     page = show(write_overview(evaluations, policy, tmp_path))
     first = page.locator("table.sortable tbody tr >> nth=0")
     assert "push" not in first.inner_text()

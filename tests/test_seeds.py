@@ -15,14 +15,14 @@ import pytest
 
 from act_kit import cli
 from act_kit.cli.seeds import begin_seeds
+from act_kit.compare.experiments import read_method
 from act_kit.datasets.store import EpisodeStore
-from act_kit.eval.arms import read_arm
-from act_kit.training.run import reopen_run
+from act_kit.training.run import load_run
 from tests.conftest import ONE_THREAD, TINY, act
 
 pytestmark = pytest.mark.e2e
 
-QUICK = (*TINY, "selection.rollouts=0")
+QUICK = (*TINY, "selection.num_evaluations=0")
 
 
 def test_every_seed_is_a_run_and_one_that_fails_loses_no_other(reach_store: EpisodeStore, tmp_path: Path) -> None:
@@ -33,17 +33,17 @@ def test_every_seed_is_a_run_and_one_that_fails_loses_no_other(reach_store: Epis
     act("train", "--resume", "--out", out / "seed-7", check=0)
     last = out / "seed-7" / "checkpoints" / "last" / "training.json"
     trained = last.stat().st_mtime_ns
-    (out / "seed-7" / "eval-fresh").mkdir()
-    (out / "seed-7" / "eval-fresh" / "starts.json").write_text("half an evaluation")
+    (out / "seed-7" / "eval-test").mkdir()
+    (out / "seed-7" / "eval-test" / "init_states.json").write_text("half an evaluation")
     shutil.rmtree(out / "seed-1")
     done = act("train", "--resume", "--out", out, check=1)
     assert "There is no run at" in done.stderr
     assert f"Failed: seed-1; see above. Resume with: act train --resume --out {out}" in done.stderr
-    assert f"act compare {out} OTHER --factor KEY" in done.stdout
-    arm = read_arm(out)
-    assert [seed.name for seed in arm.seeds] == ["seed-0", "seed-7"]
-    assert [len(seed.tasks["reach-v3"].successes) for seed in arm.seeds] == [100, 100]
-    assert ", ".join(f"{100 * seed.value:.1f} %" for seed in arm.seeds) in done.stdout
+    assert f"act compare {out} OTHER --vary KEY" in done.stdout
+    method = read_method(out)
+    assert [seed.name for seed in method.seeds] == ["seed-0", "seed-7"]
+    assert [len(seed.tasks["reach-v3"].successes) for seed in method.seeds] == [100, 100]
+    assert ", ".join(f"{100 * seed.value:.1f} %" for seed in method.seeds) in done.stdout
     assert last.stat().st_mtime_ns == trained
     again = act("train", "--resume", "--out", out, check=1)
     assert again.stdout.count("Trained and evaluated before.") == 2
@@ -64,7 +64,7 @@ def test_a_seed_begins_as_it_would_alone(
     assert ran == [out]
     assert json.loads((out / "seeds.json").read_text()) == [0, 3]
     assert {path.name for path in out.iterdir()} == {"seeds.json", "seed-0", "seed-3"}
-    config, data = reopen_run(out / "seed-3")
+    config, data = load_run(out / "seed-3")
     assert (config.trainer.seed, config.trainer.steps, data) == (3, 60, [reach_store.path])
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setattr("sys.argv", [*command[:-1], str(tmp_path / "other")])

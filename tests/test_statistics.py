@@ -31,7 +31,7 @@ from act_kit.statistics import (
     seeds_mean,
     seeds_to_bound,
     share_interval,
-    two_kinds,
+    split_bimodal,
     unpaired_score,
 )
 
@@ -107,8 +107,8 @@ def test_an_interval_of_seeds_excludes_0_if_and_only_if_the_test_rejects(level: 
     for num_seeds in (2, 3, 5):
         for shift in np.linspace(0, 0.9, 60):
             a, b = rng.random((num_seeds, 30)) < 0.05, rng.random((num_seeds, 30)) < 0.05 + shift
-            for same_starts in (True, False):
-                assert_agreement(compare_seeds([a], [b], same_starts=same_starts, level=level))
+            for same_init_states in (True, False):
+                assert_agreement(compare_seeds([a], [b], same_init_states=same_init_states, level=level))
 
 
 def test_holms_levels_are_those_at_which_his_method_decides() -> None:
@@ -199,9 +199,9 @@ def test_what_is_called_detectable_is_detected_four_times_in_five() -> None:
     assert detectable_paired(3, 100, level=0.01) > detectable_paired(3, 100, level=0.05)
 
 
-def _simulate(rng: np.random.Generator, num_seeds: int, logit: float, of_start: np.ndarray) -> np.ndarray:
+def _simulate(rng: np.random.Generator, num_seeds: int, logit: float, of_init_state: np.ndarray) -> np.ndarray:
     """Draw successes (K, N) of seeds that differ, from starts that are not equally hard."""
-    logits = logit + rng.normal(0, 0.5, (num_seeds, 1)) + of_start
+    logits = logit + rng.normal(0, 0.5, (num_seeds, 1)) + of_init_state
     return rng.random(logits.shape) < 1 / (1 + np.exp(-logits))
 
 
@@ -215,16 +215,16 @@ def _two_level_bootstrap(rng: np.random.Generator, successes: np.ndarray) -> tup
 @pytest.mark.parametrize("num_seeds", [3, 5])
 def test_intervals_of_few_seeds_cover_where_a_bootstrap_over_seeds_does_not(num_seeds: int) -> None:
     rng = np.random.default_rng(0)
-    of_law = rng.normal(0, 1.5, 400_000)
-    truth = float((1 / (1 + np.exp(-(2 + of_law + rng.normal(0, 0.5, len(of_law)))))).mean())
+    of_distribution = rng.normal(0, 1.5, 400_000)
+    truth = float((1 / (1 + np.exp(-(2 + of_distribution + rng.normal(0, 0.5, len(of_distribution)))))).mean())
     ours, bootstraps, differences, p_values = [], [], [], []
     for _ in range(500):
-        of_start = rng.choice(of_law, 100)
-        a, b = (_simulate(rng, num_seeds, 2, of_start) for _ in range(2))
+        of_init_state = rng.choice(of_distribution, 100)
+        a, b = (_simulate(rng, num_seeds, 2, of_init_state) for _ in range(2))
         mean = seeds_mean([a])
         ours.append((mean.low, mean.high))
         bootstraps.append(_two_level_bootstrap(rng, a))
-        found = compare_seeds([a], [b], same_starts=True, level=0.05)
+        found = compare_seeds([a], [b], same_init_states=True, level=0.05)
         differences.append((found.low, found.high))
         p_values.append(found.p)
     assert _coverage(ours, truth) > 0.93
@@ -239,9 +239,9 @@ def test_episodes_are_not_pooled_over_seeds() -> None:
     assert mean.value == pytest.approx(0.54)
     assert mean.low < 0.2
     assert mean.high > 0.88
-    assert two_kinds([0.9, 0.88, 0.02, 0.85, 0.05]) == ([0.02, 0.05], [0.85, 0.88, 0.9])
-    assert two_kinds([0.9, 0.8, 0.7, 0.5]) is None
-    assert two_kinds([0.9, 0.1]) is None
+    assert split_bimodal([0.9, 0.88, 0.02, 0.85, 0.05]) == ([0.02, 0.05], [0.85, 0.88, 0.9])
+    assert split_bimodal([0.9, 0.8, 0.7, 0.5]) is None
+    assert split_bimodal([0.9, 0.1]) is None
 
 
 def test_what_so_many_seeds_leave_possible() -> None:
@@ -259,7 +259,7 @@ def test_seeds_that_all_succeed_are_no_certainty() -> None:
     mean = seeds_mean([all_of_them])
     assert mean.value == mean.high == 1
     assert 0.9 < mean.low < 0.99
-    found = compare_seeds([none], [all_of_them], same_starts=True, level=0.05)
+    found = compare_seeds([none], [all_of_them], same_init_states=True, level=0.05)
     assert (found.value, found.high) == (1, 1)
     assert found.p < 0.001
 
@@ -268,7 +268,7 @@ def test_the_mean_over_tasks_counts_every_task_the_same() -> None:
     rng = np.random.default_rng(0)
     easy, hard = rng.random((3, 50)) < 0.9, rng.random((3, 10)) < 0.2
     assert seeds_mean([easy, hard]).value == pytest.approx((easy.mean() + hard.mean()) / 2)
-    found = compare_seeds([easy, hard], [easy, ~hard], same_starts=False, level=0.05)
+    found = compare_seeds([easy, hard], [easy, ~hard], same_init_states=False, level=0.05)
     assert found.value == pytest.approx((1 - 2 * hard.mean()) / 2)
 
 

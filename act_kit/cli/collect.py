@@ -47,10 +47,10 @@ def collect(
             "--randomize/--no-randomize", help="New start each time, or one and the same.", show_default="randomize"
         ),
     ] = None,
-    start_law: Annotated[
-        str | None, typer.Option(help="uniform, sobol, grid or tasks50.", show_default="uniform")
+    init_distribution: Annotated[
+        str | None, typer.Option(help="uniform, sobol, grid or mt1.", show_default="uniform")
     ] = None,
-    distinct_starts: Annotated[
+    num_init_states: Annotated[
         int | None, typer.Option(help="Starts drawn, and then used over and over.", show_default="one each")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of starts and noise.", show_default="0")] = None,
@@ -66,9 +66,10 @@ def collect(
         str | None, typer.Option(help="With teleop: who demonstrates.", show_default="who is logged in")
     ] = None,
     made_from: Annotated[
-        str | None, typer.Option("--from", help="Run of --demonstrator policy, dataset of replay.", show_default=False)
+        str | None,
+        typer.Option("--source", help="Run of --demonstrator policy, dataset of replay.", show_default=False),
     ] = None,
-    perturb: Annotated[
+    init_perturbation: Annotated[
         float | None, typer.Option(help="With replay: starts are moved by up to so many metres.", show_default="0")
     ] = None,
     noise: Annotated[
@@ -93,14 +94,14 @@ def collect(
 
     [dim]act collect --task pick-place-v3 --randomize --n 200[/]
     """
-    from act_kit.executors import Spread
     from act_kit.files import locked, prepare_output, require_space
+    from act_kit.parallel import ExecutorConfig
     from act_kit.sim.tasks import expand_tasks
 
     flags = {
         "n": n, "seed": seed, "demonstrator": demonstrator, "noise": noise,
-        "start_law": start_law, "distinct_starts": _distinct_starts(randomize, distinct_starts),
-        "replay.perturb": perturb, "teleop.operator": operator, **_made_from(demonstrator, made_from),
+        "init_distribution": init_distribution, "num_init_states": _num_init_states(randomize, num_init_states),
+        "replay.init_perturbation": init_perturbation, "teleop.operator": operator, **_made_from(demonstrator, made_from),
     }  # fmt: skip
     tasks = expand_tasks(task) if task else [None]
     first = compose("collect", CollectConfig, overrides or [], {"task": tasks[0], **flags})
@@ -109,7 +110,7 @@ def collect(
         config.task: (out / config.task if len(tasks) > 1 else out) if out else Path("data") / config.task
         for config in configs
     }
-    spread = Spread(executor=executor, num_workers=min(count_workers(workers), first.n))
+    spread = ExecutorConfig(executor=executor, num_workers=min(count_workers(workers), first.n))
     if print_config:
         show_config(first)
         return
@@ -139,7 +140,7 @@ def collect(
     num_steps = 150 * sum(config.n for config in configs)
     what = f"{first.n} demonstrations" + (f" of each of {len(configs)} tasks" if len(configs) > 1 else "")
     require_space(folders[first.task], num_steps * _STEP_BYTES, what)
-    if first.distinct_starts == 1 < first.n:
+    if first.num_init_states == 1 < first.n:
         complain(
             f"All {first.n} demonstrations will begin from one and the same start. A policy trained on them memorises "
             "it and fails from every other; act train will refuse them. Use --randomize."
@@ -162,9 +163,9 @@ def collect(
 
 def _check(config: CollectConfig, out: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse an unknown task or law, sources that are missing, and an output that cannot be written."""
-    from act_kit.sim.starts import StartLaw
+    from act_kit.sim.initial_states import InitialStateDistribution
 
-    StartLaw(config.task, config.start_law)
+    InitialStateDistribution(config.task, config.init_distribution)
     if config.replay.dataset:
         require_datasets([Path(config.replay.dataset)])
     if config.dagger.run:
@@ -194,22 +195,22 @@ def _say_what_came(config: CollectConfig, store: EpisodeStore, out: Path) -> Non
 
 
 def _made_from(demonstrator: str | None, path: str | None) -> dict[str, str | None]:
-    """Return the option that ``--from`` stands for."""
+    """Return the option that ``--source`` stands for."""
     options = {"policy": "dagger.run", "replay": "replay.dataset"}
     if path is None:
         return {}
     if demonstrator not in options:
-        raise ConfigError("--from belongs to --demonstrator policy or --demonstrator replay.")
+        raise ConfigError("--source belongs to --demonstrator policy or --demonstrator replay.")
     return {options[demonstrator]: path}
 
 
-def _distinct_starts(randomize: bool | None, distinct_starts: int | None) -> int | None:
+def _num_init_states(randomize: bool | None, num_init_states: int | None) -> int | None:
     """Resolve ``--no-randomize``, which is one start; None leaves it to the configuration."""
     if randomize is None:
-        return distinct_starts
-    if distinct_starts not in (None, 0 if randomize else 1):
+        return num_init_states
+    if num_init_states not in (None, 0 if randomize else 1):
         flag = "--randomize" if randomize else "--no-randomize"
         raise ConfigError(
-            f"{flag} and --distinct-starts {distinct_starts} contradict each other: leave one of them out."
+            f"{flag} and --num-init-states {num_init_states} contradict each other: leave one of them out."
         )
     return 0 if randomize else 1

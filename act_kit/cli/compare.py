@@ -14,11 +14,11 @@ from act_kit.files import prepare_output, restore_output
 
 
 def compare(
-    arms: Annotated[
+    methods: Annotated[
         list[Path],
         typer.Argument(help="Evaluations, runs, or folders of runs of several training seeds.", show_default=False),
     ],
-    factor: Annotated[
+    vary: Annotated[
         list[str] | None,
         typer.Option(
             help="What is compared: an option that may differ, a group of them, or data; repeatable.",
@@ -32,11 +32,11 @@ def compare(
 
     Methods are told apart by three training seeds or more of each (act train --seeds); fewer compare checkpoints.
 
-    [dim]act compare runs/chunks-of-8 runs/chunks-of-16 --factor policy.chunk_size[/]
+    [dim]act compare runs/chunks-of-8 runs/chunks-of-16 --vary policy.chunk_size[/]
 
     The exit code is 2 where no verdict could be given.
     """
-    for path in arms:
+    for path in methods:
         restore_output(path)
         if not path.is_dir():
             raise ComparisonError(f"There is no folder {path}.")
@@ -44,12 +44,12 @@ def compare(
     from rich.table import Table
     from rich.text import Text
 
-    from act_kit.eval import compare as comparing
-    from act_kit.eval.compare_report import COLOURS, PAIR_COLUMNS, arms_table, pair_rows, write_comparison
+    from act_kit.compare import compare as comparing
+    from act_kit.reports.comparison import COLORS, PAIR_COLUMNS, methods_table, pair_rows, write_comparison
 
-    comparison = comparing.compare(arms, factor or [])
+    comparison = comparing.compare(methods, vary or [])
     page = write_comparison(comparison, out)
-    console.print(arms_table(comparison.arms))
+    console.print(methods_table(comparison.methods))
     table = Table(*PAIR_COLUMNS)
     for pair in comparison.pairs:
         for row in pair_rows(pair):
@@ -59,7 +59,7 @@ def compare(
     for note in comparison.notes:
         complain(note)
     for pair in comparison.pairs:
-        console.print(Text(pair.sentence, style=f"bold {COLOURS.get(pair.verdict, 'red')}"), soft_wrap=True)
+        console.print(Text(pair.sentence, style=f"bold {COLORS.get(pair.verdict, 'red')}"), soft_wrap=True)
     say(f"Page: {page}")
     raise typer.Exit(0 if comparison.decided else 2)
 

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from act_kit.cli import data_convert, data_derive, data_view
+from act_kit.cli import data_browse, data_convert, data_derive
 from act_kit.cli.console import console, progress_bar, say
 from act_kit.cli.options import Workers, count_workers
 
@@ -21,7 +21,7 @@ app.command("merge")(data_derive.merge)
 app.command("split")(data_derive.split)
 app.command("filter")(data_derive.filter_)
 app.command("convert")(data_convert.convert)
-app.command("view")(data_view.view)
+app.command("browse")(data_browse.browse)
 
 Dataset = Annotated[Path, typer.Argument(help="A dataset that act collect made.", show_default=False)]
 
@@ -47,13 +47,13 @@ def info(
             "demonstrations",
             f"{store.num_episodes} of {store.info.num_wanted}" + ("" if store.fingerprint else ", unfinished"),
         ),
-        ("attempts", f"{len(store.attempts())}" if store.has_starts else "not recorded"),
+        ("attempts", f"{len(store.attempts())}" if store.has_init_states else "not recorded"),
         ("demonstrated by", "; ".join(_sources(store))),
         ("steps", f"{store.num_steps} ({lengths.min(initial=500)} to {lengths.max(initial=0)} an episode)"),
-        ("starts", _starts(store)),
+        ("init_states", _init_states(store)),
         ("noise", f"{store.info.noise:g}"),
         ("lacks", ", ".join(store.lacks) or "nothing"),
-        ("pictures", "; ".join(_pictures(store)) or "none: act render"),
+        ("images", "; ".join(_images(store)) or "none: act render"),
         ("size", f"{store.size_bytes() / 1e6:.1f} MB"),
         ("fingerprint", store.fingerprint or "none before it is finished"),
         ("made by", store.info.command),
@@ -87,11 +87,11 @@ def _origin(parent: dict[str, Any]) -> str:
     )
 
 
-def _starts(store: EpisodeStore) -> str:
+def _init_states(store: EpisodeStore) -> str:
     """Say where the starts came from."""
-    if not store.has_starts:
+    if not store.has_init_states:
         return "not recorded"
-    return store.info.start_law + ("" if store.info.seed is None else f" law, seed {store.info.seed}")
+    return store.info.init_distribution + ("" if store.info.seed is None else f" law, seed {store.info.seed}")
 
 
 def _sources(store: EpisodeStore) -> list[str]:
@@ -105,7 +105,7 @@ def _sources(store: EpisodeStore) -> list[str]:
     ]
 
 
-def _pictures(store: EpisodeStore) -> list[str]:
+def _images(store: EpisodeStore) -> list[str]:
     """Describe the frames of each camera."""
     from act_kit.datasets.images import ImageStore
 
@@ -118,15 +118,15 @@ def _pictures(store: EpisodeStore) -> list[str]:
 
 
 @app.command()
-def replay(dataset: Dataset, workers: Workers = 0) -> None:
+def verify(dataset: Dataset, workers: Workers = 0) -> None:
     """Carry out the recorded actions from the recorded starts; every step must be the same.
 
     To the bit on the processor that recorded them; another one may round the gripper's opening and distances.
     """
-    from act_kit.collection.replay import replay as replay_dataset
+    from act_kit.collection.verify import replay as replay_dataset
     from act_kit.datasets.store import EpisodeStore
     from act_kit.errors import DatasetError
-    from act_kit.executors import LocalExecutor
+    from act_kit.parallel import LocalExecutor
 
     store = EpisodeStore.open(dataset)
     with progress_bar() as bar:

@@ -13,7 +13,7 @@ from act_kit.cli.options import Overwrite
 from act_kit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from act_kit.datasets.derive import Derivations
+    from act_kit.datasets.ops import Derivations
     from act_kit.datasets.store import EpisodeStore
 
 Dataset = Annotated[Path, typer.Argument(help="A dataset, or a folder of several.", show_default=False)]
@@ -32,7 +32,7 @@ def merge(
 
     [dim]act data merge data/push-v3 data/push-v3-teleop --out data/push-v3-all[/]
     """
-    from act_kit.datasets.derive import merge as merge_datasets
+    from act_kit.datasets.ops import merge as merge_datasets
 
     _make(merge_datasets(_open(datasets)), out, ["merge", *map(str, datasets)], overwrite=overwrite)
 
@@ -56,7 +56,7 @@ and, or, not, + - * / % and abs(…).
 
     [dim]act data filter data/push-v3 --where "steps < 90 and source != 'teleop:ann'" --out data/push-v3-quick[/]
     """
-    from act_kit.datasets.derive import filter_episodes
+    from act_kit.datasets.ops import filter_episodes
 
     command = ["filter", str(dataset), "--where", where, *(["--seed", str(seed)] if seed else [])]
     _make(filter_episodes(_open([dataset]), where, seed), out, command, overwrite=overwrite)
@@ -78,7 +78,7 @@ def split(
 
     [dim]act data split data/push-v3 --parts 80,20 --out data/push-v3-parts[/]
     """
-    from act_kit.datasets.derive import split_by, split_parts
+    from act_kit.datasets.ops import split_by, split_parts
 
     if by is not None and parts is None:
         derivations, options = split_by(_open([dataset]), by), ["--by", by]
@@ -105,7 +105,7 @@ def _open(paths: list[Path]) -> list[EpisodeStore]:
 
 def _make(derivations: Derivations, out: Path, command: list[str], *, overwrite: bool) -> None:
     """Write the datasets and say what they hold."""
-    from act_kit.datasets.derive import write_derived
+    from act_kit.datasets.ops import write_derived
 
     with console.status("writing"):
         stores = write_derived(out, derivations, shlex.join(["act", "data", *command]), overwrite=overwrite)

@@ -13,7 +13,7 @@ from act_kit.collection.render import render
 from act_kit.config import CollectConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError, install_hint
-from act_kit.executors import Executor, Spread
+from act_kit.parallel import Executor, ExecutorConfig
 from act_kit.sim.render import RenderSettings, find_gl
 
 
@@ -33,7 +33,7 @@ def run_collection(config: CollectConfig, out: Path, *, executor: Executor, resu
 
 
 def run_rendering(
-    store: EpisodeStore, cameras: Sequence[str], settings: RenderSettings, *, spread: Spread, overwrite: bool
+    store: EpisodeStore, cameras: Sequence[str], settings: RenderSettings, *, spread: ExecutorConfig, overwrite: bool
 ) -> None:
     """Add pictures to a dataset."""
     gl = find_gl(spread.num_workers)
@@ -68,7 +68,7 @@ def run_teleop(config: CollectConfig, out: Path, *, resume: bool = False) -> Epi
         raise ConfigError(
             f"--demonstrator teleop needs {error.name}, which is not installed: {install_hint('teleop')}"
         ) from error
-    from act_kit.collection.teleop.picture import Picture
+    from act_kit.collection.teleop.images import ImageWorker
     from act_kit.collection.teleop.session import Session
     from act_kit.sim.simulator import Simulator
 
@@ -79,17 +79,17 @@ def run_teleop(config: CollectConfig, out: Path, *, resume: bool = False) -> Epi
     session = Session(config, out, simulator, resume=resume and out.exists())
     token = secrets.token_urlsafe(16)
     settings = RenderSettings(height_px=teleop.size_px, width_px=teleop.size_px)
-    picture = Picture(gl, teleop.cameras, settings)
+    image = ImageWorker(gl, teleop.cameras, settings)
     try:
         with listen(teleop.port) as listening:
             port = listening.getsockname()[1]
             with interrupts.deferred() as raise_if_interrupted:
                 say(f"Drawing with {gl}. Demonstrate here: http://{HOST}:{port}/?token={token}")
                 say(f"From another machine, first: ssh -L {port}:{HOST}:{port} THIS_MACHINE. Ctrl-C ends it.")
-                asyncio.run(Teleop(session, simulator, picture, token).run(listening))
+                asyncio.run(Teleop(session, simulator, image, token).run(listening))
                 raise_if_interrupted()
     finally:
-        picture.close()
+        image.close()
         store = session.finish()
     if store is None or session.num_kept < config.n:  # uvicorn ends at a signal that this process ignores
         raise KeyboardInterrupt

@@ -40,42 +40,42 @@ def demo(
     from act_kit.cli.data_stages import run_collection
     from act_kit.cli.policy_stages import run_evaluation, run_training
     from act_kit.config import CollectConfig, EvalConfig
-    from act_kit.datasets.diversity import measure
-    from act_kit.datasets.report import write_report
     from act_kit.demo import Side, comparison_table, write_demo
-    from act_kit.eval.evalset import make_evalset
-    from act_kit.executors import Spread
+    from act_kit.diversity.measure import measure
+    from act_kit.eval.init_state_sets import make_init_state_set
     from act_kit.files import finish_output, locked, new_folder, write_json
     from act_kit.overrides import compose
-    from act_kit.training.run import begin_run
+    from act_kit.parallel import ExecutorConfig
+    from act_kit.reports.diversity import write_report
+    from act_kit.training.run import create_run
 
     device = choose_device(device)
-    spread = Spread(executor="local", num_workers=count_workers(workers))
-    train_flags = {"trainer.steps": steps, "selection.rollouts": 3, "selection.episodes": 10}
+    spread = ExecutorConfig(executor="local", num_workers=count_workers(workers))
+    train_flags = {"trainer.steps": steps, "selection.num_evaluations": 3, "selection.episodes": 10}
     eval_config = compose("eval", EvalConfig, flags={"episodes": episodes, "num_videos": 3})
-    seed = _seed_of_a_start_the_expert_solves(task)
-    evalset = make_evalset(task, "fresh", eval_config.episodes, eval_config.seed, [])
+    seed = _find_solvable_seed(task)
+    init_state_set = make_init_state_set(task, "test", eval_config.episodes, eval_config.seed, [])
     context.with_resource(locked(out))
     how_to_go_on = "It holds an earlier demo"
     with new_folder(out, overwrite=overwrite, is_complete=False, how_to_go_on=how_to_go_on) as fresh:
         write_json(fresh / "demo.json", None)
     began = time.monotonic()
     sides = []
-    for name, distinct_starts in _SIDES.items():
+    for name, num_init_states in _SIDES.items():
         console.rule(name, align="left")
         folder = out / name.replace(" ", "-")
         config = compose(
-            "collect", CollectConfig, flags={"task": task, "n": n, "distinct_starts": distinct_starts, "seed": seed}
+            "collect", CollectConfig, flags={"task": task, "n": n, "num_init_states": num_init_states, "seed": seed}
         )
         with spread.make_executor() as executor:
             store = run_collection(config, folder / "data", executor=executor)
         diversity = measure(store)
         write_report(store, diversity, folder / "data-report")
         say(diversity.verdict)
-        train_config = begin_run(folder / "run", [folder / "data"], [], train_flags, overwrite=False)
+        train_config = create_run(folder / "run", [folder / "data"], [], train_flags, overwrite=False)
         policy = run_training(train_config, [store], folder / "run", device=device, num_workers=spread.num_workers)
         (evaluation,) = run_evaluation(
-            policy, [evalset], eval_config, folder / "eval", record_video=True, spread=spread
+            policy, [init_state_set], eval_config, folder / "eval", record_video=True, spread=spread
         )
         sides.append(
             Side(name=name, folder=folder, store=store, diversity=diversity, policy=policy, evaluation=evaluation)
@@ -86,14 +86,16 @@ def demo(
     say(f"{time.monotonic() - began:.0f} s. Page: {page}")
 
 
-def _seed_of_a_start_the_expert_solves(task: str) -> int:
+def _find_solvable_seed(task: str) -> int:
     """Return the first seed whose one start the expert succeeds from; in some tasks it fails from a few."""
     from act_kit.collection.collect import collect_episode
-    from act_kit.collection.demonstrators import Scripted
+    from act_kit.collection.demonstrators import ExpertDemonstrator
+    from act_kit.sim.initial_states import InitialStateDistribution
     from act_kit.sim.simulator import Simulator
-    from act_kit.sim.starts import StartLaw
 
-    simulator, expert = Simulator(task), Scripted(task)
+    simulator, expert = Simulator(task), ExpertDemonstrator(task)
     seeds = itertools.count()
-    starts = ((seed, StartLaw(task).sample(1, seed=seed, stream="collect")[0]) for seed in seeds)
-    return next(seed for seed, start in starts if collect_episode(simulator, expert, start).success_step >= 0)
+    init_states = ((seed, InitialStateDistribution(task).sample(1, seed=seed, stream="collect")[0]) for seed in seeds)
+    return next(
+        seed for seed, init_state in init_states if collect_episode(simulator, expert, init_state).success_step >= 0
+    )

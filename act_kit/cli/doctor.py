@@ -43,11 +43,11 @@ def doctor(
             raise OutputError(f"{out} is a folder. Fix: name a file, such as --out {quoted(out / 'doctor.json')}")
     from rich.text import Text
 
-    from act_kit.diagnosis.doctor import (
+    from act_kit.doctor.diagnose import (
         describe,
         examine_machine,
-        examine_patient,
-        find_patients,
+        examine_target,
+        find_targets,
         summary_lines,
         verdict,
     )
@@ -56,19 +56,19 @@ def doctor(
     num_workers = count_workers(workers)
     found: dict[str, list[dict[str, Any]]] = {}
     is_fatal = False
-    for patient in find_patients(target) if target else [None]:
-        name = str(patient or "this machine")
+    for each in find_targets(target) if target else [None]:
+        name = str(each or "this machine")
         console.rule(Text(name), align="left")
-        findings = examine_patient(patient, num_workers=num_workers) if patient else examine_machine(num_workers)
+        findings = examine_target(each, num_workers=num_workers) if each else examine_machine(num_workers)
         for finding in findings:
             if finding.result.status in ("CONFIRMED", "SUSPECTED"):
                 console.print(describe(finding), soft_wrap=True)
         for line in summary_lines(findings):
             say(line)
-        ill = any(finding.is_fatal for finding in findings)
-        console.print(Text(verdict(findings), style="bold red" if ill else "bold"), soft_wrap=True)
+        has_failed = any(finding.is_fatal for finding in findings)
+        console.print(Text(verdict(findings), style="bold red" if has_failed else "bold"), soft_wrap=True)
         found[name] = [finding.to_dict() for finding in findings]
-        is_fatal = is_fatal or ill
+        is_fatal = is_fatal or has_failed
     if out:
         write_json(out, found)
     raise typer.Exit(2 if is_fatal else 0)

@@ -13,45 +13,51 @@ from act_kit.cli.console import complain, console, progress_bar, say
 from act_kit.config import EvalConfig, TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import RenderError
-from act_kit.eval.evalset import EvalSet
 from act_kit.eval.evaluate import Evaluation, evaluate_all
-from act_kit.eval.overview import write_overview
-from act_kit.eval.report import write_results
-from act_kit.eval.rollout import LocalRoll, Outcome, Progress, Roll, Sizes, roll_with
-from act_kit.eval.selection import make_selector
+from act_kit.eval.init_state_sets import InitialStateSet
+from act_kit.eval.selection import make_checkpoint_evaluator
 from act_kit.eval.sweep import SweepRow, sweep, sweep_table
-from act_kit.eval.video import choose, record, video_path
-from act_kit.executors import LocalExecutor, Spread
 from act_kit.files import new_folder
-from act_kit.policy.policy import Policy
+from act_kit.metrics import log_evaluation
+from act_kit.parallel import ExecutorConfig, LocalExecutor
+from act_kit.policies.policy import Policy
+from act_kit.reports.evaluation import write_results
+from act_kit.reports.overview import write_overview
+from act_kit.reports.video import choose, record, video_path
+from act_kit.rollouts.rollout import Outcome, Progress, RolloutFunction, RolloutPlan, RolloutPool, roll_with
+from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.render import Gl, RenderSettings, find_gl
-from act_kit.sim.starts import StartLaw
-from act_kit.telemetry import log_evaluation
-from act_kit.training.group import ALONE, Group
+from act_kit.training.distributed import SINGLE_PROCESS, ProcessGroup
 from act_kit.training.run import config_of
 from act_kit.training.trainer import Trainer
 
 
 def run_training(
     config: TrainConfig, stores: Sequence[EpisodeStore], run: Path, *, device: str, num_workers: int,
-    group: Group = ALONE, resume: bool = False,
+    group: ProcessGroup = SINGLE_PROCESS, resume: bool = False,
 ) -> Policy:  # fmt: skip
     """Train a policy, trying it in the simulator on the way; of a group, the first process does that, and talks."""
-    starts = [
-        start
+    init_states = [
+        init_state
         for task in dict.fromkeys(store.info.task for store in stores)
-        for start in StartLaw(task).sample(config.selection.episodes, seed=config.trainer.seed, stream="select")
+        for init_state in InitialStateDistribution(task).sample(
+            config.selection.episodes, seed=config.trainer.seed, stream="select"
+        )
     ]
-    num_workers = min(num_workers, len(starts))
+    num_workers = min(num_workers, len(init_states))
     tell = say if group.is_first else lambda message: None
-    with LocalRoll(num_workers, engine=config.sim.engine, num_rows=config.rollout.rows, on_sizes=_say_once()) as roll:
-        trainer = Trainer(config, stores, run, selector=make_selector(roll, starts), device=device, group=group)
-        if trainer.frames and config.selection.rollouts and group.is_first:
+    with RolloutPool(
+        num_workers, engine=config.sim.engine, num_envs=config.rollout.num_envs, on_plan=_say_once()
+    ) as roll:
+        trainer = Trainer(
+            config, stores, run, selector=make_checkpoint_evaluator(roll, init_states), device=device, group=group
+        )
+        if trainer.frames and config.selection.num_evaluations and group.is_first:
             _what_draws(trainer.frames.gl_renderer, num_workers)
         if resume:
             trainer.resume()
         tell(trainer.summary())
-        tell(trainer.rehearse())
+        tell(trainer.dry_run())
         bar = progress_bar("status", disable=not group.is_first)
         with bar, interrupts.deferred() as raise_if_interrupted:
             line = bar.add_task("train", total=config.trainer.steps, completed=trainer.step, status="")
@@ -73,17 +79,17 @@ def run_training(
 
 
 def run_evaluation(
-    policy: Policy, evalsets: Sequence[EvalSet], config: EvalConfig, out: Path, *, record_video: bool, spread: Spread,
-    sweep_execution: bool = False, overwrite: bool = False,
+    policy: Policy, init_state_sets: Sequence[InitialStateSet], config: EvalConfig, out: Path, *, record_video: bool, spread: ExecutorConfig,
+    sweep_chunking: bool = False, overwrite: bool = False,
 ) -> list[Evaluation]:  # fmt: skip
     """Evaluate a policy and write the results: of one task to ``out``, of several to a folder of each in there.
 
     All of it is there afterwards, or none.
 
-    ``sweep_execution`` also carries out its chunks in other ways; see :mod:`act_kit.eval.sweep`.
+    ``sweep_chunking`` also carries out its chunks in other ways; see :mod:`act_kit.eval.sweep`.
     """
-    num_starts = sum(len(evalset.starts) for evalset in evalsets)
-    with _roll(policy, num_starts, config, spread) as roll, progress_bar("successes") as bar:
+    num_init_states = sum(len(init_state_set.init_states) for init_state_set in init_state_sets)
+    with _roll(policy, num_init_states, config, spread) as roll, progress_bar("successes") as bar:
         lines: dict[str, TaskID] = {}
 
         def show(who: str, progress: Progress, num: int) -> None:
@@ -92,39 +98,45 @@ def run_evaluation(
             text = f"success {progress.num_succeeded}"
             bar.update(lines[who], completed=progress.num_episodes, successes=text)
 
-        evaluations = evaluate_all(policy, evalsets, config, roll=roll, on_progress=show)
+        evaluations = evaluate_all(policy, init_state_sets, config, roll=roll, on_progress=show)
         sweeps: list[list[SweepRow]] = [[] for _ in evaluations]
-        if sweep_execution:
+        if sweep_chunking:
             sweeps = sweep(policy, evaluations, roll=roll, on_progress=show)
     with new_folder(out, overwrite=overwrite, how_to_go_on="It holds an evaluation") as fresh:
-        folders = [fresh / evalset.task for evalset in evalsets] if len(evalsets) > 1 else [fresh]
+        folders = (
+            [fresh / init_state_set.task for init_state_set in init_state_sets] if len(init_state_sets) > 1 else [fresh]
+        )
         videos: list[dict[int, Path]] = [{} for _ in folders]
         if record_video:
             videos = _record(evaluations, config, folders, spread.num_workers)
         for evaluation, folder, of_set, rows in zip(evaluations, folders, videos, sweeps, strict=True):
             write_results(evaluation, policy, folder, of_set, rows)
             if rows:
-                console.print(sweep_table(evaluation.evalset.task, rows))
+                console.print(sweep_table(evaluation.init_state_set.task, rows))
         if len(evaluations) > 1:
             write_overview(evaluations, policy, fresh)
     trained_by = config_of(policy.folder) if policy.folder else None
     if policy.folder and trained_by and trained_by["wandb_project"]:
-        for evalset in evalsets:
-            results = out / evalset.task if len(evalsets) > 1 else out
+        for init_state_set in init_state_sets:
+            results = out / init_state_set.task if len(init_state_sets) > 1 else out
             log_evaluation(policy.folder.parents[1], trained_by["wandb_project"], results)
     return evaluations
 
 
 @contextmanager
-def _roll(policy: Policy, num_starts: int, config: EvalConfig, spread: Spread) -> Generator[Roll]:
+def _roll(
+    policy: Policy, num_init_states: int, config: EvalConfig, spread: ExecutorConfig
+) -> Generator[RolloutFunction]:
     """Roll out on this machine's processes, saying how, or on a cluster."""
-    num_workers = min(spread.num_workers, num_starts)
+    num_workers = min(spread.num_workers, num_init_states)
     gl = _what_draws(policy.contract.gl_renderer, num_workers) if policy.views else None
     if spread.executor != "local":
         with spread.make_executor(gl.environment if gl else None) as executor:
             yield roll_with(executor, config.sim.engine)
         return
-    with LocalRoll(num_workers, engine=config.sim.engine, num_rows=config.rollout.rows, on_sizes=_say_once()) as roll:
+    with RolloutPool(
+        num_workers, engine=config.sim.engine, num_envs=config.rollout.num_envs, on_plan=_say_once()
+    ) as roll:
         yield roll
 
 
@@ -139,14 +151,14 @@ def _what_draws(learnt_from: str, num_workers: int) -> Gl:
     return gl
 
 
-def _say_once() -> Callable[[Sizes], None]:
+def _say_once() -> Callable[[RolloutPlan], None]:
     """Return what says how the first of several rollouts is spread."""
-    said: list[Sizes] = []
+    said: list[RolloutPlan] = []
 
-    def say_first(sizes: Sizes) -> None:
+    def say_first(plan: RolloutPlan) -> None:
         if not said:
-            say(sizes.reason)
-        said.append(sizes)
+            say(plan.reason)
+        said.append(plan)
 
     return say_first
 

@@ -32,8 +32,8 @@ def render(
     from act_kit.cli.data_stages import run_rendering
     from act_kit.datasets.images import ImageStore
     from act_kit.datasets.store import EpisodeStore
-    from act_kit.executors import Spread
     from act_kit.files import locked, require_space
+    from act_kit.parallel import ExecutorConfig
     from act_kit.sim.render import RenderSettings, check_cameras
 
     cameras = camera or ["corner4"]
@@ -44,7 +44,7 @@ def render(
     store = EpisodeStore.open(dataset, writable=True)
     num_bytes = store.num_steps * len(cameras) * settings.height_px * settings.width_px
     require_space(dataset, num_bytes, f"{store.num_steps} frames of {len(cameras)} cameras")
-    spread = Spread(executor=executor, num_workers=count_workers(workers))
+    spread = ExecutorConfig(executor=executor, num_workers=count_workers(workers))
     with interrupts.resumed_by(
         " ".join([f"act render {quoted(dataset)}", *(f"--camera {name}" for name in cameras), f"--size {size}"])
     ):

@@ -10,23 +10,23 @@ import typer
 
 from act_kit.cli.console import complain, console, say
 from act_kit.cli.preflight import require_datasets, require_file, require_free, require_run, require_writable
-from act_kit.errors import StartError
+from act_kit.errors import InitialStateError
 from act_kit.files import require_apart, unfinished
 
 if TYPE_CHECKING:
     import numpy as np
 
     from act_kit.datasets.store import EpisodeStore
-    from act_kit.diagnosis.case import RunCase
+    from act_kit.doctor.case import RunCase
 
 
 def report(
     dataset: Annotated[
         Path, typer.Argument(help="A dataset that act collect made, or a folder of several.", show_default=False)
     ],
-    against: Annotated[
-        str, typer.Option(help="What the starts are held against: fresh, or the starts.json of an evaluation.")
-    ] = "fresh",
+    reference: Annotated[
+        str, typer.Option(help="What the starts are held reference: fresh, or the init_states.json of an evaluation.")
+    ] = "test",
     run: Annotated[
         Path | None,
         typer.Option(
@@ -42,8 +42,8 @@ def report(
     The exit code is 2 if the verdict is FAIL (of any dataset, if there are several), so that a script can stop there.
     """
     datasets = require_datasets([dataset])
-    if against != "fresh":
-        require_file(Path(against), "--against", StartError)
+    if reference != "test":
+        require_file(Path(reference), "--reference", InitialStateError)
     if run:
         require_run(run)
     out = out or dataset.with_name(dataset.resolve().name + "-report")
@@ -53,23 +53,23 @@ def report(
     require_writable(out)
     from rich.text import Text
 
-    from act_kit.datasets.first_observations import measure_dataset
-    from act_kit.datasets.measured import Diversity
-    from act_kit.datasets.report import COLOURS, terminal_table, write_overview, write_report
     from act_kit.datasets.store import EpisodeStore, find_datasets
+    from act_kit.diversity.first_observations import measure_dataset
+    from act_kit.diversity.result import DiversityReport
+    from act_kit.reports.diversity import COLORS, terminal_table, write_overview, write_report
 
     folders = find_datasets([dataset])
     stores = [EpisodeStore.open(folder) for folder in folders]
-    starts = None if against == "fresh" else _starts_of(against, {store.info.task for store in stores})
+    init_states = None if reference == "test" else _init_states_of(reference, {store.info.task for store in stores})
     measured = []
     case = _run_case(run) if run else None
     for store in stores:
-        diversity = measure_dataset(store, against=starts)
+        diversity = measure_dataset(store, against=init_states)
         is_alone = len(stores) == 1
         broken = any(finding.about != "coverage" and finding.level == "FAIL" for finding in diversity.findings)
         predictors = [] if broken else list(_predict(store, case))
         page = write_report(
-            store, diversity, out if is_alone else out / store.path.name, against=starts, predictors=predictors
+            store, diversity, out if is_alone else out / store.path.name, against=init_states, predictors=predictors
         )
         measured.append((store.path.name, diversity))
         console.print(terminal_table(diversity))
@@ -80,9 +80,9 @@ def report(
                 complain(f"Also: {finding.text}")
         for note in diversity.notes:
             say(note)
-        if isinstance(diversity, Diversity) and diversity.more:
+        if isinstance(diversity, DiversityReport) and diversity.more:
             say(diversity.more)
-        console.print(Text(diversity.verdict, style=f"bold {COLOURS[diversity.level]}"), soft_wrap=True)
+        console.print(Text(diversity.verdict, style=f"bold {COLORS[diversity.level]}"), soft_wrap=True)
     if case:
         case.close()
     if len(stores) > 1:
@@ -101,14 +101,14 @@ def _is_report(out: Path, datasets: list[Path]) -> bool:
 
 
 def _run_case(run: Path) -> RunCase:
-    from act_kit.diagnosis.case import RunCase  # PyTorch, which takes a second
+    from act_kit.doctor.case import RunCase  # PyTorch, which takes a second
 
     return RunCase(run, 1)
 
 
 def _predict(store: EpisodeStore, case: RunCase | None) -> Generator[tuple[str, str, str]]:
     """Yield rows of what can be tried before any rollout of a policy."""
-    from act_kit.diagnosis.generalisation import Incomparable, memory_succeeds
+    from act_kit.doctor.generalization import Incomparable, memory_succeeds
 
     if not store.lacks:
         yield (
@@ -132,12 +132,14 @@ def _predict(store: EpisodeStore, case: RunCase | None) -> Generator[tuple[str, 
         )
 
 
-def _starts_of(against: str, tasks: set[str]) -> np.ndarray:
+def _init_states_of(reference: str, tasks: set[str]) -> np.ndarray:
     """Load an evaluation set's starts, (M, 3 or 6); it must be of the one task that the datasets are of."""
-    from act_kit.eval.evalset import EvalSet
-    from act_kit.sim.starts import stack
+    from act_kit.eval.init_state_sets import InitialStateSet
+    from act_kit.sim.initial_states import stack
 
-    evalset = EvalSet.load(Path(against))
-    if tasks != {evalset.task}:
-        raise StartError(f"{against} holds starts of {evalset.task}; the data are of {', '.join(sorted(tasks))}.")
-    return stack(evalset.starts)
+    init_state_set = InitialStateSet.load(Path(reference))
+    if tasks != {init_state_set.task}:
+        raise InitialStateError(
+            f"{reference} holds starts of {init_state_set.task}; the data are of {', '.join(sorted(tasks))}."
+        )
+    return stack(init_state_set.init_states)

@@ -44,14 +44,14 @@ def begin_seeds(
     overwrite: bool,
 ) -> None:  # fmt: skip
     """Make the folder of every run, ``out/seed-N``, so that each can be gone on with: of all of them, or of none."""
-    from act_kit.eval.arms import SEED_FOLDER
-    from act_kit.training.run import begin_run
+    from act_kit.compare.experiments import SEED_FOLDER
+    from act_kit.training.run import create_run
 
     how_to_go_on = f"act train --resume --out {quoted(out)} goes on with it"
     with new_folder(out, overwrite=overwrite, is_complete=False, how_to_go_on=how_to_go_on) as fresh:
         write_json(fresh / SEEDS, list(seeds))
         for seed in seeds:
-            begin_run(fresh / f"{SEED_FOLDER}{seed}", data, overrides, {**flags, SEED: seed}, overwrite=False)
+            create_run(fresh / f"{SEED_FOLDER}{seed}", data, overrides, {**flags, SEED: seed}, overwrite=False)
 
 
 def run_seeds(out: Path, options: Sequence[str]) -> int:
@@ -60,11 +60,11 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
     ``options`` are for both verbs. A seed that fails is named at the end and stops no other. Each stage is a process
     of its own: an evaluation wants one thread, a training all of them, and PyTorch cannot go from one to the other.
     """
+    from act_kit.compare.compare import kinds_of_seeds
+    from act_kit.compare.experiments import SEED_FOLDER, read_method
     from act_kit.errors import ActKitError
-    from act_kit.eval.arms import SEED_FOLDER, read_arm
-    from act_kit.eval.compare import kinds_of_seeds
-    from act_kit.eval.compare_report import arms_table
-    from act_kit.training.run import reopen_run, steps_taken
+    from act_kit.reports.comparison import methods_table
+    from act_kit.training.run import load_run, steps_taken
 
     seeds = _read_seeds(out)
     failed: list[str] = []
@@ -72,12 +72,12 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
         run = out / f"{SEED_FOLDER}{seed}"
         console.rule(run.name, align="left")
         try:
-            trained = steps_taken(run) >= reopen_run(run)[0].trainer.steps
+            trained = steps_taken(run) >= load_run(run)[0].trainer.steps
         except ActKitError as error:
             complain(str(error))
             failed.append(run.name)
             continue
-        results = run / "eval-fresh"
+        results = run / "eval-test"
         if trained and (results / "summary.json").exists():
             say("Trained and evaluated before.")
             continue
@@ -86,12 +86,12 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
         if not all(_act(stage + list(options)) == 0 for stage in stages[trained:]):
             failed.append(run.name)
     if len(failed) < len(seeds):
-        arm = read_arm(out)
-        console.print(arms_table([arm]))
-        note = kinds_of_seeds(arm)
+        method = read_method(out)
+        console.print(methods_table([method]))
+        note = kinds_of_seeds(method)
         if note:
             say(note)
-        say(f"Compare with another: act compare {quoted(out)} OTHER --factor KEY")
+        say(f"Compare with another: act compare {quoted(out)} OTHER --vary KEY")
     if failed:
         complain(f"Failed: {', '.join(failed)}; see above. Resume with: act train --resume --out {quoted(out)}")
         return 1

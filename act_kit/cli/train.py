@@ -62,8 +62,8 @@ def train(
     ] = None,
     dry_run: DryRun = False,
     print_config: PrintConfig = False,
-    allow_degenerate: Annotated[
-        bool, typer.Option("--allow-degenerate", help="Train on data whose diversity report says FAIL.")
+    allow_low_diversity: Annotated[
+        bool, typer.Option("--allow-low-diversity", help="Train on data whose diversity report says FAIL.")
     ] = False,
 ) -> None:
     """Train ACT on one dataset or on several tasks' at once; on the way the policy is tried in the simulator.
@@ -100,8 +100,8 @@ def train(
     from act_kit.cli import seeds as several
     from act_kit.cli.policy_stages import run_training
     from act_kit.datasets.store import EpisodeStore, find_datasets
-    from act_kit.training.group import Group
-    from act_kit.training.run import begin_run, reopen_run, resume_run
+    from act_kit.training.distributed import ProcessGroup
+    from act_kit.training.run import create_run, load_run, resume_run
 
     device = choose_device(device)
     if seeds is not None or (is_begun and (out / SEEDS).exists()):
@@ -113,20 +113,20 @@ def train(
             for folder in sorted(out.glob("seed-*")):
                 resume_run(folder, find_datasets(data), overrides, flags)
         else:
-            folders = _usable(data, allow_degenerate=allow_degenerate)
+            folders = _usable(data, allow_low_diversity=allow_low_diversity)
             several.begin_seeds(out, folders, numbers, overrides, flags, overwrite=overwrite)
         with interrupts.resumed_by(f"act train --resume --out {quoted(out)}"):
             raise typer.Exit(several.run_seeds(out, ["--device", device, "--workers", str(workers)]))
-    group = Group.join(device)
+    group = ProcessGroup.join(device)
     if group.is_first:
         context.with_resource(locked(out))
     if group.is_first and is_begun:
         resume_run(out, find_datasets(data), overrides, flags)
     elif group.is_first:
-        folders = _usable(data, allow_degenerate=allow_degenerate)
-        begin_run(out, folders, overrides, flags, overwrite=overwrite)
+        folders = _usable(data, allow_low_diversity=allow_low_diversity)
+        create_run(out, folders, overrides, flags, overwrite=overwrite)
     group.wait()
-    config, folders = reopen_run(out)
+    config, folders = load_run(out)
     _check_there(folders, out)
     stores = [EpisodeStore.open(folder) for folder in folders]
     with interrupts.resumed_by(f"act train --resume --out {quoted(out)}"):
@@ -141,14 +141,14 @@ def train(
         say(f"Next: act eval {quoted(out)} --record-video")
 
 
-def _usable(data: list[Path], *, allow_degenerate: bool) -> list[Path]:
+def _usable(data: list[Path], *, allow_low_diversity: bool) -> list[Path]:
     """Return the datasets that are to be trained on, with their warnings told; see :func:`check_data`."""
     from act_kit.datasets.store import EpisodeStore, find_datasets
     from act_kit.training.run import check_data
 
     folders = find_datasets(data)
     for folder in folders:
-        warning = check_data(EpisodeStore.open(folder), allow_degenerate=allow_degenerate)
+        warning = check_data(EpisodeStore.open(folder), allow_low_diversity=allow_low_diversity)
         if warning:
             complain(warning)
     return folders

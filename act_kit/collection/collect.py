@@ -17,15 +17,15 @@ import numpy as np
 
 from act_kit.collection.demonstrators import Demonstrator, make_demonstrator
 from act_kit.collection.recorder import Recorder
-from act_kit.collection.replayed import replayed_starts
+from act_kit.collection.replay import replayed_init_states
 from act_kit.config import CollectConfig
-from act_kit.datasets.episode import Attempt, Episode
 from act_kit.datasets.store import DatasetInfo, EpisodeStore
 from act_kit.errors import DatasetError
-from act_kit.executors import Executor
 from act_kit.files import finish_output, quoted
+from act_kit.parallel import Executor
+from act_kit.rollouts.episode import Attempt, Episode
+from act_kit.sim.initial_states import InitialState, InitialStateDistribution, Stream
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.starts import Start, StartLaw, Stream
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON
 from act_kit.sim.threads import cache_per_thread
 from act_kit.versions import git_commit, versions
@@ -48,7 +48,7 @@ class Progress:
 def collect_episode(
     simulator: Simulator,
     demonstrator: Demonstrator,
-    start: Start,
+    init_state: InitialState,
     *,
     attempt: int = 0,
     seed: int = 0,
@@ -56,15 +56,15 @@ def collect_episode(
     steps_after_success: int = 10,
     rewards: bool = False,
 ) -> Episode:
-    """Demonstrate from ``start`` until some steps after the first success, to the demonstrator's end or the horizon.
+    """Demonstrate from ``init_state`` until some steps after the first success, to the demonstrator's end or the horizon.
 
     With ``noise`` (a standard deviation, in units of the action), the executed action is disturbed and the clean one is
     the label, so that the data show how to recover (DART, Laskey et al. 2017).
     """
     rng = np.random.default_rng([seed, attempt])
     recorder = Recorder(simulator, steps_after_success=steps_after_success, rewards=rewards)
-    recorder.begin(start)
-    demonstrator.begin(start, attempt)
+    recorder.begin(init_state)
+    demonstrator.begin(init_state, attempt)
     while recorder.steps_left and (decision := demonstrator.act(recorder.state)) is not None:
         action, carried_out = decision
         disturbance = noise * rng.standard_normal(4) if noise else 0.0
@@ -84,39 +84,43 @@ _stage = cache_per_thread(_make_stage, 1)
 """This thread's; making them takes longer than an episode."""
 
 
-def attempt(config: CollectConfig, parent: str, index: int, start: Start) -> Episode:
+def attempt(config: CollectConfig, parent: str, index: int, init_state: InitialState) -> Episode:
     """Make attempt number ``index``, in whatever process this is."""
     simulator, demonstrator = _stage(config, parent)
     return collect_episode(
-        simulator, demonstrator, start,
+        simulator, demonstrator, init_state,
         attempt=index, seed=config.seed, noise=config.noise, steps_after_success=config.steps_after_success,
         rewards=config.rewards,
     )  # fmt: skip
 
 
-def _starts(config: CollectConfig) -> list[Start]:
+def _init_states(config: CollectConfig) -> list[InitialState]:
     """Return the starts of all attempts that may be made."""
     # Where nearly every attempt fails there is something to mend, not to wait for.
-    is_all = config.start_law == "grid" or config.keeps_failures
+    is_all = config.init_distribution == "grid" or config.keeps_failures
     num = config.n if is_all else 4 * config.n + _HOPELESS
     if config.demonstrator == "replay":
-        return replayed_starts(config, num)
+        return replayed_init_states(config, num)
     stream: Stream = "correct" if config.demonstrator == "policy" else "collect"
-    num_drawn = min(config.distinct_starts or num, num)
-    drawn = StartLaw(config.task, config.start_law).sample(num_drawn, seed=config.seed, stream=stream)
+    num_drawn = min(config.num_init_states or num, num)
+    drawn = InitialStateDistribution(config.task, config.init_distribution).sample(
+        num_drawn, seed=config.seed, stream=stream
+    )
     return [drawn[index % num_drawn] for index in range(num)]
 
 
 def _attempts(config: CollectConfig, parent: str, first: int, executor: Executor) -> Generator[Episode]:
     """Yield the attempts from number ``first`` on, in order."""
-    starts = _starts(config)
-    return executor.map(attempt, [(config, parent, index, starts[index]) for index in range(first, len(starts))])
+    init_states = _init_states(config)
+    return executor.map(
+        attempt, [(config, parent, index, init_states[index]) for index in range(first, len(init_states))]
+    )
 
 
-def _start_law(config: CollectConfig) -> str:
+def _init_distribution(config: CollectConfig) -> str:
     if config.demonstrator == "replay":
-        return "near dataset" if config.replay.perturb else "dataset"
-    return config.start_law
+        return "near dataset" if config.replay.init_perturbation else "dataset"
+    return config.init_distribution
 
 
 def describe(config: CollectConfig, parent: dict[str, Any] | None) -> DatasetInfo:
@@ -125,7 +129,7 @@ def describe(config: CollectConfig, parent: dict[str, Any] | None) -> DatasetInf
         task=config.task,
         num_wanted=config.n,
         seed=config.seed,
-        start_law=_start_law(config),
+        init_distribution=_init_distribution(config),
         demonstrator=config.demonstrator,
         noise=config.noise,
         steps_after_success=config.steps_after_success,
@@ -162,7 +166,7 @@ def collect(
     parent = str(info.parents[0]["fingerprint"]) if info.parents else ""
     num_attempts = store.recover() if store else 0
     num_kept = store.num_episodes if store else 0
-    less = "--noise or --perturb" if config.demonstrator == "replay" else "--noise"
+    less = "--noise or --init-perturbation" if config.demonstrator == "replay" else "--noise"
     episodes: list[Episode] = []
     attempts: list[Attempt] = []
 
@@ -181,7 +185,7 @@ def collect(
                 if store is None:
                     store = EpisodeStore.create(path, info, episode)
                 kept = config.keeps_failures or episode.success_step >= 0
-                attempts.append(Attempt(start=episode.start, num_steps=len(episode), kept=kept))
+                attempts.append(Attempt(init_state=episode.init_state, num_steps=len(episode), kept=kept))
                 num_attempts += 1
                 if kept:
                     episodes.append(episode)
@@ -190,7 +194,7 @@ def collect(
                 if num_attempts >= _HOPELESS and not num_kept:
                     raise DatasetError(
                         f"The {config.demonstrator} demonstrator failed all of its first {num_attempts} attempts at "
-                        f"{config.task} (start law '{info.start_law}', noise {config.noise}). "
+                        f"{config.task} (start law '{info.init_distribution}', noise {config.noise}). "
                         f"Try another --seed, or less {less}."
                     )
                 if len(attempts) >= COMMIT_EVERY:
@@ -198,7 +202,7 @@ def collect(
         finally:
             commit()
     assert store is not None, "a collection makes at least one attempt"
-    if num_kept < config.n and config.start_law != "grid":
+    if num_kept < config.n and config.init_distribution != "grid":
         raise DatasetError(
             f"Only {num_kept} of {num_attempts} attempts at {config.task} succeeded, {config.n} "
             f"were asked for; what there is, is in {path}. Try less {less}, or a smaller --n."
@@ -249,8 +253,8 @@ def _require_beginning(store: EpisodeStore, config: CollectConfig) -> None:
         )
     store.recover()
     depends = config.demonstrator == "policy" and config.dagger.expert_first != config.dagger.expert_last
-    recorded = [attempt.start for attempt in store.attempts()]
-    if depends or _starts(config)[: len(recorded)] != recorded:
+    recorded = [attempt.init_state for attempt in store.attempts()]
+    if depends or _init_states(config)[: len(recorded)] != recorded:
         raise DatasetError(
             f"{store.path} was begun with --n {begun}, on which its episodes depend here: with --n {config.n} they "
             "would be others. Fix: collect into another --out, with another --seed, and join them: act data merge"

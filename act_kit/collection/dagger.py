@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 
 from act_kit.config import CollectConfig
-from act_kit.datasets.episode import POLICY
 from act_kit.errors import ConfigError
-from act_kit.policy.policy import Policy, find_checkpoint
+from act_kit.policies.policy import Policy, find_checkpoint
+from act_kit.rollouts.episode import POLICY
 from act_kit.sim.expert import ScriptedExpert
-from act_kit.sim.starts import Start
+from act_kit.sim.initial_states import InitialState
 
 _MIXTURE = 1
 """Of the random numbers of an attempt; those of its noise have none."""
 
 
-class Corrected:
+class DaggerDemonstrator:
     """A policy whose every action the scripted expert corrects.
 
     It carries out its chunks as it does in use, but without ensembling: before each query of the policy, the expert may
@@ -57,7 +57,7 @@ class Corrected:
         self._expert = ScriptedExpert(config.task)
         self._chunk: list[np.ndarray | None] = []
 
-    def begin(self, start: Start, attempt: int) -> None:
+    def begin(self, init_state: InitialState, attempt: int) -> None:
         first, last = self._config.dagger.expert_first, self._config.dagger.expert_last
         self._beta = first + (last - first) * min(1.0, attempt / max(1, self._config.n - 1))
         self._rng = np.random.default_rng([self._config.seed, attempt, _MIXTURE])
@@ -66,7 +66,7 @@ class Corrected:
     def act(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         label = self._expert.act(state)
         if not self._chunk:
-            num = self._policy.execution.execute
+            num = self._policy.chunking.n_action_steps
             experts = self._rng.random() < self._beta
             self._chunk += [None] * num if experts else list(self._policy.predict(state[None])[0, :num])
         planned = self._chunk.pop(0)

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from act_kit.collection.replayed import Replayed
+from act_kit.collection.replay import ReplayDemonstrator
 from act_kit.config import CollectConfig
 from act_kit.errors import ConfigError, did_you_mean
 from act_kit.sim.expert import ScriptedExpert
-from act_kit.sim.starts import Start
+from act_kit.sim.initial_states import InitialState
 
 
 class Demonstrator(Protocol):
@@ -29,8 +29,8 @@ class Demonstrator(Protocol):
     source: str
     parent: dict[str, Any] | None
 
-    def begin(self, start: Start, attempt: int) -> None:
-        """Begin attempt number ``attempt``, from ``start``: forget the one before."""
+    def begin(self, init_state: InitialState, attempt: int) -> None:
+        """Begin attempt number ``attempt``, from ``init_state``: forget the one before."""
         ...
 
     def act(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -41,7 +41,7 @@ class Demonstrator(Protocol):
         ...
 
 
-class Scripted:
+class ExpertDemonstrator:
     """Meta-World's scripted expert of a task."""
 
     source = "scripted"
@@ -54,7 +54,7 @@ class Scripted:
     def _expert(self) -> ScriptedExpert:
         return ScriptedExpert(self._task)  # 0.4 s, which who only asks for the source need not wait for
 
-    def begin(self, start: Start, attempt: int) -> None:
+    def begin(self, init_state: InitialState, attempt: int) -> None:
         """Nothing to forget."""
 
     def act(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,15 +63,15 @@ class Scripted:
 
 
 def _corrected(config: CollectConfig) -> Demonstrator:
-    from act_kit.collection.dagger import Corrected  # PyTorch, which takes a second
+    from act_kit.collection.dagger import DaggerDemonstrator  # PyTorch, which takes a second
 
-    return Corrected(config)
+    return DaggerDemonstrator(config)
 
 
 DEMONSTRATORS: dict[str, Callable[[CollectConfig], Demonstrator]] = {
-    "scripted": lambda config: Scripted(config.task),
+    "scripted": lambda config: ExpertDemonstrator(config.task),
     "policy": _corrected,
-    "replay": Replayed,
+    "replay": ReplayDemonstrator,
 }
 """Demonstrators by the name that ``--demonstrator`` takes."""
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from act_kit.arrays import as_array
-from act_kit.datasets.episode import Episode
 from act_kit.errors import ArrayError
-from act_kit.sim.engine import Segment
+from act_kit.rollouts.episode import Episode
+from act_kit.sim.engine import StepBatch
+from act_kit.sim.initial_states import InitialState
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.starts import Start
 from act_kit.sim.tasks import ACTION_DIM
 
 
@@ -36,16 +36,16 @@ class Recorder:
         self._steps_after_success = steps_after_success
         self._rewards = rewards
 
-    def begin(self, start: Start) -> None:
-        """Reset to ``start`` and forget what was recorded before."""
-        self.start = start
-        self.state = self.simulator.reset(start)
+    def begin(self, init_state: InitialState) -> None:
+        """Reset to ``init_state`` and forget what was recorded before."""
+        self.init_state = init_state
+        self.state = self.simulator.reset(init_state)
         self.steps_left = self.simulator.steps_left
         self.succeeded = False
         self._rows: dict[str, list[np.ndarray]] = {
             name: [] for name in ("state", "action", "executed_action", "physics")
         }
-        self._segments: list[Segment] = []
+        self._segments: list[StepBatch] = []
 
     def __len__(self) -> int:
         return len(self._segments)
@@ -62,10 +62,10 @@ class Recorder:
             ("physics", self.simulator.physics()),
         ):  # fmt: skip
             self._rows[name].append(value)
-        segment = self.simulator.step_chunk(done[None], rewards=self._rewards)
-        self._segments.append(segment)
-        self.state = segment.state[-1]
-        if segment.success[-1] and not self.succeeded:
+        step_batch = self.simulator.step_chunk(done[None], rewards=self._rewards)
+        self._segments.append(step_batch)
+        self.state = step_batch.state[-1]
+        if step_batch.success[-1] and not self.succeeded:
             self.succeeded = True
             self.steps_left = min(self.steps_left, self._steps_after_success + 1)
         self.steps_left -= 1
@@ -79,11 +79,11 @@ class Recorder:
         """Return what was recorded since :meth:`begin`, at least one step."""
         segments = self._segments
         return Episode(
-            start=self.start,
+            init_state=self.init_state,
             attempt=attempt,
             source=source,
             **{name: np.stack(values) for name, values in self._rows.items()},
-            success=np.concatenate([segment.success for segment in segments]),
-            distance=np.concatenate([segment.distance for segment in segments]),
+            success=np.concatenate([step_batch.success for step_batch in segments]),
+            distance=np.concatenate([step_batch.distance for step_batch in segments]),
             reward=np.concatenate([s.reward for s in segments if s.reward is not None]) if self._rewards else None,
         )

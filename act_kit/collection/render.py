@@ -10,8 +10,8 @@ import numpy as np
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
-from act_kit.executors import Executor
 from act_kit.files import quoted
+from act_kit.parallel import Executor
 from act_kit.sim.render import RenderSettings, check_cameras, render_episode
 
 
@@ -38,7 +38,7 @@ def render(
             f"The collection of {store.path} is not finished. First: {store.info.command} --out "
             f"{quoted(store.path)} --resume"
         )
-    if {"start", "physics"} & set(store.lacks):
+    if {"init_state", "physics"} & set(store.lacks):
         raise DatasetError(f"{store.path} was imported without what pictures are drawn from: {', '.join(store.lacks)}.")
     store.recover()  # of a rendering that was killed, torn files are left
     store.check_content()
@@ -47,8 +47,13 @@ def render(
     first = min(target.num_episodes for target in targets)
     physics = np.split(store.steps("physics"), store.episode_ends[:-1])
     jobs = [
-        (settings, [target.camera for target in targets if target.num_episodes <= episode], start, physics[episode])
-        for episode, start in enumerate(store.starts)
+        (
+            settings,
+            [target.camera for target in targets if target.num_episodes <= episode],
+            init_state,
+            physics[episode],
+        )
+        for episode, init_state in enumerate(store.init_states)
         if episode >= first
     ]
     told: set[str] = set()

@@ -1,6 +1,6 @@
 """Expressions over the columns of episodes, such as ``steps < 90 and source != 'teleop:ann'``.
 
-The page of ``act data view`` has the same language in JavaScript (``templates/expressions.js.j2``): the same tokens,
+The page of ``act data browse`` has the same language in JavaScript (``templates/expressions.js.j2``): the same tokens,
 grammar and messages. Change both; ``tests/datasets/test_expressions.py`` holds them against each other.
 
 Every part of an expression has a kind, known before it is evaluated: a number, text, or true or false. So what does not

@@ -19,7 +19,7 @@ from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.files import quoted, require_space
-from act_kit.sim.render import Views, check_cameras
+from act_kit.sim.render import CameraViews, check_cameras
 
 _FIT = 0.7
 """Part of the device's free memory that pictures may take; the rest is for the model and its activations."""
@@ -37,7 +37,7 @@ class Frames:
     """
 
     images_TCHW3: Tensor
-    views: Views
+    views: CameraViews
     gl_renderer: str
     reason: str
 
@@ -50,8 +50,8 @@ def load_frames(
     Args:
         stores: The datasets.
         cameras: Whose pictures, in this order.
-        where: ``resident`` on the device, ``streamed`` from a file without a name in the folder ``scratch``, or
-            ``auto`` for resident where they fit.
+        where: ``device`` to keep them on the device, ``disk`` to read them from a file without a name in the folder ``scratch``, or
+            ``auto`` for the device if they fit there.
         device: Where training takes place.
         scratch: An existing folder.
 
@@ -71,21 +71,21 @@ def load_frames(
     free_bytes = _free_bytes(device)
     fits = num_bytes <= _FIT * free_bytes
     have = f"{num_bytes / 1e6:.0f} MB of pictures, {free_bytes / 1e9:.1f} GB free on {device.type}"
-    if where == "resident" or (where == "auto" and fits):
+    if where == "device" or (where == "auto" and fits):
         frames = torch.empty(shape, dtype=torch.uint8, device=device)
-        reason = f"{have}: resident there"
+        reason = f"{have}: kept on the device"
     else:
         require_space(scratch, num_bytes, "The uncompressed pictures")
         with tempfile.TemporaryFile(dir=scratch) as file:  # without a name: it goes when the process does
             frames = torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="w+", shape=shape))
-        reason = f"{have}: streamed from disk" + (", as asked" if where == "streamed" else ", since they do not fit")
+        reason = f"{have}: read from disk" + (", as asked" if where == "disk" else ", since they do not fit")
     base = 0
     for store, of_store in zip(stores, images, strict=True):
         for camera, image in enumerate(of_store):
             for begin, block in image.blocks():
                 frames[base + begin : base + begin + len(block), camera] = torch.from_numpy(block)
         base += store.num_steps
-    views = Views(cameras=cameras, settings=first.settings)
+    views = CameraViews(cameras=cameras, settings=first.settings)
     return Frames(images_TCHW3=frames, views=views, gl_renderer=first.renderer, reason=reason)
 
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from act_kit.datasets.null import scale
 from act_kit.datasets.store import EpisodeStore
+from act_kit.diversity.reference import scale
 from act_kit.errors import DatasetError
-from act_kit.sim.starts import number_distinct
+from act_kit.sim.initial_states import number_distinct
 from act_kit.sim.tasks import get_task
 
 VAL_FRACTION, SPLIT_SEED = 0.1, 0
@@ -76,7 +76,7 @@ def near_copies(stores: Sequence[EpisodeStore]) -> list[np.ndarray]:
     numbers: list[np.ndarray] = [np.empty(0)] * len(stores)
     for task in {store.info.task for store in stores}:
         chosen = [i for i, store in enumerate(stores) if store.info.task == task]
-        if all(stores[i].has_starts for i in chosen):
+        if all(stores[i].has_init_states for i in chosen):
             rows, same = [scale(get_task(task), stores[i].rand_vecs) for i in chosen], NEAR_COPY
         else:
             rows, same = [_outlines(stores[i]) for i in chosen], _SAME_STATE

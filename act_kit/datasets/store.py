@@ -22,7 +22,6 @@ import zarr
 
 from act_kit.arrays import as_index
 from act_kit.datasets.array_files import ArrayFiles
-from act_kit.datasets.episode import STEP_FIELDS, Attempt, Episode, Recording, dtype_of
 from act_kit.errors import DamagedFileError, DatasetError, did_you_mean
 from act_kit.files import (
     check_name,
@@ -34,7 +33,8 @@ from act_kit.files import (
     restore_output,
     still_there,
 )
-from act_kit.sim.starts import Start
+from act_kit.rollouts.episode import STEP_FIELDS, Attempt, Episode, Recording, dtype_of
+from act_kit.sim.initial_states import InitialState
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, TASKS
 
 FORMAT = "act_kit.dataset"
@@ -58,7 +58,7 @@ class DatasetInfo:
         task: Meta-World task; of imported data, whatever they call theirs.
         num_wanted: Episodes asked for.
         seed: Seed of starts and noise; None of data that no seed decides.
-        start_law: Kind of :class:`~act_kit.sim.starts.StartLaw` the starts were drawn from; of derived and imported
+        init_distribution: Kind of :class:`~act_kit.sim.initial_states.InitialStateDistribution` the starts were drawn from; of derived and imported
             data, where they came from, in a word.
         demonstrator: Kind of who demonstrated; each episode names its source.
         noise: Standard deviation of the Gaussian noise on the executed action.
@@ -73,7 +73,7 @@ class DatasetInfo:
     task: str
     num_wanted: int
     seed: int | None
-    start_law: str
+    init_distribution: str
     demonstrator: str
     noise: float
     steps_after_success: int
@@ -86,7 +86,7 @@ class DatasetInfo:
 
     def __post_init__(self) -> None:
         check_name(self.task, "task")
-        texts = [self.start_law, self.demonstrator, self.command, self.git_commit or ""]
+        texts = [self.init_distribution, self.demonstrator, self.command, self.git_commit or ""]
         texts += [*self.versions, *self.versions.values()]
         for parent in self.parents:
             texts += [parent["path"], parent["fingerprint"], parent.get("format", ""), *parent.get("notes", [])]
@@ -143,8 +143,8 @@ class EpisodeStore:
             make(f"data/{name}", dtype_of(name), *values.shape[1:])
         for name in ("attempt", "source", "success_step", "episode_ends"):
             make(f"meta/{name}", np.int64)
-        if like.start is not None:
-            dims = len(like.start.rand_vec)
+        if like.init_state is not None:
+            dims = len(like.init_state.rand_vec)
             make("meta/rand_vec", np.float64, dims)
             for name, dtype in _ATTEMPT_FIELDS.items():
                 make(f"meta/attempts/{name}", dtype, *((dims,) if name == "rand_vec" else ()))
@@ -253,11 +253,11 @@ class EpisodeStore:
         first = int(self._ends[number - 1]) if number else 0
         steps = {name: np.asarray(self._array(f"data/{name}")[first : self._ends[number]]) for name in self.fields}
         attempt, source = int(np.asarray(self._array("meta/attempt")[number])), self.sources[number]
-        start = self.starts[number] if self.has_starts else None
-        if self.lacks or start is None:
-            return Recording(start=start, attempt=attempt, source=source, steps=steps)
+        init_state = self.init_states[number] if self.has_init_states else None
+        if self.lacks or init_state is None:
+            return Recording(init_state=init_state, attempt=attempt, source=source, steps=steps)
         unrecorded: dict[str, Any] = {"reward": None}
-        return Episode(start=start, attempt=attempt, source=source, **unrecorded | steps)
+        return Episode(init_state=init_state, attempt=attempt, source=source, **unrecorded | steps)
 
     def __iter__(self) -> Iterator[Episode | Recording]:
         return iter(self.recordings() if self.lacks else self.episodes())
@@ -299,15 +299,15 @@ class EpisodeStore:
         return self.info.task in TASKS and (widths["state"], widths["action"]) == ((STATE_DIM,), (ACTION_DIM,))
 
     @property
-    def has_starts(self) -> bool:
+    def has_init_states(self) -> bool:
         """Whether every episode's start is recorded; nobody may have recorded those of imported data."""
         return "meta/rand_vec" in self._group
 
     @property
     def lacks(self) -> list[str]:
-        """What an :class:`~act_kit.datasets.episode.Episode` of Meta-World has and these do not."""
+        """What an :class:`~act_kit.rollouts.episode.Episode` of Meta-World has and these do not."""
         lacking = [name for name in STEP_FIELDS if name != "reward" and name not in self.fields]
-        return lacking if self.has_starts else ["start", *lacking]
+        return lacking if self.has_init_states else ["init_state", *lacking]
 
     @property
     def fingerprint(self) -> str | None:
@@ -338,21 +338,21 @@ class EpisodeStore:
         """The demonstrated starts, float64 (N, D).
 
         Raises:
-            DatasetError: They were not recorded (see :attr:`has_starts`).
+            DatasetError: They were not recorded (see :attr:`has_init_states`).
         """
-        if not self.has_starts:
+        if not self.has_init_states:
             raise DatasetError(f"{self.path} was imported without the starts of its episodes, which this needs.")
         return self._read("meta/rand_vec", self.num_episodes)
 
     @property
-    def recorded_starts(self) -> list[list[float]]:
+    def recorded_init_states(self) -> list[list[float]]:
         """The demonstrated starts as plain numbers; none where they were not recorded."""
-        return self.rand_vecs.tolist() if self.has_starts else []
+        return self.rand_vecs.tolist() if self.has_init_states else []
 
     @property
-    def starts(self) -> list[Start]:
+    def init_states(self) -> list[InitialState]:
         """The demonstrated starts, one per episode."""
-        return [Start(self.info.task, tuple(row)) for row in self.rand_vecs.tolist()]
+        return [InitialState(self.info.task, tuple(row)) for row in self.rand_vecs.tolist()]
 
     @property
     def success_steps(self) -> np.ndarray:
@@ -360,7 +360,7 @@ class EpisodeStore:
         return self._read("meta/success_step", self.num_episodes)
 
     def steps(self, name: str) -> np.ndarray:
-        """Load one field of all steps, (T, …); see :class:`~act_kit.datasets.episode.Episode`.
+        """Load one field of all steps, (T, …); see :class:`~act_kit.rollouts.episode.Episode`.
 
         Raises:
             DatasetError: It was not recorded, or it is damaged.
@@ -379,11 +379,13 @@ class EpisodeStore:
     def recordings(self) -> Iterator[Recording]:
         """Yield the episodes with what is known of them, without their images."""
         steps = {name: np.split(self.steps(name), self._ends[:-1]) for name in self.fields}
-        starts: Sequence[Start | None] = self.starts if self.has_starts else [None] * self.num_episodes
+        init_states: Sequence[InitialState | None] = (
+            self.init_states if self.has_init_states else [None] * self.num_episodes
+        )
         attempts, sources = self._read("meta/attempt", self.num_episodes), self.sources
-        for i, start in enumerate(starts):
+        for i, init_state in enumerate(init_states):
             recorded = {name: values[i] for name, values in steps.items()}
-            yield Recording(start=start, attempt=int(attempts[i]), source=sources[i], steps=recorded)
+            yield Recording(init_state=init_state, attempt=int(attempts[i]), source=sources[i], steps=recorded)
 
     def episodes(self) -> list[Episode]:
         """Load everything, episode by episode.
@@ -392,22 +394,26 @@ class EpisodeStore:
             DatasetError: Something was not recorded that episodes of Meta-World have (see :attr:`lacks`).
         """
         if self.lacks:
-            mend = f" To have all of it: act collect --task {self.info.task}" if self.info.task in TASKS else ""
-            raise DatasetError(f"{self.path} was imported without {', '.join(self.lacks)}, which this needs.{mend}")
+            fix = f" To have all of it: act collect --task {self.info.task}" if self.info.task in TASKS else ""
+            raise DatasetError(f"{self.path} was imported without {', '.join(self.lacks)}, which this needs.{fix}")
         unrecorded: dict[str, Any] = {"reward": None}
         return [
-            Episode(start=r.start, attempt=r.attempt, source=r.source, **unrecorded | dict(r.steps))
+            Episode(init_state=r.init_state, attempt=r.attempt, source=r.source, **unrecorded | dict(r.steps))
             for r in self.recordings()
-            if r.start is not None
+            if r.init_state is not None
         ]
 
     def attempts(self) -> list[Attempt]:
         """Return every attempt, the failed ones too, in order; none of data without starts."""
-        if not self.has_starts:
+        if not self.has_init_states:
             return []
         columns = {name: self._read(f"meta/attempts/{name}", self._committed.num_attempts) for name in _ATTEMPT_FIELDS}
         return [
-            Attempt(start=Start(self.info.task, tuple(rand_vec.tolist())), num_steps=int(num_steps), kept=bool(kept))
+            Attempt(
+                init_state=InitialState(self.info.task, tuple(rand_vec.tolist())),
+                num_steps=int(num_steps),
+                kept=bool(kept),
+            )
             for rand_vec, num_steps, kept in zip(*columns.values(), strict=True)
         ]
 
@@ -428,7 +434,7 @@ class EpisodeStore:
         committed = _Committed(
             num_episodes=at.num_episodes + len(episodes),
             num_steps=int(ends[-1]) if episodes else at.num_steps,
-            num_attempts=at.num_attempts + (len(attempts) if self.has_starts else 0),
+            num_attempts=at.num_attempts + (len(attempts) if self.has_init_states else 0),
         )
         with still_there(self.path / "zarr.json", self.path):
             self.check_there()
@@ -442,13 +448,15 @@ class EpisodeStore:
                     "success_step": [episode.success_step for episode in episodes],
                     "episode_ends": ends,
                 }
-                if self.has_starts:
-                    columns["rand_vec"] = [episode.start.rand_vec for episode in episodes if episode.start is not None]
+                if self.has_init_states:
+                    columns["rand_vec"] = [
+                        episode.init_state.rand_vec for episode in episodes if episode.init_state is not None
+                    ]
                 for name, values in columns.items():
                     self._extend(f"meta/{name}", np.array(values), at.num_episodes)
-            if attempts and self.has_starts:
+            if attempts and self.has_init_states:
                 columns = {
-                    "rand_vec": [attempt.start.rand_vec for attempt in attempts],
+                    "rand_vec": [attempt.init_state.rand_vec for attempt in attempts],
                     "num_steps": [attempt.num_steps for attempt in attempts],
                     "kept": [attempt.kept for attempt in attempts],
                 }
@@ -514,7 +522,7 @@ class EpisodeStore:
         digest = hashlib.sha256()
         for name in self.fields:
             digest.update(np.ascontiguousarray(self.steps(name)).tobytes())
-        if self.has_starts:
+        if self.has_init_states:
             digest.update(self.rand_vecs.tobytes())
         digest.update(self._ends.tobytes())
         return digest.hexdigest()

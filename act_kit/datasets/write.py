@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from act_kit.datasets.episode import Attempt, Recording
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import DatasetInfo, EpisodeStore
 from act_kit.errors import DatasetError
+from act_kit.rollouts.episode import Attempt, Recording
 from act_kit.sim.render import RenderSettings
 
 _AT_A_TIME = 50
@@ -71,7 +71,7 @@ def write_dataset(
 
 def _check_alike(recording: Recording, first: Recording) -> None:
     here, there = ({n: v.shape[1:] for n, v in r.steps.items()} for r in (recording, first))
-    if here != there or (recording.start is None) != (first.start is None):
+    if here != there or (recording.init_state is None) != (first.init_state is None):
         raise DatasetError(
             f"An episode by {recording.source} holds {here}, the first one, by {first.source}, {there}: a dataset "
             "needs the same of all, starts included. Choose episodes that are alike."

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 
 from act_kit.config import EvalConfig
-from act_kit.errors import StartError
-from act_kit.eval.actors import Actor, ExpertActor, NothingActor, PolicyActor, RandomActor
-from act_kit.eval.evalset import EvalSet, check_disjoint, make_evalset
-from act_kit.eval.failures import LABELS, Label, label
-from act_kit.eval.milestones import Stage, funnel
-from act_kit.eval.nearness import nearest_demonstrations
-from act_kit.eval.rollout import Outcome, Progress, Roll
-from act_kit.policy.policy import Contract, Policy
-from act_kit.sim.starts import Start
+from act_kit.errors import InitialStateError
+from act_kit.eval.distance_to_demos import distances_to_nearest_demo
+from act_kit.eval.failure_modes import LABELS, Label, failure_mode
+from act_kit.eval.init_state_sets import InitialStateSet, check_disjoint, make_init_state_set
+from act_kit.eval.stages import Stage, stage_counts
+from act_kit.policies.policy import Policy, PolicyMetadata
+from act_kit.rollouts.agents import Agent, ExpertAgent, PolicyAgent, RandomAgent, ZeroActionAgent
+from act_kit.rollouts.rollout import Outcome, Progress, RolloutFunction
+from act_kit.sim.initial_states import InitialState
 from act_kit.statistics import Rate
 
 FAR_Z = 15.0
@@ -26,18 +26,18 @@ FAR_Z = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Episode:
+class EpisodeResult:
     """What is reported of one episode: how it went, and how far it was from what the policy had seen.
 
     Attributes:
         outcome: How it went.
-        nearest_demonstration: Distance of its start to the nearest demonstrated one, in box widths, over the
+        distance_to_nearest_demo: Distance of its start to the nearest demonstrated one, in box widths, over the
             informative dimensions; None where no demonstrated start is known.
         largest_z: Largest normalised coordinate of any state the policy was asked about.
     """
 
     outcome: Outcome
-    nearest_demonstration: float | None
+    distance_to_nearest_demo: float | None
     largest_z: float
 
 
@@ -53,9 +53,9 @@ class Evaluation:
         engine: What simulated.
     """
 
-    evalset: EvalSet
-    episodes: list[Episode]
-    controls: dict[str, list[Outcome]]
+    init_state_set: InitialStateSet
+    episodes: list[EpisodeResult]
+    baselines: dict[str, list[Outcome]]
     engine: str
 
     @property
@@ -114,31 +114,31 @@ class Evaluation:
         return [i for i, outcome in enumerate(self.outcomes) if outcome.crash]
 
     @property
-    def funnel(self) -> dict[Stage, int]:
+    def stage_counts(self) -> dict[Stage, int]:
         """How many episodes got as far as each stage of the task, the first stage first."""
-        return funnel(self.evalset.task, self.outcomes)
+        return stage_counts(self.init_state_set.task, self.outcomes)
 
     @property
     def failures(self) -> dict[Label, int]:
         """How many failures there are of each label, the most frequent first."""
-        labels = list(map(label, self.outcomes))
-        counts = {what: labels.count(what) for what in LABELS if what in labels}
+        failure_modes = list(map(failure_mode, self.outcomes))
+        counts = {what: failure_modes.count(what) for what in LABELS if what in failure_modes}
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
     @property
-    def reading(self) -> str:
+    def interpretation(self) -> str:
         """What the controls say about the number, in a sentence; empty where they say nothing."""
-        expert, shown = self.controls.get("expert"), self.controls.get("demonstrated starts")
+        expert, shown = self.baselines.get("expert"), self.baselines.get("demonstrated starts")
         if expert and success_rate(expert).value < 0.8 and self.success.value < 0.8:
             return (
                 f"The scripted expert itself succeeds only {success_rate(expert)} times from these starts: look at the "
                 "task and its starts before the policy."
             )
         if shown and success_rate(shown).interval[0] > self.success.interval[1]:
-            if self.evalset.kind == "ood":
+            if self.init_state_set.kind == "ood":
                 return (
                     "It succeeds from the starts it was shown and fails from these, which lie outside the box that "
-                    "starts are drawn from: it does not extrapolate. Whether it generalises: --starts fresh"
+                    "starts are drawn from: it does not extrapolate. Whether it generalises: --init-states test"
                 )
             return (
                 "It succeeds from the starts it was shown and fails from others: the demonstrations do not cover the "
@@ -159,23 +159,23 @@ def distance_at(outcome: Outcome, when: str) -> float:
 
 def evaluate(
     policy: Policy,
-    evalset: EvalSet,
+    init_state_set: InitialStateSet,
     config: EvalConfig,
     *,
-    roll: Roll,
+    roll: RolloutFunction,
     on_progress: Callable[[str, Progress, int], None] = lambda who, progress, num: None,
 ) -> Evaluation:
-    """Run ``policy`` from every start of ``evalset`` to the horizon, and the controls; see :func:`evaluate_all`."""
-    (evaluation,) = evaluate_all(policy, [evalset], config, roll=roll, on_progress=on_progress)
+    """Run ``policy`` from every start of ``init_state_set`` to the horizon, and the controls; see :func:`evaluate_all`."""
+    (evaluation,) = evaluate_all(policy, [init_state_set], config, roll=roll, on_progress=on_progress)
     return evaluation
 
 
 def evaluate_all(
     policy: Policy,
-    evalsets: Sequence[EvalSet],
+    init_state_sets: Sequence[InitialStateSet],
     config: EvalConfig,
     *,
-    roll: Roll,
+    roll: RolloutFunction,
     on_progress: Callable[[str, Progress, int], None] = lambda who, progress, num: None,
 ) -> list[Evaluation]:
     """Evaluate ``policy`` on sets of one task each, with ``config``'s controls of each, by ``roll``.
@@ -186,71 +186,78 @@ def evaluate_all(
         StartError: A set is of a task that the policy does not have, or contains starts that were demonstrated.
     """
     contract = policy.contract
-    for evalset in evalsets:
-        if evalset.task not in policy.tasks:
-            raise StartError(
-                f"The policy was trained on {', '.join(policy.tasks)}; the evaluation set is of {evalset.task}. "
-                "Evaluate it on what it was trained on: --starts fresh"
+    for init_state_set in init_state_sets:
+        if init_state_set.task not in policy.tasks:
+            raise InitialStateError(
+                f"The policy was trained on {', '.join(policy.tasks)}; the evaluation set is of {init_state_set.task}. "
+                "Evaluate it on what it was trained on: --init-states test"
             )
-        check_disjoint(evalset, contract.starts_of(evalset.task))
+        check_disjoint(init_state_set, contract.init_states_of(init_state_set.task))
 
     def run(
-        who: str, actor: Actor, starts: Sequence[Sequence[Start]], *, stop_at_success: bool = True
+        who: str, agent: Agent, init_states: Sequence[Sequence[InitialState]], *, stop_at_success: bool = True
     ) -> list[list[Outcome]]:
         """Roll out from the starts of all sets at once; return the outcomes by set."""
-        of_all = list(chain.from_iterable(starts))
+        of_all = list(chain.from_iterable(init_states))
         if not of_all:
-            return [[] for _ in starts]
+            return [[] for _ in init_states]
         outcomes = iter(
             roll(
-                actor,
+                agent,
                 of_all,
                 stop_at_success=stop_at_success,
                 on_progress=lambda progress: on_progress(who, progress, len(of_all)),
             )
         )
-        return [list(islice(outcomes, len(of_set))) for of_set in starts]
+        return [list(islice(outcomes, len(of_set))) for of_set in init_states]
 
-    outcomes = run("policy", PolicyActor(policy), [evalset.starts for evalset in evalsets], stop_at_success=False)
-    some = [evalset.starts[: config.control_episodes] for evalset in evalsets]
-    shown = [_demonstrated(evalset, contract, config.demonstrated_episodes) for evalset in evalsets]
-    controls = {
-        "expert": run("expert", ExpertActor(), some),
-        "nothing": run("nothing", NothingActor(), some),
-        "random": run("random", RandomActor(), some),
-        "demonstrated starts": run("demonstrated starts", PolicyActor(policy), shown),
+    outcomes = run(
+        "policy",
+        PolicyAgent(policy),
+        [init_state_set.init_states for init_state_set in init_state_sets],
+        stop_at_success=False,
+    )
+    some = [init_state_set.init_states[: config.baseline_episodes] for init_state_set in init_state_sets]
+    shown = [
+        _demonstrated(init_state_set, contract, config.demonstrated_episodes) for init_state_set in init_state_sets
+    ]
+    baselines = {
+        "expert": run("expert", ExpertAgent(), some),
+        "nothing": run("nothing", ZeroActionAgent(), some),
+        "random": run("random", RandomAgent(), some),
+        "demonstrated starts": run("demonstrated starts", PolicyAgent(policy), shown),
     }
     return [
         Evaluation(
-            evalset=evalset,
-            episodes=_judge(policy, evalset, outcomes[i]),
-            controls={who: of_sets[i] for who, of_sets in controls.items() if of_sets[i]},
+            init_state_set=init_state_set,
+            episodes=_judge(policy, init_state_set, outcomes[i]),
+            baselines={who: of_sets[i] for who, of_sets in baselines.items() if of_sets[i]},
             engine=config.sim.engine,
         )
-        for i, evalset in enumerate(evalsets)
+        for i, init_state_set in enumerate(init_state_sets)
     ]
 
 
-def _demonstrated(evalset: EvalSet, contract: Contract, num: int) -> tuple[Start, ...]:
+def _demonstrated(init_state_set: InitialStateSet, contract: PolicyMetadata, num: int) -> tuple[InitialState, ...]:
     """Choose demonstrated starts of the set's task as a control, if they are known and not evaluated already."""
-    known = contract.starts_of(evalset.task)
-    if evalset.kind == "dataset" or not known:
+    known = contract.init_states_of(init_state_set.task)
+    if init_state_set.kind == "train" or not known:
         return ()
-    return make_evalset(evalset.task, "dataset", num, evalset.seed, known).starts
+    return make_init_state_set(init_state_set.task, "train", num, init_state_set.seed, known).init_states
 
 
-def _judge(policy: Policy, evalset: EvalSet, outcomes: Sequence[Outcome]) -> list[Episode]:
+def _judge(policy: Policy, init_state_set: InitialStateSet, outcomes: Sequence[Outcome]) -> list[EpisodeResult]:
     """Say of each episode how far it was from what the policy had seen."""
-    known = policy.contract.starts_of(evalset.task)
+    known = policy.contract.init_states_of(init_state_set.task)
     nearest: list[float] | list[None] = [None] * len(outcomes)
     if known:
-        nearest = nearest_demonstrations(evalset.task, evalset.starts, np.array(known)).tolist()
+        nearest = distances_to_nearest_demo(init_state_set.task, init_state_set.init_states, np.array(known)).tolist()
     return [
-        Episode(outcome=outcome, nearest_demonstration=near, largest_z=_largest_z(policy, outcome))
+        EpisodeResult(outcome=outcome, distance_to_nearest_demo=near, largest_z=_largest_z(policy, outcome))
         for outcome, near in zip(outcomes, nearest, strict=True)
     ]
 
 
 def _largest_z(policy: Policy, outcome: Outcome) -> float:
     states = torch.as_tensor(outcome.query_states, dtype=torch.float32, device=policy.device)
-    return float(policy.normaliser.largest_z(states).max())
+    return float(policy.normalizer.largest_z(states).max())

@@ -13,13 +13,13 @@ from typing import Any, get_args
 import numpy as np
 
 from act_kit.errors import DamagedFileError
-from act_kit.eval.evalset import EvalSet
-from act_kit.eval.milestones import stages
-from act_kit.eval.nearness import divide
-from act_kit.eval.report import rate_values
+from act_kit.eval.distance_to_demos import divide
+from act_kit.eval.init_state_sets import InitialStateSet
+from act_kit.eval.stages import stages
 from act_kit.files import read_text
-from act_kit.sim.tasks import HORIZON, Group, get_task
-from act_kit.statistics import MeanRate, Rate
+from act_kit.reports.evaluation import rate_values
+from act_kit.sim.tasks import HORIZON, Difficulty, get_task
+from act_kit.statistics import MacroAverageRate, Rate
 
 _ROUNDING = {"largest_z": 1e-3, "clip_fraction": 1e-4}
 """How far a number of the summary may be from that of the rows, which have fewer digits; 2e-6 for others."""
@@ -52,7 +52,7 @@ class EpisodeRow:
     largest_z: float
     clip_fraction: float
     furthest: str
-    label: str
+    failure_mode: str
     crash: str
 
 
@@ -66,40 +66,40 @@ class EvaluationRows:
         digest: SHA-256 of the initial states and of every number of every episode: equal for copies of an evaluation.
     """
 
-    evalset: EvalSet
+    init_state_set: InitialStateSet
     rows: list[EpisodeRow]
     digest: str
 
 
 def read_rows(folder: Path) -> EvaluationRows:
-    """Read ``starts.json`` and ``episodes.csv`` of an evaluation of one task.
+    """Read ``init_states.json`` and ``episodes.csv`` of an evaluation of one task.
 
     Raises:
-        DatasetError: ``starts.json`` is damaged.
+        DatasetError: ``init_states.json`` is damaged.
         DamagedFileError: A row is missing, is of another initial state, or holds what cannot be.
     """
-    evalset = EvalSet.load(folder / "starts.json")
+    init_state_set = InitialStateSet.load(folder / "init_states.json")
     file = folder / "episodes.csv"
     try:
         table = list(csv.DictReader(io.StringIO(read_text(file), newline="")))
     except csv.Error as error:
         raise DamagedFileError(f"{file} is not CSV: {error}.") from error
-    if len(table) != len(evalset.starts):
-        raise DamagedFileError(f"{file} has {len(table)} episodes for {len(evalset.starts)} starts.")
-    digest = hashlib.sha256(evalset.hash.encode())
+    if len(table) != len(init_state_set.init_states):
+        raise DamagedFileError(f"{file} has {len(table)} episodes for {len(init_state_set.init_states)} starts.")
+    digest = hashlib.sha256(init_state_set.hash.encode())
     rows: list[EpisodeRow] = []
     for i, cells in enumerate(table):
         try:
             _require(None not in (*cells, *cells.values()), "too few or too many cells")
             _require(cells["episode"] == str(i), f"episode is {cells['episode']}")
-            start = tuple(float(x) for x in cells["start"].split())
-            _require(start == evalset.starts[i].rand_vec, "start is not that of starts.json")
-            rows.append(_read_row(cells, evalset.task))
+            init_state = tuple(float(x) for x in cells["init_state"].split())
+            _require(init_state == init_state_set.init_states[i].rand_vec, "start is not that of init_states.json")
+            rows.append(_read_row(cells, init_state_set.task))
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             what = f"there is no column {error}" if isinstance(error, KeyError) else error
             raise DamagedFileError(f"{file}, row {i}: {what}.") from error
         digest.update(repr(sorted((key, cell) for key, cell in cells.items() if key != "video")).encode())
-    return EvaluationRows(evalset=evalset, rows=rows, digest=digest.hexdigest())
+    return EvaluationRows(init_state_set=init_state_set, rows=rows, digest=digest.hexdigest())
 
 
 def _read_row(cells: Mapping[str, str], task: str) -> EpisodeRow:
@@ -114,20 +114,20 @@ def _read_row(cells: Mapping[str, str], task: str) -> EpisodeRow:
         initial=_number(cells, "initial_distance", 0, _LARGEST),
         min=_number(cells, "min_distance", 0, _LARGEST),
         final=_number(cells, "final_distance", 0, _LARGEST),
-        nearest=_number(cells, "nearest_demonstration", 0, _LARGEST) if cells["nearest_demonstration"] else None,
+        nearest=_number(cells, "distance_to_nearest_demo", 0, _LARGEST) if cells["distance_to_nearest_demo"] else None,
         largest_z=_number(cells, "largest_z", 0, _LARGEST),
         clip_fraction=_number(cells, "clip_fraction", 0, 1),
-        furthest=cells["got_as_far_as"],
-        label=cells["label"],
+        furthest=cells["furthest_stage"],
+        failure_mode=cells["failure_mode"],
         crash=crash,
     )
     _require(row.min <= min(row.initial, row.final), f"min_distance is {row.min}, above the initial or the final one")
     _require(success_once or not row.success_at_end, "success_at_end without success_once")
     _require(bool(cells["success_step"]) == success_once, f"success_step is '{cells['success_step']}'")
-    _require(row.furthest in ("", *stages(task)), f"got_as_far_as is '{row.furthest}'")
-    _require((row.furthest == "success") == success_once, f"got_as_far_as is '{row.furthest}'")
-    _require((row.label == "") == success_once, f"label is '{row.label}'")
-    _require((row.label == "crashed") == bool(crash), f"label is '{row.label}', crash is '{crash}'")
+    _require(row.furthest in ("", *stages(task)), f"furthest_stage is '{row.furthest}'")
+    _require((row.furthest == "success") == success_once, f"furthest_stage is '{row.furthest}'")
+    _require((row.failure_mode == "") == success_once, f"label is '{row.failure_mode}'")
+    _require((row.failure_mode == "crashed") == bool(crash), f"label is '{row.failure_mode}', crash is '{crash}'")
     return row
 
 
@@ -157,39 +157,39 @@ def check_summary(folder: Path, summary: Any, rows: EvaluationRows) -> None:
     distance = summary["distance"]
     expected = {"closed_distance_fraction": 1 - distance["final"] / distance["initial"]}
     _refuse_differences(folder, expected, summary)
-    _refuse_differences(folder, {"controls": _recomputed_rates(summary["controls"])}, summary)
+    _refuse_differences(folder, {"baselines": _recomputed_rates(summary["baselines"])}, summary)
 
 
 def recount(evaluation: EvaluationRows) -> dict[str, Any]:
-    """Return what :func:`act_kit.eval.report.summarise` computes of an evaluation's episodes, from their rows."""
-    evalset, rows = evaluation.evalset, evaluation.rows
-    order = stages(evalset.task)
+    """Return what :func:`act_kit.reports.evaluation.summarize` computes of an evaluation's episodes, from their rows."""
+    init_state_set, rows = evaluation.init_state_set, evaluation.rows
+    order = stages(init_state_set.task)
     reached = [order.index(row.furthest) for row in rows if row.furthest in order]
-    labels = [row.label for row in rows if row.label]
+    failure_modes = [row.failure_mode for row in rows if row.failure_mode]
     known = [row for row in rows if row.nearest is not None]
     bins = divide([row.nearest or 0.0 for row in known], [row.success_once for row in known]) if known else []
     return {
-        "task": evalset.task,
+        "task": init_state_set.task,
         "success_once": rate_values(Rate(sum(row.success_once for row in rows), len(rows))),
         "success_at_end": rate_values(Rate(sum(row.success_at_end for row in rows), len(rows))),
-        "distance_unit": get_task(evalset.task).unit,
+        "distance_unit": get_task(init_state_set.task).unit,
         "distance": {
             when: float(np.mean([getattr(row, when) for row in rows])) for when in ("initial", "min", "final")
         },
         "largest_z": max(row.largest_z for row in rows),
         "clip_fraction": float(np.mean([row.clip_fraction for row in rows])),
         "crashes": [i for i, row in enumerate(rows) if row.crash],
-        "funnel": {stage: sum(index >= i for index in reached) for i, stage in enumerate(order)},
-        "failures": {label: labels.count(label) for label in labels},
+        "stage_counts": {stage: sum(index >= i for index in reached) for i, stage in enumerate(order)},
+        "failures": {failure_mode: failure_modes.count(failure_mode) for failure_mode in failure_modes},
         "success_by_nearest_demonstration": [
             {"low": each.low, "high": each.high, "success_once": rate_values(each.rate)} for each in bins
         ],
-        "evalset": {
-            "kind": evalset.kind,
-            "seed": evalset.seed,
-            "num": len(evalset.starts),
-            "num_distinct": evalset.num_distinct,
-            "hash": evalset.hash,
+        "init_state_set": {
+            "kind": init_state_set.kind,
+            "seed": init_state_set.seed,
+            "num": len(init_state_set.init_states),
+            "num_distinct": init_state_set.num_distinct,
+            "hash": init_state_set.hash,
         },
     }
 
@@ -204,16 +204,16 @@ def check_overview(
     """
     _refuse_differences(folder, recount_overview(summaries, tasks), overview)
     for summary in summaries.values():
-        same = ("horizon", "execution", "policy_step", "versions", "device", "training")
+        same = ("horizon", "chunking", "policy_step", "versions", "device", "training")
         _refuse_differences(folder, {key: summary[key] for key in same}, overview)
 
 
 def recount_overview(summaries: Mapping[str, Any], tasks: Mapping[str, EvaluationRows]) -> dict[str, Any]:
-    """Return what :func:`act_kit.eval.overview.summarise_all` computes, from the rows and summaries of the tasks."""
+    """Return what :func:`act_kit.reports.overview.summarize_all` computes, from the rows and summaries of the tasks."""
     counted = {name: recount(rows) for name, rows in tasks.items()}
-    experts = {name: summaries[name]["controls"].get("expert") for name in tasks}
+    experts = {name: summaries[name]["baselines"].get("expert") for name in tasks}
     means: dict[str, Any] = {}
-    for group in ("all", *get_args(Group)):
+    for group in ("all", *get_args(Difficulty)):
         members = [name for name in tasks if group in ("all", get_task(name).group)]
         if members:
             rates = {what: [counted[name][what] for name in members] for what in ("success_once", "success_at_end")}
@@ -228,7 +228,7 @@ def recount_overview(summaries: Mapping[str, Any], tasks: Mapping[str, Evaluatio
                 "final_distance": counts["distance"]["final"],
                 "distance_unit": counts["distance_unit"],
                 "expert": experts[name],
-                "reading": summaries[name]["reading"],
+                "interpretation": summaries[name]["interpretation"],
             }
             for name, counts in counted.items()
         },
@@ -240,7 +240,7 @@ def _mean_values(rates: Sequence[Mapping[str, Any] | None]) -> dict[str, float |
     known = tuple(_rate(rate) for rate in rates if rate)
     if len(known) < len(rates):
         return None
-    mean = MeanRate(known)
+    mean = MacroAverageRate(known)
     low, high = mean.interval or (None, None)
     return {"value": mean.value, "low": low, "high": high}
 
@@ -274,7 +274,7 @@ def _refuse_differences(folder: Path, expected: Mapping[str, Any], said: Mapping
 def _difference(name: str, expected: Any, said: Any, tolerance: float) -> str:
     """Name the first number in which two values differ; "" if they do not. A mapping may say more than is expected."""
     if isinstance(expected, Mapping) and isinstance(said, Mapping):
-        keys = {*expected, *said} if name.endswith(("failures", "funnel")) else expected
+        keys = {*expected, *said} if name.endswith(("failures", "stage_counts")) else expected
         pairs = [(f"{name}.{key}", expected.get(key), said.get(key)) for key in keys]
     elif isinstance(expected, list) and isinstance(said, list) and len(expected) == len(said):
         pairs = [(f"{name}.{i}", *both) for i, both in enumerate(zip(expected, said, strict=True))]

@@ -16,12 +16,12 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from act_kit.config import ExecutionConfig
-from act_kit.eval.actors import PolicyActor
+from act_kit.config import ChunkingConfig
 from act_kit.eval.evaluate import Evaluation
-from act_kit.eval.rollout import Progress, Roll
 from act_kit.files import write_json
-from act_kit.policy.policy import Policy
+from act_kit.policies.policy import Policy
+from act_kit.rollouts.agents import PolicyAgent
+from act_kit.rollouts.rollout import Progress, RolloutFunction
 from act_kit.statistics import Rate, mcnemar
 
 WARNING = (
@@ -42,61 +42,61 @@ class SweepRow:
         p: Exact McNemar test of the two against each other.
     """
 
-    execution: str
+    chunking: str
     rate: Rate
     gained: int | None = None
     lost: int | None = None
     p: float | None = None
 
 
-def describe(execution: ExecutionConfig) -> str:
+def describe(chunking: ChunkingConfig) -> str:
     """Say in words how chunks are carried out."""
-    if execution.ensemble:
+    if chunking.temporal_ensemble:
         return "every step, ensembled"
-    return f"{execution.execute} action{'s' if execution.execute > 1 else ''} a query"
+    return f"{chunking.n_action_steps} action{'s' if chunking.n_action_steps > 1 else ''} a query"
 
 
 def others(policy: Policy) -> list[Policy]:
     """Return the policy with every other setting of the sweep: 1, 2, 4, … actions a query, whole chunks, ensembling."""
     lengths = [2**i for i in range(policy.chunk_size.bit_length()) if 2**i < policy.chunk_size] + [policy.chunk_size]
-    settings = [policy.with_execution(execute=length, ensemble=False) for length in lengths]
-    settings.append(policy.with_execution(ensemble=True))
-    return [setting for setting in settings if describe(setting.execution) != describe(policy.execution)]
+    settings = [policy.with_chunking(n_action_steps=length, temporal_ensemble=False) for length in lengths]
+    settings.append(policy.with_chunking(temporal_ensemble=True))
+    return [setting for setting in settings if describe(setting.chunking) != describe(policy.chunking)]
 
 
 def sweep(
     policy: Policy,
     evaluations: Sequence[Evaluation],
     *,
-    roll: Roll,
+    roll: RolloutFunction,
     on_progress: Callable[[str, Progress, int], None] = lambda who, progress, num: None,
 ) -> list[list[SweepRow]]:
     """Run the other settings from the starts of evaluations of ``policy``; return each one's rows, its own first."""
     sizes = [len(evaluation.episodes) for evaluation in evaluations]
-    starts = list(chain.from_iterable(evaluation.evalset.starts for evaluation in evaluations))
+    init_states = list(chain.from_iterable(evaluation.init_state_set.init_states for evaluation in evaluations))
     own = [np.array([outcome.success_once for outcome in evaluation.outcomes]) for evaluation in evaluations]
-    rows = [[SweepRow(execution=describe(policy.execution), rate=e.success)] for e in evaluations]
+    rows = [[SweepRow(chunking=describe(policy.chunking), rate=e.success)] for e in evaluations]
     for setting in others(policy):
-        name = describe(setting.execution)
+        name = describe(setting.chunking)
 
         def show(progress: Progress, name: str = name) -> None:
-            on_progress(name, progress, len(starts))
+            on_progress(name, progress, len(init_states))
 
-        outcomes = iter(roll(PolicyActor(setting), starts, stop_at_success=True, on_progress=show))
+        outcomes = iter(roll(PolicyAgent(setting), init_states, stop_at_success=True, on_progress=show))
         for of_set, size, was in zip(rows, sizes, own, strict=True):
             is_now = np.array([outcome.success_once for outcome in islice(outcomes, size)])
             gained, lost = int((is_now & ~was).sum()), int((was & ~is_now).sum())
             rate = Rate(int(is_now.sum()), size)
-            of_set.append(SweepRow(execution=name, rate=rate, gained=gained, lost=lost, p=mcnemar(gained, lost)))
+            of_set.append(SweepRow(chunking=name, rate=rate, gained=gained, lost=lost, p=mcnemar(gained, lost)))
     return rows
 
 
 def table_rows(rows: Sequence[SweepRow]) -> list[tuple[str, str, str, str, str]]:
     """Return setting, success, gained, lost and p as text."""
     return [
-        (row.execution, str(row.rate), *("as evaluated", "", ""))
+        (row.chunking, str(row.rate), *("as evaluated", "", ""))
         if row.p is None
-        else (row.execution, str(row.rate), f"+{row.gained}", f"-{row.lost}", f"{row.p:.3g}")
+        else (row.chunking, str(row.rate), f"+{row.gained}", f"-{row.lost}", f"{row.p:.3g}")
         for row in rows
     ]
 
@@ -119,7 +119,7 @@ def write_sweep(rows: Sequence[SweepRow], path: Path) -> None:
         low, high = row.rate.interval
         values.append(
             {
-                "execution": row.execution,
+                "chunking": row.chunking,
                 "success_once": {"successes": row.rate.successes, "num": row.rate.num, "low": low, "high": high},
                 "gained": row.gained,
                 "lost": row.lost,

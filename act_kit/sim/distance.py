@@ -33,7 +33,7 @@ PROBES: dict[str, Probe] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Readings:
+class Measurements:
     """What T steps showed.
 
     Attributes:
@@ -55,7 +55,7 @@ def norms(vectors: np.ndarray) -> np.ndarray:
     return lengths
 
 
-Measure = Callable[[Readings], np.ndarray]
+Measure = Callable[[Measurements], np.ndarray]
 
 
 def _object_axis(axis: int) -> Measure:
@@ -63,20 +63,20 @@ def _object_axis(axis: int) -> Measure:
     return lambda seen: np.abs(seen.state[:, 4 + axis] - seen.target[axis])
 
 
-def _object_xy(seen: Readings) -> np.ndarray:
+def _object_xy(seen: Measurements) -> np.ndarray:
     """Sweep-into puts its target at the height of the object."""
     error = seen.state[:, 4:7] - seen.target
     error[:, 2] = 0.0
     return norms(error)
 
 
-def _nut_to_peg(seen: Readings) -> np.ndarray:
+def _nut_to_peg(seen: Measurements) -> np.ndarray:
     """Assembly succeeds within 0.02 m of the peg's axis and below its top (``_reward_pos``)."""
     error = seen.target - seen.probe
     return np.asarray(norms(error[:, :2]) + np.maximum(0.0, -error[:, 2]))
 
 
-def _from_hoop(seen: Readings) -> np.ndarray:
+def _from_hoop(seen: Measurements) -> np.ndarray:
     """Basketball aims 0.3 m high, whatever its goal says (``compute_reward``)."""
     return np.asarray(seen.state[:, 4:7] - np.array([seen.target[0], seen.target[1], 0.3]))
 
@@ -100,19 +100,19 @@ MEASURES: dict[DistanceName, Measure] = {
 """Distances, float64 (T,), by name."""
 
 
-def _assembly(seen: Readings) -> np.ndarray:
+def _assembly(seen: Measurements) -> np.ndarray:
     error = seen.target - seen.probe
     return np.asarray((norms(error[:, :2]) < 0.02) & (error[:, 2] > 0.0))
 
 
-def _stick_pull(seen: Readings) -> np.ndarray:
+def _stick_pull(seen: Measurements) -> np.ndarray:
     """The handle is there, and the end of the stick sticks out of it (``_stick_is_inserted``)."""
     handle, end = seen.state[:, 11:14], seen.probe
     beyond = (end[:, 0] >= handle[:, 0]) & (np.abs(end[:, 1:] - handle[:, 1:]) <= [0.04, 0.06]).all(axis=1)
     return np.asarray((norms(handle - seen.target) <= 0.12) & beyond)
 
 
-def _stick_push(seen: Readings) -> np.ndarray:
+def _stick_push(seen: Measurements) -> np.ndarray:
     """The container is there, and the stick, which lay at 0.02 m, is held above the table (``grasp_success``)."""
     held = seen.grasped & (seen.state[:, 3] > 0) & (seen.state[:, 6] - 0.01 > 0.02)
     return np.asarray((norms(seen.state[:, 11:14] - seen.target) <= 0.12) & held)
@@ -131,7 +131,7 @@ SUCCESSES: dict[str, Measure] = {
 """Success, bool (T,), where it is not just ``distance <= radius``."""
 
 
-def judge(task: Task, seen: Readings) -> tuple[np.ndarray, np.ndarray]:
+def evaluate_step(task: Task, seen: Measurements) -> tuple[np.ndarray, np.ndarray]:
     """Return the distance, float64 (T,), and the benchmark's success, bool (T,), at each step."""
     distance = MEASURES[task.distance](seen)
     success = SUCCESSES[task.name](seen) if task.name in SUCCESSES else distance <= task.radius

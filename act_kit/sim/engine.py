@@ -15,7 +15,7 @@ PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segment:
+class StepBatch:
     """What T consecutive actions led to; row t is what was seen after action t.
 
     Attributes:
@@ -70,7 +70,7 @@ class Engine(Protocol):
         """Reset to ``rand_vec``, float64 (3,) or (6,); return the state, float64 (39,), and the distance."""
         ...
 
-    def step(self, actions: np.ndarray, *, rewards: bool) -> Segment:
+    def step(self, actions: np.ndarray, *, rewards: bool) -> StepBatch:
         """Carry out actions, float32 (T, 4) in [-1, 1]."""
         ...
 

@@ -19,11 +19,11 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from act_kit.sim.distance import Readings, judge
+from act_kit.sim.distance import Measurements, evaluate_step
 from act_kit.sim.engine import (
     PHYSICS,
     EngineState,
-    Segment,
+    StepBatch,
     get_numbers,
     get_physics,
     make_environment,
@@ -120,10 +120,10 @@ class FastEngine:
     def hold_model(self) -> Generator[mujoco.MjModel]:
         """Hold the shared model, with this engine's bodies and sites in it; see :class:`~act_kit.sim.engine.Engine`."""
         with self._world.lock:
-            self._take_model()
+            self._bind_model()
             yield self._world.model
 
-    def _take_model(self) -> None:
+    def _bind_model(self) -> None:
         """Put this engine's bodies and sites into the shared model, if another's are there. The caller has the lock."""
         world = self._world
         if world.owner is None or world.owner() is not self:
@@ -210,30 +210,30 @@ class FastEngine:
         recorder.take(0)
         now = self._observer.observe(recorder.copies)
         state = np.concatenate([now, now, self._env._target_pos[None]], axis=1)
-        return float(judge(self._task, self._readings(recorder, state, np.zeros(1, dtype=bool)))[0][0])
+        return float(evaluate_step(self._task, self._measurements(recorder, state, np.zeros(1, dtype=bool)))[0][0])
 
     # -- step ------------------------------------------------------------------------------------------------------
 
-    def step(self, actions: np.ndarray, *, rewards: bool) -> Segment:
+    def step(self, actions: np.ndarray, *, rewards: bool) -> StepBatch:
         """Carry out actions, float32 (T, 4) in [-1, 1]; with rewards, one at a time."""
         with self._world.lock:
-            self._take_model()
+            self._bind_model()
             if not rewards:
                 return self._step(actions)
             steps = [self._step_with_reward(action[None]) for action in actions]
-        return Segment(
+        return StepBatch(
             **{
                 name: np.concatenate([getattr(step, name) for step in steps])
                 for name in ("state", "success", "distance", "reward")
             }
         )
 
-    def _step_with_reward(self, action: np.ndarray) -> Segment:
+    def _step_with_reward(self, action: np.ndarray) -> StepBatch:
         step = self._step(action)
         reward, _ = self._env.evaluate_state(step.state[0], action[0])
         return replace(step, reward=np.array([reward], dtype=np.float64))
 
-    def _step(self, actions: np.ndarray) -> Segment:
+    def _step(self, actions: np.ndarray) -> StepBatch:
         env, model, data, mocap, ctrl = self._env, self.model, self.data, self._mocap, self._ctrl
         num = len(actions)
         moves = (actions[:, :3] * env.action_scale).astype(np.float64)  # multiplied in float32, as Meta-World does
@@ -262,10 +262,10 @@ class FastEngine:
         state[:, 36:] = env._target_pos
         np.minimum(np.maximum(state, self._low, out=state), self._high, out=state)
         self._previous = now[-1]
-        distance, success = judge(self._task, self._readings(recorder, state, grasped))
-        return Segment(state=state, success=success, distance=distance, reward=None)
+        distance, success = evaluate_step(self._task, self._measurements(recorder, state, grasped))
+        return StepBatch(state=state, success=success, distance=distance, reward=None)
 
-    def _readings(self, recorder: Recorder, state: np.ndarray, grasped: np.ndarray) -> Readings:
-        return Readings(
+    def _measurements(self, recorder: Recorder, state: np.ndarray, grasped: np.ndarray) -> Measurements:
+        return Measurements(
             state=state, target=self._env._target_pos, probe=self._observer.probe(recorder.copies), grasped=grasped
         )

@@ -18,7 +18,7 @@ from act_kit.sim.distance import PROBES, Probe, norms
 
 
 @dataclass(frozen=True, kw_only=True)
-class Thing:
+class ObjectPose:
     """An object of a task.
 
     Attributes:
@@ -35,48 +35,51 @@ class Thing:
     knob: str = ""
 
 
-_BUTTON = Thing(at="body button", turn="quat button", offset=(0.0, -0.193, 0.0))
-_TOPDOWN = Thing(at="body button", turn="quat button", offset=(0.0, 0.0, 0.193))
-_MUG = Thing(at="body obj", turn="geom mug")
-_DOOR = Thing(at="geom handle", turn="geom handle")
-_CUBE = Thing(at="body obj", turn="quat obj")
-_CUBE_BY_GEOM = Thing(at="body obj", turn="geom objGeom")
-_CUBE_GEOM = Thing(at="geom objGeom", turn="geom objGeom")
-_PLATE = Thing(at="geom puck", turn="geom puck")
-_STICK = Thing(at="body stick", turn="body stick")
-_NUT = Thing(at="site RoundNut-8", turn="quat RoundNut")
+_BUTTON = ObjectPose(at="body button", turn="quat button", offset=(0.0, -0.193, 0.0))
+_TOPDOWN = ObjectPose(at="body button", turn="quat button", offset=(0.0, 0.0, 0.193))
+_MUG = ObjectPose(at="body obj", turn="geom mug")
+_DOOR = ObjectPose(at="geom handle", turn="geom handle")
+_CUBE = ObjectPose(at="body obj", turn="quat obj")
+_CUBE_BY_GEOM = ObjectPose(at="body obj", turn="geom objGeom")
+_CUBE_GEOM = ObjectPose(at="geom objGeom", turn="geom objGeom")
+_PLATE = ObjectPose(at="geom puck", turn="geom puck")
+_STICK = ObjectPose(at="body stick", turn="body stick")
+_NUT = ObjectPose(at="site RoundNut-8", turn="quat RoundNut")
 
-THINGS: dict[str, tuple[Thing, ...]] = {
+THINGS: dict[str, tuple[ObjectPose, ...]] = {
     "assembly-v3": (_NUT,),
-    "basketball-v3": (Thing(at="body bsktball", turn="quat bsktball"),),
+    "basketball-v3": (ObjectPose(at="body bsktball", turn="quat bsktball"),),
     "bin-picking-v3": (_CUBE,),
-    "box-close-v3": (Thing(at="body top_link", turn="quat top_link"),),
+    "box-close-v3": (ObjectPose(at="body top_link", turn="quat top_link"),),
     "button-press-topdown-v3": (_TOPDOWN,),
     "button-press-topdown-wall-v3": (_TOPDOWN,),
     "button-press-v3": (_BUTTON,),
     "button-press-wall-v3": (_BUTTON,),
-    "coffee-button-v3": (Thing(at="site buttonStart", turn="quat world"),),
+    "coffee-button-v3": (ObjectPose(at="site buttonStart", turn="quat world"),),
     "coffee-pull-v3": (_MUG,),
     "coffee-push-v3": (_MUG,),
-    "dial-turn-v3": (Thing(at="body dial", turn="quat dial", knob="knob_Joint_1"),),
+    "dial-turn-v3": (ObjectPose(at="body dial", turn="quat dial", knob="knob_Joint_1"),),
     "disassemble-v3": (_NUT,),
     "door-close-v3": (_DOOR,),
-    "door-lock-v3": (Thing(at="site lockStartLock", turn="quat door_link"),),
+    "door-lock-v3": (ObjectPose(at="site lockStartLock", turn="quat door_link"),),
     "door-open-v3": (_DOOR,),
-    "door-unlock-v3": (Thing(at="site lockStartUnlock", turn="quat door_link"),),
-    "drawer-close-v3": (Thing(at="body drawer_link", offset=(0.0, -0.16, 0.05)),),
-    "drawer-open-v3": (Thing(at="body drawer_link", turn="quat drawer_link", offset=(0.0, -0.16, 0.0)),),
-    "faucet-close-v3": (Thing(at="site handleStartClose", turn="quat faucetBase", offset=(0.0, 0.0, -0.01)),),
-    "faucet-open-v3": (Thing(at="site handleStartOpen", turn="quat faucetBase", offset=(0.0, 0.0, -0.01)),),
-    "hammer-v3": (Thing(at="body hammer", turn="quat hammer"), Thing(at="body nail_link", turn="quat nail_link")),
+    "door-unlock-v3": (ObjectPose(at="site lockStartUnlock", turn="quat door_link"),),
+    "drawer-close-v3": (ObjectPose(at="body drawer_link", offset=(0.0, -0.16, 0.05)),),
+    "drawer-open-v3": (ObjectPose(at="body drawer_link", turn="quat drawer_link", offset=(0.0, -0.16, 0.0)),),
+    "faucet-close-v3": (ObjectPose(at="site handleStartClose", turn="quat faucetBase", offset=(0.0, 0.0, -0.01)),),
+    "faucet-open-v3": (ObjectPose(at="site handleStartOpen", turn="quat faucetBase", offset=(0.0, 0.0, -0.01)),),
+    "hammer-v3": (
+        ObjectPose(at="body hammer", turn="quat hammer"),
+        ObjectPose(at="body nail_link", turn="quat nail_link"),
+    ),
     "hand-insert-v3": (_CUBE,),
-    "handle-press-side-v3": (Thing(at="site handleStart"),),
-    "handle-press-v3": (Thing(at="site handleStart"),),
-    "handle-pull-side-v3": (Thing(at="site handleCenter"),),
-    "handle-pull-v3": (Thing(at="site handleRight"),),
-    "lever-pull-v3": (Thing(at="site leverStart", turn="geom objGeom"),),
-    "peg-insert-side-v3": (Thing(at="site pegGrasp", turn="site pegGrasp"),),
-    "peg-unplug-side-v3": (Thing(at="site pegEnd", turn="quat plug1"),),
+    "handle-press-side-v3": (ObjectPose(at="site handleStart"),),
+    "handle-press-v3": (ObjectPose(at="site handleStart"),),
+    "handle-pull-side-v3": (ObjectPose(at="site handleCenter"),),
+    "handle-pull-v3": (ObjectPose(at="site handleRight"),),
+    "lever-pull-v3": (ObjectPose(at="site leverStart", turn="geom objGeom"),),
+    "peg-insert-side-v3": (ObjectPose(at="site pegGrasp", turn="site pegGrasp"),),
+    "peg-unplug-side-v3": (ObjectPose(at="site pegEnd", turn="quat plug1"),),
     "pick-out-of-hole-v3": (_CUBE,),
     "pick-place-v3": (_CUBE_BY_GEOM,),
     "pick-place-wall-v3": (_CUBE_GEOM,),
@@ -90,13 +93,13 @@ THINGS: dict[str, tuple[Thing, ...]] = {
     "reach-v3": (_CUBE_BY_GEOM,),
     "reach-wall-v3": (_CUBE_BY_GEOM,),
     "shelf-place-v3": (_CUBE_BY_GEOM,),
-    "soccer-v3": (Thing(at="body soccer_ball", turn="body soccer_ball"),),
-    "stick-pull-v3": (_STICK, Thing(at="site insertion")),
-    "stick-push-v3": (_STICK, Thing(at="site insertion", offset=(0.0, 0.09, 0.0))),
+    "soccer-v3": (ObjectPose(at="body soccer_ball", turn="body soccer_ball"),),
+    "stick-pull-v3": (_STICK, ObjectPose(at="site insertion")),
+    "stick-push-v3": (_STICK, ObjectPose(at="site insertion", offset=(0.0, 0.09, 0.0))),
     "sweep-into-v3": (_CUBE_BY_GEOM,),
     "sweep-v3": (_CUBE,),
-    "window-close-v3": (Thing(at="site handleCloseStart"),),
-    "window-open-v3": (Thing(at="site handleOpenStart"),),
+    "window-close-v3": (ObjectPose(at="site handleCloseStart"),),
+    "window-open-v3": (ObjectPose(at="site handleOpenStart"),),
 }
 
 _POSITIONS = {"body": "xpos", "geom": "geom_xpos", "site": "site_xpos"}
@@ -147,7 +150,7 @@ class Recorder:
 
 
 class _Address(NamedTuple):
-    """A :class:`Thing`, looked up in a model: arrays of MjData and rows of them."""
+    """A :class:`ObjectPose`, looked up in a model: arrays of MjData and rows of them."""
 
     field: str
     row: int
@@ -178,7 +181,7 @@ class Observer:
         assert row >= 0, f"{kind} {name}"
         return row
 
-    def _look_up(self, thing: Thing) -> _Address:
+    def _look_up(self, thing: ObjectPose) -> _Address:
         kind, name = thing.at.split()
         turn_kind, _, turn_name = thing.turn.partition(" ")
         is_body = turn_kind in ("quat", "body")
@@ -225,7 +228,7 @@ class Observer:
         return now
 
     def probe(self, copies: dict[str, np.ndarray]) -> np.ndarray:
-        """Return what the task's probe reads, float64 (T, K); see :class:`~act_kit.sim.distance.Readings`."""
+        """Return what the task's probe reads, float64 (T, K); see :class:`~act_kit.sim.distance.Measurements`."""
         if not self._probe:
             return np.empty((len(copies["xpos"]), 0))
         source = copies[self._probe]

@@ -13,11 +13,11 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from act_kit.sim.distance import MEASURES, PROBES, Readings
+from act_kit.sim.distance import MEASURES, PROBES, Measurements
 from act_kit.sim.engine import (
     PHYSICS,
     EngineState,
-    Segment,
+    StepBatch,
     get_numbers,
     get_physics,
     make_environment,
@@ -113,20 +113,22 @@ class ReferenceEngine:
                 probe = env.tcp_center
             case _:
                 probe = np.empty(0)
-        seen = Readings(state=state[None], target=env._target_pos, probe=probe[None], grasped=np.zeros(1, dtype=bool))
+        seen = Measurements(
+            state=state[None], target=env._target_pos, probe=probe[None], grasped=np.zeros(1, dtype=bool)
+        )
         return float(self._measure(seen)[0])
 
-    def step(self, actions: np.ndarray, *, rewards: bool) -> Segment:
+    def step(self, actions: np.ndarray, *, rewards: bool) -> StepBatch:
         """Carry out actions, float32 (T, 4) in [-1, 1]."""
         num = len(actions)
         reward = np.empty(num)
-        segment = Segment(
+        step_batch = StepBatch(
             state=np.empty((num, 39)), success=np.empty(num, dtype=bool), distance=np.empty(num),
             reward=reward if rewards else None,
         )  # fmt: skip
         for t, action in enumerate(actions):
             state, reward[t], _, _, info = self._env.step(action)
-            segment.state[t] = state
-            segment.success[t] = bool(info["success"])
-            segment.distance[t] = self._distance(state)
-        return segment
+            step_batch.state[t] = state
+            step_batch.success[t] = bool(info["success"])
+            step_batch.distance[t] = self._distance(state)
+        return step_batch

@@ -25,8 +25,8 @@ import numpy as np
 from act_kit.arrays import as_array
 from act_kit.errors import RenderError, did_you_mean
 from act_kit.sim.engine import PHYSICS
+from act_kit.sim.initial_states import InitialState
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.starts import Start
 from act_kit.sim.threads import cache_per_thread
 
 CAMERAS = ("topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV")
@@ -90,7 +90,7 @@ class RenderSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Views:
+class CameraViews:
     """The cameras of a policy, whose pictures are drawn where the simulators are.
 
     Attributes:
@@ -327,12 +327,14 @@ _get_simulator = cache_per_thread(Simulator, None)
 """What this thread draws recorded episodes of a task with."""
 
 
-def render_episode(settings: RenderSettings, cameras: Sequence[str], start: Start, physics: np.ndarray) -> Frames:
-    """Draw T recorded states, float64 (T, P), of an episode from ``start``, in a process that has a GL library set."""
+def render_episode(
+    settings: RenderSettings, cameras: Sequence[str], init_state: InitialState, physics: np.ndarray
+) -> Frames:
+    """Draw T recorded states, float64 (T, P), of an episode from ``init_state``, in a process that has a GL library set."""
     from OpenGL import GL
 
-    simulator, renderer = _get_simulator(start.task), get_renderer(settings)
-    simulator.reset(start)  # the start also moves bodies of the model, which the physics do not hold
+    simulator, renderer = _get_simulator(init_state.task), get_renderer(settings)
+    simulator.reset(init_state)  # the start also moves bodies of the model, which the physics do not hold
     images = np.stack([renderer.draw(simulator, row, cameras) for row in physics])
     with _opengl():
         return Frames(images=images, renderer=GL.glGetString(GL.GL_RENDERER).decode())

@@ -12,11 +12,11 @@ import numpy as np
 
 from act_kit.arrays import as_array
 from act_kit.config import SimConfig
-from act_kit.errors import StartError
-from act_kit.sim.engine import PHYSICS, Engine, EngineState, Segment, get_physics
+from act_kit.errors import InitialStateError
+from act_kit.sim.engine import PHYSICS, Engine, EngineState, StepBatch, get_physics
 from act_kit.sim.fast import FastEngine
+from act_kit.sim.initial_states import InitialState
 from act_kit.sim.reference import ReferenceEngine
-from act_kit.sim.starts import Start
 from act_kit.sim.tasks import ACTION_DIM, HORIZON, STATE_DIM, get_task
 from act_kit.sim.threads import Exclusive
 
@@ -36,7 +36,7 @@ class SimulatorState:
         engine: Everything else that decides what follows.
     """
 
-    start: Start
+    init_state: InitialState
     num_steps: int
     state: np.ndarray
     distance: float
@@ -60,7 +60,7 @@ class Simulator:
         SimConfig(engine=engine)  # refuses an unknown one
         self.task = get_task(task)
         self.engine = ENGINES[engine](task)
-        self.start: Start | None = None
+        self.init_state: InitialState | None = None
         self.num_steps = 0
         self.state = np.full(STATE_DIM, np.nan)
         self.distance = np.nan
@@ -78,27 +78,27 @@ class Simulator:
         """Steps until the horizon."""
         return HORIZON - self.num_steps
 
-    def reset(self, start: Start) -> np.ndarray:
-        """Reset to ``start`` and return the state, float64 (39,).
+    def reset(self, init_state: InitialState) -> np.ndarray:
+        """Reset to ``init_state`` and return the state, float64 (39,).
 
         Raises:
             StartError: The start is of another task, or Meta-World would never accept it.
         """
-        if not isinstance(start, Start):
-            raise StartError(
-                f"A simulator is reset to a Start, not to {type(start).__name__}. "
+        if not isinstance(init_state, InitialState):
+            raise InitialStateError(
+                f"A simulator is reset to a Start, not to {type(init_state).__name__}. "
                 f"Fix: Start.of('{self.task.name}', rand_vec)"
             )
-        start.check_is_of(self.task.name)
-        self.task.check(start.array)
+        init_state.check_is_of(self.task.name)
+        self.task.check(init_state.array)
         with self._exclusive:
-            self.start = None  # until it has succeeded
-            self.state, self.distance = self.engine.reset(start.array)
-            self.start = start
+            self.init_state = None  # until it has succeeded
+            self.state, self.distance = self.engine.reset(init_state.array)
+            self.init_state = init_state
             self.num_steps = 0
             return self.state
 
-    def step_chunk(self, actions: np.ndarray, *, rewards: bool = False) -> Segment:
+    def step_chunk(self, actions: np.ndarray, *, rewards: bool = False) -> StepBatch:
         """Carry out ``actions`` (T, 4), clipped to [-1, 1], or as many as the horizon still allows.
 
         ``rewards`` asks for Meta-World's dense reward too, which takes longer than the step itself.
@@ -113,10 +113,10 @@ class Simulator:
             actions = actions[: self.steps_left]
             if not len(actions):
                 return _nothing(rewards)
-            segment = self.engine.step(actions, rewards=rewards)
-            self.num_steps += len(segment)
-            self.state, self.distance = segment.state[-1], float(segment.distance[-1])
-            return segment
+            step_batch = self.engine.step(actions, rewards=rewards)
+            self.num_steps += len(step_batch)
+            self.state, self.distance = step_batch.state[-1], float(step_batch.distance[-1])
+            return step_batch
 
     def save(self) -> SimulatorState:
         """Return this moment of the episode, for :meth:`restore`.
@@ -126,7 +126,7 @@ class Simulator:
         """
         with self._exclusive:
             return SimulatorState(
-                start=self._require_episode(),
+                init_state=self._require_episode(),
                 num_steps=self.num_steps,
                 state=self.state.copy(),
                 distance=self.distance,
@@ -143,17 +143,19 @@ class Simulator:
             StartError: It is of another task, or of another version of the simulator.
         """
         if not isinstance(moment, SimulatorState):
-            raise StartError(f"A simulator restores what simulator.save() returned, not {type(moment).__name__}.")
-        moment.start.check_is_of(self.task.name)
+            raise InitialStateError(
+                f"A simulator restores what simulator.save() returned, not {type(moment).__name__}."
+            )
+        moment.init_state.check_is_of(self.task.name)
         if moment.engine.physics.shape != (self.physics_dim,):
-            raise StartError(
+            raise InitialStateError(
                 f"The saved state has {moment.engine.physics.size} numbers of physics; {self.physics_dim} were "
                 "expected. Fix: restore it with the version of MuJoCo that saved it."
             )
         with self._exclusive:
-            self.start = None  # until it has succeeded
-            self.engine.restore(moment.start.array, moment.num_steps, moment.engine)
-            self.start, self.num_steps = moment.start, moment.num_steps
+            self.init_state = None  # until it has succeeded
+            self.engine.restore(moment.init_state.array, moment.num_steps, moment.engine)
+            self.init_state, self.num_steps = moment.init_state, moment.num_steps
             self.state, self.distance = moment.state.copy(), moment.distance
             return self.state
 
@@ -167,10 +169,10 @@ class Simulator:
         with self._exclusive:
             return get_physics(self.engine.model, self.engine.data)
 
-    def _require_episode(self) -> Start:
-        if self.start is None:
-            raise StartError("This simulator has no episode yet. Fix: simulator.reset(start)")
-        return self.start
+    def _require_episode(self) -> InitialState:
+        if self.init_state is None:
+            raise InitialStateError("This simulator has no episode yet. Fix: simulator.reset(start)")
+        return self.init_state
 
 
 def as_actions(actions: np.ndarray, what: str = "actions") -> np.ndarray:
@@ -186,10 +188,10 @@ def as_actions(actions: np.ndarray, what: str = "actions") -> np.ndarray:
     return clipped
 
 
-def _nothing(rewards: bool) -> Segment:
+def _nothing(rewards: bool) -> StepBatch:
     """Return a segment of no steps."""
     empty = np.empty(0)
-    return Segment(
+    return StepBatch(
         state=np.empty((0, STATE_DIM)), success=empty.astype(bool), distance=empty, reward=empty if rewards else None
     )
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from act_kit.errors import StartError, TaskError, did_you_mean
+from act_kit.errors import InitialStateError, TaskError, did_you_mean
 
 HORIZON = 500
 """Steps of an episode; Meta-World refuses step 501."""
@@ -30,7 +30,7 @@ INFORMATIVE_WIDTH_M = 0.005
 MAX_BEYOND_M = 1.0
 """How far an initial state may be from the reset box: what is farther off is on no table of Meta-World's."""
 
-Group = Literal["easy", "medium", "hard", "very hard"]
+Difficulty = Literal["easy", "medium", "hard", "very hard"]
 DistanceName = Literal[
     "object", "object_x", "object_y", "object_z", "object_xy", "second_object", "hand", "faucet_knob",
     "nut_to_peg", "nut_below_peg", "ball_to_hoop", "peg_head", "nail_left", "lever_angle",
@@ -53,7 +53,7 @@ class Task:
     """
 
     name: str
-    group: Group
+    group: Difficulty
     low: tuple[float, ...]
     high: tuple[float, ...]
     distance: DistanceName
@@ -101,18 +101,20 @@ class Task:
         return bool(np.linalg.norm(rand_vec[:2] - goal_xy) < self.too_near)
 
     def check(self, rand_vec: np.ndarray) -> None:
-        """Raise :class:`StartError` unless the task can be reset to ``rand_vec``, float64 (3,) or (6,)."""
+        """Raise :class:`InitialStateError` unless the task can be reset to ``rand_vec``, float64 (3,) or (6,)."""
         if rand_vec.shape != (len(self.low),) or not np.isfinite(rand_vec).all():
-            raise StartError(f"A start of {self.name} is {len(self.low)} finite numbers, not {rand_vec.tolist()}.")
+            raise InitialStateError(
+                f"A start of {self.name} is {len(self.low)} finite numbers, not {rand_vec.tolist()}."
+            )
         beyond = np.maximum(np.subtract(self.low, rand_vec), np.subtract(rand_vec, self.high))
         if beyond.max() > MAX_BEYOND_M:
-            raise StartError(
+            raise InitialStateError(
                 f"{self.name} cannot start from {rand_vec.tolist()}: {self.dim_name(int(beyond.argmax()))} is "
                 f"{beyond.max():.4g} m outside of where it starts, and at most {MAX_BEYOND_M:g} m were expected. Are "
                 "these metres?"
             )
         if self.rejects(rand_vec):
-            raise StartError(
+            raise InitialStateError(
                 f"{self.name} cannot start from {rand_vec.tolist()}: the object would be nearer than "
                 f"{self.too_near} m (xy) to the goal, and Meta-World would redraw it for ever."
             )
@@ -120,7 +122,7 @@ class Task:
 
 def _task(
     name: str,
-    group: Group,
+    group: Difficulty,
     low: tuple[float, ...],
     high: tuple[float, ...],
     distance: DistanceName,

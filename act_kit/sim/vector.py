@@ -16,25 +16,25 @@ from typing import Any, Literal
 import numpy as np
 
 from act_kit.arrays import name_rows
-from act_kit.errors import ArrayError, StartError
-from act_kit.sim.engine import Segment
-from act_kit.sim.render import Views, find_gl, get_renderer
+from act_kit.errors import ArrayError, InitialStateError
+from act_kit.sim.engine import StepBatch
+from act_kit.sim.initial_states import InitialState
+from act_kit.sim.render import CameraViews, find_gl, get_renderer
 from act_kit.sim.simulator import Simulator, as_actions
-from act_kit.sim.starts import Start
 from act_kit.sim.tasks import get_task
 from act_kit.sim.threads import Exclusive
 from act_kit.sim.workers import Worker, died, environment, init_worker
 
 
 @dataclass(frozen=True)
-class Crash:
+class SimulationFailure:
     """What a row answers instead of a segment when its simulation broke down."""
 
     message: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class StepResult:
     """What a row answers to a reset or to a chunk of actions.
 
     Attributes:
@@ -46,7 +46,7 @@ class Answer:
 
     state: np.ndarray
     distance: float
-    segment: Segment | None
+    step_batch: StepBatch | None
     images: np.ndarray | None
 
 
@@ -56,38 +56,38 @@ _Method = Literal["reset", "step"]
 class _Rows:
     """The simulators of one process, each built when its row is first reset to a start of that task."""
 
-    def __init__(self, engine: str, views: Views | None) -> None:
+    def __init__(self, engine: str, views: CameraViews | None) -> None:
         self._engine = engine
         self._views = views
         self._simulators: dict[int, Simulator] = {}
         self._first_of_task: dict[str, Simulator] = {}
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    def answer(self, method: _Method, arguments: Mapping[int, Any]) -> dict[int, Answer | Crash]:
+    def answer(self, method: _Method, arguments: Mapping[int, Any]) -> dict[int, StepResult | SimulationFailure]:
         """Carry out one message."""
         return {row: self._answer(method, row, argument) for row, argument in arguments.items()}
 
-    def _answer(self, method: _Method, row: int, argument: Any) -> Answer | Crash:
+    def _answer(self, method: _Method, row: int, argument: Any) -> StepResult | SimulationFailure:
         began = time.perf_counter()
-        segment = None
+        step_batch = None
         if method == "reset":
             simulator = self._simulator(row, argument.task)
             simulator.reset(argument)
         else:
             simulator = self._simulators[row]
             try:
-                segment = simulator.step_chunk(argument)
+                step_batch = simulator.step_chunk(argument)
             except Exception as error:
                 # One unstable simulation must not take the others of its process with it. Its row starts afresh.
                 del self._simulators[row]
-                return Crash(f"{type(error).__name__}: {error}")
+                return SimulationFailure(f"{type(error).__name__}: {error}")
         simulated = time.perf_counter()
         images = None
         if self._views and simulator.steps_left:
             images = get_renderer(self._views.settings).draw(simulator, simulator.physics(), self._views.cameras)
         self.seconds["simulating"] += simulated - began
         self.seconds["rendering"] += time.perf_counter() - simulated
-        return Answer(state=simulator.state, distance=simulator.distance, segment=segment, images=images)
+        return StepResult(state=simulator.state, distance=simulator.distance, step_batch=step_batch, images=images)
 
     def _simulator(self, row: int, task: str) -> Simulator:
         """Return the row's simulator, another one if its task changes."""
@@ -98,7 +98,7 @@ class _Rows:
         return self._simulators[row]
 
 
-def _serve(engine: str, views: Views | None, connection: Connection) -> None:
+def _serve(engine: str, views: CameraViews | None, connection: Connection) -> None:
     init_worker()
     rows = _Rows(engine, views)
     # Read ahead: whoever sends the next message must not have to wait until this one is answered.
@@ -114,7 +114,7 @@ def _serve(engine: str, views: Views | None, connection: Connection) -> None:
     threading.Thread(target=read, daemon=True, name="read").start()
     while (message := messages.get()) is not None:
         try:
-            answers: dict[int, Answer | Crash] | Exception = rows.answer(*message)
+            answers: dict[int, StepResult | SimulationFailure] | Exception = rows.answer(*message)
         except Exception as error:
             answers = error
         try:
@@ -142,7 +142,7 @@ class VectorSimulator:
         seconds: Where the processes spent their time since this was made: simulating, rendering.
     """
 
-    def __init__(self, num_workers: int, *, engine: str = "fast", views: Views | None = None) -> None:
+    def __init__(self, num_workers: int, *, engine: str = "fast", views: CameraViews | None = None) -> None:
         """Use so many processes of their own, or with 0 this one, which then needs a GL library set to draw views."""
         self.num_workers = max(1, num_workers)
         self.views = views
@@ -167,20 +167,20 @@ class VectorSimulator:
             "use a Simulator and simulator.save()."
         )
 
-    def reset(self, starts: Mapping[int, Start]) -> None:
+    def reset(self, init_states: Mapping[int, InitialState]) -> None:
         """Reset rows to starts.
 
         Raises:
             StartError: One is no start, or Meta-World would never accept it; nothing has been reset then.
         """
-        for row, start in starts.items():
+        for row, init_state in init_states.items():
             _check_row(row)
-            if not isinstance(start, Start):
-                raise StartError(f"Row {row} is reset to a Start, not to {type(start).__name__}.")
-            get_task(start.task).check(start.array)
+            if not isinstance(init_state, InitialState):
+                raise InitialStateError(f"Row {row} is reset to a Start, not to {type(init_state).__name__}.")
+            get_task(init_state.task).check(init_state.array)
         with self._exclusive:
-            self._ask("reset", starts)
-            self._begun.update(starts)
+            self._ask("reset", init_states)
+            self._begun.update(init_states)
 
     def step(self, chunks: Mapping[int, np.ndarray]) -> None:
         """Step rows by chunks of actions (T, 4), clipped to [-1, 1].
@@ -191,7 +191,7 @@ class VectorSimulator:
         """
         missing = chunks.keys() - self._begun
         if missing:
-            raise StartError(f"{name_rows(sorted(missing))} has no episode yet. Fix: reset it to a start first.")
+            raise InitialStateError(f"{name_rows(sorted(missing))} has no episode yet. Fix: reset it to a start first.")
         checked = {row: as_actions(chunk, f"actions of row {row}") for row, chunk in chunks.items()}
         with self._exclusive:
             self._ask("step", checked)
@@ -211,12 +211,12 @@ class VectorSimulator:
         except (EOFError, OSError) as error:
             raise died("simulated", [process for process, _ in self._workers]) from error
 
-    def receive(self) -> dict[int, Answer | Crash]:
+    def receive(self) -> dict[int, StepResult | SimulationFailure]:
         """Wait for the next answers and return all there are, by row; empty if nothing was asked."""
         with self._exclusive:
             return self._receive_all()
 
-    def _receive_all(self) -> dict[int, Answer | Crash]:
+    def _receive_all(self) -> dict[int, StepResult | SimulationFailure]:
         if self._own is not None:
             answers = self._own.answer(*self._inbox.popleft()) if self._inbox else {}
             self._note(self._own.seconds)
@@ -229,7 +229,7 @@ class VectorSimulator:
                 answers |= self._receive(connection)
         return answers
 
-    def _receive(self, connection: Any) -> dict[int, Answer | Crash]:
+    def _receive(self, connection: Any) -> dict[int, StepResult | SimulationFailure]:
         try:
             answers, seconds = connection.recv()
         except (EOFError, OSError) as error:
@@ -238,7 +238,7 @@ class VectorSimulator:
         if isinstance(answers, Exception):
             raise answers
         self._note(seconds)
-        received: dict[int, Answer | Crash] = answers
+        received: dict[int, StepResult | SimulationFailure] = answers
         return received
 
     def _note(self, seconds: Mapping[str, float]) -> None:

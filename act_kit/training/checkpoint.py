@@ -23,8 +23,8 @@ from torch import Tensor
 
 from act_kit.errors import CheckpointError
 from act_kit.files import read_json, still_there, write_json
-from act_kit.policy.policy import Policy
-from act_kit.policy.weights import load_tensors, misfit
+from act_kit.policies.policy import Policy
+from act_kit.policies.weights import load_tensors, state_dict_mismatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Checkpoints:
         """Whether one was ever saved."""
         return (self.folder / "last").exists()
 
-    def save(self, policy: Policy, state: TrainingState, probe: Mapping[str, np.ndarray]) -> None:
+    def save(self, policy: Policy, state: TrainingState, self_test: Mapping[str, np.ndarray]) -> None:
         """Save both as ``last``, and delete what is neither that nor the best.
 
         Raises:
@@ -73,7 +73,7 @@ class Checkpoints:
                 shutil.rmtree(torn)
             fresh = self.folder / f".{name}"
             fresh.mkdir()
-            policy.save(fresh, probe)
+            policy.save(fresh, self_test)
             rng = {"host": state.rng, "device": state.device_rng}
             groups = {"optimizer": state.optimizer, "weights": state.weights, "rng": rng}
             tensors = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
@@ -128,7 +128,7 @@ class Checkpoints:
                 device_rng=named["rng"]["device"],
             )  # fmt: skip
             torch.Generator().set_state(state.rng)
-            wrong = misfit(policy.model.state_dict(), state.weights) if state.weights else ""
+            wrong = state_dict_mismatch(policy.model.state_dict(), state.weights) if state.weights else ""
             if wrong or not all(tensor.isfinite().all() for tensor in tensors.values()):
                 raise ValueError(wrong or "training.safetensors holds numbers that are not finite")
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:

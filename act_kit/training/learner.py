@@ -20,16 +20,16 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from act_kit.config import TrainConfig
-from act_kit.datasets.windows import Batch, Windows
+from act_kit.datasets.chunk_dataset import Batch, ChunkSampler
 from act_kit.errors import ConfigError, TrainingError
-from act_kit.policy.act import ACT, Observation, Prediction, kl_divergence, masked_l1
-from act_kit.policy.conditioning import load_task_embeddings
-from act_kit.policy.normaliser import Normaliser
-from act_kit.policy.policy import Policy
-from act_kit.policy.vision import ResNet18, load_backbone, random_shift
+from act_kit.policies.act import ACT, Observation, Prediction, kl_divergence, masked_l1
+from act_kit.policies.normalizer import Normalizer
+from act_kit.policies.policy import Policy
+from act_kit.policies.task_embedding import load_task_embeddings
+from act_kit.policies.vision import ResNet18, load_backbone, random_shift
 from act_kit.sim.tasks import STATE_DIM
-from act_kit.training.group import Group
-from act_kit.training.roofline import count_flops
+from act_kit.training.distributed import ProcessGroup
+from act_kit.training.profiling import count_flops
 
 _EMA_WARMUP = 10
 """The average begins as the weights, and its memory grows to what was asked for: (1 + n) / (10 + n) at step n."""
@@ -56,7 +56,13 @@ class Learner:
     """
 
     def __init__(
-        self, config: TrainConfig, windows: Windows, tasks: tuple[str, ...], *, device: torch.device, group: Group
+        self,
+        config: TrainConfig,
+        windows: ChunkSampler,
+        tasks: tuple[str, ...],
+        *,
+        device: torch.device,
+        group: ProcessGroup,
     ) -> None:
         """Build everything from ``config.trainer.seed``.
 
@@ -82,9 +88,9 @@ class Learner:
             net = self.model.vision.net
             assert isinstance(net, ResNet18)
             load_backbone(net, Path(config.policy.backbone_weights))
-        self.average = copy.deepcopy(self.model).requires_grad_(False) if config.trainer.ema else None
-        self.normaliser = Normaliser(STATE_DIM).to(device)
-        self.normaliser.fit(windows.states_TS[windows.train_steps])
+        self.average = copy.deepcopy(self.model).requires_grad_(False) if config.trainer.ema_decay else None
+        self.normalizer = Normalizer(STATE_DIM).to(device)
+        self.normalizer.fit(windows.states_TS[windows.train_steps])
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
         self.optimizer = torch.optim.AdamW(
             list(self.names), lr=config.trainer.lr, weight_decay=config.trainer.weight_decay, fused=True
@@ -108,10 +114,10 @@ class Learner:
         for model in (self.model, self.average):
             if model is not None:
                 model.load_state_dict(policy.model.state_dict())
-        self.normaliser.load_state_dict(policy.normaliser.state_dict())
+        self.normalizer.load_state_dict(policy.normalizer.state_dict())
 
     @property
-    def judged(self) -> ACT:
+    def eval_model(self) -> ACT:
         """The model that becomes the policy."""
         return self.model if self.average is None else self.average
 
@@ -126,7 +132,7 @@ class Learner:
         self.model.train()
         if self._captures:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        lr = learning_rate(index, steps=settings.steps, peak=settings.lr, warmup=settings.warmup)
+        lr = learning_rate(index, steps=settings.steps, peak=settings.lr, warmup=settings.warmup_fraction)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad()
@@ -134,7 +140,7 @@ class Learner:
         grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
         self.optimizer.step()
         if self.average is not None:
-            memory = min(settings.ema, (1 + index) / (_EMA_WARMUP + index))
+            memory = min(settings.ema_decay, (1 + index) / (_EMA_WARMUP + index))
             with torch.no_grad():
                 for average, parameter in zip(self.average.parameters(), self.model.parameters(), strict=True):
                     average.lerp_(parameter, 1 - memory)
@@ -181,13 +187,13 @@ class Learner:
         images_BCHW3 = batch.images_BCHW3
         if images_BCHW3 is not None and offsets_BC2 is not None:
             images_BCHW3 = random_shift(images_BCHW3, self.config.trainer.shift_px, offsets_BC2)
-        return Observation(states_BS=self.normaliser(batch.states_BS), tasks_B=batch.tasks_B, images_BCHW3=images_BCHW3)
+        return Observation(states_BS=self.normalizer(batch.states_BS), tasks_B=batch.tasks_B, images_BCHW3=images_BCHW3)
 
     def _exchange(self, *, is_last: bool) -> AbstractContextManager[Any]:
         """Exchange gradients with the other processes after the last part only."""
         return nullcontext() if self._synchronised is None or is_last else self._synchronised.no_sync()
 
-    def rehearse(self) -> int:
+    def dry_run(self) -> int:
         """Compute a gradient and forget it; return the floating-point operations of a step of this process.
 
         Raises:
@@ -213,7 +219,7 @@ class Learner:
 
         Takes nothing from torch's generator, so that how often one validates does not change what is learnt.
         """
-        model = self.judged.eval()
+        model = self.eval_model.eval()
         sums = torch.zeros(3, dtype=torch.float64)
         size = max(self.config.trainer.batch_size, 256) if not self.config.policy.sees_images else 64
         for steps_B in self.windows.val_steps.split(size):  # type: ignore[no-untyped-call]
@@ -227,5 +233,5 @@ class Learner:
                 posterior = masked_l1(predicted_BKA, batch.actions_BKA, batch.is_pad_BK, num_valid)
             sums += torch.stack([posterior * num_valid, prior * num_valid, num_valid.float()]).double().cpu()
         posterior_sum, prior_sum, num = sums.tolist()
-        losses = {"val/l1_prior": prior_sum / num}
-        return losses | ({"val/l1_posterior": posterior_sum / num} if self.config.policy.cvae_layers else {})
+        losses = {"val/l1": prior_sum / num}
+        return losses | ({"val/l1_reconstruction": posterior_sum / num} if self.config.policy.cvae_layers else {})

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from act_kit.config import TrainConfig
-from act_kit.datasets.first_observations import measure_dataset
 from act_kit.datasets.frames import find_images
 from act_kit.datasets.store import EpisodeStore
+from act_kit.diversity.first_observations import measure_dataset
 from act_kit.errors import CheckpointError, ConfigError, DamagedFileError, DatasetError
 from act_kit.files import (
     SEEDS,
@@ -28,15 +28,15 @@ from act_kit.files import (
     write_text,
 )
 from act_kit.overrides import build, compose, given_options, option, to_dict, train_overrides
-from act_kit.policy.conditioning import load_task_embeddings
-from act_kit.policy.policy import Policy
-from act_kit.policy.vision import FrozenBatchNorm2d, ResNet18, load_backbone
+from act_kit.policies.policy import Policy
+from act_kit.policies.task_embedding import load_task_embeddings
+from act_kit.policies.vision import FrozenBatchNorm2d, ResNet18, load_backbone
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM
 
 _EVALUATIONS = "evaluations.jsonl"
 
 
-def begin_run(
+def create_run(
     run: Path, data: Sequence[Path], overrides: Sequence[str], flags: Mapping[str, Any], *, overwrite: bool
 ) -> TrainConfig:
     """Compose the configuration, check it against the data and the files it names, and make the run's folder.
@@ -97,13 +97,13 @@ def load_initial(config: TrainConfig, tasks: Sequence[str]) -> Policy:
 def resume_run(
     run: Path, data: Sequence[Path], overrides: Sequence[str], flags: Mapping[str, Any]
 ) -> tuple[TrainConfig, list[Path]]:
-    """Return what :func:`reopen_run` does, after noting more steps, or where the datasets are now, in the run.
+    """Return what :func:`load_run` does, after noting more steps, or where the datasets are now, in the run.
 
     Raises:
         ConfigError: An option is given with another value than the run was begun with.
         CheckpointError: The datasets are not those that it was begun with.
     """
-    config, folders = reopen_run(run)
+    config, folders = load_run(run)
     asked = compose("train", TrainConfig, overrides, flags)
     for key in given_options(overrides, flags):
         was, wanted = option(config, key), option(asked, key)
@@ -125,7 +125,7 @@ def resume_run(
         values["data"] = [str(path) for path in moved]
     if values != read_yaml(run / "config.yaml"):
         _write_config(run, values)
-    return reopen_run(run)
+    return load_run(run)
 
 
 def _check_moved(run: Path, data: Sequence[Path]) -> None:
@@ -153,7 +153,7 @@ def _write_config(run: Path, values: Mapping[str, Any]) -> None:
     write_text(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(values))))
 
 
-def reopen_run(run: Path) -> tuple[TrainConfig, list[Path]]:
+def load_run(run: Path) -> tuple[TrainConfig, list[Path]]:
     """Return the configuration of a run that was begun, and the paths of its datasets.
 
     Raises:
@@ -182,7 +182,7 @@ def config_of(checkpoint: Path) -> dict[str, Any] | None:
     """Return the resolved configuration of the run that a checkpoint lies in, without its data; None if in none."""
     if checkpoint.parent.name != "checkpoints" or not (checkpoint.parents[1] / "config.yaml").exists():
         return None
-    reopen_run(checkpoint.parents[1])  # refuses what is damaged
+    load_run(checkpoint.parents[1])  # refuses what is damaged
     values: Any = read_yaml(checkpoint.parents[1] / "config.yaml")
     values.pop("data")
     return dict(values)
@@ -246,7 +246,7 @@ def train_command(config: TrainConfig, data: Sequence[Path], run: Path, changes:
     return shlex.join([*words, "--out", str(free_beside(run)), *train_overrides(config, changes)])
 
 
-def check_data(store: EpisodeStore, *, allow_degenerate: bool) -> str | None:
+def check_data(store: EpisodeStore, *, allow_low_diversity: bool) -> str | None:
     """Refuse data that cannot teach the task; return a warning about data that may not, or None.
 
     Raises:
@@ -263,8 +263,8 @@ def check_data(store: EpisodeStore, *, allow_degenerate: bool) -> str | None:
             f"training needs states of {STATE_DIM} and actions of {ACTION_DIM} of one of Meta-World's tasks."
         )
     diversity = measure_dataset(store)
-    if diversity.level == "FAIL" and not allow_degenerate:
-        raise DatasetError(f"{diversity.verdict}\nTo train on it all the same: --allow-degenerate")
+    if diversity.level == "FAIL" and not allow_low_diversity:
+        raise DatasetError(f"{diversity.verdict}\nTo train on it all the same: --allow-low-diversity")
     unfinished = (
         f"{store.path} is unfinished: {store.num_episodes} of {store.info.num_wanted} demonstrations. "
         if store.fingerprint is None

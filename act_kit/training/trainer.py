@@ -17,19 +17,19 @@ import torch
 from torch import Tensor
 
 from act_kit.config import TrainConfig
+from act_kit.datasets.chunk_dataset import load_chunk_sampler
 from act_kit.datasets.frames import load_frames
 from act_kit.datasets.store import EpisodeStore
-from act_kit.datasets.windows import load_windows
 from act_kit.errors import CheckpointError, TrainingError
 from act_kit.files import quoted, require_space
+from act_kit.metrics import MetricLogger
 from act_kit.overrides import to_dict
-from act_kit.policy.policy import Contract, Demonstrations, Policy
+from act_kit.policies.policy import Policy, PolicyMetadata, TrainingData
 from act_kit.processors import num_cpus
-from act_kit.telemetry import MetricLogger
 from act_kit.training.checkpoint import Checkpoints, TrainingState, cpu_tensors, optimizer_tensors, restore_optimizer
-from act_kit.training.group import ALONE, Group
+from act_kit.training.distributed import SINGLE_PROCESS, ProcessGroup
 from act_kit.training.learner import Learner
-from act_kit.training.roofline import measure_peak
+from act_kit.training.profiling import measure_peak
 from act_kit.training.run import load_initial
 from act_kit.training.watchdog import Watchdog
 from act_kit.versions import versions
@@ -44,7 +44,7 @@ _EXPLODED = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class SelectionResult:
     """What selection rollouts measured of a policy.
 
     Attributes:
@@ -62,7 +62,7 @@ class Trial:
     by_task: dict[str, float] = field(default_factory=dict)
 
 
-Selector = Callable[[Policy], Trial]
+CheckpointEvaluator = Callable[[Policy], SelectionResult]
 """Rolls a policy out on the selection starts."""
 
 
@@ -75,8 +75,8 @@ class Trainer:
     """One training run. Everything it does follows from the configuration, the data and the step it is at."""
 
     def __init__(
-        self, config: TrainConfig, stores: Sequence[EpisodeStore], run: Path | str, *, selector: Selector | None,
-        device: str = "cpu", group: Group = ALONE,
+        self, config: TrainConfig, stores: Sequence[EpisodeStore], run: Path | str, *, selector: CheckpointEvaluator | None,
+        device: str = "cpu", group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:  # fmt: skip
         self.config = config
         self.stores = stores
@@ -88,17 +88,17 @@ class Trainer:
         self.frames = None
         if config.policy.sees_images:
             self.frames = load_frames(
-                stores, config.policy.cameras, where=config.compute.frames, device=self.device, scratch=self.run
+                stores, config.policy.cameras, where=config.compute.image_storage, device=self.device, scratch=self.run
             )
-        self.windows = load_windows(
+        self.windows = load_chunk_sampler(
             stores, chunk_size=config.policy.chunk_size, val_fraction=config.trainer.val_fraction,
             seed=config.trainer.seed, device=self.device,
             images_TCHW3=None if self.frames is None else self.frames.images_TCHW3,
         )  # fmt: skip
         self._demonstrations = [
-            Demonstrations(
+            TrainingData(
                 task=store.info.task, fingerprint=store.fingerprint or store.compute_fingerprint(),
-                command=store.info.command, starts=store.recorded_starts,
+                command=store.info.command, init_states=store.recorded_init_states,
             )
             for store in stores
         ]  # fmt: skip
@@ -117,7 +117,7 @@ class Trainer:
         self._fastest = 0.0
         self._loss_of_nothing = float(self.windows.actions_TA.abs().mean())
         # Weights and both moments of AdamW (and the average), for `last`, `best` and the one being written.
-        num_bytes = 3 * (4 if config.trainer.ema else 3) * 4 * self.learner.num_parameters
+        num_bytes = 3 * (4 if config.trainer.ema_decay else 3) * 4 * self.learner.num_parameters
         require_space(self.run, num_bytes, "The checkpoints of this run")
 
     @contextmanager
@@ -158,10 +158,10 @@ class Trainer:
         if theirs != [shown.fingerprint for shown in self._demonstrations]:
             commands = "; ".join(shown.command for shown in policy.contract.demonstrations)
             raise CheckpointError(f"{self.run} was trained on other data: {commands}")
-        self.learner.judged.load_state_dict(policy.model.state_dict())
+        self.learner.eval_model.load_state_dict(policy.model.state_dict())
         if self.learner.average is not None:
             self.learner.model.load_state_dict(state.weights)
-        self.learner.normaliser.load_state_dict(policy.normaliser.state_dict())
+        self.learner.normalizer.load_state_dict(policy.normalizer.state_dict())
         restore_optimizer(self.learner.optimizer, self.learner.names, state.optimizer)
         self._rng = state.rng, state.device_rng
         self.step, self.best_successes, self.best_step = state.step, state.best_successes, state.best_step
@@ -178,7 +178,7 @@ class Trainer:
 
     def _train(self, on_step: Callable[[Trainer], None]) -> Policy:
         settings, selection = self.config.trainer, self.config.selection
-        rollouts_at = rollout_steps(settings.steps, selection.rollouts) if self.selector else []
+        rollouts_at = rollout_steps(settings.steps, selection.num_evaluations) if self.selector else []
         if self.group.is_first:
             project = self.config.wandb_project
             self.logger = MetricLogger(
@@ -221,13 +221,13 @@ class Trainer:
         self.group.wait()
         return Policy.load(self.run)
 
-    def rehearse(self) -> str:
+    def dry_run(self) -> str:
         """Compute one gradient and forget it: see that it fits, and how fast it could be.
 
         Raises:
             TrainingError: The GPU has no room for it.
         """
-        flops = self.learner.rehearse()
+        flops = self.learner.dry_run()
         peak = measure_peak(self.device, self.learner.dtype)
         self._roofline = peak / flops
         return (
@@ -271,7 +271,7 @@ class Trainer:
         roofline = f" of {self._roofline:.0f}" if self._roofline else ""
         return (
             f"{shown('train/steps_per_s', '{:.3g}' if slow else '{:.0f}')}{roofline}/s, L1 {shown(fitted, '{:.4f}')} "
-            f"val {shown('val/l1_prior', '{:.4f}')}, success {success}"
+            f"val {shown('val/l1', '{:.4f}')}, success {success}"
         )
 
     def slowed(self) -> str:
@@ -338,7 +338,7 @@ class Trainer:
     def _checkpoint(self, *, roll_out: bool) -> None:
         learner = self.learner
         policy = Policy(
-            copy.deepcopy(learner.judged), copy.deepcopy(learner.normaliser), self._contract(), self.config.execution,
+            copy.deepcopy(learner.eval_model), copy.deepcopy(learner.normalizer), self._contract(), self.config.chunking,
             device=str(self.device),
         )  # fmt: skip
         if roll_out and self.selector is not None:
@@ -365,19 +365,19 @@ class Trainer:
             rng=rng,
             device_rng=device_rng,
         )
-        self.checkpoints.save(policy, state, self._probe())
+        self.checkpoints.save(policy, state, self._self_test())
 
-    def _probe(self) -> dict[str, np.ndarray]:
+    def _self_test(self) -> dict[str, np.ndarray]:
         """Choose observations, evenly over the training data, by which a checkpoint proves itself."""
         rows = _PROBE_ROWS["images" if self.frames else "state"]
         steps = self.windows.train_steps[:: max(1, self.windows.num_train // rows)][:rows]
         batch = self.windows.gather(steps)
-        probe = {"states": batch.states_BS.cpu().numpy(), "tasks": batch.tasks_B.cpu().numpy()}
-        return probe if batch.images_BCHW3 is None else {**probe, "images": batch.images_BCHW3.cpu().numpy()}
+        self_test = {"states": batch.states_BS.cpu().numpy(), "tasks": batch.tasks_B.cpu().numpy()}
+        return self_test if batch.images_BCHW3 is None else {**self_test, "images": batch.images_BCHW3.cpu().numpy()}
 
-    def _contract(self) -> Contract:
+    def _contract(self) -> PolicyMetadata:
         info = self.stores[0].info
-        return Contract(
+        return PolicyMetadata(
             demonstrations=self._demonstrations,
             horizon=info.horizon,
             control_hz=info.control_hz,

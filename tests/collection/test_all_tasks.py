@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from act_kit.collection.replay import replay
-from act_kit.datasets.diversity import measure
+from act_kit.collection.verify import replay
 from act_kit.datasets.store import EpisodeStore
-from act_kit.eval.actors import ExpertActor
-from act_kit.eval.rollout import rollout
+from act_kit.diversity.measure import measure
+from act_kit.rollouts.agents import ExpertAgent
+from act_kit.rollouts.rollout import rollout
 from act_kit.sim.engine import make_environment
-from act_kit.sim.starts import StartLaw
+from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.tasks import TASKS
 from act_kit.sim.vector import VectorSimulator
 from tests.conftest import SERIAL, make_dataset
@@ -29,7 +29,7 @@ def assert_is_metaworlds(store: EpisodeStore) -> None:
     """Step Meta-World by hand from the recorded start: the recorded states and successes are its own, to the bit."""
     episode = store.episodes()[1]
     env = make_environment(store.info.task)
-    env._last_rand_vec = episode.start.array
+    env._last_rand_vec = episode.init_state.array
     state, _ = env.reset()
     for t, action in enumerate(episode.executed_action):
         assert np.array_equal(episode.state[t], state)
@@ -51,9 +51,9 @@ def test_task(task: str, tmp_path: Path) -> None:
         assert (episode.distance >= 0).all()
         if not spec.also:
             assert np.array_equal(episode.distance <= spec.radius, episode.success)
-    starts = StartLaw(task).sample(2, seed=11, stream="evaluate")
+    init_states = InitialStateDistribution(task).sample(2, seed=11, stream="evaluate")
     with VectorSimulator(0) as simulators:
-        outcomes = rollout(simulators, ExpertActor(), starts, stop_at_success=True)
+        outcomes = rollout(simulators, ExpertAgent(), init_states, stop_at_success=True)
         assert any(outcome.success_once for outcome in outcomes)
         for outcome in outcomes:
             if outcome.success_once:
@@ -61,7 +61,7 @@ def test_task(task: str, tmp_path: Path) -> None:
             assert abs(outcome.distance[1] - outcome.distance[0]) < 0.1, "the distance jumps in the first step"
     if task not in OWN_DISTANCE:
         env = make_environment(task)
-        env._last_rand_vec = starts[0].array
+        env._last_rand_vec = init_states[0].array
         env.reset()
         for action, distance in zip(outcomes[0].actions[:30], outcomes[0].distance[1:], strict=False):
             assert distance == pytest.approx(float(env.step(action)[4]["obj_to_target"]), abs=1e-12)

@@ -14,16 +14,16 @@ import pytest
 
 from act_kit.collection import collect as module
 from act_kit.collection.collect import collect, collect_episode
-from act_kit.collection.demonstrators import Scripted
+from act_kit.collection.demonstrators import ExpertDemonstrator
 from act_kit.config import CollectConfig
-from act_kit.datasets.derive import merge, write_derived
-from act_kit.datasets.diversity import measure
+from act_kit.datasets.ops import merge, write_derived
 from act_kit.datasets.store import EpisodeStore
+from act_kit.diversity.measure import measure
 from act_kit.errors import DatasetError
-from act_kit.executors import LocalExecutor
 from act_kit.overrides import compose
+from act_kit.parallel import LocalExecutor
+from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.starts import StartLaw
 from tests.conftest import SERIAL, contents, make_dataset
 
 
@@ -182,37 +182,37 @@ def test_resuming_otherwise_is_refused_with_the_command_that_would_go_on(tmp_pat
 
 
 def test_noise_disturbs_what_is_done_and_leaves_the_label_clean() -> None:
-    (start,) = StartLaw("push-v3").sample(1, seed=0, stream="collect")
-    simulator, expert = Simulator("push-v3"), Scripted("push-v3")
-    noisy = collect_episode(simulator, expert, start, seed=4, attempt=2, noise=0.3)
+    (init_state,) = InitialStateDistribution("push-v3").sample(1, seed=0, stream="collect")
+    simulator, expert = Simulator("push-v3"), ExpertDemonstrator("push-v3")
+    noisy = collect_episode(simulator, expert, init_state, seed=4, attempt=2, noise=0.3)
     assert not np.array_equal(noisy.action, noisy.executed_action)
     assert np.abs(noisy.executed_action).max() <= 1
     assert np.abs(noisy.action).max() <= 1
     for state, action in zip(noisy.state, noisy.action, strict=True):
         assert np.array_equal(expert.act(state)[0], action)
-    again = collect_episode(simulator, expert, start, seed=4, attempt=2, noise=0.3)
-    other = collect_episode(simulator, expert, start, seed=4, attempt=3, noise=0.3)
+    again = collect_episode(simulator, expert, init_state, seed=4, attempt=2, noise=0.3)
+    other = collect_episode(simulator, expert, init_state, seed=4, attempt=3, noise=0.3)
     assert np.array_equal(noisy.executed_action, again.executed_action)
     assert not np.array_equal(noisy.executed_action[:5], other.executed_action[:5])
-    clean = collect_episode(simulator, expert, start)
+    clean = collect_episode(simulator, expert, init_state)
     assert np.array_equal(clean.action, clean.executed_action)
 
 
 def test_an_episode_ends_some_steps_after_its_first_success() -> None:
-    (start,) = StartLaw("reach-v3").sample(1, seed=0, stream="collect")
-    simulator, expert = Simulator("reach-v3"), Scripted("reach-v3")
+    (init_state,) = InitialStateDistribution("reach-v3").sample(1, seed=0, stream="collect")
+    simulator, expert = Simulator("reach-v3"), ExpertDemonstrator("reach-v3")
     for more in (0, 7):
-        episode = collect_episode(simulator, expert, start, steps_after_success=more)
+        episode = collect_episode(simulator, expert, init_state, steps_after_success=more)
         assert len(episode) == episode.success_step + 1 + more
 
 
 def test_failed_attempts_are_on_record_and_not_in_the_data(whole: EpisodeStore) -> None:
     attempts = whole.attempts()
     assert sum(attempt.kept for attempt in attempts) == 16
-    assert [attempt.start for attempt in attempts if attempt.kept] == whole.starts
+    assert [attempt.init_state for attempt in attempts if attempt.kept] == whole.init_states
     assert all(episode.success.any() for episode in whole.episodes())
-    law = StartLaw("shelf-place-v3").sample(len(attempts), seed=0, stream="collect")
-    assert [attempt.start for attempt in attempts] == law
+    distribution = InitialStateDistribution("shelf-place-v3").sample(len(attempts), seed=0, stream="collect")
+    assert [attempt.init_state for attempt in attempts] == distribution
 
 
 def test_a_hopeless_collection_gives_up_and_says_what_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,8 +222,11 @@ def test_a_hopeless_collection_gives_up_and_says_what_to_try(tmp_path: Path, mon
 
 
 def test_distinct_starts_are_used_over_and_over(tmp_path: Path) -> None:
-    store = make_dataset(tmp_path / "data", n=7, start_law="sobol", distinct_starts=3)
-    three = [list(start.rand_vec) for start in StartLaw("reach-v3", "sobol").sample(3, seed=0, stream="collect")]
+    store = make_dataset(tmp_path / "data", n=7, init_distribution="sobol", num_init_states=3)
+    three = [
+        list(init_state.rand_vec)
+        for init_state in InitialStateDistribution("reach-v3", "sobol").sample(3, seed=0, stream="collect")
+    ]
     assert store.rand_vecs.tolist() == [*three, *three, three[0]]
 
 
@@ -234,6 +237,6 @@ def test_more_episodes_continue_to_the_same_bytes_or_are_refused(tmp_path: Path)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     with pytest.raises(DatasetError, match="holds 6 episodes already"):
         collect(config(n=4), tmp_path / "parts", executor=SERIAL, resume=True)
-    collect(config(n=4, start_law="grid"), tmp_path / "grid", executor=SERIAL)
+    collect(config(n=4, init_distribution="grid"), tmp_path / "grid", executor=SERIAL)
     with pytest.raises(DatasetError, match="with --n 9 they would be others"):
-        collect(config(n=9, start_law="grid"), tmp_path / "grid", executor=SERIAL, resume=True)
+        collect(config(n=9, init_distribution="grid"), tmp_path / "grid", executor=SERIAL, resume=True)

@@ -11,18 +11,18 @@ import pytest
 from act_kit.collection import collect as module
 from act_kit.collection.collect import collect
 from act_kit.config import CollectConfig
-from act_kit.datasets.checks import check_numbers
-from act_kit.datasets.diversity import measure
 from act_kit.datasets.store import EpisodeStore
-from act_kit.diagnosis.doctor import examine_dataset, examine_run
+from act_kit.diversity.integrity import check_numbers
+from act_kit.diversity.measure import measure
+from act_kit.doctor.diagnose import examine_dataset, examine_run
 from act_kit.errors import ActKitError
-from act_kit.executors import LocalExecutor
 from act_kit.overrides import compose
-from act_kit.policy.policy import Policy
+from act_kit.parallel import LocalExecutor
+from act_kit.policies.policy import Policy
 from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.tasks import get_task
 from act_kit.training.trainer import Trainer
-from tests.conftest import PICTURES, SERIAL, act, contents, tiny_config
+from tests.conftest import IMAGES, SERIAL, act, contents, tiny_config
 from tests.test_cli import run
 
 
@@ -51,7 +51,9 @@ def corrected(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Episo
 def test_two_processes_and_an_interruption_write_the_same_bytes(
     who: str, tiny_run: Path, reach_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = of_policy(tiny_run, noise=0.1) if who == "policy" else of_replay(reach_store, "replay.perturb=0.03")
+    wanted = (
+        of_policy(tiny_run, noise=0.1) if who == "policy" else of_replay(reach_store, "replay.init_perturbation=0.03")
+    )
     collect(wanted, tmp_path / "one", executor=SERIAL)
     with LocalExecutor(2, {"OMP_NUM_THREADS": "1"}) as executor:
         collect(wanted, tmp_path / "two", executor=executor)
@@ -70,7 +72,7 @@ def test_two_processes_and_an_interruption_write_the_same_bytes(
 
 def test_the_expert_labels_every_state_that_the_policy_gets_into(corrected: EpisodeStore, tiny_run: Path) -> None:
     expert, policy = ScriptedExpert("reach-v3"), Policy.load(tiny_run)
-    num, own = policy.execution.execute, []
+    num, own = policy.chunking.n_action_steps, []
     for episode in corrected.episodes():
         assert all(np.array_equal(expert.act(s), a) for s, a in zip(episode.state, episode.action, strict=True))
         by_policy = []
@@ -100,7 +102,7 @@ def test_attempts_that_fail_are_kept_and_accused_of_nothing(corrected: EpisodeSt
 
 def test_nobody_demonstrated_where_the_policy_is_corrected(corrected: EpisodeStore, reach_store: EpisodeStore) -> None:
     assert corrected.info.seed == reach_store.info.seed
-    assert not set(corrected.starts) & set(reach_store.starts)
+    assert not set(corrected.init_states) & set(reach_store.init_states)
 
 
 @pytest.mark.e2e
@@ -108,13 +110,13 @@ def test_a_policy_learns_from_both_datasets_of_a_task(
     corrected: EpisodeStore, reach_store: EpisodeStore, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    options = ("trainer.steps=20", "selection.rollouts=0", "policy.width=32", "trainer.val_fraction=0.3")
+    options = ("trainer.steps=20", "selection.num_evaluations=0", "policy.dim_model=32", "trainer.val_fraction=0.3")
     data = ("--data", reach_store.path, "--data", corrected.path)
     act("train", *data, "--out", folder, "--device", "cpu", *options, check=0)
     contract = Policy.load(folder).contract
     assert contract.tasks == ("reach-v3",)
-    assert len(contract.starts_of("reach-v3")) == 16
-    act("eval", folder, "--episodes", 2, "--workers", 1, "control_episodes=1", "demonstrated_episodes=2", check=0)
+    assert len(contract.init_states_of("reach-v3")) == 16
+    act("eval", folder, "--episodes", 2, "--workers", 1, "baseline_episodes=1", "demonstrated_episodes=2", check=0)
     accused = [finding.name for finding in examine_run(folder, num_workers=1) if finding.is_fatal]
     assert accused == []
 
@@ -123,7 +125,7 @@ def test_a_replay_from_the_same_starts_is_the_same_dataset(reach_store: EpisodeS
     store = collect(of_replay(reach_store, n=10), tmp_path / "data", executor=SERIAL)
     assert store.fingerprint == reach_store.fingerprint
     assert set(store.sources) == {"replay of scripted"}
-    assert (store.info.start_law, store.info.demonstrator) == ("dataset", "replay")
+    assert (store.info.init_distribution, store.info.demonstrator) == ("dataset", "replay")
     assert store.info.parents == [
         {"path": str(reach_store.path), "made_by": reach_store.info.command, "fingerprint": reach_store.fingerprint}
     ]
@@ -132,13 +134,13 @@ def test_a_replay_from_the_same_starts_is_the_same_dataset(reach_store: EpisodeS
 
 
 def test_perturbed_starts_lie_near_and_where_the_task_begins(push_store: EpisodeStore, tmp_path: Path) -> None:
-    wanted = of_replay(push_store, "replay.perturb=0.01", task="push-v3", n=8)
+    wanted = of_replay(push_store, "replay.init_perturbation=0.01", task="push-v3", n=8)
     store = collect(wanted, tmp_path / "data", executor=SERIAL)
-    task, starts = get_task("push-v3"), np.array([attempt.start.rand_vec for attempt in store.attempts()])
-    off = np.abs(starts - push_store.rand_vecs[np.arange(len(starts)) % 4])
+    task, init_states = get_task("push-v3"), np.array([attempt.init_state.rand_vec for attempt in store.attempts()])
+    off = np.abs(init_states - push_store.rand_vecs[np.arange(len(init_states)) % 4])
     assert 0 < off[:, task.informative].max() <= 0.01
     assert np.delete(off, task.informative, axis=1).max() == 0
-    assert ((starts >= task.low) & (starts <= task.high)).all()
+    assert ((init_states >= task.low) & (init_states <= task.high)).all()
     kept = [k for k, attempt in enumerate(store.attempts()) if attempt.kept]
     for episode, k in zip(store.episodes(), kept, strict=True):
         original = push_store.episodes()[k % 4]
@@ -171,16 +173,19 @@ def test_the_recorded_command_makes_the_same_bytes(corrected: EpisodeStore, tmp_
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--from", "DATA"), "--from belongs to --demonstrator policy or"),
-        (("--demonstrator", "policy"), "--demonstrator policy of what? Say so with --from"),
-        (("--demonstrator", "policy", "--from", "DATA"), "is a dataset, not a run"),
-        (("--demonstrator", "policy", "--from", "RUN", "--task", "push-v3"), "trained on reach-v3, not on push-v3"),
-        (("--demonstrator", "replay", "--from", "DATA", "--task", "push-v3"), "is of reach-v3, not of push-v3"),
-        (("--demonstrator", "replay", "--from", "DATA", "--start-law", "sobol"), "its starts are the dataset's"),
-        (("--perturb", "0.1"), "only --demonstrator replay moves starts"),
+        (("--source", "DATA"), "--source belongs to --demonstrator policy or"),
+        (("--demonstrator", "policy"), "--demonstrator policy of what? Say so with --source"),
+        (("--demonstrator", "policy", "--source", "DATA"), "is a dataset, not a run"),
+        (("--demonstrator", "policy", "--source", "RUN", "--task", "push-v3"), "trained on reach-v3, not on push-v3"),
+        (("--demonstrator", "replay", "--source", "DATA", "--task", "push-v3"), "is of reach-v3, not of push-v3"),
+        (
+            ("--demonstrator", "replay", "--source", "DATA", "--init-distribution", "sobol"),
+            "its starts are the dataset's",
+        ),
+        (("--init-perturbation", "0.1"), "only --demonstrator replay moves starts"),
         (("replay.dataset=x",), "replay.dataset=x belongs to --demonstrator replay, not to scripted"),
         (("--demonstrator", "polcy"), "there are scripted, policy, replay, teleop. Did you mean 'policy'?"),
-        (("--demonstrator", "replay", "--from", "DATA", "--n", "10", "--out", "DATA", "--overwrite"), "made from"),
+        (("--demonstrator", "replay", "--source", "DATA", "--n", "10", "--out", "DATA", "--overwrite"), "made from"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -198,9 +203,9 @@ def test_what_does_not_belong_together_is_refused(
     assert not (tmp_path / "data").exists()
 
 
-def test_a_policy_on_pictures_is_refused(pictures_store: EpisodeStore, tmp_path: Path) -> None:
+def test_a_policy_on_pictures_is_refused(images_store: EpisodeStore, tmp_path: Path) -> None:
     Trainer(
-        tiny_config(*PICTURES, "trainer.steps=1", "trainer.batch_size=2"), [pictures_store], tmp_path, selector=None
+        tiny_config(*IMAGES, "trainer.steps=1", "trainer.batch_size=2"), [images_store], tmp_path, selector=None
     ).train()
     with pytest.raises(ActKitError, match="looks at pictures"):
         collect(of_policy(tmp_path), tmp_path / "data", executor=SERIAL)

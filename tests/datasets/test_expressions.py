@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from playwright.sync_api import Browser, Page
 
-from act_kit.datasets.columns import choose
+from act_kit.datasets.episode_table import choose
 from act_kit.datasets.expressions import MAX_CHARACTERS, MAX_DEPTH, SIGNS, SPELLINGS
 from act_kit.errors import ConfigError
 from act_kit.pages import render_page

@@ -15,21 +15,21 @@ from act_kit.datasets.frames import load_frames
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError, RenderError
-from act_kit.executors import LocalExecutor
+from act_kit.parallel import LocalExecutor
 from act_kit.sim.render import Gl, RenderSettings
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.gl
-@pytest.mark.parametrize("where", ["resident", "streamed"])
+@pytest.mark.parametrize("where", ["device", "disk"])
 def test_datasets_follow_each_other_and_cameras_stand_side_by_side(
-    pictures_store: EpisodeStore, tmp_path: Path, where: str
+    images_store: EpisodeStore, tmp_path: Path, where: str
 ) -> None:
-    twice = [pictures_store, pictures_store]
+    twice = [images_store, images_store]
     frames = load_frames(twice, ("topview", "corner4"), where=where, device=CPU, scratch=tmp_path)
     of_camera = {
-        camera: np.concatenate([block for _, block in ImageStore(pictures_store, camera).blocks()])
+        camera: np.concatenate([block for _, block in ImageStore(images_store, camera).blocks()])
         for camera in ("topview", "corner4")
     }
     expected = np.stack(list(of_camera.values()), axis=1)
@@ -39,27 +39,27 @@ def test_datasets_follow_each_other_and_cameras_stand_side_by_side(
 
 @pytest.mark.gl
 def test_what_does_not_fit_is_streamed_and_says_so(
-    pictures_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fits = load_frames([pictures_store], ("corner4",), where="auto", device=CPU, scratch=tmp_path)
-    assert fits.reason.endswith("GB free on cpu: resident there")
+    fits = load_frames([images_store], ("corner4",), where="auto", device=CPU, scratch=tmp_path)
+    assert fits.reason.endswith("GB free on cpu: kept on the device")
     memory = psutil.virtual_memory()._replace(available=1000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    large = load_frames([pictures_store], ("corner4",), where="auto", device=CPU, scratch=tmp_path)
-    assert large.reason.endswith("streamed from disk, since they do not fit")
+    large = load_frames([images_store], ("corner4",), where="auto", device=CPU, scratch=tmp_path)
+    assert large.reason.endswith("read from disk, since they do not fit")
     assert torch.equal(large.images_TCHW3, fits.images_TCHW3)
 
 
 @pytest.mark.gl
 def test_pictures_that_differ_or_lack_are_named_with_the_command_that_mends_it(
-    gl: Gl, pictures_store: EpisodeStore, tmp_path: Path
+    gl: Gl, images_store: EpisodeStore, tmp_path: Path
 ) -> None:
-    shutil.copytree(pictures_store.path, tmp_path / "other")
+    shutil.copytree(images_store.path, tmp_path / "other")
     other = EpisodeStore.open(tmp_path / "other", writable=True)
     with LocalExecutor(1, gl.environment) as executor:
         smaller = RenderSettings(height_px=16, width_px=16)
         render(other, ["corner4"], smaller, executor=executor, overwrite=True)
-    stores = [pictures_store, EpisodeStore.open(other.path)]
+    stores = [images_store, EpisodeStore.open(other.path)]
     with pytest.raises(DatasetError, match=r"are 16x16 px .* 32x32 px .*--camera corner4 --size 32x32 --overwrite"):
         load_frames(stores, ("corner4",), where="auto", device=CPU, scratch=tmp_path)
     with pytest.raises(RenderError, match="Did you mean 'corner4'"):

@@ -18,7 +18,7 @@ from act_kit.collection.render import render
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
-from act_kit.executors import LocalExecutor
+from act_kit.parallel import LocalExecutor
 from act_kit.sim.render import Gl, RenderSettings
 from tests.conftest import ONE_THREAD, SERIAL, act, contents, make_dataset
 

@@ -30,7 +30,7 @@ def test_it_holds_what_was_collected(reach_store: EpisodeStore) -> None:
     assert [episode.success_step for episode in episodes] == store.success_steps.tolist()
     assert [episode.attempt for episode in episodes] == [i for i, a in enumerate(store.attempts()) if a.kept]
     for episode in episodes:
-        assert np.array_equal(episode.state[0, 36:], episode.start.rand_vec[3:])
+        assert np.array_equal(episode.state[0, 36:], episode.init_state.rand_vec[3:])
         assert episode.action.dtype == np.float32
 
 
@@ -109,7 +109,7 @@ def test_a_store_is_a_sequence_of_episodes(reach_store: EpisodeStore) -> None:
     for number in (0, 3, -1):
         for name, values in episodes[number].steps.items():
             assert np.array_equal(reach_store[number].steps[name], values)
-        assert reach_store[number].start == episodes[number].start
+        assert reach_store[number].init_state == episodes[number].init_state
     for number in (len(reach_store), -len(reach_store) - 1):
         with pytest.raises(IndexError, match=f"There is no episode of .* with number {number}: there are 10"):
             reach_store[number]

@@ -13,29 +13,35 @@ import pytest
 
 from act_kit.config import EvalConfig
 from act_kit.datasets.store import EpisodeStore
-from act_kit.errors import ConfigError, DatasetError, StartError
-from act_kit.eval.evalset import EvalSet, Kind, check_disjoint, evalsets_from, make_evalset
-from act_kit.eval.evaluate import Episode, Evaluation, evaluate, evaluate_all
-from act_kit.eval.overview import mean_rows, overview_title, summarise_all, task_rows, write_overview
-from act_kit.eval.report import summarise, write_results
-from act_kit.eval.rollout import LocalRoll, Outcome
-from act_kit.eval.selection import make_selector
-from act_kit.eval.video import choose
+from act_kit.errors import ConfigError, DatasetError, InitialStateError
+from act_kit.eval.evaluate import EpisodeResult, Evaluation, evaluate, evaluate_all
+from act_kit.eval.init_state_sets import (
+    InitialStateSet,
+    Kind,
+    check_disjoint,
+    init_state_sets_from,
+    make_init_state_set,
+)
+from act_kit.eval.selection import make_checkpoint_evaluator
 from act_kit.overrides import compose
-from act_kit.policy.policy import Policy
-from act_kit.sim.starts import Start, StartLaw, stack
-from act_kit.statistics import MeanRate, Rate
+from act_kit.policies.policy import Policy
+from act_kit.reports.evaluation import summarize, write_results
+from act_kit.reports.overview import mean_rows, overview_title, summarize_all, task_rows, write_overview
+from act_kit.reports.video import choose
+from act_kit.rollouts.rollout import Outcome, RolloutPool
+from act_kit.sim.initial_states import InitialState, InitialStateDistribution, stack
+from act_kit.statistics import MacroAverageRate, Rate
 from tests.eval.untrained import untrained_policy
 
-CONFIG = compose("eval", EvalConfig, ["episodes=3", "control_episodes=2", "demonstrated_episodes=2"])
+CONFIG = compose("eval", EvalConfig, ["episodes=3", "baseline_episodes=2", "demonstrated_episodes=2"])
 
 
 @pytest.fixture(scope="module")
 def evaluation(tiny_run: Path) -> Evaluation:
     policy = Policy.load(tiny_run)
-    (evalset,) = evalsets_from("fresh", policy.contract, CONFIG)
-    with LocalRoll(1) as roll:
-        return evaluate(policy, evalset, CONFIG, roll=roll)
+    (init_state_set,) = init_state_sets_from("test", policy.contract, CONFIG)
+    with RolloutPool(1) as roll:
+        return evaluate(policy, init_state_set, CONFIG, roll=roll)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +49,9 @@ def two_tasks(reach_store: EpisodeStore, push_store: EpisodeStore) -> Policy:
     return untrained_policy([reach_store, push_store])
 
 
-def outcome(success: bool, start: Start) -> Outcome:
+def outcome(success: bool, init_state: InitialState) -> Outcome:
     return Outcome(
-        start=start, success=np.array([False, success]), distance=np.array([0.3, 0.2, 0.0 if success else 0.1]),
+        init_state=init_state, success=np.array([False, success]), distance=np.array([0.3, 0.2, 0.0 if success else 0.1]),
         actions=np.zeros((2, 4), np.float32), path=np.zeros((3, 7), np.float32),
         query_steps=np.array([0]), query_states=np.zeros((1, 39)),
         clip_fraction=0.0,
@@ -62,121 +68,129 @@ def test_wilson_interval_against_its_formula() -> None:
 
 
 def test_a_saved_set_comes_back_to_the_bit_and_changes_are_found(tmp_path: Path) -> None:
-    evalset = make_evalset("push-v3", "fresh", 20, 3, [])
-    path = tmp_path / "starts.json"
-    evalset.save(path)
-    assert EvalSet.load(path) == evalset
+    init_state_set = make_init_state_set("push-v3", "test", 20, 3, [])
+    path = tmp_path / "init_states.json"
+    init_state_set.save(path)
+    assert InitialStateSet.load(path) == init_state_set
     values = json.loads(path.read_text())
-    values["starts"][4][0] += 1e-9
+    values["init_states"][4][0] += 1e-9
     path.write_text(json.dumps(values))
     with pytest.raises(DatasetError, match="do not match its hash"):
-        EvalSet.load(path)
+        InitialStateSet.load(path)
     path.write_text("[1, 2]")
     with pytest.raises(DatasetError, match="is not an evaluation set"):
-        EvalSet.load(path)
-    with pytest.raises(
-        DatasetError, match=r"neither a file nor one of fresh, dataset, grid, ood.* Did you mean 'fresh'"
-    ):
-        EvalSet.load(Path("frehs"))
+        InitialStateSet.load(path)
+    with pytest.raises(DatasetError, match=r"neither a file nor one of test, train, grid, ood.* Did you mean 'test'"):
+        InitialStateSet.load(Path("tesst"))
 
 
 def test_fresh_starts_are_neither_demonstrated_nor_those_that_select(reach_store: EpisodeStore) -> None:
-    fresh = make_evalset("reach-v3", "fresh", 100, 0, [])
+    fresh = make_init_state_set("reach-v3", "test", 100, 0, [])
     check_disjoint(fresh, reach_store.rand_vecs.tolist())
-    selection = StartLaw("reach-v3").sample(100, seed=0, stream="select")
-    assert not set(fresh.starts) & set(selection)
+    selection = InitialStateDistribution("reach-v3").sample(100, seed=0, stream="select")
+    assert not set(fresh.init_states) & set(selection)
 
 
 def test_demonstrated_starts_are_refused_unless_that_is_the_question(reach_store: EpisodeStore) -> None:
     seen = reach_store.rand_vecs.tolist()
-    leaked = replace(make_evalset("reach-v3", "fresh", 5, 0, []), starts=(*reach_store.starts[:2],))
-    with pytest.raises(StartError, match="2 of the 2 evaluation starts of reach-v3 were demonstrated"):
+    leaked = replace(make_init_state_set("reach-v3", "test", 5, 0, []), init_states=(*reach_store.init_states[:2],))
+    with pytest.raises(InitialStateError, match="2 of the 2 evaluation starts of reach-v3 were demonstrated"):
         check_disjoint(leaked, seen)
-    check_disjoint(make_evalset("reach-v3", "dataset", 4, 0, seen), seen)
+    check_disjoint(make_init_state_set("reach-v3", "train", 4, 0, seen), seen)
 
 
 def test_an_unknown_kind_of_starts_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"there are fresh, dataset, grid, ood\. Did you mean 'fresh'"):
-        make_evalset("push-v3", "frsh", 2, 0, [])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"there are test, train, grid, ood\. Did you mean 'test'"):
+        make_init_state_set("push-v3", "tst", 2, 0, [])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ["fresh", "grid", "ood"])
+@pytest.mark.parametrize("kind", ["test", "grid", "ood"])
 def test_chosen_starts_are_not_called_what_they_are_not(kind: Kind, tmp_path: Path) -> None:
-    drawn = make_evalset("push-v3", kind, 30, 5, [])
+    drawn = make_init_state_set("push-v3", kind, 30, 5, [])
     chosen = {
-        "the beginning": (replace(drawn, starts=drawn.starts[:20]), kind if kind != "grid" else "file"),
-        "the easy ones": (replace(drawn, starts=drawn.starts[::2]), "file"),
-        "another order": (replace(drawn, starts=drawn.starts[::-1]), "file"),
+        "the beginning": (replace(drawn, init_states=drawn.init_states[:20]), kind if kind != "grid" else "file"),
+        "the easy ones": (replace(drawn, init_states=drawn.init_states[::2]), "file"),
+        "another order": (replace(drawn, init_states=drawn.init_states[::-1]), "file"),
         "another seed": (replace(drawn, seed=6), "file"),
-        "another kind": (replace(drawn, kind="ood" if kind != "ood" else "fresh"), "file"),
+        "another kind": (replace(drawn, kind="ood" if kind != "ood" else "test"), "file"),
     }
-    for what, (evalset, expected) in chosen.items():
-        evalset.save(tmp_path / "starts.json")
-        assert EvalSet.load(tmp_path / "starts.json").kind == expected, what
+    for what, (init_state_set, expected) in chosen.items():
+        init_state_set.save(tmp_path / "init_states.json")
+        assert InitialStateSet.load(tmp_path / "init_states.json").kind == expected, what
 
 
 @pytest.mark.parametrize("task", ["push-v3", "reach-v3", "drawer-open-v3"])
 @pytest.mark.parametrize("moved_m", [0.0, 2e-6])
 def test_starts_moved_a_little_are_refused_too(task: str, moved_m: float) -> None:
-    fresh = make_evalset(task, "fresh", 40, 0, [])
-    seen = stack(StartLaw(task).sample(50, seed=0, stream="collect"))
+    fresh = make_init_state_set(task, "test", 40, 0, [])
+    seen = stack(InitialStateDistribution(task).sample(50, seed=0, stream="collect"))
     check_disjoint(fresh, seen.tolist())
     for num in (20, 40):
-        moved = (*(Start.of(task, row + moved_m) for row in seen[:num]), *fresh.starts[num:])
-        with pytest.raises(StartError, match=f"{num} of the 40 evaluation starts of {task} were demonstrated"):
-            check_disjoint(replace(fresh, starts=moved), seen.tolist())
+        moved = (*(InitialState.of(task, row + moved_m) for row in seen[:num]), *fresh.init_states[num:])
+        with pytest.raises(InitialStateError, match=f"{num} of the 40 evaluation starts of {task} were demonstrated"):
+            check_disjoint(replace(fresh, init_states=moved), seen.tolist())
 
 
 def test_another_tasks_starts_are_refused(tiny_policy: Policy) -> None:
-    with LocalRoll(1) as roll, pytest.raises(StartError, match=r"trained on reach-v3; .* is of push-v3"):
-        evaluate(tiny_policy, make_evalset("push-v3", "fresh", 2, 0, []), CONFIG, roll=roll)
+    with RolloutPool(1) as roll, pytest.raises(InitialStateError, match=r"trained on reach-v3; .* is of push-v3"):
+        evaluate(tiny_policy, make_init_state_set("push-v3", "test", 2, 0, []), CONFIG, roll=roll)
 
 
 def test_a_start_is_disjoint_from_those_of_its_own_task(two_tasks: Policy, reach_store: EpisodeStore) -> None:
     """What reach-v3 was demonstrated from is new to push-v3."""
-    shown = reach_store.starts[0]
-    as_push = EvalSet(task="push-v3", kind="fresh", seed=0, starts=(Start("push-v3", shown.rand_vec),))
-    alone = replace(CONFIG, control_episodes=0, demonstrated_episodes=0)
-    with LocalRoll(1) as roll:
+    shown = reach_store.init_states[0]
+    as_push = InitialStateSet(
+        task="push-v3", kind="test", seed=0, init_states=(InitialState("push-v3", shown.rand_vec),)
+    )
+    alone = replace(CONFIG, baseline_episodes=0, demonstrated_episodes=0)
+    with RolloutPool(1) as roll:
         assert len(evaluate(two_tasks, as_push, alone, roll=roll).episodes) == 1
-        as_reach = replace(as_push, task="reach-v3", starts=(shown,))
-        with pytest.raises(StartError, match="1 of the 1 evaluation starts of reach-v3 were demonstrated"):
+        as_reach = replace(as_push, task="reach-v3", init_states=(shown,))
+        with pytest.raises(InitialStateError, match="1 of the 1 evaluation starts of reach-v3 were demonstrated"):
             evaluate_all(two_tasks, [as_push, as_reach], alone, roll=roll)
 
 
 def test_several_tasks_at_once_are_each_as_alone(two_tasks: Policy, tmp_path: Path) -> None:
-    config = replace(CONFIG, episodes=2, control_episodes=1, demonstrated_episodes=1)
-    evalsets = evalsets_from("fresh", two_tasks.contract, config)
+    config = replace(CONFIG, episodes=2, baseline_episodes=1, demonstrated_episodes=1)
+    init_state_sets = init_state_sets_from("test", two_tasks.contract, config)
     told: dict[str, int] = {}
-    with LocalRoll(1) as roll:
+    with RolloutPool(1) as roll:
         together = evaluate_all(
-            two_tasks, evalsets, config, roll=roll, on_progress=lambda who, progress, num: told.update({who: num})
+            two_tasks,
+            init_state_sets,
+            config,
+            roll=roll,
+            on_progress=lambda who, progress, num: told.update({who: num}),
         )
-        alone = [evaluate(two_tasks, evalset, config, roll=roll) for evalset in evalsets]
+        alone = [evaluate(two_tasks, init_state_set, config, roll=roll) for init_state_set in init_state_sets]
     assert told == {"policy": 4, "expert": 2, "nothing": 2, "random": 2, "demonstrated starts": 2}
-    assert [evaluation.evalset.task for evaluation in together] == ["reach-v3", "push-v3"]
+    assert [evaluation.init_state_set.task for evaluation in together] == ["reach-v3", "push-v3"]
     for ours, theirs in zip(together, alone, strict=True):
-        assert summarise(ours, two_tasks) == summarise(theirs, two_tasks)
-        assert [e.nearest_demonstration for e in ours.episodes] == [e.nearest_demonstration for e in theirs.episodes]
-        for who in ours.controls:
-            for a, b in zip(ours.controls[who], theirs.controls[who], strict=True):
+        assert summarize(ours, two_tasks) == summarize(theirs, two_tasks)
+        assert [e.distance_to_nearest_demo for e in ours.episodes] == [
+            e.distance_to_nearest_demo for e in theirs.episodes
+        ]
+        for who in ours.baselines:
+            for a, b in zip(ours.baselines[who], theirs.baselines[who], strict=True):
                 assert np.array_equal(a.actions, b.actions)
-        assert ours.controls["expert"][0].success_once
-    evalsets[1].save(tmp_path / "starts.json")
-    assert evalsets_from(str(tmp_path / "starts.json"), two_tasks.contract, config) == evalsets[1:]
+        assert ours.baselines["expert"][0].success_once
+    init_state_sets[1].save(tmp_path / "init_states.json")
+    assert init_state_sets_from(str(tmp_path / "init_states.json"), two_tasks.contract, config) == init_state_sets[1:]
 
 
 def test_controls_run_on_the_same_starts(evaluation: Evaluation, reach_store: EpisodeStore) -> None:
-    same_starts = list(evaluation.evalset.starts[:2])
+    same_init_states = list(evaluation.init_state_set.init_states[:2])
     for who in ("expert", "nothing", "random"):
-        assert [control.start for control in evaluation.controls[who]] == same_starts
-    assert all(control.success_once for control in evaluation.controls["expert"])
-    assert {control.start for control in evaluation.controls["demonstrated starts"]} <= set(reach_store.starts)
+        assert [control.init_state for control in evaluation.baselines[who]] == same_init_states
+    assert all(control.success_once for control in evaluation.baselines["expert"])
+    assert {control.init_state for control in evaluation.baselines["demonstrated starts"]} <= set(
+        reach_store.init_states
+    )
 
 
 def test_distance_to_the_demonstrations_and_z_are_reported(evaluation: Evaluation, reach_store: EpisodeStore) -> None:
     for episode in evaluation.episodes:
-        assert 0 < episode.nearest_demonstration < 5**0.5
+        assert 0 < episode.distance_to_nearest_demo < 5**0.5
         assert 0 < episode.largest_z < 100
 
 
@@ -184,40 +198,43 @@ def test_results_on_disk(evaluation: Evaluation, tiny_policy: Policy, tmp_path: 
     page = write_results(evaluation, tiny_policy, tmp_path, {})
     rows = list(csv.DictReader((tmp_path / "episodes.csv").read_text().splitlines()))
     assert len(rows) == 3
-    assert tuple(map(float, rows[1]["start"].split())) == evaluation.evalset.starts[1].rand_vec
+    assert tuple(map(float, rows[1]["init_state"].split())) == evaluation.init_state_set.init_states[1].rand_vec
     for row, result in zip(rows, evaluation.outcomes, strict=True):
         assert row["success_once"] == str(int(result.success_once))
         assert float(row["final_distance"]) == pytest.approx(result.distance[-1], abs=1e-6)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary == json.loads(json.dumps(summarise(evaluation, tiny_policy)))
+    assert summary == json.loads(json.dumps(summarize(evaluation, tiny_policy)))
     assert sum(summary["failures"].values()) == 3 - summary["success_once"]["successes"]
-    assert list(summary["funnel"])[-1] == "success"
-    assert summary["funnel"]["success"] == summary["success_once"]["successes"]
+    assert list(summary["stage_counts"])[-1] == "success"
+    assert summary["stage_counts"]["success"] == summary["success_once"]["successes"]
     assert sum(each["success_once"]["num"] for each in summary["success_by_nearest_demonstration"]) == 3
-    assert summary["evalset"]["hash"] == EvalSet.load(tmp_path / "starts.json").hash
+    assert summary["init_state_set"]["hash"] == InitialStateSet.load(tmp_path / "init_states.json").hash
     assert "success (once, the benchmark" in page.read_text()
 
 
 def test_the_reading_names_uncovered_starts(evaluation: Evaluation) -> None:
-    starts = StartLaw("reach-v3").sample(50, seed=0, stream="evaluate")
-    failing = [Episode(outcome=outcome(False, start), nearest_demonstration=0.5, largest_z=3.0) for start in starts]
-    shown = [outcome(True, start) for start in starts[:20]]
-    expert = [outcome(True, start) for start in starts[:20]]
-    uncovered = replace(evaluation, episodes=failing, controls={"expert": expert, "demonstrated starts": shown})
-    assert "do not cover the starts" in uncovered.reading
-    nowhere = [outcome(False, start) for start in starts]
-    everywhere = replace(uncovered, controls={"expert": expert, "demonstrated starts": nowhere})
-    assert everywhere.reading == ""
-    outside = replace(uncovered, evalset=replace(evaluation.evalset, kind="ood"))
-    assert "it does not extrapolate" in outside.reading
-    impossible = replace(uncovered, controls={"expert": nowhere, "demonstrated starts": shown})
-    assert "The scripted expert itself succeeds only 0/50" in impossible.reading
+    init_states = InitialStateDistribution("reach-v3").sample(50, seed=0, stream="evaluate")
+    failing = [
+        EpisodeResult(outcome=outcome(False, init_state), distance_to_nearest_demo=0.5, largest_z=3.0)
+        for init_state in init_states
+    ]
+    shown = [outcome(True, init_state) for init_state in init_states[:20]]
+    expert = [outcome(True, init_state) for init_state in init_states[:20]]
+    uncovered = replace(evaluation, episodes=failing, baselines={"expert": expert, "demonstrated starts": shown})
+    assert "do not cover the starts" in uncovered.interpretation
+    nowhere = [outcome(False, init_state) for init_state in init_states]
+    everywhere = replace(uncovered, baselines={"expert": expert, "demonstrated starts": nowhere})
+    assert everywhere.interpretation == ""
+    outside = replace(uncovered, init_state_set=replace(evaluation.init_state_set, kind="ood"))
+    assert "it does not extrapolate" in outside.interpretation
+    impossible = replace(uncovered, baselines={"expert": nowhere, "demonstrated starts": shown})
+    assert "The scripted expert itself succeeds only 0/50" in impossible.interpretation
 
 
 def test_selection_reports_success_with_its_interval(tiny_policy: Policy) -> None:
-    starts = StartLaw("reach-v3").sample(2, seed=0, stream="select")
-    with LocalRoll(1) as roll:
-        trial = make_selector(roll, starts)(tiny_policy)
+    init_states = InitialStateDistribution("reach-v3").sample(2, seed=0, stream="select")
+    with RolloutPool(1) as roll:
+        trial = make_checkpoint_evaluator(roll, init_states)(tiny_policy)
     assert trial.num == 2
     assert trial.low <= trial.successes / 2 <= trial.high
     assert trial.by_task == {}
@@ -225,32 +242,39 @@ def test_selection_reports_success_with_its_interval(tiny_policy: Policy) -> Non
 
 def test_selection_tells_the_success_of_each_of_several_tasks(two_tasks: Policy) -> None:
     """Of the experts, whoever the policy is: what is under test is the sorting."""
-    starts = [start for task in two_tasks.tasks for start in StartLaw(task).sample(2, seed=0, stream="select")]
+    init_states = [
+        init_state
+        for task in two_tasks.tasks
+        for init_state in InitialStateDistribution(task).sample(2, seed=0, stream="select")
+    ]
 
-    def roll(actor: object, starts: list[Start], **options: object) -> list[Outcome]:
-        return [outcome(start.task == "push-v3" or start is starts[0], start) for start in starts]
+    def roll(agent: object, init_states: list[InitialState], **options: object) -> list[Outcome]:
+        return [
+            outcome(init_state.task == "push-v3" or init_state is init_states[0], init_state)
+            for init_state in init_states
+        ]
 
-    trial = make_selector(roll, starts)(two_tasks)  # type: ignore[arg-type]
+    trial = make_checkpoint_evaluator(roll, init_states)(two_tasks)  # type: ignore[arg-type]
     assert (trial.successes, trial.num) == (3, 4)
     assert trial.by_task == {"reach-v3": 0.5, "push-v3": 1.0}
 
 
 def test_videos_show_failures_first() -> None:
-    starts = StartLaw("reach-v3").sample(5, seed=0, stream="evaluate")
-    outcomes = [outcome(i not in (1, 3), start) for i, start in enumerate(starts)]
+    init_states = InitialStateDistribution("reach-v3").sample(5, seed=0, stream="evaluate")
+    outcomes = [outcome(i not in (1, 3), init_state) for i, init_state in enumerate(init_states)]
     assert choose([outcomes], 3) == [[1, 3, 0]]
-    good, bad = ([outcome(success, start) for start in starts] for success in (True, False))
+    good, bad = ([outcome(success, init_state) for init_state in init_states] for success in (True, False))
     assert choose([good, outcomes, bad], 3) == [[], [1, 3], [0]]
     assert choose([outcomes, bad, bad], 4) == [[1, 3], [0], [0]]
     assert choose([outcomes[:1], good], 9) == [[0], [0, 1, 2, 3, 4]]
 
 
 def evaluation_of(task: str, successes: int, num: int, *, expert: bool = True) -> Evaluation:
-    evalset = make_evalset(task, "fresh", num, 0, [])
-    outcomes = [outcome(i < successes, start) for i, start in enumerate(evalset.starts)]
-    episodes = [Episode(outcome=o, nearest_demonstration=0.1, largest_z=2.0) for o in outcomes]
-    controls = {"expert": [outcome(True, evalset.starts[0])]} if expert else {}
-    return Evaluation(evalset=evalset, episodes=episodes, controls=controls, engine="fast")
+    init_state_set = make_init_state_set(task, "test", num, 0, [])
+    outcomes = [outcome(i < successes, init_state) for i, init_state in enumerate(init_state_set.init_states)]
+    episodes = [EpisodeResult(outcome=o, distance_to_nearest_demo=0.1, largest_z=2.0) for o in outcomes]
+    baselines = {"expert": [outcome(True, init_state_set.init_states[0])]} if expert else {}
+    return Evaluation(init_state_set=init_state_set, episodes=episodes, baselines=baselines, engine="fast")
 
 
 def test_states_unlike_any_demonstration_are_flagged_and_explained(tiny_policy: Policy, tmp_path: Path) -> None:
@@ -278,9 +302,9 @@ def test_the_overview_has_every_task_and_means_in_which_tasks_count_the_same(two
     )
     means = {row[1]: row for row in mean_rows(evaluations)}
     assert list(means) == ["easy", "hard", "all"]
-    assert means["easy"][:3] == ("mean of 2 tasks", "easy", str(MeanRate((Rate(10, 10), Rate(0, 10)))))
-    assert overview_title(evaluations) == "3 tasks, 30 fresh starts: success 50.0 % [33, 67 %]"
-    summary = summarise_all(evaluations, two_tasks)
+    assert means["easy"][:3] == ("mean of 2 tasks", "easy", str(MacroAverageRate((Rate(10, 10), Rate(0, 10)))))
+    assert overview_title(evaluations) == "3 tasks, 30 test starts: success 50.0 % [33, 67 %]"
+    summary = summarize_all(evaluations, two_tasks)
     assert summary["tasks"]["push-v3"]["success_once"]["successes"] == 5
     assert summary["means"]["all"]["success_once"]["value"] == pytest.approx(0.5)
     page = write_overview(evaluations, two_tasks, tmp_path).read_text()
@@ -288,15 +312,15 @@ def test_the_overview_has_every_task_and_means_in_which_tasks_count_the_same(two
     assert 'href="push-v3/report.html"' in page
     uneven = [evaluation_of("reach-v3", 10, 10), evaluation_of("push-v3", 0, 20, expert=False)]
     assert overview_title(uneven).endswith("success 50.0 %"), "of unequal numbers, the mean is known, no interval"
-    assert summarise_all(uneven, two_tasks)["means"]["all"]["expert"] is None
+    assert summarize_all(uneven, two_tasks)["means"]["all"]["expert"] is None
 
 
 def test_the_interval_of_a_mean_over_tasks_is_on_the_safe_side() -> None:
-    assert MeanRate((Rate(3, 10), Rate(9, 10))).interval == Rate(12, 20).interval
+    assert MacroAverageRate((Rate(3, 10), Rate(9, 10))).interval == Rate(12, 20).interval
     rng, chances = np.random.default_rng(0), np.linspace(0.1, 1, 10)
     covered = 0
     for _ in range(500):
-        interval = MeanRate(tuple(Rate(int(k), 20) for k in rng.binomial(20, chances))).interval
+        interval = MacroAverageRate(tuple(Rate(int(k), 20) for k in rng.binomial(20, chances))).interval
         assert interval is not None
         covered += interval[0] <= chances.mean() <= interval[1]
     assert covered / 500 > 0.96, "that of one rate for all would be 0.95"

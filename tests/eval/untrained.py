@@ -9,10 +9,10 @@ import torch
 from act_kit.config import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.overrides import compose
-from act_kit.policy.act import ACT
-from act_kit.policy.normaliser import Normaliser
-from act_kit.policy.policy import Contract, Demonstrations, Policy
-from act_kit.sim.render import RenderSettings, Views
+from act_kit.policies.act import ACT
+from act_kit.policies.normalizer import Normalizer
+from act_kit.policies.policy import Policy, PolicyMetadata, TrainingData
+from act_kit.sim.render import CameraViews, RenderSettings
 from act_kit.sim.tasks import STATE_DIM
 from tests.conftest import TINY
 
@@ -22,20 +22,20 @@ def untrained_policy(stores: Sequence[EpisodeStore], gl_renderer: str = "") -> P
     overrides, views = [*TINY], None
     if gl_renderer:
         overrides += ["policy=act_image_small", "policy.cameras=[corner4,gripperPOV]"]
-        views = Views(cameras=("corner4", "gripperPOV"), settings=RenderSettings(height_px=32, width_px=32))
+        views = CameraViews(cameras=("corner4", "gripperPOV"), settings=RenderSettings(height_px=32, width_px=32))
     config = compose("train", TrainConfig, overrides)
     demonstrations = [
-        Demonstrations(
+        TrainingData(
             task=store.info.task, fingerprint=store.compute_fingerprint(), command=store.info.command,
-            starts=store.rand_vecs.tolist(),
+            init_states=store.rand_vecs.tolist(),
         )
         for store in stores
     ]  # fmt: skip
-    contract = Contract(
+    contract = PolicyMetadata(
         demonstrations=demonstrations, horizon=500, control_hz=80, versions={}, step=0, goal_visible=views is None,
         views=views, gl_renderer=gl_renderer,
     )  # fmt: skip
     torch.manual_seed(0)
-    model, normaliser = ACT(config.policy, num_tasks=len(stores)), Normaliser(STATE_DIM)
-    normaliser.fit(torch.from_numpy(stores[0].steps("state")).float())
-    return Policy(model, normaliser, contract, config.execution)
+    model, normalizer = ACT(config.policy, num_tasks=len(stores)), Normalizer(STATE_DIM)
+    normalizer.fit(torch.from_numpy(stores[0].steps("state")).float())
+    return Policy(model, normalizer, contract, config.chunking)

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from act_kit.collection.recorder import Recorder
-from act_kit.errors import ActKitError, ArrayError, ConfigError, StartError
+from act_kit.errors import ActKitError, ArrayError, ConfigError, InitialStateError
+from act_kit.sim.initial_states import InitialState, InitialStateDistribution
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.starts import Start, StartLaw
 from act_kit.sim.vector import VectorSimulator
 
-(START,) = StartLaw("reach-v3").sample(1, seed=0, stream="collect")
+(INIT_STATE,) = InitialStateDistribution("reach-v3").sample(1, seed=0, stream="collect")
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (6, 4)).astype(np.float32)
 
 NO_ACTIONS: dict[str, tuple[object, str]] = {
@@ -35,12 +35,12 @@ NO_ACTIONS: dict[str, tuple[object, str]] = {
 @pytest.mark.parametrize("actions", NO_ACTIONS.values(), ids=NO_ACTIONS)
 def test_what_are_no_actions_is_refused(actions: tuple[np.ndarray, str]) -> None:
     simulator = Simulator("reach-v3")
-    simulator.reset(START)
+    simulator.reset(INIT_STATE)
     with pytest.raises(ArrayError, match=actions[1]):
         simulator.step_chunk(actions[0])
     assert simulator.num_steps == 0
     with VectorSimulator(0) as rows:
-        rows.reset({3: START})
+        rows.reset({3: INIT_STATE})
         rows.receive()
         with pytest.raises(ArrayError, match=f"actions of row 3 .*{actions[1].removeprefix('actions ')}|row 3: NaN"):
             rows.step({3: actions[0]})
@@ -60,41 +60,43 @@ LIKE_ACTIONS = {
 @pytest.mark.parametrize("actions", LIKE_ACTIONS.values(), ids=LIKE_ACTIONS)
 def test_what_can_only_mean_actions_is_taken(actions: np.ndarray) -> None:
     simulator = Simulator("reach-v3")
-    simulator.reset(START)
+    simulator.reset(INIT_STATE)
     plain = simulator.step_chunk(ACTIONS).state
-    simulator.reset(START)
+    simulator.reset(INIT_STATE)
     assert np.array_equal(simulator.step_chunk(actions).state, plain)
 
 
 def test_integers_and_numbers_beyond_float32_are_clipped() -> None:
     simulator = Simulator("reach-v3")
-    simulator.reset(START)
+    simulator.reset(INIT_STATE)
     plain = simulator.step_chunk(np.ones((3, 4))).state
     for actions in (np.full((3, 4), 7), np.full((3, 4), 1e300)):
-        simulator.reset(START)
+        simulator.reset(INIT_STATE)
         assert np.array_equal(simulator.step_chunk(actions).state, plain)
 
 
-NO_STARTS: dict[str, tuple[object, str]] = {
-    "three numbers": (START.array[:3], r"of shape \(3,\): expected \(6,\)"),
-    "two of them": (np.stack([START.array] * 2), r"of shape \(2, 6\)"),
+NO_INIT_STATES: dict[str, tuple[object, str]] = {
+    "three numbers": (INIT_STATE.array[:3], r"of shape \(3,\): expected \(6,\)"),
+    "two of them": (np.stack([INIT_STATE.array] * 2), r"of shape \(2, 6\)"),
     "NaN": (np.full(6, np.nan), "NaN or infinity in rows 0"),
     "booleans": (np.zeros(6, dtype=bool), "of type bool"),
     "strings": (["0.1"] * 6, "expected real numbers"),
 }
 
 
-@pytest.mark.parametrize("numbers", NO_STARTS.values(), ids=NO_STARTS)
+@pytest.mark.parametrize("numbers", NO_INIT_STATES.values(), ids=NO_INIT_STATES)
 def test_what_is_no_initial_state_is_refused(numbers: tuple[np.ndarray, str]) -> None:
-    with pytest.raises(StartError, match=f"A start of reach-v3.*{numbers[1]}"):
-        Start.of("reach-v3", numbers[0])
+    with pytest.raises(InitialStateError, match=f"A start of reach-v3.*{numbers[1]}"):
+        InitialState.of("reach-v3", numbers[0])
 
 
 def test_a_start_in_millimetres_is_refused() -> None:
-    with pytest.raises(StartError, match=r"goal y is 841.4 m outside .* Are these metres\?"):
-        Simulator("reach-v3").reset(Start.of("reach-v3", START.array * 1000))
-    with pytest.raises(StartError, match=r"reset to a Start, not to ndarray. Fix: Start.of\('reach-v3', rand_vec\)"):
-        Simulator("reach-v3").reset(START.array)  # type: ignore[arg-type]
+    with pytest.raises(InitialStateError, match=r"goal y is 841.4 m outside .* Are these metres\?"):
+        Simulator("reach-v3").reset(InitialState.of("reach-v3", INIT_STATE.array * 1000))
+    with pytest.raises(
+        InitialStateError, match=r"reset to a Start, not to ndarray. Fix: Start.of\('reach-v3', rand_vec\)"
+    ):
+        Simulator("reach-v3").reset(INIT_STATE.array)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrong", [{"num": -1}, {"num": 2.0}, {"num": True}, {"seed": -1}, {"stream": "colect"}])
@@ -102,21 +104,21 @@ def test_what_nothing_can_be_drawn_with_is_named(wrong: dict[str, object]) -> No
     (name,) = wrong
     arguments: dict[str, object] = {"num": 3, "seed": 0, "stream": "collect", **wrong}
     with pytest.raises(ConfigError, match=f"^{name}="):
-        StartLaw("reach-v3").sample(arguments.pop("num"), **arguments)  # type: ignore[arg-type]
-    assert StartLaw("reach-v3").sample(np.int64(1), seed=np.int64(0), stream="collect") == [START]  # type: ignore[arg-type]
+        InitialStateDistribution("reach-v3").sample(arguments.pop("num"), **arguments)  # type: ignore[arg-type]
+    assert InitialStateDistribution("reach-v3").sample(np.int64(1), seed=np.int64(0), stream="collect") == [INIT_STATE]  # type: ignore[arg-type]
 
 
 def test_rows_without_an_episode_and_rows_that_are_none_are_named() -> None:
     with VectorSimulator(0) as rows:
-        rows.reset({0: START})
-        with pytest.raises(StartError, match="row 5 has no episode yet"):
+        rows.reset({0: INIT_STATE})
+        with pytest.raises(InitialStateError, match="row 5 has no episode yet"):
             rows.step({0: ACTIONS, 5: ACTIONS})
         with pytest.raises(ArrayError, match="Row -1 of a vector simulator"):
-            rows.reset({-1: START})
-        with pytest.raises(StartError, match="Row 1 is reset to a Start, not to ndarray"):
-            rows.reset({1: START.array})  # type: ignore[dict-item]
-        with pytest.raises(StartError, match="redraw it for ever"):
-            rows.reset({1: Start("reach-v3", (0.0, 0.8, 0.02, 0.0, 0.8, 0.1))})
+            rows.reset({-1: INIT_STATE})
+        with pytest.raises(InitialStateError, match="Row 1 is reset to a Start, not to ndarray"):
+            rows.reset({1: INIT_STATE.array})  # type: ignore[dict-item]
+        with pytest.raises(InitialStateError, match="redraw it for ever"):
+            rows.reset({1: InitialState("reach-v3", (0.0, 0.8, 0.02, 0.0, 0.8, 0.1))})
 
 
 NO_ACTION: dict[str, tuple[object, str]] = {
@@ -130,7 +132,7 @@ NO_ACTION: dict[str, tuple[object, str]] = {
 @pytest.mark.parametrize("action", NO_ACTION.values(), ids=NO_ACTION)
 def test_a_recorder_takes_actions_only(action: tuple[np.ndarray, str]) -> None:
     recorder = Recorder(Simulator("reach-v3"), steps_after_success=10)
-    recorder.begin(START)
+    recorder.begin(INIT_STATE)
     for actions in ((action[0], np.zeros(4)), (np.zeros(4), action[0])):
         with pytest.raises(ActKitError, match=action[1]):
             recorder.step(*actions)

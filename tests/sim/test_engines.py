@@ -8,16 +8,16 @@ from scipy.spatial.transform import Rotation
 
 from act_kit.errors import ConfigError
 from act_kit.sim.distance import norms
+from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.observation import THINGS, quaternion
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.starts import StartLaw
 from act_kit.sim.tasks import TASKS
 from benchmarks.sameness import compare_task
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_number_is_metaworlds(task: str) -> None:
-    tally = compare_task(task, num_starts=2, num_steps=40, num_more_episodes=2)
+    tally = compare_task(task, num_init_states=2, num_steps=40, num_more_episodes=2)
     assert tally.num_steps == 240
     assert tally.differences == []
 
@@ -26,30 +26,30 @@ def test_a_difference_in_the_last_bit_would_be_found(monkeypatch: pytest.MonkeyP
     original = Simulator.step_chunk
 
     def off_by_a_bit(self: Simulator, actions: np.ndarray, *, rewards: bool = False) -> object:
-        segment = original(self, actions, rewards=rewards)
+        step_batch = original(self, actions, rewards=rewards)
         if type(self.engine).__name__ == "FastEngine":
-            segment.state[-1:, 4] = np.nextafter(segment.state[-1:, 4], 1)
-        return segment
+            step_batch.state[-1:, 4] = np.nextafter(step_batch.state[-1:, 4], 1)
+        return step_batch
 
     monkeypatch.setattr(Simulator, "step_chunk", off_by_a_bit)
-    tally = compare_task("reach-v3", num_starts=1, num_steps=10, num_more_episodes=0)
+    tally = compare_task("reach-v3", num_init_states=1, num_steps=10, num_more_episodes=0)
     assert "state at step 0" in tally.differences[0]
 
 
 def test_simulators_that_share_a_model_do_not_feel_each_other() -> None:
     """The door of the one stands where the other's does not, in the model that both use."""
-    starts = StartLaw("door-open-v3").sample(2, seed=0, stream="collect")
+    init_states = InitialStateDistribution("door-open-v3").sample(2, seed=0, stream="collect")
     actions = np.random.default_rng(0).uniform(-1, 1, (20, 4)).astype(np.float32)
     alone = []
-    for start in starts:
+    for init_state in init_states:
         simulator = Simulator("door-open-v3")
-        simulator.reset(start)
+        simulator.reset(init_state)
         alone.append(np.concatenate([simulator.step_chunk(actions).state, simulator.state[None]]))
         del simulator
-    together = [Simulator("door-open-v3") for _ in starts]
+    together = [Simulator("door-open-v3") for _ in init_states]
     assert together[0].engine.model is together[1].engine.model
-    for simulator, start in zip(together, starts, strict=True):
-        simulator.reset(start)
+    for simulator, init_state in zip(together, init_states, strict=True):
+        simulator.reset(init_state)
     for begin in (0, 10):
         for simulator, wanted in zip(together, alone, strict=True):
             state = simulator.step_chunk(actions[begin : begin + 10]).state

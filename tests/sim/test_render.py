@@ -10,37 +10,37 @@ import numpy as np
 import pytest
 
 from act_kit.errors import RenderError
-from act_kit.executors import LocalExecutor
+from act_kit.parallel import LocalExecutor
 from act_kit.sim import render as module
+from act_kit.sim.initial_states import InitialState, InitialStateDistribution
 from act_kit.sim.render import Gl, Renderer, RenderSettings, check_cameras, find_gl, render_episode
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.starts import Start, StartLaw
 
 CAMERAS = ["corner4", "gripperPOV"]
 SMALL = RenderSettings(height_px=96, width_px=96)
 PUSH = np.tile(np.array([0.3, 0.5, -0.5, 1.0], dtype=np.float32), (5, 1))
 
 
-def record(task: str, num_steps: int) -> tuple[Start, np.ndarray]:
-    (start,) = StartLaw(task).sample(1, seed=0, stream="collect")
+def record(task: str, num_steps: int) -> tuple[InitialState, np.ndarray]:
+    (init_state,) = InitialStateDistribution(task).sample(1, seed=0, stream="collect")
     simulator = Simulator(task)
-    simulator.reset(start)
+    simulator.reset(init_state)
     physics = []
     for _ in range(num_steps):
         simulator.step_chunk(PUSH)
         physics.append(simulator.physics())
-    return start, np.array(physics)
+    return init_state, np.array(physics)
 
 
-def from_metaworld(start: Start, num_steps: int) -> np.ndarray:
+def from_metaworld(init_state: InitialState, num_steps: int) -> np.ndarray:
     """Draw with Meta-World's own renderer while stepping, in this worker process."""
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # make_environment draws nothing
 
-    env = ALL_V3_ENVIRONMENTS[start.task](render_mode="rgb_array", camera_name="corner4", width=96, height=96)
+    env = ALL_V3_ENVIRONMENTS[init_state.task](render_mode="rgb_array", camera_name="corner4", width=96, height=96)
     env._partially_observable = False
     del env.sawyer_observation_space
     env._set_task_called = env._freeze_rand_vec = True
-    env._last_rand_vec = start.array
+    env._last_rand_vec = init_state.array
     env.reset()
     for _ in range(num_steps):
         for action in PUSH:
@@ -48,11 +48,11 @@ def from_metaworld(start: Start, num_steps: int) -> np.ndarray:
     return np.asarray(env.render())[::-1, ::-1]
 
 
-def by_engine(engine: str, start: Start, num_steps: int) -> np.ndarray:
+def by_engine(engine: str, init_state: InitialState, num_steps: int) -> np.ndarray:
     """Draw an engine's own state as it goes, with one picture of nothing but MuJoCo's renderer at the end."""
-    simulator = Simulator(start.task, engine)
+    simulator = Simulator(init_state.task, engine)
     renderer = Renderer(SMALL)
-    simulator.reset(start)
+    simulator.reset(init_state)
     frames = []
     for _ in range(num_steps):
         simulator.step_chunk(PUSH)
@@ -69,11 +69,11 @@ def by_engine(engine: str, start: Start, num_steps: int) -> np.ndarray:
 @pytest.mark.parametrize("task", ["pick-place-v3", "shelf-place-v3"])
 def test_frames_show_what_metaworld_shows(gl: Gl, task: str) -> None:
     """But for shadows, reflections and smoothed edges, which are off: most of the picture must agree."""
-    start, physics = record(task, 4)
+    init_state, physics = record(task, 4)
     with LocalExecutor(1, gl.environment) as executor:
-        frames, again = executor.map(render_episode, [(SMALL, CAMERAS, start, physics)] * 2)
+        frames, again = executor.map(render_episode, [(SMALL, CAMERAS, init_state, physics)] * 2)
     with LocalExecutor(1, gl.environment) as executor:
-        (theirs,) = executor.map(from_metaworld, [(start, 4)])
+        (theirs,) = executor.map(from_metaworld, [(init_state, 4)])
     assert frames.images.shape == (4, 2, 96, 96, 3)
     assert np.array_equal(frames.images, again.images)
     assert frames.renderer == gl.renderer
@@ -89,22 +89,22 @@ def test_frames_show_what_metaworld_shows(gl: Gl, task: str) -> None:
 @pytest.mark.gl
 @pytest.mark.parametrize("task", ["door-open-v3", "basketball-v3"])
 def test_both_engines_and_recorded_physics_give_the_same_pictures(gl: Gl, task: str) -> None:
-    start, physics = record(task, 3)
-    pictures = []
+    init_state, physics = record(task, 3)
+    images = []
     for function, job in (
-        (by_engine, ("fast", start, 3)), (by_engine, ("reference", start, 3)),
-        (render_episode, (SMALL, CAMERAS, start, physics)),
+        (by_engine, ("fast", init_state, 3)), (by_engine, ("reference", init_state, 3)),
+        (render_episode, (SMALL, CAMERAS, init_state, physics)),
     ):  # fmt: skip
         with LocalExecutor(1, gl.environment) as executor:  # a renderer to each process
-            pictures += executor.map(function, [job])  # type: ignore[arg-type]
-    fast, reference, recorded = pictures
+            images += executor.map(function, [job])  # type: ignore[arg-type]
+    fast, reference, recorded = images
     assert np.array_equal(fast, reference)
     assert np.array_equal(fast, recorded.images)
 
 
 def test_blank_frames_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     simulator = Simulator("reach-v3")
-    simulator.reset(StartLaw("reach-v3").sample(1, seed=0, stream="collect")[0])
+    simulator.reset(InitialStateDistribution("reach-v3").sample(1, seed=0, stream="collect")[0])
     renderer = Renderer(SMALL)
     renderer._canvases["reach-v3"] = SimpleNamespace(draw=lambda *_: np.zeros((1, 8, 8, 3), np.uint8))  # type: ignore[assignment]
     monkeypatch.setattr(module, "_gl_context", lambda: SimpleNamespace(make_current=lambda: None))

@@ -6,19 +6,19 @@ import metaworld
 import numpy as np
 import pytest
 
-from act_kit.errors import StartError
+from act_kit.errors import InitialStateError
 from act_kit.sim.expert import ScriptedExpert
+from act_kit.sim.initial_states import InitialState, InitialStateDistribution
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.starts import Start, StartLaw
 from act_kit.sim.tasks import HORIZON
 
 TRAPS = ["drawer-open-v3", "window-close-v3", "basketball-v3", "box-close-v3"]
 """Tasks in which Meta-World's own resets depend on what came before, or alias their state."""
 
 
-def rollout(simulator: Simulator, start: Start, num_steps: int) -> np.ndarray:
-    expert = ScriptedExpert(start.task)
-    states = [simulator.reset(start)]
+def rollout(simulator: Simulator, init_state: InitialState, num_steps: int) -> np.ndarray:
+    expert = ScriptedExpert(init_state.task)
+    states = [simulator.reset(init_state)]
     for _ in range(num_steps):
         states.append(simulator.step_chunk(expert.act(states[-1])[None]).state[-1])
     return np.array(states)
@@ -26,7 +26,7 @@ def rollout(simulator: Simulator, start: Start, num_steps: int) -> np.ndarray:
 
 @pytest.mark.parametrize("task", TRAPS)
 def test_same_start_same_episode_whatever_came_before(task: str) -> None:
-    first, other = StartLaw(task).sample(2, seed=1, stream="collect")
+    first, other = InitialStateDistribution(task).sample(2, seed=1, stream="collect")
     used = Simulator(task)
     rollout(used, other, 60)
     assert np.array_equal(rollout(used, first, 40), rollout(Simulator(task), first, 40))
@@ -38,55 +38,55 @@ def test_it_is_metaworlds_own_environment(task: str) -> None:
     benchmark = metaworld.MT1(task, seed=5)
     env = benchmark.train_classes[task]()
     env.set_task(benchmark.train_tasks[0])
-    start = Start.of(task, env._last_rand_vec)
+    init_state = InitialState.of(task, env._last_rand_vec)
     state, _ = env.reset()
     simulator = Simulator(task)
-    assert np.array_equal(simulator.reset(start), state)
+    assert np.array_equal(simulator.reset(init_state), state)
     actions = np.random.default_rng(0).uniform(-1, 1, (30, 4)).astype(np.float32)
-    segment = simulator.step_chunk(actions, rewards=True)
-    assert segment.reward is not None
+    step_batch = simulator.step_chunk(actions, rewards=True)
+    assert step_batch.reward is not None
     for t, action in enumerate(actions):
         state, reward, _, _, info = env.step(action)
-        assert np.array_equal(segment.state[t], state)
-        assert segment.reward[t] == reward
-        assert segment.success[t] == bool(info["success"])
+        assert np.array_equal(step_batch.state[t], state)
+        assert step_batch.reward[t] == reward
+        assert step_batch.success[t] == bool(info["success"])
 
 
 def test_goal_is_visible_and_actions_are_clipped() -> None:
-    (start,) = StartLaw("reach-v3").sample(1, seed=0, stream="collect")
+    (init_state,) = InitialStateDistribution("reach-v3").sample(1, seed=0, stream="collect")
     simulator = Simulator("reach-v3")
-    assert np.array_equal(simulator.reset(start)[36:], start.rand_vec[3:])
+    assert np.array_equal(simulator.reset(init_state)[36:], init_state.rand_vec[3:])
     wild = simulator.step_chunk(np.full((5, 4), 25.0))
-    simulator.reset(start)
+    simulator.reset(init_state)
     assert np.array_equal(simulator.step_chunk(np.ones((5, 4))).state, wild.state)
-    assert np.array_equal(wild.state[-1, 36:], start.rand_vec[3:])
+    assert np.array_equal(wild.state[-1, 36:], init_state.rand_vec[3:])
 
 
 def test_chunks_of_any_length_are_the_same_and_stop_at_the_horizon() -> None:
-    (start,) = StartLaw("reach-v3").sample(1, seed=0, stream="collect")
+    (init_state,) = InitialStateDistribution("reach-v3").sample(1, seed=0, stream="collect")
     actions = np.random.default_rng(0).uniform(-1, 1, (HORIZON + 7, 4)).astype(np.float32)
     simulator = Simulator("reach-v3")
-    simulator.reset(start)
+    simulator.reset(init_state)
     whole = simulator.step_chunk(actions)
     assert len(whole) == HORIZON
     assert simulator.steps_left == 0
     assert len(simulator.step_chunk(actions)) == 0
-    simulator.reset(start)
+    simulator.reset(init_state)
     parts = np.concatenate([simulator.step_chunk(chunk).state for chunk in np.array_split(actions, 41)])
     assert np.array_equal(parts, whole.state)
 
 
 def test_a_start_that_would_hang_is_refused() -> None:
-    with pytest.raises(StartError, match="redraw it for ever"):
-        Simulator("reach-v3").reset(Start("reach-v3", (0.0, 0.8, 0.02, 0.0, 0.8, 0.1)))
-    with pytest.raises(StartError, match="6 finite numbers"):
-        Simulator("reach-v3").reset(Start("reach-v3", (0.0, 0.8, float("nan"), 0.0, 0.8, 0.1)))
+    with pytest.raises(InitialStateError, match="redraw it for ever"):
+        Simulator("reach-v3").reset(InitialState("reach-v3", (0.0, 0.8, 0.02, 0.0, 0.8, 0.1)))
+    with pytest.raises(InitialStateError, match="6 finite numbers"):
+        Simulator("reach-v3").reset(InitialState("reach-v3", (0.0, 0.8, float("nan"), 0.0, 0.8, 0.1)))
 
 
 @pytest.mark.parametrize("task", ["door-open-v3", "door-close-v3", "pick-place-v3"])
 def test_the_expert_leaves_the_state_it_is_shown_alone(task: str) -> None:
-    (start,) = StartLaw(task).sample(1, seed=0, stream="collect")
-    state = Simulator(task).reset(start)
+    (init_state,) = InitialStateDistribution(task).sample(1, seed=0, stream="collect")
+    state = Simulator(task).reset(init_state)
     before = state.copy()
     ScriptedExpert(task).act(state)
     assert np.array_equal(state, before)

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from act_kit.errors import StartError
-from act_kit.executors import LocalExecutor
+from act_kit.errors import InitialStateError
+from act_kit.parallel import LocalExecutor
 from act_kit.sim.expert import ScriptedExpert
+from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.simulator import Simulator, SimulatorState
-from act_kit.sim.starts import StartLaw
 from act_kit.sim.tasks import TASKS
 from act_kit.sim.vector import VectorSimulator
 
@@ -23,9 +23,9 @@ COPIES: list[Callable[[Simulator], Simulator]] = [copy.copy, copy.deepcopy, lamb
 
 def go_on(simulator: Simulator) -> list[np.ndarray]:
     """Step on; return everything that comes of it."""
-    segment = simulator.step_chunk(ACTIONS, rewards=True)
-    assert segment.reward is not None
-    return [segment.state, segment.success, segment.distance, segment.reward, simulator.physics()]
+    step_batch = simulator.step_chunk(ACTIONS, rewards=True)
+    assert step_batch.reward is not None
+    return [step_batch.state, step_batch.success, step_batch.distance, step_batch.reward, simulator.physics()]
 
 
 def restored(task: str, moment: SimulatorState) -> list[np.ndarray]:
@@ -41,7 +41,7 @@ def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
 def under_way(task: str, num_steps: int, engine: str = "fast") -> Simulator:
     """Return a simulator in an episode of the expert's."""
     simulator, expert = Simulator(task, engine), ScriptedExpert(task)
-    state = simulator.reset(StartLaw(task).sample(1, seed=5, stream="collect")[0])
+    state = simulator.reset(InitialStateDistribution(task).sample(1, seed=5, stream="collect")[0])
     for _ in range(num_steps):
         state = simulator.step_chunk(expert.act(state)[None]).state[-1]
     return simulator
@@ -49,7 +49,7 @@ def under_way(task: str, num_steps: int, engine: str = "fast") -> Simulator:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_restored_simulator_goes_on_as_it_did(task: str) -> None:
-    (other,) = StartLaw(task).sample(1, seed=6, stream="collect")
+    (other,) = InitialStateDistribution(task).sample(1, seed=6, stream="collect")
     for num_steps in (0, 25):
         simulator = under_way(task, num_steps)
         moment = simulator.save()
@@ -87,10 +87,10 @@ def test_a_copy_is_a_simulator_of_its_own(engine: str, copy_of: Callable[[Simula
     simulator = under_way("drawer-open-v3", 10, engine)
     twin, bystander = copy_of(simulator), copy_of(simulator)
     followed = go_on(simulator)
-    bystander.reset(StartLaw("drawer-open-v3").sample(1, seed=6, stream="collect")[0])
+    bystander.reset(InitialStateDistribution("drawer-open-v3").sample(1, seed=6, stream="collect")[0])
     assert twin.steps_left == 490
     assert_same(go_on(twin), followed)
-    assert copy_of(Simulator("reach-v3", engine)).start is None
+    assert copy_of(Simulator("reach-v3", engine)).init_state is None
 
 
 def test_an_engine_may_be_copied_too() -> None:
@@ -108,11 +108,11 @@ def test_processes_cannot_be_copied() -> None:
 
 def test_what_cannot_be_restored_is_named() -> None:
     simulator = Simulator("reach-v3")
-    with pytest.raises(StartError, match=r"no episode yet. Fix: simulator.reset\(start\)"):
+    with pytest.raises(InitialStateError, match=r"no episode yet. Fix: simulator.reset\(start\)"):
         simulator.save()
-    with pytest.raises(StartError, match="no episode yet"):
+    with pytest.raises(InitialStateError, match="no episode yet"):
         simulator.step_chunk(ACTIONS)
-    with pytest.raises(StartError, match=r"restores what simulator.save\(\) returned, not ndarray"):
+    with pytest.raises(InitialStateError, match=r"restores what simulator.save\(\) returned, not ndarray"):
         simulator.restore(np.zeros(3))  # type: ignore[arg-type]
-    with pytest.raises(StartError, match="a start of push-v3; reach-v3 was expected"):
+    with pytest.raises(InitialStateError, match="a start of push-v3; reach-v3 was expected"):
         simulator.restore(under_way("push-v3", 0).save())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS, ML45_V3, MT10_V3
 
-from act_kit.errors import StartError, TaskError
+from act_kit.errors import InitialStateError, TaskError
 from act_kit.sim.engine import make_environment
 from act_kit.sim.tasks import MT10, TASKS, expand_tasks, get_task
 
@@ -55,7 +55,7 @@ def test_reset_box_and_rejection_are_metaworlds(name: str) -> None:
     assert not task.rejects(far)
     assert draws(near, legal) == 2
     assert draws(far, legal) == 1
-    with pytest.raises(StartError, match="redraw it for ever"):
+    with pytest.raises(InitialStateError, match="redraw it for ever"):
         task.check(near)
 
 

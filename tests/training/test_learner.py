@@ -13,11 +13,11 @@ import torch
 from act_kit.config import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError, TrainingError
-from act_kit.policy.policy import Policy
-from act_kit.policy.vision import FrozenBatchNorm2d, ResNet18
-from act_kit.telemetry import series
+from act_kit.metrics import series
+from act_kit.policies.policy import Policy
+from act_kit.policies.vision import FrozenBatchNorm2d, ResNet18
 from act_kit.training.trainer import Trainer
-from tests.conftest import PICTURES, tiny_config
+from tests.conftest import IMAGES, tiny_config
 
 SHORT = ("trainer.steps=6", "trainer.validate_every=6", "trainer.log_every=1")
 
@@ -52,7 +52,7 @@ def test_bfloat16_rounds_and_no_more(reach_store: EpisodeStore, tmp_path: Path) 
 
 
 def test_the_average_of_the_weights_becomes_the_policy(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    config = tiny_config("trainer.ema=0.5", "trainer.steps=30", "trainer.validate_every=30")
+    config = tiny_config("trainer.ema_decay=0.5", "trainer.steps=30", "trainer.validate_every=30")
     expected: dict[str, torch.Tensor] = {}
 
     def follow(trainer: Trainer) -> None:
@@ -71,7 +71,7 @@ def test_the_average_of_the_weights_becomes_the_policy(reach_store: EpisodeStore
 
 
 def test_resumed_with_an_average_it_ends_with_the_same_bits(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    config = tiny_config("trainer.ema=0.9")
+    config = tiny_config("trainer.ema_decay=0.9")
 
     def interrupt(trainer: Trainer) -> None:
         if trainer.step == 33:
@@ -84,7 +84,10 @@ def test_resumed_with_an_average_it_ends_with_the_same_bits(reach_store: Episode
     resumed = Trainer(config, [reach_store], tmp_path / "parts", selector=None)
     resumed.resume()
     resumed.train()
-    for ours, theirs in ((whole.learner.model, resumed.learner.model), (whole.learner.judged, resumed.learner.judged)):
+    for ours, theirs in (
+        (whole.learner.model, resumed.learner.model),
+        (whole.learner.eval_model, resumed.learner.eval_model),
+    ):
         assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
@@ -92,7 +95,7 @@ def test_a_rehearsal_counts_and_changes_nothing(reach_store: EpisodeStore, tmp_p
     for name in ("with", "without"):
         (tmp_path / name).mkdir()
     rehearsed = Trainer(tiny_config(), [reach_store], tmp_path / "with", selector=None)
-    assert "GFLOP/s of large float32 matrix products here" in rehearsed.rehearse()
+    assert "GFLOP/s of large float32 matrix products here" in rehearsed.dry_run()
     assert torch.equal(
         rehearsed.train().model.queries, fit(tiny_config(), tmp_path / "without", reach_store).learner.model.queries
     )
@@ -105,13 +108,13 @@ def test_the_count_is_that_of_the_matrix_products(reach_store: EpisodeStore, tmp
     config = tiny_config("policy.cvae_layers=0", "trainer.batch_size=16")
     trainer = Trainer(config, [reach_store], tmp_path, selector=None)
     width, hidden, chunk = 32, 64, 8
-    attention, feedforward = 4 * width**2, 2 * width * hidden
+    attention, dim_feedforward = 4 * width**2, 2 * width * hidden
     state = 21 * hidden + hidden * width
-    decoder = (attention + 2 * width**2 + feedforward) * chunk + 2 * width**2
-    weights = state + attention + feedforward + decoder + 4 * width * chunk
+    decoder = (attention + 2 * width**2 + dim_feedforward) * chunk + 2 * width**2
+    weights = state + attention + dim_feedforward + decoder + 4 * width * chunk
     mixing = 2 * (1 + chunk**2 + chunk) * width
     by_hand = 3 * 2 * 16 * (weights + mixing)
-    assert trainer.learner.rehearse() == pytest.approx(by_hand, rel=0.1)
+    assert trainer.learner.dry_run() == pytest.approx(by_hand, rel=0.1)
 
 
 @pytest.mark.parametrize("value", [50.0, math.nan])
@@ -129,28 +132,28 @@ def test_an_exploding_loss_stops_the_run_with_the_last_good_checkpoint(
 
 
 @pytest.mark.gl
-def test_streamed_and_resident_pictures_give_the_same_bits(pictures_store: EpisodeStore, tmp_path: Path) -> None:
-    for frames in ("resident", "streamed"):
-        config = tiny_config(*PICTURES, *SHORT, f"compute.frames={frames}")
-        trainer = fit(config, tmp_path / frames, pictures_store)
-        assert f": {frames}" in trainer.summary()
-    assert curve(tmp_path / "resident") == curve(tmp_path / "streamed")
+def test_streamed_and_resident_pictures_give_the_same_bits(images_store: EpisodeStore, tmp_path: Path) -> None:
+    for frames in ("device", "disk"):
+        config = tiny_config(*IMAGES, *SHORT, f"compute.image_storage={frames}")
+        trainer = fit(config, tmp_path / frames, images_store)
+        assert {"device": ": kept on the device", "disk": ": read from disk"}[frames] in trainer.summary()
+    assert curve(tmp_path / "device") == curve(tmp_path / "disk")
 
 
 @pytest.mark.gl
-def test_pictures_are_learnt_from_shifted_and_judged_as_they_are(pictures_store: EpisodeStore, tmp_path: Path) -> None:
+def test_pictures_are_learnt_from_shifted_and_judged_as_they_are(images_store: EpisodeStore, tmp_path: Path) -> None:
     for shift in (0, 4):
-        fit(tiny_config(*PICTURES, *SHORT, f"trainer.shift_px={shift}"), tmp_path / str(shift), pictures_store)
+        fit(tiny_config(*IMAGES, *SHORT, f"trainer.shift_px={shift}"), tmp_path / str(shift), images_store)
     assert curve(tmp_path / "0") != curve(tmp_path / "4")
-    config = tiny_config(*PICTURES, "policy.cameras=[topview,corner4]")
-    policy = fit(config, tmp_path / "both", pictures_store).learner
+    config = tiny_config(*IMAGES, "policy.cameras=[topview,corner4]")
+    policy = fit(config, tmp_path / "both", images_store).learner
     assert policy.validate() == policy.validate()
     assert curve(tmp_path / "both")[-1] < curve(tmp_path / "both")[0]
 
 
 @pytest.mark.gl
-def test_a_policy_on_pictures_says_what_it_must_be_shown(pictures_store: EpisodeStore, tmp_path: Path) -> None:
-    fit(tiny_config(*PICTURES, *SHORT), tmp_path / "run", pictures_store)
+def test_a_policy_on_pictures_says_what_it_must_be_shown(images_store: EpisodeStore, tmp_path: Path) -> None:
+    fit(tiny_config(*IMAGES, *SHORT), tmp_path / "run", images_store)
     policy = Policy.load(tmp_path / "run")
     assert policy.views is not None
     assert (policy.views.cameras, str(policy.views.settings)) == (("corner4",), "32x32")
@@ -200,14 +203,14 @@ def test_records_say_how_much_memory_the_process_has(reach_store: EpisodeStore, 
 
 @pytest.mark.gl
 def test_a_backbone_begins_with_the_weights_of_a_file_and_keeps_its_statistics(
-    pictures_store: EpisodeStore, tmp_path: Path
+    images_store: EpisodeStore, tmp_path: Path
 ) -> None:
     torch.manual_seed(7)
     weights = ResNet18(FrozenBatchNorm2d).state_dict()
     weights["bn1.running_mean"].normal_()
     torch.save(weights, tmp_path / "resnet18.pth")
     options = ("policy.backbone=resnet18", f"policy.backbone_weights={tmp_path / 'resnet18.pth'}", "trainer.lr=1e-4")
-    trainer = Trainer(tiny_config(*PICTURES, *SHORT, *options), [pictures_store], tmp_path, selector=None)
+    trainer = Trainer(tiny_config(*IMAGES, *SHORT, *options), [images_store], tmp_path, selector=None)
     net = trainer.learner.model.vision.net
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in weights.items())
     trainer.train()

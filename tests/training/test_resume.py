@@ -10,20 +10,20 @@ import torch
 
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, ConfigError, DatasetError
-from act_kit.policy.policy import Policy
-from act_kit.training.run import begin_run, config_of, reopen_run, resume_run
+from act_kit.policies.policy import Policy
+from act_kit.training.run import config_of, create_run, load_run, resume_run
 from act_kit.training.trainer import Trainer
-from tests.conftest import PICTURES, TINY, act, make_dataset, tiny_config
+from tests.conftest import IMAGES, TINY, act, make_dataset, tiny_config
 from tests.test_cli import run as run_here
 
-SHORT = (*TINY, "selection.rollouts=0", "trainer.steps=40")
+SHORT = (*TINY, "selection.num_evaluations=0", "trainer.steps=40")
 
 
 @pytest.fixture
 def begun(reach_store: EpisodeStore, tmp_path: Path) -> Path:
     """A run of 40 steps, finished."""
     run = tmp_path / "run"
-    config = begin_run(run, [reach_store.path], SHORT, {}, overwrite=False)
+    config = create_run(run, [reach_store.path], SHORT, {}, overwrite=False)
     Trainer(config, [reach_store], run, selector=None).train()
     return run
 
@@ -61,14 +61,14 @@ def test_other_options_than_it_was_begun_with_are_named(begun: Path, given: list
 
 
 def test_data_that_moved_are_checked_by_their_fingerprint(
-    begun: Path, reach_store: EpisodeStore, one_start_store: EpisodeStore, tmp_path: Path
+    begun: Path, reach_store: EpisodeStore, one_init_state_store: EpisodeStore, tmp_path: Path
 ) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(reach_store.path, moved)
     with pytest.raises(CheckpointError, match="fingerprints differ"):
-        resume_run(begun, [one_start_store.path], [], {})
+        resume_run(begun, [one_init_state_store.path], [], {})
     assert resume_run(begun, [moved], [], {})[1] == [moved]
-    assert reopen_run(begun)[1] == [moved]
+    assert load_run(begun)[1] == [moved]
     shutil.rmtree(moved)
     missing = act("train", "--resume", "--out", begun, check=2).stderr
     assert f"act train --resume --out {begun} --data PATH" in missing
@@ -90,37 +90,37 @@ def test_the_same_command_begins_and_resumes(
 def test_a_run_begins_with_the_weights_and_the_normaliser_of_another(
     begun: Path, push_store: EpisodeStore, tmp_path: Path
 ) -> None:
-    config = tiny_config("selection.rollouts=0", "trainer.steps=1", "trainer.lr=1e-12", f"init_from={begun}")
+    config = tiny_config("selection.num_evaluations=0", "trainer.steps=1", "trainer.lr=1e-12", f"init_from={begun}")
     Trainer(config, [push_store], str(tmp_path / "made" / "for it"), selector=None).train()
     ours, theirs = Policy.load(tmp_path / "made" / "for it"), Policy.load(begun)
     for name, value in theirs.model.state_dict().items():
         assert torch.allclose(ours.model.state_dict()[name], value, atol=1e-6), name
-    for name, value in theirs.normaliser.state_dict().items():
-        assert torch.equal(ours.normaliser.state_dict()[name], value), name
+    for name, value in theirs.normalizer.state_dict().items():
+        assert torch.equal(ours.normalizer.state_dict()[name], value), name
 
 
-def test_a_run_that_cannot_begin_leaves_no_folder(begun: Path, pictures: Path, tmp_path: Path) -> None:
-    small = ("policy.width=32", "policy.feedforward=64")
+def test_a_run_that_cannot_begin_leaves_no_folder(begun: Path, images: Path, tmp_path: Path) -> None:
+    small = ("policy.dim_model=32", "policy.dim_feedforward=64")
     (tmp_path / "bad.pth").write_bytes(b"not weights")
-    wrong = [*PICTURES, "policy.backbone=resnet18", f"policy.backbone_weights={tmp_path / 'bad.pth'}"]
+    wrong = [*IMAGES, "policy.backbone=resnet18", f"policy.backbone_weights={tmp_path / 'bad.pth'}"]
     with pytest.raises(CheckpointError, match=r"bad\.pth"):
-        begin_run(tmp_path / "new", [pictures], [*small, *wrong], {}, overwrite=False)
+        create_run(tmp_path / "new", [images], [*small, *wrong], {}, overwrite=False)
     with pytest.raises(CheckpointError, match=r"policy\.chunk_size=8, here it is 16"):
-        begin_run(tmp_path / "new", [pictures], [f"init_from={begun}"], {}, overwrite=False)
+        create_run(tmp_path / "new", [images], [f"init_from={begun}"], {}, overwrite=False)
     with pytest.raises(ConfigError, match=r"bad\.pth"):
-        begin_run(tmp_path / "new", [pictures], [f"policy.task_embeddings={tmp_path / 'bad.pth'}"], {}, overwrite=False)
+        create_run(tmp_path / "new", [images], [f"policy.task_embeddings={tmp_path / 'bad.pth'}"], {}, overwrite=False)
     with pytest.raises(DatasetError):
-        begin_run(tmp_path / "new", [tmp_path / "nowhere"], [], {}, overwrite=False)
+        create_run(tmp_path / "new", [tmp_path / "nowhere"], [], {}, overwrite=False)
     assert not (tmp_path / "new").exists()
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """A dataset that has frames of corner4, black ones."""
     from act_kit.datasets.images import ImageStore
     from act_kit.sim.render import RenderSettings
 
-    store = make_dataset(tmp_path / "pictures", n=2)
+    store = make_dataset(tmp_path / "images", n=2)
     images = ImageStore.create(store, "corner4", RenderSettings(height_px=32, width_px=32))
     images.begin("nobody")
     for length in store.episode_lengths:

@@ -9,33 +9,33 @@ import pytest
 
 from act_kit.datasets.store import EpisodeStore, find_datasets
 from act_kit.errors import CheckpointError, DatasetError, OutputError
-from act_kit.training.run import begin_run, check_data, reopen_run
-from tests.conftest import PICTURES, TINY
+from act_kit.training.run import check_data, create_run, load_run
+from tests.conftest import IMAGES, TINY
 
 
-def test_degenerate_data_is_refused_unless_allowed(one_start_store: EpisodeStore) -> None:
-    with pytest.raises(DatasetError, match=r"one and the same start.*\n.*--allow-degenerate"):
-        check_data(one_start_store, allow_degenerate=False)
-    warning = check_data(one_start_store, allow_degenerate=True)
+def test_degenerate_data_is_refused_unless_allowed(one_init_state_store: EpisodeStore) -> None:
+    with pytest.raises(DatasetError, match=r"one and the same start.*\n.*--allow-low-diversity"):
+        check_data(one_init_state_store, allow_low_diversity=False)
+    warning = check_data(one_init_state_store, allow_low_diversity=True)
     assert warning is not None
     assert warning.startswith("FAIL")
 
 
 def test_good_data_passes_without_a_word(reach_store: EpisodeStore) -> None:
-    assert check_data(reach_store, allow_degenerate=False) is None
+    assert check_data(reach_store, allow_low_diversity=False) is None
 
 
 def test_a_run_comes_back_as_it_was_begun(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    config = begin_run(tmp_path / "run", [reach_store.path], TINY, {"trainer.seed": 3}, overwrite=False)
-    assert reopen_run(tmp_path / "run") == (config, [reach_store.path])
+    config = create_run(tmp_path / "run", [reach_store.path], TINY, {"trainer.seed": 3}, overwrite=False)
+    assert load_run(tmp_path / "run") == (config, [reach_store.path])
     with pytest.raises(OutputError, match=r"exists. act train --resume .* goes on with it, --overwrite replaces it"):
-        begin_run(tmp_path / "run", [reach_store.path], TINY, {}, overwrite=False)
-    begin_run(tmp_path / "run", [reach_store.path], TINY, {}, overwrite=True)
+        create_run(tmp_path / "run", [reach_store.path], TINY, {}, overwrite=False)
+    create_run(tmp_path / "run", [reach_store.path], TINY, {}, overwrite=True)
 
 
 def test_a_run_on_pictures_that_are_not_there_leaves_nothing(reach_store: EpisodeStore, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"looks through corner4, but .* has .* none. Draw them: act render"):
-        begin_run(tmp_path / "run", [reach_store.path], [*TINY, *PICTURES], {}, overwrite=False)
+        create_run(tmp_path / "run", [reach_store.path], [*TINY, *IMAGES], {}, overwrite=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -48,10 +48,10 @@ def test_a_folder_of_datasets_is_all_of_them(reach_store: EpisodeStore, tmp_path
 
 def test_missing_and_damaged_runs_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="There is no run at"):
-        reopen_run(tmp_path)
+        load_run(tmp_path)
     (tmp_path / "config.yaml").write_text("data: [")
     with pytest.raises(CheckpointError, match="is damaged"):
-        reopen_run(tmp_path)
+        load_run(tmp_path)
 
 
 def test_a_folder_of_the_users_is_never_deleted(reach_store: EpisodeStore, tmp_path: Path) -> None:
@@ -59,5 +59,5 @@ def test_a_folder_of_the_users_is_never_deleted(reach_store: EpisodeStore, tmp_p
     precious.mkdir()
     (precious / "thesis.tex").write_text("years of work")
     with pytest.raises(OutputError, match="was not made by act"):
-        begin_run(precious, [reach_store.path], TINY, {}, overwrite=True)
+        create_run(precious, [reach_store.path], TINY, {}, overwrite=True)
     assert (precious / "thesis.tex").exists()

@@ -13,11 +13,11 @@ import torch
 from act_kit.config import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, OutputError, TrainingError
-from act_kit.policy.policy import Policy
-from act_kit.telemetry import read_metrics, series
+from act_kit.metrics import read_metrics, series
+from act_kit.policies.policy import Policy
 from act_kit.training.checkpoint import Checkpoints
 from act_kit.training.learner import learning_rate
-from act_kit.training.trainer import Trainer, Trial, rollout_steps
+from act_kit.training.trainer import SelectionResult, Trainer, rollout_steps
 from tests.conftest import tiny_config
 
 
@@ -25,8 +25,8 @@ class Killed(Exception):
     """What a test stops a training with."""
 
 
-def scripted_trials(*successes: int) -> list[Trial]:
-    return [Trial(successes=s, num=10, low=0, high=1, final_distance=0.1) for s in successes]
+def scripted_trials(*successes: int) -> list[SelectionResult]:
+    return [SelectionResult(successes=s, num=10, low=0, high=1, final_distance=0.1) for s in successes]
 
 
 def weights(run: Path, link: str = "last") -> dict[str, torch.Tensor]:
@@ -115,14 +115,14 @@ def test_the_best_checkpoint_is_chosen_by_success_not_by_loss(
     trials = iter(scripted_trials(*successes))
     steps = []
 
-    def selector(policy: Policy) -> Trial:
+    def selector(policy: Policy) -> SelectionResult:
         steps.append(policy.contract.step)
         return next(trials)
 
-    policy = Trainer(tiny_config("selection.rollouts=4"), [reach_store], tmp_path, selector=selector).train()
+    policy = Trainer(tiny_config("selection.num_evaluations=4"), [reach_store], tmp_path, selector=selector).train()
     assert steps == [38, 45, 52, 60]
     assert policy.contract.step == best
-    losses = dict(series(tmp_path, "val/l1_prior"))
+    losses = dict(series(tmp_path, "val/l1"))
     assert min(losses, key=losses.__getitem__) > 38, "the loss would have chosen the same: the test shows nothing"
     assert series(tmp_path, "eval/success") == [(s, k / 10) for s, k in zip(steps, successes, strict=True)]
     links = {os.readlink(tmp_path / "checkpoints" / link) for link in ("best", "last")}
@@ -140,7 +140,7 @@ def test_how_often_one_validates_does_not_change_what_is_learnt(reach_store: Epi
 
 
 def test_both_l1_losses_are_logged_and_fall(tiny_run: Path) -> None:
-    for name in ("val/l1_posterior", "val/l1_prior", "train/l1_posterior"):
+    for name in ("val/l1_reconstruction", "val/l1", "train/l1_posterior"):
         values = [value for _, value in series(tiny_run, name)]
         assert values[-1] < values[0]
 
@@ -161,9 +161,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(
     assert Policy.load(tmp_path).contract.step == 40
 
 
-def test_a_checkpoint_of_other_data_does_not_resume(tiny_run: Path, one_start_store: EpisodeStore) -> None:
+def test_a_checkpoint_of_other_data_does_not_resume(tiny_run: Path, one_init_state_store: EpisodeStore) -> None:
     with pytest.raises(CheckpointError, match="was trained on other data"):
-        Trainer(tiny_config(), [one_start_store], tiny_run, selector=None).resume()
+        Trainer(tiny_config(), [one_init_state_store], tiny_run, selector=None).resume()
 
 
 def test_space_is_checked_before_training(

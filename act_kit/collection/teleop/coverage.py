@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from act_kit.datasets.coverage import panels
-from act_kit.datasets.null import draw, reference_starts, scale
+from act_kit.diversity.reference import draw, reference_init_states, scale
+from act_kit.reports.coverage import panels
 from act_kit.sim.tasks import Task
 
 _NUM_SHOWN = 300
@@ -23,13 +23,13 @@ class CoverageMap:
 
     def __init__(self, task: Task, num_wanted: int) -> None:
         self._task = task
-        self._reference = reference_starts(task, _NUM_SHOWN)
+        self._reference = reference_init_states(task, _NUM_SHOWN)
         usual = self._nearest(draw(task, max(num_wanted, _ENOUGH), seed=0)).mean()
         self._far = _HOLE * float(usual)
 
-    def _nearest(self, starts: np.ndarray) -> np.ndarray:
+    def _nearest(self, init_states: np.ndarray) -> np.ndarray:
         """Return how far each start that is shown is from the nearest of some (N, D), in widths of the box."""
-        distance: np.ndarray = cKDTree(scale(self._task, starts)).query(scale(self._task, self._reference))[0]
+        distance: np.ndarray = cKDTree(scale(self._task, init_states)).query(scale(self._task, self._reference))[0]
         return distance
 
     def of(self, kept: np.ndarray, discarded: np.ndarray, now: np.ndarray) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from act_kit.collection.teleop.connections import (
     quiet_logs,
 )
 from act_kit.collection.teleop.coverage import CoverageMap
-from act_kit.collection.teleop.picture import Picture, ground_axes
+from act_kit.collection.teleop.images import ImageWorker, ground_axes
 from act_kit.collection.teleop.session import CLOSED, Session
 from act_kit.errors import ActKitError, ConfigError
 from act_kit.pages import render_page
@@ -107,9 +107,9 @@ class Teleop:
         rate_hz: Steps a second, measured over the last two seconds of steps; NaN before there are any.
     """
 
-    def __init__(self, session: Session, simulator: Simulator, picture: Picture, token: str) -> None:
+    def __init__(self, session: Session, simulator: Simulator, image: ImageWorker, token: str) -> None:
         self._session = session
-        self._picture = picture
+        self._image = image
         self._token = token
         config = session.config
         self._axes = ground_axes(simulator, config.teleop.cameras[0])
@@ -203,7 +203,7 @@ class Teleop:
             await self._changed.wait()
             self._changed.clear()
             try:
-                self._frame = await self._picture.draw(self._session.start, self._session.physics())
+                self._frame = await self._image.draw(self._session.init_state, self._session.physics())
             except BrokenProcessPool:
                 self._says = "The picture was lost: the process that draws died (out of memory?)."
                 await asyncio.sleep(1.0)
@@ -252,7 +252,10 @@ class Teleop:
     def _draw_map(self) -> str:
         s = self._session
         return json.dumps(
-            {"type": "map", **self._coverage.of(s.starts(kept=True), s.starts(kept=False), s.start.array)}
+            {
+                "type": "map",
+                **self._coverage.of(s.init_states(kept=True), s.init_states(kept=False), s.init_state.array),
+            }
         )
 
     # -- what pages say ----------------------------------------------------------------------------------------------

@@ -17,12 +17,12 @@ from act_kit.arrays import as_array
 from act_kit.collection.collect import describe
 from act_kit.collection.recorder import Recorder
 from act_kit.config import CollectConfig
-from act_kit.datasets.episode import Attempt
 from act_kit.datasets.store import EpisodeStore, set_attributes
 from act_kit.errors import DatasetError
 from act_kit.files import finish_output, quoted
+from act_kit.rollouts.episode import Attempt
+from act_kit.sim.initial_states import InitialState, InitialStateDistribution
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.starts import Start, StartLaw
 
 SLOW = 0.25
 """What is left of the speed with the key for slow."""
@@ -58,14 +58,16 @@ class Session:
         self._store = _reopen(config, path) if resume and path.exists() else None
         self._attempts = self._store.attempts() if self._store else []
         self._unstored: list[Attempt] = []
-        num_drawn = config.distinct_starts or (config.n if config.start_law == "grid" else 4 * config.n + 100)
+        num_drawn = config.num_init_states or (config.n if config.init_distribution == "grid" else 4 * config.n + 100)
         # Not the starts that the scripted expert has with this seed: beside its demonstrations, these add to them.
-        self._starts = StartLaw(config.task, config.start_law).sample(num_drawn, seed=config.seed, stream="teleop")
+        self._init_states = InitialStateDistribution(config.task, config.init_distribution).sample(
+            num_drawn, seed=config.seed, stream="teleop"
+        )
         self.num_kept = sum(attempt.kept for attempt in self._attempts)
         self.num_discarded = len(self._attempts) - self.num_kept
         # A start is done with when it was kept, discarded or left out.
-        last = self._attempts[-1].start if self._attempts else None
-        self._number = self._starts.index(last) + 1 if last in self._starts else 0
+        last = self._attempts[-1].init_state if self._attempts else None
+        self._number = self._init_states.index(last) + 1 if last in self._init_states else 0
         self._recorder = Recorder(simulator, steps_after_success=config.steps_after_success, rewards=config.rewards)
         self._settle_steps = round(SETTLE_S * config.teleop.rate_hz)
         self.attempt = 0
@@ -77,9 +79,9 @@ class Session:
     # -- what is to be seen ----------------------------------------------------------------------------------------
 
     @property
-    def start(self) -> Start:
+    def init_state(self) -> InitialState:
         """Where this episode begins."""
-        return self._recorder.start
+        return self._recorder.init_state
 
     @property
     def num_steps(self) -> int:
@@ -110,10 +112,10 @@ class Session:
         """Return what a picture needs, float64 (P,)."""
         return self._recorder.simulator.physics()
 
-    def starts(self, *, kept: bool) -> np.ndarray:
+    def init_states(self, *, kept: bool) -> np.ndarray:
         """Return the starts of all attempts that were kept, or of those that were not; float64 (N, D)."""
-        rows = [attempt.start.rand_vec for attempt in self._attempts if attempt.kept == kept]
-        return np.array(rows, dtype=np.float64).reshape(len(rows), len(self._starts[0].rand_vec))
+        rows = [attempt.init_state.rand_vec for attempt in self._attempts if attempt.kept == kept]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(self._init_states[0].rand_vec))
 
     # -- steering --------------------------------------------------------------------------------------------------
 
@@ -179,7 +181,7 @@ class Session:
             raise DatasetError("It has not succeeded yet: only successes are kept.")
         source = f"teleop:{self.config.teleop.operator}"
         episode = self._recorder.episode(attempt=len(self._attempts), source=source)
-        attempt = Attempt(start=self.start, num_steps=self.num_steps, kept=True)
+        attempt = Attempt(init_state=self.init_state, num_steps=self.num_steps, kept=True)
         if self._store is None:
             self._store = EpisodeStore.create(self.path, describe(self.config, None), episode)
         self._store.append([episode], [*self._unstored, attempt])
@@ -200,7 +202,7 @@ class Session:
         self._next()
 
     def _discard(self) -> None:
-        attempt = Attempt(start=self.start, num_steps=self.num_steps, kept=False)
+        attempt = Attempt(init_state=self.init_state, num_steps=self.num_steps, kept=False)
         self._attempts.append(attempt)
         self._unstored.append(attempt)
         self.num_discarded += 1
@@ -218,7 +220,7 @@ class Session:
         self._let_go = False
         self.gripper = OPEN
         self.attempt += 1
-        self._recorder.begin(self._starts[self._number % len(self._starts)])
+        self._recorder.begin(self._init_states[self._number % len(self._init_states)])
         self.phase = "ready" if self.num_kept < self.config.n else "done"
 
     def finish(self) -> EpisodeStore | None:
@@ -233,7 +235,7 @@ def _reopen(config: CollectConfig, path: Path) -> EpisodeStore:
     """Open a dataset to go on with: by anybody, to any number, but from the same starts in the same order."""
     store = EpisodeStore.open(path, writable=True)
     begun, asked = store.info, describe(config, None)
-    for name in ("task", "demonstrator", "seed", "start_law", "versions", "steps_after_success"):
+    for name in ("task", "demonstrator", "seed", "init_distribution", "versions", "steps_after_success"):
         was, wanted = getattr(begun, name), getattr(asked, name)
         if was != wanted:
             raise DatasetError(

@@ -21,7 +21,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from act_kit.datasets.episode import Recording
 from act_kit.datasets.formats.content import (
     EPISODE_BYTES,
     IMAGES,
@@ -40,6 +39,7 @@ from act_kit.datasets.formats.content import (
 )
 from act_kit.errors import DatasetError
 from act_kit.files import read_text, require_regular
+from act_kit.rollouts.episode import Recording
 
 HZ = 50
 """Of ALOHA: ``DT`` in ACT's ``constants.py``. The files do not say."""

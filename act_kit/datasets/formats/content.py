@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from act_kit.datasets.episode import STEP_FIELDS, Attempt, Recording, dtype_of
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import DatasetInfo, EpisodeStore
 from act_kit.datasets.write import Drawn
 from act_kit.errors import ActKitError, DatasetError
 from act_kit.files import quoted
+from act_kit.rollouts.episode import STEP_FIELDS, Attempt, Recording, dtype_of
+from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import RenderSettings
-from act_kit.sim.starts import Start
 from act_kit.versions import git_commit, versions
 
 SIDECAR = "act_kit.json"
@@ -130,9 +130,12 @@ def to_json(content: Content, fields: Sequence[str], episodes: Sequence[Recordin
         "info": asdict(content.info),
         "fields": list(fields),
         "cameras": {name: asdict(drawn) for name, drawn in content.cameras.items()},
-        "attempts": [{"start": a.start.rand_vec, "num_steps": a.num_steps, "kept": a.kept} for a in content.attempts],
+        "attempts": [
+            {"init_state": a.init_state.rand_vec, "num_steps": a.num_steps, "kept": a.kept} for a in content.attempts
+        ],
         "episodes": [
-            {"start": e.start and e.start.rand_vec, "source": e.source, "attempt": e.attempt} for e in episodes
+            {"init_state": e.init_state and e.init_state.rand_vec, "source": e.source, "attempt": e.attempt}
+            for e in episodes
         ],
     }
 
@@ -165,24 +168,30 @@ def from_json(where: Path, text: bytes) -> Known:
         fields = tuple(name for name in STEP_FIELDS if name in said["fields"])
         fingerprint = None if said["fingerprint"] is None else str(said["fingerprint"])
 
-        def start(numbers: Sequence[float] | None) -> Start | None:
-            return None if numbers is None else Start.of(info.task, np.array(numbers, dtype=np.float64).reshape(-1))
+        def init_state_of(numbers: Sequence[float] | None) -> InitialState | None:
+            return (
+                None if numbers is None else InitialState.of(info.task, np.array(numbers, dtype=np.float64).reshape(-1))
+            )
 
         episodes = [
-            Recording(steps={}, source=str(e["source"]), start=start(e["start"]), attempt=int(e["attempt"]))
+            Recording(
+                steps={}, source=str(e["source"]), init_state=init_state_of(e["init_state"]), attempt=int(e["attempt"])
+            )
             for e in said["episodes"]
         ]
         attempts = [
-            Attempt(start=begin, num_steps=int(a["num_steps"]), kept=bool(a["kept"]))
+            Attempt(init_state=begin, num_steps=int(a["num_steps"]), kept=bool(a["kept"]))
             for a in said["attempts"]
-            if (begin := start(a["start"])) is not None
+            if (begin := init_state_of(a["init_state"])) is not None
         ]
         cameras = {
             str(name): Drawn(settings=RenderSettings(**drawn["settings"]), renderer=str(drawn["renderer"]))
             for name, drawn in said["cameras"].items()
         }
-        starts = [e.start.rand_vec for e in episodes if e.start] + [a.start.rand_vec for a in attempts]
-        if not {"state", "action"} <= set(fields) or len({len(s) for s in starts}) > 1:
+        init_states = [e.init_state.rand_vec for e in episodes if e.init_state] + [
+            a.init_state.rand_vec for a in attempts
+        ]
+        if not {"state", "action"} <= set(fields) or len({len(s) for s in init_states}) > 1:
             raise ValueError("without states, actions or starts that are alike")
     except (ActKitError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise DatasetError(
@@ -202,7 +211,7 @@ def foreign(task: str, num_episodes: int, cameras: Sequence[str], layout: Layout
     if not _is_name(task):
         raise DatasetError(f"A task cannot be called {some([task])!r}. Name it: --task NAME, such as pick-place-v3.")
     info = DatasetInfo(
-        task=task, num_wanted=num_episodes, seed=None, start_law="unknown", demonstrator="imported", noise=0.0,
+        task=task, num_wanted=num_episodes, seed=None, init_distribution="unknown", demonstrator="imported", noise=0.0,
         steps_after_success=0, command="", versions=versions(), git_commit=git_commit(), horizon=horizon, control_hz=hz,
     )  # fmt: skip
     shapes = {camera: layout[IMAGES + camera][0] for camera in cameras}
@@ -215,7 +224,7 @@ def foreign(task: str, num_episodes: int, cameras: Sequence[str], layout: Layout
         },
         fingerprint=None,
         fields=("state", "action"),
-        episodes=[Recording(steps={}, source="imported", start=None)] * num_episodes,
+        episodes=[Recording(steps={}, source="imported", init_state=None)] * num_episodes,
     )
 
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from act_kit.datasets.episode import Recording
 from act_kit.datasets.formats import act_hdf5, diffusion_policy, lerobot
 from act_kit.datasets.formats.content import SIDECAR, Content, Keys, of_store, to_json
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.errors import ConfigError, DamagedFileError, DatasetError, did_you_mean
 from act_kit.files import new_folder, read_json, require_apart, write_json
+from act_kit.rollouts.episode import Recording
 
 OURS = "act_kit"
 _READERS: dict[str, Callable[[Path, str, Keys], Content]] = {

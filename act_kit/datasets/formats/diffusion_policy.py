@@ -18,7 +18,6 @@ import numcodecs
 import numpy as np
 import zarr
 
-from act_kit.datasets.episode import Recording
 from act_kit.datasets.formats.content import (
     EPISODE_BYTES,
     IMAGES,
@@ -37,6 +36,7 @@ from act_kit.datasets.formats.content import (
 )
 from act_kit.datasets.formats.zarr_files import ZarrArray, ZarrFiles, open_files
 from act_kit.errors import DatasetError
+from act_kit.rollouts.episode import Recording
 from act_kit.sim.tasks import STATE_DIM, TASKS
 
 HZ = 10
@@ -200,14 +200,14 @@ def _beyond(arrays: Mapping[str, ZarrArray], num_steps: int) -> list[str]:
 def _left(arrays: Mapping[str, ZarrArray], elsewhere: Sequence[str], files: ZarrFiles) -> list[str]:
     """Say which arrays are not read and why, which attributes, and how many hidden files."""
     notes = []
-    pictures = {name: array for name, array in arrays.items() if len(array.shape) == 4}
-    plain = [*(name for name in arrays if name not in pictures), *elsewhere]
+    images = {name: array for name, array in arrays.items() if len(array.shape) == 4}
+    plain = [*(name for name in arrays if name not in images), *elsewhere]
     if plain:
         notes.append(f"left behind: {some(plain)} ({len(plain)} arrays: neither states, actions nor images)")
     notes += [
         f"left behind: {name}, whose shape {array.shape} is that of no image: 3 channels, first or last, and sides of "
         "16 to 1024 px"
-        for name, array in pictures.items()
+        for name, array in images.items()
     ]
     attributes = files.attributes()
     if attributes:

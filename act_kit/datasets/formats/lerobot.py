@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from act_kit.datasets.episode import Recording
 from act_kit.datasets.formats.content import Content
 from act_kit.errors import DatasetError, install_hint
 from act_kit.files import write_text
+from act_kit.rollouts.episode import Recording
 
 _STATE, _ENVIRONMENT, _IMAGES = "observation.state", "observation.environment_state", "observation.images."
 _PROPRIOCEPTION = 4
@@ -135,7 +135,7 @@ def _columns(recording: Recording, index: int, begin: int, fps: int) -> dict[str
     Meta-World's state is split as lerobot's policies expect it: what the robot knows of itself, and the rest.
     """
     state = recording.steps["state"].astype(np.float32)
-    known = _PROPRIOCEPTION if recording.start is not None else state.shape[1]
+    known = _PROPRIOCEPTION if recording.init_state is not None else state.shape[1]
     columns = {_STATE: state[:, :known]}
     if known < state.shape[1]:
         columns[_ENVIRONMENT] = state[:, known:]

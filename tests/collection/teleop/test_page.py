@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from act_kit.collection.teleop.picture import ground_axes
-from act_kit.datasets.diversity import measure as measure_diversity
+from act_kit.collection.teleop.images import ground_axes
 from act_kit.datasets.store import EpisodeStore
-from act_kit.policy.policy import Policy
+from act_kit.diversity.measure import measure as measure_diversity
+from act_kit.policies.policy import Policy
 from act_kit.sim.render import Gl
 from act_kit.training.trainer import Trainer
 from benchmarks.teleop import Served, go, measure, serve, wait_until

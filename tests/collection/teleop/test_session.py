@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from act_kit.collection.replay import replay_episode
-from act_kit.collection.teleop.picture import ground_axes
+from act_kit.collection.teleop.images import ground_axes
 from act_kit.collection.teleop.session import SETTLE_S, Session
+from act_kit.collection.verify import replay_episode
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ArrayError, DatasetError
 from act_kit.sim.render import CAMERAS
@@ -94,19 +94,19 @@ def test_what_is_kept_is_on_disk_and_replays(session: Session, simulator: Simula
 
 
 def test_every_attempt_stays_on_record(session: Session, simulator: Simulator, tmp_path: Path) -> None:
-    first = session.start
+    first = session.init_state
     session.restart()
-    assert (session.start, session.num_discarded) == (first, 0), "nothing was done yet"
+    assert (session.init_state, session.num_discarded) == (first, 0), "nothing was done yet"
     reach(session, simulator)
     session.restart()
-    assert (session.start, session.num_discarded) == (first, 1)
+    assert (session.init_state, session.num_discarded) == (first, 1)
     session.skip()
-    second = session.start
+    second = session.init_state
     assert second != first
     reach(session, simulator)
     session.keep()
     attempts = EpisodeStore.open(tmp_path / "data").attempts()
-    assert [(a.start, a.kept) for a in attempts] == [(first, False), (first, False), (second, True)]
+    assert [(a.init_state, a.kept) for a in attempts] == [(first, False), (first, False), (second, True)]
     assert attempts[0].num_steps > 0 == attempts[1].num_steps
 
 
@@ -114,10 +114,10 @@ def test_somebody_else_goes_on_from_the_next_start(session: Session, simulator: 
     reach(session, simulator)
     session.keep()
     reach(session, simulator)  # and the machine is switched off
-    following = session.start
+    following = session.init_state
     config = teleop_config(n=3, **{"teleop.operator": "ben"})
     session = Session(config, tmp_path / "data", simulator, resume=True)
-    assert (session.start, session.num_kept) == (following, 1)
+    assert (session.init_state, session.num_kept) == (following, 1)
     for _ in range(2):
         reach(session, simulator)
         session.keep()
@@ -132,14 +132,14 @@ def test_somebody_else_goes_on_from_the_next_start(session: Session, simulator: 
 
 
 def test_starts_used_over_and_over_go_on_where_they_were(simulator: Simulator, tmp_path: Path) -> None:
-    flags = {"n": 5, "distinct_starts": 2}
+    flags = {"n": 5, "num_init_states": 2}
     session = Session(teleop_config(**flags), tmp_path / "data", simulator)
-    first = session.start
+    first = session.init_state
     for _ in range(3):
         reach(session, simulator)
         session.keep()
     resumed = Session(teleop_config(**flags), tmp_path / "data", simulator, resume=True)
-    assert resumed.start == session.start != first
+    assert resumed.init_state == session.init_state != first
 
 
 def test_a_write_that_fails_can_be_repeated(
@@ -157,7 +157,7 @@ def test_a_write_that_fails_can_be_repeated(
     assert (session.num_kept, session.phase) == (0, "succeeded")
     session.keep()
     assert EpisodeStore.open(tmp_path / "data").num_episodes == 1
-    left_out = session.start
+    left_out = session.init_state
     with monkeypatch.context() as patch:
         patch.setattr(EpisodeStore, "append", full)
         session.skip()
@@ -165,7 +165,7 @@ def test_a_write_that_fails_can_be_repeated(
     session.keep()
     attempts = EpisodeStore.open(tmp_path / "data").attempts()
     assert [attempt.kept for attempt in attempts] == [True, False, True]
-    assert attempts[1].start == left_out, "once, and on record as soon as there is room"
+    assert attempts[1].init_state == left_out, "once, and on record as soon as there is room"
 
 
 @pytest.mark.parametrize("camera", CAMERAS)

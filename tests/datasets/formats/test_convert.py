@@ -39,19 +39,19 @@ def assert_same(store: EpisodeStore, other: EpisodeStore) -> None:
         assert (theirs.settings, theirs.renderer) == (ours.settings, ours.renderer)
         for index in range(store.num_episodes):
             assert np.array_equal(theirs.episode(index), ours.episode(index))
-    for name in ("task", "seed", "start_law", "noise", "horizon", "control_hz"):
+    for name in ("task", "seed", "init_distribution", "noise", "horizon", "control_hz"):
         assert getattr(other.info, name) == getattr(store.info, name)
 
 
 @pytest.mark.parametrize("to", ["act-hdf5", "diffusion-policy"])
-def test_a_round_trip_loses_nothing(pictures_store: EpisodeStore, tmp_path: Path, to: str) -> None:
-    run(pictures_store.path, tmp_path / "theirs", to)
+def test_a_round_trip_loses_nothing(images_store: EpisodeStore, tmp_path: Path, to: str) -> None:
+    run(images_store.path, tmp_path / "theirs", to)
     assert run(tmp_path / "theirs", tmp_path / "back") == ""
     back = EpisodeStore.open(tmp_path / "back")
-    assert_same(pictures_store, back)
+    assert_same(images_store, back)
     (parent,) = back.info.parents
     assert (parent["path"], parent["format"]) == (str(tmp_path / "theirs"), to)
-    assert parent["made_by"] == pictures_store.info.command
+    assert parent["made_by"] == images_store.info.command
 
 
 def test_derived_data_come_back_too(reach_store: EpisodeStore, tmp_path: Path) -> None:
@@ -78,10 +78,10 @@ def test_a_change_on_the_way_is_noticed(reach_store: EpisodeStore, tmp_path: Pat
     assert "changed on the way" in run(tmp_path / "theirs", tmp_path / "back")
 
 
-def test_act_finds_in_the_files_what_it_reads(pictures_store: EpisodeStore, tmp_path: Path) -> None:
-    notes = run(pictures_store.path, tmp_path / "out", "act-hdf5")
+def test_act_finds_in_the_files_what_it_reads(images_store: EpisodeStore, tmp_path: Path) -> None:
+    notes = run(images_store.path, tmp_path / "out", "act-hdf5")
     assert "qvel zeros" in notes
-    episode = pictures_store.episodes()[1]
+    episode = images_store.episodes()[1]
     with h5py.File(tmp_path / "out" / "episode_1.hdf5") as root:
         assert root.attrs["sim"]
         assert np.array_equal(root["/observations/qpos"][()], episode.state)
@@ -92,21 +92,21 @@ def test_act_finds_in_the_files_what_it_reads(pictures_store: EpisodeStore, tmp_
         assert frames.shape == (len(episode), 32, 32, 3)
 
 
-def test_diffusion_policy_finds_what_it_reads(pictures_store: EpisodeStore, tmp_path: Path) -> None:
-    assert run(pictures_store.path, tmp_path / "out", "diffusion-policy") == ""
+def test_diffusion_policy_finds_what_it_reads(images_store: EpisodeStore, tmp_path: Path) -> None:
+    assert run(images_store.path, tmp_path / "out", "diffusion-policy") == ""
     root = zarr.open_group(tmp_path / "out", mode="r", zarr_format=2)
     ends = np.asarray(root["meta/episode_ends"])  # type: ignore[arg-type]
-    assert np.array_equal(ends, pictures_store.episode_ends)
+    assert np.array_equal(ends, images_store.episode_ends)
     assert {array.shape[0] for _, array in root["data"].arrays()} == {ends[-1]}  # type: ignore[union-attr]
     assert json.loads((tmp_path / "out/data/corner4/.zarray").read_text())["compressor"]["id"] == "blosc"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio's reader leaves pipes open
-def test_what_lerobot_reads(pictures_store: EpisodeStore, tmp_path: Path) -> None:
+def test_what_lerobot_reads(images_store: EpisodeStore, tmp_path: Path) -> None:
     """Steps, episodes, statistics and videos go together (benchmarks/interchange.py lets lerobot itself read them)."""
     import imageio.v2 as imageio
 
-    notes = run(pictures_store.path, tmp_path / "out", "lerobot")
+    notes = run(images_store.path, tmp_path / "out", "lerobot")
     assert "rounded to float32: state" in notes
     assert "left behind: distance, executed_action, physics" in notes
     info = json.loads((tmp_path / "out/meta/info.json").read_text())
@@ -115,21 +115,21 @@ def test_what_lerobot_reads(pictures_store: EpisodeStore, tmp_path: Path) -> Non
     state = np.concatenate(
         [np.stack(steps[f"observation.{part}"].to_numpy()) for part in ("state", "environment_state")], axis=1
     )
-    assert np.array_equal(state, pictures_store.steps("state").astype(np.float32))
-    assert np.array_equal(np.stack(steps["action"].to_numpy()), pictures_store.steps("action"))
+    assert np.array_equal(state, images_store.steps("state").astype(np.float32))
+    assert np.array_equal(np.stack(steps["action"].to_numpy()), images_store.steps("action"))
     episodes = pq.read_table(tmp_path / "out/meta/episodes/chunk-000/file-000.parquet").to_pydict()
-    assert episodes["dataset_to_index"] == pictures_store.episode_ends.tolist()
+    assert episodes["dataset_to_index"] == images_store.episode_ends.tolist()
     stats = json.loads((tmp_path / "out/meta/stats.json").read_text())
-    assert np.allclose(stats["action"]["mean"], pictures_store.steps("action").mean(axis=0, dtype=np.float64))
-    assert np.allclose(stats["action"]["std"], pictures_store.steps("action").std(axis=0, dtype=np.float64))
-    assert stats["action"]["count"] == [pictures_store.num_steps]
+    assert np.allclose(stats["action"]["mean"], images_store.steps("action").mean(axis=0, dtype=np.float64))
+    assert np.allclose(stats["action"]["std"], images_store.steps("action").std(axis=0, dtype=np.float64))
+    assert stats["action"]["count"] == [images_store.num_steps]
     assert np.shape(stats["observation.images.corner4"]["q50"]) == (3, 1, 1)
-    for index, length in enumerate(pictures_store.episode_lengths):
+    for index, length in enumerate(images_store.episode_lengths):
         video = tmp_path / f"out/videos/observation.images.corner4/chunk-000/file-{index:03d}.mp4"
         with imageio.get_reader(video) as reader:
             frames = list(reader.iter_data())
         assert len(frames) == length
-        drawn = ImageStore(pictures_store, "corner4").episode(index)
+        drawn = ImageStore(images_store, "corner4").episode(index)
         assert np.abs(np.stack(frames).astype(float) - drawn).mean() < 12
 
 
@@ -146,7 +146,7 @@ def test_aloha_comes_in(tmp_path: Path) -> None:
     assert (store.info.task, store.info.control_hz) == ("sim_transfer_cube_scripted", 50)
     assert store.episode_lengths.tolist() == [3, 5, 5]
     assert store.sources == ["imported"] * 3
-    assert store.lacks[0] == "start"
+    assert store.lacks[0] == "init_state"
     with h5py.File(folder / "episode_2.hdf5") as root:
         (_, second, _) = store.recordings()
         assert np.array_equal(second.steps["state"], root["observations/qpos"][()].astype(np.float64))
@@ -342,7 +342,7 @@ def test_what_imported_data_cannot_do_is_said_in_a_line(tmp_path: Path) -> None:
     assert "imported, 2 episodes" in shown
     assert "not recorded" in shown
     assert "diffusion-policy" in shown
-    for verb in (("data", "replay"), ("render",)):
+    for verb in (("data", "verify"), ("render",)):
         done = act(*verb, tmp_path / "out", check=2)
         assert "was imported without" in done.stderr
         assert done.stderr.count("\n") == 1

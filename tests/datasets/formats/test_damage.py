@@ -387,7 +387,7 @@ def test_a_companion_that_was_edited_is_refused(reach_store: EpisodeStore, tmp_p
         {"info": original["info"] | {"task": "a" * 300}},
         {"fields": ["state"]},
         {"episodes": original["episodes"][:-1]},
-        {"episodes": [{"start": [1.0], "source": "x", "attempt": 0}, *original["episodes"][1:]]},
+        {"episodes": [{"init_state": [1.0], "source": "x", "attempt": 0}, *original["episodes"][1:]]},
         {"cameras": {"corner4": {"settings": {"height_px": 1}, "renderer": ""}}},
         {"cameras": {"corner4": {"settings": {}, "renderer": ""}}},
     ]
@@ -396,7 +396,7 @@ def test_a_companion_that_was_edited_is_refused(reach_store: EpisodeStore, tmp_p
         assert_refused(path, tmp_path / "out", "act_kit.json is")
     companion.unlink()
     convert_dataset(path, tmp_path / "out", to="act_kit", task="reach-v3", overwrite=False)
-    assert EpisodeStore.open(tmp_path / "out").lacks[0] == "start"
+    assert EpisodeStore.open(tmp_path / "out").lacks[0] == "init_state"
 
 
 def test_the_command_ends_with_one_line_and_code_2(tmp_path: Path) -> None:

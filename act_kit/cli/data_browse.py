@@ -1,0 +1,57 @@
+"""``act data browse``: a page to look through a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from act_kit.cli.console import complain, progress_bar, say
+from act_kit.cli.options import Overwrite, Workers, count_workers
+from act_kit.cli.preflight import require_datasets, require_free
+from act_kit.files import new_folder, require_apart
+
+
+def browse(
+    dataset: Annotated[Path, typer.Argument(help="A dataset.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Folder of the page.", show_default="DATASET-view")] = None,
+    camera: Annotated[
+        list[str] | None, typer.Option(help="One or more of them.", show_default="those of its pictures, or corner4")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels of a video.", show_default="that of its pictures, or 192")
+    ] = None,
+    episodes: Annotated[int | None, typer.Option(min=1, help="Only the first ones.", show_default="all")] = None,
+    workers: Workers = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make a page to look through a dataset: its starts on maps, and each episode's signals beside its video.
+
+    [dim]act data browse data/pick-place-v3[/]
+    """
+    datasets = require_datasets([dataset])
+    named = dataset if dataset.name not in ("", "..") else dataset.resolve()
+    out = out or named.with_name(named.name + "-view")
+    require_apart(out, datasets)
+    require_free(out, overwrite=overwrite, otherwise="It holds an earlier page")
+    from act_kit.datasets.store import EpisodeStore
+    from act_kit.reports.browser import make_videos, write_view
+    from act_kit.sim.render import RenderSettings
+
+    store = EpisodeStore.open(dataset)
+    settings = RenderSettings.of_size(size) if size else None
+    num = min(store.num_episodes, episodes or store.num_episodes)
+    with new_folder(out, overwrite=overwrite) as fresh, progress_bar() as bar:
+
+        def show(num_done: int) -> None:
+            line = bar.task_ids[0] if bar.task_ids else bar.add_task("videos", total=num)
+            bar.update(line, completed=num_done)
+
+        no_video = make_videos(
+            store, num, fresh / "videos", camera or (), settings, num_workers=count_workers(workers), on_progress=show
+        )
+        page = write_view(store, num, fresh, no_video=no_video)
+    if no_video:
+        complain(no_video)
+    say(f"Page: {out / page.name}")

@@ -1,0 +1,81 @@
+"""What who demonstrates sees, drawn in a process of its own, so that drawing never delays a step."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import io
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+
+import numpy as np
+
+from act_kit.sim.initial_states import InitialState
+from act_kit.sim.render import Gl, RenderSettings, get_renderer, is_rotated
+from act_kit.sim.simulator import Simulator
+from act_kit.sim.workers import Pool, environment
+
+_JPEG_QUALITY = 85
+
+
+class ImageWorker:
+    """Draws states as JPEGs, the cameras' frames side by side."""
+
+    def __init__(self, gl: Gl, cameras: Sequence[str], settings: RenderSettings) -> None:
+        self._gl = gl
+        self._what = settings, tuple(cameras)
+        self._pool = Pool(1)
+
+    async def draw(self, init_state: InitialState, physics: np.ndarray) -> bytes:
+        """Return a JPEG of a state, float64 (P,), of the episode from ``init_state``.
+
+        Raises:
+            BrokenProcessPool: The process that draws died twice in a row.
+        """
+        try:
+            return await self._draw(init_state, physics)
+        except BrokenProcessPool:
+            self._pool = Pool(1)
+            return await self._draw(init_state, physics)
+
+    async def _draw(self, init_state: InitialState, physics: np.ndarray) -> bytes:
+        with environment(self._gl.environment):  # for the process, which starts with the first call
+            job = self._pool.submit(_draw_jpeg, *self._what, init_state, physics)
+        return await asyncio.wrap_future(job)
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+_simulator = functools.lru_cache(maxsize=1)(Simulator)
+
+
+@functools.lru_cache(maxsize=1)
+def _standing_at(init_state: InitialState) -> Simulator:
+    simulator = _simulator(init_state.task)
+    simulator.reset(init_state)
+    return simulator
+
+
+def _draw_jpeg(
+    settings: RenderSettings, cameras: tuple[str, ...], init_state: InitialState, physics: np.ndarray
+) -> bytes:
+    from PIL import Image
+
+    frames = get_renderer(settings).draw(_standing_at(init_state), physics, cameras)
+    file = io.BytesIO()
+    Image.fromarray(np.concatenate(list(frames), axis=1)).save(file, "JPEG", quality=_JPEG_QUALITY)
+    return file.getvalue()
+
+
+def ground_axes(simulator: Simulator, camera: str) -> np.ndarray:
+    """Return what is right, away and up for who looks at a camera's picture, as rows in the world's axes; (3, 3).
+
+    Right and away lie in the plane of the table.
+    """
+    data = simulator.engine.data
+    right_x, right_y = data.camera(camera).xmat.reshape(3, 3)[:2, 0] * (-1.0 if is_rotated(camera) else 1.0)
+    right = np.array([right_x, right_y, 0.0]) / np.hypot(right_x, right_y)
+    up = np.array([0.0, 0.0, 1.0])
+    return np.stack([right, np.cross(up, right), up])

@@ -1,0 +1,68 @@
+"""Replaying a dataset: its recorded actions, from its recorded starts, must lead to its recorded states.
+
+On the processor that recorded them they do to the bit; on another, norms may be rounded differently.
+
+It is the cheapest proof that starts, actions and the simulator mean the same now as when they were recorded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from act_kit.datasets.store import EpisodeStore
+from act_kit.parallel import Executor
+from act_kit.rollouts.episode import Episode
+from act_kit.rollouts.resimulation import first_difference, resimulate
+from act_kit.sim.simulator import Simulator
+from act_kit.sim.threads import cache_per_thread
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Replay:
+    """How the replay of one episode went.
+
+    Attributes:
+        index: Of the episode.
+        first_difference: The first step at which anything that was recorded differs, but for rounding; or None.
+        field: What differed there.
+        rounded: The largest difference of each field that differs by rounding alone.
+    """
+
+    index: int
+    first_difference: int | None = None
+    field: str = ""
+    rounded: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+_simulator = cache_per_thread(Simulator, 1)
+
+
+def replay_episode(index: int, episode: Episode) -> Replay:
+    """Replay one episode and compare every step."""
+    resimulation = resimulate(_simulator(episode.init_state.task), episode, episode.executed_action)
+    num = len(resimulation)
+    rounded: dict[str, float] = {}
+    for name in ("state", *resimulation.steps):
+        recorded, replayed = getattr(episode, name)[:num], resimulation.of(name)
+        difference = first_difference(recorded, replayed)
+        if difference is not None:
+            return Replay(index=index, first_difference=difference, field=name)
+        if not np.array_equal(recorded, replayed):
+            rounded[name] = float(np.abs(recorded - replayed).max())
+    if num < len(episode):
+        return Replay(index=index, first_difference=num, field="length")
+    return Replay(index=index, rounded=rounded)
+
+
+def replay(
+    store: EpisodeStore, *, executor: Executor, on_progress: Callable[[int], None] = lambda num: None
+) -> list[Replay]:
+    """Replay every episode of a dataset."""
+    results: list[Replay] = []
+    for result in executor.map(replay_episode, enumerate(store.episodes())):
+        results.append(result)
+        on_progress(len(results))
+    return results

@@ -1,0 +1,434 @@
+"""What the doctor looks at: a run with its data and evaluations, and what it measures of them, each once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from act_kit.collection.collect import collect
+from act_kit.collection.render import render
+from act_kit.config import CollectConfig, TrainConfig
+from act_kit.datasets.split import split_stores
+from act_kit.datasets.store import EpisodeStore
+from act_kit.diversity.first_observations import FirstObservations, measure_dataset
+from act_kit.diversity.result import DiversityReport
+from act_kit.diversity.soundness import Soundness, check_soundness
+from act_kit.doctor.generalization import SEED, Gap, comparable, evenly, measure_loss
+from act_kit.errors import ActKitError, CheckpointError, DatasetError
+from act_kit.eval.evaluate import success_rate
+from act_kit.eval.init_state_sets import check_disjoint, make_init_state_set
+from act_kit.files import free_beside, quoted, read_json, read_text
+from act_kit.metrics import read_metrics
+from act_kit.overrides import compose
+from act_kit.parallel import LocalExecutor
+from act_kit.policies.policy import Policy
+from act_kit.rollouts.agents import ExpertAgent, PolicyAgent
+from act_kit.rollouts.rollout import Outcome, RolloutPool
+from act_kit.sim.initial_states import InitialState
+from act_kit.sim.render import find_gl
+from act_kit.statistics import Rate
+from act_kit.training.run import load_run, noted_evaluations, train_command
+
+_NUM_FRESH = 24
+"""Fresh starts that it measures on, over all tasks; at least ten of each."""
+
+_NUM_SHOWN = 12
+"""Demonstrated starts, likewise; at least six of each."""
+
+_SUCCEEDS = 0.8
+"""Of the expert's success rate: a policy fails in a task if its own is shown to be less."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationFiles:
+    """The evaluation of one task, as it lies on disk.
+
+    Attributes:
+        folder: Where.
+        summary: ``summary.json``.
+        rows: ``episodes.csv``.
+        starts: Of ``init_states.json``, float64 (N, D), unchecked.
+        starts_file: All of ``init_states.json``.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    rows: list[dict[str, str]]
+    init_states: np.ndarray
+    init_states_file: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> EvaluationFiles:
+        """Read an evaluation, whatever it claims.
+
+        Raises:
+            DatasetError: A file is missing or cannot be read.
+        """
+        try:
+            rows = list(csv.DictReader(io.StringIO(read_text(folder / "episodes.csv"), newline="")))
+            init_states_file = read_json(folder / "init_states.json")
+            return cls(
+                folder=folder, summary=read_json(folder / "summary.json"), rows=rows,
+                init_states=np.array(init_states_file["init_states"], dtype=np.float64), init_states_file=init_states_file,
+            )  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            raise DatasetError(
+                f"The evaluation {folder} is damaged: {error!r}. Evaluate again: act eval RUN"
+            ) from error
+
+    @property
+    def task(self) -> str:
+        """The task it says it is of."""
+        return str(self.summary["task"])
+
+
+class DatasetCase:
+    """A dataset."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def store(self) -> EpisodeStore:
+        """The dataset, opened."""
+        return EpisodeStore.open(self.path)
+
+    @cached_property
+    def diversity(self) -> DiversityReport | FirstObservations:
+        """What the report says of it."""
+        return measure_dataset(self.store, soundness=self.soundness)
+
+    @cached_property
+    def soundness(self) -> Soundness:
+        """What replaying every demonstration, and asking the expert again, shows."""
+        return check_soundness(self.store, of_all=True)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether ``act train`` takes it with ``--allow-low-diversity`` alone."""
+        try:
+            return self.diversity.level == "FAIL"
+        except DatasetError:
+            return False
+
+    def require_metaworld(self) -> None:
+        """Raise :class:`DatasetError` unless states and actions are those of a task of Meta-World."""
+        if not self.store.is_of_metaworld:
+            raise DatasetError(f"'{self.store.info.task}' is no task of Meta-World.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRollouts:
+    """How often a policy succeeds in a task.
+
+    Attributes:
+        fresh, shown: From fresh initial states, and from demonstrated ones; None where nobody recorded these.
+        expert: The scripted expert, from the same fresh ones.
+    """
+
+    task: str
+    fresh: Rate
+    shown: Rate | None
+    expert: Rate
+
+    @property
+    def succeeds(self) -> bool:
+        """Whether it may succeed nearly as often as the expert, as far as so few episodes tell."""
+        return self.fresh.interval[1] >= _SUCCEEDS * self.expert.value
+
+    def __str__(self) -> str:
+        shown = f" and {self.shown} from demonstrated ones" if self.shown else ""
+        return f"success {self.fresh} from fresh starts{shown}"
+
+
+class RunCase:
+    """A run. What it measures is measured when it is first asked for; the doctor's processes end with :meth:`close`."""
+
+    def __init__(self, folder: Path, num_workers: int, evaluation: Path | None = None) -> None:
+        """Look at the run in ``folder``, and of its evaluations at all, or only at that in ``evaluation``."""
+        self.folder = folder
+        self.num_workers = num_workers
+        self._evaluation = evaluation
+        self._resources = ExitStack()
+
+    def close(self) -> None:
+        """End the processes and delete what was only measured on."""
+        self._resources.close()
+
+    # -- what lies there -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """The configuration it was trained with."""
+        return load_run(self.folder)[0]
+
+    @cached_property
+    def datasets(self) -> list[DatasetCase]:
+        """The datasets that its configuration names."""
+        return [DatasetCase(path) for path in load_run(self.folder)[1]]
+
+    @cached_property
+    def stores(self) -> list[EpisodeStore]:
+        """The same, opened."""
+        return [case.store for case in self.datasets]
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The policy that an evaluation of this run would load."""
+        try:
+            return Policy.load(self.folder)
+        except CheckpointError as error:
+            raise CheckpointError(f"There is no policy to test: {error}") from error
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The folders of its checkpoints."""
+        return sorted({path.resolve() for path in (self.folder / "checkpoints").glob("*") if path.is_dir()})
+
+    @cached_property
+    def read_evaluations(self) -> tuple[list[EvaluationFiles], list[str]]:
+        """Every evaluation in or beside the run's folder, or where it noted one; and what is wrong with those in it.
+
+        Each is of one task.
+        """
+        evaluations: list[EvaluationFiles] = []
+        damaged: list[str] = []
+        for path in self._summaries():
+            try:
+                if "tasks" not in read_json(path):  # of several tasks: each has a folder of its own
+                    evaluations.append(EvaluationFiles.read(path.parent))
+            except (OSError, ValueError, TypeError, DatasetError) as error:
+                damaged.append(f"{path}: {error}")
+        return evaluations, damaged
+
+    def _summaries(self) -> list[Path]:
+        if self._evaluation:
+            return sorted(self._evaluation.rglob("summary.json"))
+        inside = {path.resolve(): path for path in self.folder.rglob("summary.json")}
+        elsewhere = list(self.folder.resolve().parent.glob("eval*/**/summary.json"))
+        for folder in noted_evaluations(self.folder):
+            elsewhere += [*folder.glob("summary.json"), *folder.glob("*/summary.json")]
+        found = {path.resolve(): path for path in elsewhere if self._is_of(path)} | inside
+        return sorted(found.values())
+
+    def _is_of(self, path: Path) -> bool:
+        """Tell whether the summary at ``path`` says that it is of a checkpoint, or of the weights, of this run."""
+        try:
+            summary = read_json(path)
+            checkpoint, weights = Path(summary["training"]["checkpoint"]), summary.get("weights")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+        return self.folder.resolve() in checkpoint.parents or (weights is not None and weights == self._weights)
+
+    @cached_property
+    def _weights(self) -> str | None:
+        try:
+            return self.policy.weights_hash
+        except CheckpointError:
+            return None
+
+    @cached_property
+    def fingerprints(self) -> list[str]:
+        """Of the datasets, as they are signed."""
+        return [store.fingerprint or store.compute_fingerprint() for store in self.stores]
+
+    @property
+    def _trained_on(self) -> list[str]:
+        return [shown.fingerprint for shown in self.policy.contract.demonstrations]
+
+    def require_training_data(self) -> None:
+        """Raise :class:`DatasetError` unless the datasets are those that the policy was trained on."""
+        if self._trained_on != self.fingerprints:
+            raise DatasetError("The run's data are not those that the policy was trained on.")
+
+    @property
+    def evaluations(self) -> list[EvaluationFiles]:
+        """Those that read."""
+        return self.read_evaluations[0]
+
+    @cached_property
+    def recorded(self) -> dict[str, dict[int, float]]:
+        """The records of ``metrics.jsonl`` by name and step, declared or not, up to a damaged one."""
+        recorded: dict[str, dict[int, float]] = {}
+        for record in read_metrics(self.folder):
+            try:
+                for name, value in record.items():
+                    recorded.setdefault(name, {})[int(record["step"])] = float(value)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+        recorded.pop("step", None)
+        return recorded
+
+    @property
+    def train_again(self) -> str:
+        """The command that makes the run again, with all of its configuration, in a new folder."""
+        return self.train_with({})
+
+    def train_with(self, changes: Mapping[str, Any], *, data: Sequence[Path] | None = None) -> str:
+        """Return the command that makes the run again, but for some options, by dotted key, or other data."""
+        try:
+            config, paths = self.config, data or [dataset.path for dataset in self.datasets]
+        except CheckpointError:
+            return "act train --data DATASET"
+        refused = data is None and any(dataset.is_refused for dataset in self.datasets)
+        return train_command(config, paths, self.folder, changes) + (" --allow-low-diversity" if refused else "")
+
+    def train_on_fixed(self, dataset: DatasetCase, fix: str) -> str:
+        """Return ``fix``, and the command that then trains on what it makes, if that is a dataset beside a dataset."""
+        fixed = free_beside(dataset.path)
+        if f" {quoted(fixed)} " not in f"{fix} ":
+            return fix
+        data = [fixed if other is dataset else other.path for other in self.datasets]
+        return f"{fix} && {self.train_with({}, data=data)}"
+
+    def evaluate_with(self, out: Path, *options: str) -> str:
+        """Return the command that evaluates the run."""
+        return shlex.join(["act", "eval", str(self.folder), *options, "--out", str(out)])
+
+    # -- what is measured ------------------------------------------------------------------------------------------
+
+    def split(self, store: EpisodeStore) -> tuple[np.ndarray, np.ndarray]:
+        """Return the training and the validation episodes of a dataset, as the run splits them."""
+        trainer = self.config.trainer
+        paths = [trained.path.resolve() for trained in self.stores]
+        stores = self.stores if store.path.resolve() in paths else [store]
+        splits = split_stores(stores, trainer.val_fraction, trainer.seed)
+        return splits[paths.index(store.path.resolve()) if stores is self.stores else 0]
+
+    @cached_property
+    def fresh(self) -> list[EpisodeStore]:
+        """Fresh demonstrations of each task, by the same demonstrator and with its noise, drawn if the policy looks."""
+        scratch = Path(self._resources.enter_context(TemporaryDirectory()))
+        views = self.policy.views
+        stores = []
+        for store in {store.info.task: store for store in self.stores}.values():
+            info = store.info
+            flags = {
+                "task": info.task, "n": self._share(_NUM_FRESH, 4), "seed": SEED, "noise": info.noise,
+                "steps_after_success": info.steps_after_success,
+            }  # fmt: skip
+            config = compose("collect", CollectConfig, flags=flags)
+            with LocalExecutor(1) as executor:
+                stores.append(collect(config, scratch / info.task, executor=executor))
+            if views:
+                with LocalExecutor(1, find_gl().environment) as executor:
+                    render(stores[-1], views.cameras, views.settings, executor=executor)
+        return stores
+
+    def gap_of(self, store: EpisodeStore) -> Gap:
+        """Compare the loss on the dataset's held-out demonstrations with that on fresh ones of its task.
+
+        Raises:
+            Incomparable: The fresh ones, which the scripted expert makes, are not like the dataset's.
+            DatasetError: The policy was not trained on it as it is: which episodes were held out is not known.
+        """
+        if (store.fingerprint or store.compute_fingerprint()) not in self._trained_on:
+            raise DatasetError(
+                f"{self.folder} was not trained on {store.path} as it is now, so nothing of it was held out. Give the "
+                "dataset that config.yaml of the run names."
+            )
+        held_out = evenly(comparable(store, self.split(store)[1]))
+        fresh = next(fresh for fresh in self.fresh if fresh.info.task == store.info.task)
+        return Gap.of(
+            measure_loss(self.policy, store, held_out), measure_loss(self.policy, fresh, np.arange(fresh.num_episodes))
+        )
+
+    @cached_property
+    def gaps(self) -> tuple[dict[str, Gap], list[str]]:
+        """The worst gap of each task that has one, and why others have none."""
+        gaps: dict[str, Gap] = {}
+        reasons: list[str] = []
+        for store in self.stores:
+            try:
+                gap = self.gap_of(store)
+            except ActKitError as error:
+                reasons.append(str(error))
+                continue
+            task = store.info.task
+            gaps[task] = max(gap, gaps.get(task, gap), key=lambda gap: gap.ratio)
+        return gaps, list(dict.fromkeys(reasons))
+
+    @cached_property
+    def results(self) -> list[TaskRollouts]:
+        """How the policy does in each task."""
+        return [
+            TaskRollouts(
+                task=task,
+                fresh=success_rate(_of_task(self.from_fresh, task)),
+                shown=success_rate(_of_task(self.from_shown, task)) if self.from_shown else None,
+                expert=self.expert_rates[task],
+            )
+            for task in self.policy.tasks
+        ]
+
+    @cached_property
+    def roll(self) -> RolloutPool:
+        """What rolls out."""
+        return self._resources.enter_context(
+            RolloutPool(self.num_workers, engine=self.config.sim.engine, num_envs=self.config.rollout.num_envs)
+        )
+
+    @cached_property
+    def test_init_states(self) -> list[InitialState]:
+        """Fresh starts of each task, none of them demonstrated."""
+        init_states: list[InitialState] = []
+        for task in self.policy.tasks:
+            init_state_set = make_init_state_set(task, "test", self._share(_NUM_FRESH, 10), SEED, [])
+            check_disjoint(init_state_set, self.policy.contract.init_states_of(task))
+            init_states += init_state_set.init_states
+        return init_states
+
+    @cached_property
+    def train_init_states(self) -> list[InitialState]:
+        """Some demonstrated starts of each task, if they are known of all."""
+        init_states: list[InitialState] = []
+        for task in self.policy.tasks:
+            known = self.policy.contract.init_states_of(task)
+            if not known:
+                return []
+            init_states += make_init_state_set(task, "train", self._share(_NUM_SHOWN, 6), 0, known).init_states
+        return init_states
+
+    @cached_property
+    def from_fresh(self) -> list[Outcome]:
+        """The policy from fresh starts."""
+        return self.act_from(self.policy, self.test_init_states)
+
+    @cached_property
+    def from_shown(self) -> list[Outcome]:
+        """The policy from demonstrated starts; nothing where they are not known."""
+        return self.act_from(self.policy, self.train_init_states) if self.train_init_states else []
+
+    @cached_property
+    def expert(self) -> list[Outcome]:
+        """The scripted expert from the same fresh starts."""
+        return self.roll(ExpertAgent(), self.test_init_states, stop_at_success=True)
+
+    @cached_property
+    def expert_rates(self) -> dict[str, Rate]:
+        """How often the scripted expert succeeds in each task."""
+        return {task: success_rate(_of_task(self.expert, task)) for task in self.policy.tasks}
+
+    def act_from(
+        self, policy: Policy, init_states: Sequence[InitialState], *, to_the_end: bool = False
+    ) -> list[Outcome]:
+        """Roll a policy out."""
+        return self.roll(PolicyAgent(policy), init_states, stop_at_success=not to_the_end)
+
+    def _share(self, num: int, least: int) -> int:
+        """Of ``num`` episodes, those of each task."""
+        return max(least, num // len(self.policy.tasks))
+
+
+def _of_task(outcomes: Sequence[Outcome], task: str) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.init_state.task == task]

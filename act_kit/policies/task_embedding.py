@@ -1,0 +1,66 @@
+"""Which task: a vector that a policy of several tasks is given beside what it sees.
+
+It is learned, or made of an embedding of each task (of its sentence, say) that a file brings.
+
+Shapes: N tasks, B batch, E embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from act_kit.errors import ConfigError, DamagedFileError
+from act_kit.policies.weights import load_tensors
+
+TASK_DIM = 32
+"""Width of the vector."""
+
+
+class TaskEncoder(nn.Module):
+    """From the number of a task to its vector."""
+
+    given_NE: Tensor | None
+
+    def __init__(self, num_tasks: int, given_NE: Tensor | None = None) -> None:
+        """Learn a vector per task, or how to project the embeddings ``given_NE``, float32, which stay as they are."""
+        super().__init__()
+        self.register_buffer("given_NE", given_NE)
+        if given_NE is None:
+            self.learned: nn.Module = nn.Embedding(num_tasks, TASK_DIM)
+        else:
+            self.learned = nn.Linear(given_NE.shape[1], TASK_DIM)
+
+    def forward(self, tasks_B: Tensor) -> Tensor:
+        """Return the vectors (B, TASK_DIM) of tasks int64 (B,)."""
+        vectors: Tensor = self.learned(tasks_B if self.given_NE is None else self.given_NE[tasks_B])
+        return vectors
+
+
+def load_task_embeddings(path: Path, tasks: Sequence[str]) -> Tensor:
+    """Read the embeddings of ``tasks`` from a safetensors file: a vector (E,) under the name of each task.
+
+    Returns:
+        float32 (N, E), each scaled to unit variance over its numbers.
+
+    Raises:
+        ConfigError: The file is missing or something else, or lacks a task, or its vectors differ in width.
+    """
+    try:
+        vectors = load_tensors(path)
+    except (OSError, DamagedFileError) as error:
+        raise ConfigError(f"policy.task_embeddings={path}: no safetensors file can be read there ({error}).") from error
+    missing = [task for task in tasks if task not in vectors]
+    if missing:
+        raise ConfigError(
+            f"policy.task_embeddings={path} has no vector named {missing[0]}; it has {', '.join(sorted(vectors)[:3])}."
+        )
+    if len({vectors[task].shape for task in tasks}) > 1 or vectors[tasks[0]].ndim != 1:
+        raise ConfigError(f"policy.task_embeddings={path}: expected one vector of the same width per task.")
+    stacked_NE = torch.stack([vectors[task].float() for task in tasks])
+    if not torch.isfinite(stacked_NE).all() or stacked_NE.shape[1] < 2:
+        raise ConfigError(f"policy.task_embeddings={path}: expected at least two finite numbers per task.")
+    return (stacked_NE - stacked_NE.mean(dim=1, keepdim=True)) / stacked_NE.std(dim=1, keepdim=True).clamp(min=1e-6)

@@ -1,0 +1,351 @@
+"""A page to look through a dataset: where its episodes start, what is known of each, their signals beside their video.
+
+It is a folder with ``view.html`` and ``videos/``, and needs neither a server nor a network.
+
+Shapes: N episodes, T steps of all, L lines of a plot.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from act_kit.datasets.episode_table import columns_of
+from act_kit.datasets.expressions import MAX_CHARACTERS, MAX_DEPTH, SIGNS, SPELLINGS, Columns
+from act_kit.datasets.images import ImageStore
+from act_kit.datasets.store import EpisodeStore
+from act_kit.diversity.reference import reference_init_states
+from act_kit.errors import DatasetError, RenderError
+from act_kit.files import quoted
+from act_kit.pages import write_page
+from act_kit.parallel import LocalExecutor
+from act_kit.reports.coverage import panels, place
+from act_kit.sim.initial_states import InitialState, stack
+from act_kit.sim.render import RenderSettings, check_cameras, find_gl, render_episode
+from act_kit.sim.tasks import TASKS, Task
+
+_FPS = 20
+"""Of videos, at most about: more is not seen."""
+_NUM_REFERENCE = 250
+_MOST_NUMBERS = 400_000
+"""Of signals in a page, 6 bytes each; beyond, only every second step is shown, or third, …"""
+_LINES = 7
+"""In one plot of signals that nobody has named."""
+_RIM = 0.06
+"""Of a map, around the reset box."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """Signals that share an axis.
+
+    Attributes:
+        name: What they are, with the unit.
+        lines: What each is.
+        values: float64 (T, L).
+        spans: What the axis shows at least.
+        is_centred: Whether each is drawn around the middle of its range: those of a position lie far apart.
+    """
+
+    name: str
+    lines: Sequence[str]
+    values: np.ndarray
+    spans: tuple[float, ...] = ()
+    is_centered: bool = False
+
+    def to_dict(self, ends: np.ndarray, every: int) -> dict[str, Any]:
+        """Return what the page draws of the episodes that end at ``ends``, every so many steps.
+
+        The axis (``limits``) is the same for all episodes.
+        """
+        finite = np.where(np.isfinite(self.values), self.values, np.nan_to_num(self.values[:1]))
+        low, high = finite.min(axis=0), finite.max(axis=0)
+        middles = (low + high) / 2 if self.is_centered else np.zeros(len(low))
+        shown = [*(low - middles), *(high - middles), *self.spans]
+        least, most = float(min(shown)), float(max(shown))
+        margin = 0.04 * (most - least) or 0.5
+        episodes = np.split(self.values[: ends[-1]], ends[:-1])
+        return {
+            "name": self.name, "lines": list(self.lines), "middles": _numbers(middles),
+            "limits": [_plain(least - margin), _plain(most + margin)],
+            "values": [_numbers(part[::every].T) for part in episodes],
+        }  # fmt: skip
+
+
+def plots_of(store: EpisodeStore) -> list[Plot]:
+    """Choose the signals to show: of Meta-World those that mean something, of others all, by their numbers."""
+    state, action = store.steps("state"), store.steps("action").astype(np.float64)
+    plots = []
+    if store.is_of_metaworld:
+        plots = [
+            Plot(name="hand (m)", lines="xyz", values=state[:, :3], is_centered=True),
+            Plot(name="object (m)", lines="xyz", values=state[:, 4:7], is_centered=True),
+            Plot(name="gripper opening (0 closed, 1 open)", lines=["opening"], values=state[:, 3:4], spans=(0.0, 1.0)),
+            Plot(name="action (-1 to 1)", lines=[*"xyz", "gripper"], values=action, spans=(-1.0, 1.0)),
+        ]
+    else:
+        for name, values in (("state", state), ("action", action)):
+            columns = values.reshape(len(values), -1)
+            for first in range(0, columns.shape[1], _LINES):
+                part = columns[:, first : first + _LINES]
+                last = first + part.shape[1] - 1
+                plots.append(
+                    Plot(
+                        name=f"{name} {first} to {last}, as recorded",
+                        lines=[str(first + i) for i in range(part.shape[1])],
+                        values=part,
+                    )
+                )
+    if "distance" in store.fields:
+        unit = TASKS[store.info.task].unit if store.info.task in TASKS else "m"
+        distance = store.steps("distance")[:, None]
+        plots.append(Plot(name=f"distance ({unit})", lines=["to go"], values=distance, spans=(0.0,)))
+    return plots
+
+
+# -- videos --------------------------------------------------------------------------------------------------------
+
+
+def stride_of(store: EpisodeStore) -> int:
+    """Return how many steps lie between two frames of a video."""
+    return max(1, store.info.control_hz // _FPS)
+
+
+def make_videos(
+    store: EpisodeStore, num: int, folder: Path, cameras: Sequence[str] = (), settings: RenderSettings | None = None,
+    *, num_workers: int, on_progress: Callable[[int], None] = lambda num_done: None,
+) -> str:  # fmt: skip
+    """Write a video of each of the first ``num`` episodes, in real time, its cameras side by side.
+
+    They show the dataset's own pictures if it has those asked for, and are drawn from its physics if not.
+
+    Args:
+        store: The dataset.
+        num: How many episodes.
+        folder: Where to: ``0000.mp4``, …
+        cameras: Which; by default all that the dataset has pictures of, or else corner4.
+        settings: What a frame looks like; by default that of the pictures, or else 192 px.
+        num_workers: Processes.
+        on_progress: Told how many are done.
+
+    Returns:
+        Why there are none, or an empty string.
+
+    Raises:
+        DatasetError: There is no episode yet.
+    """
+    if not num:
+        raise DatasetError(
+            f"{store.path} holds no demonstration yet. Fix: {store.info.command} --out {quoted(store.path)} --resume"
+        )
+    stored = {name: ImageStore(store, name) for name in ImageStore.cameras(store)}
+    stored = {name: image for name, image in stored.items() if image.is_complete and settings in (None, image.settings)}
+    cameras = cameras or list(stored) or ["corner4"]
+    stride = stride_of(store)
+    fps = store.info.control_hz / stride
+    paths = [folder / f"{episode:04d}.mp4" for episode in range(num)]
+    variables = None
+    jobs: Any
+    if set(cameras) <= set(stored):
+        function: Callable[..., None] = write_clip
+        images = [stored[camera] for camera in cameras]
+        jobs = ((path, fps, [i.episode(n)[::stride] for i in images]) for n, path in enumerate(paths))
+    else:
+        drawn = f"pictures of {', '.join(stored)}" if stored else "no pictures"
+        lacking = [name for name in ("init_state", "physics") if name in store.lacks]
+        if lacking or store.info.task not in TASKS:
+            missing = f"{' and '.join(lacking)} of each episode" if lacking else f"simulator of {store.info.task}"
+            return f"There is no video: the data have {drawn}, and to draw them takes the {missing}."
+        check_cameras(cameras)
+        try:
+            variables = find_gl(num_workers).environment
+        except RenderError as error:
+            return f"There is no video: {error}"
+        function, settings = draw_clip, settings or RenderSettings(height_px=192, width_px=192)
+        physics = np.split(store.steps("physics"), store.episode_ends[:-1])
+        jobs = (
+            (path, fps, settings, cameras, init_state, rows[::stride])
+            for path, init_state, rows in zip(paths, store.init_states, physics, strict=False)
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with LocalExecutor(num_workers, variables) as executor, closing(executor.map(function, jobs)) as outcomes:
+        for num_done, _ in enumerate(outcomes, 1):
+            on_progress(num_done)
+    return ""
+
+
+def draw_clip(
+    path: Path,
+    fps: float,
+    settings: RenderSettings,
+    cameras: Sequence[str],
+    init_state: InitialState,
+    physics: np.ndarray,
+) -> None:
+    """Draw recorded states, float64 (T, P), and write them as a video, in a process that has a GL library set."""
+    images = render_episode(settings, cameras, init_state, physics).images
+    write_clip(path, fps, [images[:, camera] for camera in range(len(cameras))])
+
+
+def write_clip(path: Path, fps: float, views: Sequence[np.ndarray]) -> None:
+    """Write frames, uint8 (T, H, W, 3) of each camera, side by side as a video."""
+    import imageio.v2 as imageio
+
+    height = -(-max(view.shape[1] for view in views) // 16) * 16
+    width = -(-sum(view.shape[2] for view in views) // 16) * 16
+    canvas = np.zeros((len(views[0]), height, width, 3), dtype=np.uint8)
+    at = 0
+    for view in views:
+        canvas[:, : view.shape[1], at : at + view.shape[2]] = view
+        at += view.shape[2]
+    writer: Any
+    # A whole picture every few frames, so that it can be wound back and forth without delay.
+    with imageio.get_writer(
+        path, fps=fps, codec="libx264", quality=8, macro_block_size=16, output_params=["-g", "5"]
+    ) as writer:
+        for frame in canvas:
+            writer.append_data(frame)
+
+
+# -- the page ------------------------------------------------------------------------------------------------------
+
+
+def write_view(store: EpisodeStore, num: int, out: Path, *, no_video: str = "") -> Path:
+    """Write the page of the first ``num`` episodes to ``out``, and return its path.
+
+    ``no_video`` says why there are no videos; without it they are in ``out / "videos"``.
+    """
+    columns = {name: values[:num] for name, values in columns_of(store).items()}
+    maps, no_map = _maps(store, num)
+    ends = store.episode_ends[:num]
+    plots = plots_of(store)
+    every = math.ceil(ends[-1] * sum(len(plot.lines) for plot in plots) / _MOST_NUMBERS)
+    data = {
+        "hz": store.info.control_hz,
+        "stride": stride_of(store),
+        "every": every,
+        "columns": {name: _exact(values) for name, values in columns.items()},
+        "units": _units(store, columns),
+        "language": {"spellings": SPELLINGS, "signs": SIGNS, "characters": MAX_CHARACTERS, "depth": MAX_DEPTH},
+        "maps": maps,
+        "plots": [plot.to_dict(ends, every) for plot in plots],
+        "success": [_spans(part) for part in np.split(store.steps("success")[: ends[-1]], ends[:-1])]
+        if "success" in store.fields else [[] for _ in ends],
+        "filter": shlex.join(["act", "data", "filter", str(store.path)]),
+    }  # fmt: skip
+    varying = [name for name, values in columns.items() if len(set(map(str, values))) > 1 and name != "random"]
+    shown = list(dict.fromkeys(["episode", "steps", *varying]))
+    out.mkdir(parents=True, exist_ok=True)
+    page = out / "view.html"
+    write_page(
+        page,
+        "view.html.j2",
+        {
+            "title": f"{store.path.resolve().name}: {num} demonstrations of {store.info.task}",
+            "info": store.info,
+            "shown": shown,
+            "rows": [[_cell(columns[name][episode]) for name in shown] for episode in range(num)],
+            "shortcuts": _shortcuts(columns),
+            "no_map": no_map,
+            "no_video": no_video,
+            "data": Markup(json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")),
+        },
+    )
+    return page
+
+
+def _maps(store: EpisodeStore, num: int) -> tuple[list[dict[str, Any]], str]:
+    """Return the maps of the starts, in coordinates from 0 to 1, and, if there are none, why."""
+    task = TASKS.get(store.info.task)
+    if not store.has_init_states:
+        return [], "Where these episodes start was not recorded, so there is no map of it."
+    if task is None or store.rand_vecs.shape[1] != len(task.low):
+        return [], f"{store.info.task} is not a task of Meta-World: there is no map of its starts."
+    groups = {
+        "reference": reference_init_states(task, _NUM_REFERENCE),
+        "episodes": store.rand_vecs[:num],
+        "lost": stack([a.init_state for a in store.attempts() if not a.kept]).reshape(-1, len(task.low)),
+    }
+    return [
+        {
+            "axes": [f"{arrow} {_axis(task, dim)}" for arrow, dim in zip("→↑", pair, strict=True) if dim is not None],
+            **{name: _numbers(_locate(task, init_states, pair)) for name, init_states in groups.items()},
+        }
+        for pair in panels(task)
+    ], ""
+
+
+def _axis(task: Task, dim: int) -> str:
+    return f"{task.dim_name(dim)}: {task.low[dim]:.3g} to {task.high[dim]:.3g} m"
+
+
+def _locate(task: Task, rand_vecs: np.ndarray, pair: tuple[int, int | None]) -> np.ndarray:
+    """Return where starts (N, D) lie on a map, (N, 2) from 0 to 1; those outside the reset box at the rim."""
+    x, y = pair
+    placed = place(rand_vecs, pair)
+    scaled = [
+        values if dim is None else (values - task.low[dim]) / task.width[dim]
+        for dim, values in zip((x, y), placed, strict=True)
+    ]
+    located: np.ndarray = np.clip(_RIM + (1 - 2 * _RIM) * np.nan_to_num(np.stack(scaled, axis=1)), 0.0, 1.0)
+    return located
+
+
+def _units(store: EpisodeStore, columns: Columns) -> dict[str, str]:
+    """Return the units of the columns that have one."""
+    task = TASKS.get(store.info.task)
+    positions = [task.dim_name(dim).replace(" ", "_") for dim in range(len(task.low))] if task else []
+    units = {"final_distance": task.unit if task else "m", "jerk": "m/s³"} | dict.fromkeys(positions, "m")
+    return {name: unit for name, unit in units.items() if name in columns}
+
+
+def _shortcuts(columns: Columns) -> list[tuple[str, str, int]]:
+    """Return filters that are a click away: what they are called, the expression, how many episodes they keep."""
+    shortcuts = [("all", "", len(columns["episode"]))]
+    succeeded = columns.get("succeeded", [])
+    if len(set(succeeded)) > 1:
+        shortcuts += [("succeeded", "succeeded", sum(succeeded)), ("failed", "not succeeded", succeeded.count(False))]
+    sources = columns["source"]
+    if len(set(sources)) > 1:
+        shortcuts += [(source, f"source == {source!r}", sources.count(source)) for source in dict.fromkeys(sources)]
+    return shortcuts
+
+
+def _spans(flags: np.ndarray) -> list[list[int]]:
+    """Return where bools (T,) are true: first steps, and the steps after the last."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+    return [[int(begin), int(end)] for begin, end in list(pairwise(edges))[::2]]
+
+
+def _numbers(values: np.ndarray) -> list[Any]:
+    return [_numbers(row) if row.ndim else _plain(float(row)) for row in values]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: four digits; None for what is not finite."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _exact(values: Sequence[Any]) -> list[Any]:
+    """Return a column as JSON has it, every digit: the page's filter chooses the episodes that the command does."""
+    return [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}" if math.isfinite(value) else ""
+    return str(value)

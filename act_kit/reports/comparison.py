@@ -1,0 +1,115 @@
+"""What a comparison leaves behind: ``compare.json`` and ``compare.html``, and tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from act_kit.compare.compare import Comparison, Pair, kinds_of, mean_of, points
+from act_kit.compare.experiments import Method
+from act_kit.files import write_json
+from act_kit.pages import BLUE, GREEN, GREY, ORANGE, RED, figure_uri, write_page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLORS = {"better": "green", "worse": "red", "no difference shown": "yellow"}
+"""Of verdicts; of those that are none, red."""
+
+METHOD_COLUMNS = ("", "training seeds", "each", "mean [95 %, of seeds like these]")
+PAIR_COLUMNS = ("compared", "of", "difference", "p", "after Holm", "verdict")
+CHANGE_COLUMNS = ("key", "first", "second", "")
+
+
+def methods_table(methods: Sequence[Method]) -> Table:
+    """Return every seed's success, and the seeds' means, as a table."""
+    table = Table(*METHOD_COLUMNS, title="Success", title_justify="left")
+    for row in method_rows(methods):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def method_rows(methods: Sequence[Method]) -> list[tuple[str, ...]]:
+    """Return an arm's line of :data:`METHOD_COLUMNS`; seeds of two kinds have no mean, but each kind has one."""
+    rows: list[tuple[str, ...]] = []
+    for method in methods:
+        each = ", ".join(f"{100 * seed.value:.1f} %" for seed in method.seeds)
+        mean = mean_of(method)
+        number = (
+            f"{len(method.seeds)} of {len(method.seeds) + len(method.missing)}"
+            if method.missing
+            else str(len(method.seeds))
+        )
+        kinds = kinds_of(method)
+        text = f"{100 * mean.value:.1f} % [{100 * mean.low:.0f}, {100 * mean.high:.0f} %]"
+        if kinds:
+            text = "two kinds: " + " and ".join(f"{len(kind)} at {100 * np.mean(kind):.1f} %" for kind in kinds)
+        rows.append((method.label, number, each, text))
+    return rows
+
+
+def pair_rows(pair: Pair) -> list[tuple[str, ...]]:
+    """Return the lines of :data:`PAIR_COLUMNS` of a pair: over all tasks, and of each; without a verdict, no p."""
+    whole = "mean of the tasks" if pair.by_task else pair.a.tasks[0]
+    results = {whole: pair.result, **pair.by_task}
+    rows: list[tuple[str, ...]] = []
+    for name, result in results.items():
+        if result is not None:
+            numbers = (points(result.difference), f"{result.difference.p:.3g}", f"{result.p_holm:.3g}", result.verdict)
+            if pair.confounds:
+                numbers = (numbers[0], "", "", pair.verdict)
+            rows.append((f"{pair.b.label} – {pair.a.label}", name, *numbers))
+    return rows
+
+
+def write_comparison(comparison: Comparison, out: Path) -> Path:
+    """Write ``compare.json`` and ``compare.html`` into ``out``, and return the page's path."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "compare.json", comparison.to_dict())
+    page = out / "compare.html"
+    write_page(
+        page,
+        "compare.html.j2",
+        {
+            "title": " against ".join(method.label for method in comparison.methods),
+            "comparison": comparison,
+            "tasks": comparison.methods[0].tasks,
+            "figure": figure_uri(success_figure(comparison.methods)),
+            "methods": method_rows(comparison.methods),
+            "method_columns": METHOD_COLUMNS,
+            "columns": PAIR_COLUMNS,
+            "rows": [row for pair in comparison.pairs for row in pair_rows(pair)],
+        },
+    )
+    return page
+
+
+def success_figure(methods: Sequence[Method]) -> Figure:
+    """Draw every seed's success as a point and the means, an arm a line, narrow for a phone.
+
+    A mean has its interval; those of seeds of two kinds have none.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 0.9 + 0.75 * len(methods)), layout="constrained")
+    axes = figure.subplots()
+    for i, method in enumerate(methods):
+        mean, kinds = mean_of(method), kinds_of(method)
+        color = (BLUE, ORANGE, GREEN, RED)[i % 4]
+        if not kinds:
+            axes.plot([100 * mean.low, 100 * mean.high], [-i, -i], color=color, linewidth=2)
+        for value in [np.mean(kind) for kind in kinds or [[mean.value]]]:
+            axes.plot(100 * value, -i, "|", color=color, markersize=16, markeredgewidth=2.5)
+        if len(method.seeds) > 1:
+            for j, seed in enumerate(method.seeds):
+                axes.plot(100 * seed.value, -i - 0.15 - 0.06 * (j % 4), "o", color=color, alpha=0.6, markersize=6)
+        axes.text(0, -i + 0.2, method.label, color=color, fontsize=10)
+    axes.set(xlim=(-2, 102), ylim=(0.4 - len(methods), 0.6), yticks=[], xlabel="success, %")
+    axes.grid(axis="x", color=GREY, linewidth=0.5)
+    axes.spines[["left", "right", "top"]].set_visible(False)
+    return figure

@@ -1,0 +1,107 @@
+"""Videos of episodes: re-simulated from their start and actions, to the bit, and drawn in processes of their own."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from act_kit.parallel import Executor
+from act_kit.rollouts.rollout import Outcome
+from act_kit.sim.render import RenderSettings, render_episode
+from act_kit.sim.simulator import Simulator
+from act_kit.sim.tasks import CONTROL_HZ, get_task
+
+
+def choose(outcomes: Sequence[Sequence[Outcome]], num: int) -> list[list[int]]:
+    """Choose ``num`` episodes to show of one or several sets: failures first, and of either some of each set.
+
+    Returns which episodes of each set.
+    """
+    order: list[tuple[bool, int, int, int]] = []
+    for s, of_set in enumerate(outcomes):
+        for succeeded in (False, True):
+            indices = [i for i, outcome in enumerate(of_set) if outcome.success_once is succeeded]
+            order += [(succeeded, nth, s, i) for nth, i in enumerate(indices)]
+    chosen: list[list[int]] = [[] for _ in outcomes]
+    for *_, s, i in sorted(order)[:num]:
+        chosen[s].append(i)
+    return chosen
+
+
+def video_path(folder: Path, index: int, outcome: Outcome) -> Path:
+    """Return where the video of an evaluation's episode belongs."""
+    return folder / "videos" / f"{index:04d}-{'success' if outcome.success_once else 'failure'}.mp4"
+
+
+def record(executor: Executor, videos: Mapping[Path, Outcome], camera: str, settings: RenderSettings, fps: int) -> None:
+    """Write one mp4 per path, of its episode."""
+    for path in videos:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    jobs = [(outcome, camera, settings, fps, path) for path, outcome in videos.items()]
+    deque(executor.map(write_video, jobs), maxlen=0)
+
+
+def write_video(outcome: Outcome, camera: str, settings: RenderSettings, fps: int, path: Path) -> None:
+    """Write one episode, in a process that has a GL library set."""
+    import imageio.v2 as imageio
+
+    stride = CONTROL_HZ // fps
+    steps = np.arange(0, len(outcome) + 1, stride)
+    frames = render_episode(settings, [camera], outcome.init_state, _physics(outcome, stride)).images[:, 0]
+    # A second of the last frame, so that a looping player shows how it ended.
+    writer: Any
+    with imageio.get_writer(path, fps=fps, codec="libx264", quality=7, macro_block_size=16) as writer:
+        for step, frame in zip(steps, frames, strict=True):
+            writer.append_data(overlay(frame, outcome, int(step), stride))
+        for _ in range(fps):
+            writer.append_data(overlay(frames[-1], outcome, int(steps[-1]), stride))
+
+
+def _physics(outcome: Outcome, stride: int) -> np.ndarray:
+    """Run an episode again and return the physics before every ``stride``-th action, and after the last."""
+    simulator = Simulator(outcome.init_state.task)
+    simulator.reset(outcome.init_state)
+    physics = [simulator.physics()]
+    for begin in range(0, len(outcome), stride):
+        chunk = outcome.actions[begin : begin + stride]
+        simulator.step_chunk(chunk)
+        if len(chunk) == stride:
+            physics.append(simulator.physics())
+    return np.stack(physics)
+
+
+def overlay(frame: np.ndarray, outcome: Outcome, step: int, stride: int) -> np.ndarray:
+    """Write time, distance and success on a frame, uint8 (H, W, 3), and mark where in its chunk the policy is.
+
+    The bar at the bottom is the episode so far; its ticks are the queries, the last of them lit while it is fresh.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.fromarray(np.ascontiguousarray(frame))
+    draw = ImageDraw.Draw(image, "RGBA")
+    width, height = image.size
+    size = max(11, height // 22)
+    font = ImageFont.load_default(size=size)
+    line = size + 4
+    succeeded = outcome.success_step is not None and step > outcome.success_step
+    now = bool(step and outcome.success[step - 1])
+    status = "SUCCESS" if now else "succeeded before" if succeeded else "not yet"
+    unit = get_task(outcome.init_state.task).unit
+    draw.rectangle((0, 0, width, line + 4), fill=(0, 0, 0, 150))
+    draw.text((6, 3), f"{step / CONTROL_HZ:4.1f} s   {outcome.distance[step]:.3f} {unit}", fill="white", font=font)
+    color = (74, 222, 128) if now or succeeded else (250, 204, 21)
+    draw.text((width - 6, 3), status, fill=color, font=font, anchor="ra")
+    bar = height - 10
+    draw.rectangle((0, bar, width, height), fill=(0, 0, 0, 150))
+    draw.rectangle((0, bar + 6, width * step / max(1, len(outcome)), height), fill=(96, 165, 250, 255))
+    for query in outcome.query_steps[outcome.query_steps <= step]:
+        fresh = step - query < stride
+        x = width * query / max(1, len(outcome))
+        draw.line(
+            (x, bar, x, height), fill=(250, 204, 21, 255) if fresh else (255, 255, 255, 110), width=3 if fresh else 1
+        )
+    return np.asarray(image)

@@ -1,0 +1,211 @@
+"""Faults of demonstrations are called what they are, by the doctor, the report and the training; sound ones sound."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from act_kit.collection.collect import collect
+from act_kit.collection.verify import replay
+from act_kit.config import CollectConfig
+from act_kit.datasets.store import EpisodeStore
+from act_kit.diversity import soundness
+from act_kit.diversity.first_observations import measure_dataset
+from act_kit.diversity.soundness import KINDS, check_soundness
+from act_kit.doctor.case import DatasetCase
+from act_kit.doctor.data import CHECKS
+from act_kit.doctor.finding import examine
+from act_kit.overrides import compose
+from benchmarks.faults import ACTIONS, DATA_FAULTS, change_steps, noisy, scale_columns
+from tests.conftest import SERIAL, act, make_dataset
+
+SOURCES = {"reach-v3": 0.0, "pick-place-v3": 0.2}
+"""Tasks, and the noise of their demonstrations."""
+
+NOISELESS = ("executed actions halved",)
+"""Where there was noise, nothing tells what else should have been executed."""
+
+
+@pytest.fixture(scope="session", params=SOURCES)
+def demonstrations(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    """Eight demonstrations of a task."""
+    folder = tmp_path_factory.mktemp(request.param)
+    return make_dataset(folder / "data", task=request.param, n=8, noise=SOURCES[request.param])
+
+
+def edited(store: EpisodeStore, change: object, folder: Path) -> EpisodeStore:
+    """Copy a dataset, change the copy and sign it anew."""
+    shutil.copytree(store.path, folder)
+    change(EpisodeStore.open(folder, writable=True))  # type: ignore[operator]
+    EpisodeStore.open(folder, writable=True).finish()
+    return EpisodeStore.open(folder)
+
+
+def test_sound_demonstrations_are_sound_and_the_report_says_what_it_looked_at(demonstrations: EpisodeStore) -> None:
+    sound = check_soundness(demonstrations)
+    assert sound.faults == []
+    assert (sound.num_replayed, sound.num_asked, sound.num_states) == (8, 8, demonstrations.num_steps)
+    findings = examine(DatasetCase(demonstrations.path), CHECKS)
+    assert {finding.result.status for finding in findings} <= {"RULED OUT", "UNTESTED"}, findings[0].result.message
+    ruled_out = {finding.name: finding.result for finding in findings}
+    for kind in KINDS:
+        assert ruled_out[kind].status == "RULED OUT"
+        assert f"8 of 8 episodes were replayed, the expert was asked about 8 ({sound.num_states} states)" in (
+            ruled_out[kind].message
+        )
+
+
+@pytest.mark.parametrize("name", DATA_FAULTS)
+def test_a_fault_is_called_what_it_is(demonstrations: EpisodeStore, name: str, tmp_path: Path) -> None:
+    fault = DATA_FAULTS[name]
+    if demonstrations.info.noise and name in NOISELESS:
+        pytest.skip("noise hides it")
+    store = edited(demonstrations, fault.change, tmp_path / "data")
+    case = DatasetCase(store.path)
+    first = examine(case, CHECKS)[0]
+    assert first.name == fault.found_as, first.result.message
+    assert first.is_fatal
+    assert first.result.evidence
+    assert first.result.fix
+    assert case.diversity.verdict.startswith(f"FAIL: {first.result.message}")
+
+
+@pytest.mark.e2e
+def test_the_commands_say_it_too(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    store = edited(demonstrations, DATA_FAULTS["actions halved"].change, tmp_path / "data")
+    done = act("report", store.path, "--out", tmp_path / "report", check=2)
+    assert "times a factor (0.5" in done.stdout
+    assert "of them sound" in done.stdout
+    assert "times a factor (0.5" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    done = act("train", "--data", store.path, "--out", tmp_path / "run", check=2)
+    assert "times a factor (0.5" in done.stderr.replace("\n", " ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sample_of_a_large_dataset_says_so(
+    demonstrations: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(soundness, "_ALL", 5)
+    monkeypatch.setattr(soundness, "_SAMPLE", 4)
+    sound = check_soundness(demonstrations)
+    assert sound.scope.startswith("4 of 8 episodes were replayed")
+    halved = edited(demonstrations, DATA_FAULTS["actions halved"].change, tmp_path / "data")
+    (finding,) = [f for f in measure_dataset(halved).findings if f.about == "demonstrations"]
+    assert finding.text.startswith(
+        "4 of 4 demonstrations that were looked at (of 8) (episodes 0, 2, 5, …) have actions"
+    )
+    one = edited(demonstrations, DATA_FAULTS["one episode's actions halved"].change, tmp_path / "one")
+    assert check_soundness(one).faults == []
+    assert [fault.episodes for fault in check_soundness(one, of_all=True).faults] == [[6]]
+
+
+def test_replays_of_demonstrations_are_not_held_against_the_expert(
+    demonstrations: EpisodeStore, tmp_path: Path
+) -> None:
+    flags = {
+        "task": demonstrations.info.task,
+        "n": 4,
+        "demonstrator": "replay",
+        "replay.dataset": str(demonstrations.path),
+    }
+    store = collect(compose("collect", CollectConfig, flags=flags), tmp_path / "data", executor=SERIAL)
+    sound = check_soundness(store)
+    assert sound.faults == []
+    assert (sound.num_replayed, sound.num_asked) == (4, 0)
+    assert "replay of scripted) cannot be asked again" in sound.scope
+    labels = edited(store, lambda copy: change_steps(copy, ["action"], noisy), tmp_path / "noisy")
+    assert [fault.kind for fault in check_soundness(labels).faults] == ["labels are noisy"]
+    states = edited(store, DATA_FAULTS["hand in millimetres"].change, tmp_path / "states")
+    assert [fault.kind for fault in check_soundness(states).faults] == ["states in another unit"]
+    both = edited(store, lambda copy: change_steps(copy, ACTIONS, scale_columns(slice(4), 0.5)), tmp_path / "both")
+    assert [fault.kind for fault in check_soundness(both).faults] == ["episodes do not replay"]
+
+
+def test_another_processor_rounds_otherwise_and_is_not_accused(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rounded = edited(
+        demonstrations,
+        lambda copy: change_steps(
+            copy, ["state", "distance"], lambda x: x + rng.choice([-1, 0, 1], x.shape) * 2.0**-52
+        ),
+        tmp_path / "rounded",
+    )
+    assert check_soundness(rounded).faults == []
+    results = replay(rounded, executor=SERIAL)
+    assert {tuple(result.rounded) for result in results} == {("state", "distance")}
+    assert {result.first_difference for result in results} == {None}
+    moved = edited(
+        demonstrations, lambda copy: change_steps(copy, ["state"], lambda state: state + 1e-9), tmp_path / "moved"
+    )
+    assert check_soundness(moved).faults
+    assert {result.field for result in replay(moved, executor=SERIAL)} == {"state"}
+
+
+def test_other_versions_are_a_reason_not_a_fault(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    def disturb(store: EpisodeStore) -> None:
+        change_steps(store, ["state"], lambda state: state + 1e-7)
+        store.group.attrs["versions"] = {**store.info.versions, "mujoco": "9.0.0"}
+
+    store = edited(demonstrations, disturb, tmp_path / "data")
+    (fault,) = check_soundness(store).faults
+    assert fault.kind == "episodes do not replay"
+    assert not fault.is_certain
+    assert "mujoco 9.0.0" in fault.text
+    assert {f.level for f in measure_dataset(store).findings if f.about == "demonstrations"} == {"WARN"}
+
+
+def test_physics_that_images_are_drawn_from_are_compared_too(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    store = edited(
+        demonstrations, lambda copy: change_steps(copy, ["physics"], lambda p: np.roll(p, 1, axis=0)), tmp_path / "data"
+    )
+    (fault,) = check_soundness(store).faults
+    assert fault.kind == "physics changed"
+
+
+def test_a_fix_leaves_out_few_faulty_episodes_and_makes_others_again_beside_them(
+    demonstrations: EpisodeStore, tmp_path: Path
+) -> None:
+    (tmp_path / "it's-2").mkdir()
+    halve = scale_columns(slice(4), 0.5)
+    for episodes, expected in (
+        (slice(6, 7), f"act data filter '{tmp_path}/it'\"'\"'s' --where 'episode not in [6]' --out "),
+        (slice(4, 8), f"{demonstrations.info.command} --out "),
+    ):
+        shutil.rmtree(tmp_path / "it's", ignore_errors=True)
+        store = edited(
+            demonstrations, lambda copy, which=episodes: change_steps(copy, ACTIONS, halve, which), tmp_path / "it's"
+        )
+        fix = examine(DatasetCase(store.path), CHECKS)[0].result.fix
+        assert fix.startswith(expected)
+        assert shlex.split(fix)[-2:] == ["--out", str(tmp_path / "it's-3")]
+        assert measure_dataset(store).fix == fix
+
+
+def test_a_converted_dataset_is_made_again_by_its_own_command(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+    def pretend(command: str) -> str:
+        store = EpisodeStore.open(demonstrations.path)
+        store.info = replace(store.info, command=command)
+        return store.command_again.replace(str(demonstrations.path), "DATA")
+
+    assert pretend("act data convert a.hdf5 old --task 'my task'") == "act data convert a.hdf5 DATA-2 --task 'my task'"
+    assert pretend("act data merge a 'b c'") == "act data merge a 'b c' --out DATA-2"
+    assert pretend("act collect 'torn") == "act collect 'torn --out DATA-2"
+
+
+def test_an_initial_state_that_is_not_a_number_is_no_reason_to_find_nothing(
+    demonstrations: EpisodeStore, tmp_path: Path
+) -> None:
+    def lose(store: EpisodeStore) -> None:
+        init_states = store.rand_vecs
+        init_states[2, 1] = np.nan
+        store.group["meta/rand_vec"][:] = init_states  # type: ignore[index]
+
+    first = examine(DatasetCase(edited(demonstrations, lose, tmp_path / "data").path), CHECKS)[0]
+    assert first.name == "initial states changed"
+    assert first.is_fatal
+    assert "NaN" in first.result.message

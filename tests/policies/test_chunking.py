@@ -1,0 +1,64 @@
+"""Chunks to actions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from act_kit.config import ChunkingConfig
+from act_kit.policies.chunking import ActionChunker
+
+K, A = 5, 4
+
+
+def executor(**changes: object) -> ActionChunker:
+    settings: dict[str, object] = {
+        "n_action_steps": 3,
+        "temporal_ensemble": False,
+        "temporal_ensemble_coeff": 0.1,
+        **changes,
+    }
+    return ActionChunker(ChunkingConfig(**settings), K, A)  # type: ignore[arg-type]
+
+
+def test_open_loop_carries_out_the_first_actions() -> None:
+    chunks = np.random.default_rng(0).normal(size=(2, K, A))
+    planned = executor().plan(chunks, np.array([4, 7]))
+    assert np.array_equal(planned, chunks[:, :3])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1, 1.0])
+def test_ensembling_weighs_the_oldest_prediction_most(decay: float) -> None:
+    """Against the paper's formula, written out: w_i = exp(-m i), i = 0 the oldest."""
+    rng = np.random.default_rng(1)
+    temporal_ensemble = executor(temporal_ensemble=True, temporal_ensemble_coeff=decay)
+    history: list[np.ndarray] = []
+    for t in range(2 * K + 3):
+        chunk = rng.normal(size=(K, A))
+        history.append(chunk)
+        planned = temporal_ensemble.plan(chunk[None], np.array([0]))
+        alive = [(made, history[made][t - made]) for made in range(t + 1) if t - made < K]
+        weights = np.exp(-decay * np.arange(len(alive)))
+        expected = sum(w * action for w, (_, action) in zip(weights, alive, strict=True)) / weights.sum()
+        assert planned.shape == (1, 1, A)
+        assert np.allclose(planned[0, 0], expected)
+
+
+def test_environments_do_not_see_each_other_and_forget_at_reset() -> None:
+    rng = np.random.default_rng(2)
+    together, alone = executor(temporal_ensemble=True), executor(temporal_ensemble=True)
+    for t in range(4):
+        chunks = rng.normal(size=(2, K, A))
+        if t == 2:
+            together.reset(np.array([0]))
+        both = together.plan(chunks, np.array([0, 1]))
+        assert np.array_equal(both[1], alone.plan(chunks[1:], np.array([1]))[0])
+        if t == 2:
+            assert np.allclose(both[0, 0], chunks[0, 0])
+
+
+def test_actions_of_zero_are_predictions_too() -> None:
+    """Indexing by "action is not 0" would drop them from the average."""
+    temporal_ensemble = executor(temporal_ensemble=True, temporal_ensemble_coeff=0.0)
+    temporal_ensemble.plan(np.ones((1, K, A)), np.array([0]))
+    assert np.allclose(temporal_ensemble.plan(np.zeros((1, K, A)), np.array([0])), 0.5)

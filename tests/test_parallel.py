@@ -1,0 +1,196 @@
+"""Executors: results in order, wherever the jobs ran and whoever died."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from act_kit.collection.collect import Progress, collect
+from act_kit.collection.render import render
+from act_kit.config import CollectConfig
+from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import ConfigError, DatasetError, WorkerError
+from act_kit.overrides import compose
+from act_kit.parallel import ExecutorConfig, LocalExecutor, RayExecutor
+from act_kit.policies.policy import Policy
+from act_kit.rollouts.agents import PolicyAgent
+from act_kit.rollouts.rollout import RolloutPool, roll_with
+from act_kit.sim.initial_states import InitialStateDistribution
+from act_kit.sim.render import Gl, RenderSettings
+from tests.conftest import ONE_THREAD, SERIAL, act, contents, make_dataset
+from tests.eval.untrained import untrained_policy
+
+
+def square_slowly(number: int) -> tuple[int, int]:
+    time.sleep(0.02 * (number % 3))
+    return number**2, os.getpid()
+
+
+def complain(number: int) -> None:
+    raise DatasetError(f"number {number}")
+
+
+def kill_yourself(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_results_come_in_order_and_jobs_are_taken_as_needed(num_workers: int) -> None:
+    taken: list[int] = []
+
+    def jobs() -> Iterator[tuple[int]]:
+        for number in range(100):
+            taken.append(number)
+            yield (number,)
+
+    with LocalExecutor(num_workers) as executor:
+        results = executor.map(square_slowly, jobs())
+        first = [next(results)[0] for _ in range(10)]
+        results.close()
+    assert first == [number**2 for number in range(10)]
+    assert len(taken) < 20
+
+
+def test_a_jobs_error_is_the_callers() -> None:
+    with LocalExecutor(2) as executor, pytest.raises(DatasetError, match="number 3"):
+        list(executor.map(complain, [(3,)]))
+
+
+def test_a_process_that_dies_is_an_error_of_one_line() -> None:
+    with LocalExecutor(2) as executor, pytest.raises(WorkerError, match="ran kill_yourself died"):
+        list(executor.map(kill_yourself, [(3,)]))
+
+
+def test_an_unknown_executor_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'local'"):
+        ExecutorConfig(executor="locl", num_workers=1)
+
+
+# -- on a real cluster: one test, for starting one takes ten seconds, and two at once get in each other's way ----------
+
+
+@contextmanager
+def cluster() -> Generator[SimpleNamespace]:
+    """Start a Ray cluster of a head without processors and three nodes with one each."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    small = {"object_store_memory": 10**8, "include_dashboard": False}
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    nodes = [cluster.add_node(num_cpus=1, **small) for _ in range(3)]
+    try:
+        cluster.wait_for_nodes()
+        yield SimpleNamespace(address=cluster.address, lose_a_node=lambda: cluster.remove_node(nodes.pop()))
+    finally:
+        cluster.shutdown()
+
+
+def kill_one(name: str) -> None:
+    """Kill a process of the cluster that is running the function of that name."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            running = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if running.startswith(f"ray::{name}".encode()):
+            os.kill(int(process.name), signal.SIGKILL)
+            return
+    pytest.fail(f"nobody runs {name}")
+
+
+def check_collection(cluster: SimpleNamespace, folder: Path) -> None:
+    """Lose a process, then a node: no attempt may be lost, or counted twice, or be another than in one process."""
+    config = compose("collect", CollectConfig, flags={"task": "shelf-place-v3", "n": 40, "noise": 0.3})
+    told: list[int] = []
+
+    def disturb(progress: Progress) -> None:
+        if progress.num_attempts == 5:
+            kill_one("attempt")
+        if progress.num_attempts == 15:
+            cluster.lose_a_node()
+        told.append(progress.num_attempts)
+
+    with RayExecutor() as executor:
+        assert executor.num_workers == 3
+        with pytest.raises(ConfigError, match=r"The Ray node .* has .*, here is .*another.* install the same there"):
+            executor._check_nodes({"mujoco": "another"})
+        collect(config, folder / "ray", executor=executor, on_progress=disturb)
+    collect(config, folder / "local", executor=SERIAL)
+    assert told == list(range(1, len(told) + 1))
+    assert contents(folder / "ray") == contents(folder / "local")
+
+
+def check_evaluation(gl: Gl, policy: Policy) -> None:
+    """Of several tasks, by what it sees there."""
+    init_states = [
+        init_state
+        for task in policy.tasks
+        for init_state in InitialStateDistribution(task).sample(3, seed=0, stream="evaluate")
+    ]
+    with RayExecutor(gl.environment) as executor:
+        remote = roll_with(executor, "fast")(PolicyAgent(policy), init_states)
+    with RolloutPool(1) as roll:
+        local = roll(PolicyAgent(policy), init_states)
+    assert [outcome.init_state for outcome in remote] == init_states
+    for a, b in zip(remote, local, strict=True):
+        assert np.array_equal(a.actions, b.actions)
+        assert np.array_equal(a.distance, b.distance)
+
+
+def check_rendering(gl: Gl, folder: Path) -> None:
+    """Lose the process that draws."""
+    settings = RenderSettings(height_px=32, width_px=32)
+    killed: list[int] = []
+
+    def disturb(num_done: int) -> None:
+        if num_done == 2:
+            kill_one("render_episode")
+            killed.append(num_done)
+
+    with RayExecutor(gl.environment) as executor:
+        store = make_dataset(folder / "ray", n=8)
+        render(store, ["corner4"], settings, executor=executor, on_progress=disturb)
+    with LocalExecutor(1, gl.environment) as executor:
+        render(make_dataset(folder / "local", n=8), ["corner4"], settings, executor=executor)
+    assert killed == [2]
+    assert contents(folder / "ray") == contents(folder / "local")
+
+
+def check_commands(folder: Path, run: Path) -> None:
+    here = {**ONE_THREAD, **os.environ}
+    for executor in ("ray", "local"):
+        out = folder / executor
+        act("collect", "--task", "reach-v3", "--n", 3, "--executor", executor, "--out", out, check=0, env=here)
+        act(
+            "eval", run, "--episodes", 4, "demonstrated_episodes=0", "baseline_episodes=2", "--executor", executor,
+            "--out", folder / f"eval-{executor}", check=0, env=here,
+        )  # fmt: skip
+    assert contents(folder / "ray") == contents(folder / "local")
+    episodes = [(folder / f"eval-{executor}" / "episodes.csv").read_text() for executor in ("ray", "local")]
+    assert episodes[0] == episodes[1]
+    nowhere = {**ONE_THREAD, "RAY_ADDRESS": "127.0.0.1:1"}
+    refused = act("render", folder / "local", "--executor", "ray", check=2, env=nowhere)
+    assert "There is no Ray cluster at RAY_ADDRESS=127.0.0.1:1" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.e2e
+@pytest.mark.gl
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_a_cluster_that_loses_processes_and_nodes_gives_the_same_bytes(
+    gl: Gl, tiny_run: Path, reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with cluster() as running:
+        monkeypatch.setenv("RAY_ADDRESS", running.address)
+        check_collection(running, tmp_path / "collection")
+        check_evaluation(gl, untrained_policy([reach_store, push_store], gl.renderer).with_chunking(n_action_steps=8))
+        check_rendering(gl, tmp_path / "rendering")
+        check_commands(tmp_path / "commands", tiny_run)
