@@ -1,11 +1,12 @@
-# make demo: set up, and run the main job.   make test: set up, and run the tests.   make lint: style and types.
+# make demo: set up, and run the main job.   make test: set up, and run the tests.   make lint: style, types and docs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: setup demo test test-e2e test-all test-slow lint format gl chromium clean
+.PHONY: setup demo test test-e2e test-all test-slow lint docs format gl chromium clean
 
 setup: $(READY)
 
@@ -42,13 +43,18 @@ test-slow: setup gl
 	$(BIN)/pytest -m slow
 
 lint: setup
-	$(BIN)/ruff check act_kit tests benchmarks
-	$(BIN)/ruff format --check act_kit tests benchmarks
+	$(BIN)/ruff check act_kit tests benchmarks examples
+	$(BIN)/ruff format --check act_kit tests benchmarks examples
 	$(BIN)/mypy -p act_kit
+	$(BIN)/mkdocs build --quiet --strict
+
+# Builds the documentation site in site/.
+docs: setup
+	$(BIN)/mkdocs build --strict
 
 format: setup
-	$(BIN)/ruff check --fix act_kit tests benchmarks
-	$(BIN)/ruff format act_kit tests benchmarks
+	$(BIN)/ruff check --fix act_kit tests benchmarks examples
+	$(BIN)/ruff format act_kit tests benchmarks examples
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Arrays that users pass in: read as numbers of a shape, or refused by name, with the row that is at fault."""
+"""Validation of arrays from users: dtype, shape and finite values, with the invalid rows in the error message."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import numpy as np
 from act_kit.errors import ArrayError
 
 _MAX_NAMED = 3
-"""Rows that a message names."""
+"""Maximum number of rows that an error message lists."""
 
 
 def as_array(value: object, what: str, shape: Sequence[int | str], *, fix: str = "") -> np.ndarray:
-    """Return finite real numbers as an array of whatever numeric type they have.
+    """Return finite real numbers as an array, without changing their numeric dtype.
 
     Args:
-        value: An array, nested lists, or a tensor in the memory of the processor.
-        what: The noun that a message begins with: ``actions``.
-        shape: The expected sizes; a string stands for any size, and names it: ``("T", 4)``.
-        fix: What to do if the shape is another.
+        value: An array, nested lists, or a CPU tensor.
+        what: Name of the array in error messages, for example ``actions``.
+        shape: Expected shape; a string accepts any size and names the dimension: ``("T", 4)``.
+        fix: Advice for the error message about a wrong shape.
 
     Raises:
-        ArrayError: It is something else, of another shape, or holds NaN or infinity; the message names the rows.
+        ArrayError: The values are not real numbers, have another shape, or contain NaN or infinity; the message lists
+                the rows.
     """
     array = _read(value, what)
     if array.dtype.kind not in "fiu":
@@ -35,7 +36,7 @@ def as_array(value: object, what: str, shape: Sequence[int | str], *, fix: str =
 
 
 def as_bytes(value: object, what: str, shape: Sequence[int | str], *, fix: str = "") -> np.ndarray:
-    """Return colors from 0 to 255, uint8; otherwise as :func:`as_array`."""
+    """Return colors as uint8, 0 to 255; the arguments are those of :func:`as_array`."""
     array = _read(value, what)
     if array.dtype != np.uint8:
         raise ArrayError(f"{what} of type {array.dtype}: expected uint8, colors from 0 to 255.")
@@ -44,7 +45,7 @@ def as_bytes(value: object, what: str, shape: Sequence[int | str], *, fix: str =
 
 
 def as_mask(value: object, what: str, num: int | None) -> np.ndarray:
-    """Return a mask, bool (num,), or of any length if ``num`` is None; integers are refused, for they are indices."""
+    """Return a mask, bool (num,), or of any length if ``num`` is None; integers, which are indices, are refused."""
     array = _read(value, what)
     if array.dtype != np.bool_:
         raise ArrayError(
@@ -56,7 +57,7 @@ def as_mask(value: object, what: str, num: int | None) -> np.ndarray:
 
 
 def as_row_numbers(value: object, what: str) -> np.ndarray:
-    """Return the numbers of environments, int64 (B,), from 0, none of them twice; a mask is refused."""
+    """Return distinct indices of environments, int64 (B,), each at least 0; a mask is refused."""
     array = _read(value, what)
     if array.dtype.kind not in "iu":
         raise ArrayError(f"{what} of type {array.dtype}: expected integers. Fix, for a mask: np.flatnonzero(mask)")
@@ -67,15 +68,15 @@ def as_row_numbers(value: object, what: str) -> np.ndarray:
 
 
 def check_shape(array: np.ndarray, what: str, shape: Sequence[int | str], *, fix: str = "") -> None:
-    """Raise :class:`ArrayError` unless an array has the expected shape; see :func:`as_array`."""
-    fits = [isinstance(wanted, str) or size == wanted for size, wanted in zip(array.shape, shape, strict=False)]
+    """Raise :class:`ArrayError` if an array does not have the expected shape; see :func:`as_array`."""
+    fits = [isinstance(expected, str) or size == expected for size, expected in zip(array.shape, shape, strict=False)]
     if array.ndim != len(shape) or not all(fits):
-        expected = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
-        raise ArrayError(f"{what} of shape {array.shape}: expected ({expected}).{f' Fix: {fix}' if fix else ''}")
+        sizes = ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "")
+        raise ArrayError(f"{what} of shape {array.shape}: expected ({sizes}).{f' Fix: {fix}' if fix else ''}")
 
 
 def name_rows(rows: Sequence[int] | np.ndarray) -> str:
-    """Name some rows in a message: ``row 3``, ``rows 3, 4, 7 and 20 more``."""
+    """Format row indices for a message: ``row 3``, ``rows 3, 4, 7 and 20 more``."""
     named = ", ".join(str(int(row)) for row in rows[:_MAX_NAMED])
     more = f" and {len(rows) - _MAX_NAMED} more" if len(rows) > _MAX_NAMED else ""
     return f"row{'s' if len(rows) > 1 else ''} {named}{more}"
@@ -95,10 +96,11 @@ def _read(value: object, what: str) -> np.ndarray:
 
 
 def as_index(index: int, num: int, what: str) -> int:
-    """Return the number, from 0, of one of ``num`` things; negative ones count from the end.
+    """Return an index into ``num`` items as 0 to ``num - 1``; negative indices count from the end.
 
     Raises:
-        TypeError, IndexError: It is no integer, or there is no such thing; what iterates relies on these.
+        TypeError: The index is not an integer.
+        IndexError: The index is out of range; Python's iteration protocol relies on this exception.
     """
     if isinstance(index, (bool, np.bool_)) or not isinstance(index, (int, np.integer)):
         raise TypeError(f"{index!r} is not the number of an {what}: expected an integer.")

@@ -1,6 +1,6 @@
-"""The options of every verb as frozen dataclasses, which say what they mean and which values make sense.
+"""Options of every verb as frozen dataclasses, with their meaning and the check of their values.
 
-:mod:`act_kit.overrides` makes them from YAML and the command line.
+:mod:`act_kit.overrides` builds them from YAML and the command line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from act_kit.errors import ConfigError, did_you_mean
 from act_kit.files import quoted
 
 ENGINES = ("fast", "reference")
-"""What can simulate; see :mod:`act_kit.sim.simulator`."""
+"""Simulation engines; see :mod:`act_kit.sim.simulator`."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -23,44 +23,44 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def _as_declared(option: dataclasses.Field[Any], value: Any) -> Any:
-    """Return a value as the type that an option is declared with; NumPy's numbers could not be written to a file."""
+def _convert(option: dataclasses.Field[Any], value: Any) -> Any:
+    """Convert a value to its option's declared type, because NumPy's numbers cannot be written to a file."""
     if option.type == "tuple[str, ...]":
-        is_right = isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value)
-        _require(is_right, f"{option.name}={value!r}: expected texts, such as ['corner4'].")
+        is_valid = isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value)
+        _require(is_valid, f"{option.name}={value!r}: expected strings, such as ['corner4'].")
         return tuple(value)
     if option.type == "int":
-        is_right = not isinstance(value, bool) and isinstance(value, numbers.Integral)
-        _require(is_right, f"{option.name}={value!r}: expected an integer.")
+        is_valid = not isinstance(value, bool) and isinstance(value, numbers.Integral)
+        _require(is_valid, f"{option.name}={value!r}: expected an integer.")
         return int(value)
     if option.type == "float":
-        is_right = not isinstance(value, bool) and isinstance(value, numbers.Real) and math.isfinite(value)
-        _require(is_right, f"{option.name}={value!r}: expected a finite number.")
+        is_valid = not isinstance(value, bool) and isinstance(value, numbers.Real) and math.isfinite(value)
+        _require(is_valid, f"{option.name}={value!r}: expected a finite number.")
         return float(value)
-    expected = {"str": "a text", "bool": "True or False"}.get(str(option.type), f"a {option.type}")
+    expected = {"str": "a string", "bool": "True or False"}.get(str(option.type), f"a {option.type}")
     _require(isinstance(value, type(option.default)), f"{option.name}={value!r}: expected {expected}.")
     return value
 
 
 class _Options:
-    """Options whose values have the types that they are declared with, as those from the command line have anyway."""
+    """Base class that converts every option to its declared type, or raises an error."""
 
     def __post_init__(self) -> None:
         options: Any = self
         for option in dataclasses.fields(options):
-            object.__setattr__(self, option.name, _as_declared(option, getattr(self, option.name)))
+            object.__setattr__(self, option.name, _convert(option, getattr(self, option.name)))
 
 
 def _require_one_of(known: Sequence[str], key: str, value: str) -> None:
-    _require(value in known, f"{key}={value}: there are {', '.join(known)}.{did_you_mean(value, known)}")
+    _require(value in known, f"{key}={value}: choose from: {', '.join(known)}.{did_you_mean(value, known)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimConfig(_Options):
-    """What simulates.
+    """Simulation.
 
     Attributes:
-        engine: fast, or reference (Meta-World's own code, several times slower). They give the same numbers.
+        engine: fast, or reference (Meta-World's own code, several times slower). Both give the same numbers.
     """
 
     engine: str = "fast"
@@ -72,30 +72,30 @@ class SimConfig(_Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RolloutConfig(_Options):
-    """How episodes of a policy are spread; decides nothing.
+    """Parallel rollouts of a policy; the results do not depend on it.
 
     Attributes:
-        num_envs: Environments at the same time; 0 for as many as are worth it.
+        num_envs: Number of environments that run at the same time; 0 = automatic.
     """
 
     num_envs: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.num_envs >= 0, f"rollout.num_envs={self.num_envs}: not negative; 0 for as many as are worth it.")
+        _require(self.num_envs >= 0, f"rollout.num_envs={self.num_envs}: expected 0 or more; 0 = automatic.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeleopConfig(_Options):
-    """Demonstrating by hand, in a browser.
+    """Teleoperation in a browser.
 
     Attributes:
-        operator: Who demonstrates, which every episode's source names; "" for the name this user is logged in with.
-        cameras: What is shown, side by side; directions are those of the first picture.
-        size_px: Height and width of each picture.
-        rate_hz: Steps a second, of which the simulation's own time has 80.
-        speed: Of the hand while a key is held, as a share of what an action can ask for, 0.01 m a step.
-        port: Of the page, on this machine only; 0 for any that is free.
+        operator: Name of the operator, recorded in every episode's source; "" for the login name.
+        cameras: Cameras shown side by side; key directions are relative to the first one.
+        size_px: Height and width of each image.
+        rate_hz: Steps per second of real time; simulated time has 80.
+        speed: Hand speed while a key is held, as a fraction of an action's maximum, 0.01 m per step.
+        port: Port of the page, on this machine only; 0 = any free port.
     """
 
     operator: str = ""
@@ -109,23 +109,23 @@ class TeleopConfig(_Options):
         super().__post_init__()
         _require(
             len(self.operator) <= 100 and (not self.operator or self.operator.isprintable()),
-            f"teleop.operator={self.operator[:100]!r}: up to 100 printable characters.",
+            f"teleop.operator={self.operator[:100]!r}: expected up to 100 printable characters.",
         )
-        _require(bool(self.cameras), "teleop.cameras=[]: name one or more, such as teleop.cameras=[corner4].")
-        _require(64 <= self.size_px <= 1024, f"teleop.size_px={self.size_px}: 64 to 1024.")
-        _require(1 <= self.rate_hz <= 80, f"teleop.rate_hz={self.rate_hz}: 1 to 80.")
-        _require(0 < self.speed <= 1, f"teleop.speed={self.speed}: more than 0, at most 1.")
-        _require(0 <= self.port <= 65535, f"teleop.port={self.port}: 0 to 65535; 0 for any that is free.")
+        _require(bool(self.cameras), "teleop.cameras=[]: expected at least one. Fix: teleop.cameras=[corner4]")
+        _require(64 <= self.size_px <= 1024, f"teleop.size_px={self.size_px}: expected 64 to 1024.")
+        _require(1 <= self.rate_hz <= 80, f"teleop.rate_hz={self.rate_hz}: expected 1 to 80.")
+        _require(0 < self.speed <= 1, f"teleop.speed={self.speed}: expected more than 0, at most 1.")
+        _require(0 <= self.port <= 65535, f"teleop.port={self.port}: expected 0 to 65535; 0 = any free port.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DaggerConfig(_Options):
-    """What the demonstrator ``policy`` does: the policy acts, and the scripted expert says what it would have done.
+    """Options of the demonstrator ``policy``: the policy acts and the scripted expert labels its states (DAgger).
 
     Attributes:
         run: Run or checkpoint of the policy.
-        expert_first, expert_last: Probability that the expert carries out the next stretch itself, in the first and in
-            the last attempt; linear between them.
+        expert_first, expert_last: Probability that the expert acts in the next segment, in the first and in the last
+            attempt; linear in between.
     """
 
     run: str = ""
@@ -135,16 +135,17 @@ class DaggerConfig(_Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("expert_first", "expert_last"):
-            _require(0 <= getattr(self, name) <= 1, f"dagger.{name}={getattr(self, name)}: a probability, 0 to 1.")
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"dagger.{name}={value}: expected a probability, 0 to 1.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReplayConfig(_Options):
-    """What the demonstrator ``replay`` does: another dataset's actions, without looking.
+    """Options of the demonstrator ``replay``, which executes another dataset's actions open loop.
 
     Attributes:
-        dataset: Its folder.
-        init_perturbation: Metres by which starts are moved, up to so many in every dimension; 0 for the very same.
+        dataset: Folder of the dataset.
+        init_perturbation: Largest shift of the initial states in each dimension, in meters; 0 = unchanged.
     """
 
     dataset: str = ""
@@ -154,27 +155,27 @@ class ReplayConfig(_Options):
         super().__post_init__()
         _require(
             0 <= self.init_perturbation < 1,
-            f"replay.init_perturbation={self.init_perturbation}: metres, from 0 to less than 1.",
+            f"replay.init_perturbation={self.init_perturbation}: expected meters, from 0 to less than 1.",
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CollectConfig(_Options):
-    """Everything that decides a dataset's bytes.
+    """Options that determine a dataset's bytes.
 
     Attributes:
         task: Meta-World task.
-        n: Episodes to keep.
-        seed: Of the starts and the noise.
-        init_distribution: uniform, sobol, grid or mt1.
-        num_init_states: Starts drawn, and then used over and over; 0 for a new one each time.
-        demonstrator: Who demonstrates: scripted, policy (corrected by the scripted expert) or replay.
-        noise: Standard deviation of the noise on the executed action, whose units are 0.01 m a step.
+        n: Number of episodes to keep.
+        seed: Seed of the initial states and the noise.
+        init_distribution: Initial-state distribution: uniform, sobol, grid or mt1.
+        num_init_states: Number of distinct initial states, reused in turn; 0 = a new one per attempt.
+        demonstrator: scripted, teleop, policy (labeled by the scripted expert) or replay.
+        noise: Standard deviation of the noise on the executed action, in action units (0.01 m per step).
         steps_after_success: Steps recorded after the first success, which in some tasks is soon undone.
-        rewards: Record Meta-World's dense reward too.
-        dagger, replay: See there; each belongs to one demonstrator.
-        sim: What simulates; decides nothing.
-        teleop: How it is demonstrated by hand.
+        rewards: Also record Meta-World's dense reward.
+        dagger, replay: Options of the demonstrators policy and replay.
+        sim: Simulation; the bytes do not depend on it.
+        teleop: Options of the demonstrator teleop.
     """
 
     task: str = "pick-place-v3"
@@ -193,47 +194,54 @@ class CollectConfig(_Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.n >= 1, f"n={self.n}: collect at least one demonstration.")
-        _require(self.seed >= 0, f"seed={self.seed}: a seed is not negative.")
+        _require(self.n >= 1, f"n={self.n}: expected at least one demonstration.")
+        _require(self.seed >= 0, f"seed={self.seed}: expected 0 or more.")
         _require(
             self.num_init_states >= 0,
-            f"num_init_states={self.num_init_states}: not negative; 0 for a new one each time.",
+            f"num_init_states={self.num_init_states}: expected 0 or more; 0 = a new one per attempt.",
         )
-        _require(0 <= self.noise <= 1, f"noise={self.noise}: from 0 to 1, the width of an action being 2.")
-        _require(0 <= self.steps_after_success <= 499, f"steps_after_success={self.steps_after_success}: 0 to 499.")
+        _require(0 <= self.noise <= 1, f"noise={self.noise}: expected 0 to 1; an action ranges from -1 to 1.")
+        _require(
+            0 <= self.steps_after_success <= 499,
+            f"steps_after_success={self.steps_after_success}: expected 0 to 499.",
+        )
         _require(
             not (self.demonstrator == "teleop" and self.noise),
-            f"noise={self.noise}: who demonstrates by hand sees what is carried out, and answers it. Leave noise out.",
+            f"noise={self.noise}: the operator sees the executed actions and corrects for noise. Fix: leave noise out.",
         )
-        for name, key, made_from in (
+        for name, key, source in (
             ("policy", "dagger.run", self.dagger.run),
             ("replay", "replay.dataset", self.replay.dataset),
         ):
+            expected = "a run or checkpoint" if name == "policy" else "a dataset"
             _require(
-                bool(made_from) or self.demonstrator != name, f"--demonstrator {name} of what? Say so with --source."
+                bool(source) or self.demonstrator != name,
+                f"--demonstrator {name} has no source: expected {expected}. Fix: --source PATH",
             )
             _require(
-                not made_from or self.demonstrator == name,
-                f"{key}={made_from} belongs to --demonstrator {name}, not to {self.demonstrator}.",
+                not source or self.demonstrator == name,
+                f"{key}={source} belongs to --demonstrator {name}, not to {self.demonstrator}.",
             )
         if self.demonstrator == "replay":
             _require(
                 self.init_distribution == "uniform" and not self.num_init_states,
-                "demonstrator=replay: its starts are the dataset's, or --init-perturbation; leave out what else draws starts.",
+                "demonstrator=replay: the initial states are the dataset's, optionally with --init-perturbation. Fix: "
+                "leave out --init-distribution and --num-init-states.",
             )
         else:
             _require(
-                not self.replay.init_perturbation, "replay.init_perturbation: only --demonstrator replay moves starts."
+                not self.replay.init_perturbation,
+                "replay.init_perturbation: only --demonstrator replay perturbs initial states.",
             )
 
     @property
     def keeps_failures(self) -> bool:
-        """Whether attempts that fail are kept too: what a policy does wrong is what is to be corrected."""
+        """True if failed attempts are kept, as in DAgger, where the expert labels the policy's mistakes."""
         return self.demonstrator == "policy"
 
     @property
     def command(self) -> str:
-        """The command that collects these bytes, wherever it puts them and however many processes it uses."""
+        """Command that collects the same bytes, for any output folder and number of processes."""
         parts = [f"act collect --task {self.task} --n {self.n} --seed {self.seed}"]
         if self.init_distribution != "uniform":
             parts.append(f"--init-distribution {self.init_distribution}")
@@ -259,13 +267,13 @@ class CollectConfig(_Options):
 
 
 INPUTS = ("state", "image+proprio", "image+state")
-"""What a policy may see; see :class:`PolicyConfig`."""
+"""Inputs of a policy; see :class:`PolicyConfig`."""
 
 BACKBONES = ("resnet18", "small")
-"""What turns pictures into tokens; see :mod:`act_kit.policies.vision`."""
+"""Image encoders; see :mod:`act_kit.policies.vision`."""
 
 
-_MOST_OF_POLICY = {
+_MAX_SIZES = {
     "chunk_size": 500,  # steps of an episode
     "dim_model": 8192,
     "dim_feedforward": 65536,
@@ -275,30 +283,30 @@ _MOST_OF_POLICY = {
     "cvae_layers": 64,
     "latent_dim": 4096,
 }
-"""The largest sizes of a model: what a damaged file says beyond takes no memory."""
+"""Largest sizes of a model, so that a damaged file with larger ones is refused before memory is allocated."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyConfig(_Options):
-    """What an ACT model sees, and its sizes.
+    """Inputs and sizes of an ACT model.
 
     Attributes:
-        inputs: state (hand, gripper, objects and goal), image+proprio (pictures, hand and gripper: what a robot would
-            have) or image+state.
-        cameras: Of the pictures; none for state.
+        inputs: state (hand, gripper, objects and goal), image+proprio (images, hand and gripper, which a real robot
+            has) or image+state.
+        cameras: Cameras of the images; none for state.
         backbone: resnet18, or small (four convolutions), for 64 px and a CPU.
-        backbone_weights: File with weights of a ResNet-18 under torchvision's names, whose batch statistics then stay
-            as they are; "" to begin at random, with group normalisation.
-        task_embeddings: File with an embedding of each task (of its sentence, say) that tells tasks apart; "" to learn
-            one. A policy of one task has none.
-        chunk_size: Actions predicted at once, K.
-        dim_model: Of all tokens, D; a multiple of ``num_heads``.
-        dim_feedforward: Of the hidden layer between attentions.
-        num_heads: Of every attention.
-        encoder_layers, decoder_layers: Depth of the observation encoder and of the decoder of the chunk.
-        cvae_layers: Depth of the training-time encoder of the latent style; 0 for a model without a latent.
-        latent_dim: Of the latent style z.
-        dropout: Of every layer, in training.
+        backbone_weights: File with weights of a ResNet-18 under torchvision's names, whose batch statistics are then
+            frozen; "" for random weights with group normalization.
+        task_embeddings: File with an embedding per task (for example of its sentence) of a multi-task policy; "" to
+            learn the embeddings.
+        chunk_size: Number of actions predicted at once, K.
+        dim_model: Width of the tokens, D; a multiple of ``num_heads``.
+        dim_feedforward: Width of the hidden layer after each attention.
+        num_heads: Heads of each attention.
+        encoder_layers, decoder_layers: Depth of the observation encoder and of the chunk decoder.
+        cvae_layers: Depth of the CVAE encoder, used in training only; 0 for a model without a latent.
+        latent_dim: Size of the latent z.
+        dropout: Dropout probability of every layer, in training.
     """
 
     inputs: str = "state"
@@ -318,46 +326,46 @@ class PolicyConfig(_Options):
 
     @property
     def sees_images(self) -> bool:
-        """Whether pictures are among the inputs."""
+        """True if images are among the inputs."""
         return self.inputs != "state"
 
     @property
     def sees_state(self) -> bool:
-        """Whether objects and goal are among the inputs."""
+        """True if objects and goal are among the inputs."""
         return self.inputs != "image+proprio"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, known in (("inputs", INPUTS), ("backbone", BACKBONES)):
             _require_one_of(known, f"policy.{name}", getattr(self, name))
-        for name, most in _MOST_OF_POLICY.items():
-            least = 0 if name == "cvae_layers" else 1
-            _require(least <= getattr(self, name) <= most, f"policy.{name}={getattr(self, name)}: {least} to {most}.")
-        _require(0 <= self.dropout < 1, f"policy.dropout={self.dropout}: from 0 to less than 1.")
-        parts = 4 if self.sees_images else 2
+        for name, largest in _MAX_SIZES.items():
+            smallest, value = 0 if name == "cvae_layers" else 1, getattr(self, name)
+            _require(smallest <= value <= largest, f"policy.{name}={value}: expected {smallest} to {largest}.")
+        _require(0 <= self.dropout < 1, f"policy.dropout={self.dropout}: expected 0 to less than 1.")
+        factor = 4 if self.sees_images else 2
         _require(
-            self.dim_model % self.num_heads == 0 and self.dim_model % parts == 0,
-            f"policy.dim_model={self.dim_model}: must be a multiple of {parts} and a multiple of "
+            self.dim_model % self.num_heads == 0 and self.dim_model % factor == 0,
+            f"policy.dim_model={self.dim_model}: expected a multiple of {factor} and of "
             f"policy.num_heads={self.num_heads}.",
         )
         _require(
             bool(self.cameras) == self.sees_images and len(set(self.cameras)) == len(self.cameras),
-            f"policy.cameras=[{','.join(self.cameras)}] with policy.inputs={self.inputs}: pictures need one or more "
-            "different cameras, such as policy.cameras=[corner4], and states none.",
+            f"policy.cameras=[{','.join(self.cameras)}] with policy.inputs={self.inputs}: expected one or more "
+            "different cameras for images, such as policy.cameras=[corner4], and none for states.",
         )
         _require(
             not self.backbone_weights or (self.sees_images and self.backbone == "resnet18"),
-            "policy.backbone_weights: only a policy with pictures and policy.backbone=resnet18 has a use for them.",
+            "policy.backbone_weights: expected a policy with images and policy.backbone=resnet18.",
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChunkingConfig(_Options):
-    """How predicted chunks become actions.
+    """Action chunking: selection of the actions to execute from predicted chunks.
 
     Attributes:
-        n_action_steps: Actions of a chunk carried out before the next query. Ignored with ``temporal_ensemble``.
-        temporal_ensemble: Query at every step and average what all chunks say of it (temporal ensembling).
+        n_action_steps: Actions of a chunk executed before the next query. Ignored with ``temporal_ensemble``.
+        temporal_ensemble: Query at every step and average the predictions of all chunks for it (temporal ensembling).
         temporal_ensemble_coeff: m in the weights exp(-m i), i = 0 the oldest prediction.
     """
 
@@ -367,32 +375,32 @@ class ChunkingConfig(_Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(1 <= self.n_action_steps <= 500, f"chunking.n_action_steps={self.n_action_steps}: 1 to 500.")
+        _require(1 <= self.n_action_steps <= 500, f"chunking.n_action_steps={self.n_action_steps}: expected 1 to 500.")
         _require(
             -1 <= self.temporal_ensemble_coeff <= 100,
-            f"chunking.temporal_ensemble_coeff={self.temporal_ensemble_coeff}: a number, -1 to 100.",
+            f"chunking.temporal_ensemble_coeff={self.temporal_ensemble_coeff}: expected -1 to 100.",
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainerConfig(_Options):
-    """How a model is fitted.
+    """Optimization of the model.
 
     Attributes:
         steps: Gradient steps.
-        batch_size: Windows per step, of all processes together.
-        lr: Peak learning rate of AdamW; it rises for ``warmup`` of the steps and falls to 0 along a cosine.
-        warmup_fraction: Fraction of the steps.
-        weight_decay: Of AdamW.
+        batch_size: Chunks per step, over all processes.
+        lr: Peak learning rate of AdamW, after a linear warm-up and before a cosine decay to 0.
+        warmup_fraction: Fraction of the steps with a rising learning rate.
+        weight_decay: Weight decay of AdamW.
         grad_clip: Largest norm of the gradient.
-        kl_weight: Of the KL term in the loss.
-        shift_px: Pictures are shifted at random by up to so many pixels.
-        ema_decay: Decay of the moving average of the weights that becomes the policy; 0 for the weights themselves.
-        seed: Of the initial weights, the batches, the latent noise and the validation split.
-        val_fraction: Of the episodes of each dataset, kept out of training, at least one.
+        kl_weight: Weight of the KL term in the loss.
+        shift_px: Largest random shift of images, in pixels.
+        ema_decay: Decay of the moving average of the weights that becomes the policy; 0 = no average.
+        seed: Seed of the initial weights, the batches, the latent noise and the validation split.
+        val_fraction: Fraction of each dataset's episodes kept for validation, at least one episode.
         log_every: Steps between two records of the training losses.
-        validate_every: Steps between two measurements of the validation losses and two checkpoints ``last``.
-        stall_timeout_s: A single step or rollout that takes longer stops the run.
+        validate_every: Steps between two validations; each also saves the checkpoint ``last``.
+        stall_timeout_s: Longest duration of a step or rollout before the run is stopped.
     """
 
     steps: int = 3500
@@ -413,25 +421,31 @@ class TrainerConfig(_Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("steps", "batch_size", "log_every", "validate_every"):
-            _require(getattr(self, name) >= 1, f"trainer.{name}={getattr(self, name)}: at least 1.")
+            _require(getattr(self, name) >= 1, f"trainer.{name}={getattr(self, name)}: expected at least 1.")
         for name in ("lr", "grad_clip", "stall_timeout_s"):
-            _require(getattr(self, name) > 0, f"trainer.{name}={getattr(self, name)}: more than 0.")
+            _require(getattr(self, name) > 0, f"trainer.{name}={getattr(self, name)}: expected more than 0.")
         for name in ("weight_decay", "kl_weight", "shift_px", "seed"):
-            _require(getattr(self, name) >= 0, f"trainer.{name}={getattr(self, name)}: not negative.")
-        _require(0 < self.val_fraction <= 0.5, f"trainer.val_fraction={self.val_fraction}: more than 0, at most 0.5.")
-        _require(0 < self.warmup_fraction < 1, f"trainer.warmup_fraction={self.warmup_fraction}: between 0 and 1.")
-        _require(0 <= self.ema_decay < 1, f"trainer.ema_decay={self.ema_decay}: from 0 to less than 1.")
+            _require(getattr(self, name) >= 0, f"trainer.{name}={getattr(self, name)}: expected 0 or more.")
+        _require(
+            0 < self.val_fraction <= 0.5,
+            f"trainer.val_fraction={self.val_fraction}: expected more than 0, at most 0.5.",
+        )
+        _require(
+            0 < self.warmup_fraction < 1,
+            f"trainer.warmup_fraction={self.warmup_fraction}: expected more than 0, less than 1.",
+        )
+        _require(0 <= self.ema_decay < 1, f"trainer.ema_decay={self.ema_decay}: expected 0 to less than 1.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComputeConfig(_Options):
-    """Where the numbers of a gradient step are kept and how they are computed; changes them by rounding at most.
+    """Computation of a gradient step; changes its numbers by rounding at most.
 
     Attributes:
-        precision: float32 or bfloat16 (of the products; weights and losses stay float32); auto for bfloat16 on a GPU.
-        compile: on or off: ``torch.compile``, which takes a minute to pay; auto for on with a GPU.
-        image_storage: Where images are kept in training: device, disk (an uncompressed copy) or auto (device if they fit).
-        micro_batches: Parts of a batch, one after the other, for a device that has no room for all of it.
+        precision: float32, bfloat16 (matrix products only; weights and losses stay float32) or auto (bfloat16 on GPU).
+        compile: on, off or auto (on with a GPU): ``torch.compile``, which takes about a minute.
+        image_storage: Storage of images in training: device, disk (an uncompressed copy) or auto (device if they fit).
+        micro_batches: Number of parts of a batch, computed in turn, for a device too small for a whole batch.
     """
 
     precision: str = "auto"
@@ -447,16 +461,17 @@ class ComputeConfig(_Options):
             ("image_storage", ("auto", "device", "disk")),
         ):
             _require_one_of(known, f"compute.{name}", getattr(self, name))
-        _require(self.micro_batches >= 1, f"compute.micro_batches={self.micro_batches}: at least 1.")
+        _require(self.micro_batches >= 1, f"compute.micro_batches={self.micro_batches}: expected at least 1.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelectionConfig(_Options):
-    """Rollouts during training, by which the best checkpoint is chosen.
+    """Rollouts during training that select the best checkpoint.
 
     Attributes:
-        num_evaluations: How many times, evenly over the second half of the steps and at the end; 0 for never.
-        episodes: Starts of each task and time, the same ones every time, never those that ``act eval`` reports on.
+        num_evaluations: Number of evaluations, spaced evenly over the second half of the steps, to the end; 0 = none.
+        episodes: Episodes per task and evaluation. Their initial states are the same every time and never those of
+            ``act eval``.
     """
 
     num_evaluations: int = 10
@@ -464,18 +479,24 @@ class SelectionConfig(_Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.num_evaluations >= 0, f"selection.num_evaluations={self.num_evaluations}: not negative.")
-        _require(self.episodes >= 1, f"selection.episodes={self.episodes}: at least 1.")
+        _require(self.num_evaluations >= 0, f"selection.num_evaluations={self.num_evaluations}: expected 0 or more.")
+        _require(self.episodes >= 1, f"selection.episodes={self.episodes}: expected at least 1.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(_Options):
-    """Everything that decides a trained policy, but the data.
+    """Options that, with the data, determine a trained policy.
 
     Attributes:
-        policy, execution, trainer, compute, selection, sim, rollout: See there.
-        init_from: Run or checkpoint whose weights and normaliser training begins with; "" to begin at random.
-        wandb_project: Project at Weights & Biases that gets the records of ``metrics.jsonl`` too; "" for none.
+        policy: Inputs and sizes of the model.
+        chunking: Action chunking.
+        trainer: Optimization.
+        compute: Computation of a gradient step.
+        selection: Rollouts that select the best checkpoint.
+        sim: Simulation.
+        rollout: Parallel rollouts.
+        init_from: Run or checkpoint whose weights and normalizer training begins with; "" = random weights.
+        wandb_project: Weights & Biases project that also gets the records of ``metrics.jsonl``; "" = none.
     """
 
     policy: PolicyConfig = PolicyConfig()
@@ -492,23 +513,26 @@ class TrainConfig(_Options):
         super().__post_init__()
         _require(
             self.chunking.n_action_steps <= self.policy.chunk_size,
-            f"chunking.n_action_steps={self.chunking.n_action_steps}: a chunk has only policy.chunk_size={self.policy.chunk_size}.",
+            f"chunking.n_action_steps={self.chunking.n_action_steps}: expected at most "
+            f"policy.chunk_size={self.policy.chunk_size}.",
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig(_Options):
-    """What an evaluation measures.
+    """Options of an evaluation.
 
     Attributes:
-        episodes: Starts.
-        seed: Of the evaluation's starts.
-        demonstrated_episodes: Controls: episodes from demonstrated starts.
-        baseline_episodes: Controls: episodes of the expert, of doing nothing and of random actions.
-        num_videos: With ``--record-video``, failures first.
-        video_size_px, video_fps, video_camera: What they look like.
-        sim: What simulates.
-        rollout: How the episodes are spread.
+        episodes: Number of episodes, each from its own initial state.
+        seed: Seed of the initial states.
+        demonstrated_episodes: Number of baseline episodes from demonstrated initial states.
+        baseline_episodes: Number of episodes of each baseline: the expert, zero actions and random actions.
+        num_videos: Number of videos with ``--record-video``, failures first.
+        video_size_px: Height and width of the videos.
+        video_fps: Frame rate of the videos.
+        video_camera: Camera of the videos.
+        sim: Simulation.
+        rollout: Parallel rollouts.
     """
 
     episodes: int = 100
@@ -524,11 +548,14 @@ class EvalConfig(_Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.episodes >= 1, f"episodes={self.episodes}: at least 1.")
+        _require(self.episodes >= 1, f"episodes={self.episodes}: expected at least 1.")
         for name in ("seed", "demonstrated_episodes", "baseline_episodes", "num_videos"):
-            _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: not negative.")
-        _require(self.video_fps in (5, 8, 10, 16, 20, 40, 80), f"video_fps={self.video_fps}: a divisor of 80.")
+            _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: expected 0 or more.")
+        _require(
+            self.video_fps in (5, 8, 10, 16, 20, 40, 80),
+            f"video_fps={self.video_fps}: choose from: 5, 8, 10, 16, 20, 40, 80.",
+        )
         _require(
             64 <= self.video_size_px <= 1024 and self.video_size_px % 16 == 0,
-            f"video_size_px={self.video_size_px}: 64 to 1024, a multiple of 16.",
+            f"video_size_px={self.video_size_px}: expected 64 to 1024, a multiple of 16.",
         )

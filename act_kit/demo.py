@@ -1,5 +1,8 @@
-"""The failure this project exists for, reproduced and mended: the same ACT on the same number of demonstrations, once
-all from one start and once from randomised ones, evaluated on the same fresh starts."""
+"""Demo of a policy that memorizes its initial state, and of the fix.
+
+The same ACT is trained on the same number of demonstrations, once all from one initial state and once from randomized
+ones, and evaluated from the same new initial states.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,18 @@ from act_kit.policies.policy import Policy
 from act_kit.reports.coverage import coverage_figure
 from act_kit.reports.evaluation import baseline_rows, summarize
 from act_kit.reports.evaluation_figures import success_figure
+from act_kit.rollouts.rollout import Outcome
 from act_kit.sim.tasks import get_task
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One half of the comparison.
+    """One of the two datasets of the demo, with its policy and its evaluation.
 
     Attributes:
-        name: What is compared: ``one start`` or ``randomised starts``.
-        folder: Where its run and its evaluation are.
-        store, diversity, policy, evaluation: What each stage made.
+        name: Name of the dataset: ``one initial state`` or ``randomized initial states``.
+        folder: Folder of the run and the evaluation.
+        store, diversity, policy, evaluation: Results of the stages.
     """
 
     name: str
@@ -42,18 +46,18 @@ class Side:
 
     @property
     def validation_loss(self) -> float:
-        """L1 (z = 0) on its own validation episodes, at the end of training."""
+        """L1 loss (z = 0) on the validation episodes of its own dataset, at the end of training."""
         return series(self.folder / "run", "val/l1")[-1][1]
 
     def row(self) -> dict[str, str]:
-        """Return its column of the table."""
+        """Return the column of the table, by row name."""
         unit = get_task(self.store.info.task).unit
         return {
             "demonstrations": str(self.store.num_episodes),
-            "distinct starts": str(self.diversity.num_distinct),
+            "distinct initial states": str(self.diversity.num_distinct),
             "diversity report": self.diversity.level,
             "validation loss (L1)": f"{self.validation_loss:.4f}",
-            "success on fresh starts": str(self.evaluation.success),
+            "success from new initial states": str(self.evaluation.success),
             "success at the end of the horizon": str(self.evaluation.success_at_end),
             "final distance (mean)": f"{self.evaluation.mean_distance('final'):.3f} {unit}",
         }
@@ -85,6 +89,9 @@ def write_demo(sides: list[Side], out: Path) -> Path:
     write_json(out / "demo.json", result)
     maps = {f"{side.name}: success {side.evaluation.success}": (side.evaluation, side.policy) for side in sides}
     success_figure(maps).savefig(out / "maps.png", dpi=110)
+    table: list[tuple[str, list[str]]] = []
+    for name in columns[0]:
+        table.append((name, [column[name] for column in columns]))
     page = out / "report.html"
     write_page(
         page,
@@ -93,9 +100,9 @@ def write_demo(sides: list[Side], out: Path) -> Path:
             "title": _title(sides),
             "task": get_task(sides[0].store.info.task),
             "names": [side.name for side in sides],
-            "table": [(name, [column[name] for column in columns]) for name in columns[0]],
+            "table": table,
             "baselines": baseline_rows(sides[0].evaluation)[:3],
-            "sides": [_images(side, out) for side in sides],
+            "sides": [_side_values(side, out) for side in sides],
             "init_state_set": sides[0].evaluation.init_state_set,
         },
     )
@@ -104,12 +111,15 @@ def write_demo(sides: list[Side], out: Path) -> Path:
 
 def _title(sides: list[Side]) -> str:
     num = len(sides[0].evaluation.episodes)
-    return f"{sides[0].store.info.task}: the same ACT, the same {num} fresh starts, two datasets"
+    return f"{sides[0].store.info.task}: the same ACT, the same {num} new initial states, two datasets"
 
 
-def _images(side: Side, out: Path) -> dict[str, Any]:
+def _side_values(side: Side, out: Path) -> dict[str, Any]:
     outcomes = side.evaluation.outcomes
-    videos = sorted((side.folder / "eval" / "videos").glob("*.mp4"))
+    videos: list[tuple[int, Outcome, str]] = []
+    for path in sorted((side.folder / "eval" / "videos").glob("*.mp4")):
+        index = int(path.name[:4])
+        videos.append((index, outcomes[index], video_uri(path)))
     task = get_task(side.store.info.task)
     return {
         "name": side.name,
@@ -119,8 +129,10 @@ def _images(side: Side, out: Path) -> dict[str, Any]:
         "map": figure_uri(success_figure({"": (side.evaluation, side.policy)})),
         "interpretation": side.evaluation.interpretation,
         "success": str(side.evaluation.success),
-        "shown": dict(baseline_rows(side.evaluation)).get("the policy, from demonstrated starts", "not measured"),
-        "videos": [(int(path.name[:4]), outcomes[int(path.name[:4])], video_uri(path)) for path in videos],
+        "from_demonstrated": dict(baseline_rows(side.evaluation)).get(
+            "the policy, from demonstrated initial states", "not measured"
+        ),
+        "videos": videos,
         "pages": {
             "diversity report": str((side.folder / "data-report" / "report.html").relative_to(out)),
             "evaluation": str((side.folder / "eval" / "report.html").relative_to(out)),

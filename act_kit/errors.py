@@ -1,7 +1,7 @@
 """Every error a user can cause, in one tree.
 
-The command line prints an :class:`ActKitError` as its message alone and exits with code 2: the message names
-what was wrong, what was expected and what to type. Anything else that escapes is a bug of ours.
+The command line prints only the message of an :class:`ActKitError` and exits with code 2. The message states what is
+wrong, what was expected and what to type. Any other exception that reaches the user is a bug in this package.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class ActKitError(Exception):
 
 
 class ConfigError(ActKitError):
-    """An option or override that does not exist or cannot have the value it was given."""
+    """An option or override that does not exist or has an invalid value."""
 
 
 class TaskError(ActKitError):
@@ -28,51 +28,51 @@ class InitialStateError(ActKitError):
 
 
 class ArrayError(ActKitError, ValueError):
-    """An array of another type, shape or meaning than expected, or with numbers that are not finite."""
+    """An array with an unexpected dtype, shape or meaning, or with values that are not finite."""
 
 
 class InUseError(ActKitError, RuntimeError):
-    """Something that one thread at a time can use, and another is using now."""
+    """An object that is limited to one thread at a time and is in use by another thread."""
 
 
 class DatasetError(ActKitError):
-    """A dataset that is missing, foreign, truncated, of another version, or unfit for what was asked."""
+    """A dataset that is missing, foreign, truncated, of another version, or unsuitable for the command."""
 
 
 class CheckpointError(ActKitError):
-    """A checkpoint that is missing, damaged, or made for something else."""
+    """A checkpoint that is missing, damaged, or made for another policy, task or environment."""
 
 
 class OutputError(ActKitError):
-    """An output folder that exists, or that cannot be written."""
+    """An output folder that already exists or cannot be written."""
 
 
 class DamagedFileError(ActKitError, ValueError):
-    """A file that cannot be what it should be: not a regular file, too large, not UTF-8, not JSON or YAML."""
+    """A file with unexpected content: not a regular file, too large, not UTF-8, or not JSON or YAML."""
 
 
 class ComparisonError(ActKitError):
-    """Evaluations that are missing, damaged, or cannot be held against each other."""
+    """Evaluations that are missing, damaged, or not comparable."""
 
 
 class MetricError(ActKitError):
-    """A metric that was never declared, or a log that does not hold what was written to it."""
+    """A metric that was not declared, or a damaged log of metrics."""
 
 
 class TrainingError(ActKitError):
-    """A training run that cannot go on: a loss that is not finite, a step that hangs."""
+    """A training run that cannot continue, for example because its loss is not finite or a step hangs."""
 
 
 class WorkerError(ActKitError):
-    """A process that does part of the work has died, or cannot be started."""
+    """A worker process that died or cannot be started."""
 
 
 class RenderError(ActKitError):
-    """No OpenGL library that works, or frames that come out blank."""
+    """A missing or broken OpenGL library, or rendered frames that are blank."""
 
 
 def install_hint(extra: str) -> str:
-    """Return the command that installs what an extra of this package needs: the package itself is on no index."""
+    """Return the command that installs the requirements of an extra; this package itself is not on a package index."""
     from importlib.metadata import requires
 
     from packaging.requirements import Requirement

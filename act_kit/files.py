@@ -1,12 +1,12 @@
-"""Output folders and files: nothing is overwritten unasked, nothing is left half written, no two processes write the
-same folder.
+"""Output folders and files, written atomically: no overwriting without permission, no half-written folder, and one
+writing process per folder.
 
-Beside a folder ``NAME`` that is being written stand hidden siblings, whose names say what a kill may leave behind:
+While a folder ``NAME`` is being written, these hidden siblings exist next to it; a kill may leave them behind:
 
-- ``.NAME.act-lock``: held by the process that writes; the kernel frees it when that process ends, however it ends.
-- ``.NAME.act-new``: a new folder that is not complete; the next writer deletes it.
-- ``.NAME.act-old``: what ``--overwrite`` replaces; it is deleted once the new folder is complete.
-- ``.NAME.act-trash``: what is being deleted; the next writer goes on deleting it.
+- ``.NAME.act-lock``: The lock of the writing process. The kernel frees it when that process ends for any reason.
+- ``.NAME.act-new``: A new, incomplete folder. The next writer deletes it.
+- ``.NAME.act-old``: The folder that ``--overwrite`` replaces. It is deleted once the new folder is complete.
+- ``.NAME.act-trash``: A folder that is being deleted. The next writer finishes the deletion.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from act_kit import interrupts
 from act_kit.errors import DamagedFileError, OutputError
 
 MAX_TEXT_BYTES = 256 * 2**20
-"""Of a text file that is read whole; a day's ``metrics.jsonl`` has a hundredth of it."""
+"""Maximum size of a text file that is read whole; the ``metrics.jsonl`` of a day has a hundredth of it."""
 
 _MAX_YAML_BYTES = 2**20
 _MAX_YAML_DEPTH = 20
 
 SEEDS = "seeds.json"
-"""What a folder of several runs holds: their training seeds."""
+"""Name of the file with the training seeds, in a folder of several runs."""
 
 DATASETS = "datasets.json"
-"""What a folder of several derived datasets holds: the command that made it, and their paths in it."""
+"""Name of the file with the command and the datasets' relative paths, in a folder of several derived datasets."""
 
 _MARKERS = (
     "zarr.json",
@@ -54,60 +54,65 @@ _MARKERS = (
     SEEDS,
     DATASETS,
 )
-"""A folder that holds none of these is not one of ours, and is never deleted."""
+"""A folder without any of these files was not made by this package and is never deleted."""
 
 _COMPLETE = ("summary.json", "act_kit.json", "view.html", DATASETS)
-"""What is only there in folders that appear whole."""
+"""Files that exist only in complete folders."""
 
 _NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]*")
 _MAX_NAME_BYTES = 200
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 _held: set[Path] = set()
-"""The folders whose locks this process holds."""
+"""Folders whose locks this process holds."""
 
 
 # -- output folders ----------------------------------------------------------------------------------------------------
 
 
 def quoted(path: str | Path) -> str:
-    """Return a path as it is typed in a shell."""
+    """Return a path quoted for a shell."""
     return shlex.quote(str(path))
 
 
 def free_beside(path: Path) -> Path:
-    """Return ``path`` with the first number behind its name, from 2 on, that is free."""
-    return next(
-        beside for number in itertools.count(2) if not (beside := path.with_name(f"{path.name}-{number}")).exists()
-    )
+    """Return ``path`` with a suffix ``-2``, ``-3``, …: the first such path that does not exist."""
+    for number in itertools.count(2):
+        candidate = path.with_name(f"{path.name}-{number}")
+        if not candidate.exists():
+            break
+    return candidate
 
 
 def check_output(path: Path, *, overwrite: bool, how_to_go_on: str = "") -> None:
-    """Raise :class:`OutputError` if something is at ``path`` that was not to be overwritten, or is not ours."""
+    """Raise :class:`OutputError` if ``path`` exists without ``overwrite``, or was not made by this package.
+
+    ``how_to_go_on`` is a sentence, without a final period, that the error message adds.
+    """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
-        go_on = how_to_go_on and f"{how_to_go_on}, "
-        raise OutputError(f"{path} exists. {go_on}--overwrite replaces it, or choose another --out.")
+        hint = how_to_go_on and f"{how_to_go_on}. "
+        raise OutputError(f"{path} exists. {hint}Fix: --overwrite replaces it, or choose another --out.")
     if not path.is_dir() or not any((path / marker).exists() for marker in _MARKERS):
-        raise OutputError(f"{path} was not made by act, so --overwrite does not delete it. Choose another --out.")
+        raise OutputError(f"{path} was not made by act, so --overwrite does not delete it. Fix: choose another --out.")
 
 
 def require_apart(out: Path, inputs: Iterable[Path]) -> None:
-    """Raise :class:`OutputError` if ``out`` is, holds or lies in one of ``inputs``, which are read to make it."""
+    """Raise :class:`OutputError` if ``out`` equals, contains or is inside one of the input folders ``inputs``."""
     for path in inputs:
-        ends = out.resolve(), path.resolve()
-        if ends[0] == ends[1] or ends[0] in ends[1].parents or ends[1] in ends[0].parents:
-            raise OutputError(f"--out {out} and {path}, which it is made of, overlap. Choose another --out.")
+        target, source = out.resolve(), path.resolve()
+        if target == source or target in source.parents or source in target.parents:
+            raise OutputError(f"--out {out} and its input {path} overlap. Fix: choose another --out.")
 
 
 def prepare_output(path: Path, *, overwrite: bool, how_to_go_on: str = "") -> None:
-    """Make sure that ``path``, whose lock is held, is free for a folder that is built there, step by step.
+    """Free ``path``, whose lock is held, for a folder that is built there step by step.
 
-    What it replaces is set aside until :func:`finish_output` says that the new folder is complete.
+    The folder that it replaces is set aside until :func:`finish_output` is called.
 
     Raises:
-        OutputError: Something is there and was not to be overwritten, or is not ours to delete.
+        OutputError: ``path`` exists without ``overwrite``, or was not made by this package.
     """
     if not overwrite:
         restore_output(path)
@@ -116,7 +121,7 @@ def prepare_output(path: Path, *, overwrite: bool, how_to_go_on: str = "") -> No
 
 
 def finish_output(path: Path) -> None:
-    """Delete what the folder at ``path``, which is complete now, has replaced."""
+    """Delete the folder that the folder at ``path``, which is now complete, has replaced."""
     discard(hidden_sibling(_real(path), "old"), path)
 
 
@@ -124,14 +129,14 @@ def finish_output(path: Path) -> None:
 def new_folder(
     path: Path, *, overwrite: bool = False, is_complete: bool = True, how_to_go_on: str = ""
 ) -> Generator[Path]:
-    """Yield an empty folder beside ``path``, which takes the place of ``path`` when the block ends.
+    """Yield an empty folder next to ``path``, which replaces ``path`` when the block ends.
 
-    Until then ``path`` is what it was, and so it stays if the block raises. ``is_complete`` says that the new folder
-    then needs no more work; otherwise what it replaces is kept until :func:`finish_output`.
+    Until then ``path`` is unchanged, and it remains unchanged if the block raises. If ``is_complete`` is False, the
+    replaced folder is kept until :func:`finish_output`.
 
     Raises:
-        OutputError: Something is there and was not to be overwritten, or is not ours to delete, or another process
-            writes it.
+        OutputError: ``path`` exists without ``overwrite``, was not made by this package, or is being written by another
+            process.
     """
     real = _real(path)
     fresh = hidden_sibling(real, "new")
@@ -154,7 +159,7 @@ def new_folder(
 
 
 def _set_aside(path: Path) -> None:
-    """Rename what is at ``path``; but if that is incomplete and what it was to replace is still there, delete it."""
+    """Set aside the folder at ``path``; if it is incomplete and its predecessor still exists, delete it instead."""
     old = hidden_sibling(path, "old")
     if path.is_dir() and not any(path.iterdir()):
         path.rmdir()
@@ -166,7 +171,7 @@ def _set_aside(path: Path) -> None:
 
 
 def _is_finished(path: Path) -> bool:
-    """Return whether a folder says of itself that it is complete; a run does not."""
+    """Return True if a folder is marked as complete; a run is never marked."""
     try:
         return bool(read_json(path / "zarr.json")["attributes"]["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -174,7 +179,7 @@ def _is_finished(path: Path) -> bool:
 
 
 def restore_output(path: Path) -> None:
-    """Put back what was set aside for a new folder of which nothing exists, unless a process is making that now."""
+    """Restore the folder that was set aside at ``path`` if its replacement does not exist and is not being written."""
     real = _real(path)
     old = hidden_sibling(real, "old")
     if old.exists() and not real.exists():
@@ -183,7 +188,7 @@ def restore_output(path: Path) -> None:
 
 
 def discard(folder: Path, root: Path) -> None:
-    """Delete a folder in or beside the output folder ``root``: by one rename for whoever looks, whatever kills it."""
+    """Delete a folder in or next to the output folder ``root``; it disappears by one rename, even if killed midway."""
     trash = hidden_sibling(_real(root), "trash")
     _delete(trash)
     if folder.exists():
@@ -199,26 +204,26 @@ def _delete(path: Path) -> None:
 
 
 def _real(path: Path) -> Path:
-    """Return where a path leads: a link to a folder stays a link, whatever becomes of the folder."""
+    """Return the target of a path, so that a link to a folder remains a link when the folder is replaced."""
     return Path(os.path.realpath(path))
 
 
 def hidden_sibling(path: Path, what: str) -> Path:
-    """Return the hidden path beside ``path`` for its lock, or for what is new, old, or trash."""
+    """Return the hidden path next to ``path`` for a purpose ``what``: lock, new, old or trash."""
     return path.parent / f".{path.name}.act-{what}"
 
 
 def is_new_folder(path: Path) -> bool:
-    """Return whether :func:`new_folder` made the folder at ``path``: nobody takes it for complete."""
+    """Return True if :func:`new_folder` made the folder at ``path`` and has not yet completed it."""
     return path.name.startswith(".") and path.name.endswith(".act-new")
 
 
 @contextmanager
 def still_there(folder: Path, shown: Path | None = None) -> Generator[None]:
-    """Say so where an error in the block comes of the folder's having been deleted by somebody else.
+    """Replace an error in the block by an :class:`OutputError` if the folder was deleted meanwhile.
 
     Raises:
-        OutputError: Of ``folder``, which the message calls ``shown``.
+        OutputError: ``folder`` no longer exists. The message names it as ``shown``, if given.
     """
     try:
         yield
@@ -235,10 +240,10 @@ def still_there(folder: Path, shown: Path | None = None) -> Generator[None]:
 
 @contextmanager
 def locked(path: Path) -> Generator[None]:
-    """Let no other process write the folder at ``path`` meanwhile; this process may lock it several times.
+    """Prevent other processes from writing the folder at ``path``; this process may lock it several times.
 
     Raises:
-        OutputError: Another process writes it; or no folder can be made there.
+        OutputError: Another process is writing it, or no folder can be made there.
     """
     real = _real(path)
     if real in _held:
@@ -258,13 +263,13 @@ def locked(path: Path) -> Generator[None]:
 
 @contextmanager
 def _parents_of(path: Path) -> Generator[None]:
-    """Make the folders that ``path`` lies in; remove them again if nothing came of it."""
+    """Make the parent folders of ``path``; remove them again if they remain empty."""
     real = _real(path)
     missing = [parent for parent in real.parents if not parent.exists()]
     try:
         real.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{path} cannot be made: {error.strerror}. Choose another --out.") from error
+        raise OutputError(f"{path} cannot be made: {error.strerror}. Fix: choose another --out.") from error
     try:
         yield
     finally:
@@ -275,17 +280,17 @@ def _parents_of(path: Path) -> Generator[None]:
 
 @contextmanager
 def _lock_file(path: Path) -> Generator[None]:
-    """Hold the lock of ``path``; leave no file behind."""
+    """Hold the lock of ``path``, and delete the lock file at the end."""
     lock = hidden_sibling(_real(path), "lock")
     fresh = hidden_sibling(_real(path), "new")
-    descriptor = _take(lock, path)
+    descriptor = _acquire(lock, path)
 
-    def leave_nothing() -> None:
+    def clean_up() -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         lock.unlink(missing_ok=True)
 
     try:
-        with interrupts.cleaned_up_by(leave_nothing):
+        with interrupts.cleaned_up_by(clean_up):
             yield
     finally:
         if descriptor is not None:
@@ -294,51 +299,51 @@ def _lock_file(path: Path) -> Generator[None]:
                 os.close(descriptor)
 
 
-def _take(lock: Path, path: Path) -> int | None:
-    """Return the descriptor of the lock's file, or None where the file system has no locks."""
+def _acquire(lock: Path, path: Path) -> int | None:
+    """Acquire a lock; return the descriptor of its file, or None if the file system has no locks."""
     while True:
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise
-            if path.is_dir() and os.access(path, os.W_OK):  # which may be written, though it cannot be replaced
+            if path.is_dir() and os.access(path, os.W_OK):  # writable, although it cannot be replaced
                 return None
-            raise OutputError(f"{path} cannot be written: {error.strerror}. Choose another --out.") from error
+            raise OutputError(f"{path} cannot be written: {error.strerror}. Fix: choose another --out.") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_ino == os.stat(lock).st_ino:
-                _sign(descriptor)
+                _write_holder(descriptor)
                 return descriptor
         except BlockingIOError:
-            who = _holder(lock)
+            holder = _describe_holder(lock)
             os.close(descriptor)
-            raise OutputError(f"{path} is being written by {who}") from None
+            raise OutputError(f"{path} is being written by {holder}") from None
         except FileNotFoundError:
             pass
-        except OSError:  # no locks here, as on some network file systems
+        except OSError:  # a file system without locks, as some network file systems are
             os.close(descriptor)
             return None
-        os.close(descriptor)  # whoever held it has just deleted it
+        os.close(descriptor)  # the previous holder has just deleted the file
 
 
-def _sign(descriptor: int) -> None:
-    """Write who holds the lock into it; a full disk is no reason not to hold it."""
+def _write_holder(descriptor: int) -> None:
+    """Write which process holds a lock into the lock's file, if there is space for it."""
     now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    who = {"pid": os.getpid(), "host": socket.gethostname(), "since": now, "command": ["act", *sys.argv[1:]]}
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now, "command": ["act", *sys.argv[1:]]}
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(who).encode(), 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 
-def _holder(lock: Path) -> str:
-    """Say who holds a lock, since when, and how to end it."""
+def _describe_holder(lock: Path) -> str:
+    """Return which process holds a lock, since when, and how to stop it."""
     try:
-        who = read_json(lock, max_bytes=100_000)
-        command = shlex.join(map(str, who["command"]))
-        pid = int(who["pid"])
+        holder = read_json(lock, max_bytes=100_000)
+        command = shlex.join(map(str, holder["command"]))[:200]
+        pid = int(holder["pid"])
         return (
-            f"process {pid} on {who['host']} since {who['since']}: {command[:200]}. Fix: wait, or stop it: kill {pid}"
+            f"process {pid} on {holder['host']} since {holder['since']}: {command}. Fix: wait, or stop it: kill {pid}"
         )
     except (OSError, ValueError, KeyError, TypeError):
         return f"another process, which holds {lock}. Fix: wait, or stop it."
@@ -348,14 +353,14 @@ def _holder(lock: Path) -> str:
 
 
 def check_name(name: str, what: str) -> str:
-    """Return a name that a file gave, if a folder may be called so: nothing is written where a file says.
+    """Return ``name``, which was read from a file, if it is safe as the name of a folder.
 
     Raises:
-        DamagedFileError: It could lead somewhere else.
+        DamagedFileError: The name could lead to another folder, or is too long.
     """
     if not _NAME.fullmatch(name) or len(name.encode()) > _MAX_NAME_BYTES:
         raise DamagedFileError(
-            f"{name[:80]!r} cannot be the name of a {what}: up to {_MAX_NAME_BYTES} bytes without / were expected."
+            f"{name[:80]!r} cannot be the name of a {what}: at most {_MAX_NAME_BYTES} bytes without / were expected."
         )
     return name
 
@@ -367,39 +372,39 @@ def require_space(path: Path, num_bytes: float, what: str) -> None:
     if free < num_bytes:
         raise OutputError(
             f"{what} need about {num_bytes / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free at {existing}. "
-            "Free some space, or choose another --out."
+            "Fix: free some space, or choose another --out."
         )
 
 
 def require_regular(path: Path) -> os.stat_result:
-    """Return what the system knows of a regular file.
+    """Return the status of a regular file.
 
     Raises:
-        FileNotFoundError, PermissionError: It is missing, or not ours to look at.
-        DamagedFileError: It is a folder, a pipe, a device, or a link that leads to itself.
+        FileNotFoundError, PermissionError: It is missing or inaccessible.
+        DamagedFileError: It is a folder, a pipe, a device, or a link to itself.
     """
     try:
-        about = path.stat()
+        status = path.stat()
     except (FileNotFoundError, PermissionError):
         raise
     except (OSError, ValueError) as error:
         raise DamagedFileError(f"{path} cannot be read: {error}.") from error
-    if not stat.S_ISREG(about.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise DamagedFileError(f"{path} is not a regular file.")
-    return about
+    return status
 
 
 def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
-    """Read a text file as UTF-8, whatever the locale.
+    """Read a text file as UTF-8, independent of the locale.
 
     Raises:
-        FileNotFoundError, PermissionError: It is missing, or not ours to read.
-        DamagedFileError: It is no regular file (a pipe would never end), too large, or not UTF-8.
+        FileNotFoundError, PermissionError: It is missing or inaccessible.
+        DamagedFileError: It is not a regular file (a pipe would never end), too large, or not UTF-8.
     """
-    about = require_regular(path)
+    status = require_regular(path)
     with path.open("rb") as file:
-        if about.st_size > max_bytes:
-            raise DamagedFileError(f"{path} has {about.st_size} bytes; at most {max_bytes} were expected.")
+        if status.st_size > max_bytes:
+            raise DamagedFileError(f"{path} has {status.st_size} bytes; at most {max_bytes} were expected.")
         content = file.read(max_bytes)
     try:
         return content.decode("utf-8")
@@ -408,19 +413,19 @@ def read_text(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
 
 
 def read_json(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> Any:
-    """Read a JSON file; see :func:`read_text` for what is refused beside text that is not JSON."""
+    """Read a JSON file; raise the errors of :func:`read_text`, and :class:`DamagedFileError` if it is not JSON."""
     text = read_text(path, max_bytes=max_bytes)
     try:
         value = json.loads(text)
         if _SURROGATE.search(text):
-            json.dumps(value, ensure_ascii=False).encode()  # half a character can be written nowhere
+            json.dumps(value, ensure_ascii=False).encode()  # an unpaired surrogate cannot be encoded as UTF-8
         return value
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path} is not JSON: {error}.") from error
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file of plain values; see :func:`read_text` for what is refused beside text that is not YAML.
+    """Read a YAML file of plain values; raise the errors of :func:`read_text`, and DamagedFileError if it is not YAML.
 
     Aliases are refused: nine levels of them expand to more than any memory holds.
     """
@@ -443,12 +448,12 @@ def read_yaml(path: Path) -> Any:
 
 
 def unfinished(path: Path) -> Path:
-    """Return what :func:`write_text` writes to before it renames it to ``path``; a kill may leave it behind."""
+    """Return the temporary file that :func:`write_text` renames to ``path``; a kill may leave it behind."""
     return path.with_name(f".{path.name}.tmp")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text to ``path``, which holds either what it held before or all of it."""
+    """Write UTF-8 text to ``path`` atomically."""
     fresh = unfinished(path)
     try:
         fresh.write_text(text, encoding="utf-8")
@@ -459,5 +464,5 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON to ``path``, which holds either what it held before or all of it."""
+    """Write JSON to ``path`` atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")

@@ -1,8 +1,9 @@
-"""Ctrl-C and SIGTERM end the command line with one line on standard error and exit code 130, whenever they come.
+"""Handling of Ctrl-C and SIGTERM: the command line ends with one line on standard error and exit code 130.
 
-An exception raised by a signal handler lands in whatever happens to run: an import, a clean-up that swallows it, a
-callback that prints a traceback. So the handler ends the process itself, with all its children, unless something must
-be finished first (:func:`deferred`) or must not be torn (:func:`held`). The library alone installs no handler.
+An exception raised by a signal handler reaches the code that happens to run: an import, a clean-up that catches it, a
+callback that prints a traceback. So the handler ends the process itself, with all its children, unless some work must
+be completed first (:func:`deferred`) or must not be interrupted (:func:`held`). Importing the library installs no
+handler.
 """
 
 from __future__ import annotations
@@ -13,93 +14,95 @@ import signal
 import sys
 from contextlib import contextmanager
 
-TYPE_CHECKING = False  # importing this module must take no time: until it is there, Ctrl-C prints a traceback
+TYPE_CHECKING = False  # this module must import fast: until then, Ctrl-C prints a traceback
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from types import FrameType
     from typing import NoReturn
 
 EXIT_CODE = 130
-"""Of an interrupted command, be it by SIGINT or by SIGTERM."""
+"""Exit code of a command interrupted by SIGINT or SIGTERM."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_TRACKER = "multiprocessing.resource_tracker"
-"""In the command line of the process that unlinks semaphores; a worker's names its warnings, without the package."""
+_RESOURCE_TRACKER = "multiprocessing.resource_tracker"
+"""Part of the command line of the process that unlinks semaphores. A worker's has a warning filter without the package
+name."""
 
 
 class _State:
-    """Where this process stands.
+    """Interrupt state of this process.
 
     Attributes:
-        resume: The command that resumes what is interrupted; "" where there is nothing to resume.
-        num_received: Signals since the start.
-        num_deferring, num_holding: Sections entered.
-        told: Whether the user has been told that it stopped.
-        cleanups: What removes half-written files, should a signal end the process.
+        resume: Command that resumes the interrupted work; "" if there is none.
+        num_received: Number of signals received.
+        num_deferring: Number of active :func:`deferred` blocks.
+        num_holding: Number of active :func:`held` blocks.
+        is_reported: True once the line has been printed, or if another process prints it.
+        cleanups: Functions that remove incomplete files, called before a signal ends the process.
     """
 
     resume: str = ""
     num_received: int = 0
     num_deferring: int = 0
     num_holding: int = 0
-    told: bool = False
-    cleanups: list[Callable[[], object]] = []  # noqa: RUF012  (there is one state in a process)
+    is_reported: bool = False
+    cleanups: list[Callable[[], object]] = []  # noqa: RUF012  (one instance per process)
 
 
 _state = _State()
 
 
 def install() -> None:
-    """Handle SIGINT and SIGTERM, except where they are ignored: the shell ignores SIGINT for background jobs."""
+    """Handle SIGINT and SIGTERM, unless they are ignored: a shell ignores SIGINT for background jobs."""
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
-    # The process that unlinks semaphores warns of each one that a killed process leaves to it.
-    silence = "ignore:resource_tracker:UserWarning"
-    if silence not in sys.warnoptions:
-        sys.warnoptions.append(silence)
+    # The process that unlinks semaphores warns of each one left by a killed process.
+    warning_filter = "ignore:resource_tracker:UserWarning"
+    if warning_filter not in sys.warnoptions:
+        sys.warnoptions.append(warning_filter)
 
 
 def interrupted() -> bool:
-    """Return whether a signal has arrived."""
+    """Return True if a signal has arrived."""
     return _state.num_received > 0
 
 
 def is_first_process() -> bool:
-    """Return whether this process is the first, or the only one, of those that ``torchrun`` started together."""
+    """Return True if this process is the first one started by ``torchrun``, or was not started by it."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 def tell() -> None:
-    """Print the one line that says what happened, once; of the processes of a training, the first does."""
-    if _state.told or not is_first_process():
+    """Print the line that reports the interruption, once, and only in the first process of a training."""
+    if _state.is_reported or not is_first_process():
         return
-    _state.told = True
+    _state.is_reported = True
     os.write(2, f"Stopped.{advice()}\n".encode(errors="replace"))
 
 
 def leave_it_to_the_parent_to_tell() -> None:
-    """Print nothing when this process is stopped: the process that started it is stopped too, and says so."""
-    _state.told = True
+    """Print nothing when this process is stopped: its parent is stopped too and reports it."""
+    _state.is_reported = True
 
 
 def advice() -> str:
-    """Return ``" Resume with: …"``, or an empty string where there is nothing to resume."""
+    """Return ``" Resume with: …"``, or an empty string if there is nothing to resume."""
     return f" Resume with: {_state.resume}" if _state.resume else ""
 
 
 @contextmanager
 def resumed_by(command: str) -> Generator[None]:
-    """Tell the user that ``command`` resumes what is done within, should it be interrupted or fail."""
+    """Report ``command`` as the one that resumes the work in this block if it is interrupted or fails."""
     before, _state.resume = _state.resume, command
-    yield  # an exception leaves it in place: it is printed when that has reached the top
+    yield  # an exception keeps the command: it is printed at the top level
     _state.resume = before
 
 
 @contextmanager
 def cleaned_up_by(cleanup: Callable[[], object]) -> Generator[None]:
-    """Call ``cleanup`` should a signal end the process within: what it has half written is then of no use."""
+    """Call ``cleanup`` if a signal ends the process within this block, to remove incomplete files."""
     _state.cleanups.append(cleanup)
     try:
         yield
@@ -109,9 +112,9 @@ def cleaned_up_by(cleanup: Callable[[], object]) -> Generator[None]:
 
 @contextmanager
 def deferred() -> Generator[Callable[[], None]]:
-    """Let the first signal wait until the yielded function is called, which then raises KeyboardInterrupt.
+    """Defer the first signal until the yielded function is called, which then raises KeyboardInterrupt.
 
-    A second signal ends the process all the same.
+    A second signal ends the process at once.
     """
     _state.num_deferring += 1
     try:
@@ -129,7 +132,7 @@ def raise_if_interrupted() -> None:
 
 @contextmanager
 def held() -> Generator[None]:
-    """Hold every signal back until the end, for this process and for those that it starts within.
+    """Block signals until the end of this block, also in the processes started within it.
 
     Child processes inherit the blocked signal mask, so Ctrl-C does not interrupt their imports.
     """
@@ -147,26 +150,26 @@ def held() -> Generator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         _state.num_holding -= 1
     if _state.num_received > num_before:
-        _react()
+        _end_unless_deferred()
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
     _state.num_received += 1
     if not _state.num_holding:
-        _react()
+        _end_unless_deferred()
 
 
-def _react() -> None:
+def _end_unless_deferred() -> None:
     if not (_state.num_deferring and _state.num_received == 1):
         _end()
 
 
 def _end() -> NoReturn:
-    """Print the line, end all children and this process."""
+    """Print the line, kill all children and end this process."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # the signal may have come in the middle of a write
+        with contextlib.suppress(Exception):  # the signal may have arrived during a write
             stream.flush()
     if sys.stdout is not None and sys.stdout.isatty():
         os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # a progress bar hides the cursor
@@ -180,9 +183,9 @@ def _end() -> NoReturn:
 
 
 def _kill_children() -> None:
-    """Kill all descendants, after all of them were stopped: none starts another, or writes to one that is gone.
+    """Kill all descendants, once all are suspended: none can start another, or write to a killed one.
 
-    Importing glfw, for one, asks several libraries for their version, each in a process of its own.
+    Importing glfw, for example, starts a process for each library whose version it reads.
     """
     import psutil
 
@@ -194,7 +197,7 @@ def _kill_children() -> None:
                 child.suspend()
     for child in seen:
         with contextlib.suppress(psutil.Error):
-            if _TRACKER in " ".join(child.cmdline()):
-                child.resume()  # it cleans up, and ends by itself
+            if _RESOURCE_TRACKER in " ".join(child.cmdline()):
+                child.resume()  # it unlinks semaphores and ends by itself
             else:
                 child.kill()

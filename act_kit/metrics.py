@@ -1,8 +1,8 @@
-"""Metrics that cannot be misread: each is declared once, written by one logger, under one step counter.
+"""Training metrics: each is declared once and written by one logger with one step counter.
 
-A progress bar that read ``"rewards"`` where the trainer wrote ``"reward"`` once showed a dead training for weeks; two
-loggers with competing step counters once recorded nothing at all. So an undeclared name is an error, for the writer
-and for the reader; what was not measured is absent, never 0; and after the first records the files are read back.
+A progress bar that read ``"rewards"`` where the trainer wrote ``"reward"`` once hid a failed training for weeks; two
+loggers with competing step counters once recorded nothing. Therefore an undeclared name is an error, for the writer and
+the reader; a metric that was not measured is absent, never 0; and the files are read back after the first record.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Metric:
     """A declared metric.
 
     Attributes:
-        name: ``<source>/<what>``; only what was measured in the environment is called ``eval/…``.
-        unit: Of its values.
-        better: Which direction is better, if one is.
-        low, high: The range that its values cannot leave.
+        name: ``<source>/<quantity>``; only quantities measured in the environment are named ``eval/…``.
+        unit: Unit of the values.
+        better: Direction that is better, or None.
+        low, high: Range of the values.
     """
 
     name: str
@@ -42,49 +42,51 @@ class Metric:
     high: float = math.inf
 
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("eval/success", "fraction", "up", 0, 1),
-        Metric("eval/success_low", "fraction", "up", 0, 1),
-        Metric("eval/success_high", "fraction", "up", 0, 1),
-        Metric("eval/final_distance", "m (rad for lever-pull)", "down"),
-        *(Metric(f"eval/success/{task}", "fraction", "up", 0, 1) for task in expand_tasks("MT50")),
-        Metric("train/loss", "action units", "down"),
-        Metric("train/l1_posterior", "action units", "down"),
-        Metric("train/l1_prior", "action units", "down"),
-        Metric("train/kl", "nats", None),
-        Metric("train/grad_norm", "", None),
-        Metric("train/lr", "", None),
-        Metric("train/steps_per_s", "1/s", "up"),
-        Metric("train/roofline_fraction", "fraction", "up"),
-        Metric("host/memory", "GB", None),
-        Metric("device/memory", "GB", None),
-        Metric("val/l1_reconstruction", "action units", "down"),
-        Metric("val/l1", "action units", "down"),
-    )
-}
+_DECLARED = (
+    Metric("eval/success", "fraction", "up", 0, 1),
+    Metric("eval/success_low", "fraction", "up", 0, 1),
+    Metric("eval/success_high", "fraction", "up", 0, 1),
+    Metric("eval/final_distance", "m (rad for lever-pull)", "down"),
+    Metric("train/loss", "action units", "down"),
+    Metric("train/l1_reconstruction", "action units", "down"),
+    Metric("train/l1", "action units", "down"),
+    Metric("train/kl", "nats", None),
+    Metric("train/grad_norm", "", None),
+    Metric("train/lr", "", None),
+    Metric("train/steps_per_s", "1/s", "up"),
+    Metric("train/roofline_fraction", "fraction", "up"),
+    Metric("host/memory", "GB", None),
+    Metric("device/memory", "GB", None),
+    Metric("val/l1_reconstruction", "action units", "down"),
+    Metric("val/l1", "action units", "down"),
+    *[Metric(f"eval/success/{task}", "fraction", "up", 0, 1) for task in expand_tasks("MT50")],
+)
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _DECLARED}
 
 
 def metric(name: str) -> Metric:
     """Return the declaration of a metric, or raise :class:`MetricError`."""
     if name not in METRICS:
-        raise MetricError(f"'{name}' is not a declared metric.{did_you_mean(name, METRICS)} See act_kit/telemetry.py.")
+        raise MetricError(f"'{name}' is not a declared metric.{did_you_mean(name, METRICS)} See act_kit/metrics.py.")
     return METRICS[name]
 
 
 class MetricLogger:
-    """Writes records to ``metrics.jsonl``, the source of truth, and the same ones to TensorBoard and perhaps W&B."""
+    """Logger of a run: writes records to ``metrics.jsonl``, TensorBoard and, optionally, Weights & Biases.
+
+    ``metrics.jsonl`` is the source of truth.
+    """
 
     def __init__(
         self, run: Path, *, resume_step: int = 0, wandb_project: str = "", config: Mapping[str, Any] | None = None
     ) -> None:
-        """Open the logs of ``run``; records after ``resume_step``, left by a run that was killed, are dropped.
+        """Open the logs of ``run`` and drop records after ``resume_step``, which a killed run left.
 
-        Weights & Biases get ``config`` too.
+        ``config`` is sent to Weights & Biases.
 
         Raises:
-            ConfigError: A project at Weights & Biases is named, but its client is missing or does not get in.
+            ConfigError: A W&B project is given, but the W&B client is missing or cannot log in.
         """
         self._wandb = _open_wandb(run, wandb_project, config) if wandb_project else None
         self.path = run / "metrics.jsonl"
@@ -103,16 +105,16 @@ class MetricLogger:
         """Record values of declared metrics at a step that never decreases.
 
         Raises:
-            MetricError: An undeclared name, a value out of range or not finite, a step that goes back, or files that
-                do not hold what was written to them.
-            OutputError: The run has been deleted meanwhile.
+            MetricError: A name is undeclared, a value is out of range or not finite, the step decreases, or the files
+                do not contain the first record.
+            OutputError: The run has been deleted in the meantime.
         """
         if step < self._step:
-            raise MetricError(f"Step {step} was logged after step {self._step}: there is one step counter.")
+            raise MetricError(f"Step {step} was logged after step {self._step}: expected steps that never decrease.")
         for name, value in values.items():
             declared = metric(name)
             if not (math.isfinite(value) and declared.low <= value <= declared.high):
-                raise MetricError(f"{name} = {value} is not in its range, {declared.low} to {declared.high}.")
+                raise MetricError(f"{name} = {value} is not in its range: {declared.low} to {declared.high}.")
         with still_there(self.path, self.path.parent):
             self.path.stat()
         self._step = step
@@ -128,7 +130,7 @@ class MetricLogger:
 
     @property
     def step(self) -> int:
-        """The step of the last record."""
+        """Step of the last record."""
         return self._step
 
     def latest(self, name: str) -> float | None:
@@ -143,22 +145,22 @@ class MetricLogger:
             self._wandb.finish()
 
     def _verify(self, step: int, values: Mapping[str, float]) -> None:
-        """Read both files back: a log that holds nothing is found out at the first record, not after 18 hours."""
+        """Read both files back, to detect an empty log at the first record instead of after 18 hours."""
         if read_metrics(self.path.parent)[-1:] != [{"step": step, **values}]:
-            raise MetricError(f"{self.path} does not hold what was just written to it. Is the disk full?")
+            raise MetricError(f"{self.path} does not contain the record just written. Fix: check for a full disk.")
         missing = sorted(set(values) - set(read_tensorboard(self._tensorboard_dir)))
         if missing:
             raise MetricError(f"The TensorBoard files in {self._tensorboard_dir} lack {', '.join(missing)}.")
 
 
 class _EventFile:
-    """A TensorBoard file whose records are on disk when :meth:`write` returns.
+    """TensorBoard file whose records are on disk when :meth:`write` returns.
 
-    PyTorch's SummaryWriter writes in a thread, which prints a traceback of its own when the disk is full.
+    PyTorch's SummaryWriter writes in a thread, which prints its own traceback when the disk is full.
     """
 
     def __init__(self, folder: Path, *, purge_step: int) -> None:
-        """Begin a file; what earlier ones hold from ``purge_step`` on is void."""
+        """Create a file; records of earlier files from ``purge_step`` on become invalid."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -172,7 +174,7 @@ class _EventFile:
         self._append(step=purge_step, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add the values of a step."""
+        """Write the values of a step."""
         scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._append(step=step, summary=self._summary(value=scalars))
 
@@ -189,7 +191,7 @@ def read_tensorboard(folder: Path) -> dict[str, dict[int, float]]:
     """Return the values in a folder's TensorBoard files, by name and step.
 
     Raises:
-        DamagedFileError: One of its files is no regular file: reading a pipe would never end.
+        DamagedFileError: A file is not a regular file; reading a pipe would never end.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -203,44 +205,44 @@ def read_tensorboard(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def _open_wandb(run: Path, project: str, config: Mapping[str, Any] | None = None) -> Any:
-    """Begin a run at Weights & Biases, or go on with that of ``run``; the runs of several seeds are a group."""
+    """Start a W&B run, or resume the one of ``run``; the runs of several seeds form a group."""
     try:
         import wandb
     except ImportError as error:
         raise ConfigError(f"wandb_project={project} needs W&B's client: {install_hint('wandb')}") from error
-    note = run / "wandb_id"
+    id_file = run / "wandb_id"
     group = run.resolve().parent.name if (run.resolve().parent / SEEDS).exists() else None
-    if not note.exists():
-        write_text(note, uuid.uuid4().hex)
+    if not id_file.exists():
+        write_text(id_file, uuid.uuid4().hex)
     try:
         return wandb.init(
             project=project,
             group=group,
-            id=read_text(note),
+            id=read_text(id_file),
             resume="allow",
             dir=run,
             name=run.name,
             config=dict(config or {}),
         )
     except wandb.errors.Error as error:
-        hint = "Log in (wandb login), or set WANDB_MODE=offline."
-        raise ConfigError(f"wandb_project={project}: {error} {hint}") from error
+        raise ConfigError(
+            f"wandb_project={project}: {error} Fix: log in (wandb login), or set WANDB_MODE=offline."
+        ) from error
 
 
 def log_evaluation(run: Path, project: str, results: Path) -> None:
     """Send the episodes of an evaluation of ``run`` (``episodes.csv`` in ``results``) and its videos to its W&B run.
 
     Raises:
-        ConfigError: The client of Weights & Biases is missing or does not get in.
+        ConfigError: The W&B client is missing or cannot log in.
     """
     session = _open_wandb(run, project)
     import wandb
 
     rows = list(csv.DictReader(read_text(results / "episodes.csv").splitlines()))
     name = results.name if results.resolve().parent == run.resolve() else f"{results.parent.name}/{results.name}"
-    values: dict[str, Any] = {
-        f"{name}/episodes": wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
-    }
+    table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+    values: dict[str, Any] = {f"{name}/episodes": table}
     for path in sorted((results / "videos").glob("*.mp4")):
         values[f"{name}/videos/{path.stem}"] = wandb.Video(str(path), format="mp4")
     session.log(values)
@@ -248,9 +250,9 @@ def log_evaluation(run: Path, project: str, results: Path) -> None:
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """Read the records of a run; each has ``step`` and the metrics measured then.
+    """Read the records of a run; each has ``step`` and the metrics measured at that step.
 
-    The last line is skipped if it was torn by a kill: it has no end.
+    A last line without a newline, truncated by a kill, is skipped.
 
     Raises:
         DamagedFileError: Another line is not a record.
@@ -258,7 +260,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     path = run / "metrics.jsonl"
     if not path.exists():
         return []
-    *lines, _torn = read_text(path).split("\n")
+    *lines, _truncated = read_text(path).split("\n")
     return [_record(path, number, line) for number, line in enumerate(lines, 1)]
 
 
@@ -267,13 +269,13 @@ def _record(path: Path, number: int, line: str) -> dict[str, float]:
         record = json.loads(line)
         values = list(record.values())
         if type(record["step"]) is not int or not all(type(value) in (int, float) for value in values):
-            raise ValueError("a step and numbers were expected")
+            raise ValueError("expected a step and numbers")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedFileError(f"{path} is damaged: line {number}: {error}.") from error
     return dict(record)
 
 
 def series(run: Path, name: str) -> list[tuple[int, float]]:
-    """Return ``(step, value)`` of one declared metric over a run, where it was measured."""
+    """Return ``(step, value)`` of a declared metric at every step of a run where it was measured."""
     declared = metric(name).name
     return [(int(record["step"]), record[declared]) for record in read_metrics(run) if declared in record]

@@ -1,7 +1,8 @@
-"""From YAML and the command line to frozen dataclasses: nothing below the command line ever sees a DictConfig.
+"""Composition of the configuration dataclasses from YAML and the command line.
 
-Hydra composes ``configs/<verb>.yaml`` with the ``key=value`` overrides; the result must have exactly the fields and
-types of a dataclass of :mod:`act_kit.config`, whose ``__post_init__`` says which values make sense.
+Hydra composes ``configs/<verb>.yaml`` with the ``key=value`` overrides. The result must have exactly the fields and
+types of a dataclass of :mod:`act_kit.config`, whose ``__post_init__`` checks the values. No other module uses a
+DictConfig.
 """
 
 from __future__ import annotations
@@ -33,25 +34,26 @@ T = TypeVar("T")
 
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
 _WORDS = ("true", "false", "null", "nan", "inf", "none")
-"""What Hydra reads as something else than text."""
+"""Words that Hydra does not read as strings."""
 
 
 def compose(name: str, kind: type[T], overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> T:
     """Compose ``configs/<name>.yaml`` with Hydra overrides and flags into a ``kind``.
 
-    ``flags`` are values by dotted key, None for a flag that was not given; they win, and are never parsed, so they may
-    hold any character. Nor are the values of options that are text, unless they are quoted.
+    ``flags`` are values by dotted key, None for a flag that was not given. They take precedence and are never parsed,
+    so they may hold any character; neither are the unquoted values of string options.
 
     Raises:
-        ConfigError: An unknown key (with the closest that exists), a value of the wrong type or out of range.
+        ConfigError: A key is unknown (the message suggests the closest), or a value has the wrong type or is out of
+            range.
     """
-    texts = _texts(kind)
+    string_options = {key for key, field in _fields(kind) if field.type == "str"}
     given: dict[str, Any] = {}
     parsed: list[str] = []
     for override in overrides:
         _check_override(override, kind)
         key, _, value = override.partition("=")
-        if key in texts and value[:1] not in ("'", '"'):
+        if key in string_options and value[:1] not in ("'", '"'):
             given[key] = value
         else:
             given.pop(key, None)
@@ -68,11 +70,11 @@ def compose(name: str, kind: type[T], overrides: Sequence[str] = (), flags: Mapp
 
 
 _HYDRA = threading.Lock()
-"""Hydra has one state for the whole process."""
+"""Lock for Hydra, which has one state per process."""
 
 
 def _compose_with_hydra(name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Compose plain values, and leave Hydra as it was: the user may be inside their own ``@hydra.main``."""
+    """Compose plain values and restore Hydra's state, because the caller may be inside their own ``@hydra.main``."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir, version
     from hydra.core.global_hydra import GlobalHydra
@@ -81,7 +83,7 @@ def _compose_with_hydra(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     with _HYDRA:
-        theirs, base = GlobalHydra.instance().hydra, version.VersionBase.instance().version_base
+        caller_hydra, base = GlobalHydra.instance().hydra, version.VersionBase.instance().version_base
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(str(files("act_kit") / "configs"), version_base="1.3"):
@@ -90,16 +92,16 @@ def _compose_with_hydra(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_explain(error, overrides)) from error
         finally:
-            GlobalHydra.instance().hydra = theirs
+            GlobalHydra.instance().hydra = caller_hydra
             version.VersionBase.instance().version_base = base
     return values
 
 
 def build(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
-    """Build a dataclass from nested plain values, which must be its fields and of their types.
+    """Build a dataclass from nested plain values, which must match its fields and their types.
 
     Raises:
-        ConfigError: A field is missing, unknown, or of another type.
+        ConfigError: A field is missing, unknown, or of the wrong type.
     """
     known = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in values:
@@ -130,7 +132,7 @@ _SECTIONS: dict[str, type] = {
 def _convert(key: str, value: Any, type_name: str) -> Any:
     if type_name in _SECTIONS:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"'{key}' is a group of options, not {value!r}.")
+            raise ConfigError(f"{key}={value!r}: expected a group of options.")
         return build(_SECTIONS[type_name], value, prefix=f"{key}.")
     if type_name == "float" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -138,8 +140,8 @@ def _convert(key: str, value: Any, type_name: str) -> Any:
         if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
             raise ConfigError(f"{key}={value!r}: expected a list of names, such as [a,b].")
         return tuple(value)
-    wanted = {"int": int, "float": float, "bool": bool, "str": str}[type_name]
-    if type(value) is not wanted:
+    expected = {"int": int, "float": float, "bool": bool, "str": str}[type_name]
+    if type(value) is not expected:
         raise ConfigError(f"{key}={value!r}: expected {type_name}, not {type(value).__name__}.")
     return value
 
@@ -147,12 +149,6 @@ def _convert(key: str, value: Any, type_name: str) -> Any:
 def options(kind: type) -> list[str]:
     """List the dotted keys of a configuration."""
     return [key for key, _ in _fields(kind)]
-
-
-def _texts(kind: type) -> set[str]:
-    """Return the dotted keys of the options that are text."""
-    types = {key: field.type for key, field in _fields(kind)}
-    return {key for key, type_name in types.items() if type_name == "str"}
 
 
 def _fields(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
@@ -166,59 +162,53 @@ def _fields(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fie
 
 
 def closest(key: str, keys: Sequence[str]) -> str:
-    """Return ``" Did you mean …?"``: the option of that name in another group, or the one spelled most like it."""
+    """Return ``" Did you mean …?"`` with the option of that name in another group, or the most similar key."""
     leaf = key.rpartition(".")[2]
     same = [known for known in keys if known.rpartition(".")[2] == leaf]
     return f" Did you mean '{same[0]}'?" if len(same) == 1 else did_you_mean(key, keys)
 
 
-def _not_an_override(word: str, kind: type) -> str:
-    """Say what to type instead of a word without ``=``."""
-    keys = options(kind)
-    if word in keys:
-        return f"'{word}' has no value. Fix: {word}=VALUE"
-    hint = closest(word, keys) if "/" not in word else ""
-    return f"'{word}' is not an option. Write key=value, such as {keys[-1]}=….{hint}"
-
-
 def _check_override(override: str, kind: type) -> None:
-    """Refuse an override for which Hydra, which takes a while to load, has no better words.
+    """Refuse an invalid override before Hydra, which is slow to load and has less helpful messages, parses it.
 
     Raises:
         ConfigError: Its key or its preset does not exist, or it is not of the form key=value.
     """
     keys = options(kind)
     groups = {known.partition(".")[0] for known in keys if "." in known}
-    key, is_override, value = override.partition("=")
-    if not is_override:
-        raise ConfigError(_not_an_override(override, kind))
+    key, has_value, value = override.partition("=")
+    if not has_value and key in keys:
+        raise ConfigError(f"'{key}' has no value. Fix: {key}=VALUE")
+    if not has_value:
+        hint = closest(key, keys) if "/" not in key else ""
+        raise ConfigError(f"'{key}' is not an option: expected key=value, such as {keys[-1]}=….{hint}")
     key = key.lstrip("+~")
     if key not in keys and key not in groups:
         raise ConfigError(f"There is no option '{key}'.{closest(key, keys)}")
     if override[0] in "+~":
-        raise ConfigError(f"'{override}': options can be neither added nor removed; write {key}=value.")
+        raise ConfigError(f"'{override}': options can be neither added nor removed. Fix: {key}=VALUE")
     if key == "policy" and value not in presets():
-        raise ConfigError(f"policy={value}: choose from {', '.join(presets())}.{did_you_mean(value, presets())}")
+        raise ConfigError(f"policy={value}: choose from: {', '.join(presets())}.{did_you_mean(value, presets())}")
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
-    """Turn one of Hydra's errors into a line that names the override at fault and the fix."""
+    """Convert one of Hydra's errors to a line that names the invalid override and the fix."""
     for override in overrides:
         key, _, value = override.partition("=")
         if "," in value and value[0] not in "[{'\"":
-            several = f"--seeds {value}" if key == "trainer.seed" else "one command for each value."
-            return f"{override}: {key} takes one value. Fix: {several}"
+            fix = f"--seeds {value}" if key == "trainer.seed" else "one command per value."
+            return f"{override}: {key} takes one value. Fix: {fix}"
     return f"{' '.join(overrides)}: {str(error).splitlines()[0]}"
 
 
 def presets() -> list[str]:
-    """Return the names that ``policy=`` takes."""
+    """Return the names of the presets, the values of ``policy=``."""
     folder = files("act_kit") / "configs" / "policy"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Return a configuration as nested plain values, which :func:`build` reads back."""
+    """Return a configuration as nested plain values, the inverse of :func:`build`."""
     return dataclasses.asdict(config)
 
 
@@ -228,7 +218,7 @@ def option(config: Any, key: str) -> Any:
 
 
 def override(key: str, value: Any) -> str:
-    """Write ``key=value`` in Hydra's grammar, so that :func:`compose` reads that very value, whatever it holds."""
+    """Return ``key=value`` in Hydra's grammar, escaped so that :func:`compose` reads exactly that value."""
     return f"{key}={_literal(value)}"
 
 
@@ -247,15 +237,15 @@ def _literal(value: Any) -> str:
 
 @functools.cache
 def _presets() -> dict[str, TrainConfig]:
-    """Return the presets of ``act train`` by what chooses them; the default by nothing, and first."""
-    folder = files("act_kit") / "configs" / "policy"
-    names = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-    choices = ["", *(f"policy={name}" for name in names)]
-    return {choice: compose("train", TrainConfig, [choice] if choice else []) for choice in choices}
+    """Return the presets of ``act train`` by the override that selects them; the default is first, under ""."""
+    composed = {"": compose("train", TrainConfig)}
+    for name in presets():
+        composed[f"policy={name}"] = compose("train", TrainConfig, [f"policy={name}"])
+    return composed
 
 
 def preset_of(config: TrainConfig) -> tuple[str, TrainConfig]:
-    """Return the preset that a configuration differs from in the fewest options, and the override that chooses it."""
+    """Return the preset closest to a configuration (fewest differing options), after the override that selects it."""
     choice = min(_presets(), key=lambda choice: len(_differing(config, _presets()[choice])))
     return choice, _presets()[choice]
 
@@ -263,9 +253,9 @@ def preset_of(config: TrainConfig) -> tuple[str, TrainConfig]:
 def train_overrides(config: TrainConfig, changes: Mapping[str, Any]) -> list[str]:
     """Return the overrides of ``act train`` that compose to ``config`` with ``changes``, values by dotted key."""
     choice, preset = preset_of(config)
-    wanted = {key: option(config, key) for key in options(TrainConfig)} | dict(changes)
-    written = [override(key, value) for key, value in wanted.items() if value != option(preset, key)]
-    return [choice, *written] if choice else written
+    values = {key: option(config, key) for key in options(TrainConfig)} | dict(changes)
+    overrides = [override(key, value) for key, value in values.items() if value != option(preset, key)]
+    return [choice, *overrides] if choice else overrides
 
 
 def _differing(config: TrainConfig, other: TrainConfig) -> list[str]:
@@ -273,7 +263,7 @@ def _differing(config: TrainConfig, other: TrainConfig) -> list[str]:
 
 
 def given_options(overrides: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
-    """Return the options of a training that were given, by dotted key; of a preset all it sets but steps."""
+    """Return the dotted keys of the training options that were given; a preset counts as all it sets except steps."""
     known = options(TrainConfig)
     keys = [key for key, value in flags.items() if value is not None]
     for override in overrides:
@@ -282,7 +272,8 @@ def given_options(overrides: Sequence[str], flags: Mapping[str, Any]) -> list[st
             keys.append(key)
         elif key == "policy":
             configs = [compose("train", TrainConfig, [f"policy={name}"]) for name in presets()]
-            for of_preset in known:
-                values = {option(config, of_preset) for config in configs}
-                keys += [of_preset] if len(values) > 1 and of_preset != "trainer.steps" else []
+            for preset_key in known:
+                values = {option(config, preset_key) for config in configs}
+                if len(values) > 1 and preset_key != "trainer.steps":
+                    keys.append(preset_key)
     return list(dict.fromkeys(keys))

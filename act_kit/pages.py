@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: Jinja2 templates, Matplotlib figures and videos embedded in the file itself."""
+"""Self-contained HTML pages: Jinja2 templates with embedded Matplotlib figures and videos."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, RED, GREY = "#2563eb", "#d97706", "#15803d", "#dc2626", "#c4c9d4"
 PALETTE = (BLUE, GREEN, "#7c3aed", "#0891b2", "#db2777", "#854d0e", "#111827")
-"""What tells things of one kind apart; none of them is alarming."""
+"""Colors of items of one kind; none of them suggests a warning."""
 
 
 def new_maps(num: int, num_rows: int = 1) -> Figure:
-    """Make a figure of ``num`` maps side by side, without pyplot, which would keep it alive and look for a display."""
+    """Create a figure of ``num`` maps side by side, without pyplot, which keeps figures alive and needs a display."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2.45 * num if num > 1 else 3.2, 2.7 * num_rows), layout="constrained")
@@ -32,7 +32,7 @@ def figure_uri(figure: Figure) -> str:
     from matplotlib import rc_context
 
     buffer = io.StringIO()
-    with rc_context({"svg.hashsalt": "act_kit"}):  # random ids would make every page another one
+    with rc_context({"svg.hashsalt": "act_kit"}):  # random ids would make every page different
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return _uri("image/svg+xml", buffer.getvalue().encode())
 
@@ -49,12 +49,12 @@ def _uri(mime: str, content: bytes) -> str:
 def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
     """Render ``templates/<template>`` to ``path``."""
     text = render_page(template, values)
-    # Where the locale is not UTF-8, names of files come with lone surrogates, which stand for bytes.
+    # If the locale is not UTF-8, file names contain lone surrogates, which represent bytes.
     write_text(path, text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
 
 def render_page(template: str, values: Mapping[str, Any]) -> str:
-    """Render ``templates/<template>``."""
+    """Render ``templates/<template>`` and return the text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(loader=PackageLoader("act_kit"), autoescape=True, undefined=StrictUndefined)

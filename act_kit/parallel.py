@@ -1,7 +1,7 @@
-"""Where jobs run: in this process, in processes of this machine, or on a Ray cluster. The results are the same.
+"""Executors that run jobs in this process, in local processes, or on a Ray cluster, with identical results.
 
-A job is a call of a module-level function; it may run anywhere, and again after its process died, so it must depend on
-its arguments alone.
+A job is a call of a module-level function. It can run in any process and can be repeated after its process died, so
+its result must depend only on its arguments.
 """
 
 from __future__ import annotations
@@ -20,41 +20,40 @@ from typing import Any, Self, TypeVar
 
 from act_kit import interrupts
 from act_kit.errors import ConfigError, did_you_mean, install_hint
-from act_kit.sim.workers import Pool, died, environment
 from act_kit.versions import what_decides_bits
+from act_kit.workers import Pool, environment, worker_error
 
 R = TypeVar("R")
 
 _RETRIES = 5
-"""How often a job may lose its process or its node before it is to blame itself."""
-
+"""Number of times that Ray restarts a job whose process or node died; after that, the job fails."""
 
 _POLL_S = 0.2
-"""How soon a Ctrl-C is noticed that waits for a good moment."""
+"""Interval at which the executor checks for a deferred Ctrl-C."""
 
 
 class Executor(ABC):
-    """Runs jobs, several at a time.
+    """Base class of executors, which run several jobs at a time.
 
     Attributes:
-        num_workers: How many.
+        num_workers: Number of jobs that run at the same time.
     """
 
     num_workers: int
 
     @abstractmethod
     def map(self, function: Callable[..., R], jobs: Iterable[tuple[Any, ...]]) -> Generator[R]:
-        """Yield the results of ``function(*job)`` in the order of ``jobs``, which are taken as needed.
+        """Yield the results of ``function(*job)`` in the order of ``jobs``, which are consumed as needed.
 
-        Closed early, it drops the jobs that have not begun.
+        Closing the generator early cancels the jobs that have not started.
 
         Raises:
-            WorkerError: A job lost its process, and nobody takes it up.
+            WorkerError: The process of a job died, and the job is not retried.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the processes."""
+        """Release the processes."""
 
     def __enter__(self) -> Self:
         return self
@@ -64,10 +63,13 @@ class Executor(ABC):
 
 
 class LocalExecutor(Executor):
-    """Processes of this machine; with one worker, this process."""
+    """Executor that runs jobs in local processes, or in this process if there is only one worker."""
 
     def __init__(self, num_workers: int, variables: Mapping[str, str] | None = None) -> None:
-        """Use so many processes; ``variables`` are set in their environment, which always takes at least one."""
+        """Use ``num_workers`` processes, with ``variables`` in their environment.
+
+        With ``variables``, jobs run in a separate process even if there is only one worker.
+        """
         self.num_workers = num_workers
         self._variables = variables or {}
         self._pool: Pool | None = Pool(num_workers) if num_workers > 1 or variables else None
@@ -81,55 +83,59 @@ class LocalExecutor(Executor):
         pending: deque[Future[R]] = deque()
         try:
             for job in jobs:
-                with environment(self._variables):  # a process may start here
+                with environment(self._variables):  # submitting a job can start a process
                     pending.append(self._pool.submit(function, *job))
                 if len(pending) > 2 * self.num_workers:
                     yield _result(pending.popleft())
             while pending:
                 yield _result(pending.popleft())
         except BrokenProcessPool as error:
-            raise died(f"ran {function.__name__}", self._pool.workers) from error
+            raise worker_error(f"running {function.__name__}", self._pool.workers) from error
         finally:
             for future in pending:
                 future.cancel()
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the processes."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _result(future: Future[R]) -> R:
-    """Wait for a result, or for the user to interrupt."""
+    """Return the result of a future; raise if the user interrupts."""
     while not wait([future], timeout=_POLL_S).done:
         interrupts.raise_if_interrupted()
     return future.result()
 
 
 class RayExecutor(Executor):
-    """An existing Ray cluster: the one at ``RAY_ADDRESS``, or the one this machine is in. Its nodes need act_kit too.
+    """Executor that runs jobs on an existing Ray cluster: the one at ``RAY_ADDRESS``, or the one of this machine.
 
-    A job whose process or node dies is done again by another.
+    act_kit must be installed on its nodes. A job whose process or node dies runs again in another process.
     """
 
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         try:
             import ray
         except ImportError as error:
-            raise ConfigError(f"--executor ray needs Ray: {install_hint('ray')}") from error
+            raise ConfigError(
+                f"--executor ray requires Ray, which is not installed. Fix: {install_hint('ray')}"
+            ) from error
         address = os.environ.get("RAY_ADDRESS", "auto")
         try:
             if address != "auto":
                 host, _, port = address.removeprefix("ray://").rpartition(":")
-                socket.create_connection((host, int(port)), timeout=5).close()  # Ray itself would try for minutes
+                socket.create_connection((host, int(port)), timeout=5).close()  # Ray itself retries for minutes
             ray.init(
-                address=address, runtime_env={"env_vars": dict(variables or {})}, log_to_driver=False,
+                address=address,
+                runtime_env={"env_vars": dict(variables or {})},
+                log_to_driver=False,
                 logging_level=logging.ERROR,
-            )  # fmt: skip
+            )
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"There is no Ray cluster at RAY_ADDRESS={address}. Start one: ray start --head; or set RAY_ADDRESS to "
-                "one, as HOST:PORT."
+                f"There is no Ray cluster at RAY_ADDRESS={address}. Fix: start one with: ray start --head; or set "
+                "RAY_ADDRESS to the HOST:PORT of a running cluster."
             ) from error
         self._ray: Any = ray
         try:
@@ -138,29 +144,34 @@ class RayExecutor(Executor):
             self.close()
             raise
 
-    def _check_nodes(self, ours: dict[str, str]) -> int:
-        """Count the cluster's processors; refuse nodes whose results would not be this machine's to the bit."""
+    def _check_nodes(self, local: dict[str, str]) -> int:
+        """Return the number of CPUs of the cluster.
+
+        Raises:
+            ConfigError: A node has other versions than ``local`` or rounds differently, so its results would not be
+                bit-exact; or there is no node, or act_kit is missing on a node.
+        """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         ray = self._ray
         nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")}
         if not nodes:
-            raise ConfigError("The Ray cluster has no processors. Add a node: ray start --address=HOST:PORT")
-        answers = {}
+            raise ConfigError("The Ray cluster has no CPUs. Fix: add a node with: ray start --address=HOST:PORT")
+        pending = {}
         for name in nodes:
-            here = NodeAffinitySchedulingStrategy(name, soft=False)
-            answers[name] = ray.remote(scheduling_strategy=here)(what_decides_bits).remote()
-        for name, answer in answers.items():
+            on_node = NodeAffinitySchedulingStrategy(name, soft=False)
+            pending[name] = ray.remote(scheduling_strategy=on_node)(what_decides_bits).remote()
+        for name, reference in pending.items():
             host = nodes[name]["NodeManagerHostname"]
             try:
-                theirs = ray.get(answer)
+                remote = ray.get(reference)
             except ray.exceptions.RayError as error:
-                raise ConfigError(f"act_kit does not run on the Ray node {host}: install it there too.") from error
-            if theirs != ours:
+                raise ConfigError(f"act_kit does not run on the Ray node {host}. Fix: install it there.") from error
+            if remote != local:
                 raise ConfigError(
-                    f"The Ray node {host} has {theirs}, here is {ours}: its bytes would be others. Fix: install the "
-                    "same there; if only the rounding differs, export OPENBLAS_CORETYPE=Haswell on all nodes, or use "
-                    "nodes with the same processor."
+                    f"The Ray node {host} has {remote}, this machine has {local}: the results would not be bit-exact. "
+                    "Fix: install the same versions there; if only the rounding differs, export "
+                    "OPENBLAS_CORETYPE=Haswell on all nodes, or use nodes with the same processor."
                 )
         return int(sum(node["Resources"]["CPU"] for node in nodes.values()))
 
@@ -179,23 +190,23 @@ class RayExecutor(Executor):
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ray.exceptions.RayError as error:
-            raise died(f"ran {function.__name__}", ()) from error
+            raise worker_error(f"running {function.__name__}", ()) from error
         finally:
             for reference in pending:
                 ray.cancel(reference)
 
     def close(self) -> None:
-        """Leave the cluster."""
+        """Disconnect from the cluster."""
         self._ray.shutdown()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutorConfig:
-    """Where work goes.
+    """Choice of an executor.
 
     Attributes:
         executor: ``local`` or ``ray``.
-        num_workers: Processes of this machine.
+        num_workers: Number of local processes.
     """
 
     executor: str
@@ -204,12 +215,12 @@ class ExecutorConfig:
     def __post_init__(self) -> None:
         if self.executor not in ("local", "ray"):
             hint = did_you_mean(self.executor, ("local", "ray"))
-            raise ConfigError(f"'{self.executor}' is not an executor; there are local and ray.{hint}")
+            raise ConfigError(f"'{self.executor}' is not an executor; choose from: local, ray.{hint}")
 
     def make_executor(self, variables: Mapping[str, str] | None = None) -> Executor:
-        """Make it, its processes with these environment variables.
+        """Return the executor; its processes have ``variables`` in their environment.
 
         Raises:
-            ConfigError: Ray or its cluster is missing.
+            ConfigError: Ray is not installed, or there is no cluster.
         """
         return LocalExecutor(self.num_workers, variables) if self.executor == "local" else RayExecutor(variables)

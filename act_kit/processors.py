@@ -1,7 +1,7 @@
-"""The processors that this process may use, and threads that leave them to others while they wait.
+"""Number of processors that this process may use, and OpenMP settings for waiting threads.
 
-Containers limit processor time, not the processors that one sees: under ``docker run --cpus 2`` all 64 are visible. A
-thread for each would then be stopped for most of every period, and the others would wait for it.
+Containers limit processor time, not visible processors: with ``docker run --cpus 2`` all 64 are visible. With a thread
+for each, every thread would be stopped for most of each period, and the others would wait for it.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ OWN_CGROUPS = "/proc/self/cgroup"
 
 
 def num_cpus() -> int:
-    """Count the processors this process may use: by its affinity, and by the CPU quota of its container."""
+    """Return the number of processors that this process may use, given its affinity and its container's CPU quota."""
     visible = num_visible_cpus()
     quota = cpu_quota()
     return visible if quota is None else max(1, min(visible, -int(-quota // 1)))
 
 
 def num_visible_cpus() -> int:
-    """Count the processors that this process may be scheduled on."""
+    """Return the number of processors that this process may be scheduled on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_quota(root: str = CGROUPS, own: str = OWN_CGROUPS) -> float | None:
-    """Return the processors' worth of time that control groups allow (the least of all levels); None if unlimited.
+    """Return the control groups' CPU quota in processors, the smallest of all levels; None if unlimited.
 
     Args:
-        root: Where control groups are mounted: version 2, or version 1 with a folder for each controller.
-        own: The file that names those of this process.
+        root: Mount point of the control groups: version 2, or version 1 with a folder for each controller.
+        own: File that lists the control groups of this process.
     """
     quotas: list[float] = []
     for line in (_read(own) or "").splitlines():
@@ -46,7 +46,7 @@ def cpu_quota(root: str = CGROUPS, own: str = OWN_CGROUPS) -> float | None:
         else:
             continue
         for mount in mounts:
-            # Inside a container the path is often that of the host; then the mount itself is the container's group.
+            # In a container the path is often the host's; the mount itself is then the container's group.
             parts = [part for part in path.split("/") if part not in ("", "..")]
             for depth in range(len(parts) + 1):
                 quota = _read_quota("/".join([mount, *parts[:depth]]))
@@ -56,11 +56,16 @@ def cpu_quota(root: str = CGROUPS, own: str = OWN_CGROUPS) -> float | None:
 
 
 def _read_quota(group: str) -> float | None:
-    both = (_read(f"{group}/cpu.max") or "").split()
-    limit, period = both if len(both) == 2 else (_read(f"{group}/cpu.cfs_{name}_us") for name in ("quota", "period"))
+    fields = (_read(f"{group}/cpu.max") or "").split()
+    limit: str | None
+    period: str | None
+    if len(fields) == 2:
+        limit, period = fields
+    else:
+        limit, period = _read(f"{group}/cpu.cfs_quota_us"), _read(f"{group}/cpu.cfs_period_us")
     try:
         return int(limit) / int(period) if limit and period and int(limit) > 0 else None
-    except ValueError:  # "max", or something else
+    except ValueError:  # "max", or not a number
         return None
 
 
@@ -73,22 +78,20 @@ def _read(path: str) -> str | None:
 
 
 SPIN_COUNT = 1000
-"""Turns of the loop in which a thread of GNU OpenMP waits before it sleeps: some 10 µs."""
+"""Spin iterations of a waiting GNU OpenMP thread before it sleeps: about 10 µs."""
 
 
 def thread_settings() -> Mapping[str, str]:
-    """Return the environment variables of OpenMP that suit this machine; what the user has set is not among them.
+    """Return the OpenMP environment variables for this machine, without those that the user has set.
 
-    Threads that wait in a loop keep a processor from the thread they wait for, when other work is on the processors;
-    threads that sleep at once take long to wake. If those of GNU OpenMP loop for a moment and then sleep, a training
-    loses a tenth of its rate alone, and does not collapse in company (``benchmarks/company.py``). OpenMP reads these
-    variables once, when the first library that uses it is loaded.
+    Threads that spin occupy processors that the thread they wait for needs, if other work runs on the machine; threads
+    that sleep at once take long to wake. If GNU OpenMP threads spin briefly and then sleep, a training alone on the
+    machine is a tenth slower, and one alongside other work does not collapse (``benchmarks/company.py``). OpenMP reads
+    these variables once, when the first library that uses it is loaded.
     """
     settings = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": str(SPIN_COUNT)}
     if num_cpus() < num_visible_cpus():
         settings["OMP_NUM_THREADS"] = str(num_cpus())
-    waits = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-    is_chosen = any(name in os.environ for name in waits)
-    return {
-        name: value for name, value in settings.items() if name not in os.environ and not (is_chosen and name in waits)
-    }
+    if any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+        del settings["OMP_WAIT_POLICY"], settings["GOMP_SPINCOUNT"]
+    return {name: value for name, value in settings.items() if name not in os.environ}

@@ -1,10 +1,10 @@
-"""Success rates with their uncertainty, and what tells two of them apart.
+"""Success rates, their confidence intervals, and tests of the difference of two of them.
 
-Successes are bool arrays (K, N): of K training seeds, each evaluated from the same N starts. An evaluation of several
-tasks is a sequence of them, one array a task. A difference is always the second minus the first.
+Successes are bool arrays (K, N): K training seeds, each evaluated from the same N initial states. An evaluation of
+several tasks is a sequence of such arrays, one per task. A difference is always the second minus the first.
 """
 
-# Shape suffixes: K training seeds, N starts, T tasks.
+# Shape suffixes: K training seeds, N initial states, T tasks.
 
 from __future__ import annotations
 
@@ -19,15 +19,23 @@ from scipy.stats import binom, binomtest, boschloo_exact, fisher_exact, nct, nor
 CONFIDENCE = 0.95
 POWER = 0.8
 MIN_SEEDS = 3
-"""Fewer training seeds cannot tell methods apart."""
+"""Smallest number of training seeds that can distinguish two methods."""
 
-_LARGEST_BOSCHLOO = 500
-"""Episodes of an arm; beyond, Boschloo's test takes seconds and gigabytes, and Fisher's says nearly the same."""
+_MAX_BOSCHLOO_EPISODES = 500
+"""Largest number of episodes per method for Boschloo's test.
+
+With more, it takes seconds and gigabytes, and Fisher's test gives nearly the same p-value.
+"""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """``successes`` of ``num``, with its Wilson 95 % interval (Wilson 1927; SciPy's ``proportion_ci``)."""
+    """A success rate with its Wilson 95 % interval (Wilson 1927; SciPy's ``proportion_ci``).
+
+    Attributes:
+        successes: Number of successful episodes.
+        num: Number of episodes.
+    """
 
     successes: int
     num: int
@@ -42,6 +50,11 @@ class Rate:
         ends = binomtest(self.successes, self.num).proportion_ci(method="wilson")
         return float(ends.low), float(ends.high)
 
+    def to_dict(self) -> dict[str, float]:
+        """Return plain values, with the ends of the interval."""
+        low, high = self.interval
+        return {"successes": self.successes, "num": self.num, "value": self.value, "low": low, "high": high}
+
     def __str__(self) -> str:
         low, high = self.interval
         return f"{self.successes}/{self.num} [{100 * low:.0f}, {100 * high:.0f} %]"
@@ -49,7 +62,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class MacroAverageRate:
-    """The mean of the success rates of T tasks, in which every task counts the same."""
+    """The mean of the success rates of T tasks, with equal weights."""
 
     rates: tuple[Rate, ...]
 
@@ -59,12 +72,12 @@ class MacroAverageRate:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Lower and upper end, if there are equally many episodes of every task; else None.
+        """Lower and upper end if all tasks have the same number of episodes; otherwise None.
 
-        It is the Wilson interval of all episodes taken together, which is wider than it need be. The variance of the
-        mean of T rates p_t, from n episodes each, is sum_t p_t (1 - p_t) / (T² n). Pooling takes it to be
-        m (1 - m) / (T n), with m the mean of the p_t. As p (1 - p) is concave, that is never less (Jensen), and more
-        the more the tasks differ.
+        It is the Wilson interval of the pooled episodes, which is conservative. The variance of the mean of T rates
+        p_t, from n episodes each, is sum_t p_t (1 - p_t) / (T² n). Pooling assumes m (1 - m) / (T n), where m is the
+        mean of the p_t. As p (1 - p) is concave, this is never smaller (Jensen), and grows with the differences
+        between the tasks.
         """
         if len({rate.num for rate in self.rates}) > 1:
             return None
@@ -83,8 +96,8 @@ class Estimate:
     """A mean over training seeds, or a difference.
 
     Attributes:
-        value: In [0, 1], or [-1, 1] of a difference.
-        low, high: 95 % interval.
+        value: Mean in [0, 1], or difference in [-1, 1].
+        low, high: Ends of the 95 % interval.
     """
 
     value: float
@@ -94,17 +107,17 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference(Estimate):
-    """A difference and its test.
+    """A difference of two success rates and its test.
 
-    The test decides, and the interval is the inverse of it: at every level, the interval excludes 0 if and only if
-    ``p < level``.
+    The interval inverts the test: at every level, it excludes 0 if and only if ``p < level``.
 
     Attributes:
-        low, high: Interval at the confidence ``1 - level``.
-        test: Its name.
-        p: Two-sided.
-        level: Of the test and the interval.
-        detectable: The difference that this test shows with a power of 80 % at this level; 1 if none.
+        low, high: Ends of the interval with confidence ``1 - level``.
+        test: Name of the test.
+        p: Two-sided p-value.
+        level: Significance level of the test and the interval.
+        detectable: Minimum detectable effect: the difference that this test detects with a power of 80 % at this
+            level; 1 if there is none.
     """
 
     test: str
@@ -125,8 +138,8 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 def holm_levels(p_values: np.ndarray, *, level: float) -> np.ndarray:
     """Return the level at which Holm's method tests each of m p-values.
 
-    The k-th smallest is tested at ``level / (m - k + 1)``, until one is not rejected; that one and all after it are not
-    rejected at its level. So an interval at this level excludes 0 if and only if Holm's method rejects.
+    The k-th smallest is tested at ``level / (m - k + 1)`` until one is not rejected; this one and all larger p-values
+    have its level. So an interval at this level excludes 0 if and only if Holm's method rejects.
     """
     num = len(p_values)
     order = np.argsort(p_values, kind="stable")
@@ -143,22 +156,28 @@ def holm_levels(p_values: np.ndarray, *, level: float) -> np.ndarray:
 
 
 def compare_rates(a: Rate, b: Rate, *, level: float) -> Difference:
-    """Compare two checkpoints that were evaluated from different starts: Boschloo's test, beyond 500 episodes Fisher's.
+    """Compare two checkpoints evaluated from different initial states.
 
-    The interval inverts the score test (Miettinen and Nurminen 1985), see :func:`_invert`.
+    Boschloo's test is used up to 500 episodes, Fisher's test beyond. The interval
+    inverts the score test (Miettinen and Nurminen 1985); see :func:`_invert`.
     """
-    largest = max(a.num, b.num) <= _LARGEST_BOSCHLOO
-    test = "Boschloo's exact test" if largest else "Fisher's exact test"
-    p = _exact_p(a, b, boschloo=largest)
+    use_boschloo = max(a.num, b.num) <= _MAX_BOSCHLOO_EPISODES
+    test = "Boschloo's exact test" if use_boschloo else "Fisher's exact test"
+    p = _exact_p(a, b, boschloo=use_boschloo)
     value = b.value - a.value
     low, high = _invert(lambda difference: unpaired_score(a, b, difference), value, p, level)
     return Difference(
-        value=value, low=low, high=high, test=test, p=p, level=level,
+        value=value,
+        low=low,
+        high=high,
+        test=test,
+        p=p,
+        level=level,
         detectable=detectable_unpaired((a.successes + 1) / (a.num + 2), a.num, b.num, level=level),
-    )  # fmt: skip
+    )
 
 
-@cache  # Boschloo's takes seconds, and Holm's method asks twice
+@cache  # Boschloo's test takes seconds, and Holm's method needs each p-value twice
 def _exact_p(a: Rate, b: Rate, *, boschloo: bool) -> float:
     table = [[a.successes, b.successes], [a.num - a.successes, b.num - b.successes]]
     return min(float((boschloo_exact if boschloo else fisher_exact)(table).pvalue), 1.0)
@@ -167,8 +186,8 @@ def _exact_p(a: Rate, b: Rate, *, boschloo: bool) -> float:
 def unpaired_score(a: Rate, b: Rate, difference: float) -> float:
     """Return the score statistic of the hypothesis that ``b - a`` is ``difference``.
 
-    Miettinen and Nurminen 1985, Stat. Med. 4:213, without their factor of N / (N - 1); the rate of ``a`` under the
-    hypothesis is the root of their cubic equation (its coefficients are ``c3`` to ``c0``).
+    Source: Miettinen and Nurminen 1985, Stat. Med. 4:213, without their factor of N / (N - 1). The rate of ``a`` under
+    the hypothesis is the root of their cubic equation, whose coefficients are ``c3`` to ``c0``.
     """
     total = a.num + b.num
     successes = a.successes + b.successes
@@ -186,21 +205,26 @@ def unpaired_score(a: Rate, b: Rate, difference: float) -> float:
 
 
 def compare_pairs(a_N: np.ndarray, b_N: np.ndarray, *, level: float) -> Difference:
-    """Compare two checkpoints from the same starts by the exact McNemar test; successes are bool (N,).
+    """Compare two checkpoints evaluated from the same initial states, with the exact McNemar test.
 
-    The interval inverts the score test (Tango 1998), see :func:`_invert`.
+    Successes are bool (N,). The interval inverts the score test (Tango 1998); see :func:`_invert`.
     """
     num, lost, won = len(a_N), int((a_N & ~b_N).sum()), int((b_N & ~a_N).sum())
     p = mcnemar(lost, won)
     low, high = paired_interval(lost, won, num, level=level)
     return Difference(
-        value=(won - lost) / num, low=low, high=high, test="McNemar's exact test", p=p, level=level,
+        value=(won - lost) / num,
+        low=low,
+        high=high,
+        test="McNemar's exact test",
+        p=p,
+        level=level,
         detectable=detectable_paired(min(lost, won), num, level=level),
-    )  # fmt: skip
+    )
 
 
 def mcnemar(lost: int, won: int) -> float:
-    """Return the exact two-sided p-value of discordant pairs (McNemar 1947): a sign test."""
+    """Return the exact two-sided p-value of McNemar's test (1947): a sign test of the discordant pairs."""
     return float(binomtest(won, lost + won).pvalue) if lost + won else 1.0
 
 
@@ -214,8 +238,8 @@ def paired_interval(lost: int, won: int, num: int, *, level: float) -> tuple[flo
 def paired_score(lost: int, won: int, num: int, difference: float) -> float:
     """Return the score statistic of the hypothesis that the paired difference is ``difference``.
 
-    Tango 1998, Stat. Med. 17:891; the share of starts that only the first wins is, under the hypothesis, the root of
-    his quadratic equation.
+    Source: Tango 1998, Stat. Med. 17:891. Under the hypothesis, the share of initial states from which only the first
+    checkpoint succeeds is the root of Tango's quadratic equation.
     """
     b = (2 * num - won + lost) * difference - won - lost
     c = lost * difference * (1 - difference)
@@ -225,30 +249,30 @@ def paired_score(lost: int, won: int, num: int, difference: float) -> float:
 
 
 def _standardize(distance: float, variance: float) -> float:
-    """Return a distance in standard errors, finite also where the variance is 0."""
+    """Return a distance in standard errors; finite even if the variance is 0."""
     return distance / float(np.sqrt(max(variance, 1e-18)))
 
 
 def _invert(score: Callable[[float], float], value: float, p: float, level: float) -> tuple[float, float]:
-    """Return all differences that a test does not reject at ``level``, from the lowest to the highest.
+    """Return the lowest and the highest difference that a test does not reject at ``level``.
 
-    The test of 0 is the exact one, whose p-value is ``p``. Other differences have no exact test that is as simple:
-    theirs is ``score``, which falls from the lowest difference to the highest and is 0 at ``value``. So that both agree
-    about 0, the limit of the score is raised by as much as the score of 0 exceeds the quantile of ``p``: the exact test
-    is the stricter one. (At levels far below 0.01 it can be less strict; the limit is then the score of 0.)
+    A difference of 0 is tested by the exact test, whose p-value is ``p``. Other differences have no exact test that is
+    as simple; they are tested by ``score``, which decreases with the difference and is 0 at ``value``. To make both
+    agree at 0, the limit of the score is raised by the amount by which the score of 0 exceeds the quantile of ``p``:
+    the exact test is stricter. (At levels far below 0.01 it can be less strict; the limit is then the score of 0.)
     """
     limit = norm.isf(level / 2)
-    of_zero = abs(score(0.0))
-    limit += max(0.0, of_zero - norm.isf(p / 2))
+    score_of_zero = abs(score(0.0))
+    limit += max(0.0, score_of_zero - norm.isf(p / 2))
     if p < level:
-        limit = min(limit, of_zero - 1e-6)
+        limit = min(limit, score_of_zero - 1e-6)
     low = -1.0 if score(-1.0) <= limit else brentq(lambda x: score(x) - limit, -1.0, value, xtol=1e-12)
     high = 1.0 if score(1.0) >= -limit else brentq(lambda x: score(x) + limit, value, 1.0, xtol=1e-12)
     return float(low), float(high)
 
 
 def detectable_unpaired(rate: float, num_a: int, num_b: int, *, level: float) -> float:
-    """Return the difference from ``rate``, towards one half, that is shown with 80 % power (Fleiss 1981, ch. 3)."""
+    """Return the difference from ``rate``, toward one half, that is detected with 80 % power (Fleiss 1981, ch. 3)."""
     first = max(rate, 1 - rate)
 
     def power(difference: float) -> float:
@@ -258,30 +282,30 @@ def detectable_unpaired(rate: float, num_a: int, num_b: int, *, level: float) ->
         error = np.sqrt(first * (1 - first) / num_a + second * (1 - second) / num_b)
         return float(norm.cdf((difference - limit) / max(error, 1e-9)))
 
-    return _smallest(power, first)
+    return _smallest_detectable(power, first)
 
 
 def detectable_paired(against: int, num: int, *, level: float) -> float:
-    """Return the difference that McNemar's exact test shows with 80 % power.
+    """Return the difference that McNemar's exact test detects with 80 % power.
 
-    ``against`` of ``num`` starts are those that the worse policy wins all the same, of which another evaluation would
-    see as many.
+    From ``against`` of ``num`` initial states only the worse policy succeeds; another evaluation is assumed to have the
+    same share of them.
     """
     lost = against / num
 
     def power(difference: float) -> float:
         discordant = np.arange(num + 1)
         either = 2 * lost + difference
-        # The fewest of the discordant starts that must be won for p <= level.
+        # Smallest number of the discordant pairs that the better policy must win for p <= level.
         needed = binom.isf(level / 2, discordant, 0.5) + 1
         shown = binom.sf(needed - 1, discordant, (lost + difference) / either)
         return float(binom.pmf(discordant, num, either) @ shown)
 
-    return _smallest(power, 1 - 2 * lost)
+    return _smallest_detectable(power, 1 - 2 * lost)
 
 
-def _smallest(power: Callable[[float], float], largest: float) -> float:
-    """Return the smallest difference of enough power, to 0.001; 1 if not even ``largest`` has it."""
+def _smallest_detectable(power: Callable[[float], float], largest: float) -> float:
+    """Return the smallest difference with a power of 80 %, to 0.001; 1 if even ``largest`` has less."""
     if power(largest) <= POWER:
         return 1.0
     return float(brentq(lambda difference: power(difference) - POWER, 1e-6, largest, xtol=1e-3))
@@ -290,14 +314,14 @@ def _smallest(power: Callable[[float], float], largest: float) -> float:
 # -- training seeds ----------------------------------------------------------------------------------------------------
 
 Tasks = Sequence[np.ndarray]
-"""Successes of every task, bool (K, N) each: N may differ between tasks, K not."""
+"""Successes of every task, bool (K, N) each: N may differ between tasks, K may not."""
 
 
 def seeds_mean(tasks: Tasks) -> Estimate:
-    """Return the mean success over training seeds like these, every task counting the same.
+    """Return the mean success rate over training seeds, with equal weights of the tasks.
 
-    The interval is that of :func:`compare_seeds`. It knows no other kind of seed than those it is given: see
-    :func:`largest_unseen_share` for how many of another kind there may be.
+    The interval is that of :func:`compare_seeds`. It does not cover a failing kind of seed that is absent from the
+    sample: :func:`largest_unseen_share` bounds the share of such seeds.
     """
     value, error, df = _contrast([[(1, tasks)]])
     half = t.isf((1 - CONFIDENCE) / 2, df) * error
@@ -305,36 +329,45 @@ def seeds_mean(tasks: Tasks) -> Estimate:
 
 
 def compare_seeds(a: Tasks, b: Tasks, *, same_init_states: bool, level: float) -> Difference:
-    """Compare two methods, of each of which several training seeds were evaluated from the same starts.
+    """Compare two methods, each with several training seeds that were evaluated from the same initial states.
 
-    A t interval whose variance has three sources (Welch-Satterthwaite degrees of freedom):
+    The t interval (Welch-Satterthwaite degrees of freedom) has these sources of variance:
 
-    - the seeds, the unit of replication: the variance of their success rates. Episodes are never pooled over seeds.
-      It is taken to be at least what N episodes of one seed vary by, so that three seeds at 100 % are no certainty;
-    - the starts, since all seeds share them: what success varies by between starts beyond chance (the two-way random
-      effects model of seeds and starts). Ten seeds evaluated from the same 100 starts agree about these, not about
-      others. Where both methods saw the same starts, only what they differ by on a start counts.
+    - The seeds, which are the unit of replication: the variance of their success rates. Episodes are never pooled over
+      seeds. This variance is at least the sampling variance of the N episodes of one seed, so three seeds at 100 % do
+      not give an interval of width 0.
+    - The initial states, since all seeds share them: the variance of success between initial states beyond chance (the
+      two-way random-effects model of seeds and initial states). Ten seeds evaluated from the same 100 initial states
+      agree about these, not about others. Where both methods have the same initial states, only the differences
+      between the methods per initial state count.
 
-    Why not the percentile bootstrap over seeds? It is too narrow: simulated at a success of 50 to 97 %, a nominal
-    95 % covers 50 to 74 % with three seeds and 47 to 83 % with five; with episodes resampled within the seeds 78 to
-    91 % and 80 to 94 %; a bootstrap-t 51 to 81 % and 48 to 91 %.
+    The percentile bootstrap over seeds is not used because it is too narrow: simulated at a success rate of 50 to
+    97 %, a nominal 95 % covers 50 to 74 % with three seeds and 47 to 83 % with five; with episodes resampled within
+    the seeds 78 to 91 % and 80 to 94 %; a bootstrap-t 51 to 81 % and 48 to 91 %.
 
-    This interval covers what it says for seeds of one kind, and no interval of so few covers another kind that none of
-    them shows: ``python -m benchmarks.seed_intervals`` has the table, docs/statistics.md what follows from it. So every
-    seed is shown, always, :func:`split_bimodal` names those that fall apart, and :func:`largest_unseen_share` says how many
-    there may be where none does.
+    This interval has its nominal coverage if all seeds are of one kind. No interval from so few seeds covers a second
+    kind, such as failed trainings, that is absent from the sample: ``python -m benchmarks.seed_intervals`` prints the
+    table, docs/statistics.md explains the consequences. So reports always show every seed, :func:`split_bimodal`
+    detects two kinds, and :func:`largest_unseen_share` bounds the share of a kind that was not seen.
     """
     value, error, df = _contrast([[(-1, a), (1, b)]] if same_init_states else [[(-1, a)], [(1, b)]])
     half = t.isf(level / 2, df) * error
     return Difference(
-        value=value, low=max(-1.0, value - half), high=min(1.0, value + half), test="t test of seeds",
-        p=float(2 * t.sf(abs(value) / error, df)), level=level,
+        value=value,
+        low=max(-1.0, value - half),
+        high=min(1.0, value + half),
+        test="t test of seeds",
+        p=float(2 * t.sf(abs(value) / error, df)),
+        level=level,
         detectable=min(1.0, detectable_t(error, df, level=level)),
-    )  # fmt: skip
+    )
 
 
 def _contrast(groups: Sequence[Sequence[tuple[int, Tasks]]]) -> tuple[float, float, float]:
-    """Return a signed sum of the arms' means, its standard error and degrees of freedom; a group shares its starts."""
+    """Return a signed sum of the methods' means, its standard error and its degrees of freedom.
+
+    The methods of one group share their initial states.
+    """
     value = 0.0
     terms: list[tuple[float, int]] = []  # variance, its degrees of freedom
     for group in groups:
@@ -345,8 +378,8 @@ def _contrast(groups: Sequence[Sequence[tuple[int, Tasks]]]) -> tuple[float, flo
             value += sign * float(seeds_K.mean())
             num_T = np.array([of_task.shape[1] for of_task in tasks])
             smoothed_KT = (rates_KT * num_T + 1) / (num_T + 2)
-            of_episodes = float((smoothed_KT * (1 - smoothed_KT) / num_T).mean(axis=0).sum()) / num_tasks**2
-            terms.append((max(float(seeds_K.var(ddof=1)), of_episodes) / len(seeds_K), len(seeds_K) - 1))
+            episode_variance = float((smoothed_KT * (1 - smoothed_KT) / num_T).mean(axis=0).sum()) / num_tasks**2
+            terms.append((max(float(seeds_K.var(ddof=1)), episode_variance) / len(seeds_K), len(seeds_K) - 1))
         for i in range(num_tasks):
             init_states_N = sum(sign * tasks[i].mean(axis=0) for sign, tasks in group)
             if len(init_states_N) > 1:
@@ -359,27 +392,27 @@ def _contrast(groups: Sequence[Sequence[tuple[int, Tasks]]]) -> tuple[float, flo
 
 
 def _interaction(successes_KN: np.ndarray) -> float:
-    """Return the mean square of what neither the seed nor the start explains."""
+    """Return the mean square of the residuals of the additive model of seeds and initial states."""
     x = successes_KN.astype(float)
     residual = x - x.mean(axis=0) - x.mean(axis=1, keepdims=True) + x.mean()
     return float((residual**2).sum()) / ((len(x) - 1) * (len(x[0]) - 1))
 
 
 def detectable_t(error: float, df: float, *, level: float) -> float:
-    """Return the difference that a two-sided t test with this standard error shows with 80 % power (noncentral t)."""
+    """Return the difference that a two-sided t test with this standard error detects with 80 % power (noncentral t)."""
     limit = t.isf(level / 2, df)
     return error * float(brentq(lambda shift: nct.sf(limit, df, shift) - POWER, 0, 2 * limit + 2))
 
 
 GAP = 0.3
-"""Seeds whose success rates lie this far apart may be of two kinds."""
+"""Smallest gap between success rates that splits the seeds into two kinds."""
 
 
 def split_bimodal(rates: Sequence[float]) -> tuple[list[float], list[float]] | None:
-    """Divide the seeds' success rates where they fall apart into two kinds, the worse first; None if they do not.
+    """Split the seeds' success rates into two modes, the lower first; return None if they have one mode.
 
-    They do where the widest gap is at least :data:`GAP` and twice as wide as either side: .90 .88 .02 .85 .05 are no
-    training that succeeds half of the time, but one that works and one that fails.
+    They have two if the widest gap is at least :data:`GAP` and twice as wide as the range of either side: .90 .88 .02
+    .85 .05 is not a training that succeeds half of the time, but one that either works or fails.
     """
     ordered = sorted(rates)
     gaps = np.diff(ordered)
@@ -387,18 +420,18 @@ def split_bimodal(rates: Sequence[float]) -> tuple[list[float], list[float]] | N
         return None
     cut = int(gaps.argmax()) + 1
     worse, better = ordered[:cut], ordered[cut:]
-    inside = max(worse[-1] - worse[0], better[-1] - better[0])
-    return (worse, better) if gaps[cut - 1] >= max(GAP, 2 * inside) else None
+    widest_range = max(worse[-1] - worse[0], better[-1] - better[0])
+    return (worse, better) if gaps[cut - 1] >= max(GAP, 2 * widest_range) else None
 
 
 def share_interval(num: int, total: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of which ``num`` of ``total`` were seen (Clopper and Pearson 1934)."""
+    """Return the 95 % interval of a share, given ``num`` of ``total`` (Clopper and Pearson 1934)."""
     ends = binomtest(num, total).proportion_ci(CONFIDENCE, method="exact")
     return float(ends.low), float(ends.high)
 
 
 def largest_unseen_share(num: int) -> float:
-    """Return the largest share of another kind, of which ``num`` drawn show none, with 95 % confidence.
+    """Return the 95 % upper bound of the share of a kind of seed that none of ``num`` seeds shows.
 
     It is the one-sided Clopper-Pearson limit: 3 seeds leave 63 %, 29 seeds 10 %.
     """
@@ -406,5 +439,5 @@ def largest_unseen_share(num: int) -> float:
 
 
 def seeds_to_bound(share: float) -> int:
-    """Return how many seeds, none of another kind, bound the share of that kind at ``share``; 29 at 0.1."""
+    """Return the number of seeds that bounds the share of an unseen kind of seed at ``share``; 29 at 0.1."""
     return int(np.ceil(np.log(1 - CONFIDENCE) / np.log(1 - share)))

@@ -1,4 +1,4 @@
-"""What produced a file: the versions that decide its content, and the commit of the code."""
+"""Provenance of a file: the software versions that determine its content, and the commit of the code."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of act_kit and of what decides a simulation: its packages, the architecture and libm."""
+    """Return the versions of act_kit and of the packages, architecture and libm that determine a simulation."""
     libc = " ".join(part for part in platform.libc_ver() if part) or platform.system()
     packages = {name: version(name) for name in ("act_kit", "metaworld", "mujoco", "numpy")}
     return packages | {"platform": f"{platform.machine()} {libc}"}
 
 
 def what_decides_bits() -> dict[str, str]:
-    """Return :func:`versions`, and a digest of how this processor rounds norms, the last bit of which it decides."""
+    """Return :func:`versions` and a digest of norms, whose last bit depends on the processor's rounding."""
     import numpy as np
 
     vectors = np.random.default_rng(0).normal(size=(1000, 3))
@@ -28,12 +28,12 @@ def what_decides_bits() -> dict[str, str]:
 
 @functools.cache
 def git_commit() -> str | None:
-    """Return the commit this package runs from, or None where it is installed rather than checked out."""
+    """Return the commit that this package runs from, or None if it is installed rather than checked out."""
     package = Path(__file__).parent
     if not (package.parent / ".git").exists():
         return None
     try:
-        shown = subprocess.run(["git", "-C", package, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        result = subprocess.run(["git", "-C", package, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return shown.stdout.strip()
+    return result.stdout.strip()

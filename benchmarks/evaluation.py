@@ -44,9 +44,9 @@ def toolkit(run: str, num_episodes: int, engine: str = "fast") -> np.ndarray:
     """Return the same of the toolkit."""
     import torch
 
+    from act_kit.policies.agent import PolicyAgent
     from act_kit.policies.policy import Policy
     from act_kit.processors import num_cpus
-    from act_kit.rollouts.agents import PolicyAgent
     from act_kit.rollouts.rollout import rollout
     from act_kit.sim.initial_states import InitialStateDistribution
     from act_kit.sim.vector import VectorSimulator

@@ -32,11 +32,11 @@ from act_kit.config import CollectConfig
 from act_kit.diversity.first_observations import measure_dataset
 from act_kit.diversity.integrity import Level
 from act_kit.diversity.measure import measure_init_states
-from act_kit.diversity.reference import accepted, draw, scale
+from act_kit.diversity.reference import accepted, draw
 from act_kit.overrides import compose
 from act_kit.parallel import LocalExecutor
 from act_kit.processors import num_cpus
-from act_kit.sim.initial_states import InitialStateDistribution, stack
+from act_kit.sim.initial_states import InitialStateDistribution, scale, stack
 from act_kit.sim.tasks import TASKS, Task
 
 SIZES = (20, 50, 200)
@@ -238,7 +238,8 @@ def print_collected(results: list[dict[str, Any]]) -> None:
 
 PHRASES = (
     "a hole: no demonstration has", "in the middle", "a hole: no demonstration begins near", "a hole",
-    "covers only", "varies only", "is distributed otherwise", "vary together", "repeat the start", "are farther from",
+    "covers only", "varies only", "is distributed differently", "vary together", "repeat the initial state",
+    "are farther from",
 )  # fmt: skip
 
 

@@ -1,9 +1,9 @@
-"""Does the doctor find what is wrong? Faults are put into a healthy run, one at a time, by the real commands and files.
+"""Benchmark of the doctor: faults are injected into a healthy run, one at a time, with the real commands and files.
 
     python -m benchmarks.faults --out faults
 
 A fault counts as found if `act doctor` ranks it first, or if a command refuses it with a message that names it. The
-healthy run must get no critical finding; once made, it is kept.
+healthy run must have no critical finding; it is made once and kept.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ class Case:
         )
 
     def copy(self, folder: Path) -> Case:
-        """Copy everything, and let the copy's run name the copy's dataset."""
+        """Copy the folder; the copied run names the copied dataset."""
         shutil.copytree(self.folder, folder, symlinks=True)
         config = folder / "run" / "config.yaml"
         config.write_text(config.read_text().replace(str(self.data.resolve()), str((folder / "data").resolve())))
         return Case(folder)
 
     def diagnose(self) -> list[dict[str, str]]:
-        """Let the doctor look."""
+        """Run the doctor and return its findings."""
         out = self.folder / "findings.json"
         act("doctor", self.run, "--out", out, "--workers", 1, code=None)
         (findings,) = json.loads(out.read_text()).values()
@@ -94,7 +94,7 @@ class Case:
 
 
 def make_healthy(folder: Path) -> Case:
-    """Collect, train and evaluate as one should."""
+    """Collect, train and evaluate without any fault."""
     case = Case(folder)
     if not (case.evaluation / "summary.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -107,17 +107,17 @@ def make_healthy(folder: Path) -> Case:
 
 
 def edit(case: Case, change: Callable[[EpisodeStore], None]) -> None:
-    """Edit the arrays of a dataset, and sign it anew, as somebody would who does not know what they break."""
+    """Edit the arrays of a dataset and recompute its fingerprint, like an unintended edit by a user."""
     change(EpisodeStore.open(case.data, writable=True))
     EpisodeStore.open(case.data, writable=True).finish()
 
 
-def identical_starts(case: Case) -> None:
+def identical_init_states(case: Case) -> None:
     case.collect("--num-init-states", 1)
     case.train("--allow-low-diversity")
 
 
-def five_starts(case: Case) -> None:
+def five_init_states(case: Case) -> None:
     case.collect("--num-init-states", 5)
     case.train("--allow-low-diversity")
 
@@ -175,9 +175,11 @@ def unclipped_actions(case: Case) -> None:
 
 
 def resave(case: Case, change: Callable[[Policy], None]) -> None:
-    """Change a policy and save it with a probe that agrees, as a faulty trainer would have."""
+    """Change a policy and save it with a matching self-test, as a faulty trainer would."""
     tensors = load_file(case.checkpoint / "model.safetensors")
-    self_test = {name.removeprefix("probe."): rows for name, rows in tensors.items() if name.startswith("probe.")}
+    self_test = {
+        name.removeprefix("self_test."): rows for name, rows in tensors.items() if name.startswith("self_test.")
+    }
     del self_test["chunks"]
     policy = Policy.load(case.checkpoint)
     change(policy)
@@ -227,15 +229,18 @@ m.ACT.decode = lambda self, embedded, z: decode(self, embedded, torch.randn(16, 
 
 
 def training_init_states(case: Case) -> None:
-    """The evaluation's check is broken too: with it, the command refuses (see REFUSALS)."""
+    """Disable the check of the evaluation as well, because with it the command refuses (see REFUSALS)."""
     case.evaluate(
-        "--init-states", reuse_training_init_states(case), "--out", case.evaluation,
+        "--init-states",
+        reuse_training_init_states(case),
+        "--out",
+        case.evaluation,
         patch="import act_kit.eval.evaluate as m; m.check_disjoint = lambda *a: None",
-    )  # fmt: skip
+    )
 
 
 def reuse_training_init_states(case: Case) -> Path:
-    """Write an evaluation set of demonstrated starts that calls itself fresh."""
+    """Write a set of demonstrated initial states that is declared as test initial states."""
     init_states = EpisodeStore.open(case.data).init_states[:40]
     path = case.folder / "mine.json"
     InitialStateSet(task=TASK, kind="test", seed=0, init_states=tuple(init_states)).save(path)
@@ -250,9 +255,18 @@ def another_tasks_checkpoint(case: Case) -> None:
     other = Case(case.folder / "other")
     act("collect", "--task", "push-v3", "--n", 20, "--out", other.data, "--workers", 1)
     act(
-        "train", "--data", other.data, "--out", other.run, "--workers", 1, "trainer.steps=60",
-        "trainer.validate_every=30", "selection.num_evaluations=1", "selection.episodes=2",
-    )  # fmt: skip
+        "train",
+        "--data",
+        other.data,
+        "--out",
+        other.run,
+        "--workers",
+        1,
+        "trainer.steps=60",
+        "trainer.validate_every=30",
+        "selection.num_evaluations=1",
+        "selection.episodes=2",
+    )
     shutil.rmtree(case.run / "checkpoints")
     shutil.copytree(other.run / "checkpoints", case.run / "checkpoints", symlinks=True)
 
@@ -269,7 +283,7 @@ def data_collected_anew(case: Case) -> None:
     case.collect("--seed", 5)
 
 
-def hardly_trained(case: Case) -> None:
+def underfitting(case: Case) -> None:
     case.collect()
     case.train("trainer.steps=12", "trainer.validate_every=6")
 
@@ -278,13 +292,16 @@ def another_camera(case: Case) -> None:
     case.collect()
     act("render", case.data, "--camera", "corner4", "--size", 32, "--workers", 1)
     case.train(
-        "policy=act_image_small", "trainer.steps=30", "trainer.validate_every=15", "selection.episodes=2",
-    )  # fmt: skip
+        "policy=act_image_small",
+        "trainer.steps=30",
+        "trainer.validate_every=15",
+        "selection.episodes=2",
+    )
     path = case.checkpoint / "policy.json"
     path.write_text(path.read_text().replace("corner4", "topview"))
 
 
-# -- faults of the demonstrations: what act report, act train and act doctor DATASET must all name ---------------------
+# -- faults of the demonstrations, which act report, act train and act doctor DATASET must name -----------------------
 
 
 ACTIONS = ("action", "executed_action")
@@ -301,7 +318,7 @@ def change_steps(
 
 
 def scale_columns(columns: slice, factor: float) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what multiplies columns, and clips nothing."""
+    """Return a function that multiplies columns without clipping."""
 
     def change(values: np.ndarray) -> np.ndarray:
         values[:, columns] *= factor
@@ -331,7 +348,7 @@ def noisy(values: np.ndarray) -> np.ndarray:
 
 
 def copy_actions(store: EpisodeStore) -> None:
-    """Give the actions of episode 3 to episode 1."""
+    """Replace the actions of episode 1 by those of episode 3."""
     for name in ACTIONS:
         parts = np.split(store.steps(name), store.episode_ends[:-1])
         parts[1] = np.resize(parts[3], parts[1].shape)
@@ -351,7 +368,7 @@ def shift_init_states(store: EpisodeStore) -> None:
 
 
 def truncate(store: EpisodeStore) -> None:
-    """End every episode halfway to its success, and call its last step a success."""
+    """Truncate every episode halfway to its success, and mark its last step as a success."""
     recordings = []
     for recording, success_step in zip(store.recordings(), store.success_steps, strict=True):
         steps = {name: values[: max(success_step // 2, 2)].copy() for name, values in recording.steps.items()}
@@ -363,7 +380,7 @@ def truncate(store: EpisodeStore) -> None:
 
 
 def relabel(store: EpisodeStore) -> None:
-    """Say that the episodes are of another task, whose initial states are as many numbers."""
+    """Name another task whose initial states have as many dimensions."""
     store.group.attrs["task"] = "push-v3" if store.info.task != "push-v3" else "pick-place-v3"
 
 
@@ -404,27 +421,30 @@ DATA_FAULTS: dict[str, DataFault] = {
     "success marked early": DataFault(change_one_success, "success marked falsely"),
     "last fifth of the states late": _steps(["state"], roll_last_fifth, "states off by some steps"),
     "goal rounded to 1 cm": _steps(["state"], round_goal, "states rounded"),
-    "hand in millimetres": _steps(["state"], scale_columns(slice(3), 1000), "states in another unit"),
+    "hand in millimeters": _steps(["state"], scale_columns(slice(3), 1000), "states in another unit"),
     "initial states reversed": DataFault(reverse_init_states, "initial states changed"),
     "last fifth of the initial states shifted": DataFault(shift_init_states, "initial states changed"),
     "another task's name": DataFault(relabel, "episodes of another task"),
 }
-"""By what was done to all episodes, unless it says otherwise."""
+"""Edits of all episodes, unless the name states otherwise."""
 
 
-# -- evaluations and records that are not what they say ------------------------------------------------------------
+# -- faulty evaluations and records -------------------------------------------------------------------------------
 
 
 def chosen_init_states(case: Case) -> None:
-    """The evaluation's own naming is broken too: with it, the command calls them what they are (see REFUSALS)."""
+    """Disable the check of the initial states as well, because with it the command declares them correctly."""
     case.evaluate(
-        "--init-states", choose_init_states(case), "--out", case.evaluation,
-        patch="import act_kit.eval.init_state_sets as m; m.EvalSet.follows_law = True",
-    )  # fmt: skip
+        "--init-states",
+        choose_init_states(case),
+        "--out",
+        case.evaluation,
+        patch="import act_kit.eval.init_state_sets as m; m.InitialStateSet.follows_distribution = True",
+    )
 
 
 def choose_init_states(case: Case) -> Path:
-    """Write an evaluation set of somebody's choice that calls itself fresh."""
+    """Write a set of hand-picked initial states that is declared as test initial states."""
     drawn = InitialStateDistribution(TASK).sample(80, seed=3, stream="evaluate")
     path = case.folder / "mine.json"
     InitialStateSet(task=TASK, kind="test", seed=0, init_states=tuple(drawn[::2])).save(path)
@@ -438,18 +458,23 @@ def nearly_training_init_states(case: Case) -> None:
     ]
     InitialStateSet(task=TASK, kind="file", seed=0, init_states=tuple(init_states)).save(path)
     case.evaluate(
-        "--init-states", path, "--out", case.evaluation,
+        "--init-states",
+        path,
+        "--out",
+        case.evaluation,
         patch="import act_kit.eval.evaluate as m; m.check_disjoint = lambda *a: None",
-    )  # fmt: skip
+    )
 
 
 def edited_alike(case: Case) -> None:
-    """Call seven successes failures, in all files and all columns, as careful hands would."""
+    """Turn seven successes into failures, consistently in all files and all columns."""
     path = case.evaluation / "episodes.csv"
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows[::6]:
-        row.update(success_once="0", success_at_end="0", success_step="", label="never reached", furthest_stage="near")
+        row.update(
+            success_once="0", success_at_end="0", success_step="", failure_mode="never reached", furthest_stage="near"
+        )
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
@@ -459,7 +484,7 @@ def edited_alike(case: Case) -> None:
 
 
 def evaluated_before_trained(case: Case) -> None:
-    """The same step, other weights."""
+    """Change the weights, but not the step."""
     resave(case, lambda policy: next(policy.model.parameters()).data.mul_(1.001))
 
 
@@ -468,7 +493,7 @@ def first_checkpoint_is_best(case: Case) -> None:
     first = checkpoints / "step-000300"
     shutil.copytree(case.checkpoint, first)
     policy = read_json(first / "policy.json")
-    policy["contract"]["step"] = 300
+    policy["metadata"]["step"] = 300
     write_json(first / "policy.json", policy)
     (checkpoints / "best").unlink()
     (checkpoints / "best").symlink_to(first.name)
@@ -497,7 +522,7 @@ def far_from_the_preset(case: Case) -> None:
 
 
 def by_hand(case: Case) -> None:
-    """Demonstrate as somebody would at a keyboard: more slowly than the expert, and unsteadily."""
+    """Demonstrate like an operator at a keyboard: more slowly than the expert, and unsteadily."""
     case.collect()
     scripted = EpisodeStore.open(case.data)
     recorder = Recorder(Simulator(TASK), steps_after_success=10)
@@ -529,14 +554,25 @@ def with_noise(case: Case) -> None:
 
 
 def corrected(case: Case) -> None:
-    """Demonstrations and corrections (DAgger)."""
+    """Train on demonstrations and corrections (DAgger)."""
     case.collect()
     case.train()
     more = case.folder / "more"
     act(
-        "collect", "--task", TASK, "--n", 20, "--demonstrator", "policy", "--source", case.run, "--out", more,
-        "--workers", 1,
-    )  # fmt: skip
+        "collect",
+        "--task",
+        TASK,
+        "--n",
+        20,
+        "--demonstrator",
+        "policy",
+        "--source",
+        case.run,
+        "--out",
+        more,
+        "--workers",
+        1,
+    )
     act("train", "--data", case.data, "--data", more, "--out", case.run, "--workers", 1, "--overwrite", *TRAINING)
     case.evaluate()
 
@@ -546,7 +582,7 @@ SOUND: dict[str, Callable[[Case], None]] = {
     "demonstrated with noise": with_noise,
     "corrected by the expert": corrected,
 }
-"""Runs with nothing critical."""
+"""Runs that must have no critical finding."""
 
 
 # -- faults that a command refuses -------------------------------------------------------------------------------------
@@ -561,10 +597,10 @@ def refused_sampling(case: Case) -> str:
 
 
 def refused_normalizer(case: Case) -> str:
-    """Only the normaliser is changed, not what vouches for it."""
+    """Change only the normalizer, not the self-test."""
     path = case.checkpoint / "model.safetensors"
     tensors = load_file(path)
-    tensors["normaliser.mean"] += 0.05
+    tensors["normalizer.mean"] += 0.05
     save_file(tensors, path)
     return case.evaluate(code=2).stderr
 
@@ -589,14 +625,14 @@ def refused_undeclared_difference(case: Case) -> str:
 
 
 REFUSALS: dict[str, tuple[Callable[[Case], str], str]] = {
-    "evaluation starts from training": (refused_training_init_states, "were demonstrated in training"),
+    "evaluation on training initial states": (refused_training_init_states, "were demonstrated in training"),
     "z sampled at inference": (refused_sampling, "not deterministic"),
-    "normaliser changed": (refused_normalizer, "does not compute what it computed"),
+    "normalizer changed": (refused_normalizer, "does not compute what it computed"),
     "24 tensors missing": (refused_tensors, "does not fit"),
-    "training on identical starts": (refused_one_init_state, "one and the same start"),
+    "training on identical initial states": (refused_one_init_state, "the same initial state"),
     "two runs with an undeclared difference": (refused_undeclared_difference, "CONFOUNDED"),
 }
-"""By what a command does with them: what it must say."""
+"""The command that must refuse each fault, and the text that its message must contain."""
 
 
 @dataclass(frozen=True)
@@ -610,38 +646,38 @@ class Fault:
 
 
 FAULTS = [
-    Fault("identical starts", identical_starts, "starts do not cover", of_healthy=False),
-    Fault("five starts repeated", five_starts, "starts do not cover", of_healthy=False),
-    Fault("half the box", half_the_box, "starts do not cover", of_healthy=False),
+    Fault("identical initial states", identical_init_states, "poor coverage of initial states", of_healthy=False),
+    Fault("five initial states repeated", five_init_states, "poor coverage of initial states", of_healthy=False),
+    Fault("half the box", half_the_box, "poor coverage of initial states", of_healthy=False),
     Fault("hidden goal", hidden_goal, "goal hidden", of_healthy=False),
     Fault("actions off by one", actions_off_by_one, "actions off by some steps", of_healthy=False),
     Fault("unclipped actions", unclipped_actions, "unclipped actions", of_healthy=False),
-    Fault("hardly trained", hardly_trained, "hardly trained", of_healthy=False),
-    Fault("another camera in use", another_camera, "other pictures in use", of_healthy=False),
-    Fault("wrong normaliser", wrong_normalizer, "normaliser of other data"),
-    Fault("constant dimension amplified", amplified_constant, "normaliser of other data"),
+    Fault("underfitting", underfitting, "underfitting", of_healthy=False),
+    Fault("another camera in use", another_camera, "image mismatch", of_healthy=False),
+    Fault("wrong normalizer", wrong_normalizer, "normalizer of other data"),
+    Fault("constant dimension amplified", amplified_constant, "normalizer of other data"),
     Fault("24 tensors missing", tensors_missing, "checkpoint does not load"),
     Fault("truncated checkpoint", truncated_checkpoint, "checkpoint does not load"),
-    Fault("metric under another name", metric_under_another_name, "metrics under other names"),
-    Fault("every step without ensembling", every_step_without_ensembling, "executed otherwise"),
-    Fault("evaluated on training starts", training_init_states, "evaluated on training starts"),
+    Fault("metric under another name", metric_under_another_name, "undeclared metrics"),
+    Fault("query at every step without ensembling", every_step_without_ensembling, "chunking mismatch"),
+    Fault("evaluated on training initial states", training_init_states, "evaluated on training initial states"),
     Fault("horizon too short", short_horizon, "horizon too short"),
     Fault("another task's checkpoint", another_tasks_checkpoint, "checkpoint of another run"),
     Fault("result edited by hand", edited_result, "evaluation damaged"),
     Fault("data collected anew", data_collected_anew, "checkpoint of another run"),
     Fault("settings far from the preset", far_from_the_preset, "settings far from the preset", of_healthy=False),
-    Fault("initial states of somebody's choice", chosen_init_states, "initial states are not what they are called"),
-    Fault("2 µm from training starts", nearly_training_init_states, "evaluated on training starts"),
-    Fault("result edited everywhere", edited_alike, "evaluation does not repeat"),
+    Fault("initial states selected by hand", chosen_init_states, "mislabeled initial states"),
+    Fault("2 µm from training initial states", nearly_training_init_states, "evaluated on training initial states"),
+    Fault("result edited everywhere", edited_alike, "evaluation not reproducible"),
     Fault("evaluated before it was trained", evaluated_before_trained, "evaluation of another task or policy"),
-    Fault("first checkpoint called best", first_checkpoint_is_best, "best is not the best"),
+    Fault("first checkpoint called best", first_checkpoint_is_best, "wrong best checkpoint"),
     Fault("losses edited", edited_losses, "records edited"),
     Fault("records cut", cut_records, "missing records"),
 ]
 
 
 def inject(fault: Fault, healthy: Case, folder: Path) -> Case:
-    """Put a fault into a copy of the healthy case, or into a case made from nothing."""
+    """Inject a fault into a copy of the healthy case, or into a new case."""
     case = healthy.copy(folder) if fault.of_healthy else Case(folder)
     folder.mkdir(parents=True, exist_ok=True)
     fault.inject(case)
@@ -649,7 +685,7 @@ def inject(fault: Fault, healthy: Case, folder: Path) -> Case:
 
 
 def diagnose_data(fault: DataFault, healthy: Case, folder: Path) -> dict[str, str]:
-    """Put a fault into a copy of the healthy dataset; return what the doctor ranks first."""
+    """Inject a fault into a copy of the healthy dataset; return the finding that the doctor ranks first."""
     shutil.copytree(healthy.data, folder / "data")
     edit(Case(folder), fault.change)
     act("doctor", folder / "data", "--out", folder / "findings.json", "--workers", 1, code=None)

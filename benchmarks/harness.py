@@ -1,6 +1,7 @@
 """Where an evaluation's time goes, with the policy on this device: simulating, rendering, planning, waiting.
 
-python benchmarks/harness.py state|image [--tasks MT10] [--device cuda] [--episodes 64] [--n-action-steps 16] [--size 128]
+python benchmarks/harness.py state|image [--tasks MT10] [--device cuda] [--episodes 64] [--n-action-steps 16]
+                             [--size 128]
 
 The policies are untrained, of ACT's full size (policy=act, policy=act_image: one camera), so that every episode runs to
 its horizon. Simulators and renderers have the processors, the policy its device; what waits is planned together.
@@ -18,10 +19,10 @@ import torch
 from act_kit.config import TrainConfig
 from act_kit.overrides import compose
 from act_kit.policies.act import ACT
+from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.normalizer import Normalizer
 from act_kit.policies.policy import Policy, PolicyMetadata, TrainingData
 from act_kit.processors import num_cpus
-from act_kit.rollouts.agents import PolicyAgent
 from act_kit.rollouts.rollout import rollout
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution
 from act_kit.sim.render import CameraViews, RenderSettings
@@ -36,14 +37,14 @@ def make_policy(
     preset = {"state": "act", "image": "act_image"}[kind]
     config = compose("train", TrainConfig, [f"policy={preset}", f"chunking.n_action_steps={n_action_steps}"])
     cameras = config.policy.cameras
-    contract = PolicyMetadata(
+    metadata = PolicyMetadata(
         demonstrations=[TrainingData(task=task, fingerprint="", command="", init_states=[]) for task in tasks],
         horizon=HORIZON, control_hz=CONTROL_HZ, versions={}, step=0, goal_visible=False,
         views=CameraViews(cameras=cameras, settings=settings) if cameras else None, gl_renderer="",
     )  # fmt: skip
     torch.manual_seed(0)
     model = ACT(config.policy, num_tasks=len(tasks))
-    return Policy(model, Normalizer(STATE_DIM), contract, config.chunking, device=device)
+    return Policy(model, Normalizer(STATE_DIM), metadata, config.chunking, device=device)
 
 
 def draw_init_states(tasks: Sequence[str], num: int) -> list[InitialState]:

@@ -43,7 +43,8 @@ SERIAL = LocalExecutor(1)
 """This process, for what takes a moment."""
 
 TINY = (
-    "policy.dim_model=32", "policy.dim_feedforward=64", "policy.latent_dim=8", "policy.chunk_size=8", "chunking.n_action_steps=4",
+    "policy.dim_model=32", "policy.dim_feedforward=64", "policy.latent_dim=8", "policy.chunk_size=8",
+    "chunking.n_action_steps=4",
     "trainer.batch_size=32", "trainer.steps=60", "trainer.validate_every=20", "trainer.log_every=10",
     "selection.episodes=2", "selection.num_evaluations=2",
 )  # fmt: skip

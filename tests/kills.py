@@ -1,7 +1,7 @@
-"""Faults at every file-system operation of a verb in turn: a process of its own, so that it can fork before any thread.
+"""Fault injection at every file-system operation of a command, in a separate process that forks before any thread.
 
-``python -m tests.kills FOLDER FAULT MOST CASE…`` prints a JSON line for each case: how many operations it has, how many
-of them (at most MOST; 0 for all) were disturbed, and what went wrong.
+``python -m tests.kills FOLDER FAULT MOST CASE…`` prints a JSON line for each case: its number of operations, the number
+of them at which the fault was injected (about MOST; 0 = all), and the errors.
 """
 
 from __future__ import annotations
@@ -33,44 +33,61 @@ from act_kit.errors import RenderError
 from act_kit.parallel import ExecutorConfig, LocalExecutor
 from act_kit.sim.render import Frames, Gl
 
-_IMPORTED = (
-    "act_kit.demo", "act_kit.reports.diversity", "act_kit.datasets.ops", "act_kit.datasets.formats.convert",
-    "act_kit.diversity.measure", "tensorboard.summary.writer.record_writer",
+_PRELOADED_MODULES = (
+    "act_kit.demo",
+    "act_kit.reports.diversity",
+    "act_kit.datasets.ops",
+    "act_kit.datasets.formats.convert",
+    "act_kit.diversity.measure",
+    "tensorboard.summary.writer.record_writer",
     "tensorboard.backend.event_processing.event_accumulator",
-)  # fmt: skip
+)
 
 EXIT_CODES = {"kill": (0, -9), "interrupt": (0, 130), "full disk": (0, 2), "broken disk": (0, 2)}
-"""How a command may end that is disturbed; 0 where it was done already."""
+"""Allowed exit codes of a command with a fault; 0 if the command was complete already."""
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.truncate")
 _NEEDS_SPACE = ("open", "os.mkdir", "os.symlink", "os.link")
 
 TRAIN = (
-    "policy.dim_model=32", "policy.dim_feedforward=64", "policy.latent_dim=8", "policy.chunk_size=8", "chunking.n_action_steps=4",
-    "trainer.batch_size=8", "trainer.steps=4", "trainer.validate_every=1", "trainer.log_every=1",
-    "selection.episodes=1", "selection.num_evaluations=2", "--device", "cpu", "--workers", "1", "--allow-low-diversity",
-)  # fmt: skip
+    "policy.dim_model=32",
+    "policy.dim_feedforward=64",
+    "policy.latent_dim=8",
+    "policy.chunk_size=8",
+    "chunking.n_action_steps=4",
+    "trainer.batch_size=8",
+    "trainer.steps=4",
+    "trainer.validate_every=1",
+    "trainer.log_every=1",
+    "selection.episodes=1",
+    "selection.num_evaluations=2",
+    "--device",
+    "cpu",
+    "--workers",
+    "1",
+    "--allow-low-diversity",
+)
 EVAL = ("--episodes", "1", "baseline_episodes=0", "demonstrated_episodes=0", "--workers", "1", "--device", "cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A command that is disturbed, in a folder that holds ``before``.
+    """Command into which a fault is injected, in a folder prepared by other commands.
 
     Attributes:
-        command: What is disturbed.
-        before: What is there: the folders that these commands make.
-        again: What is typed afterwards, if it is not the same.
-        out: The folder that it makes.
-        old: A folder whose content must not be lost before the new one is complete.
+        command: Command line.
+        out: Folder that the command writes.
+        setup: Commands that prepare the folder.
+        again: Command that a user types afterwards, or "--resume"; "" for the same command.
+        replaces: True if ``out`` exists before; its content must not be lost until the new folder is complete.
     """
 
     command: str
     out: str
-    before: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
     again: str = ""
-    old: bool = False
+    replaces: bool = False
 
 
 DATA = "collect --task reach-v3 --n 3 --workers 1 --out data"
@@ -80,61 +97,71 @@ RUN = f"train --data data --out out {' '.join(TRAIN)}"
 CASES: dict[str, Case] = {
     "collect": Case(command=DATA.replace("data", "out"), again="--resume", out="out"),
     "collect --overwrite": Case(
-        command=DATA.replace("data", "out") + " --overwrite", before=(OLD,), again="--resume", out="out", old=True
+        command=DATA.replace("data", "out") + " --overwrite", setup=(OLD,), again="--resume", out="out", replaces=True
     ),
     "collect --overwrite again": Case(
-        command=DATA.replace("data", "out") + " --overwrite", before=(OLD,), out="out", old=True
+        command=DATA.replace("data", "out") + " --overwrite", setup=(OLD,), out="out", replaces=True
     ),
     "render": Case(
-        command="render out --size 16", before=(DATA.replace("data", "out"),), again="render out --size 16", out="out"
+        command="render out --size 16", setup=(DATA.replace("data", "out"),), again="render out --size 16", out="out"
     ),
     "render --overwrite": Case(
-        command="render out --size 16 --overwrite", before=(DATA.replace("data", "out"), "render out --size 24"),
-        again="render out --size 16", out="out", old=True,
+        command="render out --size 16 --overwrite",
+        setup=(DATA.replace("data", "out"), "render out --size 24"),
+        again="render out --size 16",
+        out="out",
+        replaces=True,
     ),
-    "merge": Case(command="data merge data other --out out", before=(DATA, OTHER), out="out"),
+    "merge": Case(command="data merge data other --out out", setup=(DATA, OTHER), out="out"),
     "merge --overwrite": Case(
-        command="data merge data other --out out --overwrite", before=(DATA, OTHER, OLD), out="out", old=True
+        command="data merge data other --out out --overwrite", setup=(DATA, OTHER, OLD), out="out", replaces=True
     ),
-    "split": Case(command="data split data --parts 1,2 --out out", before=(DATA,), out="out"),
+    "split": Case(command="data split data --parts 1,2 --out out", setup=(DATA,), out="out"),
     "split --overwrite": Case(
-        command="data split data --parts 1,2 --out out --overwrite", before=(DATA, OLD), out="out", old=True
+        command="data split data --parts 1,2 --out out --overwrite", setup=(DATA, OLD), out="out", replaces=True
     ),
-    "filter": Case(command="data filter data --where episode>0 --out out", before=(DATA,), out="out"),
+    "filter": Case(command="data filter data --where episode>0 --out out", setup=(DATA,), out="out"),
     "filter --overwrite": Case(
-        command="data filter data --where episode>0 --out out --overwrite", before=(DATA, OLD), out="out", old=True
+        command="data filter data --where episode>0 --out out --overwrite", setup=(DATA, OLD), out="out", replaces=True
     ),
-    "convert": Case(command="data convert data out --to diffusion-policy", before=(DATA,), out="out"),
+    "convert": Case(command="data convert data out --to diffusion-policy", setup=(DATA,), out="out"),
     "convert --overwrite": Case(
-        command="data convert data out --to act-hdf5 --overwrite", before=(DATA, OLD), out="out", old=True
+        command="data convert data out --to act-hdf5 --overwrite", setup=(DATA, OLD), out="out", replaces=True
     ),
-    "report": Case(command="report data --out out", before=(DATA,), again="report data --out out", out="out"),
-    "train": Case(command=RUN, before=(DATA,), again="train --resume --out out --device cpu --workers 1", out="out"),
+    "report": Case(command="report data --out out", setup=(DATA,), again="report data --out out", out="out"),
+    "train": Case(command=RUN, setup=(DATA,), again="train --resume --out out --device cpu --workers 1", out="out"),
     "train --overwrite": Case(
-        command=f"{RUN} --overwrite", before=(DATA, OLD), again="train --resume --out out --device cpu --workers 1",
-        out="out", old=True,
+        command=f"{RUN} --overwrite",
+        setup=(DATA, OLD),
+        again="train --resume --out out --device cpu --workers 1",
+        out="out",
+        replaces=True,
     ),
-    "train --overwrite again": Case(command=f"{RUN} --overwrite", before=(DATA, OLD), out="out", old=True),
+    "train --overwrite again": Case(command=f"{RUN} --overwrite", setup=(DATA, OLD), out="out", replaces=True),
     "eval": Case(
-        command=f"eval run {' '.join(EVAL)} --out out", before=(DATA, RUN.replace("--out out", "--out run")), out="out"
+        command=f"eval run {' '.join(EVAL)} --out out", setup=(DATA, RUN.replace("--out out", "--out run")), out="out"
     ),
     "eval --overwrite": Case(
         command=f"eval run {' '.join(EVAL)} --out out --overwrite",
-        before=(DATA, RUN.replace("--out out", "--out run"), OLD), out="out", old=True,
+        setup=(DATA, RUN.replace("--out out", "--out run"), OLD),
+        out="out",
+        replaces=True,
     ),
     "train --seeds": Case(
-        command=f"{RUN} --seeds 2", before=(DATA,), again="train --resume --out out --device cpu --workers 1", out="out"
+        command=f"{RUN} --seeds 2", setup=(DATA,), again="train --resume --out out --device cpu --workers 1", out="out"
     ),
     "demo --overwrite": Case(
         command="demo --task reach-v3 --n 2 --steps 2 --episodes 1 --workers 1 --device cpu --out out --overwrite",
-        before=(OLD,), out="out", old=True,
+        setup=(OLD,),
+        out="out",
+        replaces=True,
     ),
-}  # fmt: skip
+}
 
 
 @dataclass
 class Report:
-    """What came of a case."""
+    """Result of a case."""
 
     case: str
     fault: str
@@ -144,7 +171,7 @@ class Report:
 
 
 class Fault:
-    """Counts the file-system operations of this process, and disturbs one: before it, as nothing of it was done."""
+    """Audit hook that counts the file-system operations of this process and injects a fault before one of them."""
 
     def __init__(self, kind: str, at: int) -> None:
         self.kind = kind
@@ -170,15 +197,15 @@ class Fault:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(arguments[0]))
 
 
-def forked(work: Path, function: Callable[[], int]) -> tuple[int, str]:
-    """Call a function in a fork of this process; return its exit code (negative: the signal) and what it printed."""
-    said = work.parent / "said.txt"
+def run_forked(work: Path, function: Callable[[], int]) -> tuple[int, str]:
+    """Call a function in a fork of this process; return its exit code (negative for a signal) and its output."""
+    log = work.parent / "output.txt"
     child = os.fork()
     if child == 0:
         code = 70
         try:
             os.chdir(work)
-            descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -190,68 +217,68 @@ def forked(work: Path, function: Callable[[], int]) -> tuple[int, str]:
             sys.stderr.flush()
             os._exit(code)
     _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status), said.read_text(encoding="utf-8", errors="replace")
+    return os.waitstatus_to_exitcode(status), log.read_text(encoding="utf-8", errors="replace")
 
 
 def act(work: Path, command: str, fault: str = "", at: int = -1) -> tuple[int, str]:
-    """Run a command line in a fork, disturbed at one of its operations."""
+    """Run a command line in a fork, with a fault at one of its operations."""
 
     def run() -> int:
         sys.argv = ["act", *command.split()]
-        disturbed = Fault(fault, at)
+        injected = Fault(fault, at)
         try:
             cli.main()
             code: Any = 0
         except SystemExit as exit_:
             code = exit_.code
-        counted = disturbed.count
-        if not fault:  # or the disk is still full
-            (work.parent / "count.txt").write_text(str(counted), encoding="utf-8")
+        num_operations = injected.count
+        if not fault:  # otherwise the disk may be full
+            (work.parent / "count.txt").write_text(str(num_operations), encoding="utf-8")
         return int(code or 0)
 
-    return forked(work, run)
+    return run_forked(work, run)
 
 
-_OF_THE_CLOCK = ("train/steps_per_s", "train/roofline_fraction", "host/memory")
+_TIME_DEPENDENT = ("train/steps_per_s", "train/roofline_fraction", "host/memory")
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Return every file, without what depends on the clock."""
+    """Return the content of every file by its name, without time-dependent metrics."""
     files = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if name.endswith(".act-lock"):  # which a kill leaves is held by nobody, and stays until the next writer
+        if name.endswith(".act-lock"):  # a lock file left by a kill is unlocked, and stays until the next writer
             continue
         if path.is_symlink():
             files[name] = os.readlink(path).encode()
         elif path.name == "metrics.jsonl":
-            files[name] = b"".join(_without_clock(line) for line in path.read_bytes().splitlines())
-        elif path.name == "evaluations.jsonl":  # a second evaluation into the same folder is noted a second time
+            files[name] = b"".join(_without_time(line) for line in path.read_bytes().splitlines())
+        elif path.name == "evaluations.jsonl":  # a second evaluation into the same folder adds a second line
             files[name] = b"".join(sorted(set(path.read_bytes().splitlines(keepends=True))))
         elif path.is_file() and "tensorboard" not in path.parts:
             files[name] = path.read_bytes()
     return files
 
 
-def _without_clock(line: bytes) -> bytes:
+def _without_time(line: bytes) -> bytes:
     try:
         record = json.loads(line)
     except ValueError:
         return line
-    return json.dumps({key: value for key, value in record.items() if key not in _OF_THE_CLOCK}).encode()
+    return json.dumps({key: value for key, value in record.items() if key not in _TIME_DEPENDENT}).encode()
 
 
-def draw(settings: Any, cameras: list[str], init_state: Any, physics: np.ndarray) -> Frames:
-    """Draw no pictures, but numbers that follow from what is drawn."""
+def render_fake_images(settings: Any, cameras: list[str], init_state: Any, physics: np.ndarray) -> Frames:
+    """Return random images seeded by the physics, instead of rendering."""
     shape = (len(physics), len(cameras), settings.height_px, settings.width_px, 3)
     rng = np.random.default_rng(abs(int(1e6 * physics.sum())))
     return Frames(images=rng.integers(0, 255, shape, dtype=np.uint8), renderer="llvmpipe")
 
 
 def run_here(arguments: Sequence[str]) -> int:
-    """Run a stage of ``train --seeds`` in this process, whose operations are counted; return its exit code."""
-    quick = EVAL[:4] if arguments[0] == "eval" else ()
-    before, sys.argv = sys.argv, ["act", *arguments, *quick]
+    """Run a stage of ``train --seeds`` in this process, so that its operations count; return its exit code."""
+    short_eval = EVAL[:4] if arguments[0] == "eval" else ()
+    before, sys.argv = sys.argv, ["act", *arguments, *short_eval]
     try:
         cli.main()
     except SystemExit as exit_:
@@ -261,95 +288,95 @@ def run_here(arguments: Sequence[str]) -> int:
     return 0
 
 
-def no_videos(num_processes: int = 1) -> Gl:
-    """Find nothing that draws."""
-    raise RenderError("nothing draws here")
+def find_no_gl(num_processes: int = 1) -> Gl:
+    """Find no GL library."""
+    raise RenderError("no GL library")
 
 
-def moments(num: int, most: int) -> list[int]:
-    """Choose moments, evenly; and the last ones, at which folders change places."""
+def operations_to_test(num: int, most: int) -> list[int]:
+    """Choose evenly spaced operations, and the last three, which move the folders."""
     if not most:
         return list(range(num))
     return sorted({*range(0, num, max(1, num // most)), *range(max(0, num - 3), num)})
 
 
 def next_command(case: Case, work: Path) -> str:
-    """Return what a user types next."""
+    """Return the command that a user types next."""
     out = work / case.out
-    drawn = [path for path in out.glob("data/images/*/zarr.json") if '"height_px": 16' in path.read_text("utf-8")]
+    rendered = [path for path in out.glob("data/images/*/zarr.json") if '"height_px": 16' in path.read_text("utf-8")]
     is_old = (out / "zarr.json").exists() and "--seed 5" in (out / "zarr.json").read_text("utf-8")
-    begun = {
+    can_resume = {
         "train": any((out / name).exists() for name in ("config.yaml", "seeds.json")),
-        "render": bool(drawn),
+        "render": bool(rendered),
         "collect": not is_old,
     }
-    if case.again and not begun.get(case.command.split()[0], True):
+    if case.again and not can_resume.get(case.command.split()[0], True):
         return case.command
     if case.again == "--resume":
         return case.command.replace(" --overwrite", "") + " --resume"
-    if not case.again and not case.old and out.exists():
+    if not case.again and not case.replaces and out.exists():
         return f"{case.command} --overwrite"
     return case.again or case.command
 
 
-def try_case(root: Path, name: str, fault: str, most: int) -> Report:
-    """Disturb a case at its moments, and see that nothing finished is lost and that the next command mends it."""
+def run_case(root: Path, name: str, fault: str, most: int) -> Report:
+    """Inject a fault at operations of a case; check that no finished folder is lost and the next command recovers."""
     case, report = CASES[name], Report(case=name, fault=fault)
-    init_state, work = root / "init_state", root / "work"
-    for folder in (init_state, work):
+    template, work = root / "template", root / "work"
+    for folder in (template, work):
         shutil.rmtree(folder, ignore_errors=True)
-    init_state.mkdir()
-    for command in case.before:
-        code, said = act(init_state, command)
-        assert code == 0, said
-    old = set(tree(init_state / case.out).values()) if case.old else set()
-    shutil.copytree(init_state, work, symlinks=True)
-    code, said = act(work, case.command)
-    assert code == 0, said
-    whole = tree(work)
+    template.mkdir()
+    for command in case.setup:
+        code, output = act(template, command)
+        assert code == 0, output
+    old = set(tree(template / case.out).values()) if case.replaces else set()
+    shutil.copytree(template, work, symlinks=True)
+    code, output = act(work, case.command)
+    assert code == 0, output
+    expected = tree(work)
     new = set(tree(work / case.out).values())
     report.num_operations = int((root / "count.txt").read_text(encoding="utf-8"))
-    for at in moments(report.num_operations, most):
+    for at in operations_to_test(report.num_operations, most):
         shutil.rmtree(work)
-        shutil.copytree(init_state, work, symlinks=True)
-        code, said = act(work, case.command, fault, at)
+        shutil.copytree(template, work, symlinks=True)
+        code, output = act(work, case.command, fault, at)
         report.num_tried += 1
         where = f"{name}, {fault} at {at}"
-        seed_failed = code == 1 and "Failed: seed-" in said
-        if (code not in EXIT_CODES[fault] and not seed_failed) or "Traceback" in said:
-            report.wrong.append(f"{where}: exit code {code}: {said[-800:]}")
-        there = set(tree(work).values())
-        if not (old <= there or new <= there):
-            report.wrong.append(f"{where}: neither the old folder nor the new one is whole")
+        seed_failed = code == 1 and "Failed: seed-" in output
+        if (code not in EXIT_CODES[fault] and not seed_failed) or "Traceback" in output:
+            report.wrong.append(f"{where}: exit code {code}: {output[-800:]}")
+        contents = set(tree(work).values())
+        if not (old <= contents or new <= contents):
+            report.wrong.append(f"{where}: neither the old folder nor the new one is complete")
         again = next_command(case, work)
-        code, said = act(work, again)
-        if code != 0 or "Traceback" in said:
-            report.wrong.append(f"{where}, then {again}: exit code {code}: {said[-800:]}")
+        code, output = act(work, again)
+        if code != 0 or "Traceback" in output:
+            report.wrong.append(f"{where}, then {again}: exit code {code}: {output[-800:]}")
             continue
         after = tree(work)
-        differs = sorted(key for key in {*after, *whole} if after.get(key) != whole.get(key))
+        differs = sorted(key for key in {*after, *expected} if after.get(key) != expected.get(key))
         if differs:
             report.wrong.append(f"{where}, then {again}: differs in {differs[:6]}")
     return report
 
 
 def main() -> None:
-    """Try cases, and print a line for each."""
-    assert threading.active_count() == 1, "a fork would not have the other threads"
+    """Run the cases, and print a line for each."""
+    assert threading.active_count() == 1, "a fork has only the calling thread"
     sys.dont_write_bytecode = True
-    for name in _IMPORTED:
-        import_module(name)  # once, and not in every fork
+    for name in _PRELOADED_MODULES:
+        import_module(name)  # once, instead of in every fork
     torch.set_num_threads(1)
     collecting.COMMIT_EVERY = 2
-    collecting.git_commit = lambda: None  # somebody may commit meanwhile
-    rendering.render_episode = draw  # type: ignore[assignment]
+    collecting.git_commit = lambda: None  # a commit may be made meanwhile
+    rendering.render_episode = render_fake_images  # type: ignore[assignment]
     data_stages.find_gl = lambda num_processes=1: Gl("egl", "llvmpipe", {})  # type: ignore[assignment]
-    policy_stages.find_gl = no_videos
+    policy_stages.find_gl = find_no_gl
     seeds._act = run_here
     ExecutorConfig.make_executor = lambda self, variables=None: LocalExecutor(1)  # type: ignore[method-assign]
     root, fault, most, *names = sys.argv[1:]
     for name in names:
-        report = try_case(Path(root), name, fault, int(most))
+        report = run_case(Path(root), name, fault, int(most))
         print(json.dumps(vars(report)), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The command line: the way a user walks it, and every wrong turn answered in one or two lines."""
+"""The command line: the whole pipeline, and user errors, each answered in one or two lines."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def run(
     return int(code or 0), out, err  # type: ignore[call-overload]
 
 
-LOOKS = ("policy.inputs=image+proprio", "policy.cameras=[corner4]")
+IMAGE_INPUTS = ("policy.inputs=image+proprio", "policy.cameras=[corner4]")
 
-WRONG = {
+USER_ERRORS = {
     "unknown task": (("collect", "--task", "pick-plce-v3"), "Did you mean 'pick-place-v3'?"),
     "unknown task in the demo": (("demo", "--task", "pick-plce-v3"), "Did you mean 'pick-place-v3'?"),
     "unknown override": (("collect", "steps_after_sucess=3"), "Did you mean 'steps_after_success'?"),
@@ -64,55 +64,61 @@ WRONG = {
     "a run to train on": (("train", "--data", "RUN"), "is a run, not a dataset"),
     "a run to report on": (("report", "RUN"), "is a run, not a dataset"),
     "a run to render": (("render", "RUN"), "is a run, not a dataset"),
-    "missing weights": (("train", "--data", "DATA", *LOOKS, "policy.backbone_weights=no.pth"), "there is no such file"),
+    "missing weights": (
+        ("train", "--data", "DATA", *IMAGE_INPUTS, "policy.backbone_weights=no.pth"),
+        "there is no such file",
+    ),
     "a file as output": (("report", "DATA", "--out", "PUSH"), "exists"),
     "findings into a folder": (("doctor", "DATA", "--out", "FOREIGN"), "is a folder. Fix: name a file"),
     "a page over something": (("data", "browse", "DATA", "--out", "FOREIGN"), "exists"),
     "a report over something": (("report", "DATA", "--out", "FOREIGN"), "exists"),
-    "a report into its dataset": (("report", "DATA", "--out", "DATA"), "overlap. Choose another --out"),
+    "a report into its dataset": (("report", "DATA", "--out", "DATA"), "overlap. Fix: choose another --out"),
     "a page over its dataset": (("data", "browse", "DATA", "--out", "DATA", "--overwrite"), "overlap"),
     "a run over its dataset": (("train", "--data", "DATA", "--out", "DATA", "--overwrite"), "overlap"),
     "a conversion into its source": (("data", "convert", "DATA", "DATA", "--overwrite"), "overlap"),
     "nowhere to write": (("report", "DATA", "--out", "/proc/nothing/here"), "cannot be written"),
-    "nothing to resume without a folder": (("train", "--resume"), "Which run?"),
+    "nothing to resume without a folder": (("train", "--resume"), "--resume needs the folder of a run"),
     "a missing policy to correct": (
         ("collect", "--demonstrator", "policy", "--source", "no"),
         "no trained policy at no",
     ),
-    "not an override": (("train", "--data", "DATA", "fast"), "Write key=value"),
+    "not an override": (("train", "--data", "DATA", "fast"), "expected key=value"),
     "broken override": (("collect", "n=[1,"), "n=[1,"),
     "added override": (("train", "--data", "DATA", "+trainer.steps=4"), "neither added nor removed"),
     "wrong type": (("train", "--data", "DATA", "trainer.steps=many"), "expected int, not str"),
-    "out of range": (("train", "--data", "DATA", "policy.dim_model=33"), "multiple of policy.num_heads"),
+    "out of range": (
+        ("train", "--data", "DATA", "policy.dim_model=33"),
+        "expected a multiple of 2 and of policy.num_heads",
+    ),
     "more executed than predicted": (("train", "--data", "DATA", "chunking.n_action_steps=99"), "policy.chunk_size=16"),
     "no demonstrations": (("collect", "--n", "0"), "at least one"),
-    "unknown law": (("collect", "--init-distribution", "unifrm"), "Did you mean 'uniform'?"),
+    "unknown initial-state distribution": (("collect", "--init-distribution", "unifrm"), "Did you mean 'uniform'?"),
     "unknown demonstrator": (("collect", "--demonstrator", "scriptd"), "Did you mean 'scripted'?"),
     "contradiction": (("collect", "--randomize", "--num-init-states", "5"), "contradict each other"),
     "missing dataset": (("report", "nowhere"), "There is no dataset at nowhere"),
     "missing dataset in training": (("train", "--data", "nowhere"), "There is no dataset at nowhere"),
     "foreign dataset": (("report", "FOREIGN"), "not a dataset of act_kit"),
     "no data": (("train",), "act train --data DATASET"),
-    "degenerate data": (("train", "--data", "ONE_START", "--out", "run"), "--allow-low-diversity"),
+    "low-diversity data": (("train", "--data", "ONE_INIT_STATE", "--out", "run"), "--allow-low-diversity"),
     "missing run": (("eval", "nowhere"), "There is no trained policy at nowhere"),
     "nothing to resume": (("train", "--resume", "--out", "nowhere"), "There is no run at nowhere"),
     "existing output": (("collect", "--out", "DATA"), "--overwrite replaces it"),
     "not ours to overwrite": (("collect", "--out", "FOREIGN", "--overwrite"), "was not made by act"),
-    "unknown starts": (("eval", "RUN", "--init-states", "tesst"), "Did you mean 'test'?"),
-    "starts of another task": (("eval", "RUN", "--init-states", "PUSH", "--out", "e"), "trained on reach-v3"),
+    "unknown initial states": (("eval", "RUN", "--init-states", "tesst"), "Did you mean 'test'?"),
+    "initial states of another task": (("eval", "RUN", "--init-states", "PUSH", "--out", "e"), "trained on reach-v3"),
     "too many executed": (("eval", "RUN", "--n-action-steps", "99"), "predicts 8 actions at once"),
-    "unknown device": (("eval", "RUN", "--device", "tpu"), "there are auto, cpu and cuda"),
+    "unknown device": (("eval", "RUN", "--device", "tpu"), "choose from: auto, cpu, cuda"),
     "unknown option": (("collect", "--tsk", "push-v3"), "--tsk"),
     "unknown verb": (("colect",), "colect"),
     "unknown engine": (("collect", "sim.engine=refrence"), "Did you mean 'reference'?"),
-    "unknown executor": (("collect", "--executor", "rya"), "there are local and ray"),
-    "negative rows": (("eval", "RUN", "rollout.num_envs=-1"), "0 for as many as are worth it"),
+    "unknown executor": (("collect", "--executor", "rya"), "choose from: local, ray"),
+    "negative number of environments": (("eval", "RUN", "rollout.num_envs=-1"), "expected 0 or more; 0 = automatic"),
     "one of several tasks unknown": (("collect", "--task", "reach-v3,puhs-v3"), "Did you mean 'push-v3'?"),
     "unknown camera": (("render", "DATA", "--camera", "korner4"), "Did you mean 'corner4'?"),
-    "unknown size": (("render", "DATA", "--size", "big"), "Write 128, or 480x640"),
+    "unknown size": (("render", "DATA", "--size", "big"), "expected 128, or 480x640"),
     "no such evaluation to compare": (("compare", "nowhere", "RUN"), "There is no folder nowhere"),
-    "no seeds": (("train", "--data", "DATA", "--seeds", "none"), "give how many, such as 5"),
-    "the same seed twice": (("train", "--data", "DATA", "--seeds", "3,3"), "different ones, such as 0,3,7"),
+    "no seeds": (("train", "--data", "DATA", "--seeds", "none"), "expected a number, such as 5"),
+    "the same seed twice": (("train", "--data", "DATA", "--seeds", "3,3"), "distinct seeds, such as 0,3,7"),
     "seeds and a seed": (("train", "--data", "DATA", "--seeds", "2", "--seed", "1"), "leave out --seed"),
     "seeds and an override": (("train", "--data", "DATA", "--seeds", "2", "trainer.seed=1"), "leave out --seed"),
     "nothing to render": (("render", "nowhere"), "There is no dataset at nowhere"),
@@ -121,31 +127,37 @@ WRONG = {
 
 @pytest.fixture
 def places(
-    reach_store: EpisodeStore, one_init_state_store: EpisodeStore, tiny_run: Path, tmp_path: Path,
+    reach_store: EpisodeStore,
+    one_init_state_store: EpisodeStore,
+    tiny_run: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> dict[str, Path]:  # fmt: skip
+) -> dict[str, Path]:
     monkeypatch.chdir(tmp_path)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "precious.txt").write_text("mine")
     make_init_state_set("push-v3", "test", 2, 0, []).save(tmp_path / "push.json")
     return {
-        "DATA": reach_store.path, "ONE_START": one_init_state_store.path, "RUN": tiny_run, "FOREIGN": foreign,
+        "DATA": reach_store.path,
+        "ONE_INIT_STATE": one_init_state_store.path,
+        "RUN": tiny_run,
+        "FOREIGN": foreign,
         "PUSH": tmp_path / "push.json",
-    }  # fmt: skip
+    }
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_every_wrong_turn_is_answered(
+@pytest.mark.parametrize("case", USER_ERRORS)
+def test_user_errors_are_answered_with_a_fix(
     case: str, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments, hint = WRONG[case]
+    arguments, hint = USER_ERRORS[case]
     code, out, err = run(monkeypatch, capsys, *(places.get(argument, argument) for argument in arguments))
     assert code == 2, out + err
     assert hint in err
     assert "Traceback" not in out + err
     if not case.startswith("unknown option") and case != "unknown verb":  # the parser draws a box
-        message = [line for line in err.splitlines() if line.strip() and "one and the same start" not in line]
+        message = [line for line in err.splitlines() if line.strip() and "the same initial state" not in line]
         assert len(message) <= 2, err
     assert (places["FOREIGN"] / "precious.txt").exists()
     assert {path.name for path in Path().iterdir()} == {"foreign", "push.json"}, "a refusal leaves nothing behind"
@@ -154,7 +166,7 @@ def test_every_wrong_turn_is_answered(
 @pytest.mark.parametrize(
     "verb", [("data", "convert", "SET", "out", "--to", "act-hdf5"), ("doctor", "SET"), ("data", "info", "SET")]
 )
-def test_a_folder_that_a_kill_left_set_aside_is_put_back_by_whoever_reads_it(
+def test_reading_restores_a_folder_that_a_kill_left_set_aside(
     verb: tuple[str, ...], places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = Path(shutil.copytree(places["DATA"], "set"))
@@ -199,8 +211,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(
 
 @pytest.mark.e2e
 @pytest.mark.gl
-def test_the_whole_way(tmp_path: Path, gl: str) -> None:
-    """Collect, report, train, evaluate with videos, look into the data: as typed, in processes of their own."""
+def test_the_whole_pipeline(tmp_path: Path, gl: str) -> None:
+    """Collect, report, train, evaluate with videos and inspect the data, each command in its own process."""
     cwd = {"cwd": tmp_path}
     collected = act("collect", "--task", "reach-v3", "--randomize", "--n", 12, "--workers", 2, check=0, **cwd)
     assert "12 demonstrations" in collected.stdout
@@ -213,26 +225,26 @@ def test_the_whole_way(tmp_path: Path, gl: str) -> None:
     evaluated = act("eval", "runs/reach-v3", "--episodes", 3, "num_videos=2", "--record-video", check=0, **cwd)
     results = tmp_path / "runs" / "reach-v3" / "eval-test"
     assert len(list((results / "videos").glob("*.mp4"))) == 2
-    assert "tensors loaded, probe reproduced" in evaluated.stdout
+    assert "tensors loaded, self-test reproduced" in evaluated.stdout
     assert json.loads((results / "summary.json").read_text())["init_state_set"]["num"] == 3
     replayed = act("data", "verify", "data/reach-v3", check=0, **cwd)
-    assert "12 of 12 episodes replayed to the bit" in replayed.stdout
+    assert "12 of 12 episodes replayed bit-exactly" in replayed.stdout
     assert "The content matches" in act("data", "info", "data/reach-v3", "--verify", check=0, **cwd).stdout
     again = act(
         "eval", "runs/reach-v3", "--init-states", results / "init_states.json", "--out", "again", check=0, **cwd
     )
-    assert "3 test starts" in again.stdout
+    assert "3 test initial states" in again.stdout
     first, second = ((folder / "episodes.csv").read_text().splitlines() for folder in (results, tmp_path / "again"))
     assert [line.rpartition(",")[0] for line in first] == [line.rpartition(",")[0] for line in second]
 
 
 @pytest.mark.e2e
-def test_the_demo_compares_both_datasets_on_the_same_starts(tmp_path: Path) -> None:
+def test_the_demo_compares_both_datasets_on_the_same_initial_states(tmp_path: Path) -> None:
     size = ("--n", 10, "--steps", 30, "--episodes", 2)
     done = act("demo", "--task", "handle-press-v3", *size, "--out", tmp_path / "demo", check=0)
-    assert "success on fresh starts" in done.stdout
+    assert "success from new initial states" in done.stdout
     result = json.loads((tmp_path / "demo" / "demo.json").read_text())
-    one, randomized = result["one start"], result["randomised starts"]
+    one, randomized = result["one initial state"], result["randomized initial states"]
     assert (one["diversity"]["level"], one["diversity"]["num_distinct"]) == ("FAIL", 1)
     assert randomized["diversity"]["num_distinct"] == 10
     assert one["evaluation"]["init_state_set"]["hash"] == randomized["evaluation"]["init_state_set"]["hash"]
@@ -245,13 +257,13 @@ def test_the_demo_compares_both_datasets_on_the_same_starts(tmp_path: Path) -> N
 @pytest.mark.e2e
 def test_report_exits_with_2_on_fail(one_init_state_store: EpisodeStore, tmp_path: Path) -> None:
     done = act("report", one_init_state_store.path, "--out", tmp_path / "report", check=2)
-    assert "one and the same start" in done.stdout
+    assert "the same initial state" in done.stdout
     assert "act collect --task reach-v3 --randomize" in done.stdout.replace("\n", " ")
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_training_goes_on_to_the_same_weights(
+def test_a_killed_training_resumes_to_the_same_weights(
     reach_store: EpisodeStore, tmp_path: Path, kill: signal.Signals
 ) -> None:
     overrides = [*TINY, "selection.num_evaluations=0", "trainer.steps=400"]
@@ -272,7 +284,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     if kill == signal.SIGTERM:
         assert killed.returncode == 130
         assert f"act train --resume --out {tmp_path / 'parts'}" in output.replace("\n", "")
-    assert 0 < Policy.load(last).contract.step < 400, "it was not killed in the middle: the test shows nothing"
+    assert 0 < Policy.load(last).metadata.step < 400, "the training must be killed midway"
     act("train", "--resume", "--out", tmp_path / "parts", check=0)
     whole, parts = (Policy.load(tmp_path / name).model.state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
@@ -282,12 +294,23 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 def test_videos_without_a_gl_library_are_one_line_and_no_failure(tiny_run: Path, tmp_path: Path) -> None:
     environment = {**ONE_THREAD, "MUJOCO_GL": "disable"}
     done = act(
-        "eval", tiny_run, "--episodes", 1, "baseline_episodes=0", "demonstrated_episodes=0", "--record-video",
-        "--workers", 1, "--out", tmp_path / "eval", check=0, env=environment,
-    )  # fmt: skip
-    complaint = [line for line in done.stderr.splitlines() if line]
-    assert len(complaint) == 1
-    assert "apt-get install" in complaint[0]
+        "eval",
+        tiny_run,
+        "--episodes",
+        1,
+        "baseline_episodes=0",
+        "demonstrated_episodes=0",
+        "--record-video",
+        "--workers",
+        1,
+        "--out",
+        tmp_path / "eval",
+        check=0,
+        env=environment,
+    )
+    warnings = [line for line in done.stderr.splitlines() if line]
+    assert len(warnings) == 1
+    assert "apt-get install" in warnings[0]
     assert (tmp_path / "eval" / "report.html").exists()
 
 
@@ -302,7 +325,7 @@ def test_one_policy_of_two_tasks_from_its_data_to_its_pages(
     assert {"eval/success", "eval/success/reach-v3", "eval/success/push-v3"} <= measured
     command = ["eval", run, "demonstrated_episodes=0", "baseline_episodes=1"]
     done = act(*command, "--episodes", 2, "--seed", 3, "--out", out, check=0)
-    assert "2 tasks, 4 test starts: success" in done.stdout
+    assert "2 tasks, 4 test initial states: success" in done.stdout
     summary = json.loads((out / "summary.json").read_text())
     assert list(summary["tasks"]) == ["reach-v3", "push-v3"]
     assert summary["means"]["all"]["num_tasks"] == 2
@@ -312,13 +335,13 @@ def test_one_policy_of_two_tasks_from_its_data_to_its_pages(
         assert own["baselines"]["expert"] == values["expert"]
         assert (out / task / "report.html").exists()
     again = act(*command, "--init-states", out / "push-v3" / "init_states.json", "--out", tmp_path / "again", check=0)
-    assert "push-v3: 2 test starts" in again.stdout
+    assert "push-v3: 2 test initial states" in again.stdout
     assert contents(tmp_path / "again")["episodes.csv"] == contents(out / "push-v3")["episodes.csv"]
 
 
 @pytest.mark.e2e
 @pytest.mark.gl
-def test_a_policy_that_looks_needs_what_draws_and_hears_if_it_is_another(
+def test_a_policy_on_images_needs_a_renderer_and_another_one_is_a_warning(
     gl: Gl, reach_store: EpisodeStore, tmp_path: Path
 ) -> None:
     policy = untrained_policy([reach_store], "another GPU").with_chunking(n_action_steps=8)
@@ -329,29 +352,47 @@ def test_a_policy_that_looks_needs_what_draws_and_hears_if_it_is_another(
     }
     policy.save(tmp_path, self_test)
     command = [
-        "eval", tmp_path, "--episodes", 1, "baseline_episodes=0", "demonstrated_episodes=0", "--workers", 1,
-        "--out", tmp_path / "eval",
-    ]  # fmt: skip
+        "eval",
+        tmp_path,
+        "--episodes",
+        1,
+        "baseline_episodes=0",
+        "demonstrated_episodes=0",
+        "--workers",
+        1,
+        "--out",
+        tmp_path / "eval",
+    ]
     refused = act(*command, check=2, env={**ONE_THREAD, "MUJOCO_GL": "disable"})
-    assert "no OpenGL library works here; for pictures: apt-get install" in refused.stderr
+    assert "no OpenGL library works here. Fix: apt-get install" in refused.stderr
     assert not (tmp_path / "eval").exists()
     done = act(*command, check=0)
-    assert f"pictures drawn by 'another GPU', here draws '{gl.renderer}'" in done.stderr
-    assert "reach-v3: 1 fresh starts" in done.stdout
+    assert f"rendered by 'another GPU', this machine renders with '{gl.renderer}'" in done.stderr
+    assert "reach-v3: 1 test initial states" in done.stdout
 
 
 @pytest.mark.e2e
 @pytest.mark.gl
-def test_a_policy_that_looks_is_tried_in_training_and_evaluated(images_store: EpisodeStore, tmp_path: Path) -> None:
+def test_a_policy_on_images_is_evaluated_during_and_after_training(images_store: EpisodeStore, tmp_path: Path) -> None:
     small = ["trainer.steps=10", "selection.num_evaluations=1", "selection.episodes=1", "chunking.n_action_steps=8"]
     run = tmp_path / "run"
     act("train", "--data", images_store.path, *TINY, *IMAGES, *small, "--out", run, check=0)
     assert "eval/success" in read_metrics(run)[-1]
     done = act(
-        "eval", run, "--episodes", 2, "baseline_episodes=1", "demonstrated_episodes=0", "--record-video",
-        "num_videos=1", "video_size_px=64", "video_fps=10", "video_camera=topview", check=0,
-    )  # fmt: skip
-    assert done.stderr == "", "what drew its demonstrations draws here"
+        "eval",
+        run,
+        "--episodes",
+        2,
+        "baseline_episodes=1",
+        "demonstrated_episodes=0",
+        "--record-video",
+        "num_videos=1",
+        "video_size_px=64",
+        "video_fps=10",
+        "video_camera=topview",
+        check=0,
+    )
+    assert done.stderr == "", "the renderer is that of the demonstrations"
     (video,) = (run / "eval-test" / "videos").glob("*.mp4")
     with imageio.get_reader(video) as reader:
         described = reader.get_meta_data()
@@ -368,18 +409,36 @@ def test_help_is_fast_and_complete() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-QUICK = [case for case in WRONG if WRONG[case][0][0] != "demo" and case not in (
-    "degenerate data", "starts of another task", "too many executed", "unknown starts", "unknown demonstrator",
-    "out of range", "more executed than predicted", "no seeds", "the same seed twice", "seeds and a seed",
-    "seeds and an override", "no such evaluation to compare", "unknown camera", "unknown size", "negative rows",
-)]  # fmt: skip
-"""What can be refused without PyTorch, MuJoCo or zarr."""
+QUICK = [
+    case
+    for case in USER_ERRORS
+    if USER_ERRORS[case][0][0] != "demo"
+    and case
+    not in (
+        "low-diversity data",
+        "initial states of another task",
+        "too many executed",
+        "unknown initial states",
+        "unknown demonstrator",
+        "out of range",
+        "more executed than predicted",
+        "no seeds",
+        "the same seed twice",
+        "seeds and a seed",
+        "seeds and an override",
+        "no such evaluation to compare",
+        "unknown camera",
+        "unknown size",
+        "negative number of environments",
+    )
+]
+"""User errors that are refused without importing PyTorch, MuJoCo or zarr."""
 
 
 @pytest.mark.parametrize("case", QUICK)
-def test_what_can_be_refused_at_once_takes_no_second(case: str, places: dict[str, Path]) -> None:
-    """A second of CPU time on a machine of its own; on a crowded one its processors are slower."""
-    arguments = [str(places.get(argument, argument)) for argument in WRONG[case][0]]
+def test_early_refusals_take_less_than_a_second(case: str, places: dict[str, Path]) -> None:
+    """The limit is CPU time; it holds on an idle machine, a busy one has slower processors."""
+    arguments = [str(places.get(argument, argument)) for argument in USER_ERRORS[case][0]]
     code = (
         "import resource, sys\n"
         "from act_kit.cli import main\n"
@@ -403,7 +462,7 @@ def test_free_text_in_paths_is_never_parsed(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
-def test_several_tasks_are_collected_by_one_command_and_gone_on_with(tmp_path: Path) -> None:
+def test_several_tasks_are_collected_and_resumed_by_one_command(tmp_path: Path) -> None:
     command = ["collect", "--task", "reach-v3,drawer-close-v3", "--n", 3, "--out", tmp_path / "all", "--workers", 2]
     assert act(*command, check=0).stdout.count("3 demonstrations") == 2
     assert "exists" in act(*command, check=2).stderr
@@ -417,13 +476,22 @@ def test_several_tasks_are_collected_by_one_command_and_gone_on_with(tmp_path: P
 
 @pytest.mark.e2e
 def test_the_reference_engine_collects_and_evaluates_the_same(tiny_run: Path, tmp_path: Path) -> None:
-    for engine, rows in (("fast", 0), ("reference", 2)):
+    for engine, num_envs in (("fast", 0), ("reference", 2)):
         out = tmp_path / engine
         act("collect", "--task", "push-v3", "--n", 2, "--out", out / "data", f"sim.engine={engine}", check=0)
         act(
-            "eval", tiny_run, "--episodes", 3, "--out", out / "eval", "baseline_episodes=2", "demonstrated_episodes=0",
-            f"sim.engine={engine}", f"rollout.num_envs={rows}", check=0,
-        )  # fmt: skip
+            "eval",
+            tiny_run,
+            "--episodes",
+            3,
+            "--out",
+            out / "eval",
+            "baseline_episodes=2",
+            "demonstrated_episodes=0",
+            f"sim.engine={engine}",
+            f"rollout.num_envs={num_envs}",
+            check=0,
+        )
     assert contents(tmp_path / "fast" / "data") == contents(tmp_path / "reference" / "data")
     episodes = [(tmp_path / engine / "eval" / "episodes.csv").read_text() for engine in ("fast", "reference")]
     assert episodes[0] == episodes[1]
@@ -431,14 +499,14 @@ def test_the_reference_engine_collects_and_evaluates_the_same(tiny_run: Path, tm
 
 @pytest.mark.e2e
 @pytest.mark.gl
-def test_rendered_and_looked_at(gl: Gl, tmp_path: Path) -> None:
+def test_images_are_rendered_and_listed(gl: Gl, tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "data", n=2).path
     render = ["render", data, "--camera", "corner4", "--camera", "gripperPOV", "--size", "24x32"]
     drawn = act(*render, check=0).stdout
-    assert f"Drawing with {gl}" in drawn
-    assert "frames of 24x32 px from each camera" in drawn
+    assert f"Rendering with {gl}" in drawn
+    assert "images of 24x32 px from each camera" in drawn
     assert "corner4 at 24x32 by" in " ".join(act("data", "info", data, "--verify", check=0).stdout.split())
-    assert "Draw them anew: --overwrite" in act("render", data, "--size", 32, check=2).stderr
+    assert "render them again with --overwrite" in act("render", data, "--size", 32, check=2).stderr
     act("render", data, "--size", 32, "--overwrite", check=0)
     assert next(ImageStore(EpisodeStore.open(data), "corner4").blocks())[1].shape[1:] == (32, 32, 3)
 
@@ -452,7 +520,7 @@ def test_versions_and_the_module(tmp_path: Path) -> None:
     assert "--install-completion" in act("--help", check=0).stdout
 
 
-def test_the_configuration_is_printed_and_nothing_done(
+def test_print_config_and_dry_run_only_print(
     places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands: list[tuple[object, ...]] = [
@@ -471,7 +539,7 @@ def test_the_configuration_is_printed_and_nothing_done(
 
 
 @pytest.mark.e2e
-def test_a_log_gets_plain_lines_as_it_goes(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_a_log_gets_plain_progress_lines(reach_store: EpisodeStore, tmp_path: Path) -> None:
     overrides = [*TINY, "selection.num_evaluations=1"]
     lines = act("train", "--data", reach_store.path, *overrides, "--out", tmp_path / "r", check=0).stdout.splitlines()
     records = [line for line in lines if line.startswith("[")]
@@ -492,12 +560,12 @@ def test_a_log_gets_plain_lines_as_it_goes(reach_store: EpisodeStore, tmp_path: 
     "variables", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}]
 )
 def test_no_home_and_no_utf8(reach_store: EpisodeStore, tmp_path: Path, variables: dict[str, str]) -> None:
-    """A user without a name or a home, whose locale is ASCII, and whose folders have umlauts."""
+    """The user has no name and no home, an ASCII locale, and a folder with an umlaut."""
     data = tmp_path / "grün"
     shutil.copytree(reach_store.path, data)
     names = ("HOME", "ACT_KIT_CACHE", "XDG_CACHE_HOME")
     environment = {name: value for name, value in ONE_THREAD.items() if name not in names} | variables
-    nobody = (
+    unnamed_user = (
         "import os, pwd, warnings\n"
         "def getpwuid(number): raise KeyError('no such user')\n"
         "pwd.getpwuid = getpwuid\n"
@@ -508,17 +576,18 @@ def test_no_home_and_no_utf8(reach_store: EpisodeStore, tmp_path: Path, variable
         ["train", "--data", reach_store.path, *TINY, "selection.num_evaluations=0", "--out", tmp_path / "run"],
     ):
         done = subprocess.run(
-            [sys.executable, "-X", "warn_default_encoding", "-c", nobody, *map(str, arguments)],
-            capture_output=True, env=environment,
-        )  # fmt: skip
+            [sys.executable, "-X", "warn_default_encoding", "-c", unnamed_user, *map(str, arguments)],
+            capture_output=True,
+            env=environment,
+        )
         assert done.returncode == 0, done.stderr
-        ours = [line for line in done.stderr.splitlines() if b"act_kit" in line and b"EncodingWarning" in line]
-        assert ours == []
+        warnings = [line for line in done.stderr.splitlines() if b"act_kit" in line and b"EncodingWarning" in line]
+        assert warnings == []
     assert "reach-v3" in (tmp_path / "grün-report" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.e2e
-def test_a_cache_that_cannot_be_written_stops_nothing(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_a_read_only_cache_is_no_error(reach_store: EpisodeStore, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     environment = {**ONE_THREAD, "ACT_KIT_CACHE": str(tmp_path / "file" / "cache")}
     act("report", reach_store.path, "--out", tmp_path / "report", check=0, env=environment)

@@ -1,4 +1,4 @@
-"""Configuration: whatever is typed becomes a valid dataclass or one clear error."""
+"""Configuration: any input becomes a valid dataclass or a clear error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from act_kit.overrides import build, compose, options, override, to_dict, train_
 
 
 @pytest.mark.parametrize(("name", "kind"), [("collect", CollectConfig), ("train", TrainConfig), ("eval", EvalConfig)])
-def test_defaults_are_complete_and_come_back(name: str, kind: type) -> None:
+def test_defaults_are_complete_and_survive_a_round_trip(name: str, kind: type) -> None:
     config = compose(name, kind)
     assert build(kind, to_dict(config)) == config
     assert len(options(kind)) > 5
@@ -31,7 +31,7 @@ def test_defaults_are_complete_and_come_back(name: str, kind: type) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs"]) | st.sampled_from("\\'\"$${}[]=, "), max_size=20))
-def test_what_is_written_as_an_override_is_read_as_that(text: str) -> None:
+def test_an_override_is_read_back_as_the_same_value(text: str) -> None:
     assert compose("train", TrainConfig, [override("wandb_project", text)]).wandb_project == text
 
 
@@ -45,7 +45,7 @@ def test_what_is_written_as_an_override_is_read_as_that(text: str) -> None:
         ["policy=act_image", "policy.backbone_weights='a b/[1]=${x}.pth'", "compute.image_storage=disk"],
     ],
 )
-def test_the_overrides_of_a_training_compose_to_it(overrides: list[str]) -> None:
+def test_train_overrides_compose_to_the_same_configuration(overrides: list[str]) -> None:
     config = compose("train", TrainConfig, [text.replace("${", "\\${") for text in overrides])
     assert compose("train", TrainConfig, train_overrides(config, {})) == config
     changed = compose("train", TrainConfig, train_overrides(config, {"trainer.steps": 77}))
@@ -54,7 +54,7 @@ def test_the_overrides_of_a_training_compose_to_it(overrides: list[str]) -> None
 
 @settings(deadline=None, max_examples=40)
 @given(st.text(max_size=30))
-def test_any_override_is_taken_or_refused_with_a_configerror(text: str) -> None:
+def test_any_override_is_accepted_or_refused_with_a_configerror(text: str) -> None:
     try:
         config = compose("collect", CollectConfig, [text])
     except ConfigError:
@@ -64,7 +64,7 @@ def test_any_override_is_taken_or_refused_with_a_configerror(text: str) -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(st.sampled_from(options(TrainConfig)), st.text(max_size=12))
-def test_any_value_is_taken_or_refused_with_a_configerror(key: str, value: str) -> None:
+def test_any_value_is_accepted_or_refused_with_a_configerror(key: str, value: str) -> None:
     try:
         config = compose("train", TrainConfig, [f"{key}={value}"])
     except ConfigError:
@@ -72,12 +72,12 @@ def test_any_value_is_taken_or_refused_with_a_configerror(key: str, value: str) 
     assert build(TrainConfig, to_dict(config)) == config
 
 
-def test_flags_win_and_are_never_parsed() -> None:
+def test_flags_take_precedence_and_are_never_parsed() -> None:
     config = compose("collect", CollectConfig, ["n=3"], {"n": 7, "task": "a=b(c)", "seed": None})
     assert (config.n, config.task, config.seed) == (7, "a=b(c)", 0)
 
 
-def test_the_command_says_what_decides_the_bytes() -> None:
+def test_the_command_contains_the_options_that_determine_the_bytes() -> None:
     config = compose("collect", CollectConfig, [], {"task": "push-v3", "n": 9, "num_init_states": 1, "noise": 0.1})
     assert config.command == (
         "act collect --task push-v3 --n 9 --seed 0 --num-init-states 1 --noise 0.1 steps_after_success=10"
@@ -94,7 +94,7 @@ def test_presets_replace_the_policy() -> None:
 
 @pytest.mark.parametrize("kind", [CollectConfig, EvalConfig])
 def test_every_option_is_used_by_a_test(kind: type) -> None:
-    """Those of a training are changed one by one in tests/training/test_options.py."""
+    """Training options are changed one by one in tests/training/test_options.py."""
     here = Path(__file__)
     tests = "".join(file.read_text() for file in here.parent.rglob("*.py") if file != here)
     for option in options(kind):
@@ -105,7 +105,7 @@ AWKWARD = "a b/[ü]=c~ 'd' ${e}, {f}"
 
 
 @pytest.mark.parametrize("key", ["dagger.run", "task", "teleop.operator"])
-def test_text_is_taken_as_it_is(key: str) -> None:
+def test_the_value_of_a_string_option_is_not_parsed(key: str) -> None:
     overrides = ["demonstrator=policy", "dagger.run=somewhere", f"{key}={AWKWARD}"]
     config: object = compose("collect", CollectConfig, overrides)
     for name in key.split("."):
@@ -113,7 +113,7 @@ def test_text_is_taken_as_it_is(key: str) -> None:
     assert config == AWKWARD
 
 
-def test_composing_leaves_the_users_own_hydra_alone_and_works_in_threads(tmp_path: Path) -> None:
+def test_composing_keeps_the_callers_hydra_and_works_in_threads(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(SCRIPT, encoding="utf-8")
     done = subprocess.run([sys.executable, "app.py"], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "4 app\n"), done.stderr
@@ -141,25 +141,25 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda: CollectConfig(n="5"), "n='5': expected an integer"),  # type: ignore[arg-type]
         (lambda: CollectConfig(n=5.0), "n=5.0: expected an integer"),  # type: ignore[arg-type]
-        (lambda: TeleopConfig(operator="a\nb"), "teleop.operator='a\\nb': up to 100 printable characters"),
+        (lambda: TeleopConfig(operator="a\nb"), "teleop.operator='a\\nb': expected up to 100 printable characters"),
         (lambda: CollectConfig(n=True), "n=True: expected an integer"),
         (lambda: CollectConfig(noise=math.inf), "noise=inf: expected a finite number"),
         (lambda: CollectConfig(rewards="no"), "rewards='no': expected True or False"),  # type: ignore[arg-type]
         (lambda: CollectConfig(sim="fast"), "sim='fast': expected a SimConfig"),  # type: ignore[arg-type]
-        (lambda: PolicyConfig(cameras="corner4"), "cameras='corner4': expected texts"),  # type: ignore[arg-type]
+        (lambda: PolicyConfig(cameras="corner4"), "cameras='corner4': expected strings"),  # type: ignore[arg-type]
     ],
 )
-def test_python_values_of_the_wrong_type_are_refused_too(make: Callable[[], object], says: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(says)):
+def test_python_values_of_the_wrong_type_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
         make()
 
 
-def test_numbers_of_numpy_become_those_of_python() -> None:
+def test_numpy_numbers_become_python_numbers() -> None:
     config = CollectConfig(n=np.int64(3), noise=np.float32(0.5))  # type: ignore[arg-type]
     assert json.dumps([config.n, config.noise]) == "[3, 0.5]"
-    seeing = PolicyConfig(inputs="image+state", cameras=["corner4"])  # type: ignore[arg-type]
-    assert seeing.cameras == ("corner4",)
+    policy = PolicyConfig(inputs="image+state", cameras=["corner4"])  # type: ignore[arg-type]
+    assert policy.cameras == ("corner4",)

@@ -1,4 +1,4 @@
-"""What cannot be the file it should be is named; nothing hangs or fills the memory."""
+"""Unreadable files are refused with their name; reading never hangs or fills the memory."""
 
 import os
 import time
@@ -12,10 +12,10 @@ from act_kit.files import new_folder, read_json, read_text, read_yaml, write_jso
 _ALIASES = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
 
 
-def test_text_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
+def test_text_is_utf8_in_every_locale(tmp_path: Path) -> None:
     path = tmp_path / "umläut.json"
-    write_json(path, {"who": "Änne"})
-    assert read_json(path) == {"who": "Änne"}
+    write_json(path, {"name": "Änne"})
+    assert read_json(path) == {"name": "Änne"}
     write_text(path, "Änne")
     assert path.read_bytes() == "Änne".encode()
     path.write_bytes("Änne".encode("latin-1"))
@@ -24,7 +24,7 @@ def test_text_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{", "9" * 10_000, ""])
-def test_text_that_is_not_json_is_named(tmp_path: Path, text: str) -> None:
+def test_text_that_is_not_json_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "file.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DamagedFileError, match=r"file\.json is not JSON"):
@@ -40,13 +40,13 @@ def test_text_that_is_not_json_is_named(tmp_path: Path, text: str) -> None:
         ("!!python/object/apply:os.getcwd []", "not YAML"),
     ],
 )
-def test_yaml_bombs_end_at_once(tmp_path: Path, text: str, what: str) -> None:
+def test_yaml_bombs_are_refused_at_once(tmp_path: Path, text: str, what: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
-    began = time.monotonic()
+    start_time = time.monotonic()
     with pytest.raises(DamagedFileError, match=what):
         read_yaml(path)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - start_time < 2
 
 
 def test_pipes_folders_and_huge_files_are_refused(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_pipes_folders_and_huge_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "loop", "pipe", "/dev/zero"])
-def test_what_is_no_file_is_named(tmp_path: Path, kind: str) -> None:
+def test_other_kinds_of_files_are_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "file.json"
     if kind == "folder":
         path.mkdir()
@@ -78,8 +78,8 @@ def test_what_is_no_file_is_named(tmp_path: Path, kind: str) -> None:
         read_json(path)
 
 
-def test_half_a_character_is_refused_where_it_is_read(tmp_path: Path) -> None:
-    """It could be written nowhere: neither to a page nor to a terminal."""
+def test_an_unpaired_surrogate_is_refused_on_reading(tmp_path: Path) -> None:
+    """It could not be written to a page or to a terminal."""
     path = tmp_path / "file.json"
     path.write_text('{"name": "\\ud800"}', encoding="utf-8")
     with pytest.raises(DamagedFileError, match=r"file\.json is not JSON"):
@@ -87,7 +87,7 @@ def test_half_a_character_is_refused_where_it_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["new", "trash", "old"])
-def test_a_file_beside_an_output_folder_is_no_obstacle(tmp_path: Path, what: str) -> None:
+def test_a_stray_file_next_to_an_output_folder_is_no_obstacle(tmp_path: Path, what: str) -> None:
     (tmp_path / f".out.act-{what}").write_text("hello", encoding="utf-8")
     with new_folder(tmp_path / "out", overwrite=True) as fresh:
         write_text(fresh / "zarr.json", "{}")

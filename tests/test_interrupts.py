@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: one line, exit code 130 and no process left behind, at whatever moment they come."""
+"""Ctrl-C and SIGTERM at any moment: one line, exit code 130 and no process left."""
 
 from __future__ import annotations
 
@@ -21,19 +21,23 @@ STARTED = "print('started', flush=True)"
 
 
 def start(*arguments: object, before: str = "") -> subprocess.Popen[str]:
-    """Start the command line in a session of its own; return it once the interpreter itself has started."""
+    """Start the command line in its own session; return it once the interpreter has started."""
     code = f"{STARTED}\n{before}\nfrom act_kit.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD, start_new_session=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ONE_THREAD,
+        start_new_session=True,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
     return process
 
 
 def members(session: int) -> list[psutil.Process]:
-    """Return the live processes of a session, but for the one that unlinks semaphores, which ends by itself."""
+    """Return the live processes of a session, except the one that unlinks semaphores, which ends by itself."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -46,7 +50,7 @@ def members(session: int) -> list[psutil.Process]:
 
 
 def interrupt(process: subprocess.Popen[str], *, times: int = 1, number: int = signal.SIGINT) -> str:
-    """Interrupt a command, check how it ends, and return what it said of it."""
+    """Interrupt a command, check how it ends, and return the line it prints."""
     for _ in range(times):
         process.send_signal(number)
         time.sleep(0.02)
@@ -72,14 +76,12 @@ def commands(store: EpisodeStore, run: Path, out: Path) -> dict[str, list[object
 
 
 @pytest.mark.parametrize("verb", ["collect", "train", "eval"])
-def test_one_line_while_it_starts_and_while_it_works(
-    reach_store: EpisodeStore, tiny_run: Path, tmp_path: Path, verb: str
-) -> None:
+def test_one_line_during_startup_and_work(reach_store: EpisodeStore, tiny_run: Path, tmp_path: Path, verb: str) -> None:
     for delay in (0.1, 2.5, 6):
         process = start(*commands(reach_store, tiny_run, tmp_path / str(delay))[verb], before="import act_kit.cli")
         time.sleep(delay)
         interrupt(process)
-    assert list(tmp_path.rglob(".*.act-*")) == [], "locks and half-written folders"
+    assert list(tmp_path.rglob(".*.act-*")) == [], "locks and incomplete folders"
 
 
 @pytest.mark.slow
@@ -91,13 +93,13 @@ def test_one_line_at_any_moment(
     span = 1.2 if verb in ("report", "replay") else 8.0
     for i in range(20):
         process = start(*commands(reach_store, tiny_run, tmp_path / str(i))[verb], before="import act_kit.cli")
-        time.sleep(0.1 + span * i / 20)  # earlier, Python itself is starting, and ends as it always does
+        time.sleep(0.1 + span * i / 20)  # earlier, the Python interpreter is still starting
         if process.poll() is None:
             interrupt(process, times=times)
         process.communicate()
 
 
-def test_a_collection_says_how_to_resume_and_does(tmp_path: Path) -> None:
+def test_an_interrupted_collection_prints_its_resume_command(tmp_path: Path) -> None:
     arguments = ("collect", "--task", "reach-v3", "--n", 2000, "--workers", 2, "--out", tmp_path / "a b")
     process = start(*arguments)
     while not (tmp_path / "a b").exists() and process.poll() is None:
@@ -107,7 +109,7 @@ def test_a_collection_says_how_to_resume_and_does(tmp_path: Path) -> None:
     assert EpisodeStore.open(tmp_path / "a b").num_episodes
 
 
-def test_a_second_signal_does_not_wait() -> None:
+def test_a_second_signal_is_not_deferred() -> None:
     code = (
         "import os, signal, time\n"
         "from act_kit import interrupts\n"
@@ -139,7 +141,7 @@ except WorkerError as error:
 """
 
 
-def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+def test_a_script_without_a_main_guard_gets_the_fix(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
     command = [sys.executable, "script.py"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=ONE_THREAD)
@@ -148,7 +150,7 @@ def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
     assert "memory" not in done.stdout
 
 
-def test_a_script_from_standard_input_is_told_so(tmp_path: Path) -> None:
+def test_a_script_from_standard_input_gets_an_explanation(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-"], input=SCRIPT, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=ONE_THREAD
     )

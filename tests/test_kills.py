@@ -1,5 +1,5 @@
-"""Killed, interrupted, or without a disk to write to, at any file-system operation: nothing finished is lost, and the
-next command makes what an undisturbed one would have made."""
+"""Kills, interrupts and disk errors at any file-system operation: finished folders are not lost, and the next command
+gives the same files as an undisturbed one."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parent.parent
 
 
-def disturb(folder: Path, fault: str, most: int, names: Sequence[str]) -> list[dict[str, object]]:
-    """Disturb cases, at ``most`` moments of each (0 for all), in a process that can fork."""
+def inject_faults(folder: Path, fault: str, most: int, names: Sequence[str]) -> list[dict[str, object]]:
+    """Inject a fault into cases at up to ``most`` operations each (0 = all), in a process that can fork."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.kills", folder, fault, str(most), *names],
-        capture_output=True, text=True, cwd=ROOT, env=ONE_THREAD,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=ONE_THREAD,
+    )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -36,8 +39,8 @@ def disturb(folder: Path, fault: str, most: int, names: Sequence[str]) -> list[d
         ("full disk", ("split --overwrite",)),
     ],
 )
-def test_some_moments(tmp_path: Path, fault: str, names: Sequence[str]) -> None:
-    reports = disturb(tmp_path, fault, 3, names)
+def test_faults_at_some_operations(tmp_path: Path, fault: str, names: Sequence[str]) -> None:
+    reports = inject_faults(tmp_path, fault, 3, names)
     assert [report["case"] for report in reports] == list(names)
     for report in reports:
         assert report["wrong"] == []
@@ -47,7 +50,7 @@ def test_some_moments(tmp_path: Path, fault: str, names: Sequence[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("fault", EXIT_CODES)
-def test_every_moment(tmp_path: Path, fault: str, name: str) -> None:
-    (report,) = disturb(tmp_path, fault, 0 if fault == "kill" else 40, [name])
-    print(f"{name}, {fault}: {report['num_tried']} of {report['num_operations']} moments")
+def test_faults_at_every_operation(tmp_path: Path, fault: str, name: str) -> None:
+    (report,) = inject_faults(tmp_path, fault, 0 if fault == "kill" else 40, [name])
+    print(f"{name}, {fault}: {report['num_tried']} of {report['num_operations']} operations")
     assert report["wrong"] == []

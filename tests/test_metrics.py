@@ -1,4 +1,4 @@
-"""Metrics: declared once, written once, read under the same name."""
+"""Metrics: declared once, written once, read by the same name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_an_undeclared_name_can_be_neither_written_nor_read(tmp_path: Path) -> N
     logger.close()
 
 
-def test_what_was_not_measured_is_absent_not_zero(tmp_path: Path) -> None:
+def test_an_unmeasured_metric_is_absent_not_zero(tmp_path: Path) -> None:
     logger = MetricLogger(tmp_path)
     logger.log(1, {"train/loss": 0.5})
     assert logger.latest("train/loss") == 0.5
@@ -38,11 +38,10 @@ def test_what_was_not_measured_is_absent_not_zero(tmp_path: Path) -> None:
     assert series(tmp_path, "eval/success") == []
 
 
-def test_names_carry_their_source_and_only_the_environment_is_eval() -> None:
+def test_names_begin_with_their_source_and_eval_is_the_environment() -> None:
     assert {name.partition("/")[0] for name in METRICS} == {"train", "val", "eval", "host", "device"}
-    assert {name for name in METRICS if name.startswith("eval/") and not name.endswith("-v3")} == {
-        "eval/success", "eval/success_low", "eval/success_high", "eval/final_distance"
-    }  # fmt: skip
+    measured = {name for name in METRICS if name.startswith("eval/") and not name.endswith("-v3")}
+    assert measured == {"eval/success", "eval/success_low", "eval/success_high", "eval/final_distance"}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1, 1.5])
@@ -53,7 +52,7 @@ def test_values_out_of_range_are_refused(tmp_path: Path, value: float) -> None:
     logger.close()
 
 
-def test_there_is_one_step_counter(tmp_path: Path) -> None:
+def test_a_decreasing_step_is_refused(tmp_path: Path) -> None:
     logger = MetricLogger(tmp_path)
     logger.log(5, {"train/loss": 1.0})
     with pytest.raises(MetricError, match="Step 4 was logged after step 5"):
@@ -66,9 +65,8 @@ def test_both_files_hold_the_same_records(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         logger.log(step, {"train/loss": 1.0 / step})
     logger.close()
-    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == read_metrics(
-        tmp_path
-    )
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == read_metrics(tmp_path)
     written = read_tensorboard(tmp_path / "tensorboard")["train/loss"]
     assert [(step, pytest.approx(value)) for step, value in written.items()] == series(tmp_path, "train/loss")
 
@@ -79,7 +77,7 @@ def test_a_pipe_among_the_tensorboard_files_is_refused(tmp_path: Path) -> None:
         read_tensorboard(tmp_path)
 
 
-def test_a_log_that_holds_nothing_stops_the_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_log_stops_the_run_at_the_first_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = MetricLogger(tmp_path)
     monkeypatch.setattr(logger._tensorboard, "write", lambda *args: None)
     with pytest.raises(MetricError, match="lack train/loss"):
@@ -87,12 +85,12 @@ def test_a_log_that_holds_nothing_stops_the_run_at_once(tmp_path: Path, monkeypa
     logger.close()
 
 
-def test_a_record_that_does_not_reach_the_disk_stops_the_run_at_once(tmp_path: Path) -> None:
+def test_a_record_that_does_not_reach_the_disk_stops_the_run(tmp_path: Path) -> None:
     logger = MetricLogger(tmp_path)
     logger._file.close()
     with Path("/dev/null").open("a", encoding="utf-8") as nowhere:
         logger._file = nowhere
-        with pytest.raises(MetricError, match="does not hold what was just written"):
+        with pytest.raises(MetricError, match="does not contain the record just written"):
             logger.log(1, {"train/loss": 1.0})
         logger.close()
 
@@ -112,7 +110,7 @@ def test_after_a_kill_the_records_beyond_the_checkpoint_are_dropped(tmp_path: Pa
 
 
 def wandb_history(run: Path) -> list[dict[str, float]]:
-    """Read what W&B's client wrote to disk: LevelDB's log format, a record per message."""
+    """Read the records that W&B's client wrote to disk: LevelDB's log format, a record per message."""
     from wandb.proto import wandb_internal_pb2
 
     records = []
@@ -122,15 +120,20 @@ def wandb_history(run: Path) -> list[dict[str, float]]:
             size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
             message += data[at + 7 : at + 7 + size]
             at += 7 + size
-            if kind in (1, 4):  # whole, or the last part
+            if kind in (1, 4):  # a complete message, or its last part
                 record = wandb_internal_pb2.Record.FromString(message)
-                items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
-                records += [{key: value for key, value in items.items() if not key.startswith("_")}] if items else []
+                items: dict[str, float] = {}
+                for item in record.history.item:
+                    key = item.key or item.nested_key[0]
+                    if not key.startswith("_"):
+                        items[key] = json.loads(item.value_json)
+                if record.history.item:
+                    records.append(items)
                 message = b""
     return records
 
 
-def test_weights_and_biases_gets_the_same_records_and_goes_on_with_the_same_run(
+def test_weights_and_biases_gets_the_same_records_and_resumes_the_same_run(
     reach_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -152,7 +155,7 @@ def test_weights_and_biases_gets_the_same_records_and_goes_on_with_the_same_run(
     assert {path.name.rpartition(name)[1] for path in tmp_path.glob("wandb/offline-run-*")} == {name}
 
 
-def test_an_uninstalled_or_closed_weights_and_biases_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_weights_and_biases_client_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"needs W&B's client: pip install 'wandb>=0\.19'"):
         MetricLogger(tmp_path, wandb_project="manipulation")
@@ -161,7 +164,7 @@ def test_an_uninstalled_or_closed_weights_and_biases_is_named(tmp_path: Path, mo
 def test_weights_and_biases_gets_configuration_group_tables_and_videos(
     reach_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun: list[dict[str, object]] = []
+    sessions: list[dict[str, object]] = []
     logged: list[dict[str, object]] = []
 
     class Session:
@@ -172,7 +175,7 @@ def test_weights_and_biases_gets_configuration_group_tables_and_videos(
             pass
 
     def init(**options: object) -> Session:
-        begun.append(options)
+        sessions.append(options)
         return Session()
 
     client = SimpleNamespace(
@@ -187,13 +190,13 @@ def test_weights_and_biases_gets_configuration_group_tables_and_videos(
     (run.parent / "seeds.json").write_text("[0]", encoding="utf-8")
     config = tiny_config("wandb_project=manipulation", "trainer.steps=2", "trainer.log_every=1")
     Trainer(config, [reach_store], run, selector=None).train()
-    assert (begun[0]["group"], begun[0]["config"]) == ("chunks", to_dict(config))
+    assert (sessions[0]["group"], sessions[0]["config"]) == ("chunks", to_dict(config))
     results = run / "eval-test"
     (results / "videos").mkdir(parents=True)
     (results / "videos" / "0003-failure.mp4").touch()
     (results / "episodes.csv").write_text("episode,success_once\n0,1\n", encoding="utf-8")
     log_evaluation(run, "manipulation", results)
-    assert begun[-1]["id"] == begun[0]["id"]
+    assert sessions[-1]["id"] == sessions[0]["id"]
     assert logged[-1] == {
         "eval-test/episodes": ("table", ["episode", "success_once"], [["0", "1"]]),
         "eval-test/videos/0003-failure": ("video", str(results / "videos" / "0003-failure.mp4"), "mp4"),

@@ -1,4 +1,4 @@
-"""Output folders: one process at a time, replaced only by what is complete, and nothing else is touched."""
+"""Output folders: one writing process, replaced only by a complete folder, and other folders are unchanged."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def names(folder: Path) -> set[str]:
 
 
 @contextmanager
-def somebody_else(*folders: Path) -> Iterator[int]:
-    """Let another process hold the locks of folders; yield its number."""
+def locked_by_other_process(*folders: Path) -> Iterator[int]:
+    """Let another process hold the locks of folders; yield its process ID."""
     code = (
         "import sys; from pathlib import Path; from contextlib import ExitStack; from act_kit.files import locked\n"
         "with ExitStack() as stack:\n"
@@ -56,17 +56,17 @@ def somebody_else(*folders: Path) -> Iterator[int]:
         process.communicate("")
 
 
-def old_one(path: Path) -> Path:
+def make_old_folder(path: Path) -> Path:
     path.mkdir()
     (path / "summary.json").write_text("old")
     return path
 
 
-def test_a_second_process_is_told_who_writes_and_nothing_stays_behind(tmp_path: Path) -> None:
+def test_the_error_names_the_writing_process_and_no_file_remains(tmp_path: Path) -> None:
     out = tmp_path / "made" / "out"
-    with somebody_else(out) as pid:
-        says = rf"out is being written by process {pid} on .* since .*: act .*kill {pid}"
-        with pytest.raises(OutputError, match=says), locked(out):
+    with locked_by_other_process(out) as pid:
+        message = rf"out is being written by process {pid} on .* since .*: act .*kill {pid}"
+        with pytest.raises(OutputError, match=message), locked(out):
             pass
     assert names(tmp_path) == set()
     with locked(out), locked(out):
@@ -74,8 +74,8 @@ def test_a_second_process_is_told_who_writes_and_nothing_stays_behind(tmp_path: 
     assert names(tmp_path) == set()
 
 
-def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
-    with somebody_else(tmp_path / "out") as pid:
+def test_the_lock_of_a_killed_process_is_released(tmp_path: Path) -> None:
+    with locked_by_other_process(tmp_path / "out") as pid:
         os.kill(pid, signal.SIGKILL)
         psutil.wait_procs([psutil.Process(pid)], timeout=5)
         assert names(tmp_path) == {".out.act-lock"}
@@ -84,8 +84,8 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     assert names(tmp_path) == set()
 
 
-def test_a_folder_is_replaced_by_a_complete_one_or_stays(tmp_path: Path) -> None:
-    out = old_one(tmp_path / "out")
+def test_a_folder_is_replaced_by_a_complete_one_or_kept(tmp_path: Path) -> None:
+    out = make_old_folder(tmp_path / "out")
     with pytest.raises(OutputError, match="out exists"), new_folder(out):
         pass
     with pytest.raises(ZeroDivisionError), new_folder(out, overwrite=True) as fresh:
@@ -97,14 +97,14 @@ def test_a_folder_is_replaced_by_a_complete_one_or_stays(tmp_path: Path) -> None
     assert (names(tmp_path), contents(out)) == ({"out"}, {"summary.json": b"new"})
 
 
-def test_what_is_built_in_place_keeps_what_it_replaces_until_it_is_complete(tmp_path: Path) -> None:
-    out = old_one(tmp_path / "out")
+def test_the_replaced_folder_is_kept_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    out = make_old_folder(tmp_path / "out")
     old = hidden_sibling(out, "old")
     with locked(out):
         prepare_output(out, overwrite=True)
         assert names(tmp_path) == {".out.act-lock", ".out.act-old"}
     assert contents(out) == {"summary.json": b"old"}, "nothing was built"
-    for _ in range(2):  # a second attempt replaces the first, which was not completed
+    for _ in range(2):  # a second attempt replaces the first, incomplete one
         with locked(out):
             prepare_output(out, overwrite=True)
             out.mkdir()
@@ -114,19 +114,21 @@ def test_what_is_built_in_place_keeps_what_it_replaces_until_it_is_complete(tmp_
     assert (names(tmp_path), contents(out)) == ({"out"}, {"config.yaml": b"half"})
 
 
-def test_of_two_finished_folders_the_newer_is_kept(tmp_path: Path) -> None:
-    """A kill between completing the one and deleting the other leaves both."""
-    newer = old_one(tmp_path / "out")
+def test_the_newer_of_two_complete_folders_is_kept(tmp_path: Path) -> None:
+    """A kill between completing the new folder and deleting the old one leaves both."""
+    newer = make_old_folder(tmp_path / "out")
     (newer / "summary.json").write_text("newer")
-    old_one(hidden_sibling(newer, "old"))
+    make_old_folder(hidden_sibling(newer, "old"))
     with locked(newer):
         prepare_output(newer, overwrite=True)
     assert (names(tmp_path), contents(newer)) == ({"out"}, {"summary.json": b"newer"})
 
 
-def test_a_kill_between_two_renames_is_mended_by_whoever_comes_next(tmp_path: Path, reach_store: EpisodeStore) -> None:
+def test_the_next_reader_restores_a_folder_after_a_kill_between_two_renames(
+    tmp_path: Path, reach_store: EpisodeStore
+) -> None:
     shutil.copytree(reach_store.path, hidden_sibling(tmp_path / "out", "old"))
-    with somebody_else(tmp_path / "out"), pytest.raises(DatasetError, match="There is no dataset"):
+    with locked_by_other_process(tmp_path / "out"), pytest.raises(DatasetError, match="There is no dataset"):
         EpisodeStore.open(tmp_path / "out")
     assert EpisodeStore.open(tmp_path / "out").num_episodes == 10
     assert names(tmp_path) == {"out"}
@@ -135,21 +137,21 @@ def test_a_kill_between_two_renames_is_mended_by_whoever_comes_next(tmp_path: Pa
     assert names(tmp_path) == {"out"}
 
 
-def test_a_deletion_that_was_killed_is_finished(tmp_path: Path) -> None:
+def test_the_next_writer_finishes_a_killed_deletion(tmp_path: Path) -> None:
     for what in ("trash", "new"):
-        old_one(hidden_sibling(tmp_path / "out", what))
+        make_old_folder(hidden_sibling(tmp_path / "out", what))
     with locked(tmp_path / "out"):
         pass
     assert names(tmp_path) == set()
-    old_one(tmp_path / "half")
+    make_old_folder(tmp_path / "half")
     discard(tmp_path / "half", tmp_path / "half")
     assert names(tmp_path) == set()
     restore_output(tmp_path / "half")
 
 
-def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_remains_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
-    old_one(tmp_path / "disk" / "there")
+    make_old_folder(tmp_path / "disk" / "there")
     (tmp_path / "out").symlink_to(tmp_path / "disk" / "there")
     with new_folder(tmp_path / "out", overwrite=True) as fresh:
         (fresh / "summary.json").write_text("new")
@@ -157,7 +159,7 @@ def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
     assert contents(tmp_path / "disk") == {"there/summary.json": b"new"}
 
 
-def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
+def test_foreign_folders_are_unchanged(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "text").write_text("mine")
     with pytest.raises(OutputError, match="was not made by act"), new_folder(tmp_path / "precious", overwrite=True):
@@ -174,7 +176,7 @@ def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
 
 
 @pytest.mark.e2e
-def test_nothing_is_written_where_a_file_says(
+def test_names_read_from_files_cannot_redirect_output(
     reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path
 ) -> None:
     for number, store in enumerate((reach_store, push_store)):
@@ -182,8 +184,8 @@ def test_nothing_is_written_where_a_file_says(
     evil = EpisodeStore.open(tmp_path / "in" / "0", writable=True)
     evil.group.attrs["task"] = "../../evil"
     before = contents(tmp_path)
-    said = act("data", "merge", tmp_path / "in" / "0", tmp_path / "in" / "1", "--out", tmp_path / "a" / "out", check=2)
-    assert "cannot be the name of a task" in said.stderr
+    done = act("data", "merge", tmp_path / "in" / "0", tmp_path / "in" / "1", "--out", tmp_path / "a" / "out", check=2)
+    assert "cannot be the name of a task" in done.stderr
     runs = tmp_path / "runs"
     runs.mkdir()
     for text in ('["../../evil"]', '{"a": 1}', "[true]", "[-1]", "[0, 1"):
@@ -195,8 +197,8 @@ def test_nothing_is_written_where_a_file_says(
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("verb", ["merge", "collect", "train", "eval", "render", "seeds"])
-def test_two_at_once(verb: str, reach_store: EpisodeStore, tiny_run: Path, tmp_path: Path) -> None:
-    """The second one ends in a line, whatever it is, and changes nothing."""
+def test_a_second_writer_is_refused(verb: str, reach_store: EpisodeStore, tiny_run: Path, tmp_path: Path) -> None:
+    """The second process prints one line and changes nothing."""
     out = tmp_path / "out"
     if verb in ("train", "seeds"):
         create_run(out, [reach_store.path], TINY, {}, overwrite=False)
@@ -213,14 +215,16 @@ def test_two_at_once(verb: str, reach_store: EpisodeStore, tiny_run: Path, tmp_p
         "render": ("render", out),
     }
     before = contents(tmp_path)
-    with somebody_else(out) as pid:
+    with locked_by_other_process(out) as pid:
         done = act(*commands[verb], check=2)
         assert f"out is being written by process {pid}" in done.stderr
         assert done.stderr.count("\n") == 1
     assert contents(tmp_path) == before
 
 
-def test_of_two_merges_one_wins_and_the_other_says_so(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_one_of_two_concurrent_merges_succeeds_and_the_other_is_refused(
+    reach_store: EpisodeStore, tmp_path: Path
+) -> None:
     command = [sys.executable, "-c", "from act_kit.cli import main; main()", "data", "merge", str(reach_store.path)]
     both = [
         subprocess.Popen(
@@ -230,43 +234,50 @@ def test_of_two_merges_one_wins_and_the_other_says_so(reach_store: EpisodeStore,
     ]
     ends = [(process.communicate(timeout=100)[1], process.returncode) for process in both]
     assert sorted(code for _, code in ends) == [0, 2], ends
-    (said,) = (err for err, code in ends if code == 2)
-    assert said.count("\n") == 1
-    assert "is being written by process" in said or "out exists" in said
+    (stderr,) = (err for err, code in ends if code == 2)
+    assert stderr.count("\n") == 1
+    assert "is being written by process" in stderr or "out exists" in stderr
     assert EpisodeStore.open(tmp_path / "out").fingerprint == reach_store.fingerprint
     assert names(tmp_path) == {"out"}
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("verb", ["collect", "train"])
-def test_deleted_while_it_is_written_is_one_line(verb: str, reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_deleting_the_folder_while_it_is_written_is_one_line(
+    verb: str, reach_store: EpisodeStore, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     command: list[object] = ["collect", "--task", "reach-v3", "--n", 2000, "--workers", 1]
     if verb == "train":
         command = ["train", "--data", reach_store.path, *TINY, "trainer.steps=100000", "selection.num_evaluations=0"]
     process = subprocess.Popen(
         [sys.executable, "-c", "from act_kit.cli import main; main()", *map(str, [*command, "--out", out])],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ONE_THREAD,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ONE_THREAD,
+    )
     written = out / ("checkpoints/last" if verb == "train" else "meta/attempt/c/0")
     while not written.exists() and process.poll() is None:
         time.sleep(0.01)
     out.rename(tmp_path / "moved")
     shutil.rmtree(tmp_path / "moved")
-    _, said = process.communicate(timeout=100)
+    _, stderr = process.communicate(timeout=100)
     assert process.returncode == 2
-    assert "out was deleted or moved while it was being written" in said
-    assert said.count("\n") == 1
+    assert "out was deleted or moved while it was being written" in stderr
+    assert stderr.count("\n") == 1
 
 
 @pytest.mark.e2e
-def test_no_orphan_trains_on(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_child_processes_end_with_a_killed_parent(reach_store: EpisodeStore, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["train", "--data", str(reach_store.path), "--seeds", "2", *TINY, "selection.num_evaluations=0"]
     killed = subprocess.Popen(
         [sys.executable, "-c", "from act_kit.cli import main; main()", *command, "trainer.steps=100000", "--out", out],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ONE_THREAD,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=ONE_THREAD,
+    )
     last = out / "seed-0" / "checkpoints" / "last"
     while not last.exists() and killed.poll() is None:
         time.sleep(0.05)
@@ -280,14 +291,16 @@ def test_no_orphan_trains_on(reach_store: EpisodeStore, tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
-def test_damage_is_not_laundered(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_damaged_data_cannot_be_derived_converted_replayed_or_rendered(
+    reach_store: EpisodeStore, tmp_path: Path
+) -> None:
     changed = Path(shutil.copytree(reach_store.path, tmp_path / "changed"))
     EpisodeStore.open(changed, writable=True).group["data/action"][3, 0] = 0.123  # type: ignore[index]
     infinite = make_dataset(tmp_path / "infinite", n=2)
     EpisodeStore.open(infinite.path, writable=True).group["data/state"][4, 2] = float("nan")  # type: ignore[index]
     EpisodeStore.open(infinite.path, writable=True).finish()
     before = names(tmp_path)
-    for path, says in ((changed, "does not match its fingerprint"), (infinite.path, "not finite at 1 steps")):
+    for path, message in ((changed, "does not match its fingerprint"), (infinite.path, "not finite at 1 steps")):
         for command in (
             ("data", "merge", path, "--out", tmp_path / "out"),
             ("data", "convert", path, tmp_path / "out", "--to", "act-hdf5"),
@@ -306,5 +319,5 @@ def test_damage_is_not_laundered(reach_store: EpisodeStore, tmp_path: Path) -> N
             ),
             ("render", path, "--size", 16),
         ):
-            assert says in act(*command, check=2).stderr
+            assert message in act(*command, check=2).stderr
     assert names(tmp_path) == before

@@ -1,4 +1,4 @@
-"""The pages in a real browser: they need no network and make no errors, rows sort and hide, videos play."""
+"""Tests of the pages in a real browser: no network, no errors, rows sort and hide, videos play."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def column(page: Page, name: str) -> list[str]:
     """Return the visible cells under a header, from top to bottom."""
     rows = """([name]) => {
         const table = document.getElementById("episodes");
-        const at = [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent === name);
-        return [...table.tBodies[0].rows].filter(row => row.checkVisibility()).map(row => row.cells[at].textContent);
+        const index = [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent === name);
+        return [...table.tBodies[0].rows].filter(row => row.checkVisibility()).map(row => row.cells[index].textContent);
     }"""
     cells: list[str] = page.evaluate(rows, [name])
     return cells
@@ -46,7 +46,7 @@ def press(page: Page, name: str) -> None:
 
 @pytest.fixture
 def evaluation() -> Evaluation:
-    """Twelve episodes, seven of which succeed; their final distances have one digit more or less than one another."""
+    """Return twelve episodes, seven of them successful, whose largest z have one or two digits."""
     evaluation = evaluation_of("reach-v3", 7, 12)
     episodes = [
         replace(episode, largest_z=(7 * i) % 12 + 0.5, distance_to_nearest_demo=0.1 * i)
@@ -64,7 +64,7 @@ def test_rows_of_an_evaluation_sort_and_hide(
     assert column(page, "episode") == [str(i) for i in range(12)]
     press(page, "largest z")
     zs = [float(z) for z in column(page, "largest z")]
-    assert zs == sorted(zs), "as numbers: 10.5 after 9.5"
+    assert zs == sorted(zs), "sorted as numbers: 10.5 after 9.5"
     press(page, "largest z")
     assert [float(z) for z in column(page, "largest z")] == zs[::-1]
     press(page, "success step")
@@ -72,7 +72,7 @@ def test_rows_of_an_evaluation_sort_and_hide(
     press(page, "failures 5")
     assert column(page, "result") == ["failure"] * 5
     press(page, "frozen 5")
-    assert set(column(page, "failure_mode")) == {"frozen"}
+    assert set(column(page, "failure mode")) == {"frozen"}
     press(page, "successes 7")
     assert column(page, "result") == ["success"] * 7
     press(page, "episode")
@@ -88,8 +88,8 @@ def test_videos_play_in_their_rows(
 ) -> None:
     videos = {i: video_path(tmp_path, i, evaluation.outcomes[i]) for i in (7, 0)}
     with LocalExecutor(1, gl.environment) as executor:
-        shown = {path: evaluation.outcomes[i] for i, path in videos.items()}
-        record(executor, shown, "corner4", RenderSettings(height_px=64, width_px=64), 20)
+        outcomes = {path: evaluation.outcomes[i] for i, path in videos.items()}
+        record(executor, outcomes, "corner4", RenderSettings(height_px=64, width_px=64), 20)
     page = show(write_results(evaluation, tiny_policy, tmp_path, videos))
     press(page, "with video 2")
     assert column(page, "episode") == ["0", "7"]
@@ -99,7 +99,7 @@ def test_videos_play_in_their_rows(
         page.wait_for_function("video => video.currentTime > 0.2", arg=video.element_handle())
 
 
-def test_an_overview_leads_to_its_tasks(
+def test_overview_links_to_its_tasks(
     show: Open, reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path
 ) -> None:
     policy = untrained_policy([reach_store, push_store])
@@ -116,18 +116,22 @@ def test_an_overview_leads_to_its_tasks(
     assert page.title().startswith("push-v3: success 10/10")
 
 
-def test_the_report_of_a_dataset_opens(show: Open, reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_dataset_report_opens(show: Open, reach_store: EpisodeStore, tmp_path: Path) -> None:
     page = show(write_report(reach_store, measure(reach_store), tmp_path))
     assert "10 demonstrations of reach-v3" in page.title()
 
 
-def test_the_page_of_the_demo_opens(
+def test_demo_page_opens(
     show: Open, reach_store: EpisodeStore, tiny_run: Path, evaluation: Evaluation, tmp_path: Path
 ) -> None:
     (tmp_path / "run").symlink_to(tiny_run)
     side = Side(
-        name="one start", folder=tmp_path, store=reach_store, diversity=measure(reach_store),
-        policy=Policy.load(tiny_run), evaluation=evaluation,
-    )  # fmt: skip
-    page = show(write_demo([side, replace(side, name="randomised starts")], tmp_path))
+        name="one initial state",
+        folder=tmp_path,
+        store=reach_store,
+        diversity=measure(reach_store),
+        policy=Policy.load(tiny_run),
+        evaluation=evaluation,
+    )
+    page = show(write_demo([side, replace(side, name="randomized initial states")], tmp_path))
     assert "two datasets" in page.title()

@@ -1,4 +1,4 @@
-"""Executors: results in order, wherever the jobs ran and whoever died."""
+"""Executors: results in order and identical in all executors, also after the death of processes and nodes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError, DatasetError, WorkerError
 from act_kit.overrides import compose
 from act_kit.parallel import ExecutorConfig, LocalExecutor, RayExecutor
+from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
-from act_kit.rollouts.agents import PolicyAgent
 from act_kit.rollouts.rollout import RolloutPool, roll_with
 from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.render import Gl, RenderSettings
@@ -34,22 +34,22 @@ def square_slowly(number: int) -> tuple[int, int]:
     return number**2, os.getpid()
 
 
-def complain(number: int) -> None:
+def raise_dataset_error(number: int) -> None:
     raise DatasetError(f"number {number}")
 
 
-def kill_yourself(number: int) -> None:
+def kill_own_process(number: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_results_come_in_order_and_jobs_are_taken_as_needed(num_workers: int) -> None:
-    taken: list[int] = []
+def test_results_are_in_order_and_jobs_are_consumed_as_needed(num_workers: int) -> None:
+    consumed: list[int] = []
 
     def jobs() -> Iterator[tuple[int]]:
         for number in range(100):
-            taken.append(number)
+            consumed.append(number)
             yield (number,)
 
     with LocalExecutor(num_workers) as executor:
@@ -57,17 +57,17 @@ def test_results_come_in_order_and_jobs_are_taken_as_needed(num_workers: int) ->
         first = [next(results)[0] for _ in range(10)]
         results.close()
     assert first == [number**2 for number in range(10)]
-    assert len(taken) < 20
+    assert len(consumed) < 20
 
 
-def test_a_jobs_error_is_the_callers() -> None:
+def test_an_error_of_a_job_is_raised_in_the_caller() -> None:
     with LocalExecutor(2) as executor, pytest.raises(DatasetError, match="number 3"):
-        list(executor.map(complain, [(3,)]))
+        list(executor.map(raise_dataset_error, [(3,)]))
 
 
-def test_a_process_that_dies_is_an_error_of_one_line() -> None:
-    with LocalExecutor(2) as executor, pytest.raises(WorkerError, match="ran kill_yourself died"):
-        list(executor.map(kill_yourself, [(3,)]))
+def test_a_process_that_dies_raises_a_worker_error() -> None:
+    with LocalExecutor(2) as executor, pytest.raises(WorkerError, match="died while running kill_own_process"):
+        list(executor.map(kill_own_process, [(3,)]))
 
 
 def test_an_unknown_executor_is_refused() -> None:
@@ -75,25 +75,25 @@ def test_an_unknown_executor_is_refused() -> None:
         ExecutorConfig(executor="locl", num_workers=1)
 
 
-# -- on a real cluster: one test, for starting one takes ten seconds, and two at once get in each other's way ----------
+# -- on a real cluster: one test, because a cluster takes ten seconds to start, and two clusters interfere -------------
 
 
 @contextmanager
 def cluster() -> Generator[SimpleNamespace]:
-    """Start a Ray cluster of a head without processors and three nodes with one each."""
+    """Start a Ray cluster of a head without CPUs and three nodes with one CPU each."""
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     small = {"object_store_memory": 10**8, "include_dashboard": False}
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     nodes = [cluster.add_node(num_cpus=1, **small) for _ in range(3)]
     try:
         cluster.wait_for_nodes()
-        yield SimpleNamespace(address=cluster.address, lose_a_node=lambda: cluster.remove_node(nodes.pop()))
+        yield SimpleNamespace(address=cluster.address, remove_node=lambda: cluster.remove_node(nodes.pop()))
     finally:
         cluster.shutdown()
 
 
-def kill_one(name: str) -> None:
-    """Kill a process of the cluster that is running the function of that name."""
+def kill_process(name: str) -> None:
+    """Kill a process of the cluster that is running the function ``name``."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             running = (process / "cmdline").read_bytes()
@@ -102,42 +102,42 @@ def kill_one(name: str) -> None:
         if running.startswith(f"ray::{name}".encode()):
             os.kill(int(process.name), signal.SIGKILL)
             return
-    pytest.fail(f"nobody runs {name}")
+    pytest.fail(f"no process runs {name}")
 
 
 def check_collection(cluster: SimpleNamespace, folder: Path) -> None:
-    """Lose a process, then a node: no attempt may be lost, or counted twice, or be another than in one process."""
+    """Remove a process, then a node: all attempts are collected once and are equal to those of one process."""
     config = compose("collect", CollectConfig, flags={"task": "shelf-place-v3", "n": 40, "noise": 0.3})
-    told: list[int] = []
+    num_attempts: list[int] = []
 
     def disturb(progress: Progress) -> None:
         if progress.num_attempts == 5:
-            kill_one("attempt")
+            kill_process("attempt")
         if progress.num_attempts == 15:
-            cluster.lose_a_node()
-        told.append(progress.num_attempts)
+            cluster.remove_node()
+        num_attempts.append(progress.num_attempts)
 
     with RayExecutor() as executor:
         assert executor.num_workers == 3
-        with pytest.raises(ConfigError, match=r"The Ray node .* has .*, here is .*another.* install the same there"):
+        with pytest.raises(
+            ConfigError, match=r"The Ray node .* has .*, this machine has .*another.* install the same versions"
+        ):
             executor._check_nodes({"mujoco": "another"})
         collect(config, folder / "ray", executor=executor, on_progress=disturb)
     collect(config, folder / "local", executor=SERIAL)
-    assert told == list(range(1, len(told) + 1))
+    assert num_attempts == list(range(1, len(num_attempts) + 1))
     assert contents(folder / "ray") == contents(folder / "local")
 
 
 def check_evaluation(gl: Gl, policy: Policy) -> None:
-    """Of several tasks, by what it sees there."""
-    init_states = [
-        init_state
-        for task in policy.tasks
-        for init_state in InitialStateDistribution(task).sample(3, seed=0, stream="evaluate")
-    ]
+    """Evaluate an image policy of several tasks."""
+    init_states = []
+    for task in policy.tasks:
+        init_states += InitialStateDistribution(task).sample(3, seed=0, stream="evaluate")
     with RayExecutor(gl.environment) as executor:
         remote = roll_with(executor, "fast")(PolicyAgent(policy), init_states)
-    with RolloutPool(1) as roll:
-        local = roll(PolicyAgent(policy), init_states)
+    with RolloutPool(1) as pool:
+        local = pool(PolicyAgent(policy), init_states)
     assert [outcome.init_state for outcome in remote] == init_states
     for a, b in zip(remote, local, strict=True):
         assert np.array_equal(a.actions, b.actions)
@@ -145,13 +145,13 @@ def check_evaluation(gl: Gl, policy: Policy) -> None:
 
 
 def check_rendering(gl: Gl, folder: Path) -> None:
-    """Lose the process that draws."""
+    """Kill the process that renders."""
     settings = RenderSettings(height_px=32, width_px=32)
     killed: list[int] = []
 
     def disturb(num_done: int) -> None:
         if num_done == 2:
-            kill_one("render_episode")
+            kill_process("render_episode")
             killed.append(num_done)
 
     with RayExecutor(gl.environment) as executor:
@@ -164,30 +164,32 @@ def check_rendering(gl: Gl, folder: Path) -> None:
 
 
 def check_commands(folder: Path, run: Path) -> None:
-    here = {**ONE_THREAD, **os.environ}
+    cluster_env = {**ONE_THREAD, **os.environ}
     for executor in ("ray", "local"):
         out = folder / executor
-        act("collect", "--task", "reach-v3", "--n", 3, "--executor", executor, "--out", out, check=0, env=here)
-        act(
-            "eval", run, "--episodes", 4, "demonstrated_episodes=0", "baseline_episodes=2", "--executor", executor,
-            "--out", folder / f"eval-{executor}", check=0, env=here,
-        )  # fmt: skip
+        act("collect", "--task", "reach-v3", "--n", 3, "--executor", executor, "--out", out, check=0, env=cluster_env)
+        options = ["--episodes", 4, "demonstrated_episodes=0", "baseline_episodes=2", "--executor", executor]
+        act("eval", run, *options, "--out", folder / f"eval-{executor}", check=0, env=cluster_env)
     assert contents(folder / "ray") == contents(folder / "local")
     episodes = [(folder / f"eval-{executor}" / "episodes.csv").read_text() for executor in ("ray", "local")]
     assert episodes[0] == episodes[1]
-    nowhere = {**ONE_THREAD, "RAY_ADDRESS": "127.0.0.1:1"}
-    refused = act("render", folder / "local", "--executor", "ray", check=2, env=nowhere)
+    no_cluster_env = {**ONE_THREAD, "RAY_ADDRESS": "127.0.0.1:1"}
+    refused = act("render", folder / "local", "--executor", "ray", check=2, env=no_cluster_env)
     assert "There is no Ray cluster at RAY_ADDRESS=127.0.0.1:1" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.e2e
 @pytest.mark.gl
-@pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_a_cluster_that_loses_processes_and_nodes_gives_the_same_bytes(
-    gl: Gl, tiny_run: Path, reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path,
+@pytest.mark.filterwarnings("ignore")  # Ray's own warnings
+def test_results_are_bit_exact_on_a_cluster_that_loses_processes_and_nodes(
+    gl: Gl,
+    tiny_run: Path,
+    reach_store: EpisodeStore,
+    push_store: EpisodeStore,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     with cluster() as running:
         monkeypatch.setenv("RAY_ADDRESS", running.address)
         check_collection(running, tmp_path / "collection")

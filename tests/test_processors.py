@@ -1,4 +1,4 @@
-"""Processes and threads are as many as the container has processors' worth of time, and threads that wait sleep."""
+"""Numbers of processes and threads follow the container's CPU quota, and waiting threads sleep."""
 
 import os
 import subprocess
@@ -54,7 +54,7 @@ def test_a_quota_limits_processes_and_threads(monkeypatch: pytest.MonkeyPatch, t
 
 
 @pytest.mark.parametrize(
-    ("chosen", "seen"),
+    ("variables", "expected"),
     [
         ({}, "PASSIVE 1000"),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
@@ -62,13 +62,13 @@ def test_a_quota_limits_processes_and_threads(monkeypatch: pytest.MonkeyPatch, t
         ({"KMP_BLOCKTIME": "5"}, "None None"),
     ],
 )
-def test_waiting_threads_soon_sleep_unless_the_user_chose(chosen: dict[str, str], seen: str) -> None:
+def test_waiting_threads_sleep_unless_the_user_set_a_policy(variables: dict[str, str], expected: str) -> None:
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-    env = {name: value for name, value in os.environ.items() if name not in names} | chosen
+    env = {name: value for name, value in os.environ.items() if name not in names} | variables
     program = "import act_kit, os; print(*map(os.environ.get, ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')))"
-    shown = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == seen
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
 
 
-def test_no_more_threads_than_visible_processors() -> None:
+def test_there_are_no_more_threads_than_visible_processors() -> None:
     assert 1 <= num_cpus() <= num_visible_cpus()

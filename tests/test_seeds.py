@@ -1,4 +1,4 @@
-"""``act train --seeds``: several training seeds, none of which loses the others."""
+"""``act train --seeds``: several training seeds, and a failed seed does not affect the others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from act_kit import cli
-from act_kit.cli.seeds import begin_seeds
+from act_kit.cli.seeds import create_seed_runs
 from act_kit.compare.experiments import read_method
 from act_kit.datasets.store import EpisodeStore
 from act_kit.training.run import load_run
@@ -25,11 +25,13 @@ pytestmark = pytest.mark.e2e
 QUICK = (*TINY, "selection.num_evaluations=0")
 
 
-def test_every_seed_is_a_run_and_one_that_fails_loses_no_other(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_every_seed_is_a_run_and_a_failed_one_does_not_stop_the_others(
+    reach_store: EpisodeStore, tmp_path: Path
+) -> None:
     """Seed 0 is new, seed 1 cannot be trained, seed 7 was trained and half evaluated."""
     out = tmp_path / "runs"
     flags = {"trainer.steps": None, "trainer.seed": None}
-    begin_seeds(out, [reach_store.path], [0, 1, 7], QUICK, flags, overwrite=False)
+    create_seed_runs(out, [reach_store.path], [0, 1, 7], QUICK, flags, overwrite=False)
     act("train", "--resume", "--out", out / "seed-7", check=0)
     last = out / "seed-7" / "checkpoints" / "last" / "training.json"
     trained = last.stat().st_mtime_ns
@@ -49,10 +51,10 @@ def test_every_seed_is_a_run_and_one_that_fails_loses_no_other(reach_store: Epis
     assert again.stdout.count("Trained and evaluated before.") == 2
 
 
-def test_a_seed_begins_as_it_would_alone(
+def test_a_seed_has_the_configuration_of_a_single_run(
     reach_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the command begins, which is all that it adds to `act train --resume` and `act eval`."""
+    """The command creates the runs; `act train --resume` and `act eval` do the rest."""
     ran: list[Path] = []
     monkeypatch.setattr("act_kit.cli.seeds.run_seeds", lambda out, options: ran.append(out) or 0)
     out = tmp_path / "runs"
@@ -74,22 +76,27 @@ def test_a_seed_begins_as_it_would_alone(
     assert not (tmp_path / "other").exists()
 
 
-def test_stopping_stops_the_seed_that_trains_and_says_how_to_go_on(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_stopping_stops_the_training_seed_and_prints_the_resume_command(
+    reach_store: EpisodeStore, tmp_path: Path
+) -> None:
     out = tmp_path / "runs"
     command = ["train", "--data", str(reach_store.path), "--seeds", "2", *QUICK, "--out", str(out)]
     stopped = subprocess.Popen(
         [sys.executable, "-c", "from act_kit.cli import main; main()", *command, "trainer.steps=100000"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ONE_THREAD,
+    )
     last = out / "seed-0" / "checkpoints" / "last"
     while not last.exists() and stopped.poll() is None:
         time.sleep(0.05)
     children = psutil.Process(stopped.pid).children(recursive=True)
     stopped.send_signal(signal.SIGTERM)
-    output, said = stopped.communicate(timeout=60)
+    output, stderr = stopped.communicate(timeout=60)
     assert stopped.returncode == 130
-    stopped_lines = [line for line in said.splitlines() if "Stopped" in line]
+    stopped_lines = [line for line in stderr.splitlines() if "Stopped" in line]
     assert stopped_lines == [f"Stopped. Resume with: act train --resume --out {out}"]
-    assert "Traceback" not in said
+    assert "Traceback" not in stderr
     assert not any(child.is_running() for child in children)
     assert "seed-1 ─" not in output

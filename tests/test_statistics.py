@@ -1,14 +1,15 @@
-"""Statistics: those that others have equal theirs, and intervals cover what they say."""
+"""Statistics equal those of SciPy and statsmodels, and intervals have their nominal coverage."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, boschloo_exact, fisher_exact, multinomial
-from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestIndPower
 from statsmodels.stats.proportion import proportion_confint
@@ -36,10 +37,10 @@ from act_kit.statistics import (
 )
 
 LEVELS = (0.05, 0.05 / 3, 0.001)
-"""A test alone, the first of three by Holm's method, the first of fifty."""
+"""Levels of a single test, of the first of three by Holm's method, and of the first of fifty."""
 
 
-def test_two_rates_are_compared_as_others_do() -> None:
+def test_two_rates_are_compared_as_by_scipy() -> None:
     rng = np.random.default_rng(0)
     for num_a, num_b in rng.integers(2, 60, (20, 2)):
         a, b = (Rate(int(rng.integers(0, num + 1)), int(num)) for num in (num_a, num_b))
@@ -55,35 +56,35 @@ def test_very_many_episodes_are_compared_by_fishers_test() -> None:
     assert found.p == pytest.approx(fisher_exact([[900, 930], [100, 70]]).pvalue, abs=1e-9)
 
 
-def test_mcnemar_and_holm_are_as_others_have_them() -> None:
+def test_mcnemar_and_holm_equal_statsmodels() -> None:
     rng = np.random.default_rng(0)
     for lost, won in rng.integers(0, 30, (50, 2)):
-        theirs = their_mcnemar([[5, lost], [won, 5]], exact=True).pvalue if lost + won else 1.0
-        assert mcnemar(int(lost), int(won)) == pytest.approx(theirs, abs=1e-9)
+        expected = statsmodels_mcnemar([[5, lost], [won, 5]], exact=True).pvalue if lost + won else 1.0
+        assert mcnemar(int(lost), int(won)) == pytest.approx(expected, abs=1e-9)
     for _ in range(10):
         p_values = rng.random(7) ** 3
         assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], abs=1e-9)
 
 
-def test_a_pair_is_compared_on_the_starts_that_differ() -> None:
+def test_a_pair_is_compared_on_its_discordant_initial_states() -> None:
     a, b = np.arange(100) < 80, (np.arange(100) < 90) & (np.arange(100) > 1)
     found = compare_pairs(a, b, level=0.05)
     assert found.value == pytest.approx(0.08)
     assert found.p == mcnemar(2, 10)
     assert found.low < 0.08 < found.high
     agreed = compare_pairs(a, a, level=0.05)
-    assert agreed.low < 0 < agreed.high, "a hundred starts on which both agree are no proof that they always do"
+    assert agreed.low < 0 < agreed.high, "agreement on 100 initial states does not prove that both always agree"
 
 
 def assert_agreement(found: Difference) -> None:
-    """The interval excludes 0 if and only if the test rejects."""
+    """Assert that the interval excludes 0 if and only if the test rejects."""
     assert (found.low > 0 or found.high < 0) == (found.p < found.level), found
     assert found.low - 1e-9 <= found.value <= found.high + 1e-9, found
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_an_interval_of_pairs_excludes_0_if_and_only_if_the_test_rejects(level: float) -> None:
-    """Every table of up to 30 starts that differ."""
+    """All tables of up to 30 discordant initial states."""
     for lost in range(31):
         for won in range(31 - lost):
             for num in {max(1, lost + won), 100}:
@@ -111,7 +112,7 @@ def test_an_interval_of_seeds_excludes_0_if_and_only_if_the_test_rejects(level: 
                 assert_agreement(compare_seeds([a], [b], same_init_states=same_init_states, level=level))
 
 
-def test_holms_levels_are_those_at_which_his_method_decides() -> None:
+def test_holm_levels_reject_the_same_hypotheses_as_holm() -> None:
     rng = np.random.default_rng(0)
     for num in (1, 2, 3, 10):
         for _ in range(100):
@@ -123,26 +124,33 @@ def test_holms_levels_are_those_at_which_his_method_decides() -> None:
     assert holm_levels(np.array([0.03, 0.04]), level=0.05) == pytest.approx([0.025, 0.025])
 
 
-def test_scores_are_those_of_the_likelihoods_maximum_under_the_hypothesis() -> None:
+def test_scores_use_the_maximum_likelihood_under_the_hypothesis() -> None:
     rng = np.random.default_rng(0)
     for _ in range(30):
         num_a, num_b = (int(num) for num in rng.integers(5, 60, 2))
         a, b = Rate(int(rng.integers(1, num_a)), num_a), Rate(int(rng.integers(1, num_b)), num_b)
         difference = float(rng.uniform(-0.5, 0.5))
         rate = _maximum(
-            lambda p, a=a, b=b, d=difference: _log(a.successes, p) + _log(a.num - a.successes, 1 - p)
-            + _log(b.successes, p + d) + _log(b.num - b.successes, 1 - p - d),
-            max(0, -difference), min(1, 1 - difference),
-        )  # fmt: skip
+            lambda p, a=a, b=b, d=difference: (
+                _log(a.successes, p)
+                + _log(a.num - a.successes, 1 - p)
+                + _log(b.successes, p + d)
+                + _log(b.num - b.successes, 1 - p - d)
+            ),
+            max(0, -difference),
+            min(1, 1 - difference),
+        )
         variance = rate * (1 - rate) / a.num + (rate + difference) * (1 - rate - difference) / b.num
         expected = (b.value - a.value - difference) / variance**0.5
         assert unpaired_score(a, b, difference) == pytest.approx(expected, abs=1e-5)
         lost, won = (int(count) for count in rng.integers(1, 10, 2))
         share = _maximum(
-            lambda q, n=(lost, won, 30 - lost - won), d=difference: _log(n[0], q) + _log(n[1], q + d)
-            + _log(n[2], 1 - 2 * q - d),
-            max(0, -difference), (1 - difference) / 2,
-        )  # fmt: skip
+            lambda q, n=(lost, won, 30 - lost - won), d=difference: (
+                _log(n[0], q) + _log(n[1], q + d) + _log(n[2], 1 - 2 * q - d)
+            ),
+            max(0, -difference),
+            (1 - difference) / 2,
+        )
         variance = (2 * share + difference - difference**2) / 30
         expected = ((won - lost) / 30 - difference) / variance**0.5
         assert paired_score(lost, won, 30, difference) == pytest.approx(expected, abs=1e-5)
@@ -158,9 +166,9 @@ def _maximum(likelihood: Callable[[float], float], low: float, high: float) -> f
 
 
 @pytest.mark.parametrize("num", [5, 10, 30])
-def test_intervals_of_pairs_cover(num: int) -> None:
-    """Exactly: the chances of all tables whose interval holds the truth."""
-    tables = np.array([(lost, won) for lost in range(num + 1) for won in range(num + 1 - lost)])
+def test_intervals_of_pairs_have_nominal_coverage(num: int) -> None:
+    """Coverage is exact: the probability of all tables whose interval contains the truth."""
+    tables = np.array([table for table in product(range(num + 1), repeat=2) if sum(table) <= num])
     intervals = np.array([paired_interval(int(lost), int(won), num, level=0.05) for lost, won in tables])
     counts = np.column_stack([tables, num - tables.sum(axis=1)])
     for lost, won in ((0, 0), (0, 0.05), (0.02, 0.02), (0.05, 0.35), (0.1, 0.2), (0.1, 0.5), (0, 0.5), (0.5, 0.5)):
@@ -169,8 +177,8 @@ def test_intervals_of_pairs_cover(num: int) -> None:
 
 
 @pytest.mark.parametrize(("num_a", "num_b"), [(5, 5), (10, 10), (10, 20)])
-def test_intervals_of_rates_cover(num_a: int, num_b: int) -> None:
-    tables = [(i, j) for i in range(num_a + 1) for j in range(num_b + 1)]
+def test_intervals_of_rates_have_nominal_coverage(num_a: int, num_b: int) -> None:
+    tables = list(product(range(num_a + 1), range(num_b + 1)))
     found = [compare_rates(Rate(i, num_a), Rate(j, num_b), level=0.05) for i, j in tables]
     intervals = np.array([(each.low, each.high) for each in found])
     i, j = np.array(tables).T
@@ -183,7 +191,7 @@ def _covers(intervals: np.ndarray, truth: float) -> np.ndarray:
     return np.asarray((intervals[:, 0] <= truth + 1e-9) & (intervals[:, 1] >= truth - 1e-9))
 
 
-def test_what_is_called_detectable_is_detected_four_times_in_five() -> None:
+def test_the_minimum_detectable_effect_is_detected_with_80_percent_power() -> None:
     rng = np.random.default_rng(0)
     difference = detectable_paired(3, 100, level=0.05)
     drawn = rng.multinomial(100, (0.03, 0.03 + difference, 0.94 - difference), 2000)
@@ -193,15 +201,15 @@ def test_what_is_called_detectable_is_detected_four_times_in_five() -> None:
     p_values = [compare_rates(Rate(int(x), 40), Rate(int(y), 40), level=0.05).p for x, y in drawn]
     assert np.mean(np.array(p_values) < 0.05) == pytest.approx(0.8, abs=0.1)
     for num in (3, 5, 20):
-        theirs = TTestIndPower().solve_power(nobs1=num, alpha=0.05, power=0.8)
-        assert detectable_t((2 / num) ** 0.5, 2 * num - 2, level=0.05) == pytest.approx(theirs, rel=1e-5)
-    assert detectable_paired(0, 5, level=0.05) == 1, "five starts show nothing"
+        expected = TTestIndPower().solve_power(nobs1=num, alpha=0.05, power=0.8)
+        assert detectable_t((2 / num) ** 0.5, 2 * num - 2, level=0.05) == pytest.approx(expected, rel=1e-5)
+    assert detectable_paired(0, 5, level=0.05) == 1, "five initial states detect no difference"
     assert detectable_paired(3, 100, level=0.01) > detectable_paired(3, 100, level=0.05)
 
 
-def _simulate(rng: np.random.Generator, num_seeds: int, logit: float, of_init_state: np.ndarray) -> np.ndarray:
-    """Draw successes (K, N) of seeds that differ, from starts that are not equally hard."""
-    logits = logit + rng.normal(0, 0.5, (num_seeds, 1)) + of_init_state
+def _simulate(rng: np.random.Generator, num_seeds: int, logit: float, logits_N: np.ndarray) -> np.ndarray:
+    """Draw successes (K, N) of different seeds from initial states of different difficulty."""
+    logits = logit + rng.normal(0, 0.5, (num_seeds, 1)) + logits_N
     return rng.random(logits.shape) < 1 / (1 + np.exp(-logits))
 
 
@@ -215,19 +223,19 @@ def _two_level_bootstrap(rng: np.random.Generator, successes: np.ndarray) -> tup
 @pytest.mark.parametrize("num_seeds", [3, 5])
 def test_intervals_of_few_seeds_cover_where_a_bootstrap_over_seeds_does_not(num_seeds: int) -> None:
     rng = np.random.default_rng(0)
-    of_distribution = rng.normal(0, 1.5, 400_000)
-    truth = float((1 / (1 + np.exp(-(2 + of_distribution + rng.normal(0, 0.5, len(of_distribution)))))).mean())
-    ours, bootstraps, differences, p_values = [], [], [], []
+    logit_distribution = rng.normal(0, 1.5, 400_000)
+    truth = float((1 / (1 + np.exp(-(2 + logit_distribution + rng.normal(0, 0.5, len(logit_distribution)))))).mean())
+    intervals, bootstraps, differences, p_values = [], [], [], []
     for _ in range(500):
-        of_init_state = rng.choice(of_distribution, 100)
-        a, b = (_simulate(rng, num_seeds, 2, of_init_state) for _ in range(2))
+        logits_N = rng.choice(logit_distribution, 100)
+        a, b = (_simulate(rng, num_seeds, 2, logits_N) for _ in range(2))
         mean = seeds_mean([a])
-        ours.append((mean.low, mean.high))
+        intervals.append((mean.low, mean.high))
         bootstraps.append(_two_level_bootstrap(rng, a))
         found = compare_seeds([a], [b], same_init_states=True, level=0.05)
         differences.append((found.low, found.high))
         p_values.append(found.p)
-    assert _coverage(ours, truth) > 0.93
+    assert _coverage(intervals, truth) > 0.93
     assert _coverage(bootstraps, truth) < 0.91
     assert _coverage(differences, 0) > 0.93
     assert np.mean(np.array(p_values) < 0.05) < 0.07
@@ -244,27 +252,27 @@ def test_episodes_are_not_pooled_over_seeds() -> None:
     assert split_bimodal([0.9, 0.1]) is None
 
 
-def test_what_so_many_seeds_leave_possible() -> None:
+def test_unseen_kinds_of_seeds_are_bounded() -> None:
     for num, total in ((0, 3), (2, 5), (5, 5)):
-        theirs = proportion_confint(num, total, method="beta")
-        assert share_interval(num, total) == pytest.approx(np.nan_to_num(theirs, nan=0.0), abs=1e-9)
+        expected = proportion_confint(num, total, method="beta")
+        assert share_interval(num, total) == pytest.approx(np.nan_to_num(expected, nan=0.0), abs=1e-9)
     for num in (1, 3, 5, 29):
         assert largest_unseen_share(num) == pytest.approx(1 - 0.05 ** (1 / num), abs=1e-9)
     assert largest_unseen_share(seeds_to_bound(0.1)) <= 0.1 < largest_unseen_share(seeds_to_bound(0.1) - 1)
     assert seeds_to_bound(0.1) == 29
 
 
-def test_seeds_that_all_succeed_are_no_certainty() -> None:
-    all_of_them, none = np.ones((3, 100), bool), np.zeros((3, 100), bool)
-    mean = seeds_mean([all_of_them])
+def test_seeds_that_all_succeed_leave_uncertainty() -> None:
+    all_succeed, none = np.ones((3, 100), bool), np.zeros((3, 100), bool)
+    mean = seeds_mean([all_succeed])
     assert mean.value == mean.high == 1
     assert 0.9 < mean.low < 0.99
-    found = compare_seeds([none], [all_of_them], same_init_states=True, level=0.05)
+    found = compare_seeds([none], [all_succeed], same_init_states=True, level=0.05)
     assert (found.value, found.high) == (1, 1)
     assert found.p < 0.001
 
 
-def test_the_mean_over_tasks_counts_every_task_the_same() -> None:
+def test_the_mean_over_tasks_has_equal_weights() -> None:
     rng = np.random.default_rng(0)
     easy, hard = rng.random((3, 50)) < 0.9, rng.random((3, 10)) < 0.2
     assert seeds_mean([easy, hard]).value == pytest.approx((easy.mean() + hard.mean()) / 2)

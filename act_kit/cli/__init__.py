@@ -1,6 +1,6 @@
-"""The command line: one module per verb, each of whose bodies reads as what the verb does.
+"""The command line: one module per verb.
 
-Importing this package imports nothing else of it, so that :func:`main` can handle Ctrl-C before anything takes time.
+Importing this package imports none of its modules, so that :func:`main` can handle Ctrl-C before slow imports.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from act_kit import interrupts
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in one message and exit code 2, never in a traceback."""
+    """Run the command line; a user error ends in one message and exit code 2, never in a traceback."""
     interrupts.install()
     from act_kit.cli.app import run
 

@@ -1,4 +1,4 @@
-"""The verbs in one application, and what becomes of their errors."""
+"""The application with all verbs, and the handling of their errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from act_kit import interrupts
 from act_kit.cli import collect, compare, data, demo, doctor, evaluate, render, report, train
-from act_kit.cli.console import complain, say
+from act_kit.cli.console import info, warn
 from act_kit.errors import ActKitError
 
 app = typer.Typer(
@@ -19,8 +19,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Imitation learning with ACT on Meta-World: collect, look at the data, train, evaluate.\n\n"
-    "[bold]act demo[/] shows the whole way in minutes. Otherwise: [bold]act collect[/], [bold]act report[/], "
+    help="Imitation learning with ACT on Meta-World: collect, inspect the data, train, evaluate.\n\n"
+    "[bold]act demo[/] runs the whole pipeline in minutes. The steps are [bold]act collect[/], [bold]act report[/], "
     "[bold]act train[/], [bold]act eval[/], in this order.",
 )
 app.command("collect")(collect.collect)
@@ -38,7 +38,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from act_kit.versions import versions
 
-        say(", ".join(f"{name} {number}" for name, number in versions().items()))
+        info(", ".join(f"{name} {number}" for name, number in versions().items()))
         raise typer.Exit
 
 
@@ -48,30 +48,30 @@ def act(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the versions, and exit.")
     ] = False,
 ) -> None:
-    """Take the options that come before any verb; see the application's own help."""
+    """Accept the options that precede a verb; the help text is the application's."""
 
 
 def run() -> None:
     """Run the command line with the arguments of this process, and end it with the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # what this terminal or file cannot encode
+            stream.reconfigure(errors="replace")  # for characters that this terminal or file cannot encode
     try:
         app(prog_name="act")
     except BaseException as error:
-        # A child may hear the signal first: then its end is the error that arrives here.
+        # A child process may receive the signal first; then its exit is the error that arrives here.
         if interrupts.interrupted() or isinstance(error, KeyboardInterrupt):
             interrupts.tell()
             sys.exit(interrupts.EXIT_CODE)
         explanation = _explain(error)
         if explanation is None:
             raise
-        complain(explanation)
+        warn(explanation)
         sys.exit(2)
 
 
 def _explain(error: BaseException) -> str | None:
-    """Return the message of an error that the user can do something about; None for all others."""
+    """Return the message of an error that the user can fix; None for all others."""
     if isinstance(error, ActKitError):
         return str(error)
     if not isinstance(error, OSError):
@@ -82,9 +82,9 @@ def _explain(error: BaseException) -> str | None:
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return f"{place} cannot be read or written: {error.strerror}."
     if error.errno == errno.EIO:
-        return f"{place} cannot be read or written: {error.strerror}. What is complete is kept.{interrupts.advice()}"
+        return f"{place} cannot be read or written: {error.strerror}. Complete data are kept.{interrupts.advice()}"
     if str(error.strerror).startswith("No usable temporary directory"):
         return f"{error.strerror}: they are full or read-only. Fix: export TMPDIR=FOLDER.{interrupts.advice()}"
     if error.errno == errno.ENAMETOOLONG:
-        return f"'{str(error.filename)[:80]}…' cannot be the name of a file: it is too long. Fix: choose another."
+        return f"'{str(error.filename)[:80]}…' is too long for the name of a file. Fix: choose a shorter name."
     return None

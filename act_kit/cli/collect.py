@@ -1,4 +1,4 @@
-"""``act collect``: demonstrations from randomised starts into a dataset."""
+"""``act collect``: demonstrations from randomized initial states, written to a dataset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from act_kit import interrupts
-from act_kit.cli.console import complain, say
+from act_kit.cli.console import info, warn
 from act_kit.cli.options import (
     DryRun,
     ExecutorName,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from act_kit.datasets.store import EpisodeStore
 
 _STEP_BYTES = 3000
-"""Of an uncompressed step; compressed, most take a fifth."""
+"""Size of an uncompressed step; compression reduces most to a fifth."""
 
 
 def collect(
@@ -38,59 +38,72 @@ def collect(
     overrides: Overrides = None,
     task: Annotated[
         str | None,
-        typer.Option(help="A task, several (a,b) or a benchmark (MT10, MT50, …).", show_default="pick-place-v3"),
+        typer.Option(help="Task, several tasks (a,b) or benchmark (MT10, MT50, …).", show_default="pick-place-v3"),
     ] = None,
     n: Annotated[int | None, typer.Option("--n", help="Demonstrations to keep.", show_default="50")] = None,
     randomize: Annotated[
         bool | None,
         typer.Option(
-            "--randomize/--no-randomize", help="New start each time, or one and the same.", show_default="randomize"
+            "--randomize/--no-randomize",
+            help="New initial state for each episode, or one for all.",
+            show_default="randomize",
         ),
     ] = None,
     init_distribution: Annotated[
-        str | None, typer.Option(help="uniform, sobol, grid or mt1.", show_default="uniform")
+        str | None,
+        typer.Option(help="Initial-state distribution: uniform, sobol, grid or mt1.", show_default="uniform"),
     ] = None,
     num_init_states: Annotated[
-        int | None, typer.Option(help="Starts drawn, and then used over and over.", show_default="one each")
+        int | None,
+        typer.Option(help="Number of distinct initial states, used in turn.", show_default="one per episode"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of starts and noise.", show_default="0")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the initial states and the noise.", show_default="0")
+    ] = None,
     demonstrator: Annotated[
         str | None,
         typer.Option(
-            help="scripted; teleop, by hand in a browser; policy, corrected by the scripted one (DAgger); replay, of a "
-            "dataset's actions.",
+            help="scripted; teleop, by hand in a browser; policy, corrected by the scripted expert (DAgger); replay, "
+            "the actions of a dataset.",
             show_default="scripted",
         ),
     ] = None,
     operator: Annotated[
-        str | None, typer.Option(help="With teleop: who demonstrates.", show_default="who is logged in")
+        str | None, typer.Option(help="With teleop: name of the operator.", show_default="login name")
     ] = None,
-    made_from: Annotated[
+    source: Annotated[
         str | None,
-        typer.Option("--source", help="Run of --demonstrator policy, dataset of replay.", show_default=False),
+        typer.Option(
+            "--source",
+            help="Run for --demonstrator policy, or dataset for --demonstrator replay.",
+            show_default=False,
+        ),
     ] = None,
     init_perturbation: Annotated[
-        float | None, typer.Option(help="With replay: starts are moved by up to so many metres.", show_default="0")
+        float | None,
+        typer.Option(help="With replay: maximum shift of the initial states in meters.", show_default="0"),
     ] = None,
     noise: Annotated[
-        float | None, typer.Option(help="Std of noise on the executed action (DART).", show_default="0")
+        float | None,
+        typer.Option(help="Standard deviation of the noise on the executed action (DART).", show_default="0"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the dataset; of several, theirs.", show_default="data/TASK")
+        Path | None,
+        typer.Option(help="Folder of the dataset; with several tasks, their parent folder.", show_default="data/TASK"),
     ] = None,
     workers: Workers = 0,
     executor: ExecutorName = "local",
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Resume a collection that was stopped, or begin it; --n may be more than before."
+            "--resume", help="Resume a stopped collection, or start a new one; --n may be larger than before."
         ),
     ] = False,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     print_config: PrintConfig = False,
 ) -> None:
-    """Collect successful demonstrations into a zarr dataset, by default from a new random start each.
+    """Collect successful demonstrations into a zarr dataset, by default each from a new random initial state.
 
     [dim]act collect --task pick-place-v3 --randomize --n 200[/]
     """
@@ -99,18 +112,23 @@ def collect(
     from act_kit.sim.tasks import expand_tasks
 
     flags = {
-        "n": n, "seed": seed, "demonstrator": demonstrator, "noise": noise,
-        "init_distribution": init_distribution, "num_init_states": _num_init_states(randomize, num_init_states),
-        "replay.init_perturbation": init_perturbation, "teleop.operator": operator, **_made_from(demonstrator, made_from),
-    }  # fmt: skip
+        "n": n,
+        "seed": seed,
+        "demonstrator": demonstrator,
+        "noise": noise,
+        "init_distribution": init_distribution,
+        "num_init_states": _num_init_states(randomize, num_init_states),
+        "replay.init_perturbation": init_perturbation,
+        "teleop.operator": operator,
+        **_source_option(demonstrator, source),
+    }
     tasks = expand_tasks(task) if task else [None]
     first = compose("collect", CollectConfig, overrides or [], {"task": tasks[0], **flags})
     configs = [replace(first, task=name or first.task) for name in tasks]
-    folders = {
-        config.task: (out / config.task if len(tasks) > 1 else out) if out else Path("data") / config.task
-        for config in configs
-    }
-    spread = ExecutorConfig(executor=executor, num_workers=min(count_workers(workers), first.n))
+    folders = {config.task: (out or Path("data")) / config.task for config in configs}
+    if out and len(tasks) == 1:
+        folders[first.task] = out
+    executor_config = ExecutorConfig(executor=executor, num_workers=min(count_workers(workers), first.n))
     if print_config:
         show_config(first)
         return
@@ -128,41 +146,43 @@ def collect(
 
             check_cameras(config.teleop.cameras)
             if len(configs) > 1:
-                raise ConfigError(f"By hand, one task at a time: --task {config.task}.")
+                raise ConfigError(f"--demonstrator teleop takes one task at a time. Fix: --task {config.task}")
             continue
         parent = make_demonstrator(config).parent
         if parent and folders[config.task].resolve() == Path(parent["path"]).resolve():
-            raise ConfigError(f"{parent['path']} is what this is made from: name another folder with --out.")
+            raise ConfigError(f"{parent['path']} is both source and output. Fix: choose another --out.")
     for config in configs:
         context.with_resource(locked(folders[config.task]))
         if not resume:
-            prepare_output(folders[config.task], overwrite=overwrite, how_to_go_on="--resume goes on with it")
+            prepare_output(folders[config.task], overwrite=overwrite, how_to_go_on="--resume resumes it")
     num_steps = 150 * sum(config.n for config in configs)
-    what = f"{first.n} demonstrations" + (f" of each of {len(configs)} tasks" if len(configs) > 1 else "")
-    require_space(folders[first.task], num_steps * _STEP_BYTES, what)
+    content = f"{first.n} demonstrations" + (f" of each of {len(configs)} tasks" if len(configs) > 1 else "")
+    require_space(folders[first.task], num_steps * _STEP_BYTES, content)
     if first.num_init_states == 1 < first.n:
-        complain(
-            f"All {first.n} demonstrations will begin from one and the same start. A policy trained on them memorises "
-            "it and fails from every other; act train will refuse them. Use --randomize."
+        warn(
+            f"All {first.n} demonstrations share one initial state. A policy trained on them memorizes it and fails "
+            "from every other; act train refuses them. Fix: --randomize"
         )
     if first.demonstrator == "teleop":
-        with interrupts.resumed_by(_resume_command(first, folders[first.task])):
-            _say_what_came(first, run_teleop(first, folders[first.task], resume=resume), folders[first.task])
-        _say_what_next(folders[first.task])
+        folder = folders[first.task]
+        with interrupts.resumed_by(_resume_command(first, folder)):
+            _print_summary(first, run_teleop(first, folder, resume=resume), folder)
+        _print_next_steps(folder)
         return
-    # In a process of its own, whose threads can be told: bits must not depend on how many there are.
-    with spread.make_executor({"OMP_NUM_THREADS": "1"} if first.demonstrator == "policy" else None) as running:
+    # A separate process with one thread, because the number of threads must not change the result by a single bit.
+    environment = {"OMP_NUM_THREADS": "1"} if first.demonstrator == "policy" else None
+    with executor_config.make_executor(environment) as running:
         for config in configs:
             folder = folders[config.task]
-            again = "the same command with --resume" if len(configs) > 1 else _resume_command(config, folder)
-            with interrupts.resumed_by(again):
-                _say_what_came(config, run_collection(config, folder, executor=running, resume=resume), folder)
+            command = "the same command with --resume" if len(configs) > 1 else _resume_command(config, folder)
+            with interrupts.resumed_by(command):
+                _print_summary(config, run_collection(config, folder, executor=running, resume=resume), folder)
     if len(configs) == 1:
-        _say_what_next(folders[first.task])
+        _print_next_steps(folders[first.task])
 
 
 def _check(config: CollectConfig, out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse an unknown task or law, sources that are missing, and an output that cannot be written."""
+    """Refuse an unknown task or initial-state distribution, a missing source, and an output that cannot be written."""
     from act_kit.sim.initial_states import InitialStateDistribution
 
     InitialStateDistribution(config.task, config.init_distribution)
@@ -180,37 +200,37 @@ def _resume_command(config: CollectConfig, out: Path) -> str:
     return f"{config.command} --out {quoted(out)} --resume"
 
 
-def _say_what_next(out: Path) -> None:
+def _print_next_steps(out: Path) -> None:
     folder = quoted(out)
-    say(f"Next: act report {folder} and act train --data {folder}")
+    info(f"Next: act report {folder} and act train --data {folder}")
 
 
-def _say_what_came(config: CollectConfig, store: EpisodeStore, out: Path) -> None:
+def _print_summary(config: CollectConfig, store: EpisodeStore, out: Path) -> None:
     num_attempts = len(store.attempts())
     num_failed = num_attempts - int((store.success_steps >= 0).sum())
-    say(
+    info(
         f"{store.num_episodes} demonstrations, {store.num_steps} steps, {store.size_bytes() / 1e6:.1f} MB in {out} "
         f"({num_failed} of {num_attempts} attempts failed{', and are kept' if config.keeps_failures else ''})"
     )
 
 
-def _made_from(demonstrator: str | None, path: str | None) -> dict[str, str | None]:
-    """Return the option that ``--source`` stands for."""
+def _source_option(demonstrator: str | None, path: str | None) -> dict[str, str | None]:
+    """Return the configuration option that ``--source`` sets."""
     options = {"policy": "dagger.run", "replay": "replay.dataset"}
     if path is None:
         return {}
     if demonstrator not in options:
-        raise ConfigError("--source belongs to --demonstrator policy or --demonstrator replay.")
+        raise ConfigError("--source requires --demonstrator policy or --demonstrator replay.")
     return {options[demonstrator]: path}
 
 
 def _num_init_states(randomize: bool | None, num_init_states: int | None) -> int | None:
-    """Resolve ``--no-randomize``, which is one start; None leaves it to the configuration."""
+    """Resolve ``--no-randomize``, which means one initial state; None keeps the value of the configuration."""
     if randomize is None:
         return num_init_states
     if num_init_states not in (None, 0 if randomize else 1):
         flag = "--randomize" if randomize else "--no-randomize"
         raise ConfigError(
-            f"{flag} and --num-init-states {num_init_states} contradict each other: leave one of them out."
+            f"{flag} and --num-init-states {num_init_states} contradict each other. Fix: leave one of them out."
         )
     return 0 if randomize else 1

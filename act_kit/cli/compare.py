@@ -1,4 +1,4 @@
-"""``act compare``: is one policy, or one way of training, better than another?"""
+"""``act compare``: a statistical comparison of policies or training methods."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from act_kit.cli.console import complain, console, say
+from act_kit.cli.console import console, info, warn
 from act_kit.cli.options import Overwrite
 from act_kit.errors import ComparisonError, OutputError
 from act_kit.files import prepare_output, restore_output
@@ -21,20 +21,20 @@ def compare(
     vary: Annotated[
         list[str] | None,
         typer.Option(
-            help="What is compared: an option that may differ, a group of them, or data; repeatable.",
+            help="Option that may differ between the methods, a group of options, or data; repeatable.",
             show_default=False,
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of compare.json and compare.html.")] = Path("comparison"),
     overwrite: Overwrite = False,
 ) -> None:
-    """Compare evaluations: better, worse, no difference shown, or CONFOUNDED by what differs beside the factors.
+    """Compare evaluations: better, worse, no difference shown, or CONFOUNDED by differences other than --vary.
 
-    Methods are told apart by three training seeds or more of each (act train --seeds); fewer compare checkpoints.
+    A comparison of methods takes at least three training seeds of each (act train --seeds); fewer compare checkpoints.
 
     [dim]act compare runs/chunks-of-8 runs/chunks-of-16 --vary policy.chunk_size[/]
 
-    The exit code is 2 where no verdict could be given.
+    The exit code is 2 if a comparison has no verdict.
     """
     for path in methods:
         restore_output(path)
@@ -57,20 +57,20 @@ def compare(
     if table.row_count:
         console.print(table)
     for note in comparison.notes:
-        complain(note)
+        warn(note)
     for pair in comparison.pairs:
         console.print(Text(pair.sentence, style=f"bold {COLORS.get(pair.verdict, 'red')}"), soft_wrap=True)
-    say(f"Page: {page}")
+    info(f"Page: {page}")
     raise typer.Exit(0 if comparison.decided else 2)
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:
-    """Make sure that no comparison is overwritten unasked.
+    """Refuse to overwrite an earlier comparison unless ``overwrite`` is True.
 
-    Nothing else in the folder is ever touched, so ``overwrite`` cannot delete what was compared.
+    Other files in the folder are never changed, so ``overwrite`` cannot delete the compared runs.
 
     Raises:
-        OutputError: There is one in ``out``, or ``out`` is not a folder.
+        OutputError: ``out`` holds a comparison, or is not a folder.
     """
     existing = [out / name for name in ("compare.json", "compare.html") if (out / name).exists()]
     if existing and not overwrite:

@@ -13,24 +13,24 @@ from rich.text import Text
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
-_LEAST_S, _LINE_S = 1.0, 10.0
-"""Seconds between two lines of progress in a log, at least and at most."""
+_MIN_INTERVAL_S, _MAX_INTERVAL_S = 1.0, 10.0
+"""Minimum and maximum time between two lines of progress in a log, in seconds."""
 
 
-def say(message: str) -> None:
-    """Print a line as it is: brackets in it are not markup."""
+def info(message: str) -> None:
+    """Print a message verbatim: brackets are not markup."""
     console.print(Text(message), soft_wrap=True)
 
 
-def complain(message: str) -> None:
+def warn(message: str) -> None:
     """Print an error or a warning, on standard error."""
     errors.print(Text(message, style="red"))
 
 
 def progress_bar(*fields: str, disable: bool = False) -> Progress:
-    """Return a progress bar whose tasks carry text in ``fields``; ``disable`` shows nothing.
+    """Return a progress bar that shows the text ``fields`` of its tasks; ``disable`` shows nothing.
 
-    Where the output is no terminal, it is a plain line now and then instead.
+    If the output is not a terminal, progress is printed as plain lines instead.
     """
     if not console.is_terminal and not disable:
         return _Lines(fields)
@@ -46,31 +46,33 @@ def progress_bar(*fields: str, disable: bool = False) -> Progress:
 
 
 class _Lines(Progress):
-    """Progress as lines of a log: one every tenth of the way or ten seconds, no two in a second; and all records."""
+    """Progress as lines of a log: every 10 % or 10 s, at most one per second, plus one line for every record."""
 
     def __init__(self, fields: Sequence[str]) -> None:
         super().__init__(disable=True)
         self._names = fields
-        self._began = time.monotonic()
-        self._told: dict[TaskID, tuple[float, float]] = {}
+        self._start_time = time.monotonic()
+        self._printed: dict[TaskID, tuple[float, float]] = {}
         self._first: dict[TaskID, tuple[float, float]] = {}
 
     def update(self, task_id: TaskID, *, record: bool | None = None, **values: Any) -> None:
-        """Note where a task stands; with ``record`` False print no line unless it is finished, with True one."""
+        """Update a task. ``record`` True always prints a line; False prints one only when the task is finished."""
         super().update(task_id, **values)
         task, now = self.tasks[self.task_ids.index(task_id)], time.monotonic()
         self._first.setdefault(task_id, (now, task.completed))
-        when, where = self._told.setdefault(task_id, (now, task.completed))
-        moved = task.completed > where
-        is_a_tenth = task.total is not None and task.completed - where >= task.total / 10
-        is_due = now - when >= (_LEAST_S if is_a_tenth else _LINE_S)
-        if record or (moved and (task.finished or (record is None and is_due))):
-            self._told[task_id] = now, task.completed
+        printed_at, printed = self._printed.setdefault(task_id, (now, task.completed))
+        has_advanced = task.completed > printed
+        is_a_tenth = task.total is not None and task.completed - printed >= task.total / 10
+        is_due = now - printed_at >= (_MIN_INTERVAL_S if is_a_tenth else _MAX_INTERVAL_S)
+        if record or (has_advanced and (task.finished or (record is None and is_due))):
+            self._printed[task_id] = now, task.completed
             print(self._line(task, now), file=console.file, flush=True)
 
     def _line(self, task: Task, now: float) -> str:
         since, first = self._first[task.id]
-        parts = [f"[{duration(now - self._began)}] {task.description} {int(task.completed)}/{int(task.total or 0)}"]
+        parts = [
+            f"[{duration(now - self._start_time)}] {task.description} {int(task.completed)}/{int(task.total or 0)}"
+        ]
         parts += [str(task.fields[name]) for name in self._names if task.fields.get(name)]
         if task.total is not None and task.completed > first and not task.finished:
             left = (task.total - task.completed) * (now - since) / (task.completed - first)
@@ -86,7 +88,7 @@ def duration(seconds: float) -> str:
 
 
 class Rate:
-    """Counts things per second from the first call on, and is silent until that means something."""
+    """The rate of a counter since the first call."""
 
     def __init__(self) -> None:
         self._first: tuple[float, float] | None = None
@@ -101,7 +103,7 @@ class Rate:
 
 
 def rate(per_second: float) -> str:
-    """Return a rate with two digits that matter."""
+    """Return a rate as text with two significant digits."""
     if per_second >= 10:
         return f"{per_second:.0f}/s"
     return f"{per_second:.1f}/s" if per_second >= 1 else f"{60 * per_second:.2g}/min"

@@ -1,4 +1,4 @@
-"""``act data``: look into datasets."""
+"""``act data``: commands on datasets."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from act_kit.cli import data_browse, data_convert, data_derive
-from act_kit.cli.console import console, progress_bar, say
+from act_kit.cli.console import console, info, progress_bar
 from act_kit.cli.options import Workers, count_workers
 
 if TYPE_CHECKING:
     from act_kit.datasets.store import EpisodeStore
 
-app = typer.Typer(no_args_is_help=True, help="Look into datasets, and make them of others.")
+app = typer.Typer(no_args_is_help=True, help="Inspect, verify, derive and convert datasets.")
 app.command("merge")(data_derive.merge)
 app.command("split")(data_derive.split)
 app.command("filter")(data_derive.filter_)
@@ -26,14 +26,14 @@ app.command("browse")(data_browse.browse)
 Dataset = Annotated[Path, typer.Argument(help="A dataset that act collect made.", show_default=False)]
 
 
-@app.command()
-def info(
+@app.command("info")
+def show_info(
     dataset: Dataset,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read everything and check it against the fingerprint.")
     ] = False,
 ) -> None:
-    """Say what a dataset holds and how it was made."""
+    """Print the content and provenance of a dataset."""
     from act_kit.datasets.images import ImageStore
     from act_kit.datasets.store import EpisodeStore
     from act_kit.errors import DatasetError
@@ -49,18 +49,21 @@ def info(
         ),
         ("attempts", f"{len(store.attempts())}" if store.has_init_states else "not recorded"),
         ("demonstrated by", "; ".join(_sources(store))),
-        ("steps", f"{store.num_steps} ({lengths.min(initial=500)} to {lengths.max(initial=0)} an episode)"),
-        ("init_states", _init_states(store)),
+        ("steps", f"{store.num_steps} ({lengths.min(initial=500)} to {lengths.max(initial=0)} per episode)"),
+        ("initial states", _init_states(store)),
         ("noise", f"{store.info.noise:g}"),
         ("lacks", ", ".join(store.lacks) or "nothing"),
         ("images", "; ".join(_images(store)) or "none: act render"),
         ("size", f"{store.size_bytes() / 1e6:.1f} MB"),
-        ("fingerprint", store.fingerprint or "none before it is finished"),
-        ("made by", store.info.command),
-        ("made of", "; ".join(map(_origin, store.info.parents)) or "nothing else"),
-        *[("lost or assumed", note) for parent in store.info.parents for note in parent.get("notes", [])],
-        ("with", ", ".join(f"{name} {version}" for name, version in store.info.versions.items())),
-        ("at commit", store.info.git_commit or "unknown"),
+        ("fingerprint", store.fingerprint or "none until the dataset is finished"),
+        ("command", store.info.command),
+        ("sources", "; ".join(map(_origin, store.info.parents)) or "none"),
+    ]
+    for parent in store.info.parents:
+        rows += [("lost or assumed", note) for note in parent.get("notes", [])]
+    rows += [
+        ("versions", ", ".join(f"{name} {version}" for name, version in store.info.versions.items())),
+        ("commit", store.info.git_commit or "unknown"),
     ]
     for name, value in rows:
         table.add_row(name, Text(value, overflow="fold"))
@@ -68,45 +71,45 @@ def info(
     if verify:
         if store.fingerprint != store.compute_fingerprint():
             raise DatasetError(
-                f"{dataset} does not match its fingerprint: it was changed or damaged. Collect it again."
+                f"{dataset} does not match its fingerprint: it was changed or damaged. Fix: collect it again."
             )
         for camera in ImageStore.cameras(store):
             damaged = ImageStore(store, camera).damaged_episodes()
             if damaged:
                 raise DatasetError(
-                    f"{dataset}: the frames of {camera} of {len(damaged)} episodes (the first: {damaged[0]}) are not "
-                    f"what was drawn. Draw them anew: {ImageStore(store, camera).command} --overwrite"
+                    f"{dataset}: the images of {camera} in {len(damaged)} episodes (the first: {damaged[0]}) differ "
+                    f"from what was rendered. Fix: {ImageStore(store, camera).command} --overwrite"
                 )
-        say("The content matches the fingerprint.")
+        info("The content matches the fingerprint.")
 
 
 def _origin(parent: dict[str, Any]) -> str:
-    """Say what one of the things was that a dataset was made of."""
-    return " ".join(
-        [str(parent["path"]), *([parent["format"]] if "format" in parent else []), parent["fingerprint"][:8]]
-    )
+    """Describe one source of a dataset: path, format and fingerprint."""
+    parts = [str(parent["path"]), parent.get("format"), parent["fingerprint"][:8]]
+    return " ".join(part for part in parts if part is not None)
 
 
 def _init_states(store: EpisodeStore) -> str:
-    """Say where the starts came from."""
+    """Describe the distribution and the seed of the initial states."""
     if not store.has_init_states:
         return "not recorded"
-    return store.info.init_distribution + ("" if store.info.seed is None else f" law, seed {store.info.seed}")
+    return store.info.init_distribution + ("" if store.info.seed is None else f", seed {store.info.seed}")
 
 
 def _sources(store: EpisodeStore) -> list[str]:
-    """Say of everybody who demonstrated how often, and how often that succeeded, if that was recorded."""
-    told = "success" in store.fields
-    succeeded: dict[str, list[bool]] = {}
+    """Return for each demonstrator the number of its episodes and, if recorded, of its successes."""
+    has_success = "success" in store.fields
+    successes: dict[str, list[bool]] = {}
     for source, step in zip(store.sources, store.success_steps, strict=True):
-        succeeded.setdefault(source, []).append(bool(step >= 0))
+        successes.setdefault(source, []).append(bool(step >= 0))
     return [
-        f"{source}, {len(each)} episodes{f', {sum(each)} with success' * told}" for source, each in succeeded.items()
+        f"{source}, {len(each)} episodes{f', {sum(each)} with success' * has_success}"
+        for source, each in successes.items()
     ]
 
 
 def _images(store: EpisodeStore) -> list[str]:
-    """Describe the frames of each camera."""
+    """Describe the images of each camera."""
     from act_kit.datasets.images import ImageStore
 
     images = [ImageStore(store, camera) for camera in ImageStore.cameras(store)]
@@ -119,9 +122,9 @@ def _images(store: EpisodeStore) -> list[str]:
 
 @app.command()
 def verify(dataset: Dataset, workers: Workers = 0) -> None:
-    """Carry out the recorded actions from the recorded starts; every step must be the same.
+    """Replay the recorded actions from the recorded initial states and compare every step.
 
-    To the bit on the processor that recorded them; another one may round the gripper's opening and distances.
+    The replay is bit-exact on the processor type of the recording; others may round the gripper opening and distances.
     """
     from act_kit.collection.verify import replay as replay_dataset
     from act_kit.datasets.store import EpisodeStore
@@ -130,7 +133,7 @@ def verify(dataset: Dataset, workers: Workers = 0) -> None:
 
     store = EpisodeStore.open(dataset)
     with progress_bar() as bar:
-        line = bar.add_task("replay", total=store.num_episodes)
+        line = bar.add_task("verify", total=store.num_episodes)
         with LocalExecutor(count_workers(workers)) as executor:
             results = replay_dataset(store, executor=executor, on_progress=lambda num: bar.update(line, completed=num))
     different = [result for result in results if result.first_difference is not None]
@@ -138,18 +141,18 @@ def verify(dataset: Dataset, workers: Workers = 0) -> None:
         first = different[0]
         raise DatasetError(
             f"{len(different)} of {len(results)} episodes do not replay: in episode {first.index} '{first.field}' "
-            f"differs from step {first.first_difference} on. It was recorded with {store.info.versions}; compare with "
-            "what is installed, or collect it again."
+            f"differs from step {first.first_difference} on. The dataset was recorded with {store.info.versions}. Fix: "
+            "install these versions, or collect it again."
         )
     largest: dict[str, float] = {}
     for result in results:
         for name, difference in result.rounded.items():
             largest[name] = max(difference, largest.get(name, 0.0))
     num_rounded = sum(bool(result.rounded) for result in results)
-    say(f"{len(results) - num_rounded} of {len(results)} episodes replayed to the bit.")
+    info(f"{len(results) - num_rounded} of {len(results)} episodes replayed bit-exactly.")
     if largest:
         differences = ", ".join(f"{name} by {difference:.2g}" for name, difference in largest.items())
-        say(
-            f"The others differ by rounding, {differences} at most: another processor recorded them; or they were "
-            "edited, which act data info --verify tells."
+        info(
+            f"The others differ by rounding, at most {differences}: they were recorded on another processor, or "
+            "edited. Check with: act data info --verify"
         )

@@ -1,4 +1,4 @@
-"""``act data browse``: a page to look through a dataset."""
+"""``act data browse``: a page for browsing a dataset."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from act_kit.cli.console import complain, progress_bar, say
+from act_kit.cli.console import info, progress_bar, warn
 from act_kit.cli.options import Overwrite, Workers, count_workers
 from act_kit.cli.preflight import require_datasets, require_free
 from act_kit.files import new_folder, require_apart
@@ -17,16 +17,18 @@ def browse(
     dataset: Annotated[Path, typer.Argument(help="A dataset.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Folder of the page.", show_default="DATASET-view")] = None,
     camera: Annotated[
-        list[str] | None, typer.Option(help="One or more of them.", show_default="those of its pictures, or corner4")
+        list[str] | None, typer.Option(help="Camera; repeatable.", show_default="those of its images, or corner4")
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="Pixels of a video.", show_default="that of its pictures, or 192")
+        str | None, typer.Option(help="Video size in pixels.", show_default="that of its images, or 192")
     ] = None,
-    episodes: Annotated[int | None, typer.Option(min=1, help="Only the first ones.", show_default="all")] = None,
+    episodes: Annotated[
+        int | None, typer.Option(min=1, help="Number of episodes to show, from the first.", show_default="all")
+    ] = None,
     workers: Workers = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make a page to look through a dataset: its starts on maps, and each episode's signals beside its video.
+    """Make a page for browsing a dataset: maps of its initial states, and each episode's signals next to its video.
 
     [dim]act data browse data/pick-place-v3[/]
     """
@@ -53,5 +55,5 @@ def browse(
         )
         page = write_view(store, num, fresh, no_video=no_video)
     if no_video:
-        complain(no_video)
-    say(f"Page: {out / page.name}")
+        warn(no_video)
+    info(f"Page: {out / page.name}")

@@ -1,4 +1,4 @@
-"""``act data convert``: to and from the formats of others."""
+"""``act data convert``: conversion to and from other dataset formats."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from act_kit.cli.console import progress_bar, say
+from act_kit.cli.console import info, progress_bar
 from act_kit.cli.options import Overwrite
 from act_kit.cli.preflight import require_free
 from act_kit.errors import DatasetError
@@ -19,32 +19,31 @@ def convert(
         Path,
         typer.Argument(
             metavar="IN",
-            help="A dataset; ACT's episode_*.hdf5 in a folder; or diffusion policy's replay buffer, zipped or not.",
+            help="A dataset; a folder of ACT's episode_*.hdf5; or a Diffusion Policy replay buffer, zipped or not.",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the converted one goes.", show_default=False)],
-    to: Annotated[str, typer.Option(help="act_kit, act-hdf5, diffusion-policy or lerobot.")] = "act_kit",
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Path of the converted dataset.", show_default=False)],
+    to: Annotated[str, typer.Option(help="Output format: act_kit, act-hdf5, diffusion-policy or lerobot.")] = "act_kit",
     task: Annotated[
-        str, typer.Option(help="What imported data show, where they do not say.", show_default="the name of IN")
+        str, typer.Option(help="Task of imported data that do not name one.", show_default="the name of IN")
     ] = "",
     state: Annotated[
-        str,
-        typer.Option(metavar="KEY", help="Of imported data, the array to take for states.", show_default="state, qpos"),
+        str, typer.Option(metavar="KEY", help="Array of the states in imported data.", show_default="state, qpos")
     ] = "",
     action: Annotated[
-        str, typer.Option(metavar="KEY", help="Of imported data, the array to take for actions.", show_default="action")
+        str, typer.Option(metavar="KEY", help="Array of the actions in imported data.", show_default="action")
     ] = "",
     overwrite: Overwrite = False,
 ) -> None:
-    """Convert a dataset to or from what others read, and say what was lost.
+    """Convert a dataset to or from another format, and list what was lost or assumed.
 
     [dim]act data convert data/pick-place-v3 pick_place.zarr --to diffusion-policy[/]
     [dim]act data convert sim_transfer_cube_scripted data/transfer-cube --task transfer-cube[/]
     """
     restore_output(source)
     if not source.exists():
-        raise DatasetError(f"There is nothing at {source}.")
+        raise DatasetError(f"{source} does not exist: a dataset was expected.")
     require_apart(out, [source])
     require_free(out, overwrite=overwrite, otherwise="Nothing was converted")
     from act_kit.datasets.formats.content import Keys
@@ -53,10 +52,15 @@ def convert(
     with progress_bar() as bar:
         line = bar.add_task("convert", total=None)
         origin, content = convert_dataset(
-            source, out, to=to, task=task, overwrite=overwrite, keys=Keys(state=state, action=action),
+            source,
+            out,
+            to=to,
+            task=task,
+            overwrite=overwrite,
+            keys=Keys(state=state, action=action),
             on_progress=lambda num_done, num: bar.update(line, completed=num_done, total=num),
-        )  # fmt: skip
-    say(f"{out}: {content.info.task}, from {origin} to {to}.")
-    say("Lost or assumed:" if content.notes else "Lost or assumed: nothing.")
+        )
+    info(f"{out}: {content.info.task}, from {origin} to {to}.")
+    info("Lost or assumed:" if content.notes else "Lost or assumed: nothing.")
     for note in content.notes:
-        say(f"- {note}")
+        info(f"- {note}")

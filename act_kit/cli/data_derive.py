@@ -1,4 +1,4 @@
-"""``act data merge``, ``split`` and ``filter``: datasets made of others."""
+"""``act data merge``, ``split`` and ``filter``: datasets derived from other datasets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from act_kit.cli.console import console, say
+from act_kit.cli.console import console, info
 from act_kit.cli.options import Overwrite
 from act_kit.errors import ConfigError
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from act_kit.datasets.store import EpisodeStore
 
 Dataset = Annotated[Path, typer.Argument(help="A dataset, or a folder of several.", show_default=False)]
-Out = Annotated[Path, typer.Option(help="Folder of the new dataset; of several, theirs.", show_default=False)]
-Seed = Annotated[int, typer.Option(min=0, help="Of the column 'random'.")]
+Out = Annotated[Path, typer.Option(help="Folder of the new dataset, or parent folder of several.", show_default=False)]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the column 'random'.")]
 
 
 def merge(
@@ -28,7 +28,7 @@ def merge(
     out: Out,
     overwrite: Overwrite = False,
 ) -> None:
-    """Put several datasets into one; those of several tasks into one of each, which act train takes together.
+    """Merge several datasets into one per task; act train accepts the datasets of several tasks together.
 
     [dim]act data merge data/push-v3 data/push-v3-teleop --out data/push-v3-all[/]
     """
@@ -39,7 +39,7 @@ def merge(
 
 def filter_(
     dataset: Dataset,
-    where: Annotated[str, typer.Option(help="An expression over the columns of an episode.", show_default=False)],
+    where: Annotated[str, typer.Option(help="Expression over the columns of an episode.", show_default=False)],
     out: Out,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -47,11 +47,11 @@ def filter_(
     """Keep the episodes for which an expression is true.
 
     Columns are episode, steps, task, source, succeeded, success_step, final_distance, path_efficiency, idle_fraction, \
-clipped_fraction, jerk, gripper_switches, object_x to goal_z (the start), first_of_its_start and random: \
-"random < 0.5" is half of the distinct starts, drawn by --seed. What was not recorded has no column. A comparison with \
-what an episode does not have, such as the success_step of a failure, is false, also one by != or not in.
+clipped_fraction, jerk, gripper_switches, object_x to goal_z (the initial state), first_of_its_start and random: \
+"random < 0.5" keeps half of the distinct initial states, sampled with --seed. Data that were not recorded have no \
+column. A comparison with a missing value, such as the success_step of a failure, is false, also with != or not in.
 
-An expression is made of columns, numbers, 'text', True, False, lists such as [0, 5], < <= == != >= >, in, not in, \
+An expression consists of columns, numbers, 'text', True, False, lists such as [0, 5], < <= == != >= >, in, not in, \
 and, or, not, + - * / % and abs(…).
 
     [dim]act data filter data/push-v3 --where "steps < 90 and source != 'teleop:ann'" --out data/push-v3-quick[/]
@@ -65,16 +65,14 @@ and, or, not, + - * / % and abs(…).
 def split(
     dataset: Dataset,
     out: Out,
-    by: Annotated[
-        str | None, typer.Option(help="A column, such as source or succeeded: a dataset for each value.")
-    ] = None,
+    by: Annotated[str | None, typer.Option(help="Column, such as source or succeeded: one dataset per value.")] = None,
     parts: Annotated[
-        str | None, typer.Option(help="Relative sizes, such as 80,20: parts that have no start in common.")
+        str | None, typer.Option(help="Relative sizes, such as 80,20, of parts that share no initial state.")
     ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Split a dataset by who demonstrated (or by another column), or at random into parts that share no start.
+    """Split a dataset by a column such as the demonstrator, or at random into parts that share no initial state.
 
     [dim]act data split data/push-v3 --parts 80,20 --out data/push-v3-parts[/]
     """
@@ -104,11 +102,11 @@ def _open(paths: list[Path]) -> list[EpisodeStore]:
 
 
 def _make(derivations: Derivations, out: Path, command: list[str], *, overwrite: bool) -> None:
-    """Write the datasets and say what they hold."""
+    """Write the datasets and print the content of each."""
     from act_kit.datasets.ops import write_derived
 
     with console.status("writing"):
         stores = write_derived(out, derivations, shlex.join(["act", "data", *command]), overwrite=overwrite)
     for store, derivation in zip(stores, derivations.values(), strict=True):
-        of = sum(part.store.num_episodes for part in derivation.parts)
-        say(f"{store.num_episodes} of {of} demonstrations, {store.num_steps} steps in {store.path}")
+        num_available = sum(part.store.num_episodes for part in derivation.parts)
+        info(f"{store.num_episodes} of {num_available} demonstrations, {store.num_steps} steps in {store.path}")

@@ -1,4 +1,4 @@
-"""The stages that make data, with a progress bar each. Nothing here needs PyTorch, which takes a second to import."""
+"""The stages that produce data, each with a progress bar. This module avoids PyTorch, whose import takes a second."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from act_kit import interrupts
-from act_kit.cli.console import Rate, progress_bar, say
+from act_kit.cli.console import Rate, info, progress_bar
 from act_kit.collection.collect import Progress, collect
 from act_kit.collection.render import render
 from act_kit.config import CollectConfig
@@ -18,7 +18,7 @@ from act_kit.sim.render import RenderSettings, find_gl
 
 
 def run_collection(config: CollectConfig, out: Path, *, executor: Executor, resume: bool = False) -> EpisodeStore:
-    """Collect a dataset; Ctrl-C stops it between two attempts. ``resume`` begins what was not begun."""
+    """Collect a dataset; Ctrl-C stops it between two attempts. ``resume`` also starts a new collection."""
     with progress_bar("rates") as bar, interrupts.deferred() as raise_if_interrupted:
         line = bar.add_task(f"collect {config.task}", total=config.n, rates="")
         speed = Rate()
@@ -33,13 +33,18 @@ def run_collection(config: CollectConfig, out: Path, *, executor: Executor, resu
 
 
 def run_rendering(
-    store: EpisodeStore, cameras: Sequence[str], settings: RenderSettings, *, spread: ExecutorConfig, overwrite: bool
+    store: EpisodeStore,
+    cameras: Sequence[str],
+    settings: RenderSettings,
+    *,
+    executor_config: ExecutorConfig,
+    overwrite: bool,
 ) -> None:
-    """Add pictures to a dataset."""
-    gl = find_gl(spread.num_workers)
-    say(f"Drawing with {gl}")
+    """Add images to a dataset."""
+    gl = find_gl(executor_config.num_workers)
+    info(f"Rendering with {gl}")
     with (
-        spread.make_executor(gl.environment) as executor,
+        executor_config.make_executor(gl.environment) as executor,
         progress_bar() as bar,
         interrupts.deferred() as raise_if_interrupted,
     ):
@@ -53,10 +58,10 @@ def run_rendering(
 
 
 def run_teleop(config: CollectConfig, out: Path, *, resume: bool = False) -> EpisodeStore:
-    """Serve the page to demonstrate from until all is demonstrated.
+    """Serve the teleoperation page until all demonstrations are recorded.
 
     Raises:
-        KeyboardInterrupt: It was stopped before that; what was kept is on disk.
+        KeyboardInterrupt: The server was stopped earlier; the kept demonstrations are on disk.
     """
     import asyncio
     import secrets
@@ -66,7 +71,7 @@ def run_teleop(config: CollectConfig, out: Path, *, resume: bool = False) -> Epi
         from act_kit.collection.teleop.server import HOST, Teleop, listen
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--demonstrator teleop needs {error.name}, which is not installed: {install_hint('teleop')}"
+            f"--demonstrator teleop needs {error.name}, which is not installed. Fix: {install_hint('teleop')}"
         ) from error
     from act_kit.collection.teleop.images import ImageWorker
     from act_kit.collection.teleop.session import Session
@@ -81,23 +86,23 @@ def run_teleop(config: CollectConfig, out: Path, *, resume: bool = False) -> Epi
     settings = RenderSettings(height_px=teleop.size_px, width_px=teleop.size_px)
     image = ImageWorker(gl, teleop.cameras, settings)
     try:
-        with listen(teleop.port) as listening:
-            port = listening.getsockname()[1]
+        with listen(teleop.port) as sock:
+            port = sock.getsockname()[1]
             with interrupts.deferred() as raise_if_interrupted:
-                say(f"Drawing with {gl}. Demonstrate here: http://{HOST}:{port}/?token={token}")
-                say(f"From another machine, first: ssh -L {port}:{HOST}:{port} THIS_MACHINE. Ctrl-C ends it.")
-                asyncio.run(Teleop(session, simulator, image, token).run(listening))
+                info(f"Rendering with {gl}. Demonstrate here: http://{HOST}:{port}/?token={token}")
+                info(f"From another machine, first: ssh -L {port}:{HOST}:{port} THIS_MACHINE. Stop with Ctrl-C.")
+                asyncio.run(Teleop(session, simulator, image, token).run(sock))
                 raise_if_interrupted()
     finally:
         image.close()
         store = session.finish()
-    if store is None or session.num_kept < config.n:  # uvicorn ends at a signal that this process ignores
+    if store is None or session.num_kept < config.n:  # uvicorn stops at a signal that this process ignores
         raise KeyboardInterrupt
     return store
 
 
 def _user() -> str:
-    """Return the name this user is logged in with; of one without a name, the number."""
+    """Return the login name of the user, or ``user-UID`` if there is none."""
     import getpass
 
     try:

@@ -1,4 +1,4 @@
-"""``act demo``: the whole way, twice, in minutes."""
+"""``act demo``: the whole pipeline on two datasets, in minutes."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Annotated
 
 import typer
 
-from act_kit.cli.console import console, say
+from act_kit.cli.console import console, info
 from act_kit.cli.options import Device, Overwrite, Workers, check_device, choose_device, count_workers
 from act_kit.cli.preflight import require_free
 
-_SIDES = {"one start": 1, "randomised starts": 0}
-"""Distinct starts of each; 0 for a new one each time."""
+_SIDES = {"one initial state": 1, "randomized initial states": 0}
+"""Number of distinct initial states of each dataset; 0 = a new one for each episode."""
 
 
 def demo(
     context: typer.Context,
-    task: Annotated[str, typer.Option(help="One of Meta-World's 50 tasks.")] = "pick-place-v3",
+    task: Annotated[str, typer.Option(help="One of the 50 Meta-World tasks.")] = "pick-place-v3",
     n: Annotated[int, typer.Option("--n", help="Demonstrations in each dataset.")] = 50,
-    steps: Annotated[int, typer.Option(help="Gradient steps of each training.")] = 2000,
-    episodes: Annotated[int, typer.Option(help="Fresh starts that both policies are evaluated on.")] = 100,
+    steps: Annotated[int, typer.Option(help="Gradient steps of each training run.")] = 2000,
+    episodes: Annotated[int, typer.Option(help="Test initial states on which both policies are evaluated.")] = 100,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("demo"),
     device: Device = "auto",
     workers: Workers = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Show why diversity matters: the same ACT on demonstrations from one start, and from randomised starts.
+    """Show why diversity matters: ACT trained on demonstrations from one initial state, and from randomized ones.
 
-    Collects both datasets, reports their diversity, trains on each, evaluates both on the same fresh starts.
+    Collects both datasets, reports their diversity, trains on each, evaluates both on the same test initial states.
     """
     from act_kit.sim.tasks import get_task
 
@@ -50,7 +50,7 @@ def demo(
     from act_kit.training.run import create_run
 
     device = choose_device(device)
-    spread = ExecutorConfig(executor="local", num_workers=count_workers(workers))
+    executor_config = ExecutorConfig(executor="local", num_workers=count_workers(workers))
     train_flags = {"trainer.steps": steps, "selection.num_evaluations": 3, "selection.episodes": 10}
     eval_config = compose("eval", EvalConfig, flags={"episodes": episodes, "num_videos": 3})
     seed = _find_solvable_seed(task)
@@ -59,7 +59,7 @@ def demo(
     how_to_go_on = "It holds an earlier demo"
     with new_folder(out, overwrite=overwrite, is_complete=False, how_to_go_on=how_to_go_on) as fresh:
         write_json(fresh / "demo.json", None)
-    began = time.monotonic()
+    start_time = time.monotonic()
     sides = []
     for name, num_init_states in _SIDES.items():
         console.rule(name, align="left")
@@ -67,15 +67,17 @@ def demo(
         config = compose(
             "collect", CollectConfig, flags={"task": task, "n": n, "num_init_states": num_init_states, "seed": seed}
         )
-        with spread.make_executor() as executor:
+        with executor_config.make_executor() as executor:
             store = run_collection(config, folder / "data", executor=executor)
         diversity = measure(store)
         write_report(store, diversity, folder / "data-report")
-        say(diversity.verdict)
+        info(diversity.verdict)
         train_config = create_run(folder / "run", [folder / "data"], [], train_flags, overwrite=False)
-        policy = run_training(train_config, [store], folder / "run", device=device, num_workers=spread.num_workers)
+        policy = run_training(
+            train_config, [store], folder / "run", device=device, num_workers=executor_config.num_workers
+        )
         (evaluation,) = run_evaluation(
-            policy, [init_state_set], eval_config, folder / "eval", record_video=True, spread=spread
+            policy, [init_state_set], eval_config, folder / "eval", record_video=True, spread=executor_config
         )
         sides.append(
             Side(name=name, folder=folder, store=store, diversity=diversity, policy=policy, evaluation=evaluation)
@@ -83,19 +85,19 @@ def demo(
     page = write_demo(sides, out)
     finish_output(out)
     console.print(comparison_table(sides))
-    say(f"{time.monotonic() - began:.0f} s. Page: {page}")
+    info(f"{time.monotonic() - start_time:.0f} s. Page: {page}")
 
 
 def _find_solvable_seed(task: str) -> int:
-    """Return the first seed whose one start the expert succeeds from; in some tasks it fails from a few."""
+    """Return the first seed from whose initial state the expert succeeds; in some tasks it fails from a few."""
     from act_kit.collection.collect import collect_episode
     from act_kit.collection.demonstrators import ExpertDemonstrator
     from act_kit.sim.initial_states import InitialStateDistribution
     from act_kit.sim.simulator import Simulator
 
     simulator, expert = Simulator(task), ExpertDemonstrator(task)
-    seeds = itertools.count()
-    init_states = ((seed, InitialStateDistribution(task).sample(1, seed=seed, stream="collect")[0]) for seed in seeds)
-    return next(
-        seed for seed, init_state in init_states if collect_episode(simulator, expert, init_state).success_step >= 0
-    )
+    for seed in itertools.count():
+        init_state = InitialStateDistribution(task).sample(1, seed=seed, stream="collect")[0]
+        if collect_episode(simulator, expert, init_state).success_step >= 0:
+            break
+    return seed

@@ -1,4 +1,4 @@
-"""``act doctor``: what is wrong, how sure that is, and what to do about it."""
+"""``act doctor``: diagnosis of a run, a dataset, an evaluation or this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from act_kit.cli.console import console, say
+from act_kit.cli.console import console, info
 from act_kit.cli.options import Workers, count_workers
 from act_kit.cli.preflight import kind_of, require_writable
 from act_kit.errors import CheckpointError, OutputError
@@ -18,24 +18,24 @@ def doctor(
     target: Annotated[
         Path | None,
         typer.Argument(
-            help="A run, a dataset, an evaluation, or a folder of runs and datasets; without one, this machine.",
+            help="A run, a dataset, an evaluation, or a folder of runs and datasets. Default: this machine.",
             show_default=False,
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the findings, JSON.", show_default="none")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the findings.", show_default="none")] = None,
     workers: Workers = 0,
 ) -> None:
-    """Find out why a policy fails, or whether a dataset or this machine is sound.
+    """Find out why a policy fails, or check a dataset or this machine for faults.
 
-    Looks at logs, data, checkpoint and evaluations, measures what they do not say, and ranks what it finds. The exit
-    code is 2 if something critical is confirmed.
+    Reads logs, data, checkpoint and evaluations, measures missing values, and ranks the findings. The exit code is 2 if
+    a critical fault is confirmed.
     """
     if target:
         restore_output(target)
     if target and not (kind_of(target) or any(map(kind_of, target.glob("[!.]*")))):
         raise CheckpointError(
-            f"There is neither a run (config.yaml) nor a dataset (zarr.json) at {target}. act doctor RUN, act doctor "
-            "DATASET, or act doctor alone for this machine."
+            f"There is neither a run (config.yaml) nor a dataset (zarr.json) at {target}. Fix: act doctor RUN, act "
+            "doctor DATASET, or act doctor alone for this machine."
         )
     if out:
         require_writable(out.parent)
@@ -64,7 +64,7 @@ def doctor(
             if finding.result.status in ("CONFIRMED", "SUSPECTED"):
                 console.print(describe(finding), soft_wrap=True)
         for line in summary_lines(findings):
-            say(line)
+            info(line)
         has_failed = any(finding.is_fatal for finding in findings)
         console.print(Text(verdict(findings), style="bold red" if has_failed else "bold"), soft_wrap=True)
         found[name] = [finding.to_dict() for finding in findings]

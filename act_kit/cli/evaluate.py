@@ -1,4 +1,4 @@
-"""``act eval``: a policy in the simulator, with its controls."""
+"""``act eval``: a policy in the simulator, with baselines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from act_kit.cli.console import complain, console, say
+from act_kit.cli.console import console, info, warn
 from act_kit.cli.options import (
     Device,
     DryRun,
@@ -29,10 +29,10 @@ from act_kit.overrides import compose
 from act_kit.parallel import ExecutorConfig
 
 INIT_STATES = ("test", "train", "grid", "ood")
-"""What ``--init-states`` takes beside a file."""
+"""Values of ``--init-states`` other than a file."""
 
-GATE_FAILED = 3
-"""Exit code. An error's is 2."""
+REQUIREMENT_FAILED = 3
+"""Exit code if a ``--require`` is not met; that of an error is 2."""
 
 
 def evaluate(
@@ -41,33 +41,37 @@ def evaluate(
     overrides: Overrides = None,
     episodes: Annotated[int | None, typer.Option(help="Episodes of each task.", show_default="100")] = None,
     init_states: Annotated[
-        str, typer.Option(help="fresh, dataset, grid, ood (outside the reset box), or a init_states.json.")
+        str, typer.Option(help="test, train, grid, ood (outside the reset box), or an init_states.json.")
     ] = "test",
-    seed: Annotated[int | None, typer.Option(help="Of the starts.", show_default="0")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the initial states.", show_default="0")] = None,
     n_action_steps: Annotated[
-        int | None, typer.Option(help="Actions of a chunk carried out per query.", show_default="as trained")
+        int | None, typer.Option(help="Actions executed of each predicted chunk.", show_default="as trained")
     ] = None,
     temporal_ensemble: Annotated[
         bool | None,
         typer.Option(
             "--temporal-ensemble/--no-temporal-ensemble",
-            help="Query every step and average.",
+            help="Query the policy at every step and average the overlapping chunks.",
             show_default="as trained",
         ),
     ] = None,
     sweep_chunking: Annotated[
-        bool, typer.Option("--sweep-chunking", help="Carry out chunks in other ways too, on the same starts.")
+        bool,
+        typer.Option("--sweep-chunking", help="Also evaluate other chunking settings on the same initial states."),
     ] = False,
     require: Annotated[
         list[str] | None,
         typer.Option(
-            help='Exit with 3 unless, say, "success_lower>=0.8" of every task; repeatable.', show_default=False
+            help='Exit with code 3 unless every task meets it, for example "success_lower>=0.8"; repeatable.',
+            show_default=False,
         ),
     ] = None,
     record_video: Annotated[
-        bool, typer.Option("--record-video", help="Write mp4s of episodes, failures first.")
+        bool, typer.Option("--record-video", help="Write videos (mp4) of episodes, failures first.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the results.", show_default="RUN/eval-STARTS")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results.", show_default="RUN/eval-INIT_STATES")
+    ] = None,
     device: Device = "auto",
     workers: Workers = 0,
     executor: ExecutorName = "local",
@@ -75,9 +79,9 @@ def evaluate(
     dry_run: DryRun = False,
     print_config: PrintConfig = False,
 ) -> None:
-    """Evaluate a policy: success with its interval, distances, controls on the same starts, a page with maps.
+    """Evaluate a policy: success rate with interval, distances, baselines on the same initial states, page with maps.
 
-    Of a policy of several tasks: of each, with their means.
+    A policy of several tasks is evaluated on each, and the means are reported.
 
     [dim]act eval runs/pick-place-v3 --episodes 100 --record-video[/]
     """
@@ -87,13 +91,12 @@ def evaluate(
         show_config(config)
         return
     check_device(device)
-    spread = ExecutorConfig(executor=executor, num_workers=count_workers(workers))
-    place = out or run / f"eval-{_kind_of(init_states)}"
-    require_free(place, overwrite=overwrite, otherwise="It holds an evaluation")
+    executor_config = ExecutorConfig(executor=executor, num_workers=count_workers(workers))
+    folder = out or run / f"eval-{_kind_of(init_states)}"
+    require_free(folder, overwrite=overwrite, otherwise="It holds an evaluation")
     if dry_run:
-        show_config(
-            config, [f"would evaluate {run} on {init_states} starts into {place}, with {spread.num_workers} processes"]
-        )
+        plan = f"would evaluate {run} on {init_states} initial states into {folder}"
+        show_config(config, [f"{plan}, with {executor_config.num_workers} processes"])
         return
     import torch
 
@@ -106,19 +109,19 @@ def evaluate(
     from act_kit.reports.overview import overview_table
     from act_kit.training.run import note_evaluation
 
-    # A second thread of the policy would take a processor from those who simulate. (Not in a process that also trains:
-    # once this has been called, however it is set again, training takes a sixth longer.)
+    # A second thread of the policy would take a processor from the simulators. (Never call this in a process that also
+    # trains: after this call, even if it is reverted, training takes a sixth longer.)
     torch.set_num_threads(1)
     requirements = [Requirement.parse(text) for text in require or []]
     policy = Policy.load(run, device=choose_device(device)).with_chunking(
         n_action_steps=n_action_steps, temporal_ensemble=temporal_ensemble
     )
-    say(f"{policy.num_tensors} of {policy.num_tensors} tensors loaded, self-test reproduced: {policy}")
-    init_state_sets = init_state_sets_from(init_states, policy.contract, config)
+    info(f"{policy.num_tensors} of {policy.num_tensors} tensors loaded, self-test reproduced: {policy}")
+    init_state_sets = init_state_sets_from(init_states, policy.metadata, config)
     if init_state_sets[0].kind == "file":
-        complain(
-            f"The initial states in {init_states} are not drawn as --init-states test, grid or ood draws them: this evaluation "
-            "is called 'file', and says nothing about fresh ones."
+        warn(
+            f"The initial states in {init_states} differ from those of --init-states test, grid or ood: this "
+            "evaluation has the kind 'file' and does not estimate the success rate on test initial states."
         )
     out = out or run / f"eval-{init_state_sets[0].kind}"
     context.with_resource(locked(out))
@@ -131,38 +134,37 @@ def evaluate(
         record_video=record_video,
         sweep_chunking=sweep_chunking,
         overwrite=overwrite,
-        spread=spread,
+        spread=executor_config,
     )
     if policy.folder:
         note_evaluation(policy.folder, out)
     console.print(terminal_table(evaluations[0]) if len(evaluations) == 1 else overview_table(evaluations))
     for evaluation in evaluations:
         if evaluation.interpretation:
-            complain(f"{evaluation.init_state_set.task}: {evaluation.interpretation}")
-    say(f"Page: {out / 'report.html'}")
+            warn(f"{evaluation.init_state_set.task}: {evaluation.interpretation}")
+    info(f"Page: {out / 'report.html'}")
     verdicts = [require.check(evaluation) for require in requirements for evaluation in evaluations]
     for passed, line in verdicts:
-        (say if passed else complain)(line)
+        (info if passed else warn)(line)
     if not all(passed for passed, _ in verdicts):
-        raise typer.Exit(GATE_FAILED)
+        raise typer.Exit(REQUIREMENT_FAILED)
 
 
 def _kind_of(init_states: str) -> str:
-    """Return the kind of starts that ``--init-states`` asks for.
+    """Return the kind of initial states that ``--init-states`` selects.
 
     Raises:
-        DatasetError: It is neither a kind nor a file of starts.
+        DatasetError: It is neither a kind nor a file of initial states.
     """
     if init_states in INIT_STATES:
         return init_states
     try:
         kind = read_json(Path(init_states))["kind"]
-        return INIT_STATES[INIT_STATES.index(kind)]  # no path is made of a file's text
+        return INIT_STATES[INIT_STATES.index(kind)]  # the text of a file must not become part of a path
     except FileNotFoundError as error:
-        raise DatasetError(
-            f"'{init_states}' is neither a file nor one of {', '.join(INIT_STATES)}.{did_you_mean(init_states, INIT_STATES)}"
-        ) from error
+        hint = did_you_mean(init_states, INIT_STATES)
+        raise DatasetError(f"'{init_states}' is neither a file nor one of {', '.join(INIT_STATES)}.{hint}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
-            f"{init_states} is not an evaluation set. Fix: use a init_states.json that act eval wrote."
+            f"{init_states} is not a set of initial states. Fix: use an init_states.json that act eval wrote."
         ) from error

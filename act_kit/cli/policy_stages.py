@@ -1,4 +1,4 @@
-"""The stages that make and judge a policy, with a progress bar each: what the verbs and the demo have in common."""
+"""The stages that train and evaluate a policy, each with a progress bar; shared by the verbs and the demo."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.progress import TaskID
 
 from act_kit import interrupts
-from act_kit.cli.console import complain, console, progress_bar, say
+from act_kit.cli.console import console, info, progress_bar, warn
 from act_kit.config import EvalConfig, TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import RenderError
@@ -33,31 +33,34 @@ from act_kit.training.trainer import Trainer
 
 
 def run_training(
-    config: TrainConfig, stores: Sequence[EpisodeStore], run: Path, *, device: str, num_workers: int,
-    group: ProcessGroup = SINGLE_PROCESS, resume: bool = False,
-) -> Policy:  # fmt: skip
-    """Train a policy, trying it in the simulator on the way; of a group, the first process does that, and talks."""
-    init_states = [
-        init_state
-        for task in dict.fromkeys(store.info.task for store in stores)
-        for init_state in InitialStateDistribution(task).sample(
-            config.selection.episodes, seed=config.trainer.seed, stream="select"
-        )
-    ]
+    config: TrainConfig,
+    stores: Sequence[EpisodeStore],
+    run: Path,
+    *,
+    device: str,
+    num_workers: int,
+    group: ProcessGroup = SINGLE_PROCESS,
+    resume: bool = False,
+) -> Policy:
+    """Train a policy with evaluations in the simulator; only the first process of a group evaluates and prints."""
+    init_states = []
+    for task in dict.fromkeys(store.info.task for store in stores):
+        distribution = InitialStateDistribution(task)
+        init_states += distribution.sample(config.selection.episodes, seed=config.trainer.seed, stream="select")
     num_workers = min(num_workers, len(init_states))
-    tell = say if group.is_first else lambda message: None
+    print_message = info if group.is_first else lambda message: None
     with RolloutPool(
-        num_workers, engine=config.sim.engine, num_envs=config.rollout.num_envs, on_plan=_say_once()
+        num_workers, engine=config.sim.engine, num_envs=config.rollout.num_envs, on_plan=_print_first_plan()
     ) as roll:
         trainer = Trainer(
             config, stores, run, selector=make_checkpoint_evaluator(roll, init_states), device=device, group=group
         )
         if trainer.frames and config.selection.num_evaluations and group.is_first:
-            _what_draws(trainer.frames.gl_renderer, num_workers)
+            _find_renderer(trainer.frames.gl_renderer, num_workers)
         if resume:
             trainer.resume()
-        tell(trainer.summary())
-        tell(trainer.dry_run())
+        print_message(trainer.summary())
+        print_message(trainer.dry_run())
         bar = progress_bar("status", disable=not group.is_first)
         with bar, interrupts.deferred() as raise_if_interrupted:
             line = bar.add_task("train", total=config.trainer.steps, completed=trainer.step, status="")
@@ -70,33 +73,39 @@ def run_training(
                 if is_record:
                     was_slow, is_slow = is_slow, bool(state.slowed())
                     if is_slow and not was_slow:
-                        complain(state.slowed())
+                        warn(state.slowed())
                 raise_if_interrupted()
 
             policy = trainer.train(show)
-    tell(trainer.outcome())
+    print_message(trainer.outcome())
     return policy
 
 
 def run_evaluation(
-    policy: Policy, init_state_sets: Sequence[InitialStateSet], config: EvalConfig, out: Path, *, record_video: bool, spread: ExecutorConfig,
-    sweep_chunking: bool = False, overwrite: bool = False,
-) -> list[Evaluation]:  # fmt: skip
-    """Evaluate a policy and write the results: of one task to ``out``, of several to a folder of each in there.
+    policy: Policy,
+    init_state_sets: Sequence[InitialStateSet],
+    config: EvalConfig,
+    out: Path,
+    *,
+    record_video: bool,
+    spread: ExecutorConfig,
+    sweep_chunking: bool = False,
+    overwrite: bool = False,
+) -> list[Evaluation]:
+    """Evaluate a policy and write the results to ``out``; with several tasks, to one subfolder per task.
 
-    All of it is there afterwards, or none.
-
-    ``sweep_chunking`` also carries out its chunks in other ways; see :mod:`act_kit.eval.sweep`.
+    The folder is written atomically. ``sweep_chunking`` also evaluates other chunking settings; see
+    :mod:`act_kit.eval.sweep`.
     """
     num_init_states = sum(len(init_state_set.init_states) for init_state_set in init_state_sets)
     with _roll(policy, num_init_states, config, spread) as roll, progress_bar("successes") as bar:
         lines: dict[str, TaskID] = {}
 
-        def show(who: str, progress: Progress, num: int) -> None:
-            if who not in lines:
-                lines[who] = bar.add_task(who, total=num, successes="")
+        def show(name: str, progress: Progress, num: int) -> None:
+            if name not in lines:
+                lines[name] = bar.add_task(name, total=num, successes="")
             text = f"success {progress.num_succeeded}"
-            bar.update(lines[who], completed=progress.num_episodes, successes=text)
+            bar.update(lines[name], completed=progress.num_episodes, successes=text)
 
         evaluations = evaluate_all(policy, init_state_sets, config, roll=roll, on_progress=show)
         sweeps: list[list[SweepRow]] = [[] for _ in evaluations]
@@ -109,17 +118,17 @@ def run_evaluation(
         videos: list[dict[int, Path]] = [{} for _ in folders]
         if record_video:
             videos = _record(evaluations, config, folders, spread.num_workers)
-        for evaluation, folder, of_set, rows in zip(evaluations, folders, videos, sweeps, strict=True):
-            write_results(evaluation, policy, folder, of_set, rows)
+        for evaluation, folder, evaluation_videos, rows in zip(evaluations, folders, videos, sweeps, strict=True):
+            write_results(evaluation, policy, folder, evaluation_videos, rows)
             if rows:
                 console.print(sweep_table(evaluation.init_state_set.task, rows))
         if len(evaluations) > 1:
             write_overview(evaluations, policy, fresh)
-    trained_by = config_of(policy.folder) if policy.folder else None
-    if policy.folder and trained_by and trained_by["wandb_project"]:
+    train_config = config_of(policy.folder) if policy.folder else None
+    if policy.folder and train_config and train_config["wandb_project"]:
         for init_state_set in init_state_sets:
             results = out / init_state_set.task if len(init_state_sets) > 1 else out
-            log_evaluation(policy.folder.parents[1], trained_by["wandb_project"], results)
+            log_evaluation(policy.folder.parents[1], train_config["wandb_project"], results)
     return evaluations
 
 
@@ -127,53 +136,53 @@ def run_evaluation(
 def _roll(
     policy: Policy, num_init_states: int, config: EvalConfig, spread: ExecutorConfig
 ) -> Generator[RolloutFunction]:
-    """Roll out on this machine's processes, saying how, or on a cluster."""
+    """Yield a function that runs rollouts in local processes, whose plan is printed, or on a cluster."""
     num_workers = min(spread.num_workers, num_init_states)
-    gl = _what_draws(policy.contract.gl_renderer, num_workers) if policy.views else None
+    gl = _find_renderer(policy.metadata.gl_renderer, num_workers) if policy.views else None
     if spread.executor != "local":
         with spread.make_executor(gl.environment if gl else None) as executor:
             yield roll_with(executor, config.sim.engine)
         return
     with RolloutPool(
-        num_workers, engine=config.sim.engine, num_envs=config.rollout.num_envs, on_plan=_say_once()
+        num_workers, engine=config.sim.engine, num_envs=config.rollout.num_envs, on_plan=_print_first_plan()
     ) as roll:
         yield roll
 
 
-def _what_draws(learnt_from: str, num_workers: int) -> Gl:
-    """Find what draws for a policy; complain if something else drew what it learnt from."""
+def _find_renderer(training_renderer: str, num_workers: int) -> Gl:
+    """Find the OpenGL library that renders for a policy; warn if its training images have another renderer."""
     gl = find_gl(num_workers)
-    if gl.renderer != learnt_from:
-        complain(
-            f"The policy learns from pictures drawn by '{learnt_from}', here draws '{gl.renderer}': pictures differ a "
-            "little, and so may its success."
+    if gl.renderer != training_renderer:
+        warn(
+            f"The training images were rendered by '{training_renderer}', this machine renders with '{gl.renderer}': "
+            "the images differ slightly, and the success rate may differ too."
         )
     return gl
 
 
-def _say_once() -> Callable[[RolloutPlan], None]:
-    """Return what says how the first of several rollouts is spread."""
-    said: list[RolloutPlan] = []
+def _print_first_plan() -> Callable[[RolloutPlan], None]:
+    """Return a function that prints how the first of several rollouts is distributed over processes."""
+    plans: list[RolloutPlan] = []
 
-    def say_first(plan: RolloutPlan) -> None:
-        if not said:
-            say(plan.reason)
-        said.append(plan)
+    def print_first(plan: RolloutPlan) -> None:
+        if not plans:
+            info(plan.reason)
+        plans.append(plan)
 
-    return say_first
+    return print_first
 
 
 def _record(
     evaluations: Sequence[Evaluation], config: EvalConfig, folders: Sequence[Path], num_workers: int
 ) -> list[dict[int, Path]]:
-    """Record videos where that is possible; where it is not, say in one line what is missing.
+    """Record videos, or print a warning in one line if no renderer works.
 
-    Returns where those of each evaluation are, by episode.
+    Returns the path of each video of each evaluation, by episode.
     """
     try:
         gl = find_gl(num_workers)
     except RenderError as error:
-        complain(f"No videos: {error}")
+        warn(f"No videos: {error}")
         return [{} for _ in folders]
     chosen = choose([evaluation.outcomes for evaluation in evaluations], config.num_videos)
     videos: dict[Path, Outcome] = {}
@@ -182,7 +191,7 @@ def _record(
         paths.append({i: video_path(folder, i, evaluation.outcomes[i]) for i in indices})
         videos |= {path: evaluation.outcomes[i] for i, path in paths[-1].items()}
     settings = RenderSettings(height_px=config.video_size_px, width_px=config.video_size_px)
-    say(f"Recording {len(videos)} videos with {gl}")
+    info(f"Recording {len(videos)} videos with {gl}")
     with LocalExecutor(num_workers, gl.environment) as executor:
         record(executor, videos, config.video_camera, settings, config.video_fps)
     return paths

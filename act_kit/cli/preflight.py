@@ -1,4 +1,4 @@
-"""What every verb checks before it imports what takes seconds: its inputs can be read, its output can be written."""
+"""Checks of input and output paths that every verb runs before slow imports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DATASET_FORMAT = "act_kit.dataset"
 
 
 def kind_of(path: Path) -> str:
-    """Return what lies at ``path``: dataset, datasets (a folder of them), run, seeds, checkpoint, evaluation, or ""."""
+    """Return the kind of folder: dataset, datasets (a folder of them), run, seeds, checkpoint, evaluation, or ""."""
     markers = {
         "zarr.json": "dataset",
         "config.yaml": "run",
@@ -30,22 +30,24 @@ def kind_of(path: Path) -> str:
 
 
 def require_datasets(paths: list[Path]) -> list[Path]:
-    """Return the datasets at ``paths``, each a dataset or a folder of several; refuse paths at which there are none.
+    """Return the datasets at ``paths``, each of which is a dataset or a folder of several.
 
     Raises:
-        DatasetError: With the command that was probably meant.
+        DatasetError: A path holds no dataset; the message suggests the command that the user probably meant.
     """
     found = []
     for path in paths:
         restore_output(path)
         folder = quoted(path)
         if not path.exists():
-            raise DatasetError(f"There is no dataset at {path}. Collect one: act collect --task TASK --out {folder}")
+            raise DatasetError(f"There is no dataset at {path}. Fix: act collect --task TASK --out {folder}")
         kind = kind_of(path)
         if kind in ("run", "seeds", "checkpoint"):
-            raise DatasetError(f"{path} is a run, not a dataset. Fix: name the dataset; for the run: act eval {folder}")
+            raise DatasetError(
+                f"{path} is a run, not a dataset. Fix: give the dataset, or evaluate the run: act eval {folder}"
+            )
         if kind == "evaluation":
-            raise DatasetError(f"{path} is an evaluation, not a dataset. Fix: name the dataset.")
+            raise DatasetError(f"{path} is an evaluation, not a dataset. Fix: give the dataset.")
         for dataset in [path] if kind != "datasets" else sorted(path.glob("[!.]*")):
             if kind != "datasets" or (dataset / "zarr.json").exists():
                 _require_dataset(dataset)
@@ -62,7 +64,7 @@ def _require_dataset(path: Path) -> None:
     except FileNotFoundError as error:
         raise DatasetError(f"{path} is not a dataset of act_kit: no zarr v3 group is there.") from error
     except (DamagedFileError, OSError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path} is not a dataset of act_kit: its zarr.json is not one of theirs.") from error
+        raise DatasetError(f"{path} is not a dataset of act_kit: its zarr.json has another format.") from error
     if not is_ours:
         raise DatasetError(
             f"{path} is a zarr group, but not a dataset of act_kit (its 'format' is not {_DATASET_FORMAT})."
@@ -70,31 +72,29 @@ def _require_dataset(path: Path) -> None:
 
 
 def require_run(path: Path) -> None:
-    """Refuse a path at which there is no trained policy.
+    """Refuse a path that holds no trained policy.
 
     Raises:
-        CheckpointError: With the command that was probably meant.
+        CheckpointError: There is none; the message suggests the command that the user probably meant.
     """
     restore_output(path)
     folder = quoted(path)
     if kind_of(path) in ("dataset", "datasets"):
         raise CheckpointError(
-            f"{path} is a dataset, not a run. Fix: act train --data {folder} --out RUN, then act eval RUN; to look at "
+            f"{path} is a dataset, not a run. Fix: act train --data {folder} --out RUN, then act eval RUN; to inspect "
             f"it: act report {folder}"
         )
     if kind_of(path) == "seeds":
-        raise CheckpointError(f"{path} holds several runs. Fix: name one, such as {path / 'seed-0'}")
+        raise CheckpointError(f"{path} holds several runs. Fix: give one of them, such as {path / 'seed-0'}")
     if kind_of(path) == "evaluation":
-        raise CheckpointError(f"{path} is an evaluation, not a run. Fix: name the run that it is of.")
-    places = (path, path / "checkpoints" / "best", path / "checkpoints" / "last")
-    if not any((place / "policy.json").exists() for place in places):
-        raise CheckpointError(
-            f"There is no trained policy at {path}. Train one: act train --data DATASET --out {folder}"
-        )
+        raise CheckpointError(f"{path} is an evaluation, not a run. Fix: give the run that it evaluates.")
+    folders = (path, path / "checkpoints" / "best", path / "checkpoints" / "last")
+    if not any((folder / "policy.json").exists() for folder in folders):
+        raise CheckpointError(f"There is no trained policy at {path}. Fix: act train --data DATASET --out {folder}")
 
 
 def require_file(path: Path, what: str, kind: type[ActKitError]) -> None:
-    """Refuse a file that is missing, is no regular file, or cannot be read, with an error of ``kind``."""
+    """Raise an error of type ``kind`` if a file is missing, is not a regular file, or cannot be read."""
     if not path.is_file():
         raise kind(f"{what}={path}: there is no such file.")
     if not os.access(path, os.R_OK):
@@ -102,22 +102,22 @@ def require_file(path: Path, what: str, kind: type[ActKitError]) -> None:
 
 
 def require_free(path: Path, *, overwrite: bool, otherwise: str) -> None:
-    """Refuse an output folder that holds something, unless that is to be replaced, or that cannot be written.
+    """Refuse an output folder that cannot be written, or that is not empty unless ``overwrite`` is True.
 
     Raises:
-        OutputError: ``otherwise`` says what else could be done with what is there.
+        OutputError: ``otherwise`` is a sentence about the existing content that the message adds.
     """
     check_output(path, overwrite=overwrite, how_to_go_on=otherwise)
     require_writable(path)
 
 
 def require_writable(path: Path, *, fix: str = "choose another --out") -> None:
-    """Refuse a folder, there or yet to be made, in which no file can be made: by making one.
+    """Check that files can be created in a folder, which need not exist yet, by creating a temporary one.
 
     Raises:
-        OutputError: With the reason and the fix.
+        OutputError: They cannot; the message states the reason and the fix.
     """
-    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass

@@ -1,4 +1,4 @@
-"""``act train --seeds``: one run per training seed, each trained and evaluated by processes of their own."""
+"""``act train --seeds``: one run per training seed, each trained and evaluated in separate processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from act_kit import interrupts
-from act_kit.cli.console import complain, console, say
+from act_kit.cli.console import console, info, warn
 from act_kit.errors import ConfigError, DamagedFileError
 from act_kit.files import SEEDS, finish_output, new_folder, quoted, read_json, write_json
 
@@ -21,33 +21,38 @@ SEED = "trainer.seed"
 
 
 def parse_seeds(text: str, overrides: Sequence[str], flags: Mapping[str, Any]) -> list[int]:
-    """Read ``--seeds``: how many, or which ones.
+    """Parse ``--seeds``: a number of seeds, or a list of them.
 
     Raises:
-        ConfigError: It is neither, or the seed is given in another way too, or processes are to share a training.
+        ConfigError: It is neither, the seed is also given by another option, or the command runs under torchrun.
     """
     try:
         seeds = [int(part) for part in text.split(",")] if "," in text else list(range(int(text)))
     except ValueError:
         seeds = []
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"--seeds {text}: give how many, such as 5, or different ones, such as 0,3,7.")
+        raise ConfigError(f"--seeds {text}: expected a number, such as 5, or distinct seeds, such as 0,3,7.")
     if flags[SEED] is not None or any(override.startswith(f"{SEED}=") for override in overrides):
-        raise ConfigError("--seeds says which training seeds: leave out --seed and trainer.seed=.")
+        raise ConfigError("--seeds already sets the training seeds. Fix: leave out --seed and trainer.seed=.")
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        raise ConfigError("--seeds trains one run after the other, without torchrun; or torchrun each with --seed.")
+        raise ConfigError("--seeds trains the runs one after another, without torchrun. Fix: torchrun each with --seed")
     return seeds
 
 
-def begin_seeds(
-    out: Path, data: Sequence[Path], seeds: Sequence[int], overrides: Sequence[str], flags: Mapping[str, Any], *,
+def create_seed_runs(
+    out: Path,
+    data: Sequence[Path],
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    flags: Mapping[str, Any],
+    *,
     overwrite: bool,
-) -> None:  # fmt: skip
-    """Make the folder of every run, ``out/seed-N``, so that each can be gone on with: of all of them, or of none."""
+) -> None:
+    """Create the folders of all runs, ``out/seed-N``, atomically, so that each run can be resumed."""
     from act_kit.compare.experiments import SEED_FOLDER
     from act_kit.training.run import create_run
 
-    how_to_go_on = f"act train --resume --out {quoted(out)} goes on with it"
+    how_to_go_on = f"act train --resume --out {quoted(out)} resumes it"
     with new_folder(out, overwrite=overwrite, is_complete=False, how_to_go_on=how_to_go_on) as fresh:
         write_json(fresh / SEEDS, list(seeds))
         for seed in seeds:
@@ -55,10 +60,10 @@ def begin_seeds(
 
 
 def run_seeds(out: Path, options: Sequence[str]) -> int:
-    """Train and evaluate every seed of ``out`` that was not, print the results, and return the exit code.
+    """Train and evaluate the unfinished seeds of ``out``, print the results, and return the exit code.
 
-    ``options`` are for both verbs. A seed that fails is named at the end and stops no other. Each stage is a process
-    of its own: an evaluation wants one thread, a training all of them, and PyTorch cannot go from one to the other.
+    ``options`` are passed to both verbs. A failed seed is listed at the end and does not stop the others. Each stage is
+    a separate process, because an evaluation needs one thread and a training all of them, and PyTorch cannot switch.
     """
     from act_kit.compare.compare import kinds_of_seeds
     from act_kit.compare.experiments import SEED_FOLDER, read_method
@@ -74,26 +79,26 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
         try:
             trained = steps_taken(run) >= load_run(run)[0].trainer.steps
         except ActKitError as error:
-            complain(str(error))
+            warn(str(error))
             failed.append(run.name)
             continue
         results = run / "eval-test"
         if trained and (results / "summary.json").exists():
-            say("Trained and evaluated before.")
+            info("Trained and evaluated before.")
             continue
-        # An evaluation that is there is of a training that went on.
+        # --overwrite replaces an incomplete evaluation, or one of an earlier checkpoint.
         stages = [["train", "--resume", "--out", str(run)], ["eval", str(run), "--overwrite"]]
-        if not all(_act(stage + list(options)) == 0 for stage in stages[trained:]):
+        if not all(_run_act(stage + list(options)) == 0 for stage in stages[trained:]):
             failed.append(run.name)
     if len(failed) < len(seeds):
         method = read_method(out)
         console.print(methods_table([method]))
         note = kinds_of_seeds(method)
         if note:
-            say(note)
-        say(f"Compare with another: act compare {quoted(out)} OTHER --vary KEY")
+            info(note)
+        info(f"Next: act compare {quoted(out)} OTHER --vary KEY")
     if failed:
-        complain(f"Failed: {', '.join(failed)}; see above. Resume with: act train --resume --out {quoted(out)}")
+        warn(f"Failed: {', '.join(failed)}; see above. Resume with: act train --resume --out {quoted(out)}")
         return 1
     finish_output(out)
     return 0
@@ -103,7 +108,7 @@ def _read_seeds(out: Path) -> list[int]:
     """Return the training seeds of the runs in ``out``.
 
     Raises:
-        DamagedFileError: The file holds something else.
+        DamagedFileError: The file does not hold a list of seeds.
     """
     seeds = read_json(out / SEEDS)
     if not isinstance(seeds, list) or not all(type(seed) is int and seed >= 0 for seed in seeds):
@@ -112,9 +117,9 @@ def _read_seeds(out: Path) -> list[int]:
 
 
 def child() -> None:
-    """Run the command line, and end with the parent, who keeps this process's standard input open as long as it lives.
+    """Run the command line, and exit when the parent process does; the parent keeps standard input open until then.
 
-    It would train on otherwise, beside the process that goes on with the training.
+    Otherwise this process would continue to train, concurrently with a process that resumes the training.
     """
     from act_kit.cli import main
 
@@ -128,24 +133,25 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _act(arguments: Sequence[str]) -> int:
-    """Run the command line in another process, which is told to stop when this one is; return its exit code."""
-    # In a process group of its own: a Ctrl-C of the terminal would reach it beside ours, and a second one is no wish.
+def _run_act(arguments: Sequence[str]) -> int:
+    """Run the command line in another process, forward SIGINT and SIGTERM to it, and return its exit code."""
+    # A separate process group: otherwise a Ctrl-C of the terminal would reach the process twice.
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", "from act_kit.cli.seeds import child; child()", *arguments],
-        stdin=subprocess.PIPE, process_group=0,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        process_group=0,
+    )
     stopped: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
         stopped.append(number)
         process.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         code = process.wait()
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
     if stopped:
         interrupts.tell()

@@ -1,7 +1,7 @@
-"""Collecting demonstrations: attempts from given starts, successes kept (of a policy all), every attempt on record.
+"""Collection of demonstrations: successful episodes are kept (all of them with a policy), every attempt is recorded.
 
-An attempt depends on its number and nothing else, and attempts are stored in their order. So the same bytes come from
-one process and from many, in one go or after any number of interruptions.
+An attempt depends only on its number, and attempts are stored in order. So one process and many write the same bytes,
+uninterrupted or after any number of interruptions.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from act_kit.sim.threads import cache_per_thread
 from act_kit.versions import git_commit, versions
 
 COMMIT_EVERY = 50
-"""Attempts between two commits: what a kill can cost, against about 50 ms for each commit."""
+"""Attempts between two commits: a kill loses at most as many, and a commit takes about 50 ms."""
 
-_HOPELESS = 20
-"""Attempts without one success after which a collection gives up."""
+_MAX_FAILED_ATTEMPTS = 20
+"""Attempts without a success after which a collection stops with an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a collection stands: told after every attempt."""
+    """Progress of a collection, reported after every attempt."""
 
     num_kept: int
     num_attempts: int
@@ -56,49 +56,54 @@ def collect_episode(
     steps_after_success: int = 10,
     rewards: bool = False,
 ) -> Episode:
-    """Demonstrate from ``init_state`` until some steps after the first success, to the demonstrator's end or the horizon.
+    """Demonstrate from ``init_state`` until some steps after the first success, the demonstrator's end or the horizon.
 
-    With ``noise`` (a standard deviation, in units of the action), the executed action is disturbed and the clean one is
-    the label, so that the data show how to recover (DART, Laskey et al. 2017).
+    ``noise`` is the standard deviation of Gaussian noise, in units of the action. It is added to the executed action
+    only, not to the label, so that the data show how to recover (DART, Laskey et al. 2017).
     """
     rng = np.random.default_rng([seed, attempt])
     recorder = Recorder(simulator, steps_after_success=steps_after_success, rewards=rewards)
     recorder.begin(init_state)
     demonstrator.begin(init_state, attempt)
     while recorder.steps_left and (decision := demonstrator.act(recorder.state)) is not None:
-        action, carried_out = decision
+        action, executed_action = decision
         disturbance = noise * rng.standard_normal(4) if noise else 0.0
-        recorder.step(action, np.clip(carried_out + disturbance, -1.0, 1.0).astype(np.float32))
+        recorder.step(action, np.clip(executed_action + disturbance, -1.0, 1.0).astype(np.float32))
     return recorder.episode(attempt=attempt, source=demonstrator.source)
 
 
-def _make_stage(config: CollectConfig, parent: str) -> tuple[Simulator, Demonstrator]:
+def _make_simulator_and_demonstrator(config: CollectConfig, parent: str) -> tuple[Simulator, Demonstrator]:
     """Make a simulator and a demonstrator.
 
-    ``parent``, a fingerprint, tells a policy from the one that lay at the same path before.
+    ``parent``, a fingerprint, is part of the cache's key: another policy may have been at the same path before.
     """
     return Simulator(config.task, config.sim.engine), make_demonstrator(config)
 
 
-_stage = cache_per_thread(_make_stage, 1)
-"""This thread's; making them takes longer than an episode."""
+_simulator_and_demonstrator = cache_per_thread(_make_simulator_and_demonstrator, 1)
+"""Simulator and demonstrator of this thread; making them takes longer than an episode."""
 
 
 def attempt(config: CollectConfig, parent: str, index: int, init_state: InitialState) -> Episode:
-    """Make attempt number ``index``, in whatever process this is."""
-    simulator, demonstrator = _stage(config, parent)
+    """Run attempt number ``index`` in this process."""
+    simulator, demonstrator = _simulator_and_demonstrator(config, parent)
     return collect_episode(
-        simulator, demonstrator, init_state,
-        attempt=index, seed=config.seed, noise=config.noise, steps_after_success=config.steps_after_success,
+        simulator,
+        demonstrator,
+        init_state,
+        attempt=index,
+        seed=config.seed,
+        noise=config.noise,
+        steps_after_success=config.steps_after_success,
         rewards=config.rewards,
-    )  # fmt: skip
+    )
 
 
 def _init_states(config: CollectConfig) -> list[InitialState]:
-    """Return the starts of all attempts that may be made."""
-    # Where nearly every attempt fails there is something to mend, not to wait for.
-    is_all = config.init_distribution == "grid" or config.keeps_failures
-    num = config.n if is_all else 4 * config.n + _HOPELESS
+    """Return the initial states of all attempts, also of those that may not be needed."""
+    # The number of attempts is bounded: where nearly all fail, something is wrong.
+    is_exact = config.init_distribution == "grid" or config.keeps_failures
+    num = config.n if is_exact else 4 * config.n + _MAX_FAILED_ATTEMPTS
     if config.demonstrator == "replay":
         return replayed_init_states(config, num)
     stream: Stream = "correct" if config.demonstrator == "policy" else "collect"
@@ -109,12 +114,11 @@ def _init_states(config: CollectConfig) -> list[InitialState]:
     return [drawn[index % num_drawn] for index in range(num)]
 
 
-def _attempts(config: CollectConfig, parent: str, first: int, executor: Executor) -> Generator[Episode]:
+def _run_attempts(config: CollectConfig, parent: str, first: int, executor: Executor) -> Generator[Episode]:
     """Yield the attempts from number ``first`` on, in order."""
     init_states = _init_states(config)
-    return executor.map(
-        attempt, [(config, parent, index, init_states[index]) for index in range(first, len(init_states))]
-    )
+    jobs = [(config, parent, index, init_states[index]) for index in range(first, len(init_states))]
+    return executor.map(attempt, jobs)
 
 
 def _init_distribution(config: CollectConfig) -> str:
@@ -124,7 +128,7 @@ def _init_distribution(config: CollectConfig) -> str:
 
 
 def describe(config: CollectConfig, parent: dict[str, Any] | None) -> DatasetInfo:
-    """Return the attributes of the dataset that ``config`` asks for; ``parent`` is what its demonstrator is made of."""
+    """Return the attributes of the dataset that ``config`` describes; ``parent`` is that of its demonstrator."""
     return DatasetInfo(
         task=config.task,
         num_wanted=config.n,
@@ -152,21 +156,21 @@ def collect(
 ) -> EpisodeStore:
     """Collect the dataset that ``config`` describes into ``path``, or resume it, and return it finished.
 
-    With ``resume``, what was not begun yet is begun.
+    With ``resume``, a dataset that does not exist is collected from the beginning.
 
-    Interrupted (Ctrl-C, an exception, also one of ``on_progress``), it stores what it has before it lets go; killed, it
-    loses the attempts since the last commit. Either way ``resume=True`` completes it to the bytes of an uninterrupted
-    run, of more episodes too where they would begin with those that are there.
+    An interruption (Ctrl-C, or an exception, also of ``on_progress``) stores all attempts so far; a kill loses those
+    since the last commit. In both cases ``resume=True`` completes the dataset to the bytes of an uninterrupted run,
+    also with a larger ``config.n`` if its first episodes are the existing ones.
 
     Raises:
-        DatasetError: The demonstrator hardly ever succeeds, or the dataset to resume was begun otherwise.
+        DatasetError: The success rate of the demonstrator is too low, or the dataset to resume has other options.
     """
     info = describe(config, make_demonstrator(config).parent)
     store = _reopen(config, info, path) if resume and path.exists() else None
     parent = str(info.parents[0]["fingerprint"]) if info.parents else ""
     num_attempts = store.recover() if store else 0
     num_kept = store.num_episodes if store else 0
-    less = "--noise or --init-perturbation" if config.demonstrator == "replay" else "--noise"
+    noise_flags = "--noise or --init-perturbation" if config.demonstrator == "replay" else "--noise"
     episodes: list[Episode] = []
     attempts: list[Attempt] = []
 
@@ -176,10 +180,10 @@ def collect(
             episodes.clear()
             attempts.clear()
 
-    with closing(_attempts(config, parent, num_attempts, executor)) as outcomes:
+    with closing(_run_attempts(config, parent, num_attempts, executor)) as results:
         try:
             while num_kept < config.n:
-                episode = next(outcomes, None)
+                episode = next(results, None)
                 if episode is None:
                     break
                 if store is None:
@@ -191,11 +195,11 @@ def collect(
                     episodes.append(episode)
                     num_kept += 1
                 on_progress(Progress(num_kept=num_kept, num_attempts=num_attempts))
-                if num_attempts >= _HOPELESS and not num_kept:
+                if num_attempts >= _MAX_FAILED_ATTEMPTS and not num_kept:
                     raise DatasetError(
                         f"The {config.demonstrator} demonstrator failed all of its first {num_attempts} attempts at "
-                        f"{config.task} (start law '{info.init_distribution}', noise {config.noise}). "
-                        f"Try another --seed, or less {less}."
+                        f"{config.task} (initial-state distribution '{info.init_distribution}', noise {config.noise}). "
+                        f"Fix: another --seed, or less {noise_flags}"
                     )
                 if len(attempts) >= COMMIT_EVERY:
                     commit()
@@ -204,82 +208,85 @@ def collect(
     assert store is not None, "a collection makes at least one attempt"
     if num_kept < config.n and config.init_distribution != "grid":
         raise DatasetError(
-            f"Only {num_kept} of {num_attempts} attempts at {config.task} succeeded, {config.n} "
-            f"were asked for; what there is, is in {path}. Try less {less}, or a smaller --n."
+            f"Only {num_kept} of {num_attempts} attempts at {config.task} succeeded: expected {config.n}. Their "
+            f"episodes are in {path}. Fix: less {noise_flags}, or a smaller --n"
         )
     store.finish()
     finish_output(path)
     return store
 
 
-def _reopen(config: CollectConfig, asked: DatasetInfo, path: Path) -> EpisodeStore:
-    """Open the dataset that ``config`` began, or one of fewer episodes that is the beginning of it to the byte."""
+def _reopen(config: CollectConfig, info: DatasetInfo, path: Path) -> EpisodeStore:
+    """Open the dataset to resume: collected with the options of ``config``, but perhaps with a smaller ``n``."""
     store = EpisodeStore.open(path, writable=True)
-    begun = store.info
-    again = f"{begun.command} --out {quoted(path)}"
-    if _without_n(begun.command) != _without_n(asked.command):
+    recorded = store.info
+    if _without_n(recorded.command) != _without_n(info.command):
         raise DatasetError(
-            f"{path} was begun with other options: {_differences(begun.command, asked.command)}. Fix: resume with "
-            f"those it was begun with: {again} --resume"
+            f"{path} was collected with other options: {_differences(recorded.command, info.command)}. Resume with: "
+            f"{recorded.command} --out {quoted(path)} --resume"
         )
-    if begun.parents != asked.parents:
+    if recorded.parents != info.parents:
         raise DatasetError(
-            f"{asked.parents[0]['path']} has changed since {path} was begun with it: its bytes would not fit together. "
-            f"Fix: collect it again: {store.command_again}"
+            f"{info.parents[0]['path']} has changed since {path} was collected with it: the episodes would be "
+            f"inconsistent. Fix: collect the dataset again: {store.command_again}"
         )
-    if begun.versions != asked.versions:
+    if recorded.versions != info.versions:
         raise DatasetError(
-            f"{path} was begun with {begun.versions}, here is {asked.versions}: its bytes would not fit together. "
-            f"Fix: install those versions, or collect it again: {store.command_again}"
+            f"{path} was collected with {recorded.versions}, but {info.versions} is installed: the episodes would be "
+            f"inconsistent. Fix: install those versions, or collect the dataset again: {store.command_again}"
         )
-    if begun.num_wanted != config.n:
-        _require_beginning(store, config)
-        store.group.attrs.update({"num_wanted": config.n, "command": asked.command, "fingerprint": None})
+    if recorded.num_wanted != config.n:
+        _require_prefix(store, config)
+        store.group.attrs.update({"num_wanted": config.n, "command": info.command, "fingerprint": None})
         store = EpisodeStore.open(path, writable=True)
     return store
 
 
-def _require_beginning(store: EpisodeStore, config: CollectConfig) -> None:
-    """Refuse another number of episodes where the episodes that are there would not be its first ones.
+def _require_prefix(store: EpisodeStore, config: CollectConfig) -> None:
+    """Require that the existing episodes are the first ones of the dataset that ``config`` describes.
 
     Raises:
-        DatasetError: They would not be.
+        DatasetError: They are not.
     """
-    begun = store.info.num_wanted
     if store.num_episodes >= config.n:
         raise DatasetError(
-            f"{store.path} holds {store.num_episodes} episodes already, not fewer than the {config.n} asked for. Fix: "
-            f"a larger --n, or take some of them: act data filter --where 'episode < {config.n}'"
+            f"{store.path} already holds {store.num_episodes} episodes: expected fewer than {config.n}. Fix: a larger "
+            f"--n, or select some of them: act data filter --where 'episode < {config.n}'"
         )
     store.recover()
-    depends = config.demonstrator == "policy" and config.dagger.expert_first != config.dagger.expert_last
+    depends_on_n = config.demonstrator == "policy" and config.dagger.expert_first != config.dagger.expert_last
     recorded = [attempt.init_state for attempt in store.attempts()]
-    if depends or _init_states(config)[: len(recorded)] != recorded:
+    if depends_on_n or _init_states(config)[: len(recorded)] != recorded:
         raise DatasetError(
-            f"{store.path} was begun with --n {begun}, on which its episodes depend here: with --n {config.n} they "
-            "would be others. Fix: collect into another --out, with another --seed, and join them: act data merge"
+            f"{store.path} was collected with --n {store.info.num_wanted}, and its episodes depend on it: with --n "
+            f"{config.n} they would differ. Fix: collect into another --out, with another --seed, and merge both: "
+            "act data merge"
         )
 
 
 def _options_of(command: str) -> dict[str, str]:
-    """Return the options of a collection's command, by flag or key."""
+    """Return the options of a collection's command, by flag or key; a flag without a value has an empty one."""
     words = shlex.split(command)[2:]
-    found: dict[str, str] = {}
+    options: dict[str, str] = {}
     while words:
         word = words.pop(0)
         key, is_override, value = word.partition("=")
         if word.startswith("--"):
-            found[word] = words.pop(0) if words and not words[0].startswith("--") else ""
+            options[word] = words.pop(0) if words and not words[0].startswith("--") else ""
         elif is_override:
-            found[key] = value
-    return found
+            options[key] = value
+    return options
 
 
 def _without_n(command: str) -> dict[str, str]:
     return {key: value for key, value in _options_of(command).items() if key != "--n"}
 
 
-def _differences(begun: str, asked: str) -> str:
-    was, wanted = _without_n(begun), _without_n(asked)
-    keys = [key for key in {**was, **wanted} if was.get(key) != wanted.get(key)]
-    return "; ".join(f"{key} was {was.get(key, 'not given')}, now {wanted.get(key, 'not given')}" for key in keys)
+def _differences(recorded_command: str, command: str) -> str:
+    recorded, requested = _without_n(recorded_command), _without_n(command)
+    parts: list[str] = []
+    for key in {**recorded, **requested}:
+        was, now = recorded.get(key, "not given"), requested.get(key, "not given")
+        if was != now:
+            parts.append(f"{key} was {was}, now {now}")
+    return "; ".join(parts)

@@ -1,11 +1,11 @@
-"""DAgger (Ross, Gordon and Bagnell 2011): a policy acts, and the scripted expert says what it would have done.
+"""DAgger (Ross, Gordon and Bagnell 2011): a policy acts, and the scripted expert labels the states it visits.
 
-So the data hold the states that the policy gets itself into, with the way out of them. Their algorithm 3.1 mixes policy
-and expert by beta_i in iteration i, with beta_1 = 1: the demonstrations that the policy was trained on. Here the
-mixture may change from attempt to attempt of one iteration.
+The data then hold the states that the policy's own errors lead to, with the actions that recover from them. Algorithm
+3.1 of the paper mixes policy and expert by beta_i in iteration i, with beta_1 = 1: the demonstrations that the policy
+was trained on. Here the mixture may change from attempt to attempt within one iteration.
 
-By default the expert carries out half of the stretches, in all attempts. Measured against less of it (BENCHMARKS.md):
-a policy of chunks learns rows of labels, and such a row is a plan only where the expert carried it out; and a policy
+By default the expert executes half of the chunks, in all attempts. A smaller share does worse (BENCHMARKS.md): a
+chunked policy learns sequences of labels, and such a sequence is a plan only where the expert executed it; and a policy
 that is stuck fills the data with its 500 steps.
 """
 
@@ -24,15 +24,15 @@ from act_kit.rollouts.episode import POLICY
 from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.initial_states import InitialState
 
-_MIXTURE = 1
-"""Of the random numbers of an attempt; those of its noise have none."""
+_MIXTURE_STREAM = 1
+"""Third number of the seed that mixes policy and expert in an attempt; the seed of its noise has two."""
 
 
 class DaggerDemonstrator:
-    """A policy whose every action the scripted expert corrects.
+    """Demonstrator that executes a policy's actions, labeled by the scripted expert.
 
-    It carries out its chunks as it does in use, but without ensembling: before each query of the policy, the expert may
-    take over until the next one, with a probability that depends on the attempt.
+    It executes chunks as in evaluation, but without temporal ensembling. Before each query of the policy, the expert
+    takes over until the next query with probability beta, which depends on the attempt.
     """
 
     _beta: float
@@ -43,8 +43,8 @@ class DaggerDemonstrator:
         self._policy = Policy.load(folder).for_task(config.task)
         if self._policy.views:
             raise ConfigError(
-                f"{config.dagger.run} looks at pictures ({', '.join(self._policy.views.cameras)}); only a policy on "
-                "states can demonstrate: policy.inputs=state"
+                f"{config.dagger.run} takes images ({', '.join(self._policy.views.cameras)}): expected a policy on "
+                "states. Fix: train one with policy.inputs=state"
             )
         run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
         self.source = f"{POLICY}{run.name}"
@@ -60,14 +60,14 @@ class DaggerDemonstrator:
     def begin(self, init_state: InitialState, attempt: int) -> None:
         first, last = self._config.dagger.expert_first, self._config.dagger.expert_last
         self._beta = first + (last - first) * min(1.0, attempt / max(1, self._config.n - 1))
-        self._rng = np.random.default_rng([self._config.seed, attempt, _MIXTURE])
+        self._rng = np.random.default_rng([self._config.seed, attempt, _MIXTURE_STREAM])
         self._chunk.clear()
 
     def act(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         label = self._expert.act(state)
         if not self._chunk:
             num = self._policy.chunking.n_action_steps
-            experts = self._rng.random() < self._beta
-            self._chunk += [None] * num if experts else list(self._policy.predict(state[None])[0, :num])
+            use_expert = self._rng.random() < self._beta
+            self._chunk += [None] * num if use_expert else list(self._policy.predict(state[None])[0, :num])
         planned = self._chunk.pop(0)
         return label, label if planned is None else np.clip(planned, -1.0, 1.0)

@@ -1,6 +1,6 @@
-"""Who demonstrates: anything that turns the state it sees into the action to imitate, and one to carry out.
+"""Demonstrators: map a state to the action to imitate (the label) and the action to execute.
 
-To add one: write a class with ``source``, ``begin`` and ``act``, and name it in ``DEMONSTRATORS``.
+To add one, write a class with ``source``, ``begin`` and ``act``, and name it in ``DEMONSTRATORS``.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from act_kit.sim.initial_states import InitialState
 
 
 class Demonstrator(Protocol):
-    """Acts on one simulator, one step at a time. What it does in an attempt depends on the attempt's number alone.
+    """Agent that demonstrates in one simulator; its actions in an attempt depend only on the attempt's number.
 
     Attributes:
-        source: What episodes name as their source.
-        parent: What it was made of, as :class:`~act_kit.datasets.store.DatasetInfo` names it; None if of nothing.
+        source: Source that the episodes record.
+        parent: Run or dataset that it is made from, an entry of ``DatasetInfo.parents``; None if there is none.
     """
 
     source: str
     parent: dict[str, Any] | None
 
     def begin(self, init_state: InitialState, attempt: int) -> None:
-        """Begin attempt number ``attempt``, from ``init_state``: forget the one before."""
+        """Reset for attempt number ``attempt``, from ``init_state``."""
         ...
 
     def act(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return, for a state, float64 (39,), the action to imitate and the one to carry out, float32 (4,) in [-1, 1].
+        """Return the action to imitate and the action to execute, float32 (4,) in [-1, 1], in a state, float64 (39,).
 
-        None: there is nothing more to demonstrate.
+        None ends the demonstration.
         """
         ...
 
 
 class ExpertDemonstrator:
-    """Meta-World's scripted expert of a task."""
+    """Demonstrator that is Meta-World's scripted expert of a task."""
 
     source = "scripted"
     parent: dict[str, Any] | None = None
@@ -52,39 +52,41 @@ class ExpertDemonstrator:
 
     @cached_property
     def _expert(self) -> ScriptedExpert:
-        return ScriptedExpert(self._task)  # 0.4 s, which who only asks for the source need not wait for
+        return ScriptedExpert(self._task)  # takes 0.4 s, so not before the first action
 
     def begin(self, init_state: InitialState, attempt: int) -> None:
-        """Nothing to forget."""
+        """Do nothing: the expert has no state."""
 
     def act(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         action = self._expert.act(state)
         return action, action
 
 
-def _corrected(config: CollectConfig) -> Demonstrator:
-    from act_kit.collection.dagger import DaggerDemonstrator  # PyTorch, which takes a second
+def _make_dagger(config: CollectConfig) -> Demonstrator:
+    from act_kit.collection.dagger import DaggerDemonstrator  # imports PyTorch, which takes a second
 
     return DaggerDemonstrator(config)
 
 
 DEMONSTRATORS: dict[str, Callable[[CollectConfig], Demonstrator]] = {
     "scripted": lambda config: ExpertDemonstrator(config.task),
-    "policy": _corrected,
+    "policy": _make_dagger,
     "replay": ReplayDemonstrator,
 }
-"""Demonstrators by the name that ``--demonstrator`` takes."""
+"""Factories of the demonstrators, by the value of ``--demonstrator``."""
 
 
 def make_demonstrator(config: CollectConfig) -> Demonstrator:
-    """Make the demonstrator that ``config`` asks for.
+    """Make the demonstrator that ``config`` names.
 
     Raises:
-        ConfigError: There is none of that name, or it cannot demonstrate what it was given.
-        CheckpointError, DatasetError: What it needs is missing, damaged or of another task.
+        ConfigError: There is no such demonstrator, or the policy takes images.
+        CheckpointError, DatasetError: Its run or dataset is missing, damaged or of another task.
     """
     name = config.demonstrator
     if name not in DEMONSTRATORS:
-        known = (*DEMONSTRATORS, "teleop")
-        raise ConfigError(f"'{name}' is not a demonstrator; there are {', '.join(known)}.{did_you_mean(name, known)}")
+        choices = (*DEMONSTRATORS, "teleop")
+        raise ConfigError(
+            f"'{name}' is not a demonstrator: choose from: {', '.join(choices)}.{did_you_mean(name, choices)}"
+        )
     return DEMONSTRATORS[name](config)

@@ -1,4 +1,4 @@
-"""Pictures for a dataset, drawn from its recorded physics: afterwards, in parallel, resumable, from any cameras."""
+"""Image rendering of a collected dataset from its recorded physics: parallel, resumable, with any cameras."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.files import quoted
 from act_kit.parallel import Executor
+from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import RenderSettings, check_cameras, render_episode
 
 
@@ -24,68 +25,67 @@ def render(
     overwrite: bool = False,
     on_progress: Callable[[int], None] = lambda num_done: None,
 ) -> None:
-    """Draw every step of a finished, writable dataset from every camera, or resume what is there.
+    """Render every step of a finished, writable dataset with every camera, or resume an interrupted rendering.
 
     ``executor``'s processes need a GL library in their environment (:func:`~act_kit.sim.render.find_gl`).
 
     Raises:
-        DatasetError: The collection is not finished, its physics were not recorded, or frames are there of other
-            settings or another GL library.
+        DatasetError: The collection is not finished, its physics were not recorded, or it has frames of other settings
+            or of another GL library.
     """
     check_cameras(cameras)
     if store.fingerprint is None:
         raise DatasetError(
-            f"The collection of {store.path} is not finished. First: {store.info.command} --out "
+            f"The collection of {store.path} is not finished. Resume with: {store.info.command} --out "
             f"{quoted(store.path)} --resume"
         )
     if {"init_state", "physics"} & set(store.lacks):
-        raise DatasetError(f"{store.path} was imported without what pictures are drawn from: {', '.join(store.lacks)}.")
-    store.recover()  # of a rendering that was killed, torn files are left
+        raise DatasetError(
+            f"{store.path} was imported without {', '.join(store.lacks)}: expected initial states and physics, from "
+            "which images are rendered."
+        )
+    store.recover()  # a killed rendering leaves incomplete files
     store.check_content()
-    begun = {camera: None if overwrite else _find_begun(store, camera, settings) for camera in cameras}
-    targets = [there or ImageStore.create(store, camera, settings) for camera, there in begun.items()]
+    # All cameras are checked before the first one is created: an error changes nothing.
+    existing = {camera: None if overwrite else _find_resumable(store, camera, settings) for camera in cameras}
+    targets = [target or ImageStore.create(store, camera, settings) for camera, target in existing.items()]
     first = min(target.num_episodes for target in targets)
     physics = np.split(store.steps("physics"), store.episode_ends[:-1])
-    jobs = [
-        (
-            settings,
-            [target.camera for target in targets if target.num_episodes <= episode],
-            init_state,
-            physics[episode],
-        )
-        for episode, init_state in enumerate(store.init_states)
-        if episode >= first
-    ]
-    told: set[str] = set()
+    jobs: list[tuple[RenderSettings, list[str], InitialState, np.ndarray]] = []
+    for episode, init_state in enumerate(store.init_states[first:], start=first):
+        missing = [target.camera for target in targets if target.num_episodes <= episode]
+        jobs.append((settings, missing, init_state, physics[episode]))
+    started: set[str] = set()
     on_progress(first)
-    with closing(executor.map(render_episode, jobs)) as outcomes:
-        for episode, frames in enumerate(outcomes, start=first):
-            lacking = [target for target in targets if target.num_episodes <= episode]
-            for column, target in enumerate(lacking):
-                if target.camera not in told or target.renderer != frames.renderer:
+    with closing(executor.map(render_episode, jobs)) as results:
+        for episode, frames in enumerate(results, start=first):
+            incomplete = [target for target in targets if target.num_episodes <= episode]
+            for column, target in enumerate(incomplete):
+                if target.camera not in started or target.renderer != frames.renderer:
                     target.begin(frames.renderer)
-                    told.add(target.camera)
+                    started.add(target.camera)
                 target.append(frames.images[:, column])
             on_progress(episode + 1)
     for target in targets:
         target.take_over()
 
 
-def _find_begun(store: EpisodeStore, camera: str, settings: RenderSettings) -> ImageStore | None:
-    """Return the frames of a camera that are to be resumed, also those that replace others; None if there are none.
+def _find_resumable(store: EpisodeStore, camera: str, settings: RenderSettings) -> ImageStore | None:
+    """Return the frames of a camera to resume, which may be about to replace others; None if there are none.
 
     Raises:
-        DatasetError: There are frames of other settings.
+        DatasetError: The camera has frames of other settings.
     """
-    there = [ImageStore.find_new(store, camera)]
-    there += [ImageStore(store, camera)] if camera in ImageStore.cameras(store) else []
-    images = [image for image in there if image is not None]
-    for image in images:
-        if image.settings == settings:
-            return image
-    if images:
+    new = ImageStore.find_new(store, camera)
+    candidates = [new] if new is not None else []
+    if camera in ImageStore.cameras(store):
+        candidates.append(ImageStore(store, camera))
+    for candidate in candidates:
+        if candidate.settings == settings:
+            return candidate
+    if candidates:
         raise DatasetError(
-            f"{store.path} has frames of {camera} at {images[-1].settings}, not the {settings} asked for. "
-            "Draw them anew: --overwrite"
+            f"{store.path} has frames of {camera} at {candidates[-1].settings}, not the {settings} requested. "
+            "Fix: render them again with --overwrite"
         )
     return None

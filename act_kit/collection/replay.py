@@ -1,4 +1,4 @@
-"""Another dataset's actions, carried out again from its starts or from near them, without looking."""
+"""Open-loop replay of another dataset's actions, from its initial states or from near them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from act_kit.errors import DatasetError
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.tasks import get_task
 
-_START = 2
-"""Of the random numbers of an attempt; those of its noise have none."""
-_PATIENCE = 1000
-"""Draws of a start near a demonstrated one."""
+_INIT_STATE_STREAM = 2
+"""Third number of the seed that perturbs an attempt's initial state; the seed of its noise has two."""
+_MAX_DRAWS = 1000
+"""Offsets tried to find a valid initial state near a demonstrated one."""
 
 
 class ReplayDemonstrator:
-    """Demonstrates what another dataset's episodes did: attempt k is of its episode k mod N."""
+    """Demonstrator that repeats the actions of another dataset: attempt k replays episode k mod N."""
 
     def __init__(self, config: CollectConfig) -> None:
         store = open_source(config)
@@ -37,10 +37,10 @@ class ReplayDemonstrator:
     def begin(self, init_state: InitialState, attempt: int) -> None:
         episode = attempt % len(self._actions)
         self.source = f"replay of {self._sources[episode]}"
-        self._left = iter(self._actions[episode])
+        self._remaining = iter(self._actions[episode])
 
     def act(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        action = next(self._left, None)
+        action = next(self._remaining, None)
         return None if action is None else (action, action)
 
 
@@ -48,46 +48,52 @@ def open_source(config: CollectConfig) -> EpisodeStore:
     """Open the dataset whose episodes are replayed.
 
     Raises:
-        DatasetError: It is missing, empty, of another task, without starts, or too small.
+        DatasetError: It is missing, empty, of another task, has no initial states, or has too few episodes.
     """
     store = EpisodeStore.open(config.replay.dataset)
     if store.info.task != config.task:
-        raise DatasetError(f"{store.path} is of {store.info.task}, not of {config.task}: --task {store.info.task}")
+        raise DatasetError(
+            f"{store.path} holds episodes of {store.info.task}: expected {config.task}. Fix: --task {store.info.task}"
+        )
     if not store.num_episodes or not len(store.rand_vecs):
-        raise DatasetError(f"{store.path} holds no demonstration to replay.")
+        raise DatasetError(f"{store.path} holds no episodes to replay: expected at least one with its initial state.")
     if config.n > store.num_episodes and not (config.noise or config.replay.init_perturbation):
         raise DatasetError(
-            f"{store.path} has {store.num_episodes} episodes, of which a replay makes no {config.n} different ones: "
-            f"--n {store.num_episodes}, or move their starts with --init-perturbation."
+            f"{store.path} has {store.num_episodes} episodes: an exact replay gives at most as many different ones, "
+            f"not {config.n}. Fix: --n {store.num_episodes}, or perturb the initial states with --init-perturbation"
         )
     return store
 
 
 def replayed_init_states(config: CollectConfig, num: int) -> list[InitialState]:
-    """Return the starts of the first ``num`` attempts: those of the dataset, or drawn from near them.
+    """Return the initial states of the first ``num`` attempts: those of the dataset, or perturbed ones.
 
-    Where more attempts than there are episodes would only make copies, there are no more.
+    Without noise and perturbation, there is one attempt per episode at most: more would be copies.
 
     Raises:
-        DatasetError: The task never begins near one of them.
+        DatasetError: The task has no valid initial state near one of them.
     """
     store = open_source(config)
-    init_states, reach = store.init_states, config.replay.init_perturbation
-    if not reach:
-        return [init_states[k % len(init_states)] for k in range(num if config.noise else min(num, len(init_states)))]
-    return [_near(init_states[k % len(init_states)], reach, [config.seed, k, _START]) for k in range(num)]
+    init_states, reach_m = store.init_states, config.replay.init_perturbation
+    if not reach_m:
+        num = num if config.noise else min(num, len(init_states))
+        return [init_states[k % len(init_states)] for k in range(num)]
+    return [
+        _perturb(init_states[k % len(init_states)], reach_m, [config.seed, k, _INIT_STATE_STREAM]) for k in range(num)
+    ]
 
 
-def _near(init_state: InitialState, reach_m: float, seed: list[int]) -> InitialState:
-    """Draw a start that the task may have, uniformly from the box of so many metres around another."""
+def _perturb(init_state: InitialState, reach_m: float, seed: list[int]) -> InitialState:
+    """Sample a valid initial state, uniformly from the box within ``reach_m`` meters of ``init_state`` on each axis."""
     task, rng = get_task(init_state.task), np.random.default_rng(seed)
     dims = task.informative
-    for offset in rng.uniform(-reach_m, reach_m, (_PATIENCE, len(dims))):
-        near = init_state.array
-        near[dims] += offset
-        inside = (near[dims] >= np.asarray(task.low)[dims]) & (near[dims] <= np.asarray(task.high)[dims])
-        if inside.all() and not task.rejects(near):
-            return InitialState.of(task.name, near)
+    for offset in rng.uniform(-reach_m, reach_m, (_MAX_DRAWS, len(dims))):
+        perturbed = init_state.array
+        perturbed[dims] += offset
+        inside = (perturbed[dims] >= np.asarray(task.low)[dims]) & (perturbed[dims] <= np.asarray(task.high)[dims])
+        if inside.all() and not task.rejects(perturbed):
+            return InitialState.of(task.name, perturbed)
     raise DatasetError(
-        f"{task.name} never begins within {reach_m:g} m of {init_state.rand_vec}. Use another --init-perturbation."
+        f"{task.name} has no valid initial state within {reach_m:g} m of {init_state.rand_vec}. "
+        "Fix: another --init-perturbation"
     )

@@ -1,8 +1,7 @@
-"""Replaying a dataset: its recorded actions, from its recorded starts, must lead to its recorded states.
+"""Verification of a dataset: its actions, from its initial states, must lead to its recorded states.
 
-On the processor that recorded them they do to the bit; on another, norms may be rounded differently.
-
-It is the cheapest proof that starts, actions and the simulator mean the same now as when they were recorded.
+The replay is bit-exact on the processor that recorded the dataset; another one may round norms differently. It is the
+cheapest proof that initial states, actions and simulator are the same as when the dataset was recorded.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from act_kit.sim.threads import cache_per_thread
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Replay:
-    """How the replay of one episode went.
+    """Result of the replay of one episode.
 
     Attributes:
-        index: Of the episode.
-        first_difference: The first step at which anything that was recorded differs, but for rounding; or None.
-        field: What differed there.
-        rounded: The largest difference of each field that differs by rounding alone.
+        index: Index of the episode.
+        first_difference: First step at which a recorded field differs by more than rounding; None if there is none.
+        field: Name of the field that differs there.
+        rounded: Largest difference of each field that differs by rounding only.
     """
 
     index: int
@@ -41,7 +40,7 @@ _simulator = cache_per_thread(Simulator, 1)
 
 
 def replay_episode(index: int, episode: Episode) -> Replay:
-    """Replay one episode and compare every step."""
+    """Replay one episode and compare every step with the recorded one."""
     resimulation = resimulate(_simulator(episode.init_state.task), episode, episode.executed_action)
     num = len(resimulation)
     rounded: dict[str, float] = {}
@@ -60,7 +59,7 @@ def replay_episode(index: int, episode: Episode) -> Replay:
 def replay(
     store: EpisodeStore, *, executor: Executor, on_progress: Callable[[int], None] = lambda num: None
 ) -> list[Replay]:
-    """Replay every episode of a dataset."""
+    """Replay every episode of a dataset; return the results in order."""
     results: list[Replay] = []
     for result in executor.map(replay_episode, enumerate(store.episodes())):
         results.append(result)

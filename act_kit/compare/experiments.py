@@ -1,11 +1,11 @@
-"""What a comparison compares: evaluations as :mod:`act_kit.reports.evaluation` left them, one for each training seed, with
-the configurations they came from."""
+"""Methods of a comparison: evaluations written by :mod:`act_kit.reports.evaluation`, one per training seed, and the
+configurations of their training and evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +28,23 @@ from act_kit.statistics import Tasks
 from act_kit.training.run import load_run, steps_taken
 
 SEED_FOLDER = "seed-"
-"""What the folders of the training seeds of an arm begin with."""
+"""Prefix of the folders of a method's training seeds."""
 
 NO_CONFOUND = ("trainer.seed", "rollout.num_envs", "wandb_project")
-"""Options that may differ: what is replicated over, and what decides nothing."""
+"""Options that may differ: those that replicates differ in, and those without effect on the result."""
 
 _ABSENT = "absent"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """The episodes of one task.
+    """Result of one checkpoint on one task.
 
     Attributes:
-        evalset: The starts.
-        successes: bool (N,), once, one per start.
-        crashes: The episodes that crashed; they count as failed.
-        digest: Equal for copies of an evaluation.
+        init_state_set: Initial states.
+        successes: Success at any step, bool (N,), one per initial state.
+        crashes: Indices of the crashed episodes, which count as failed.
+        digest: Digest that is equal for copies of an evaluation.
     """
 
     init_state_set: InitialStateSet
@@ -55,14 +55,14 @@ class TaskResult:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedResult:
-    """One checkpoint's evaluation.
+    """Evaluation of one checkpoint.
 
     Attributes:
-        name: Of its run's folder.
-        folder: Of the evaluation.
-        tasks: By name.
-        config: Of its training, by dotted key; None where the checkpoint lay in no run.
-        conditions: What else it was trained on and with, and how it was evaluated (``eval.…``), by dotted key.
+        name: Name of the run folder.
+        folder: Folder of the evaluation.
+        tasks: Results by task name.
+        config: Training configuration by dotted key; None if the checkpoint was in no run folder.
+        conditions: Data and versions of the training, and conditions of the evaluation (``eval.…``), by dotted key.
     """
 
     name: str
@@ -73,25 +73,24 @@ class SeedResult:
 
     @property
     def value(self) -> float:
-        """Mean success of its tasks."""
+        """Mean success over the tasks."""
         return float(np.mean([task.successes.mean() for task in self.tasks.values()]))
 
     def is_same(self, other: SeedResult) -> bool:
-        """Tell whether the other is a copy of this: every number of every episode is equal."""
-        return {task: measured.digest for task, measured in self.tasks.items()} == {
-            task: measured.digest for task, measured in other.tasks.items()
-        }
+        """Return True if the other is a copy of this: every number of every episode is equal."""
+        own = {name: task.digest for name, task in self.tasks.items()}
+        return own == {name: task.digest for name, task in other.tasks.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One side of a comparison.
+    """One method of a comparison.
 
     Attributes:
-        label: What tells it from the others.
-        path: As it was given.
-        seeds: One per training seed that was trained and evaluated to the end.
-        missing: Why the others were not, by name.
+        label: Unique label.
+        path: Path as it was given.
+        seeds: Results of the training seeds that were trained and evaluated to the end.
+        missing: Reasons why the others were not, by name.
     """
 
     label: str
@@ -104,38 +103,41 @@ class Method:
         return tuple(self.seeds[0].tasks)
 
     def successes(self, *tasks: str) -> Tasks:
-        """Return the successes of tasks, bool (K, N) each."""
-        return [np.stack([seed.tasks[task].successes for seed in self.seeds]) for task in tasks]
+        """Return the successes of each task, bool (K, N), for K seeds and N episodes."""
+        found: list[np.ndarray] = []
+        for task in tasks:
+            found.append(np.stack([seed.tasks[task].successes for seed in self.seeds]))
+        return found
 
     def init_state_set(self, task: str) -> InitialStateSet:
-        """Return the starts of a task, which all seeds share."""
+        """Return the initial states of a task, which all seeds share."""
         return self.seeds[0].tasks[task].init_state_set
 
     @property
     def problems(self) -> list[str]:
-        """Say what is missing from it, and what crashed."""
+        """Messages on missing seeds and crashed episodes."""
         total = len(self.seeds) + len(self.missing)
         found = [f"{len(self.missing)} of {total} seeds of {self.label} missing:"] if self.missing else []
-        found += [f"{self.label}/{name}: {why}" for name, why in self.missing.items()]
+        found += [f"{self.label}/{name}: {reason}" for name, reason in self.missing.items()]
         for seed in self.seeds:
-            for task, measured in seed.tasks.items():
-                if measured.crashes:
-                    which = ", ".join(map(str, measured.crashes))
+            for name, task in seed.tasks.items():
+                if task.crashes:
+                    indices = ", ".join(map(str, task.crashes))
                     found.append(
-                        f"{self.label}, {seed.name}, {task}: {len(measured.crashes)} of {len(measured.successes)} "
-                        f"episodes crashed and count as failed (number {which})."
+                        f"{self.label}, {seed.name}, {name}: {len(task.crashes)} of {len(task.successes)} "
+                        f"episodes crashed and count as failed (number {indices})."
                     )
         return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigDifference:
-    """An option that is not the same in two arms.
+    """An option that differs between two methods.
 
     Attributes:
-        key: Dotted.
-        a, b: Its values; several, where it varies within an arm.
-        declared: Whether it was said to be what is compared.
+        key: Dotted key.
+        a, b: Values; several if the option varies within a method.
+        declared: True if the option was declared as a factor.
     """
 
     key: str
@@ -148,36 +150,40 @@ class ConfigDifference:
 
 
 def read_methods(paths: Sequence[Path]) -> list[Method]:
-    """Read the arms of a comparison: each an evaluation, a run, or a folder of runs ``seed-0``, ``seed-1``, …
+    """Read the methods of a comparison: each an evaluation, a run, or a folder of runs ``seed-0``, ``seed-1``, …
 
     Raises:
-        ComparisonError: There is none, it holds nothing that can be compared, or they are of different tasks.
+        ComparisonError: A folder is missing, holds no complete evaluation, or their tasks differ.
     """
     methods = [replace(read_method(path), label=label) for path, label in zip(paths, _labels(paths), strict=True)]
     folders: dict[Path, Path] = {}
     for method in methods:
         for seed in method.seeds:
-            if seed.folder.resolve() in folders:
-                raise ComparisonError(f"{folders[seed.folder.resolve()]} and {method.path} are both {seed.folder}.")
-            folders[seed.folder.resolve()] = method.path
+            folder = seed.folder.resolve()
+            if folder in folders:
+                raise ComparisonError(
+                    f"{folders[folder]} and {method.path} are both {seed.folder}: different evaluations were expected."
+                )
+            folders[folder] = method.path
     for method in methods[1:]:
         if set(method.tasks) != set(methods[0].tasks):
             raise ComparisonError(
-                f"{methods[0].label} was evaluated on {', '.join(methods[0].tasks)}; {method.label} on {', '.join(method.tasks)}. "
-                "Only evaluations of the same tasks can be compared; a folder within one of several is one of them."
+                f"{methods[0].label} was evaluated on {', '.join(methods[0].tasks)}; {method.label} on "
+                f"{', '.join(method.tasks)}: the same tasks were expected. Fix: to compare one task of an evaluation "
+                "of several, give its folder."
             )
     return methods
 
 
 def read_method(path: Path) -> Method:
-    """Read one arm, which is called as its folder is; see :func:`read_methods`."""
+    """Read one method, labeled with the name of its folder; see :func:`read_methods`."""
     missing: dict[str, str] = {}
     if not path.is_dir():
-        raise ComparisonError(f"There is no folder {path}. Give evaluations, or runs: act compare RUN RUN")
+        raise ComparisonError(f"There is no folder {path}. Fix: give evaluations or runs: act compare RUN RUN")
     if (path / "summary.json").exists() or (path / "config.yaml").exists():
-        seeds = [_read(path)]
+        seeds = [_read_seed(path)]
     else:
-        folders = {entry for entry in path.glob(f"{SEED_FOLDER}*") if entry.is_dir()} | _wanted(path)
+        folders = {entry for entry in path.glob(f"{SEED_FOLDER}*") if entry.is_dir()} | _planned_folders(path)
         if not folders:
             raise ComparisonError(
                 f"{path} is neither an evaluation, nor a run, nor a folder of runs {SEED_FOLDER}0, {SEED_FOLDER}1, …"
@@ -185,7 +191,7 @@ def read_method(path: Path) -> Method:
         seeds = []
         for folder in sorted(folders, key=lambda folder: (len(folder.name), folder.name)):
             try:
-                seeds.append(_read(folder))
+                seeds.append(_read_seed(folder))
             except ActKitError as error:
                 missing[folder.name] = str(error)
         if not seeds:
@@ -197,8 +203,8 @@ def read_method(path: Path) -> Method:
     return method
 
 
-def _wanted(path: Path) -> set[Path]:
-    """Return the folders of the seeds that ``act train --seeds`` was to train, whether they are there or not."""
+def _planned_folders(path: Path) -> set[Path]:
+    """Return the folders of the seeds planned by ``act train --seeds``, existing or not."""
     try:
         seeds = read_json(path / SEEDS)
     except FileNotFoundError:
@@ -209,96 +215,100 @@ def _wanted(path: Path) -> set[Path]:
 
 
 def _check_replicates(method: Method) -> None:
-    """Refuse seeds that are not replicates: copies, of the same training seed, of other tasks, from other starts."""
+    """Refuse seeds that are not replicates: copies, equal training seeds, other tasks or other initial states."""
     for one, other in combinations(method.seeds, 2):
         if one.is_same(other):
             raise ComparisonError(
                 f"{method.path}: {one.name} and {other.name} are the same evaluation: every number of every episode is "
-                "equal. Two training seeds were expected: remove the copy."
+                "equal. Two training seeds were expected. Fix: remove the copy."
             )
     by_seed: dict[Any, str] = {}
     for seed in method.seeds:
         number = seed.config and seed.config["trainer.seed"]
         if number in by_seed:
             raise ComparisonError(
-                f"{method.path}: {by_seed[number]} and {seed.name} do not replicate each other: their trainer.seed is the "
-                f"same, {number}, or unknown."
+                f"{method.path}: {by_seed[number]} and {seed.name} are not replicates: their trainer.seed is the same, "
+                f"{number}, or unknown."
             )
         by_seed[number] = seed.name
-        of_first = {task: measured.init_state_set.hash for task, measured in method.seeds[0].tasks.items()}
-        if {task: measured.init_state_set.hash for task, measured in seed.tasks.items()} != of_first:
+        expected = {name: task.init_state_set.hash for name, task in method.seeds[0].tasks.items()}
+        if {name: task.init_state_set.hash for name, task in seed.tasks.items()} != expected:
             raise ComparisonError(
-                f"{method.path}: {method.seeds[0].name} and {seed.name} were evaluated from different starts. Evaluate all "
-                f"from the same: act eval {quoted(seed.folder.parent)} --overwrite"
+                f"{method.path}: {method.seeds[0].name} and {seed.name} were evaluated from different initial states. "
+                f"Fix: evaluate all from the same: act eval {quoted(seed.folder.parent)} --overwrite"
             )
 
 
-def _read(path: Path) -> SeedResult:
-    """Read an evaluation, or that of a run."""
+def _read_seed(path: Path) -> SeedResult:
+    """Read an evaluation, or the evaluation of a run."""
     run = path if (path / "config.yaml").exists() else path.parent
     if not path.is_dir():
         raise ComparisonError(
-            f"{path} was to be trained, and is not there. Fix: act train --resume --out {quoted(path.parent)}"
+            f"{path} is missing: its training was planned. Fix: act train --resume --out {quoted(path.parent)}"
         )
     if (run / "config.yaml").exists():
-        wanted, done = load_run(run)[0].trainer.steps, steps_taken(run)
-        if done < wanted:
+        planned, done = load_run(run)[0].trainer.steps, steps_taken(run)
+        if done < planned:
             raise ComparisonError(
-                f"its training is unfinished, at step {done} of {wanted}. Go on: act train --resume --out {quoted(run)}"
+                f"its training is unfinished, at step {done} of {planned}. Resume with: act train --resume --out "
+                f"{quoted(run)}"
             )
     if path == run:
         found = [summary.parent for summary in sorted(run.glob("eval-*/summary.json"))]
-        fresh = run / "eval-test"
+        test_folder = run / "eval-test"
         if not found:
-            raise ComparisonError(f"it was not evaluated. act eval {quoted(run)}")
-        if len(found) > 1 and fresh not in found:
-            raise ComparisonError(f"it has several evaluations: give one of {', '.join(map(str, found))}.")
-        path = fresh if fresh in found else found[0]
+            raise ComparisonError(f"it was not evaluated. Fix: act eval {quoted(run)}")
+        if len(found) > 1 and test_folder not in found:
+            raise ComparisonError(f"it has several evaluations. Fix: choose from: {', '.join(map(str, found))}.")
+        path = test_folder if test_folder in found else found[0]
     return _read_evaluation(path, run.name)
 
 
 def _read_evaluation(folder: Path, name: str) -> SeedResult:
-    """Read the evaluation of one task or several, and recompute every number of its summaries."""
+    """Read an evaluation of one or several tasks, and recompute every number of its summaries."""
     try:
         summary = read_json(folder / "summary.json")
         if "tasks" in summary:
             folders = {task: folder / get_task(task).name for task in summary["tasks"]}
         else:
             folders = {get_task(summary["task"]).name: folder}
-        rows = {task: read_rows(of_task) for task, of_task in folders.items()}
-        summaries = {task: read_json(of_task / "summary.json") for task, of_task in folders.items()}
-        for task, of_task in folders.items():
-            check_summary(of_task, summaries[task], rows[task])
+        rows = {task: read_rows(task_folder) for task, task_folder in folders.items()}
+        summaries = {task: read_json(task_folder / "summary.json") for task, task_folder in folders.items()}
+        for task, task_folder in folders.items():
+            check_summary(task_folder, summaries[task], rows[task])
         if "tasks" in summary:
             check_overview(folder, summary, summaries, rows)
         training = summary["training"]
-        of_evaluation = {key: summary[key] for key in ("horizon", "chunking", "versions", "device")}
-        of_tasks = {key: [values[key] for values in summaries.values()] for key in ("engine", "success_rule")}
-        of_tasks["init_states"] = [of_task.init_state_set.kind for of_task in rows.values()]
+        evaluation = {key: summary[key] for key in ("horizon", "chunking", "versions", "device")}
+        for key in ("engine", "success_rule"):
+            evaluation[key] = _single_or_list([values[key] for values in summaries.values()])
+        evaluation["init_states"] = _single_or_list([task_rows.init_state_set.kind for task_rows in rows.values()])
         conditions = {
             "data": [f"{data['fingerprint'][:12]} ({data['command']})" for data in training["data"]],
             "versions": training["versions"],
             "views": training["views"] or {},
             "gl_renderer": training["gl_renderer"],
-            "eval": {**of_evaluation, **{key: _one(values) for key, values in of_tasks.items()}},
+            "eval": evaluation,
         }
         config = None if training["config"] is None else flatten(training["config"])
         if config is not None and type(config["trainer.seed"]) is not int:
             raise ValueError(f"trainer.seed is {config['trainer.seed']}")
     except (DamagedFileError, DatasetError, TaskError) as error:
-        raise ComparisonError(f"{error} Evaluate again: act eval RUN --out {quoted(folder)} --overwrite") from error
+        raise ComparisonError(
+            f"{error} Fix: evaluate again: act eval RUN --out {quoted(folder)} --overwrite"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ComparisonError(
-            f"{folder} is damaged, or no evaluation of this act_kit: {error!r}. Evaluate again: act eval RUN --out "
-            f"{quoted(folder)} --overwrite"
+            f"{folder} is damaged, or no evaluation of this act_kit: {error!r}. Fix: evaluate again: act eval RUN "
+            f"--out {quoted(folder)} --overwrite"
         ) from error
-    tasks = {task: _measured(of_task) for task, of_task in rows.items()}
-    # Machines differ by rounding, which takes no side.
+    tasks = {task: _task_result(task_rows) for task, task_rows in rows.items()}
+    # Platforms differ only in rounding, which favors no method.
     known = {key: value for key, value in flatten(conditions).items() if not key.endswith("versions.platform")}
     return SeedResult(name=name, folder=folder, tasks=tasks, config=config, conditions=known)
 
 
-def _measured(evaluation: EvaluationRows) -> TaskResult:
+def _task_result(evaluation: EvaluationRows) -> TaskResult:
     return TaskResult(
         init_state_set=evaluation.init_state_set,
         successes=np.array([row.success_once for row in evaluation.rows]),
@@ -307,12 +317,12 @@ def _measured(evaluation: EvaluationRows) -> TaskResult:
     )
 
 
-def _one(values: Sequence[Any]) -> Any:
+def _single_or_list(values: Sequence[Any]) -> Any:
     return values[0] if all(value == values[0] for value in values) else list(values)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values by dotted key."""
+    """Return nested values as a flat mapping by dotted key."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
@@ -320,47 +330,47 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """Call each as its run is, without what all have at their ends, with as much before it as tells them apart.
+    """Return a unique label per path: the run folder without the common suffix, with as many parents as necessary.
 
-    ``seed-0`` and ``eval-test`` tell nothing by themselves.
+    ``seed-0`` and ``eval-test`` are not meaningful on their own, so they are preceded by their parent.
     """
     parts = [path.resolve().parts for path in paths]
     runs = [part[:-1] if part[-1].startswith("eval-") else part for part in parts]
     parts = runs if len(set(runs)) == len(runs) else parts
     while len(parts) > 1 and len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 2:
         parts = [part[:-1] for part in parts]
-    vague = any(part[-1].startswith((SEED_FOLDER, "eval-")) for part in parts)
-    for length in range(1 + vague, max(map(len, parts)) + 1):
+    is_vague = any(part[-1].startswith((SEED_FOLDER, "eval-")) for part in parts)
+    for length in range(1 + is_vague, max(map(len, parts)) + 1):
         labels = ["/".join(part[-length:]) for part in parts]
         if len(set(labels)) == len(labels):
             return labels
     raise ComparisonError(f"The same folder is given twice: {', '.join(map(str, paths))}.")
 
 
-# -- what differs ------------------------------------------------------------------------------------------------------
+# -- differences -------------------------------------------------------------------------------------------------------
 
 
 def covers(factor: str, key: str) -> bool:
-    """Whether a factor is a key or a group that it is in; of the evaluation's keys, ``eval.`` may be left out."""
+    """Return True if a factor is the key or a group of it; the prefix ``eval.`` of the key may be omitted."""
     return any(f"{name}.".startswith(f"{factor}.") for name in (key, key.removeprefix("eval.")))
 
 
 def changes(a: Method, b: Method, factors: Sequence[str]) -> list[ConfigDifference]:
-    """Return every option that is not the same for all seeds of both arms.
+    """Return every option that is not the same for all seeds of both methods.
 
-    Where a checkpoint lay in no run, whose configuration would say how it was trained, ``config`` is one.
+    ``config`` is one of them if the training configuration of a checkpoint is unknown because it was in no run folder.
     """
     known = all(seed.config is not None for seed in (*a.seeds, *b.seeds))
     keys = _keys([a, b]) if known else ["config", *(key for key in _keys([a, b]) if key in a.seeds[0].conditions)]
     found: list[ConfigDifference] = []
     for key in keys:
-        of_a, of_b = _values(a, key), _values(b, key)
-        if key in NO_CONFOUND or (len(of_a | of_b) == 1 and key != "config"):
+        values_a, values_b = _values(a, key), _values(b, key)
+        if key in NO_CONFOUND or (len(values_a | values_b) == 1 and key != "config"):
             continue
-        within = max(len(of_a), len(of_b)) > 1
-        declared = not within and any(covers(factor, key) for factor in factors)
-        texts = (" and ".join(sorted(values)) for values in (of_a, of_b))
-        found.append(ConfigDifference(key=key, a=next(texts), b=next(texts), declared=declared))
+        varies_within = max(len(values_a), len(values_b)) > 1
+        declared = not varies_within and any(covers(factor, key) for factor in factors)
+        text_a, text_b = " and ".join(sorted(values_a)), " and ".join(sorted(values_b))
+        found.append(ConfigDifference(key=key, a=text_a, b=text_b, declared=declared))
     return found
 
 
@@ -368,7 +378,7 @@ def check_factors(methods: Sequence[Method], factors: Sequence[str]) -> None:
     """Refuse factors that do not exist.
 
     Raises:
-        ConfigError: With the closest that does.
+        ConfigError: A factor is no option; the message names the closest one.
     """
     keys = ["config", *_keys(methods)]
     groups = {key.rpartition(".")[0] for key in keys if "." in key}
@@ -379,7 +389,7 @@ def check_factors(methods: Sequence[Method], factors: Sequence[str]) -> None:
 
 def _keys(methods: Sequence[Method]) -> list[str]:
     seeds = [seed for method in methods for seed in method.seeds]
-    return list(dict.fromkeys(key for seed in seeds for key in (*(seed.config or {}), *seed.conditions)))
+    return list(dict.fromkeys(chain.from_iterable((*(seed.config or {}), *seed.conditions) for seed in seeds)))
 
 
 def _values(method: Method, key: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Datasets as training sees them: at every step what is observed, and the chunk of actions that follows it.
+"""Datasets for training: each sample is an observation and the chunk of actions that follows it.
 
 Shapes: B batch, T steps of all episodes of all datasets, K chunk, S state, A action, C cameras.
 """
@@ -22,15 +22,15 @@ from act_kit.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """B windows, on the device.
+    """B training samples, on the device.
 
     Attributes:
-        states_BS: float32, raw.
-        tasks_B: int64, numbers of their tasks.
+        states_BS: float32, not normalized.
+        tasks_B: int64, task indices.
         images_BCHW3: uint8, or None.
         actions_BKA: float32.
-        is_pad_BK: bool, true beyond the end of the episode, where the action is a copy of the episode's last and must
-            not be learnt.
+        is_pad_BK: bool, true beyond the end of the episode, where the action repeats the episode's last action and must
+            be excluded from the loss.
     """
 
     states_BS: Tensor
@@ -42,17 +42,17 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkSampler:
-    """Every step of some datasets, resident on one device, from which windows are gathered by index.
+    """All steps of several datasets, resident on one device, from which samples are gathered by step index.
 
     Attributes:
         states_TS: float32, the states.
         actions_TA: float32, the actions to imitate.
         last_T: int64, the last step of each step's episode.
-        tasks_T: int64, the number of each step's task.
-        images_TCHW3: uint8, or None; perhaps on the host, in memory or in a file.
+        tasks_T: int64, the task index of each step.
+        images_TCHW3: uint8, or None; on the device or on the host, in memory or in a file.
         chunk_size: K.
-        train_steps: int64, the steps of the training episodes, task after task.
-        num_per_task: How many of them each task has.
+        train_steps: int64, the steps of the training episodes, grouped by task.
+        num_per_task: Number of training steps of each task.
         val_steps: int64, the steps of the validation episodes.
     """
 
@@ -68,16 +68,16 @@ class ChunkSampler:
 
     @property
     def num_train(self) -> int:
-        """Steps of the training episodes."""
+        """Number of steps in the training episodes."""
         return len(self.train_steps)
 
     @property
     def num_val(self) -> int:
-        """Steps of the validation episodes."""
+        """Number of steps in the validation episodes."""
         return len(self.val_steps)
 
     def draw(self, num: int) -> Tensor:
-        """Draw ``num`` training steps, int64: every task as often, whatever it has of them."""
+        """Sample ``num`` training steps, int64, with equal probability for each task, whatever its number of steps."""
         device = self.train_steps.device
         if len(self.num_per_task) == 1:
             return self.train_steps[torch.randint(len(self.train_steps), (num,), device=device)]
@@ -87,7 +87,7 @@ class ChunkSampler:
         return self.train_steps[(sizes.cumsum(0) - sizes)[tasks_B] + within_B]
 
     def gather(self, steps_B: Tensor) -> Batch:
-        """Return the windows that begin at ``steps_B``, int64."""
+        """Return the samples that begin at ``steps_B``, int64."""
         slots_BK = steps_B[:, None] + torch.arange(self.chunk_size, device=steps_B.device)
         last_B1 = self.last_T[steps_B][:, None]
         images_BCHW3 = None
@@ -103,88 +103,97 @@ class ChunkSampler:
 
 
 def load_chunk_sampler(
-    stores: Sequence[EpisodeStore], *, chunk_size: int, val_fraction: float, seed: int, device: torch.device,
+    stores: Sequence[EpisodeStore],
+    *,
+    chunk_size: int,
+    val_fraction: float,
+    seed: int,
+    device: torch.device,
     images_TCHW3: Tensor | None = None,
-) -> ChunkSampler:  # fmt: skip
-    """Load datasets onto ``device``, one after the other, and split the episodes of each."""
+) -> ChunkSampler:
+    """Load datasets onto ``device`` and split the episodes of each into training and validation."""
     tasks = list(dict.fromkeys(store.info.task for store in stores))
-    base = np.cumsum([0, *(store.num_steps for store in stores)])
-    train: list[list[np.ndarray]] = [[] for _ in tasks]
-    val: list[list[np.ndarray]] = [[] for _ in tasks]
-    splits = split_stores(stores, val_fraction, seed)
-    for store, first, split in zip(stores, base[:-1], splits, strict=True):
-        steps = np.split(first + np.arange(store.num_steps), store.episode_ends[:-1])
-        for part, episodes in zip((train, val), split, strict=True):
-            part[tasks.index(store.info.task)] += [steps[episode] for episode in episodes]
+    train: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
+    val: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
+    first = 0
+    for store, (train_episodes, val_episodes) in zip(stores, split_stores(stores, val_fraction, seed), strict=True):
+        steps = np.split(np.arange(first, first + store.num_steps), store.episode_ends[:-1])
+        train[store.info.task] += [steps[episode] for episode in train_episodes]
+        val[store.info.task] += [steps[episode] for episode in val_episodes]
+        first += store.num_steps
+    train_steps = [np.concatenate(train[task]) for task in tasks]
+    val_steps = [np.concatenate(val[task]) for task in tasks]
     return ChunkSampler(
         **_load_steps(stores, device),
         images_TCHW3=images_TCHW3,
         chunk_size=chunk_size,
-        train_steps=torch.from_numpy(np.concatenate([steps for of_task in train for steps in of_task])).to(device),
-        num_per_task=tuple(sum(map(len, of_task)) for of_task in train),
-        val_steps=torch.from_numpy(np.concatenate([steps for of_task in val for steps in of_task])).to(device),
+        train_steps=torch.from_numpy(np.concatenate(train_steps)).to(device),
+        num_per_task=tuple(len(steps) for steps in train_steps),
+        val_steps=torch.from_numpy(np.concatenate(val_steps)).to(device),
     )
 
 
 def _load_steps(stores: Sequence[EpisodeStore], device: torch.device) -> dict[str, Tensor]:
-    """Load what :class:`ChunkSampler` holds of every step."""
+    """Load the per-step tensors of :class:`ChunkSampler`, except images."""
     tasks = list(dict.fromkeys(store.info.task for store in stores))
-    numbers = [tasks.index(store.info.task) for store in stores]
-    lengths = [store.num_steps for store in stores]
-    firsts = np.cumsum([0, *lengths])[:-1]
-    last = [first + np.repeat(s.episode_ends - 1, s.episode_lengths) for s, first in zip(stores, firsts, strict=True)]
+    task_indices = [tasks.index(store.info.task) for store in stores]
+    num_steps = [store.num_steps for store in stores]
+    last: list[np.ndarray] = []
+    first = 0
+    for store in stores:
+        last.append(first + np.repeat(store.episode_ends - 1, store.episode_lengths))
+        first += store.num_steps
     arrays = {
         "states_TS": np.concatenate([store.steps("state").astype(np.float32) for store in stores]),
         "actions_TA": np.concatenate([store.steps("action") for store in stores]),
         "last_T": np.concatenate(last),
-        "tasks_T": np.repeat(numbers, lengths),
+        "tasks_T": np.repeat(task_indices, num_steps),
     }
     return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
 class ChunkDataset(Dataset[dict[str, Tensor]]):
-    """Every step of some datasets with the chunk of actions that follows it, for a ``torch.utils.data.DataLoader``.
+    """All steps of several datasets with the chunk of actions that follows each, for ``torch.utils.data.DataLoader``.
 
-    Item i is a dict: ``state`` float32 (39,), ``task`` int64, its number among ``tasks``, ``actions`` float32 (K, 4),
-    ``is_pad`` bool (K,), true beyond the end of the episode. Training does not use it: see :class:`ChunkSampler`.
+    Item i is a dict: ``state`` float32 (39,), ``task`` int64, its index in ``tasks``, ``actions`` float32 (K, 4),
+    ``is_pad`` bool (K,), true beyond the end of the episode. Training uses :class:`ChunkSampler` instead.
 
     Attributes:
-        tasks: Their names.
+        tasks: Names of the tasks.
     """
 
     def __init__(
         self, datasets: EpisodeStore | str | Path | Sequence[EpisodeStore | str | Path], *, chunk_size: int
     ) -> None:
-        """Load one dataset or several, opened or by their path, with chunks of K = ``chunk_size`` actions.
+        """Load one or several datasets, given as stores or paths, with chunks of K = ``chunk_size`` actions.
 
         Raises:
-            ConfigError: ``chunk_size`` is less than 1, or there are no datasets.
+            ConfigError: ``chunk_size`` is less than 1, or ``datasets`` is empty.
         """
         datasets = [datasets] if isinstance(datasets, (EpisodeStore, str, Path)) else datasets
         if chunk_size < 1 or not datasets:
-            raise ConfigError(f"chunk_size={chunk_size} of {len(datasets)} datasets: expected at least 1 of each.")
+            raise ConfigError(f"chunk_size={chunk_size}, {len(datasets)} datasets: both must be at least 1.")
         stores = [each if isinstance(each, EpisodeStore) else EpisodeStore.open(each) for each in datasets]
         self.tasks = tuple(dict.fromkeys(store.info.task for store in stores))
-        nothing = torch.zeros(0, dtype=torch.int64)
-        self._windows = ChunkSampler(
+        no_steps = torch.zeros(0, dtype=torch.int64)
+        self._sampler = ChunkSampler(
             **_load_steps(stores, torch.device("cpu")),
             images_TCHW3=None,
             chunk_size=chunk_size,
-            train_steps=nothing,
+            train_steps=no_steps,
             num_per_task=(),
-            val_steps=nothing,
+            val_steps=no_steps,
         )
 
     def __len__(self) -> int:
-        return len(self._windows.states_TS)
+        return len(self._sampler.states_TS)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return step ``index``, over the episodes of all datasets one after the other."""
-        batch = self._windows.gather(torch.tensor([as_index(index, len(self), "item of the chunks")]))
-        names = {
-            "state": batch.states_BS,
-            "task": batch.tasks_B,
-            "actions": batch.actions_BKA,
-            "is_pad": batch.is_pad_BK,
+        """Return the sample at step ``index``, counted over all datasets in order."""
+        batch = self._sampler.gather(torch.tensor([as_index(index, len(self), "item of the dataset")]))
+        return {
+            "state": batch.states_BS[0],
+            "task": batch.tasks_B[0],
+            "actions": batch.actions_BKA[0],
+            "is_pad": batch.is_pad_BK[0],
         }
-        return {name: rows[0] for name, rows in names.items()}

@@ -1,4 +1,4 @@
-"""What is known of each episode of a dataset, in columns, and choosing episodes by an expression over them."""
+"""A table with one row per episode of a dataset, and the selection of episodes by an expression over its columns."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ import numpy as np
 
 from act_kit.datasets.expressions import Columns, ExpressionError, compile_expression
 from act_kit.datasets.store import EpisodeStore
-from act_kit.diversity.quality import Motion, measure_motion
 from act_kit.errors import ConfigError, did_you_mean
+from act_kit.rollouts.motion import Motion, measure_motion
 from act_kit.sim.initial_states import number_distinct
 from act_kit.sim.tasks import TASKS
 
 
 def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
-    """Return what is known of each episode of a dataset.
+    """Return the columns of the episode table.
 
     ====================  ==============================================================================================
-    episode               Its number, from 0.
-    steps                 Its length.
-    task                  Its dataset's.
-    source                Who demonstrated.
-    succeeded             Whether it ever did.
-    success_step          The first step that did.
-    final_distance        After the last step; metres (radians for lever-pull).
+    episode               Index of the episode, from 0.
+    steps                 Number of steps.
+    task                  Task of the dataset.
+    source                Demonstrator of the episode.
+    succeeded             True if any step succeeded.
+    success_step          First step that succeeded.
+    final_distance        Distance to success after the last step, in meters (radians for lever-pull).
     path_efficiency …     See :class:`~act_kit.diversity.quality.Quality`: path_efficiency, idle_fraction,
                           clipped_fraction, jerk, gripper_switches.
-    object_x …            Its start, metres: object_x to goal_z, as far as the task has them; start_0 … elsewhere.
-    first_of_its_start    Whether no episode before it has the same start.
-    random                In [0, 1), the same for the same start: the n distinct starts, shuffled by ``seed``, have 0/n,
-                          1/n, … So ``random < 0.8`` is 80 % of the starts. Without starts, each episode counts as one.
+    object_x …            Initial state in meters: object_x to goal_z, as the task has them; start_0 … for other data.
+    first_of_its_start    True if no earlier episode has the same initial state.
+    random                In [0, 1), equal for equal initial states: the n distinct initial states, shuffled by
+                          ``seed``, have 0/n, 1/n, … So ``random < 0.8`` selects 80 % of the initial states. Without
+                          recorded initial states, each episode counts as a distinct one.
     ====================  ==============================================================================================
 
-    What was not recorded has no column. What an episode does not have (the success step of a failure) is NaN: every
-    comparison with it is false, also ``!=``.
+    Data that was not recorded has no column. A missing value (the success step of a failure) is NaN: every comparison
+    with it is false, including ``!=``.
     """
     columns: dict[str, list[Any]] = {
         "episode": list(range(store.num_episodes)),
@@ -47,14 +48,14 @@ def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
     }
     if "success" in store.fields:
         steps = store.success_steps
-        columns |= {
-            "succeeded": (steps >= 0).tolist(), "success_step": np.where(steps >= 0, steps, math.nan).tolist(),
-        }  # fmt: skip
+        columns["succeeded"] = (steps >= 0).tolist()
+        columns["success_step"] = np.where(steps >= 0, steps, math.nan).tolist()
     if "distance" in store.fields:
         columns["final_distance"] = store.steps("distance")[store.episode_ends - 1].tolist()
     if store.is_of_metaworld:
-        parts = (np.split(store.steps(name), store.episode_ends[:-1]) for name in ("state", "action"))
-        motions = [asdict(measure_motion(*part)) for part in zip(*parts, strict=True)]
+        states = np.split(store.steps("state"), store.episode_ends[:-1])
+        actions = np.split(store.steps("action"), store.episode_ends[:-1])
+        motions = [asdict(measure_motion(*arrays)) for arrays in zip(states, actions, strict=True)]
         for field in fields(Motion):
             values = [motion[field.name] for motion in motions]
             columns[field.name] = [math.nan if value is None else value for value in values]
@@ -73,12 +74,12 @@ def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
 
 
 def choose(columns: Columns, where: str) -> np.ndarray:
-    """Return the episodes, int64, for which an expression over their columns is true.
+    """Return the indices, int64, of the episodes for which an expression over their columns is true.
 
     See :mod:`act_kit.datasets.expressions` for the language.
 
     Raises:
-        ConfigError: It is not such an expression, or divides by zero for some episode.
+        ConfigError: ``where`` is not a valid expression, or divides by zero for an episode.
     """
     episodes = np.arange(len(columns["episode"]))
     if not len(episodes):
@@ -89,7 +90,7 @@ def choose(columns: Columns, where: str) -> np.ndarray:
         shown = where if len(where) <= 200 else where[:199] + "…"
         name = re.match("there is no column '(.*)'$", str(error))
         raise ConfigError(
-            f"{' '.join(shown.split())!r} is not an expression over the columns of an episode: {error}. Write, for "
-            f"example, --where 'steps < 100 and source == \"scripted\"'. The columns are {', '.join(columns)}."
+            f"{' '.join(shown.split())!r} is not an expression over the columns of an episode: {error}. Fix: write, "
+            f"for example, --where 'steps < 100 and source == \"scripted\"'. The columns are {', '.join(columns)}."
             f"{did_you_mean(name[1], columns) if name else ''}"
         ) from error

@@ -1,12 +1,12 @@
 """Expressions over the columns of episodes, such as ``steps < 90 and source != 'teleop:ann'``.
 
 The page of ``act data browse`` has the same language in JavaScript (``templates/expressions.js.j2``): the same tokens,
-grammar and messages. Change both; ``tests/datasets/test_expressions.py`` holds them against each other.
+grammar and messages. Change both together; ``tests/datasets/test_expressions.py`` compares them.
 
-Every part of an expression has a kind, known before it is evaluated: a number, text, or true or false. So what does not
-fit is refused before the first episode, and no value is larger than one number for each episode.
+Every part of an expression has a kind that is known before evaluation: a number, text, or true or false. So kind errors
+are reported before the first episode, and no value is larger than one number for each episode.
 
-Grammar, from what binds least to what binds most::
+Grammar, from lowest to highest precedence::
 
     either      both ("or" both)*
     both        negation ("and" negation)*
@@ -18,7 +18,7 @@ Grammar, from what binds least to what binds most::
     atom        NUMBER | TEXT | "True" | "False" | COLUMN | "abs" "(" either ")" | "(" either ")" | list
     list        "[" (either ("," either)* ","?)? "]", or the same in "(" ")" with a comma; of literals of one kind
 
-A comparison with what an episode does not have (NaN) is false, also one by ``!=`` or ``not in``.
+A comparison with a missing value (NaN) is false, including ``!=`` and ``not in``.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ import numpy as np
 
 MAX_CHARACTERS = 10_000
 MAX_DEPTH = 50
-_SHOWN = 40
-"""Characters of a part that a message quotes."""
+_MAX_QUOTED = 40
+"""Maximum number of characters of a part that a message quotes."""
 
 SPELLINGS = {
     "&&": "and",
@@ -72,14 +72,14 @@ SPELLINGS = {
     "null": "not success_step >= 0",
     "nan": "not success_step >= 0",
 }
-"""What other languages write, and how it is spelled here."""
+"""Spellings of other languages, and their equivalents in this one."""
 
 NUMBER, TEXT, FLAG, LIST = "a number", "text", "true or false", "a list"
 _ORDERS = ("<", ">", "<=", ">=")
 SIGNS = sorted(
     [*_ORDERS, "==", "!=", *"()[],+-*/%", *(sign for sign in SPELLINGS if not sign.isalpha())], key=len, reverse=True
 )
-"""Everything that is neither a number, text nor a name, the longest first."""
+"""Operators and punctuation, also those that are only recognized for error messages, the longest first."""
 
 _TOKEN = re.compile(
     r"[ \t\r\n]*(?:((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?![A-Za-z0-9_.]))"
@@ -91,13 +91,13 @@ _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", r
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 
 Columns = Mapping[str, list[Any]]
-"""One value for each episode under each name: numbers, bools or strings."""
+"""Columns by name, with one value per episode: numbers, bools or strings."""
 Run = Callable[[np.ndarray], np.ndarray]
-"""Returns the value for each of some episodes, which are given by number."""
+"""Function that returns the values for episodes given by index."""
 
 
 class ExpressionError(ValueError):
-    """A text that is not an expression over these columns, or has no value for some episode."""
+    """Invalid expression, or an expression that has no value for an episode."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +106,9 @@ class Part:
 
     Attributes:
         kind: NUMBER, TEXT, FLAG or LIST.
-        text: How it is written.
-        run: Evaluates it; a list is not evaluated.
-        literals: The value of a literal, or those of a list.
+        text: Source text.
+        run: Function that evaluates the part; a list is not evaluated.
+        literals: Value of a literal, or values of a list.
     """
 
     kind: str
@@ -126,20 +126,20 @@ class _Token:
 
 
 def compile_expression(text: str, columns: Columns) -> Run:
-    """Return what tells for which episodes an expression is true, bool.
+    """Compile an expression to a function that returns for each episode whether it is true, bool.
 
     Raises:
-        ExpressionError: It is none. What is returned raises it too, of a division by zero.
+        ExpressionError: The expression is invalid. The returned function raises it for a division by zero.
     """
     return _Parser(text, columns).parse()
 
 
 class _Parser:
-    """Recursive descent; each method parses the rule of its name."""
+    """Recursive descent parser; each method parses the grammar rule of its name."""
 
     def __init__(self, text: str, columns: Columns) -> None:
         if len(text) > MAX_CHARACTERS:
-            raise ExpressionError(f"it has {len(text)} characters, and at most {MAX_CHARACTERS} are read")
+            raise ExpressionError(f"it has {len(text)} characters, the maximum is {MAX_CHARACTERS}")
         self._text, self._columns = text, columns
         self._tokens = list(_tokenize(text))
         self._at = self._depth = 0
@@ -147,11 +147,11 @@ class _Parser:
     def parse(self) -> Run:
         if not self._tokens:
             raise ExpressionError("it is empty")
-        whole = self._either()
+        expression = self._either()
         if self._at < len(self._tokens):
             raise self._unexpected()
-        _require_flag(whole, "the whole")
-        return whole.run
+        _require_flag(expression, "the expression")
+        return expression.run
 
     # -- tokens ----------------------------------------------------------------------------------------------------
 
@@ -178,11 +178,11 @@ class _Parser:
         token = self._peek()
         if token in SPELLINGS:
             return ExpressionError(f"'{token}' is not used here: write {SPELLINGS[token]}")
-        where = f"follow '{_short(before)}'" if before else "stand at the beginning"
+        where = f"follow '{_short(before)}'" if before else "be at the beginning"
         return ExpressionError(f"'{_short(token)}' cannot {where}")
 
     def _since(self, first: int) -> str:
-        """Return the text from a token on, as far as it is parsed."""
+        """Return the parsed text from token ``first`` on."""
         return _short(self._text[self._tokens[first].begin : self._tokens[self._at - 1].end])
 
     def _deeper(self, rule: Callable[[], Part]) -> Part:
@@ -317,10 +317,10 @@ class _Parser:
             break
         for item in items:
             if item.kind == LIST or not item.literals:
-                raise ExpressionError(f"{item.text} cannot stand in a list: write numbers or text")
+                raise ExpressionError(f"{item.text} cannot be in a list: write numbers or text")
             if item.kind != items[0].kind:
                 raise _mismatch(items[0], "a list", item)
-        literals = frozenset(literal for item in items for literal in item.literals)
+        literals = frozenset[Any]().union(*(item.literals for item in items))
         return Part(kind=LIST, text=self._since(first), run=_no_run, literals=literals)
 
 
@@ -332,7 +332,7 @@ def _tokenize(text: str) -> Iterator[_Token]:
         if found is None or found.lastindex is None:
             rest = text[at:].lstrip(" \t\r\n")
             if rest[0] in "\"'":
-                raise ExpressionError(f"a text is not closed: {rest[0]} is missing at its end")
+                raise ExpressionError(f"a text has no closing {rest[0]}")
             unknown = _UNKNOWN.match(rest)
             raise ExpressionError(f"'{_short(unknown[0] if unknown else rest)}' is not understood")
         token = found[found.lastindex]
@@ -343,11 +343,11 @@ def _tokenize(text: str) -> Iterator[_Token]:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return text if len(text) <= _MAX_QUOTED else text[: _MAX_QUOTED - 1] + "…"
 
 
 def _unescape(text: str) -> str:
-    """Return what stands between the quotes of a text, whose backslashes are those of Python's ``repr``."""
+    """Return a quoted text without its quotes, with backslash escapes as in Python's ``repr`` decoded."""
 
     def character(found: re.Match[str]) -> str:
         code = found[1]
@@ -366,13 +366,13 @@ def _require_flag(part: Part, what: str) -> None:
     if part.kind != FLAG:
         comparison = {NUMBER: " > 0", TEXT: " == 'x'"}.get(part.kind, "")
         advice = f"write a comparison, such as {part.text}{comparison}" if comparison else "write in before it"
-        raise ExpressionError(f"{what} must be true or false, and {part.text} is {part.kind}: {advice}")
+        raise ExpressionError(f"{what} must be true or false, but {part.text} is {part.kind}: {advice}")
 
 
 def _require_numbers(sign: str, *parts: Part) -> None:
     for part in parts:
         if part.kind != NUMBER:
-            raise ExpressionError(f"'{sign}' takes numbers, and {part.text} is {part.kind}")
+            raise ExpressionError(f"'{sign}' takes numbers, but {part.text} is {part.kind}")
 
 
 def _mismatch(left: Part, what: str, right: Part) -> ExpressionError:
@@ -381,7 +381,7 @@ def _mismatch(left: Part, what: str, right: Part) -> ExpressionError:
         if part.kind == FLAG:
             advice = f"write {part.text} alone, or not {part.text}"
     return ExpressionError(
-        f"{what} needs two of a kind, and {left.text} is {left.kind}, {right.text} is {right.kind}: {advice}"
+        f"{what} needs values of one kind, but {left.text} is {left.kind}, {right.text} is {right.kind}: {advice}"
     )
 
 
@@ -400,7 +400,7 @@ def _literal(kind: str, text: str, value: Any) -> Part:
 
 
 def _all(parts: Sequence[Run]) -> Run:
-    """Join with ``and``: a part is evaluated for the episodes for which those before it are true."""
+    """Join with ``and``: each part is evaluated only for the episodes for which all previous parts are true."""
 
     def run(rows: np.ndarray) -> np.ndarray:
         is_true = np.ones(len(rows), dtype=np.bool_)
@@ -413,7 +413,7 @@ def _all(parts: Sequence[Run]) -> Run:
 
 
 def _any(parts: Sequence[Run]) -> Run:
-    """Join with ``or``: a part is evaluated for the episodes for which those before it are false."""
+    """Join with ``or``: each part is evaluated only for the episodes for which all previous parts are false."""
 
     def run(rows: np.ndarray) -> np.ndarray:
         is_true = np.zeros(len(rows), dtype=np.bool_)
@@ -427,11 +427,11 @@ def _any(parts: Sequence[Run]) -> Run:
 
 def _compare(left: Part, sign: str, right: Part) -> Run:
     if LIST in (left.kind, right.kind):
-        raise ExpressionError(f"'{sign}' compares no lists: write in")
+        raise ExpressionError(f"'{sign}' cannot compare lists: write in")
     if left.kind != right.kind:
         raise _mismatch(left, f"'{sign}'", right)
     if left.kind != NUMBER and sign in _ORDERS:
-        raise ExpressionError(f"'{sign}' compares numbers, and {left.text} is {left.kind}: write == or !=")
+        raise ExpressionError(f"'{sign}' compares numbers, but {left.text} is {left.kind}: write == or !=")
 
     def run(rows: np.ndarray) -> np.ndarray:
         a, b = left.run(rows), right.run(rows)
@@ -450,9 +450,9 @@ def _compare(left: Part, sign: str, right: Part) -> Run:
 
 
 def _look_up(left: Part, sign: str, right: Part) -> Run:
-    """Return whether ``left`` is one of a list, or a part of a text; or is not."""
+    """Return the function of ``in`` or ``not in``: membership in a list, or substring of a text."""
     if left.kind == LIST or right.kind not in (LIST, TEXT):
-        raise ExpressionError(f"'{sign}' looks in a list or in text: write {sign} [{right.text}]")
+        raise ExpressionError(f"'{sign}' needs a list or text after it: write {sign} [{right.text}]")
     wanted = sign == "in"
     if right.kind == TEXT:
         if left.kind != TEXT:
@@ -490,7 +490,7 @@ def _calculate(first: Part, steps: Sequence[tuple[str, Part]]) -> Run:
 
 
 def _remainder(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return Python's ``%``, which has the sign of ``b``."""
+    """Compute Python's ``%``, which has the sign of ``b``."""
     rest = np.fmod(a, b)
     remainder: np.ndarray = np.where((rest != 0) & ((b < 0) != (rest < 0)), rest + b, rest)
     return remainder

@@ -1,4 +1,4 @@
-"""The pictures of datasets as training needs them: uncompressed, indexed by step, on the device if they fit there.
+"""Images of datasets for training: uncompressed, indexed by step, on the device if they fit there.
 
 Shapes: T steps of all episodes of all datasets, C cameras.
 """
@@ -21,19 +21,19 @@ from act_kit.errors import DatasetError
 from act_kit.files import quoted, require_space
 from act_kit.sim.render import CameraViews, check_cameras
 
-_FIT = 0.7
-"""Part of the device's free memory that pictures may take; the rest is for the model and its activations."""
+_MAX_MEMORY_FRACTION = 0.7
+"""Fraction of the device's free memory that images may take; the rest is for the model and its activations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frames:
-    """All pictures of some datasets.
+    """All images of several datasets.
 
     Attributes:
-        images_TCHW3: uint8, on the device, or mapped from a file on disk.
-        views: What they show.
-        gl_renderer: Who drew them.
-        reason: Where they are, and why there.
+        images_TCHW3: uint8, on the device, or memory-mapped from a file on disk.
+        views: Cameras and render settings of the images.
+        gl_renderer: ``GL_RENDERER`` that rendered the images.
+        reason: Where the images are stored, and why.
     """
 
     images_TCHW3: Tensor
@@ -45,15 +45,15 @@ class Frames:
 def load_frames(
     stores: Sequence[EpisodeStore], cameras: tuple[str, ...], *, where: str, device: torch.device, scratch: Path
 ) -> Frames:
-    """Load the pictures of datasets, one after the other.
+    """Load the images of datasets, one after the other.
 
     Args:
         stores: The datasets.
-        cameras: Whose pictures, in this order.
-        where: ``device`` to keep them on the device, ``disk`` to read them from a file without a name in the folder ``scratch``, or
-            ``auto`` for the device if they fit there.
-        device: Where training takes place.
-        scratch: An existing folder.
+        cameras: Cameras to load, in this order.
+        where: ``device`` to keep the images on the device, ``disk`` to read them from an unnamed file in the folder
+            ``scratch``, or ``auto`` for the device if they fit there.
+        device: Training device.
+        scratch: Existing folder.
 
     Raises:
         DatasetError: See :func:`find_images`.
@@ -69,19 +69,19 @@ def load_frames(
     )
     num_bytes = int(np.prod(shape))
     free_bytes = _free_bytes(device)
-    fits = num_bytes <= _FIT * free_bytes
-    have = f"{num_bytes / 1e6:.0f} MB of pictures, {free_bytes / 1e9:.1f} GB free on {device.type}"
+    fits = num_bytes <= _MAX_MEMORY_FRACTION * free_bytes
+    have = f"{num_bytes / 1e6:.0f} MB of images, {free_bytes / 1e9:.1f} GB free on {device.type}"
     if where == "device" or (where == "auto" and fits):
         frames = torch.empty(shape, dtype=torch.uint8, device=device)
         reason = f"{have}: kept on the device"
     else:
-        require_space(scratch, num_bytes, "The uncompressed pictures")
-        with tempfile.TemporaryFile(dir=scratch) as file:  # without a name: it goes when the process does
+        require_space(scratch, num_bytes, "The uncompressed images")
+        with tempfile.TemporaryFile(dir=scratch) as file:  # unnamed: deleted when the process ends
             frames = torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="w+", shape=shape))
-        reason = f"{have}: read from disk" + (", as asked" if where == "disk" else ", since they do not fit")
+        reason = f"{have}: read from disk" + (", as configured" if where == "disk" else ", since they do not fit")
     base = 0
-    for store, of_store in zip(stores, images, strict=True):
-        for camera, image in enumerate(of_store):
+    for store, cameras_of_store in zip(stores, images, strict=True):
+        for camera, image in enumerate(cameras_of_store):
             for begin, block in image.blocks():
                 frames[base + begin : base + begin + len(block), camera] = torch.from_numpy(block)
         base += store.num_steps
@@ -90,33 +90,35 @@ def load_frames(
 
 
 def find_images(stores: Sequence[EpisodeStore], cameras: tuple[str, ...]) -> list[list[ImageStore]]:
-    """Return the pictures of every camera in every dataset.
+    """Return the images of every camera in every dataset.
 
     Raises:
-        RenderError: There is no such camera.
-        DatasetError: Some are missing, or look different from one dataset or camera to another.
+        RenderError: A camera does not exist.
+        DatasetError: Images are missing, or differ in size or renderer between datasets or cameras.
     """
     check_cameras(cameras)
-    images = [[_images(store, camera) for camera in cameras] for store in stores]
+    images: list[list[ImageStore]] = []
+    for store in stores:
+        images.append([_find_camera(store, camera) for camera in cameras])
     first = images[0][0]
-    for store, of_store in zip(stores, images, strict=True):
-        for image in of_store:
+    for store, cameras_of_store in zip(stores, images, strict=True):
+        for image in cameras_of_store:
             if (image.settings, image.renderer) != (first.settings, first.renderer):
                 raise DatasetError(
                     f"The frames of {image.camera} in {store.path} are {image.settings} px by '{image.renderer}', "
-                    f"those of {first.camera} in {stores[0].path} {first.settings} px by '{first.renderer}'. Draw them "
-                    f"alike: act render {quoted(store.path)} --camera {image.camera} --size {first.settings} "
-                    "--overwrite"
+                    f"those of {first.camera} in {stores[0].path} {first.settings} px by '{first.renderer}'. All "
+                    f"must be equal. Fix: act render {quoted(store.path)} --camera {image.camera} "
+                    f"--size {first.settings} --overwrite"
                 )
     return images
 
 
-def _images(store: EpisodeStore, camera: str) -> ImageStore:
-    there = ImageStore.cameras(store)
-    if camera not in there:
-        has = f"only those of {', '.join(there)}" if there else "none"
+def _find_camera(store: EpisodeStore, camera: str) -> ImageStore:
+    available = ImageStore.cameras(store)
+    if camera not in available:
+        has = f"only those of {', '.join(available)}" if available else "none"
         raise DatasetError(
-            f"The policy looks through {camera}, but {store.path} has no pictures of it, {has}. Draw them: "
+            f"The policy uses camera {camera}, but {store.path} has no images of it, {has}. Fix: "
             f"act render {quoted(store.path)} --camera {camera}"
         )
     return ImageStore(store, camera)

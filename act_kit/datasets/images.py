@@ -1,8 +1,8 @@
-"""Pictures in a dataset: ``data/images/<camera>``, one frame per step, drawn after the collection and in any number.
+"""Images of a dataset: ``data/images/<camera>``, one frame per step, rendered after the collection, for any camera.
 
-The attributes of the array say how far a rendering has come, with the SHA-256 of every episode's frames, and are
-replaced in one piece after the frames were written. Frames that are drawn anew are ``data/images/<camera>.new`` until
-they are complete.
+The attributes of the array hold the progress of the rendering and the SHA-256 of every episode's frames, and are
+replaced atomically after the frames are written. Frames that are to replace existing ones are stored in
+``data/images/<camera>.new`` until they are complete.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from act_kit.files import check_name, discard, quoted, still_there
 from act_kit.sim.render import RenderSettings
 
 _CHUNK_BYTES = 3_000_000
-"""About an episode at 128 px: long chunks compress best and read fastest."""
-
+"""About one episode at 128 px: long chunks compress best and read fastest."""
 
 _NEW = ".new"
 
 
 class ImageStore:
-    """The frames of one camera of a dataset, complete or being drawn.
+    """The frames of one camera of a dataset, complete or partly rendered.
 
     Attributes:
-        settings: What a frame looks like.
-        renderer: ``GL_RENDERER`` of who drew them, or "" before the first.
+        camera: Name of the camera.
+        settings: Render settings of the frames.
+        renderer: ``GL_RENDERER`` that rendered the frames, or "" before the first frame.
     """
 
     def __init__(self, store: EpisodeStore, camera: str, *, is_new: bool = False) -> None:
-        """Open the frames of a camera, or those that are to replace them.
+        """Open the frames of a camera, or with ``is_new`` the frames that are to replace them.
 
         Raises:
-            DatasetError: They are damaged.
+            DatasetError: The frames are damaged.
         """
         self._store = store
         self.camera = camera
@@ -62,25 +62,28 @@ class ImageStore:
             files.check_chunks()
         except Exception as error:
             raise DatasetError(
-                f"The frames of {camera} in {store.path} are damaged: {error}. Draw them anew: act render "
+                f"The frames of {camera} in {store.path} are damaged: {error}. Fix: act render "
                 f"{quoted(store.path)} --camera {camera} --overwrite"
             ) from error
 
     @staticmethod
     def cameras(store: EpisodeStore) -> tuple[str, ...]:
-        """Name the cameras whose frames are there, complete or not."""
+        """Return the names of the cameras that have frames, complete or not."""
         found = sorted(file.parent.name for file in store.path.glob("data/images/[!.]*/zarr.json"))
         return tuple(name for name in found if not name.endswith(_NEW))
 
     @staticmethod
     def find_new(store: EpisodeStore, camera: str) -> ImageStore | None:
-        """Return the frames that are to replace those of a camera, if somebody began to draw some."""
-        is_there = (store.path / _key(camera, is_new=True) / "zarr.json").exists()
-        return ImageStore(store, camera, is_new=True) if is_there else None
+        """Return the unfinished frames that are to replace those of a camera, or None."""
+        exists = (store.path / _key(camera, is_new=True) / "zarr.json").exists()
+        return ImageStore(store, camera, is_new=True) if exists else None
 
     @classmethod
     def create(cls, store: EpisodeStore, camera: str, settings: RenderSettings) -> ImageStore:
-        """Make room for a camera's frames. Complete ones that are there are replaced when the new ones are complete."""
+        """Create an empty array for a camera's frames.
+
+        Existing complete frames are kept until :meth:`take_over` replaces them.
+        """
         check_name(camera, "camera")
         discard(store.path / _key(camera, is_new=True), store.path)
         is_new = camera in cls.cameras(store) and cls._is_complete_at(store, camera)
@@ -88,12 +91,15 @@ class ImageStore:
             discard(store.path / _key(camera, is_new=False), store.path)
         shape = (settings.height_px, settings.width_px, 3)
         num_rows = max(1, _CHUNK_BYTES // int(np.prod(shape)))
-        store.group.require_group("data/images")  # zarr would make it beside the array, in any order
+        store.group.require_group("data/images")  # zarr would create it concurrently with the array, in any order
         store.group.create_array(
-            _key(camera, is_new=is_new), shape=(0, *shape), chunks=(num_rows, *shape), dtype=np.uint8,
+            _key(camera, is_new=is_new),
+            shape=(0, *shape),
+            chunks=(num_rows, *shape),
+            dtype=np.uint8,
             compressors=BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle"),
             attributes={"settings": asdict(settings), "gl_renderer": "", "num_steps": 0, "digests": []},
-        )  # fmt: skip
+        )
         return cls(store, camera, is_new=is_new)
 
     @classmethod
@@ -105,24 +111,24 @@ class ImageStore:
 
     @property
     def num_episodes(self) -> int:
-        """Episodes whose frames are there."""
+        """Number of episodes whose frames are stored."""
         return len(self._digests)
 
     @property
     def is_complete(self) -> bool:
-        """Whether every episode's frames are there."""
+        """True if the frames of every episode are stored."""
         return self.num_episodes == self._store.num_episodes
 
     def begin(self, renderer: str) -> None:
-        """Note who draws, or go on after whoever drew before: drop what a kill left half written.
+        """Record the renderer and drop frames that an interrupted run has not committed.
 
         Raises:
-            DatasetError: The frames so far were drawn by something else, whose pictures differ a little.
+            DatasetError: The existing frames come from another renderer, whose images differ slightly.
         """
         if self.renderer and self.renderer != renderer:
             raise DatasetError(
-                f"The frames of {self.camera} in {self._store.path} were drawn by '{self.renderer}', here draws "
-                f"'{renderer}': two halves would differ. Draw them all anew: --overwrite"
+                f"The frames of {self.camera} in {self._store.path} were rendered by '{self.renderer}', the renderer "
+                f"here is '{renderer}': their images differ. Fix: render all of them again with --overwrite"
             )
         self.renderer = renderer
         set_attributes(self._frames, {"gl_renderer": renderer})
@@ -130,16 +136,16 @@ class ImageStore:
             self._frames.resize((self._num_steps, *self._frames.shape[1:]))
 
     def append(self, frames: np.ndarray) -> None:
-        """Add the next episode's frames, uint8 (T, H, W, 3); they are there afterwards, or not at all.
+        """Append the next episode's frames, uint8 (T, H, W, 3), atomically.
 
         Raises:
-            OutputError: The dataset has been deleted meanwhile.
+            OutputError: The dataset has been deleted in the meantime.
         """
         at, num_steps = self._num_steps, self._num_steps + len(frames)
         digests = [*self._digests, _digest(frames)]
         with still_there(self._store.path / "zarr.json", self._store.path):
             self._store.check_there()
-            with zarr.config.set({"array.write_empty_chunks": True}):  # a missing chunk is then always damage
+            with zarr.config.set({"array.write_empty_chunks": True}):  # then a missing chunk always means damage
                 self._frames.resize((num_steps, *self._frames.shape[1:]))
                 self._frames[at:] = frames
             self._store.check_there()
@@ -147,8 +153,9 @@ class ImageStore:
         self._num_steps, self._digests = num_steps, digests
 
     def take_over(self) -> None:
-        """Let these frames, which are complete, be those of the camera, in place of any others."""
-        new, old = (self._store.path / _key(self.camera, is_new=is_new) for is_new in (True, False))
+        """Make these complete frames the frames of the camera, replacing any others."""
+        new = self._store.path / _key(self.camera, is_new=True)
+        old = self._store.path / _key(self.camera, is_new=False)
         if self._is_new:
             discard(old, self._store.path)
             new.rename(old)
@@ -156,20 +163,18 @@ class ImageStore:
             discard(new, self._store.path)
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Read the frames of all steps, uint8 (N, H, W, 3), a few hundred at a time, each time with the first's step.
+        """Yield the frames of all steps in blocks: the first step, and uint8 (N, H, W, 3), N up to a few hundred.
 
         Raises:
-            DatasetError: The rendering is not finished, or frames are missing.
+            DatasetError: The rendering is unfinished, or frames are missing.
         """
         if not self.is_complete:
             raise DatasetError(
-                f"Only {self.num_episodes} of {self._store.num_episodes} episodes of {self._store.path} are drawn from "
-                f"{self.camera}. Go on: {self.command}"
+                f"Only {self.num_episodes} of {self._store.num_episodes} episodes of {self._store.path} are rendered "
+                f"from {self.camera}. Resume with: {self.command}"
             )
         if self._frames.nchunks_initialized < self._frames.nchunks:  # zarr would read zeros
-            raise DatasetError(
-                f"{self._store.path} lacks frames of {self.camera}. Draw them anew: {self.command} --overwrite"
-            )
+            raise DatasetError(f"{self._store.path} lacks frames of {self.camera}. Fix: {self.command} --overwrite")
         for begin in range(0, self._store.num_steps, self._frames.chunks[0]):
             end = min(begin + self._frames.chunks[0], self._store.num_steps)
             yield begin, self._read(begin, end)
@@ -180,16 +185,16 @@ class ImageStore:
         return self._read(int(ends[index]), int(ends[index + 1]))
 
     def checked_episode(self, index: int) -> np.ndarray:
-        """Read the frames of one episode, before something else is made of them.
+        """Read the frames of one episode and check their SHA-256.
 
         Raises:
-            DatasetError: They are not what was drawn.
+            DatasetError: The frames differ from those that were rendered.
         """
         frames = self.episode(index)
         if self._digests[index] != _digest(frames):
             raise DatasetError(
-                f"{self._store.path}: the frames of {self.camera} of episode {index} are not what was drawn. "
-                f"Draw them anew: {self.command} --overwrite"
+                f"{self._store.path}: the frames of {self.camera} of episode {index} differ from those that were "
+                f"rendered. Fix: {self.command} --overwrite"
             )
         return frames
 
@@ -204,17 +209,17 @@ class ImageStore:
             return np.asarray(self._frames[begin:end])
         except Exception as error:
             raise DatasetError(
-                f"The frames of {self.camera} in {self._store.path} cannot be read: {error}. Draw them anew: "
+                f"The frames of {self.camera} in {self._store.path} cannot be read: {error}. Fix: "
                 f"{self.command} --overwrite"
             ) from error
 
     @property
     def command(self) -> str:
-        """The command that draws these frames."""
+        """Command that renders these frames."""
         return f"act render {quoted(self._store.path)} --camera {self.camera} --size {self.settings}"
 
     def damaged_episodes(self) -> list[int]:
-        """Read everything and return the episodes whose frames are not what was drawn."""
+        """Read all frames and return the episodes whose frames differ from those that were rendered."""
         return [episode for episode, digest in enumerate(self._digests) if digest != _digest(self.episode(episode))]
 
 

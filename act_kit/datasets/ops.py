@@ -1,7 +1,7 @@
-"""Datasets made of others: merged, filtered, split. One function makes them all: episodes of some become a new one.
+"""Merging, filtering and splitting of datasets: each builds new datasets from selected episodes of existing ones.
 
-They keep where they come from (``DatasetInfo.parents``), and every attempt: one whose episode was left out counts as
-not kept, so that the hole it leaves in the coverage stays visible.
+A derived dataset records its inputs (``DatasetInfo.parents``) and all their attempts. An attempt whose episode was not
+selected counts as not kept, so that the gap in the coverage stays visible.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from act_kit.files import DATASETS, new_folder, require_apart, require_space, wr
 from act_kit.rollouts.episode import Attempt, Recording
 
 SEVERAL = "several"
-"""What differs between the parents of a dataset."""
-
+"""Value of an attribute that differs between the parents of a dataset."""
 
 _MAX_NAME = 50
-"""Letters of a folder that is called by a value: a file system takes 255 bytes."""
+"""Maximum number of characters of a folder that is named after a value: file systems allow 255 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,7 @@ class Part:
 
     Attributes:
         store: The dataset.
-        episodes: Which of it, int64, ascending.
+        episodes: Indices of the selected episodes, int64, ascending.
     """
 
     store: EpisodeStore
@@ -46,17 +45,17 @@ class Part:
 
     @classmethod
     def all_of(cls, store: EpisodeStore) -> Part:
-        """Take every episode."""
+        """Select every episode."""
         return cls(store=store, episodes=np.arange(store.num_episodes))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Derivation:
-    """A dataset to make.
+    """A dataset to be derived.
 
     Attributes:
-        parts: The episodes it gets, in order.
-        command: The command that makes it, without its ``--out``.
+        parts: Its episodes, in order.
+        command: Command that writes it, without ``--out``.
     """
 
     parts: Sequence[Part]
@@ -67,44 +66,45 @@ class Derivation:
 
 
 Derivations = Mapping[str, Derivation]
-"""Datasets to make, each with its path in the folder of all; "" if there is only that one."""
+"""Datasets to be derived, by their path in the output folder; "" for a single dataset."""
 
 
-# -- what to make --------------------------------------------------------------------------------------------------
+# -- derivations -----------------------------------------------------------------------------------------------------
 
 
 def merge(stores: Sequence[EpisodeStore]) -> Derivations:
-    """Put several datasets into one, or into one of each task.
+    """Merge several datasets into one, or into one per task.
 
     Raises:
-        ConfigError: Two of them are the same.
-        DatasetError: Those of one task hold different things.
+        ConfigError: Two of the datasets are the same.
+        DatasetError: Datasets of one task cannot be merged (see :func:`check_alike`).
     """
     seen: dict[str, Path] = {}
     for store in stores:
         key = store.fingerprint or str(store.path.resolve())
         if key in seen:
-            raise ConfigError(f"{seen[key]} and {store.path} hold the same demonstrations. Name one of them only.")
+            raise ConfigError(f"{seen[key]} and {store.path} hold the same demonstrations. Fix: name only one of them.")
         seen[key] = store.path
     merged = {}
     tasks = list(dict.fromkeys(store.info.task for store in stores))
     for task in tasks:
-        of_task = [store for store in stores if store.info.task == task]
-        for store in of_task[1:]:
-            check_alike(of_task[0], store)
-        command = shlex.join(["act", "data", "merge", *(str(store.path) for store in of_task)])
-        merged[task if len(tasks) > 1 else ""] = Derivation(
-            parts=[Part.all_of(store) for store in of_task], command=command
-        )
+        task_stores = [store for store in stores if store.info.task == task]
+        for store in task_stores[1:]:
+            check_alike(task_stores[0], store)
+        command = shlex.join(["act", "data", "merge", *(str(store.path) for store in task_stores)])
+        parts = [Part.all_of(store) for store in task_stores]
+        merged[task if len(tasks) > 1 else ""] = Derivation(parts=parts, command=command)
     return merged
 
 
 def filter_episodes(stores: Sequence[EpisodeStore], where: str, seed: int = 0) -> Derivations:
-    """Choose the episodes for which ``where`` is true (:func:`~act_kit.datasets.episode_table.choose`), of each dataset.
+    """Select the episodes of each dataset for which ``where`` is true.
+
+    See :func:`~act_kit.datasets.episode_table.choose`.
 
     Raises:
-        ConfigError: It is not an expression over the columns of each.
-        DatasetError: It is true for no episode.
+        ConfigError: ``where`` is not an expression over the columns of every dataset.
+        DatasetError: ``where`` is true for no episode.
     """
     derivations = {}
     for store in stores:
@@ -116,41 +116,48 @@ def filter_episodes(stores: Sequence[EpisodeStore], where: str, seed: int = 0) -
                 parts=[part], command=shlex.join(command)
             )
     if not derivations:
-        where_from = ", ".join(str(store.path) for store in stores)
-        raise DatasetError(f"No episode of {where_from} is left: '{where}' is true for none.")
+        paths = ", ".join(str(store.path) for store in stores)
+        raise DatasetError(f"No episode of {paths} is selected: '{where}' is true for none.")
     return derivations
 
 
 def split_by(stores: Sequence[EpisodeStore], column: str) -> Derivations:
-    """Split datasets into one for each value of a column, in a folder of its name.
+    """Split datasets into one per value of a column, each in a folder named after the value.
 
     Raises:
-        ConfigError: There is no such column, or it holds measurements.
+        ConfigError: There is no such column, or its values are continuous.
     """
     values: dict[str, Any] = {}
     for store in stores:
         columns = columns_of(store)
-        kinds = [name for name, of in columns.items() if not any(isinstance(value, float) for value in of)]
-        if column not in kinds:
-            raise ConfigError(f"--by takes one of {', '.join(kinds)}, not '{column}'; for others: act data filter.")
+        discrete: list[str] = []
+        for name, values_of_column in columns.items():
+            if not any(isinstance(value, float) for value in values_of_column):
+                discrete.append(name)
+        if column not in discrete:
+            raise ConfigError(
+                f"--by takes one of {', '.join(discrete)}, not '{column}'. Fix: for other columns, use act data filter."
+            )
         for value in columns[column]:
             name = re.sub(r"[^\w.-]+", "-", str(value)).strip(".-")[:_MAX_NAME] or "none"
             if isinstance(value, bool):
                 name = column if value else f"not-{column}"
             if values.setdefault(name, value) != value:
-                raise ConfigError(f"'{values[name]}' and '{value}' would both be split into a folder {name}.")
+                raise ConfigError(f"'{values[name]}' and '{value}' would both be written to the folder {name}.")
     return _split(stores, {name: f"{column} == {value!r}" for name, value in sorted(values.items())})
 
 
 def split_parts(stores: Sequence[EpisodeStore], shares: Sequence[float], seed: int = 0) -> Derivations:
-    """Split datasets at random into ``part-0``, ``part-1``, … of the given relative sizes; none shares a start.
+    """Split datasets at random into ``part-0``, ``part-1``, … of the given relative sizes.
+
+    No two parts share an initial state.
 
     Raises:
-        ConfigError: There are fewer than two shares, or one is not positive.
-        DatasetError: There are too few starts.
+        ConfigError: There are fewer than two shares, or a share is not positive.
+        DatasetError: There are too few distinct initial states.
     """
     if len(shares) < 2 or not all(share > 0 for share in shares):
-        raise ConfigError("--parts takes the sizes of at least two parts, such as 80,20.")
+        raise ConfigError("--parts takes the positive sizes of at least two parts, such as 80,20.")
     bounds = [sum(shares[:i]) / sum(shares) for i in range(1, len(shares))]
     wheres = [f"random < {bounds[0]!r}"]
     wheres += [f"{low!r} <= random < {high!r}" for low, high in pairwise(bounds)]
@@ -159,24 +166,26 @@ def split_parts(stores: Sequence[EpisodeStore], shares: Sequence[float], seed: i
 
 
 def _split(stores: Sequence[EpisodeStore], wheres: Mapping[str, str], seed: int = 0) -> Derivations:
-    """Filter once for each part; of several datasets, a part is a folder of those that have episodes in it."""
-    return {
-        str(Path(name, inside)): derivation
-        for name, where in wheres.items()
-        for inside, derivation in filter_episodes(stores, where, seed).items()
-    }
+    """Filter once per part; for several datasets, a part is a folder of the datasets that have episodes in it."""
+    derivations: dict[str, Derivation] = {}
+    for name, where in wheres.items():
+        for folder, derivation in filter_episodes(stores, where, seed).items():
+            derivations[str(Path(name, folder))] = derivation
+    return derivations
 
 
-# -- making it -----------------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------------------------
 
 
 def write_derived(out: Path, derivations: Derivations, command: str, *, overwrite: bool) -> list[EpisodeStore]:
-    """Write datasets to ``out``, or into it if they are several: all are there afterwards, or none.
+    """Write one dataset to ``out``, or several into the folder ``out``, atomically.
 
     Raises:
-        OutputError: ``out`` is not free, or overlaps a dataset that they are made of, or there is no space.
+        OutputError: ``out`` is not free or overlaps an input dataset, or there is not enough disk space.
     """
-    stores = {part.store.path: part.store for derivation in derivations.values() for part in derivation.parts}
+    stores: dict[Path, EpisodeStore] = {}
+    for derivation in derivations.values():
+        stores.update({part.store.path: part.store for part in derivation.parts})
     parents = list(stores.values())
     require_apart(out, stores)
     for derivation in derivations.values():
@@ -195,15 +204,15 @@ def write_derived(out: Path, derivations: Derivations, command: str, *, overwrit
 
 def _write(path: Path, derivation: Derivation) -> None:
     path.mkdir(parents=True, exist_ok=True)
-    write_dataset(
-        path, describe(derivation), _recordings(derivation.parts),
-        attempts=[attempt for part in derivation.parts for attempt in _attempts(part)],
-        cameras=_drawn(derivation.parts[0].store),
-    )  # fmt: skip
+    attempts: list[Attempt] = []
+    for part in derivation.parts:
+        attempts += _attempts(part)
+    cameras = _rendered_cameras(derivation.parts[0].store)
+    write_dataset(path, describe(derivation), _recordings(derivation.parts), attempts=attempts, cameras=cameras)
 
 
 def describe(derivation: Derivation) -> DatasetInfo:
-    """Return the attributes of a derived dataset: its parents', where they agree."""
+    """Return the metadata of a derived dataset: the values on which its parents agree."""
     stores = [part.store for part in derivation.parts]
     infos = [store.info for store in stores]
 
@@ -211,12 +220,16 @@ def describe(derivation: Derivation) -> DatasetInfo:
         return values[0] if all(value == values[0] for value in values) else otherwise
 
     demonstrator = common([info.demonstrator for info in infos], SEVERAL)
-    if demonstrator == SEVERAL:  # they may have left one
-        sources = [part.store.sources[episode] for part in derivation.parts for episode in part.episodes]
+    if demonstrator == SEVERAL:  # the selected episodes may still have a single source
+        sources: list[str] = []
+        for part in derivation.parts:
+            store_sources = part.store.sources
+            sources += [store_sources[episode] for episode in part.episodes]
         demonstrator = common(sources, SEVERAL)
-    versions = {
-        name: ", ".join(sorted({info.versions.get(name, "unknown") for info in infos})) for name in infos[0].versions
-    }
+    versions: dict[str, str] = {}
+    for name in infos[0].versions:
+        found = {info.versions.get(name, "unknown") for info in infos}
+        versions[name] = ", ".join(sorted(found))
     return DatasetInfo(
         task=infos[0].task,
         num_wanted=len(derivation),
@@ -232,39 +245,41 @@ def describe(derivation: Derivation) -> DatasetInfo:
         control_hz=infos[0].control_hz,
         parents=[
             {
-                "path": str(store.path), "made_by": store.info.command,
+                "path": str(store.path),
+                "made_by": store.info.command,
                 "fingerprint": store.fingerprint or store.compute_fingerprint(),
             }
             for store in stores
         ],
-    )  # fmt: skip
+    )
 
 
 def _recordings(parts: Sequence[Part]) -> Iterator[Recording]:
-    """Yield the chosen episodes with their images, one at a time; their attempts numbered anew."""
+    """Yield the selected episodes with their images, one at a time, with renumbered attempts."""
     num_attempts = 0
     for part in parts:
-        images = {camera: ImageStore(part.store, camera) for camera in _drawn(part.store)}
+        images = {camera: ImageStore(part.store, camera) for camera in _rendered_cameras(part.store)}
         kept = [number for number, attempt in enumerate(_attempts(part), num_attempts) if attempt.kept]
         chosen = set(part.episodes.tolist())
         recordings = (r for episode, r in enumerate(part.store.recordings()) if episode in chosen)
-        for nth, (episode, recording) in enumerate(zip(part.episodes.tolist(), recordings, strict=True)):
+        for i, (episode, recording) in enumerate(zip(part.episodes.tolist(), recordings, strict=True)):
             frames = {camera: image.checked_episode(episode) for camera, image in images.items()}
-            yield replace(recording, images=frames, attempt=kept[nth] if kept else 0)
+            yield replace(recording, images=frames, attempt=kept[i] if kept else 0)
         num_attempts += len(_attempts(part))
 
 
 def _attempts(part: Part) -> list[Attempt]:
-    """Return a dataset's attempts; only those of the chosen episodes count as kept."""
+    """Return the attempts of a dataset; only those of the selected episodes count as kept."""
     store, chosen = part.store, set(part.episodes.tolist())
     attempts = store.attempts()
-    if store.has_init_states and not attempts:  # imported: only what came of them is known
+    if store.has_init_states and not attempts:  # imported: only successful attempts are known
         lengths = store.episode_lengths.tolist()
         attempts = [
-            Attempt(init_state=s, num_steps=num, kept=True) for s, num in zip(store.init_states, lengths, strict=True)
+            Attempt(init_state=init_state, num_steps=num_steps, kept=True)
+            for init_state, num_steps in zip(store.init_states, lengths, strict=True)
         ]
     episodes = np.cumsum([attempt.kept for attempt in attempts]) - 1
-    # Of a collection that was killed, attempts may be on record whose episodes are not.
+    # After a killed collection, attempts may be recorded whose episodes are not; they are dropped.
     return [
         replace(attempt, kept=attempt.kept and episode in chosen)
         for attempt, episode in zip(attempts, episodes.tolist(), strict=True)
@@ -272,38 +287,37 @@ def _attempts(part: Part) -> list[Attempt]:
     ]
 
 
-def _drawn(store: EpisodeStore) -> dict[str, Drawn]:
-    """Return how the frames of each camera were made.
+def _rendered_cameras(store: EpisodeStore) -> dict[str, Drawn]:
+    """Return the render settings and the renderer of each camera.
 
     Raises:
-        DatasetError: Some are not drawn yet.
+        DatasetError: The frames of a camera are incomplete.
     """
     images = [ImageStore(store, camera) for camera in ImageStore.cameras(store)]
     for image in images:
         if not image.is_complete:
             raise DatasetError(
-                f"Only {image.num_episodes} of {store.num_episodes} episodes of {store.path} are drawn from "
-                f"{image.camera}. First: {image.command}"
+                f"Only {image.num_episodes} of {store.num_episodes} episodes of {store.path} are rendered from "
+                f"{image.camera}. Fix: {image.command}"
             )
     return {image.camera: Drawn(settings=image.settings, renderer=image.renderer) for image in images}
 
 
 def check_alike(store: EpisodeStore, other: EpisodeStore) -> None:
-    """Raise :class:`DatasetError` unless two datasets of a task hold the same things, so that they can be one."""
+    """Raise :class:`DatasetError` unless two datasets of a task can be merged."""
     facts: dict[str, Callable[[EpisodeStore], object]] = {
         "recorded fields": lambda store: store.widths,
-        "recording of starts": lambda store: store.has_init_states,
+        "recorded initial states": lambda store: store.has_init_states,
         "horizon": lambda store: store.info.horizon,
-        "actions a second": lambda store: store.info.control_hz,
+        "control frequencies": lambda store: store.info.control_hz,
         "versions": lambda store: {name: store.info.versions.get(name) for name in ("metaworld", "mujoco")},
         "images": lambda store: {
-            camera: f"{drawn.settings} by {drawn.renderer} ({asdict(drawn.settings)})"
-            for camera, drawn in _drawn(store).items()
+            camera: f"{rendered.settings} by {rendered.renderer} ({asdict(rendered.settings)})"
+            for camera, rendered in _rendered_cameras(store).items()
         },
     }
-    for what, fact in facts.items():
+    for name, fact in facts.items():
         if fact(store) != fact(other):
             raise DatasetError(
-                f"{store.path} and {other.path} cannot be one dataset, their {what} differ: {fact(store)} and "
-                f"{fact(other)}."
+                f"{store.path} and {other.path} cannot be merged, their {name} differ: {fact(store)} and {fact(other)}."
             )

@@ -1,9 +1,9 @@
-"""Datasets on disk: a zarr v3 group in the layout of the field's replay buffers, which describes itself.
+"""Datasets on disk: a self-describing zarr v3 group in the common layout of replay buffers.
 
-``data/<field>`` are the steps of all episodes, one after the other; ``meta/episode_ends`` says where each ends. The
-attribute ``committed`` says how many there are, and is replaced in one piece after all else was written: what the
-arrays hold beyond it was never there, and the next writer drops it. So a writer that is killed at any moment leaves a
-valid dataset.
+``data/<field>`` holds the steps of all episodes, one after the other; ``meta/episode_ends`` holds the end of each
+episode. The attribute ``committed`` holds the number of episodes, steps and attempts, and is replaced atomically after
+everything else is written. Rows of the arrays beyond it are ignored, and dropped by the next writer. So a writer that
+is killed at any moment leaves a valid dataset.
 """
 
 from __future__ import annotations
@@ -39,35 +39,36 @@ from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, TASKS
 
 FORMAT = "act_kit.dataset"
 VERSION = 3
-"""Since version 3 the attribute ``committed`` says what is there."""
+"""Version of the format; version 3 introduced the attribute ``committed``."""
 _CHUNK_ROWS = 1024
 _MAX_COUNT = 10**10
-"""Of steps, episodes and the like."""
+"""Maximum number of steps, episodes and attempts."""
 
 _ATTEMPT_FIELDS = {"rand_vec": np.float64, "num_steps": np.int64, "kept": np.bool_}
 
-_WIDE = ("state", "action", "executed_action", "physics", "rand_vec")
-"""Of what a row holds several numbers."""
+_VECTORS = ("state", "action", "executed_action", "physics", "rand_vec")
+"""Arrays that have several numbers in each row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """What a dataset says about itself: everything that decides its bytes, and nothing that does not.
+    """Metadata of a dataset: everything that determines its bytes, and nothing else.
 
     Attributes:
-        task: Meta-World task; of imported data, whatever they call theirs.
-        num_wanted: Episodes asked for.
-        seed: Seed of starts and noise; None of data that no seed decides.
-        init_distribution: Kind of :class:`~act_kit.sim.initial_states.InitialStateDistribution` the starts were drawn from; of derived and imported
-            data, where they came from, in a word.
-        demonstrator: Kind of who demonstrated; each episode names its source.
+        task: Meta-World task, or the task name of imported data.
+        num_wanted: Number of episodes requested.
+        seed: Seed of the initial states and the noise; None for data that does not depend on a seed.
+        init_distribution: Kind of :class:`~act_kit.sim.initial_states.InitialStateDistribution` from which the initial
+            states are sampled; a word for the origin of derived and imported data.
+        demonstrator: Kind of demonstrator; each episode names its source.
         noise: Standard deviation of the Gaussian noise on the executed action.
-        steps_after_success: Steps recorded after the first success.
-        command: The command that makes these bytes again.
-        versions: Of act_kit, metaworld, mujoco and numpy, and the platform.
-        git_commit: Of the checkout that collected it, if it was one.
-        horizon, control_hz: The environment's.
-        parents: What it was made of: for each dataset, run or file its path, what it was made by, and its fingerprint.
+        steps_after_success: Number of steps recorded after the first success.
+        command: Command that reproduces these bytes.
+        versions: Versions of act_kit, metaworld, mujoco and numpy, and the platform.
+        git_commit: Commit of the checkout that collected the dataset, or None without a checkout.
+        horizon, control_hz: Horizon in steps and control frequency of the environment.
+        parents: Inputs of the dataset: for each dataset, run or file its path, the command that made it, and its
+            fingerprint.
     """
 
     task: str
@@ -91,20 +92,20 @@ class DatasetInfo:
         for parent in self.parents:
             texts += [parent["path"], parent["fingerprint"], parent.get("format", ""), *parent.get("notes", [])]
         if not all(isinstance(text, str) for text in texts):
-            raise ValueError("text was expected where it says something else")
+            raise ValueError("an attribute that must be text is of another type")
         if self.seed is not None and (type(self.seed) is not int or self.seed < 0):
-            raise ValueError(f"seed is {self.seed!r}, a number from 0 on was expected")
+            raise ValueError(f"seed is {self.seed!r}, an integer of at least 0 was expected")
         for name, least in {"num_wanted": 0, "steps_after_success": 0, "horizon": 1, "control_hz": 1}.items():
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= _MAX_COUNT:
-                raise ValueError(f"{name} is {value!r}, a number from {least} on was expected")
+                raise ValueError(f"{name} is {value!r}, an integer of at least {least} was expected")
         if type(self.noise) not in (int, float) or not 0 <= self.noise < math.inf:
             raise ValueError(f"noise is {self.noise!r}, a finite number was expected")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Committed:
-    """How much of a dataset is there."""
+    """Number of committed episodes, steps and attempts of a dataset."""
 
     num_episodes: int = 0
     num_steps: int = 0
@@ -117,7 +118,12 @@ class _Committed:
 
 
 class EpisodeStore:
-    """Reads a dataset, and appends to one that is being collected."""
+    """A dataset on disk: reads it, and appends to it while it is being collected.
+
+    Attributes:
+        path: Folder of the dataset.
+        info: Metadata of the dataset.
+    """
 
     def __init__(self, path: Path, group: zarr.Group, info: DatasetInfo, committed: _Committed) -> None:
         self.path = path
@@ -130,24 +136,24 @@ class EpisodeStore:
 
     @classmethod
     def create(cls, path: Path, info: DatasetInfo, like: Episode | Recording) -> EpisodeStore:
-        """Make an empty dataset at ``path``, where nothing or an empty folder is, for episodes as ``like``."""
+        """Create an empty dataset for episodes with the fields of ``like``; ``path`` is free or an empty folder."""
         check_name(info.task, "task")
-        # Under another name until it is complete, so that a kill leaves a dataset or nothing.
+        # Under another name until it is complete, so that a killed process leaves a dataset or nothing.
         fresh = path if is_new_folder(path) else hidden_sibling(path, "new")
         group = zarr.open_group(fresh, mode="w", zarr_format=3)
 
-        def make(name: str, dtype: type, *shape: int) -> None:
+        def create_array(name: str, dtype: type, *shape: int) -> None:
             group.create_array(name, shape=(0, *shape), chunks=(_CHUNK_ROWS, *shape), dtype=dtype)
 
         for name, values in like.steps.items():
-            make(f"data/{name}", dtype_of(name), *values.shape[1:])
+            create_array(f"data/{name}", dtype_of(name), *values.shape[1:])
         for name in ("attempt", "source", "success_step", "episode_ends"):
-            make(f"meta/{name}", np.int64)
+            create_array(f"meta/{name}", np.int64)
         if like.init_state is not None:
             dims = len(like.init_state.rand_vec)
-            make("meta/rand_vec", np.float64, dims)
+            create_array("meta/rand_vec", np.float64, dims)
             for name, dtype in _ATTEMPT_FIELDS.items():
-                make(f"meta/attempts/{name}", dtype, *((dims,) if name == "rand_vec" else ()))
+                create_array(f"meta/attempts/{name}", dtype, *((dims,) if name == "rand_vec" else ()))
         state: dict[str, Any] = {"fingerprint": None, "committed": asdict(_Committed()), "sources": []}
         set_attributes(group, {"format": FORMAT, "version": VERSION, **state, **asdict(info)})
         if fresh != path:
@@ -156,26 +162,24 @@ class EpisodeStore:
 
     @classmethod
     def open(cls, path: str | Path, *, writable: bool = False) -> EpisodeStore:
-        """Open the dataset at ``path`` and check that it is whole.
+        """Open the dataset at ``path`` and check that it is complete.
 
         Raises:
-            DatasetError: Nothing is there, or something else, or another version, or a part of it is missing.
+            DatasetError: ``path`` is missing, is not a dataset or has another version, or the dataset is damaged.
         """
         path = Path(path)
         restore_output(path)
         if not path.exists():
-            raise DatasetError(
-                f"There is no dataset at {path}. Collect one: act collect --task TASK --out {quoted(path)}"
-            )
+            raise DatasetError(f"There is no dataset at {path}. Fix: act collect --task TASK --out {quoted(path)}")
         try:
             read_json(path / "zarr.json")
-            # The whole path: zarr takes a folder's name out of its keys, and "data" is in them too. What it may read
-            # of arrays is in their own files, which are checked.
+            # The absolute path: zarr strips the folder's name from its keys, and they contain "data" too. Consolidated
+            # metadata is ignored: only the arrays' own files are checked.
             mode: Literal["r", "r+"] = "r+" if writable else "r"
             group = zarr.open_group(path.absolute(), mode=mode, zarr_format=3, use_consolidated=False)
             attributes: dict[str, Any] = dict(group.attrs)
         except Exception as error:
-            raise DatasetError(f"{path} is not a dataset of act_kit: no zarr v3 group is there.") from error
+            raise DatasetError(f"{path} is not a dataset of act_kit: it is not a zarr v3 group.") from error
         if attributes.get("format") != FORMAT:
             raise DatasetError(f"{path} is a zarr group, but not a dataset of act_kit (its 'format' is not {FORMAT}).")
         if attributes.get("version") != VERSION:
@@ -188,23 +192,23 @@ class EpisodeStore:
             _check_files(path, committed)
             _check_sizes(path, group, committed)
             store = cls(path, group, info, committed)
-            store._check_whole()
+            store._check_meta()
         except DatasetError:
             raise
         except Exception as error:
-            raise DatasetError(f"The dataset {path} is damaged: {error}. Collect it again.") from error
+            raise DatasetError(f"The dataset {path} is damaged: {error}. Fix: collect it again.") from error
         return store
 
-    def _check_whole(self) -> None:
+    def _check_meta(self) -> None:
         ends = self._ends
         if (np.diff(ends, prepend=0) <= 0).any() or (ends[-1] if len(ends) else 0) != self.num_steps:
             raise DatasetError(
-                f"The dataset {self.path} is damaged: its episode ends do not grow to its {self.num_steps} steps. "
-                "Collect it again."
+                f"The dataset {self.path} is damaged: its episode ends do not increase up to its {self.num_steps} "
+                "steps. Fix: collect it again."
             )
         names, numbers = self._group.attrs["sources"], self._read("meta/source", self.num_episodes)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DatasetError(f"The dataset {self.path} is damaged: its sources are no names. Collect it again.")
+            raise DatasetError(f"The dataset {self.path} is damaged: its sources are not text. Fix: collect it again.")
         steps, attempts = self.success_steps, self._read("meta/attempt", self.num_episodes)
         for name, low, high in (
             ("source", numbers, len(names) - numbers),
@@ -213,18 +217,18 @@ class EpisodeStore:
         ):
             if (low < 0).any() or (high <= 0).any():
                 raise DatasetError(
-                    f"The dataset {self.path} is damaged: meta/{name} leaves its range. Collect it again."
+                    f"The dataset {self.path} is damaged: meta/{name} is out of range. Fix: collect it again."
                 )
 
     @property
     def command_again(self) -> str:
-        """The command that makes these bytes again, in a new folder beside this one."""
+        """Command that reproduces these bytes in a new folder next to this one."""
         out = str(free_beside(self.path))
         try:
             words = shlex.split(str(self.info.command))
-        except ValueError:  # somebody's edit
+        except ValueError:  # the attribute was edited by hand
             return f"{self.info.command} --out {quoted(out)}"
-        if words[:3] == ["act", "data", "convert"] and len(words) > 4:  # whose output is its second argument
+        if words[:3] == ["act", "data", "convert"] and len(words) > 4:  # its output is its second argument
             words[4] = out
         else:
             words += ["--out", out]
@@ -240,14 +244,15 @@ class EpisodeStore:
         return self.num_episodes
 
     def __bool__(self) -> bool:
-        """A dataset without episodes is a dataset."""
+        """Return True, also without episodes."""
         return True
 
     def __getitem__(self, index: int) -> Episode | Recording:
-        """Load episode ``index``; negative ones count from the end. Imported data may lack what an Episode has.
+        """Load episode ``index``, negative from the end: a Recording if fields of an Episode are missing.
 
         Raises:
-            TypeError, IndexError: It is no integer, or there is no such episode.
+            TypeError: ``index`` is not an integer.
+            IndexError: There is no such episode.
         """
         number = as_index(index, len(self), f"episode of {self.path}")
         first = int(self._ends[number - 1]) if number else 0
@@ -266,7 +271,7 @@ class EpisodeStore:
 
     @property
     def group(self) -> zarr.Group:
-        """The zarr group, for what is kept beside the episodes."""
+        """The zarr group, for data stored next to the episodes, such as images."""
         return self._group
 
     def _array(self, name: str) -> zarr.Array[Any]:
@@ -279,105 +284,110 @@ class EpisodeStore:
             return np.asarray(self._array(name)[:num_rows])
         except Exception as error:
             raise DatasetError(
-                f"The dataset {self.path} is damaged: {name} cannot be read ({error}). Collect it again."
+                f"The dataset {self.path} is damaged: {name} cannot be read ({error}). Fix: collect it again."
             ) from error
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What is recorded at every step: all of ``STEP_FIELDS`` but perhaps the reward; of imported data, some."""
+        """Names of the fields recorded at every step.
+
+        All of ``STEP_FIELDS``, with or without the reward; imported data may have fewer.
+        """
         return _fields(self._group)
 
     @property
     def widths(self) -> dict[str, tuple[int, ...]]:
-        """The shape of one step of each field."""
+        """Shape of one step of each field."""
         return {name: self._array(f"data/{name}").shape[1:] for name in self.fields}
 
     @property
     def is_of_metaworld(self) -> bool:
-        """Whether states and actions are those of a task of Meta-World, as far as their widths tell."""
+        """True if the task is of Meta-World and states and actions have its widths."""
         widths = self.widths
         return self.info.task in TASKS and (widths["state"], widths["action"]) == ((STATE_DIM,), (ACTION_DIM,))
 
     @property
     def has_init_states(self) -> bool:
-        """Whether every episode's start is recorded; nobody may have recorded those of imported data."""
+        """True if the initial state of every episode is recorded; imported data may lack them."""
         return "meta/rand_vec" in self._group
 
     @property
     def lacks(self) -> list[str]:
-        """What an :class:`~act_kit.rollouts.episode.Episode` of Meta-World has and these do not."""
+        """Names of the required fields of :class:`~act_kit.rollouts.episode.Episode` that are not recorded."""
         lacking = [name for name in STEP_FIELDS if name != "reward" and name not in self.fields]
         return lacking if self.has_init_states else ["init_state", *lacking]
 
     @property
     def fingerprint(self) -> str | None:
-        """SHA-256 of the content, or None while the collection is not finished."""
+        """SHA-256 of the content, or None while the collection is unfinished."""
         value = self._group.attrs["fingerprint"]
         return None if value is None else str(value)
 
     @property
     def num_episodes(self) -> int:
+        """Number of episodes."""
         return self._committed.num_episodes
 
     @property
     def num_steps(self) -> int:
+        """Number of steps of all episodes."""
         return self._committed.num_steps
 
     @property
     def episode_ends(self) -> np.ndarray:
-        """int64 (N,): episode i is the steps from end i-1 to end i."""
+        """End of each episode, int64 (N,): episode i has the steps from end i-1 up to end i."""
         return self._ends
 
     @property
     def episode_lengths(self) -> np.ndarray:
-        """int64 (N,): steps of each episode."""
+        """Number of steps of each episode, int64 (N,)."""
         return np.diff(self._ends, prepend=0)
 
     @property
     def rand_vecs(self) -> np.ndarray:
-        """The demonstrated starts, float64 (N, D).
+        """Initial states of the episodes, float64 (N, D).
 
         Raises:
-            DatasetError: They were not recorded (see :attr:`has_init_states`).
+            DatasetError: The initial states were not recorded (see :attr:`has_init_states`).
         """
         if not self.has_init_states:
-            raise DatasetError(f"{self.path} was imported without the starts of its episodes, which this needs.")
+            raise DatasetError(f"{self.path} was imported without initial states, which are required here.")
         return self._read("meta/rand_vec", self.num_episodes)
 
     @property
     def recorded_init_states(self) -> list[list[float]]:
-        """The demonstrated starts as plain numbers; none where they were not recorded."""
+        """Initial states of the episodes as plain numbers; empty if they were not recorded."""
         return self.rand_vecs.tolist() if self.has_init_states else []
 
     @property
     def init_states(self) -> list[InitialState]:
-        """The demonstrated starts, one per episode."""
+        """Initial states, one per episode."""
         return [InitialState(self.info.task, tuple(row)) for row in self.rand_vecs.tolist()]
 
     @property
     def success_steps(self) -> np.ndarray:
-        """int64 (N,): the first step that succeeded in each episode."""
+        """First step that succeeded in each episode, int64 (N,); -1 without success."""
         return self._read("meta/success_step", self.num_episodes)
 
     def steps(self, name: str) -> np.ndarray:
         """Load one field of all steps, (T, …); see :class:`~act_kit.rollouts.episode.Episode`.
 
         Raises:
-            DatasetError: It was not recorded, or it is damaged.
+            DatasetError: The field was not recorded, or is damaged.
         """
         if name not in self.fields:
-            near = did_you_mean(name, self.fields)
-            raise DatasetError(f"{self.path} has no data/{name}; there are {', '.join(self.fields)}.{near}")
+            hint = did_you_mean(name, self.fields)
+            raise DatasetError(f"{self.path} has no data/{name}; choose from: {', '.join(self.fields)}.{hint}")
         return self._read(f"data/{name}", self.num_steps)
 
     @property
     def sources(self) -> list[str]:
-        """Who demonstrated, of each episode."""
+        """Source (demonstrator) of each episode."""
         names: Any = self._group.attrs["sources"]
         return [str(names[number]) for number in self._read("meta/source", self.num_episodes)]
 
     def recordings(self) -> Iterator[Recording]:
-        """Yield the episodes with what is known of them, without their images."""
+        """Yield the episodes with all recorded fields, without images."""
         steps = {name: np.split(self.steps(name), self._ends[:-1]) for name in self.fields}
         init_states: Sequence[InitialState | None] = (
             self.init_states if self.has_init_states else [None] * self.num_episodes
@@ -388,14 +398,16 @@ class EpisodeStore:
             yield Recording(init_state=init_state, attempt=int(attempts[i]), source=sources[i], steps=recorded)
 
     def episodes(self) -> list[Episode]:
-        """Load everything, episode by episode.
+        """Load all episodes.
 
         Raises:
-            DatasetError: Something was not recorded that episodes of Meta-World have (see :attr:`lacks`).
+            DatasetError: A required field of Meta-World episodes was not recorded (see :attr:`lacks`).
         """
         if self.lacks:
-            fix = f" To have all of it: act collect --task {self.info.task}" if self.info.task in TASKS else ""
-            raise DatasetError(f"{self.path} was imported without {', '.join(self.lacks)}, which this needs.{fix}")
+            fix = f" Fix: act collect --task {self.info.task}" if self.info.task in TASKS else ""
+            raise DatasetError(
+                f"{self.path} was imported without {', '.join(self.lacks)}, which is required here.{fix}"
+            )
         unrecorded: dict[str, Any] = {"reward": None}
         return [
             Episode(init_state=r.init_state, attempt=r.attempt, source=r.source, **unrecorded | dict(r.steps))
@@ -404,7 +416,7 @@ class EpisodeStore:
         ]
 
     def attempts(self) -> list[Attempt]:
-        """Return every attempt, the failed ones too, in order; none of data without starts."""
+        """Return all attempts in order, including failed ones; empty without recorded initial states."""
         if not self.has_init_states:
             return []
         columns = {name: self._read(f"meta/attempts/{name}", self._committed.num_attempts) for name in _ATTEMPT_FIELDS}
@@ -420,12 +432,12 @@ class EpisodeStore:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def append(self, episodes: Sequence[Episode | Recording], attempts: Sequence[Attempt]) -> None:
-        """Add attempts, and the episodes that came of them; all of them are there afterwards, or none.
+        """Append attempts and the episodes they produced, atomically.
 
-        An append that was interrupted can be called again. Attempts are only kept beside starts.
+        An interrupted append can be repeated. Attempts are only stored if initial states are recorded.
 
         Raises:
-            OutputError: The dataset has been deleted meanwhile.
+            OutputError: The dataset has been deleted in the meantime.
         """
         sources: Any = self._group.attrs["sources"]
         sources = list(dict.fromkeys([*sources, *(episode.source for episode in episodes)]))
@@ -468,25 +480,25 @@ class EpisodeStore:
         self._ends = np.concatenate([self._ends, ends])
 
     def check_there(self) -> None:
-        """Raise FileNotFoundError if the dataset was deleted, whose folders zarr would make again without a word."""
+        """Raise FileNotFoundError if the dataset was deleted, since zarr would silently create its folders again."""
         (self.path / "zarr.json").stat()
 
     def _extend(self, name: str, rows: np.ndarray, at: int) -> None:
-        # Chunks of nothing but zeros are written too: a missing file is then always damage.
+        # Chunks of zeros are written too, so that a missing file always means damage.
         with zarr.config.set({"array.write_empty_chunks": True}):
             array = self._array(name)
             array.resize((at + len(rows), *array.shape[1:]))
             array[at:] = rows
 
     def recover(self) -> int:
-        """Drop what a killed writer left beyond the last commit; return the number of attempts on record."""
+        """Drop rows that a killed writer left beyond the last commit; return the number of committed attempts."""
         for name, num_rows in _sizes(self._group, self._committed).items():
             array = self._array(name)
             if array.shape[0] > num_rows:
-                array[num_rows:] = 0  # so that the bytes do not tell
+                array[num_rows:] = 0  # so that the bytes equal those of an uninterrupted run
                 array.resize((num_rows, *array.shape[1:]))
-        for torn in self.path.rglob("*.partial"):
-            torn.unlink()  # of zarr's atomic writes
+        for partial in self.path.rglob("*.partial"):
+            partial.unlink()  # temporary files of zarr's atomic writes
         return self._committed.num_attempts
 
     def finish(self) -> str:
@@ -498,10 +510,10 @@ class EpisodeStore:
         return fingerprint
 
     def check_content(self) -> None:
-        """Read everything, before something else is made of it.
+        """Read all fields and check that they are finite and match the fingerprint.
 
         Raises:
-            DatasetError: Numbers are not finite, or those of a finished dataset are not what was written.
+            DatasetError: Values are not finite, or a finished dataset does not match its fingerprint.
         """
         for name in self.fields:
             bad = np.flatnonzero(~np.isfinite(self.steps(name)).reshape(self.num_steps, -1).all(axis=1))
@@ -518,7 +530,7 @@ class EpisodeStore:
             )
 
     def compute_fingerprint(self) -> str:
-        """Hash the content as it is on disk now: every step of every episode, and the starts."""
+        """Hash the current content on disk: all fields of all steps, the initial states and the episode ends."""
         digest = hashlib.sha256()
         for name in self.fields:
             digest.update(np.ascontiguousarray(self.steps(name)).tobytes())
@@ -533,7 +545,7 @@ class EpisodeStore:
 
 
 def set_attributes(node: zarr.Group | zarr.Array[Any], values: Mapping[str, Any]) -> None:
-    """Set attributes of a group or an array in one piece; ``attrs.update`` would write them one after the other."""
+    """Set attributes of a group or an array atomically; ``attrs.update`` would write them one by one."""
     node.attrs.put({**node.attrs.asdict(), **values})
 
 
@@ -542,7 +554,7 @@ def _fields(group: zarr.Group) -> tuple[str, ...]:
 
 
 def _sizes(group: zarr.Group, committed: _Committed) -> dict[str, int]:
-    """Return how many rows each array has, as far as they are committed; each may have more."""
+    """Return the number of committed rows of each array; an array may have more."""
     sizes = {f"data/{name}": committed.num_steps for name in _fields(group)}
     sizes |= {f"meta/{name}": committed.num_episodes for name in ("attempt", "source", "success_step", "episode_ends")}
     if "meta/rand_vec" in group:
@@ -552,7 +564,7 @@ def _sizes(group: zarr.Group, committed: _Committed) -> dict[str, int]:
 
 
 def _check_files(path: Path, committed: _Committed) -> None:
-    """Refuse arrays that zarr could not read in bounded time and memory, or whose numbers are of another type."""
+    """Reject arrays that zarr cannot read in bounded time and memory, or that have another dtype or rank."""
     types: dict[str, Any] = {f"data/{name}": dtype_of(name) for name in STEP_FIELDS}
     types |= {f"meta/{name}": np.int64 for name in ("attempt", "source", "success_step", "episode_ends")}
     types |= {"meta/rand_vec": np.float64} | {f"meta/attempts/{name}": kind for name, kind in _ATTEMPT_FIELDS.items()}
@@ -564,7 +576,7 @@ def _check_files(path: Path, committed: _Committed) -> None:
         if not os.path.lexists(path / name / "zarr.json"):
             continue
         array = ArrayFiles.read(path / name)
-        if array.dtype != kind or len(array.shape) != 1 + (name.rpartition("/")[2] in _WIDE):
+        if array.dtype != kind or len(array.shape) != 1 + (name.rpartition("/")[2] in _VECTORS):
             raise DatasetError(f"The dataset {path} is damaged: {name} holds {array.dtype} of shape {array.shape}.")
         num = array.count_missing(min(rows[name], array.shape[0]))
         missing += [f"{num} chunks of {name}"] if num else []
@@ -572,11 +584,12 @@ def _check_files(path: Path, committed: _Committed) -> None:
             array.check_chunks()
         except DamagedFileError as error:
             raise DatasetError(
-                f"The dataset {path} is damaged: {name} cannot be read ({error}). Collect it again."
+                f"The dataset {path} is damaged: {name} cannot be read ({error}). Fix: collect it again."
             ) from error
     if missing:
         raise DatasetError(
-            f"The dataset {path} is truncated, it lacks {', '.join(missing[:3])}. Copy it again, or collect it again."
+            f"The dataset {path} is truncated, it lacks {', '.join(missing[:3])}. Fix: copy it again, or collect it "
+            "again."
         )
 
 
@@ -587,16 +600,16 @@ def _check_sizes(path: Path, group: zarr.Group, committed: _Committed) -> None:
         if array.shape[0] < num_rows:
             raise DatasetError(
                 f"The dataset {path} is truncated: {name} has {array.shape[0]} rows, {num_rows} were committed. "
-                "Copy it again, or collect it again."
+                "Fix: copy it again, or collect it again."
             )
 
 
 def find_datasets(paths: Sequence[Path]) -> list[Path]:
-    """Return the datasets at ``paths``, each of which is one or a folder of several."""
+    """Return the datasets at ``paths``; each path is a dataset or a folder of datasets."""
     found: list[Path] = []
     for path in paths:
         restore_output(path)
-        # What begins with a dot is half written.
+        # Folders whose names begin with a dot are incomplete.
         inside = [] if (path / "zarr.json").exists() else sorted(entry.parent for entry in path.glob("[!.]*/zarr.json"))
         found += inside or [path]
     return found

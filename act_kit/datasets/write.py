@@ -1,4 +1,4 @@
-"""Writing a dataset in one go, out of episodes that exist already: derived from other datasets, or imported."""
+"""Writing of a whole dataset from existing episodes: derived from other datasets, or imported."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from act_kit.errors import DatasetError
 from act_kit.rollouts.episode import Attempt, Recording
 from act_kit.sim.render import RenderSettings
 
-_AT_A_TIME = 50
-"""Episodes between two writes to disk, against about 50 ms for each."""
+_EPISODES_PER_WRITE = 50
+"""Number of episodes written to disk together, since each write takes about 50 ms."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """How the frames of a camera were made: what they look like, and ``GL_RENDERER`` of who drew them."""
+    """Render settings and ``GL_RENDERER`` of the frames of a camera."""
 
     settings: RenderSettings
     renderer: str
@@ -33,46 +33,50 @@ def write_dataset(
     attempts: Sequence[Attempt] = (),
     cameras: Mapping[str, Drawn] | None = None,
 ) -> EpisodeStore:
-    """Write a finished dataset to ``path``, where nothing is yet; see :func:`~act_kit.files.new_folder`.
+    """Write a finished dataset to ``path``, where nothing exists yet; see :func:`~act_kit.files.new_folder`.
 
     Args:
-        path: Where.
-        info: What it says about itself.
-        recordings: At least one; all with the same things recorded, and with images of all ``cameras``.
-        attempts: What they came of; those that were kept are, in order, the recordings'.
-        cameras: Whose images are stored.
+        path: Folder of the dataset.
+        info: Metadata of the dataset.
+        recordings: At least one episode; all with the same fields, and with images of all ``cameras``.
+        attempts: Attempts of the collection; those that were kept belong, in order, to the episodes.
+        cameras: Cameras whose images are stored.
 
     Raises:
-        DatasetError: There is no recording, or they do not hold the same things.
+        DatasetError: There is no episode, or the episodes have different fields.
     """
     recordings = iter(recordings)
     first = next(recordings, None)
     if first is None:
-        raise DatasetError(f"Nothing is left to write to {path}: no episode was chosen.")
+        raise DatasetError(f"There is nothing to write to {path}: no episode was selected.")
     store = EpisodeStore.create(path, info, first)
     store.append([], attempts)
-    images = {camera: ImageStore.create(store, camera, drawn.settings) for camera, drawn in (cameras or {}).items()}
-    for camera, drawn in (cameras or {}).items():
-        images[camera].begin(drawn.renderer)
-    some: list[Recording] = []
+    images: dict[str, ImageStore] = {}
+    for camera, rendered in (cameras or {}).items():
+        images[camera] = ImageStore.create(store, camera, rendered.settings)
+    for camera, rendered in (cameras or {}).items():
+        images[camera].begin(rendered.renderer)
+    pending: list[Recording] = []
     for recording in chain([first], recordings):
         _check_alike(recording, first)
         for camera, target in images.items():
             target.append(recording.images[camera])
-        some.append(replace(recording, images={}))  # whose images of hundreds of megabytes need not wait
-        if len(some) == _AT_A_TIME:
-            store.append(some, [])
-            some = []
-    if some:
-        store.append(some, [])
+        pending.append(replace(recording, images={}))  # the images, hundreds of megabytes, are written already
+        if len(pending) == _EPISODES_PER_WRITE:
+            store.append(pending, [])
+            pending = []
+    if pending:
+        store.append(pending, [])
     store.finish()
     return EpisodeStore.open(path)
 
 
 def _check_alike(recording: Recording, first: Recording) -> None:
-    here, there = ({n: v.shape[1:] for n, v in r.steps.items()} for r in (recording, first))
-    if here != there or (recording.init_state is None) != (first.init_state is None):
+    fields = {name: values.shape[1:] for name, values in recording.steps.items()}
+    expected = {name: values.shape[1:] for name, values in first.steps.items()}
+    if fields != expected or (recording.init_state is None) != (first.init_state is None):
         raise DatasetError(
-            f"An episode by {recording.source} holds {here}, the first one, by {first.source}, {there}: a dataset "
-            "needs the same of all, starts included. Choose episodes that are alike."
+            f"An episode by {recording.source} has the fields {fields}, the first one, by {first.source}, {expected}: "
+            "all episodes of a dataset must have the same fields, and all or none initial states. Fix: choose such "
+            "episodes."
         )

@@ -1,10 +1,10 @@
-"""What demonstrations begin from, where nobody recorded their starts: their first states, and their first pictures.
+"""Diversity of datasets without recorded initial states, from their first states and first images.
 
-Imported data hold what a robot saw, not where it was put. A first state may be the same for all, because the arm always
-begins in one pose, and the first picture show the difference; if both are the same for all, nothing does. First states
-of a task of Meta-World say where its objects were put, so such data can be held against the task's law all the same.
+Imported datasets contain observations, but no initial states. All first states may be equal, because the robot always
+begins in the same pose, while the first images differ; if both are equal, the demonstrations have no diversity. In
+Meta-World, first states usually determine the initial states, so they can be compared with the task's distribution.
 
-Shapes: N episodes, S state, D numbers of a start.
+Shapes: N episodes, S state, D numbers of an initial state.
 """
 
 from __future__ import annotations
@@ -29,38 +29,39 @@ from act_kit.sim.initial_states import distinct
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import get_task
 
-_SAME = 0.01
-"""First states are the same where they differ by less than this part of what varies within an episode ..."""
-_LEAST = 1e-6
-"""... or by less than this, where nothing does."""
-_PATCHES = 32
-"""Pictures are compared by the means of so many by so many patches, in which a sensor's noise averages out ..."""
-_SAME_GREY = 4.0
-"""... and are the same where no patch differs by so much of 255."""
-_MOST = 500
-"""Episodes whose first observations are compared, evenly over all: each with each."""
-_AGREE_M = 1e-4
+_STATE_TOLERANCE = 0.01
+"""Largest difference between equal first states, relative to the standard deviation within an episode."""
+_MIN_STATE_TOLERANCE = 1e-6
+"""Largest difference between equal first states in dimensions that do not vary within an episode."""
+_NUM_PATCHES = 32
+"""Number of patches per image axis; images are compared by the means of their patches, which averages out noise."""
+_IMAGE_TOLERANCE = 4.0
+"""Largest difference of a patch, of 255, between equal images."""
+_MAX_COMPARED = 500
+"""Number of evenly spaced episodes whose first observations are compared pairwise."""
+_RESET_TOLERANCE_M = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
 class FirstObservations:
-    """What N demonstrations without starts begin from.
+    """Diversity of the first observations of N demonstrations without recorded initial states.
 
     Attributes:
-        task: Whatever the data call it.
-        num: N.
-        state_dim, action_dim: Widths.
-        num_compared: Of N, those whose first observations were compared.
-        num_distinct: Distinct first observations among them, at least.
-        num_distinct_states: Distinct first states.
-        num_distinct_frames: By camera, distinct first pictures.
-        frozen: Numbers of the state that never vary in the first state, although they move later.
-        duplicate_trajectories: Of the episodes, those whose states and actions repeat an earlier one's to the bit.
-        starts: What the starts cover, where they are known or follow from the first states; or None.
-        notes: What was not judged, and why.
-        findings: What is wrong.
-        mend: What to do about it.
-        soundness: What replaying the demonstrations and asking the expert showed.
+        task: Name of the task in the dataset.
+        num: Number of demonstrations, N.
+        state_dim, action_dim: Dimensions of a state and of an action.
+        num_compared: Number of demonstrations whose first observations were compared.
+        num_distinct: Lower bound of the number of distinct first observations among them.
+        num_distinct_states: Number of distinct first states.
+        num_distinct_frames: Number of distinct first images per camera.
+        frozen: Dimensions of the state that are constant in the first states but vary later.
+        duplicate_trajectories: Share of episodes whose states and actions equal those of an earlier episode
+            (bit-exact).
+        init_states: Coverage of the initial states if they are known or follow from the first states, or None.
+        notes: Checks that were skipped, and why.
+        findings: Problems.
+        fix: How to fix them.
+        soundness: Result of replaying the demonstrations and querying the expert.
     """
 
     task: str
@@ -81,39 +82,42 @@ class FirstObservations:
 
     @property
     def level(self) -> Level:
-        """The worst finding's level."""
+        """Level of the worst finding."""
         return worst(self.findings)
 
     @property
     def verdict(self) -> str:
-        """The verdict as a sentence, with what mends it."""
+        """Verdict as a sentence, including the fix."""
         if self.level != "OK":
-            wrong = " ".join(finding.text for finding in self.findings if finding.level == self.level)
-            return f"{self.level}: {wrong} Fix: {self.fix}"
-        begin = f"OK: {self.num_compared} demonstrations begin from {self.num_distinct} distinct first observations"
+            problems = " ".join(finding.text for finding in self.findings if finding.level == self.level)
+            return f"{self.level}: {problems} Fix: {self.fix}"
+        text = f"OK: {self.num_compared} demonstrations begin from {self.num_distinct} distinct first observations"
         if self.init_states:
-            return f"{begin}, whose starts cover {self.init_states.against} as well as {self.num} random draws do."
-        return f"{begin}; no law to hold them against is known."
+            return f"{text}; their initial states cover {self.init_states.against} as well as {self.num} random draws."
+        return f"{text}; there is no known distribution to compare them with."
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything, the verdict included, for JSON."""
+        """Return all fields and the verdict for JSON."""
         return {"level": self.level, "verdict": self.verdict, **asdict(self)}
 
 
 def measure_dataset(
     store: EpisodeStore, *, against: np.ndarray | None = None, soundness: Soundness | None = None
 ) -> DiversityReport | FirstObservations:
-    """Measure a dataset as far as what was recorded allows: its starts, or its first observations, and its soundness.
+    """Measure a dataset: its initial states, or its first observations if they were not recorded, and its soundness.
 
     Raises:
-        DatasetError: It holds no demonstration yet, or cannot be measured.
+        DatasetError: The dataset is empty or cannot be measured.
     """
     measured = measure_first(store, against=against) if store.lacks else measure(store, against=against)
     soundness = soundness or check_soundness(store)
     findings = [*soundness.findings(), *measured.findings]
     is_unsound = any(finding.about != "coverage" and finding.level == worst(findings) for finding in findings)
-    fix = f"{measured.fix} --out {quoted(free_beside(store.path))}"
-    fix = soundness.fix_for(store) if is_unsound else fix if store.is_of_metaworld else measured.fix
+    fix = measured.fix
+    if is_unsound:
+        fix = soundness.fix_for(store)
+    elif store.is_of_metaworld:
+        fix += f" --out {quoted(free_beside(store.path))}"
     return replace(measured, soundness=soundness, findings=findings, fix=fix)
 
 
@@ -121,32 +125,36 @@ def measure_first(store: EpisodeStore, *, against: np.ndarray | None = None) -> 
     """Measure the first observations of a dataset.
 
     Raises:
-        DatasetError: It holds no demonstration.
+        DatasetError: The dataset is empty.
     """
     recordings = list(store.recordings())
     if not recordings:
-        raise DatasetError(f"{store.path} holds no demonstration.")
-    compared = np.unique(np.linspace(0, len(recordings) - 1, _MOST).round().astype(int))
+        raise DatasetError(f"{store.path} contains no demonstrations.")
+    compared = np.unique(np.linspace(0, len(recordings) - 1, _MAX_COMPARED).round().astype(int))
     of_metaworld = store.is_of_metaworld
     first = np.stack([recording.steps["state"][0] for recording in recordings]).astype(np.float64)
-    tolerance = np.maximum(_SAME * _spread(recordings), _LEAST)
-    num_states = _count(np.nan_to_num(first[compared]) / tolerance)
+    tolerance = np.maximum(_STATE_TOLERANCE * _spread(recordings), _MIN_STATE_TOLERANCE)
+    num_states = _count_distinct(np.nan_to_num(first[compared]) / tolerance)
     cameras = {camera: ImageStore(store, camera) for camera in ImageStore.cameras(store)}
     frames = {name: images for name, images in cameras.items() if images.is_complete}
-    num_frames = {name: _count(_patches(images, compared) / _SAME_GREY) for name, images in frames.items()}
+    num_frames = {
+        name: _count_distinct(_patches(images, compared) / _IMAGE_TOLERANCE) for name, images in frames.items()
+    }
     trajectories = {r.steps["state"].tobytes() + r.steps["action"].tobytes() for r in recordings}
-    notes = [f"{name}'s pictures were not compared: some are missing." for name in cameras.keys() - frames.keys()]
+    notes = [f"The images of {name} were not compared: some are missing." for name in cameras.keys() - frames.keys()]
     rand_vecs = known_init_states(store)
     init_states = (
         None if rand_vecs is None else measure_init_states(get_task(store.info.task), rand_vecs, against=against)
     )
     if store.has_init_states:
-        notes.append(f"Not recorded, so not checked: {', '.join(store.lacks)}.")
+        notes.append(f"Not checked because not recorded: {', '.join(store.lacks)}.")
     elif init_states:
-        notes.append("No starts were recorded; these follow from the first states.")
+        notes.append("No initial states were recorded; they were computed from the first states.")
     else:
-        notes.append(f"No starts were recorded, so none are held against those of {store.info.task}.")
-    again = f"act collect --task {store.info.task}" if of_metaworld else "record demonstrations that begin differently"
+        notes.append(f"No initial states were recorded, so their coverage of {store.info.task} was not measured.")
+    collect_again = (
+        f"act collect --task {store.info.task}" if of_metaworld else "record demonstrations that begin differently"
+    )
     measured = FirstObservations(
         task=store.info.task,
         num=len(recordings),
@@ -156,26 +164,26 @@ def measure_first(store: EpisodeStore, *, against: np.ndarray | None = None) -> 
         num_distinct=max(num_states, *num_frames.values(), 1),
         num_distinct_states=num_states,
         num_distinct_frames=num_frames,
-        frozen=np.flatnonzero((np.ptp(first, axis=0) <= tolerance) & (tolerance > _LEAST)).tolist(),
+        frozen=np.flatnonzero((np.ptp(first, axis=0) <= tolerance) & (tolerance > _MIN_STATE_TOLERANCE)).tolist(),
         duplicate_trajectories=1 - len(trajectories) / len(recordings),
         init_states=init_states,
         notes=notes + (init_states.notes if init_states else []),
         findings=[],
-        fix=init_states.fix if init_states else again,
+        fix=init_states.fix if init_states else collect_again,
     )
     measured.findings.extend(check_numbers(recordings, of_metaworld=of_metaworld))
-    measured.findings.extend(_judge(measured))
+    measured.findings.extend(_find_problems(measured))
     if store.fingerprint is not None and store.fingerprint != store.compute_fingerprint():
-        text = "the content does not match its fingerprint: it was changed after it was made."
+        text = "the content does not match its fingerprint: it was edited after it was written."
         measured.findings.append(Finding(level="WARN", text=text))
     return measured
 
 
 def known_init_states(store: EpisodeStore) -> np.ndarray | None:
-    """Return the starts, float64 (N, D): as recorded, or as they follow from first states of Meta-World; or None.
+    """Return the initial states, recorded or computed from the first states, float64 (N, D); None if unknown.
 
-    They follow where the first state says, linearly, all that varies of the start (as it does in 46 of 50 tasks), and
-    all first states are, to 0.1 mm, such as this simulator shows after a reset.
+    They can be computed in Meta-World if the first state is an invertible linear function of the initial state (in 46
+    of 50 tasks) and all first states agree to 0.1 mm with those of the simulator after a reset.
     """
     if store.has_init_states:
         return store.rand_vecs
@@ -184,62 +192,64 @@ def known_init_states(store: EpisodeStore) -> np.ndarray | None:
     task = get_task(store.info.task)
     _, linear, coefficients = reset_map(task, Simulator(task.name))
     first = store.steps("state")[np.concatenate([[0], store.episode_ends[:-1]])][:, linear]
-    middle = np.asarray(task.low) + task.width / 2
+    center = np.asarray(task.low) + task.width / 2
     slopes = coefficients[:-1, linear]
     if np.linalg.matrix_rank(slopes[task.informative], tol=0.1) < len(task.informative) or not np.isfinite(first).all():
         return None
-    known = middle @ slopes + coefficients[-1, linear]
-    rand_vecs: np.ndarray = middle + np.linalg.lstsq(slopes.T, (first - known).T, rcond=None)[0].T
-    shown = rand_vecs @ slopes + coefficients[-1, linear]
-    return rand_vecs if bool(np.abs(shown - first).max() <= _AGREE_M) else None
+    first_of_center = center @ slopes + coefficients[-1, linear]
+    rand_vecs: np.ndarray = center + np.linalg.lstsq(slopes.T, (first - first_of_center).T, rcond=None)[0].T
+    predicted = rand_vecs @ slopes + coefficients[-1, linear]
+    return rand_vecs if bool(np.abs(predicted - first).max() <= _RESET_TOLERANCE_M) else None
 
 
 def _spread(recordings: Sequence[Recording]) -> np.ndarray:
-    """Return how much each number of the state varies within an episode: root mean square of its deviations, (S,)."""
+    """Return the root mean square of the standard deviations of the state within each episode, (S,)."""
     deviations = [np.nan_to_num(recording.steps["state"].std(axis=0)) for recording in recordings]
     spread: np.ndarray = np.sqrt(np.mean(np.square(deviations), axis=0))
     return spread
 
 
-def _count(rows: np.ndarray) -> int:
-    """Count the distinct rows, in units of what is taken for the same."""
+def _count_distinct(rows: np.ndarray) -> int:
+    """Count the distinct rows; values are in units of the tolerance."""
     return len(distinct(rows, same=1.0))
 
 
 def _patches(images: ImageStore, episodes: np.ndarray) -> np.ndarray:
-    """Return the mean colours of the patches of the first pictures, flat, float64 (N, …)."""
+    """Return the mean colors of the patches of the first images, flattened, float64 (N, …)."""
     rows = []
     for episode in episodes:
         frame = images.first_frame(int(episode)).astype(np.float64)
         for axis in (0, 1):
-            begins = np.unique(np.linspace(0, frame.shape[axis], _PATCHES, endpoint=False).astype(int))
+            begins = np.unique(np.linspace(0, frame.shape[axis], _NUM_PATCHES, endpoint=False).astype(int))
             sizes = np.diff([*begins, frame.shape[axis]])
-            frame = np.add.reduceat(frame, begins, axis=axis) / sizes.reshape(
-                [-1 if axis == i else 1 for i in range(3)]
-            )
+            sizes = sizes.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+            frame = np.add.reduceat(frame, begins, axis=axis) / sizes
         rows.append(frame.ravel())
     return np.stack(rows)
 
 
-def _judge(measured: FirstObservations) -> list[Finding]:
-    """Say what is wrong with what the demonstrations begin from."""
+def _find_problems(measured: FirstObservations) -> list[Finding]:
+    """Return the problems of the first observations."""
     findings: list[Finding] = []
 
     def find(level: Level, text: str) -> None:
         findings.append(Finding(level=level, text=text, about="coverage"))
 
     num, num_distinct = measured.num_compared, measured.num_distinct
-    seen = "first states" + (
-        f" and first pictures ({', '.join(measured.num_distinct_frames)})" * bool(measured.num_distinct_frames)
-    )
+    compared = "first states"
+    if measured.num_distinct_frames:
+        compared += f" and first images ({', '.join(measured.num_distinct_frames)})"
     if num > 1 and num_distinct == 1:
-        find("FAIL", f"all {num} demonstrations begin from one and the same observation: their {seen} are the same.")
+        find("FAIL", f"all {num} demonstrations begin from the same observation: their {compared} are equal.")
     elif num < TOO_FEW:
-        find("WARN", f"{num} demonstrations are too few to judge what they begin from.")
+        find("WARN", f"{num} demonstrations are too few to assess their diversity.")
     elif num_distinct < max(5, 0.05 * num):
-        find("WARN", f"the {num} demonstrations begin from only {num_distinct} distinct observations ({seen}).")
+        find("WARN", f"the {num} demonstrations begin from only {num_distinct} distinct observations ({compared}).")
     if measured.duplicate_trajectories > 0.02:
-        find("WARN", f"{percent(measured.duplicate_trajectories)} of the demonstrations repeat another to the bit.")
+        find(
+            "WARN",
+            f"{percent(measured.duplicate_trajectories)} of the demonstrations are bit-exact copies of another one.",
+        )
     if measured.init_states:
         known = {finding.text for finding in findings}
         findings += [finding for finding in measured.init_states.findings if finding.text not in known]

@@ -1,6 +1,6 @@
-"""What no dataset may be: damaged, edited, or not what its own starts say it is.
+"""Integrity checks of datasets: invalid values, and first states that do not match the recorded initial states.
 
-Shapes: N episodes, S state, D numbers of a start.
+Shapes: N episodes, S state, D numbers of an initial state.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from act_kit.sim.tasks import INFORMATIVE_WIDTH_M, Task
 Level = Literal["OK", "WARN", "FAIL"]
 
 _NUM_RESETS = 16
-"""Resets that tell how a task's first state follows from its start; a start has at most 6 numbers."""
-_NUM_OWN = 5
-"""Episodes whose first step is simulated, even where it looks right."""
-_AGREE = 1e-4
-"""Metres; far more than rounding, far less than a hand's edit."""
+"""Number of resets that fit the map from initial states, at most 6 numbers, to first states."""
+_NUM_SIMULATED = 5
+"""Number of episodes whose reset is always simulated."""
+_TOLERANCE = 1e-4
+"""Tolerance in meters: much larger than rounding errors, much smaller than manual edits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something wrong, in a sentence: with what the starts cover, with the data, or with what was demonstrated."""
+    """A problem of a dataset, in a sentence: of its coverage, of its data, or of its demonstrations."""
 
     level: Level
     text: str
@@ -39,127 +39,133 @@ class Finding:
 
 
 def worst(findings: Sequence[Finding]) -> Level:
-    """Return the worst finding's level, or OK."""
+    """Return the level of the worst finding, or OK."""
     levels = {finding.level for finding in findings}
     return "FAIL" if "FAIL" in levels else "WARN" if "WARN" in levels else "OK"
 
 
 def check_numbers(episodes: Sequence[Episode | Recording], *, of_metaworld: bool = True) -> list[Finding]:
-    """Find what cannot be learnt from: numbers that are not finite, actions out of range, hidden goals, no success.
+    """Find values that are not finite, actions out of range, hidden goals and episodes without success.
 
-    What was not recorded is not looked at; goals and the range of actions are known of Meta-World.
+    Fields that were not recorded are skipped; goals and the range of actions are only checked in Meta-World datasets.
     """
-    faults: dict[str, Callable[[Episode | Recording], bool]] = {
-        "numbers that are not finite (NaN or infinite)": lambda e: (
-            not all(
-                np.isfinite(part).all() for part in (*e.steps.values(), *([e.init_state.array] if e.init_state else []))
-            )
-        ),
+
+    def has_invalid_values(episode: Episode | Recording) -> bool:
+        values = list(episode.steps.values())
+        if episode.init_state:
+            values.append(episode.init_state.array)
+        return not all(np.isfinite(part).all() for part in values)
+
+    def has_actions_out_of_range(episode: Episode | Recording) -> bool:
+        actions = [episode.steps[name] for name in ("action", "executed_action") if name in episode.steps]
+        return any(bool((np.abs(part) > 1).any()) for part in actions)
+
+    def has_hidden_goal(episode: Episode | Recording) -> bool:
+        return bool((episode.steps["state"][:, 36:] == 0).all(axis=1).any())
+
+    def lacks_success(episode: Episode | Recording) -> bool:
+        return "success" in episode.steps and not (episode.steps["success"].any() or is_corrected(episode.source))
+
+    checks: dict[str, Callable[[Episode | Recording], bool]] = {
+        "values that are not finite (NaN or infinite)": has_invalid_values
     }
     if of_metaworld:
-        faults |= {
-            "actions outside [-1, 1]": lambda e: any(
-                bool((np.abs(e.steps[name]) > 1).any()) for name in ("action", "executed_action") if name in e.steps
-            ),
-            "a goal that is hidden: the last three numbers of the state are zero": lambda e: bool(
-                (e.steps["state"][:, 36:] == 0).all(axis=1).any()
-            ),
-        }
-    faults["no step that succeeds"] = lambda e: (
-        "success" in e.steps and not (e.steps["success"].any() or is_corrected(e.source))
-    )
+        checks["actions outside [-1, 1]"] = has_actions_out_of_range
+        checks["a hidden goal: the last three numbers of the state are zero"] = has_hidden_goal
+    checks["no successful step"] = lacks_success
     findings = []
-    for what, is_at_fault in faults.items():
-        found = [index for index, episode in enumerate(episodes) if is_at_fault(episode)]
+    for problem, is_faulty in checks.items():
+        found = [index for index, episode in enumerate(episodes) if is_faulty(episode)]
         if found:
-            findings.append(Finding(level="FAIL", text=f"{_some(found, len(episodes))} {what}."))
+            findings.append(Finding(level="FAIL", text=f"{_num_of(found, len(episodes))} {problem}."))
     return findings
 
 
-def _some(indices: Sequence[int], of: int) -> str:
-    """Say of how many episodes something is true: ``3 of 50 demonstrations (4, 7, 9) have``."""
+def _num_of(indices: Sequence[int], of: int) -> str:
+    """Return the beginning of a message about some episodes: ``3 of 50 demonstrations (4, 7, 9) have``."""
     shown = ", ".join(map(str, indices[:3])) + (", …" if len(indices) > 3 else "")
     return f"{len(indices)} of {of} demonstrations ({shown}) {'has' if len(indices) == 1 else 'have'}"
 
 
 def _name(number: int) -> str:
-    """Name one of the 39 numbers of a state."""
+    """Return the name of one of the 39 numbers of a state."""
     if number >= 36:
         return f"goal {'xyz'[number - 36]}"
     earlier, now = divmod(number, 18)
     parts = [f"hand {axis}" for axis in "xyz"] + ["gripper"]
-    parts += [f"{thing} {part}" for thing in ("object", "second object") for part in ("x", "y", "z", *["turn"] * 4)]
+    for item in ("object", "second object"):
+        parts += [f"{item} x", f"{item} y", f"{item} z", *[f"{item} turn"] * 4]
     return parts[now] + (" one step earlier" if earlier else "")
 
 
 def check_init_states(task: Task, episodes: Sequence[Episode]) -> list[Finding]:
-    """Find episodes whose first state is not the one that a reset to their recorded initial state leads to.
+    """Find episodes whose first state differs from that of a reset to their recorded initial state.
 
-    A linear map from initial states to first states, which some resets of the simulator show, tells which episodes to
-    look at: it holds for nearly all, but not where an object settles otherwise (4 % of disassemble-v3's box). Those off
-    the map, and a few, evenly over all, are held against a reset of their own, and that alone decides.
+    A linear map from initial states to first states, fitted to some resets, selects the episodes to simulate. The map
+    holds for nearly all initial states, but not where an object settles differently (4 % of disassemble-v3's box). So
+    the episodes that differ from the map, and a few evenly spaced ones, are compared with a reset of the simulator.
     """
     init_states = np.array([episode.init_state.rand_vec for episode in episodes])
     first = np.stack([episode.state[0] for episode in episodes])
     simulator = Simulator(task.name)
-    moved, linear, coefficients = reset_map(task, simulator)
+    varies, linear, coefficients = reset_map(task, simulator)
     expected = np.column_stack([init_states, np.ones(len(init_states))]) @ coefficients
     error = np.where(linear, np.abs(first - expected), 0.0)
-    off_the_map = np.flatnonzero(~(error.max(axis=1) <= _AGREE))  # NaN is off too
-    evenly = np.linspace(0, len(episodes) - 1, _NUM_OWN).round().astype(int)
-    own_resets = np.union1d(off_the_map, evenly)
+    differs_from_map = np.flatnonzero(~(error.max(axis=1) <= _TOLERANCE))  # NaN differs too
+    evenly = np.linspace(0, len(episodes) - 1, _NUM_SIMULATED).round().astype(int)
+    simulated = np.union1d(differs_from_map, evenly)
     physics_differs = []
-    for index in own_resets:
+    for index in simulated:
         try:
             state = simulator.reset(episodes[index].init_state)
         except InitialStateError:
-            continue  # no reset leads there: the map's error stays, and verdict.py says that it is outside
+            continue  # invalid: the error of the map remains, and verdict.py reports it as out of distribution
         error[index] = np.abs(first[index] - state)
         recorded, physics = episodes[index].physics[0], simulator.physics()
-        if recorded.shape != physics.shape or not np.allclose(recorded, physics, atol=_AGREE):
+        if recorded.shape != physics.shape or not np.allclose(recorded, physics, atol=_TOLERANCE):
             physics_differs.append(int(index))
     findings = []
-    wrong = np.flatnonzero(~(error.max(axis=1) <= _AGREE))
-    if len(wrong):
-        episode = int(wrong[0])
-        worst = int(np.nan_to_num(error[episode], nan=np.inf).argmax())
+    mismatched = np.flatnonzero(~(error.max(axis=1) <= _TOLERANCE))
+    if len(mismatched):
+        episode = int(mismatched[0])
+        dim = int(np.nan_to_num(error[episode], nan=np.inf).argmax())
         text = (
-            f"{_some(wrong.tolist(), len(episodes))} a first state that is not the one its recorded start leads to (in "
-            f"{episode}, {_name(worst)} is {first[episode, worst]:.4g}, off by {error[episode, worst]:.4g}): "
-            "starts or states were changed, or another version recorded them."
+            f"{_num_of(mismatched.tolist(), len(episodes))} a first state that is not that of its recorded initial "
+            f"state (in {episode}, {_name(dim)} is {first[episode, dim]:.4g}, off by {error[episode, dim]:.4g}): "
+            "initial states or states were edited, or recorded with other versions."
         )
         findings.append(Finding(level="FAIL", text=text))
     elif physics_differs:
         text = (
-            f"{_some(physics_differs, len(own_resets))} recorded physics that are not those of the start: pictures "
-            "would show something else."
+            f"{_num_of(physics_differs, len(simulated))} recorded physics that are not those of the initial state: "
+            "rendered images would be wrong."
         )
         findings.append(Finding(level="WARN", text=text))
     states = np.concatenate([episode.state for episode in episodes])
-    asked = moved & linear & (np.ptp(expected, axis=0) >= INFORMATIVE_WIDTH_M)
-    constant = [int(i) for i in np.flatnonzero(asked & (np.ptp(states, axis=0) == 0))]
+    must_vary = varies & linear & (np.ptp(expected, axis=0) >= INFORMATIVE_WIDTH_M)
+    constant = [int(i) for i in np.flatnonzero(must_vary & (np.ptp(states, axis=0) == 0))]
     if constant:
         names = ", ".join(map(_name, constant))
-        text = f"the state never shows another {names}, although the starts move it."
+        text = f"all states have the same {names}, although the initial states differ in it."
         findings.append(Finding(level="FAIL", text=text))
     return findings
 
 
 def reset_map(task: Task, simulator: Simulator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which numbers of the first state the start moves, which follow it linearly in some resets, and how.
+    """Fit a linear map from initial states to first states.
 
-    The last has shape (D + 1, S). What follows linearly in some resets need not in all: hold what is off the map
-    against a reset of its own.
+    Returns the numbers of the first state that vary, bool (S,); those that are linear in the initial state in the
+    fitted resets, bool (S,); and the coefficients, (D + 1, S). The map need not hold for all initial states: compare
+    first states that differ from it with a reset of the simulator.
     """
     init_states = reference_init_states(task)[:_NUM_RESETS]
 
     def reset() -> dict[str, np.ndarray]:
-        return {
-            "first": np.stack([simulator.reset(InitialState.of(task.name, init_state)) for init_state in init_states])
-        }
+        states = [simulator.reset(InitialState.of(task.name, init_state)) for init_state in init_states]
+        return {"first": np.stack(states)}
 
     first = cached(f"resets-{task.name}", (task, init_states.tolist(), mujoco.__version__), ["first"], reset)["first"]
-    ones = np.column_stack([init_states, np.ones(len(init_states))])
-    coefficients = np.linalg.lstsq(ones, first, rcond=None)[0]
-    linear = np.abs(first - ones @ coefficients).max(axis=0) < 1e-6
+    inputs = np.column_stack([init_states, np.ones(len(init_states))])
+    coefficients = np.linalg.lstsq(inputs, first, rcond=None)[0]
+    linear = np.abs(first - inputs @ coefficients).max(axis=0) < 1e-6
     return np.ptp(first, axis=0) >= INFORMATIVE_WIDTH_M, linear, coefficients

@@ -1,6 +1,7 @@
-"""Which holes N demonstrations of a task can show at all: how large one must be for the report to warn about it.
+"""Smallest holes that the diversity report detects in N demonstrations of a task.
 
-That no hole was seen says little where none could be. So datasets with holes of all sizes are simulated, and judged.
+Without this, a report without holes could not be interpreted: few demonstrations cannot show any. So datasets with
+holes of all sizes are simulated and tested.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import numpy as np
 from act_kit.diversity.reference import ALPHA, ALPHA_HOLES, Pool, ReferenceStatistics, cached, distribution_of
 from act_kit.sim.tasks import Task
 
-# Shapes: B simulated datasets, N initial states of each, M to hold them against, D informative dimensions.
+# Shapes: B simulated datasets, N initial states of each, M reference initial states, D informative dimensions.
 
-LEAST_BEYOND = 0.05
-"""Fresh starts that are farther from a demonstration than 1 % should be: more than this are warned about."""
+MIN_BEYOND = 0.05
+"""Smallest share of new initial states beyond the 99th percentile of the distance that causes a warning."""
 POWER = 0.8
 _SHARES = tuple(round(0.05 * i, 2) for i in range(1, 19))
 _NUM_DATASETS = 100
@@ -24,12 +25,12 @@ _SEED = 20230416
 
 @dataclass(frozen=True, kw_only=True)
 class VisibleHole:
-    """The smallest hole of a kind that is seen eight times of ten.
+    """The smallest hole of a kind that is detected with a probability of 80 %.
 
     Attributes:
-        where: Of which kind.
-        share: Its size, as a share of the initial states that are evaluated from, in steps of 5 %; None where not even
-            90 % missing is seen.
+        where: Kind of the hole.
+        share: Size as a share of the evaluated initial states, in steps of 5 %; None if not even a hole of 90 % is
+            detected.
     """
 
     where: str
@@ -37,16 +38,16 @@ class VisibleHole:
 
 
 def visible_holes(task: Task, num: int, y_MD: np.ndarray, reference: ReferenceStatistics) -> list[VisibleHole]:
-    """Return the smallest holes that the report sees in ``num`` demonstrations; from the user's cache if possible.
+    """Return the smallest holes that the report detects in ``num`` demonstrations, from the user's cache if possible.
 
-    Holes are boxes about the middle, or about a random initial state, without one demonstration inside.
+    Holes are boxes around the center or around a random initial state that contain no demonstration.
     """
-    kinds = _kinds(y_MD.shape[1])
+    hole_kinds = _kinds(y_MD.shape[1])
     distribution = (
         *distribution_of(task, y_MD),
         ALPHA,
         ALPHA_HOLES,
-        LEAST_BEYOND,
+        MIN_BEYOND,
         POWER,
         _SHARES,
         _NUM_DATASETS,
@@ -57,12 +58,12 @@ def visible_holes(task: Task, num: int, y_MD: np.ndarray, reference: ReferenceSt
     )
     return [
         VisibleHole(where=where, share=float(share) if np.isfinite(share) else None)
-        for where, share in zip(kinds, shares["shares"], strict=True)
+        for where, share in zip(hole_kinds, shares["shares"], strict=True)
     ]
 
 
 def _kinds(num_dims: int) -> dict[str, int]:
-    """Name the kinds of holes, each with the number of dimensions that it takes up."""
+    """Return the kinds of holes and the number of dimensions of each."""
     kinds = {"in the middle of the box": num_dims, "anywhere in the box": num_dims}
     if num_dims > 2:
         kinds["anywhere in two dimensions"] = 2
@@ -72,7 +73,7 @@ def _kinds(num_dims: int) -> dict[str, int]:
 
 
 def _simulate(task: Task, num: int, y_MD: np.ndarray, reference: ReferenceStatistics) -> np.ndarray:
-    """Find the smallest share of each kind by bisection; infinite where none is seen."""
+    """Find the smallest detected share of each kind by bisection; infinite if none is detected."""
     rng = np.random.default_rng(_SEED)
     pool = Pool(task, num, y_MD, _SEED)
     smallest = []
@@ -84,7 +85,7 @@ def _simulate(task: Task, num: int, y_MD: np.ndarray, reference: ReferenceStatis
             datasets = [
                 _with_hole(pool.x, shares[middle], num, num_dims, "middle" in kind, rng) for _ in range(_NUM_DATASETS)
             ]
-            if _are_seen(reference, pool, np.stack(datasets)).mean() >= POWER:
+            if _are_detected(reference, pool, np.stack(datasets)).mean() >= POWER:
                 high = middle
             else:
                 low = middle + 1
@@ -95,24 +96,25 @@ def _simulate(task: Task, num: int, y_MD: np.ndarray, reference: ReferenceStatis
 def _with_hole(
     x: np.ndarray, size: float, num: int, num_dims: int, is_middle: bool, rng: np.random.Generator
 ) -> np.ndarray:
-    """Choose ``num`` of a pool outside the box about a point, in some dimensions, that holds a share ``size`` of it.
+    """Sample ``num`` rows of a pool outside a box that contains a share ``size`` of it.
 
-    A box of metres, as holes are. In the coordinates of the scans, shares of Y, it would fit them better than any that
-    is met: in push-v3, holes of 25 % would be seen always, where real ones of 25 % are seen less than half of the time.
+    The box is defined in meters, as real holes are. Boxes in the coordinates of the scans, shares of Y, would be easier
+    to detect: in push-v3, holes of 25 % would always be detected, while real ones of 25 % are detected less than half
+    of the time.
     """
     dims = rng.permutation(x.shape[1])[:num_dims]
     center = 0.5 if is_middle else x[rng.integers(len(x))][dims]
-    apart = np.abs(x[:, dims] - center).max(axis=1)
-    return rng.choice(np.argsort(apart)[round(size * len(x)) :], num, replace=False)
+    distance = np.abs(x[:, dims] - center).max(axis=1)
+    return rng.choice(np.argsort(distance)[round(size * len(x)) :], num, replace=False)
 
 
-def _are_seen(reference: ReferenceStatistics, pool: Pool, rows_BN: np.ndarray) -> np.ndarray:
-    """Tell which datasets are warned about, as far as the scans for holes and ``beyond`` go: bool (B,)."""
+def _are_detected(reference: ReferenceStatistics, pool: Pool, rows_BN: np.ndarray) -> np.ndarray:
+    """Return which datasets cause a warning by the scans for holes or by ``beyond``, bool (B,)."""
     nearest_BM = pool.nearest(rows_BN)
     by_scan = reference.holes.familywise(pool.hole_values(rows_BN, nearest_BM)).min(axis=1) <= ALPHA_HOLES
     beyond = (nearest_BM > reference.nearest_p99).mean(axis=1)
     values = np.full((len(rows_BN), reference.values.shape[1]), -np.inf)
     values[:, -1] = beyond
-    by_beyond = (reference.coverage.familywise(values)[:, -1] <= ALPHA) & (beyond > LEAST_BEYOND)
-    seen: np.ndarray = by_scan | by_beyond
-    return seen
+    by_beyond = (reference.coverage.familywise(values)[:, -1] <= ALPHA) & (beyond > MIN_BEYOND)
+    detected: np.ndarray = by_scan | by_beyond
+    return detected

@@ -1,11 +1,11 @@
-"""What healthy datasets look like: the statistics of thousands of draws of N starts from a task's own reset law.
+"""Reference distributions of the diversity statistics, from thousands of simulated healthy datasets.
 
-Every statistic that a verdict rests on is read against its distribution here, so that an alarm means the same for a
-task of one dimension and one of five, for 20 demonstrations and for 1,000, rejection in the reset law included. The
-simulation takes a second and is kept in the user's cache.
+A healthy dataset is N draws from the task's own initial-state distribution, rejection included. Every statistic of the
+verdict is compared with its reference distribution, so that a warning means the same for a task with one dimension and
+one with five, for 20 demonstrations and for 1,000. The simulation takes a second and is stored in the user's cache.
 
-Shapes: B simulated datasets, N starts of each, M starts to hold them against, D informative dimensions, G gates,
-P starts of the pool that datasets are drawn from.
+Shapes: B simulated datasets, N initial states of each, M reference initial states Y, D informative dimensions,
+G statistics, P initial states of the pool that datasets are drawn from.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +25,28 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist, pdist
 
 from act_kit.diversity.holes import HoleScan
-from act_kit.sim.initial_states import SAME_INIT_STATE_M, distinct
+from act_kit.sim.initial_states import SAME_INIT_STATE_M, distinct, scale
 from act_kit.sim.tasks import Task
 
 VERSION = 2
-"""Of the statistics below; an older simulation is then not used."""
+"""Version of the statistics below; cached simulations of other versions are ignored."""
 NUM_SIMULATED = 4000
 ALPHA = 0.015
-"""A healthy dataset's chance to be warned about, at most, over all gates of its distribution; most ask for more."""
+"""Largest probability of a warning about a healthy dataset, over all statistics; most also require an effect size."""
 ALPHA_HOLES = 0.0015
-"""The same over all scans for holes, which ask for nothing else."""
+"""The same over all scans for holes, which require no effect size."""
 NUM_REFERENCE = 1000
-MOST_INIT_STATES = 500
-"""Larger datasets are judged by this many of their starts: that shows all that matters, and bounds time and memory."""
-_MOST_PAIRED = 200
-"""Starts whose mutual distances enter the energy distance, for the same reason."""
+MAX_INIT_STATES = 500
+"""Number of initial states sampled from a larger dataset: enough for the verdict, and bounds time and memory."""
+_MAX_PAIRED = 200
+"""Number of initial states whose mutual distances enter the energy distance, for the same reason."""
 _POOL_SEED, _REFERENCE_SEED = 20230413, 20230414
 _MAX_CACHE_BYTES = 2**26
-"""Of a file of the cache, unpacked; the largest has a hundredth of it."""
+"""Largest unpacked size of a cache file; the largest files have a hundredth of it."""
 
 
 def accepted(task: Task, rand_vecs: np.ndarray) -> np.ndarray:
-    """Tell which of (N, 3 or 6) the reset law does not draw again: :meth:`Task.rejects`, of many at once."""
+    """Return which of the initial states (N, 3 or 6) the task accepts, bool (N,): a vectorized :meth:`Task.rejects`."""
     if not task.too_near:
         return np.ones(len(rand_vecs), dtype=bool)
     goal_xy = rand_vecs[:, 3:5] if task.goal_xy is None else np.asarray(task.goal_xy)
@@ -54,7 +55,7 @@ def accepted(task: Task, rand_vecs: np.ndarray) -> np.ndarray:
 
 
 def draw(task: Task, num: int, seed: int) -> np.ndarray:
-    """Draw ``num`` starts of the reset law, rejection included, many at a time; float64 (num, 3 or 6)."""
+    """Draw ``num`` initial states from the task's distribution, rejection included; float64 (num, 3 or 6)."""
     rng = np.random.default_rng(seed)
     drawn = np.empty((0, len(task.low)))
     while len(drawn) < num:
@@ -65,32 +66,25 @@ def draw(task: Task, num: int, seed: int) -> np.ndarray:
 
 @functools.cache
 def reference_init_states(task: Task, num: int = NUM_REFERENCE) -> np.ndarray:
-    """Return ``num`` starts that stand for the reset law, the same ones every time; float64 (num, 3 or 6)."""
+    """Return ``num`` fixed initial states that represent the task's distribution; float64 (num, 3 or 6)."""
     return draw(task, num, _REFERENCE_SEED)
 
 
-def scale(task: Task, rand_vecs: np.ndarray) -> np.ndarray:
-    """Return the informative dimensions of starts, in widths of the reset box: (…, D)."""
-    dims = task.informative
-    scaled: np.ndarray = (rand_vecs[..., dims] - np.asarray(task.low)[dims]) / task.width[dims]
-    return scaled
-
-
 def count_distinct(rand_vecs: np.ndarray) -> int:
-    """Count the distinct starts of (N, 3 or 6), as :func:`~act_kit.sim.initial_states.distinct` does, but of many at once."""
+    """Count the distinct initial states of (N, 3 or 6): a faster :func:`~act_kit.sim.initial_states.distinct`."""
     rows = np.unique(rand_vecs, axis=0)
     if len(rows) < 2:
         return len(rows)
-    is_alone = cKDTree(rows).query(rows, k=2, p=np.inf)[0][:, 1] > SAME_INIT_STATE_M
-    return int(is_alone.sum()) + len(distinct(rows[~is_alone]))
+    is_isolated = cKDTree(rows).query(rows, k=2, p=np.inf)[0][:, 1] > SAME_INIT_STATE_M
+    return int(is_isolated.sum()) + len(distinct(rows[~is_isolated]))
 
 
 class ReferenceSet:
-    """M starts, scaled, and what datasets are measured by against them.
+    """M scaled reference initial states Y, and the statistics that compare a dataset with them.
 
-    Every statistic grows as a dataset gets worse. Of each dimension: ``range`` and ``std`` (how much narrower), ``ks``
-    (Kolmogorov-Smirnov); of all together: ``energy`` (Székely and Rizzo 2004), ``rank`` (effective rank of the
-    correlations, negative), ``correlation`` (the largest difference of a pair's).
+    Every statistic increases as a dataset gets worse. Per dimension: ``range`` and ``std`` (negative ratios to those of
+    Y), ``ks`` (Kolmogorov-Smirnov). Joint: ``energy`` (Székely and Rizzo 2004), ``rank`` (negative effective rank of
+    the correlation matrix), ``correlation`` (largest difference of a pair's correlation from that in Y).
     """
 
     def __init__(self, y_MD: np.ndarray) -> None:
@@ -103,29 +97,28 @@ class ReferenceSet:
         self.holes = HoleScan(y_MD, self.share_below(y_MD))
 
     @property
-    def gates(self) -> list[tuple[str, int]]:
-        """Name the G statistics, in order, each with its dimension (-1 for all together)."""
-        dims = range(self.y_MD.shape[1])
-        each = [(name, dim) for name in ("range", "std", "ks") for dim in dims]
-        return [*each, *((name, -1) for name in ("energy", "rank", "correlation"))]
+    def statistics(self) -> list[tuple[str, int]]:
+        """Names of the G statistics in order, each with its dimension (-1 for joint statistics)."""
+        per_dimension = list(product(("range", "std", "ks"), range(self.y_MD.shape[1])))
+        return [*per_dimension, ("energy", -1), ("rank", -1), ("correlation", -1)]
 
     def share_below(self, x_ND: np.ndarray) -> np.ndarray:
-        """Return of every number of x the share of Y that is not above it: (N, D)."""
+        """Return the empirical distribution function of Y at x, per dimension: (N, D)."""
         columns = zip(self._sorted_MD.T, x_ND.T, strict=True)
         return np.stack([np.searchsorted(y, x, "right") for y, x in columns], axis=1) / len(self.y_MD)
 
-    def measure(self, x_BND: np.ndarray, share_BND: np.ndarray, towards_BN: np.ndarray) -> np.ndarray:
+    def measure(self, x_BND: np.ndarray, share_BND: np.ndarray, mean_distance_BN: np.ndarray) -> np.ndarray:
         """Return the statistics of B datasets, (B, G).
 
-        ``share_BND`` is :meth:`share_below` of them, ``towards_BN`` the mean distance of each start to those of Y.
+        ``share_BND`` is their :meth:`share_below`, ``mean_distance_BN`` the mean distance of each initial state to Y.
         """
         num = x_BND.shape[1]
         steps = np.arange(num + 1)[None, :, None] / num
         share = np.sort(share_BND, axis=1)
         ks = np.maximum(np.abs(steps[:, 1:] - share), np.abs(share - steps[:, :-1])).max(axis=1)
-        paired = x_BND[:, :_MOST_PAIRED]
+        paired = x_BND[:, :_MAX_PAIRED]
         between = np.array([2 * pdist(x).sum() for x in paired]) / paired.shape[1] ** 2
-        energy = 2 * towards_BN[:, :_MOST_PAIRED].mean(axis=1) - between - self._within
+        energy = 2 * mean_distance_BN[:, :_MAX_PAIRED].mean(axis=1) - between - self._within
         correlation = correlations(x_BND)
         differences = np.abs(correlation - self.correlation_DD)
         differences *= 1 - np.eye(differences.shape[-1])
@@ -141,14 +134,14 @@ class ReferenceSet:
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Divide; where Y does not vary (an evaluation set may be so), nothing is asked of X, and 1 is returned."""
+    """Divide; return 1 where Y does not vary, as in some evaluation sets: X need not vary there either."""
     varies = denominator > 1e-9
     quotient: np.ndarray = np.where(varies, numerator / np.where(varies, denominator, 1), 1.0)
     return quotient
 
 
 def correlations(x_ND: np.ndarray) -> np.ndarray:
-    """Return correlation matrices (…, D, D) of (…, N, D); rows of a dimension that does not vary are zero."""
+    """Return correlation matrices (…, D, D) of (…, N, D); rows of a constant dimension are zero."""
     centered = x_ND - x_ND.mean(axis=-2, keepdims=True)
     spread = centered.std(axis=-2, keepdims=True)
     unit = np.where(spread > 1e-9, centered / np.maximum(spread, 1e-9), 0.0)
@@ -157,7 +150,10 @@ def correlations(x_ND: np.ndarray) -> np.ndarray:
 
 
 def effective_rank(correlation_DD: np.ndarray) -> np.ndarray:
-    """Return exp(entropy) of the normalised eigenvalues: D if uncorrelated (Roy and Vetterli 2007), shape (…)."""
+    """Return the effective rank (Roy and Vetterli 2007), exp(entropy) of the normalized eigenvalues: (…).
+
+    It is D if the dimensions are uncorrelated.
+    """
     eigenvalues = np.clip(np.linalg.eigvalsh(correlation_DD), 1e-12, None)
     shares = eigenvalues / eigenvalues.sum(axis=-1, keepdims=True)
     rank: np.ndarray = np.exp(-(shares * np.log(shares)).sum(axis=-1))
@@ -166,7 +162,7 @@ def effective_rank(correlation_DD: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Distribution:
-    """The distribution of some statistics over healthy datasets, float32 (B, G), by which others are judged."""
+    """The distribution of some statistics over healthy datasets, float32 (B, G)."""
 
     values: np.ndarray
 
@@ -175,8 +171,8 @@ class Distribution:
         return np.sort(self.values, axis=0)
 
     @functools.cached_property
-    def _least(self) -> np.ndarray:
-        """The least p-value of each simulated dataset's statistics, sorted, (B,)."""
+    def _smallest_p(self) -> np.ndarray:
+        """The smallest p-value of each simulated dataset's statistics, sorted, (B,)."""
         return np.sort(self._p_values(self.values).min(axis=1))
 
     def _p_values(self, values: np.ndarray) -> np.ndarray:
@@ -190,22 +186,22 @@ class Distribution:
         return self._p_values(values.astype(np.float32)) + 1 / (1 + len(self.values))
 
     def familywise(self, values: np.ndarray) -> np.ndarray:
-        """Return each statistic's p-value adjusted for all of them, by their least (Westfall and Young 1993)."""
-        as_low = np.searchsorted(self._least, self.p_values(values) * (1 + 1e-9), "right")
-        adjusted: np.ndarray = (1 + as_low) / (1 + len(self._least))
+        """Return the p-values adjusted for all statistics by the minimum p-value method (Westfall and Young 1993)."""
+        num_as_small = np.searchsorted(self._smallest_p, self.p_values(values) * (1 + 1e-9), "right")
+        adjusted: np.ndarray = (1 + num_as_small) / (1 + len(self._smallest_p))
         return adjusted
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceStatistics:
-    """What is measured of healthy datasets of N starts.
+    """Statistics of healthy datasets of N initial states.
 
     Attributes:
         values: float32 (B, G + 1): the statistics of :class:`ReferenceSet`, then ``beyond``.
-        hole_values: float32 (B, 4): those of :class:`~act_kit.diversity.holes.HoleScan`.
-        nearest: Means over healthy datasets of what their distances from Y to the nearest start are in the mean, at
-            the 95th percentile and at most, in box widths; (3,).
-        nearest_p99: The 99th percentile of all those distances.
+        hole_values: float32 (B, 4): the statistics of :class:`~act_kit.diversity.holes.HoleScan`.
+        nearest: Mean, 95th percentile and maximum of the distances from Y to the nearest initial state, each averaged
+            over healthy datasets, in box widths; (3,).
+        nearest_p99: 99th percentile of all these distances.
         rank: Mean effective rank.
     """
 
@@ -222,46 +218,46 @@ class ReferenceStatistics:
 
     @functools.cached_property
     def holes(self) -> Distribution:
-        """The distribution of ``hole_values``: a family of its own, with a chance of its own to alarm."""
+        """The distribution of ``hole_values``: a separate family with its own false-alarm rate."""
         return Distribution(self.hole_values)
 
 
 class Pool:
-    """Many starts of a task's reset law, scaled, that datasets are drawn from: cheaper than drawing each anew."""
+    """Many scaled initial states of a task that datasets are drawn from: faster than drawing every dataset anew."""
 
     def __init__(self, task: Task, num: int, y_MD: np.ndarray, seed: int) -> None:
-        """Draw many times ``num``, to hold them against Y."""
-        self.yardstick = ReferenceSet(y_MD)
+        """Draw about 50 times ``num`` initial states and compute their distances to Y."""
+        self.reference_set = ReferenceSet(y_MD)
         self.x = scale(task, draw(task, int(np.clip(50 * num, 4000, 20000)), seed))
-        self.share = self.yardstick.share_below(self.x)
+        self.share = self.reference_set.share_below(self.x)
         self.distances = np.empty((len(self.x), len(y_MD)), dtype=np.float32)
         for begin in range(0, len(self.x), 2000):
             self.distances[begin : begin + 2000] = cdist(self.x[begin : begin + 2000], y_MD)
 
     def nearest(self, rows_BN: np.ndarray) -> np.ndarray:
-        """Return the distance from each of Y to the nearest of each dataset: (B, M)."""
+        """Return the distance from each of Y to the nearest initial state of each dataset: (B, M)."""
         return np.stack([self.distances[rows].min(axis=0) for rows in rows_BN])
 
     def hole_values(self, rows_BN: np.ndarray, nearest_BM: np.ndarray) -> np.ndarray:
         """Return the statistics of the scans for holes: (B, 4)."""
-        return self.yardstick.holes.measure(self.x[rows_BN], self.share[rows_BN], nearest_BM)
+        return self.reference_set.holes.measure(self.x[rows_BN], self.share[rows_BN], nearest_BM)
 
 
 def simulate(task: Task, num: int, y_MD: np.ndarray, *, seed: int = _POOL_SEED) -> ReferenceStatistics:
-    """Draw healthy datasets of ``num`` starts and measure them against Y, scaled (M, D)."""
+    """Draw healthy datasets of ``num`` initial states and compute their statistics against the scaled Y (M, D)."""
     rng = np.random.default_rng(seed)
     pool = Pool(task, num, y_MD, seed)
-    yardstick, towards = pool.yardstick, pool.distances.mean(axis=1)
+    reference_set, mean_distance = pool.reference_set, pool.distances.mean(axis=1)
     values: list[np.ndarray] = []
     holes: list[np.ndarray] = []
     nearest: list[np.ndarray] = []
     while sum(map(len, values)) < NUM_SIMULATED:
-        # Every start of the pool once, then again in another order: cheaper than drawing, and nearly independent.
+        # Use every initial state of the pool once per permutation: faster than drawing, and nearly independent.
         chosen = rng.permutation(len(pool.x))[: len(pool.x) // num * num].reshape(-1, num)
         for part in np.array_split(chosen, -(-chosen.size // 40000)):
             nearest.append(pool.nearest(part))
             holes.append(pool.hole_values(part, nearest[-1]))
-            values.append(yardstick.measure(pool.x[part], pool.share[part], towards[part]))
+            values.append(reference_set.measure(pool.x[part], pool.share[part], mean_distance[part]))
             if sum(map(len, values)) >= NUM_SIMULATED:
                 break
     nearest_BM, values_BG = np.concatenate(nearest), np.concatenate(values)
@@ -274,24 +270,24 @@ def simulate(task: Task, num: int, y_MD: np.ndarray, *, seed: int = _POOL_SEED) 
             [nearest_BM.mean(), np.percentile(nearest_BM, 95, axis=1).mean(), nearest_BM.max(axis=1).mean()]
         ),
         nearest_p99=p99,
-        rank=-values_BG[:, [name for name, _ in yardstick.gates].index("rank")].mean(),
+        rank=-values_BG[:, [name for name, _ in reference_set.statistics].index("rank")].mean(),
     )
 
 
 @functools.lru_cache(maxsize=64)
 def reference_statistics_of(task: Task, num: int) -> ReferenceStatistics:
-    """Return what ``num`` starts of the reset law look like against the reset law itself."""
+    """Return the statistics of ``num`` initial states of a task, compared with the task's own distribution."""
     return reference_statistics_against(task, num, scale(task, reference_init_states(task)))
 
 
 def distribution_of(task: Task, y_MD: np.ndarray) -> tuple[object, ...]:
-    """Return what a simulation against Y depends on, beside the number of starts."""
+    """Return the inputs of a simulation against Y except the number of initial states."""
     y_hash = hashlib.sha256(np.ascontiguousarray(y_MD).tobytes()).hexdigest()
     return VERSION, NUM_SIMULATED, task, _POOL_SEED, y_hash
 
 
 def reference_statistics_against(task: Task, num: int, y_MD: np.ndarray) -> ReferenceStatistics:
-    """Return :func:`simulate`'s result from the user's cache, where it is put if it is not there."""
+    """Return the result of :func:`simulate` from the user's cache; compute and store it if it is missing."""
     distribution = distribution_of(task, y_MD)
     names = [field.name for field in fields(ReferenceStatistics)]
     return ReferenceStatistics(
@@ -300,50 +296,50 @@ def reference_statistics_against(task: Task, num: int, y_MD: np.ndarray) -> Refe
 
 
 def cache_folder() -> Path:
-    """Return the folder of what can be computed again: ``ACT_KIT_CACHE``, or ``act_kit`` in the user's cache.
+    """Return the cache folder: ``ACT_KIT_CACHE``, or ``act_kit`` in the user's cache.
 
-    A user without a home has one among the temporary files.
+    For a user without a home directory, it is in the folder of temporary files.
     """
     if os.environ.get("ACT_KIT_CACHE"):
         return Path(os.environ["ACT_KIT_CACHE"])
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # no HOME, and no entry of this user among those of the system
+    except RuntimeError:  # HOME is not set and the user is not in the system's user database
         return Path(tempfile.gettempdir()) / f"act_kit-{os.getuid()}"
     return home / "act_kit"
 
 
 def cached(name: str, key: object, arrays: list[str], compute: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Return ``arrays`` as ``compute`` makes them, from a file of the cache if it holds them for this ``key``.
+    """Return the ``arrays`` that ``compute`` returns, from the cache if it holds them for this ``key``.
 
-    A cache that cannot be read or written, or was damaged, costs time, and is no error.
+    A cache file that is unreadable, damaged or not writable is no error: the arrays are computed.
     """
     path = cache_folder() / f"{name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.npz"
     try:
         if not path.is_file() or path.stat().st_size > _MAX_CACHE_BYTES:
-            raise OSError("nothing, or nothing of ours")
-        with path.open("rb") as file, np.load(file) as kept:
-            if sum(part.file_size for part in kept.zip.infolist()) > _MAX_CACHE_BYTES:
-                raise OSError("nothing of ours")
-            read = {key: kept[key] for key in arrays}
-            if str(kept["digest"]) != _digest(read):
-                raise ValueError("changed since")
+            raise OSError("missing, or not a cache file")
+        with path.open("rb") as file, np.load(file) as stored:
+            if sum(part.file_size for part in stored.zip.infolist()) > _MAX_CACHE_BYTES:
+                raise OSError("not a cache file")
+            read = {key: stored[key] for key in arrays}
+            if str(stored["digest"]) != _digest(read):
+                raise ValueError("digest mismatch")
             return read
-    except Exception:  # missing, torn, foreign: NumPy raises many things
+    except Exception:  # missing, truncated or foreign: NumPy raises many exceptions
         values = compute()
-        made = {key: np.asarray(values[key]) for key in arrays}
+        computed = {key: np.asarray(values[key]) for key in arrays}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, suffix=".partial") as fresh:
-            np.savez(Path(fresh) / path.name, digest=_digest(made), **made)  # type: ignore[arg-type]
-            os.replace(Path(fresh) / path.name, path)
+        with tempfile.TemporaryDirectory(dir=path.parent, suffix=".partial") as folder:
+            np.savez(Path(folder) / path.name, digest=_digest(computed), **computed)  # type: ignore[arg-type]
+            os.replace(Path(folder) / path.name, path)
     except OSError:
         pass
-    return made
+    return computed
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Return the SHA-256 of arrays with their names, types and shapes."""
+    """Return the SHA-256 of arrays, including their names, types and shapes."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype.str} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())

@@ -1,4 +1,4 @@
-"""What is measured of a dataset's starts, and the verdict in words."""
+"""The diversity report of a dataset: its measurements and its verdict as a sentence."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from act_kit.diversity.sources import SourceShare
 
 
 def percent(share: float) -> str:
-    """Return a share in words."""
+    """Format a share as a percentage."""
     return f"{100 * share:.0f} %"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dimension:
-    """One informative dimension of the start.
+    """One informative dimension of the initial state.
 
     Attributes:
-        name: Such as ``object x``.
+        name: Name, such as ``object x``.
         range_fraction: Range of X / range of Y.
         std_ratio: Standard deviation of X / of Y.
         ks_p: Kolmogorov-Smirnov p-value, Holm-adjusted over the dimensions.
-        shift: Wasserstein distance / width of the reset interval.
+        shift: Wasserstein distance from Y / width of the reset interval.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Dimension:
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingPoint:
-    """A point of the curve "what would more demonstrations buy".
+    """A point of the curve of the nearest-demonstration distance over the number of demonstrations.
 
     Attributes:
-        num: Demonstrations: some of these, or all of them and random ones on top.
-        nearest: Mean distance from a start of Y to the nearest of them, box widths.
-        nearest_random: The same of ``num`` draws of the reset law.
+        num: Number of demonstrations: a subset of the dataset, or all of it plus random ones.
+        nearest: Mean distance from an initial state of Y to the nearest demonstration, in box widths.
+        nearest_random: The same for ``num`` draws from the initial-state distribution.
     """
 
     num: int
@@ -53,37 +53,38 @@ class ScalingPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class DiversityReport:
-    """How well N demonstrated starts cover those of the evaluation, and how they were demonstrated.
+    """Coverage of the evaluated initial states Y by N demonstrated ones X, and the quality of the demonstrations.
 
     Attributes:
         task: Meta-World task.
-        against: What Y is, in words.
-        num: N.
-        num_distinct: Starts that differ by more than 1e-6 m somewhere.
-        num_apart: Starts without near copies: those within 0.5 % of the box of another, in every dimension, count once.
-        num_outside: Starts that the reset law never gives; they count as covering nothing.
-        num_shared: Starts that are also among the evaluation set's, if Y is one.
-        duplicate_fraction: Of the starts, those that repeat an earlier one.
-        duplicate_trajectories: Of the episodes, those whose actions repeat an earlier one's to the bit.
-        num_attempts, num_failed: Attempts of the collection; failed ones leave holes.
+        against: Description of Y.
+        num: Number of demonstrations, N.
+        num_distinct: Number of initial states that differ by more than 1e-6 m in some dimension.
+        num_apart: Number of initial states where near copies, within 0.5 % of the box in every dimension, count once.
+        num_outside: Number of initial states outside the task's distribution; they cover nothing.
+        num_shared: Number of initial states that are also in the evaluation set, if Y is one.
+        duplicate_fraction: Share of initial states that repeat an earlier one.
+        duplicate_trajectories: Share of episodes whose actions equal those of an earlier episode (bit-exact).
+        num_attempts, num_failed: Number of all and of failed attempts of the collection; failed ones leave holes.
         dimensions: One row per informative dimension.
         nearest_mean, nearest_p95, nearest_max: Distance from Y to the nearest of X, in box widths.
-        nearest_ratio, nearest_p95_ratio, nearest_max_ratio: The same / those of N fresh draws; 1 is what random starts
-            reach.
-        beyond_p99: Of Y, those farther from X than 99 % are from N fresh draws.
-        energy_distance, energy_p: Székely's two-sample statistic (of at most 200 of X), and its p-value.
-        effective_rank, effective_rank_reference: Of the correlation matrix, of X and in the mean of N fresh draws.
-        correlation, correlated: The largest difference of two dimensions' correlation from that in Y, and which two.
-        visible_holes: The smallest holes that this many demonstrations show, by kind; none where too few are judged.
-        growth: What more demonstrations would buy.
-        sources: What each source demonstrated, and what that covers.
-        quality: How it was demonstrated, by source.
-        num_validation, num_leaked: Episodes that ``act train`` validates with, and those of them whose start, or
-            states and actions, are also a training episode's.
-        soundness: What replaying the demonstrations and asking the expert showed.
-        notes: What was not judged, and why.
-        findings: What is wrong.
-        mend: The command that collects a dataset without these findings.
+        nearest_ratio, nearest_p95_ratio, nearest_max_ratio: The same / those of N random draws; 1 is as good as
+            random.
+        beyond_p99: Share of Y farther from X than 99 % of Y are from N random draws.
+        energy_distance, energy_p: Székely's two-sample statistic (of at most 200 of X) and its p-value.
+        effective_rank, effective_rank_reference: Effective rank of the correlation matrix of X, and its mean over N
+            random draws.
+        correlation, correlated: Largest difference of two dimensions' correlation from that in Y, and their names.
+        visible_holes: Smallest detectable hole of each kind; empty if there are too few demonstrations.
+        scaling: Distance to the nearest demonstration over their number.
+        sources: Share and coverage of each source.
+        quality: Quality of the demonstrations of each source.
+        num_validation, num_leaked: Number of validation episodes of ``act train``, and of those whose initial state, or
+            states and actions, are also in a training episode.
+        soundness: Result of replaying the demonstrations and querying the expert.
+        notes: Checks that were skipped, and why.
+        findings: Problems.
+        fix: The command that collects a dataset without these findings.
     """
 
     task: str
@@ -124,45 +125,49 @@ class DiversityReport:
 
     @property
     def level(self) -> Level:
-        """The worst finding's level."""
+        """Level of the worst finding."""
         return worst(self.findings)
 
     @property
     def verdict(self) -> str:
-        """The verdict as a sentence, with what mends it."""
+        """Verdict as a sentence, including the fix."""
         if self.level == "OK":
             return (
-                f"OK: {self.num} demonstrations from {self.num_distinct} distinct starts cover {self.against} as well "
-                f"as {self.num} random draws do."
+                f"OK: {self.num} demonstrations from {self.num_distinct} distinct initial states cover {self.against} "
+                f"as well as {self.num} random draws."
             )
-        wrong = " ".join(finding.text for finding in self.findings if finding.level == self.level)
-        return f"{self.level}: {wrong} Fix: {self.fix}"
+        problems = " ".join(finding.text for finding in self.findings if finding.level == self.level)
+        return f"{self.level}: {problems} Fix: {self.fix}"
 
     @property
     def could_see(self) -> str:
-        """Which holes would have been seen, as a sentence."""
+        """Smallest detectable holes, as a sentence."""
         sizes = [
-            f"{percent(hole.share)} of it {hole.where}" if hole.share else f"no hole {hole.where}, whatever its size"
+            f"{percent(hole.share)} {hole.where}" if hole.share else f"no hole {hole.where} of any size"
             for hole in self.visible_holes
         ]
         if not sizes:
             return ""
         return (
-            f"Of the box, {self.num} demonstrations would show an empty part with a probability of at least "
-            f"{percent(POWER)} from these sizes on: {'; '.join(sizes)}. Smaller holes may exist."
+            f"With {self.num} demonstrations, holes of these shares of the box are detected with a probability of at "
+            f"least {percent(POWER)}: {'; '.join(sizes)}. Smaller holes may exist."
         )
 
     @property
     def more(self) -> str:
-        """What more demonstrations would buy, as a sentence."""
+        """Expected benefit of more demonstrations, as a sentence."""
         now = next((point.nearest for point in self.scaling if point.num >= self.num), 0.0)
         gains = [
-            f"with {point.num - self.num} more random starts, {percent(1 - point.nearest / now)}"
+            f"with {point.num - self.num} more random initial states, by {percent(1 - point.nearest / now)}"
             for point in self.scaling
             if point.num > self.num
         ]
-        return f"A start would be nearer to a demonstration by: {'; '.join(gains)}." if gains and now else ""
+        return (
+            f"The mean distance to the nearest demonstration would decrease: {'; '.join(gains)}."
+            if gains and now
+            else ""
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything, the verdict included, for JSON."""
+        """Return all fields and the verdict for JSON."""
         return {"level": self.level, "verdict": self.verdict, **asdict(self)}

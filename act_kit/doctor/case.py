@@ -1,4 +1,4 @@
-"""What the doctor looks at: a run with its data and evaluations, and what it measures of them, each once."""
+"""The cases that the doctor examines, with cached measurements: a dataset, or a run with datasets and evaluations."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ from act_kit.files import free_beside, quoted, read_json, read_text
 from act_kit.metrics import read_metrics
 from act_kit.overrides import compose
 from act_kit.parallel import LocalExecutor
+from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
-from act_kit.rollouts.agents import ExpertAgent, PolicyAgent
+from act_kit.rollouts.agents import ExpertAgent
 from act_kit.rollouts.rollout import Outcome, RolloutPool
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import find_gl
@@ -40,25 +41,25 @@ from act_kit.statistics import Rate
 from act_kit.training.run import load_run, noted_evaluations, train_command
 
 _NUM_FRESH = 24
-"""Fresh starts that it measures on, over all tasks; at least ten of each."""
+"""Number of test initial states, over all tasks; at least ten per task."""
 
-_NUM_SHOWN = 12
-"""Demonstrated starts, likewise; at least six of each."""
+_NUM_DEMONSTRATED = 12
+"""Number of demonstrated initial states, over all tasks; at least six per task."""
 
 _SUCCEEDS = 0.8
-"""Of the expert's success rate: a policy fails in a task if its own is shown to be less."""
+"""Fraction of the expert's success rate: a policy fails in a task if its success rate is significantly lower."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationFiles:
-    """The evaluation of one task, as it lies on disk.
+    """The files of the evaluation of one task.
 
     Attributes:
-        folder: Where.
-        summary: ``summary.json``.
-        rows: ``episodes.csv``.
-        starts: Of ``init_states.json``, float64 (N, D), unchecked.
-        starts_file: All of ``init_states.json``.
+        folder: Folder of the files.
+        summary: Content of ``summary.json``.
+        rows: Rows of ``episodes.csv``.
+        init_states: Initial states of ``init_states.json``, float64 (N, D), unchecked.
+        init_states_file: Content of ``init_states.json``.
     """
 
     folder: Path
@@ -69,7 +70,7 @@ class EvaluationFiles:
 
     @classmethod
     def read(cls, folder: Path) -> EvaluationFiles:
-        """Read an evaluation, whatever it claims.
+        """Read an evaluation without checking its content.
 
         Raises:
             DatasetError: A file is missing or cannot be read.
@@ -78,22 +79,23 @@ class EvaluationFiles:
             rows = list(csv.DictReader(io.StringIO(read_text(folder / "episodes.csv"), newline="")))
             init_states_file = read_json(folder / "init_states.json")
             return cls(
-                folder=folder, summary=read_json(folder / "summary.json"), rows=rows,
-                init_states=np.array(init_states_file["init_states"], dtype=np.float64), init_states_file=init_states_file,
-            )  # fmt: skip
+                folder=folder,
+                summary=read_json(folder / "summary.json"),
+                rows=rows,
+                init_states=np.array(init_states_file["init_states"], dtype=np.float64),
+                init_states_file=init_states_file,
+            )
         except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-            raise DatasetError(
-                f"The evaluation {folder} is damaged: {error!r}. Evaluate again: act eval RUN"
-            ) from error
+            raise DatasetError(f"The evaluation {folder} is damaged: {error!r}. Fix: act eval RUN") from error
 
     @property
     def task(self) -> str:
-        """The task it says it is of."""
+        """Task named in ``summary.json``."""
         return str(self.summary["task"])
 
 
 class DatasetCase:
-    """A dataset."""
+    """A dataset and its reports, computed when first used."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -105,86 +107,87 @@ class DatasetCase:
 
     @cached_property
     def diversity(self) -> DiversityReport | FirstObservations:
-        """What the report says of it."""
+        """The diversity report."""
         return measure_dataset(self.store, soundness=self.soundness)
 
     @cached_property
     def soundness(self) -> Soundness:
-        """What replaying every demonstration, and asking the expert again, shows."""
+        """The result of replaying every demonstration and comparing it with the scripted expert."""
         return check_soundness(self.store, of_all=True)
 
     @property
     def is_refused(self) -> bool:
-        """Whether ``act train`` takes it with ``--allow-low-diversity`` alone."""
+        """True if ``act train`` accepts the dataset only with ``--allow-low-diversity``."""
         try:
             return self.diversity.level == "FAIL"
         except DatasetError:
             return False
 
     def require_metaworld(self) -> None:
-        """Raise :class:`DatasetError` unless states and actions are those of a task of Meta-World."""
+        """Raise :class:`DatasetError` unless states and actions are those of a Meta-World task."""
         if not self.store.is_of_metaworld:
-            raise DatasetError(f"'{self.store.info.task}' is no task of Meta-World.")
+            raise DatasetError(f"'{self.store.info.task}' is not a Meta-World task.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRollouts:
-    """How often a policy succeeds in a task.
+    """The success rates of a policy and the expert in a task.
 
     Attributes:
-        fresh, shown: From fresh initial states, and from demonstrated ones; None where nobody recorded these.
-        expert: The scripted expert, from the same fresh ones.
+        fresh: Success rate from test initial states.
+        demonstrated: Success rate from demonstrated initial states; None if these were not recorded.
+        expert: Success rate of the scripted expert from the same test initial states.
     """
 
     task: str
     fresh: Rate
-    shown: Rate | None
+    demonstrated: Rate | None
     expert: Rate
 
     @property
     def succeeds(self) -> bool:
-        """Whether it may succeed nearly as often as the expert, as far as so few episodes tell."""
+        """True unless the policy succeeds significantly less often than the expert."""
         return self.fresh.interval[1] >= _SUCCEEDS * self.expert.value
 
     def __str__(self) -> str:
-        shown = f" and {self.shown} from demonstrated ones" if self.shown else ""
-        return f"success {self.fresh} from fresh starts{shown}"
+        demonstrated = f" and {self.demonstrated} from demonstrated ones" if self.demonstrated else ""
+        return f"success {self.fresh} from test initial states{demonstrated}"
 
 
 class RunCase:
-    """A run. What it measures is measured when it is first asked for; the doctor's processes end with :meth:`close`."""
+    """A run and its measurements, which are made when first used. :meth:`close` stops the doctor's processes."""
 
     def __init__(self, folder: Path, num_workers: int, evaluation: Path | None = None) -> None:
-        """Look at the run in ``folder``, and of its evaluations at all, or only at that in ``evaluation``."""
+        """Examine the run in ``folder`` with all its evaluations, or only the one in ``evaluation``."""
         self.folder = folder
         self.num_workers = num_workers
         self._evaluation = evaluation
         self._resources = ExitStack()
 
     def close(self) -> None:
-        """End the processes and delete what was only measured on."""
+        """Stop the processes and delete temporary data."""
         self._resources.close()
 
-    # -- what lies there -------------------------------------------------------------------------------------------
+    # -- files of the run ------------------------------------------------------------------------------------------
 
     @cached_property
     def config(self) -> TrainConfig:
-        """The configuration it was trained with."""
+        """Training configuration."""
         return load_run(self.folder)[0]
 
     @cached_property
     def datasets(self) -> list[DatasetCase]:
-        """The datasets that its configuration names."""
+        """Datasets that the configuration names."""
         return [DatasetCase(path) for path in load_run(self.folder)[1]]
 
     @cached_property
     def stores(self) -> list[EpisodeStore]:
-        """The same, opened."""
+        """Datasets that the configuration names, opened."""
         return [case.store for case in self.datasets]
 
     @cached_property
     def policy(self) -> Policy:
-        """The policy that an evaluation of this run would load."""
+        """The policy that ``act eval`` loads."""
         try:
             return Policy.load(self.folder)
         except CheckpointError as error:
@@ -192,20 +195,20 @@ class RunCase:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """The folders of its checkpoints."""
+        """Folders of the checkpoints."""
         return sorted({path.resolve() for path in (self.folder / "checkpoints").glob("*") if path.is_dir()})
 
     @cached_property
     def read_evaluations(self) -> tuple[list[EvaluationFiles], list[str]]:
-        """Every evaluation in or beside the run's folder, or where it noted one; and what is wrong with those in it.
+        """Evaluations of the run, one per task, and a message for each damaged one.
 
-        Each is of one task.
+        They are searched in the run's folder, next to it, and in the folders that the run has recorded.
         """
         evaluations: list[EvaluationFiles] = []
         damaged: list[str] = []
         for path in self._summaries():
             try:
-                if "tasks" not in read_json(path):  # of several tasks: each has a folder of its own
+                if "tasks" not in read_json(path):  # each task of a multi-task evaluation has its own folder
                     evaluations.append(EvaluationFiles.read(path.parent))
             except (OSError, ValueError, TypeError, DatasetError) as error:
                 damaged.append(f"{path}: {error}")
@@ -218,11 +221,11 @@ class RunCase:
         elsewhere = list(self.folder.resolve().parent.glob("eval*/**/summary.json"))
         for folder in noted_evaluations(self.folder):
             elsewhere += [*folder.glob("summary.json"), *folder.glob("*/summary.json")]
-        found = {path.resolve(): path for path in elsewhere if self._is_of(path)} | inside
+        found = {path.resolve(): path for path in elsewhere if self._is_evaluation_of_run(path)} | inside
         return sorted(found.values())
 
-    def _is_of(self, path: Path) -> bool:
-        """Tell whether the summary at ``path`` says that it is of a checkpoint, or of the weights, of this run."""
+    def _is_evaluation_of_run(self, path: Path) -> bool:
+        """Return True if the summary at ``path`` names a checkpoint or the weights of this run."""
         try:
             summary = read_json(path)
             checkpoint, weights = Path(summary["training"]["checkpoint"]), summary.get("weights")
@@ -239,26 +242,26 @@ class RunCase:
 
     @cached_property
     def fingerprints(self) -> list[str]:
-        """Of the datasets, as they are signed."""
+        """Fingerprints of the datasets."""
         return [store.fingerprint or store.compute_fingerprint() for store in self.stores]
 
     @property
     def _trained_on(self) -> list[str]:
-        return [shown.fingerprint for shown in self.policy.contract.demonstrations]
+        return [demonstrations.fingerprint for demonstrations in self.policy.metadata.demonstrations]
 
     def require_training_data(self) -> None:
-        """Raise :class:`DatasetError` unless the datasets are those that the policy was trained on."""
+        """Raise :class:`DatasetError` unless the policy was trained on the run's datasets as they are now."""
         if self._trained_on != self.fingerprints:
-            raise DatasetError("The run's data are not those that the policy was trained on.")
+            raise DatasetError("The run's datasets differ from those that the policy was trained on.")
 
     @property
     def evaluations(self) -> list[EvaluationFiles]:
-        """Those that read."""
+        """Evaluations that are not damaged."""
         return self.read_evaluations[0]
 
     @cached_property
     def recorded(self) -> dict[str, dict[int, float]]:
-        """The records of ``metrics.jsonl`` by name and step, declared or not, up to a damaged one."""
+        """Records of ``metrics.jsonl`` by name and step, declared or not, without damaged ones."""
         recorded: dict[str, dict[int, float]] = {}
         for record in read_metrics(self.folder):
             try:
@@ -271,20 +274,20 @@ class RunCase:
 
     @property
     def train_again(self) -> str:
-        """The command that makes the run again, with all of its configuration, in a new folder."""
+        """Command that repeats the run, with all of its configuration, in a new folder."""
         return self.train_with({})
 
     def train_with(self, changes: Mapping[str, Any], *, data: Sequence[Path] | None = None) -> str:
-        """Return the command that makes the run again, but for some options, by dotted key, or other data."""
+        """Return the command that repeats the run with changed options (dotted keys) or other data."""
         try:
             config, paths = self.config, data or [dataset.path for dataset in self.datasets]
         except CheckpointError:
             return "act train --data DATASET"
-        refused = data is None and any(dataset.is_refused for dataset in self.datasets)
-        return train_command(config, paths, self.folder, changes) + (" --allow-low-diversity" if refused else "")
+        is_refused = data is None and any(dataset.is_refused for dataset in self.datasets)
+        return train_command(config, paths, self.folder, changes) + (" --allow-low-diversity" if is_refused else "")
 
     def train_on_fixed(self, dataset: DatasetCase, fix: str) -> str:
-        """Return ``fix``, and the command that then trains on what it makes, if that is a dataset beside a dataset."""
+        """Return ``fix``, followed by the training command if ``fix`` makes a new dataset next to the old one."""
         fixed = free_beside(dataset.path)
         if f" {quoted(fixed)} " not in f"{fix} ":
             return fix
@@ -295,7 +298,7 @@ class RunCase:
         """Return the command that evaluates the run."""
         return shlex.join(["act", "eval", str(self.folder), *options, "--out", str(out)])
 
-    # -- what is measured ------------------------------------------------------------------------------------------
+    # -- measurements ----------------------------------------------------------------------------------------------
 
     def split(self, store: EpisodeStore) -> tuple[np.ndarray, np.ndarray]:
         """Return the training and the validation episodes of a dataset, as the run splits them."""
@@ -307,16 +310,19 @@ class RunCase:
 
     @cached_property
     def fresh(self) -> list[EpisodeStore]:
-        """Fresh demonstrations of each task, by the same demonstrator and with its noise, drawn if the policy looks."""
+        """New demonstrations of each task by the scripted expert, with the dataset's noise and the policy's images."""
         scratch = Path(self._resources.enter_context(TemporaryDirectory()))
         views = self.policy.views
         stores = []
         for store in {store.info.task: store for store in self.stores}.values():
             info = store.info
             flags = {
-                "task": info.task, "n": self._share(_NUM_FRESH, 4), "seed": SEED, "noise": info.noise,
+                "task": info.task,
+                "n": self._share(_NUM_FRESH, 4),
+                "seed": SEED,
+                "noise": info.noise,
                 "steps_after_success": info.steps_after_success,
-            }  # fmt: skip
+            }
             config = compose("collect", CollectConfig, flags=flags)
             with LocalExecutor(1) as executor:
                 stores.append(collect(config, scratch / info.task, executor=executor))
@@ -326,16 +332,16 @@ class RunCase:
         return stores
 
     def gap_of(self, store: EpisodeStore) -> Gap:
-        """Compare the loss on the dataset's held-out demonstrations with that on fresh ones of its task.
+        """Compare the loss on the dataset's held-out demonstrations with the loss on new ones of its task.
 
         Raises:
-            Incomparable: The fresh ones, which the scripted expert makes, are not like the dataset's.
-            DatasetError: The policy was not trained on it as it is: which episodes were held out is not known.
+            Incomparable: The new demonstrations, made by the scripted expert, differ in kind from the dataset's.
+            DatasetError: The policy was not trained on the dataset as it is now, so its held-out episodes are unknown.
         """
         if (store.fingerprint or store.compute_fingerprint()) not in self._trained_on:
             raise DatasetError(
-                f"{self.folder} was not trained on {store.path} as it is now, so nothing of it was held out. Give the "
-                "dataset that config.yaml of the run names."
+                f"{self.folder} was not trained on {store.path} as it is now, so its held-out episodes are unknown. "
+                "Fix: give the dataset that config.yaml of the run names."
             )
         held_out = evenly(comparable(store, self.split(store)[1]))
         fresh = next(fresh for fresh in self.fresh if fresh.info.task == store.info.task)
@@ -345,7 +351,7 @@ class RunCase:
 
     @cached_property
     def gaps(self) -> tuple[dict[str, Gap], list[str]]:
-        """The worst gap of each task that has one, and why others have none."""
+        """Largest gap of each task, and the reasons why a dataset has none."""
         gaps: dict[str, Gap] = {}
         reasons: list[str] = []
         for store in self.stores:
@@ -360,73 +366,77 @@ class RunCase:
 
     @cached_property
     def results(self) -> list[TaskRollouts]:
-        """How the policy does in each task."""
-        return [
-            TaskRollouts(
-                task=task,
-                fresh=success_rate(_of_task(self.from_fresh, task)),
-                shown=success_rate(_of_task(self.from_shown, task)) if self.from_shown else None,
-                expert=self.expert_rates[task],
+        """Success rates of each task."""
+        results = []
+        for task in self.policy.tasks:
+            demonstrated = _of_task(self.from_demonstrated, task)
+            results.append(
+                TaskRollouts(
+                    task=task,
+                    fresh=success_rate(_of_task(self.from_fresh, task)),
+                    demonstrated=success_rate(demonstrated) if self.from_demonstrated else None,
+                    expert=self.expert_rates[task],
+                )
             )
-            for task in self.policy.tasks
-        ]
+        return results
 
     @cached_property
     def roll(self) -> RolloutPool:
-        """What rolls out."""
+        """The pool of processes that runs rollouts."""
         return self._resources.enter_context(
             RolloutPool(self.num_workers, engine=self.config.sim.engine, num_envs=self.config.rollout.num_envs)
         )
 
     @cached_property
     def test_init_states(self) -> list[InitialState]:
-        """Fresh starts of each task, none of them demonstrated."""
+        """Test initial states of each task, none of them demonstrated."""
         init_states: list[InitialState] = []
         for task in self.policy.tasks:
             init_state_set = make_init_state_set(task, "test", self._share(_NUM_FRESH, 10), SEED, [])
-            check_disjoint(init_state_set, self.policy.contract.init_states_of(task))
+            check_disjoint(init_state_set, self.policy.metadata.init_states_of(task))
             init_states += init_state_set.init_states
         return init_states
 
     @cached_property
     def train_init_states(self) -> list[InitialState]:
-        """Some demonstrated starts of each task, if they are known of all."""
+        """Some demonstrated initial states of each task; empty unless they were recorded for all tasks."""
         init_states: list[InitialState] = []
         for task in self.policy.tasks:
-            known = self.policy.contract.init_states_of(task)
-            if not known:
+            demonstrated = self.policy.metadata.init_states_of(task)
+            if not demonstrated:
                 return []
-            init_states += make_init_state_set(task, "train", self._share(_NUM_SHOWN, 6), 0, known).init_states
+            num = self._share(_NUM_DEMONSTRATED, 6)
+            init_states += make_init_state_set(task, "train", num, 0, demonstrated).init_states
         return init_states
 
     @cached_property
     def from_fresh(self) -> list[Outcome]:
-        """The policy from fresh starts."""
+        """Results of the policy from test initial states."""
         return self.act_from(self.policy, self.test_init_states)
 
     @cached_property
-    def from_shown(self) -> list[Outcome]:
-        """The policy from demonstrated starts; nothing where they are not known."""
+    def from_demonstrated(self) -> list[Outcome]:
+        """Results of the policy from demonstrated initial states; empty if these were not recorded."""
         return self.act_from(self.policy, self.train_init_states) if self.train_init_states else []
 
     @cached_property
     def expert(self) -> list[Outcome]:
-        """The scripted expert from the same fresh starts."""
+        """Results of the scripted expert from the same test initial states."""
         return self.roll(ExpertAgent(), self.test_init_states, stop_at_success=True)
 
     @cached_property
     def expert_rates(self) -> dict[str, Rate]:
-        """How often the scripted expert succeeds in each task."""
+        """Success rate of the scripted expert in each task."""
         return {task: success_rate(_of_task(self.expert, task)) for task in self.policy.tasks}
 
     def act_from(
         self, policy: Policy, init_states: Sequence[InitialState], *, to_the_end: bool = False
     ) -> list[Outcome]:
-        """Roll a policy out."""
+        """Run rollouts of a policy."""
         return self.roll(PolicyAgent(policy), init_states, stop_at_success=not to_the_end)
 
     def _share(self, num: int, least: int) -> int:
-        """Of ``num`` episodes, those of each task."""
+        """Return the number of episodes per task if ``num`` are divided among all tasks, at least ``least``."""
         return max(least, num // len(self.policy.tasks))
 
 

@@ -1,4 +1,4 @@
-"""Does what a policy is used on match what it was trained on: data, model, pictures, the task itself?"""
+"""Checks that the run, its checkpoint and this environment are consistent: data, model, images, task."""
 
 from __future__ import annotations
 
@@ -16,160 +16,180 @@ from act_kit.versions import versions
 
 CHECKS = Checks[RunCase]()
 
-_NUM_REDRAWN = 3
+_NUM_RENDERED = 3
 _EXPERT_SUCCEEDS = 0.8
-"""Less than every task's expert does."""
+"""A success rate that the expert of every task exceeds."""
 
-_OFF = 2
-"""Of 255: more than two renderers differ by, less than two episodes."""
+_MAX_PIXEL_DIFFERENCE = 2
+"""Mean difference of pixels, 0 to 255: more than between two renderers, less than between two episodes."""
 
 
 @CHECKS.add("checkpoint of another run", stage="environment", how_to_verify="compare tasks and fingerprints")
 def same_data(case: RunCase) -> Result:
-    """Was the policy trained on the data that the run names, as they are now?"""
-    contract = case.policy.contract
+    """Check that the policy was trained on the datasets that the run names, as they are now."""
+    metadata = case.policy.metadata
     path = find_checkpoint(case.folder) / "policy.json"
     tasks = tuple(dict.fromkeys(store.info.task for store in case.stores))
-    if contract.tasks != tasks:
+    if metadata.tasks != tasks:
         return critical(
-            f"the checkpoint is of {', '.join(contract.tasks)}, the run's data are of {', '.join(tasks)}: it is "
-            "another run's.", path, case.train_again,
-        )  # fmt: skip
-    for shown, store in zip(contract.demonstrations, case.stores, strict=False):
-        known, init_states = shown.init_states, store.recorded_init_states
-        if known and len(known) < len(init_states) and known == init_states[: len(known)]:
+            f"the checkpoint is of {', '.join(metadata.tasks)}, the run's data are of {', '.join(tasks)}: the "
+            "checkpoint belongs to another run.",
+            path,
+            case.train_again,
+        )
+    for demonstrations, store in zip(metadata.demonstrations, case.stores, strict=False):
+        trained, init_states = demonstrations.init_states, store.recorded_init_states
+        if trained and len(trained) < len(init_states) and trained == init_states[: len(trained)]:
             return warning(
-                f"{store.path} has grown since: it was trained on {len(known)} of its {store.num_episodes} "
-                "demonstrations.", path, case.train_again,
-            )  # fmt: skip
-    trained_on = [shown.fingerprint for shown in contract.demonstrations]
-    if trained_on != case.fingerprints:
-        return critical(
-            f"the checkpoint was trained on other data than the run names (fingerprints {_short(trained_on)}, not "
-            f"{_short(case.fingerprints)}): another run's, or the data were collected anew.", path, case.train_again,
-        )  # fmt: skip
-    for shown, store in zip(contract.demonstrations, case.stores, strict=True):
-        if shown.init_states != store.recorded_init_states:
-            return critical(
-                f"the starts that the checkpoint says it was shown are not those of {store.path}.",
+                f"{store.path} has grown since training: the policy was trained on {len(trained)} of its "
+                f"{store.num_episodes} demonstrations.",
                 path,
                 case.train_again,
             )
-    return ruled_out("The checkpoint names the tasks, the data and the starts that the run names.")
+    trained_on = [demonstrations.fingerprint for demonstrations in metadata.demonstrations]
+    if trained_on != case.fingerprints:
+        return critical(
+            f"the checkpoint was trained on other data than the run names (fingerprints {_short(trained_on)}, not "
+            f"{_short(case.fingerprints)}): it belongs to another run, or the data were collected again.",
+            path,
+            case.train_again,
+        )
+    for demonstrations, store in zip(metadata.demonstrations, case.stores, strict=True):
+        if demonstrations.init_states != store.recorded_init_states:
+            return critical(
+                f"the initial states recorded in the checkpoint differ from those of {store.path}.",
+                path,
+                case.train_again,
+            )
+    return ruled_out("The checkpoint and the run name the same tasks, data and initial states.")
 
 
 @CHECKS.add("checkpoint of another model", stage="environment", how_to_verify="compare with config.yaml")
 def same_model(case: RunCase) -> Result:
-    """Is the policy of the sizes, and does it see what, the run's configuration says?"""
+    """Check that the sizes and inputs of the policy match the configuration of the run."""
     path = find_checkpoint(case.folder) / "policy.json"
     policy, config = case.policy, case.config
-    for name in vars(config.policy).keys() - {"cameras"}:  # see same_pictures
+    for name in vars(config.policy).keys() - {"cameras"}:  # see same_images
         of_policy, of_run = getattr(policy.model.config, name), getattr(config.policy, name)
         if of_policy != of_run:
             return critical(
-                f"the checkpoint has policy.{name}={of_policy}, the run's configuration {of_run}: it is another run's.",
-                path, case.train_again,
-            )  # fmt: skip
-    return ruled_out("Sizes and inputs are those of the configuration.")
+                f"the checkpoint has policy.{name}={of_policy}, the run's configuration {of_run}: the checkpoint "
+                "belongs to another run.",
+                path,
+                case.train_again,
+            )
+    return ruled_out("Sizes and inputs match the configuration.")
 
 
-@CHECKS.add("another environment in use", stage="environment", how_to_verify="compare versions, horizon and rate")
+@CHECKS.add("environment mismatch", stage="environment", how_to_verify="compare versions, horizon and rate")
 def same_environment(case: RunCase) -> Result:
-    """Were data, training and evaluations made in the environment that is here?"""
-    contract = case.policy.contract
+    """Check that data, training and evaluations have the versions of this environment."""
+    metadata = case.policy.metadata
     path = find_checkpoint(case.folder) / "policy.json"
-    if (contract.horizon, contract.control_hz) != (HORIZON, CONTROL_HZ):
+    if (metadata.horizon, metadata.control_hz) != (HORIZON, CONTROL_HZ):
         return critical(
-            f"the policy was made for {contract.horizon} steps at {contract.control_hz} Hz; the benchmark has "
-            f"{HORIZON} at {CONTROL_HZ} Hz.", path, case.train_again,
-        )  # fmt: skip
+            f"the policy was made for {metadata.horizon} steps at {metadata.control_hz} Hz; the benchmark has "
+            f"{HORIZON} at {CONTROL_HZ} Hz.",
+            path,
+            case.train_again,
+        )
     here = versions()
-    made = {"training": contract.versions}
-    # Of imported data nobody may know what they were recorded with.
+    made = {"training": metadata.versions}
+    # The versions of imported data may be unknown.
     made |= {str(data.path): data.store.info.versions for data in case.datasets if data.store.has_init_states}
     made |= {str(evaluation.folder): evaluation.summary["versions"] for evaluation in case.evaluations}
     for name in ("metaworld", "mujoco"):
-        others = [f"{what}: {of_it.get(name)}" for what, of_it in made.items() if of_it.get(name) != here[name]]
+        others = [f"{place}: {used.get(name)}" for place, used in made.items() if used.get(name) != here[name]]
         if others:
-            return warning(f"{name} is {here[name]} here; {', '.join(others)}.", path, case.train_again)
+            return warning(f"{name} is {here[name]} on this machine; {', '.join(others)}.", path, case.train_again)
     return ruled_out(f"Data, training, evaluations have metaworld {here['metaworld']}, mujoco {here['mujoco']}.")
 
 
-@CHECKS.add("goal hidden", stage="environment", how_to_verify="look at the last three numbers of the states")
+@CHECKS.add("goal hidden", stage="environment", how_to_verify="inspect the last three numbers of the states")
 def goal(case: RunCase) -> Result:
-    """Did the policy see the goal in training?"""
-    if case.config.policy.sees_state and not case.policy.contract.goal_visible:
+    """Check that the training states contain the goal."""
+    if case.config.policy.sees_state and not case.policy.metadata.goal_visible:
         path = find_checkpoint(case.folder) / "policy.json"
         if all(store.steps("state")[:, -3:].any() for store in case.stores):
             return suspected(
-                "the checkpoint says that it was not shown the goal, but its data show it: was policy.json edited?",
-                path, case.train_again,
-            )  # fmt: skip
+                "the checkpoint states that the goal was hidden in training, but its data contain the goal: was "
+                "policy.json edited?",
+                path,
+                case.train_again,
+            )
         return critical(
-            "the policy was trained on states that hide the goal: what cannot be seen cannot be imitated.", path,
+            "the policy was trained on states that hide the goal: it cannot imitate behavior that depends on the goal.",
+            path,
             case.train_again,
-        )  # fmt: skip
-    return ruled_out("It saw the goal in training, or only pictures.")
+        )
+    return ruled_out("The training states contain the goal, or the policy uses only images.")
 
 
-@CHECKS.add("other pictures in use", stage="environment", how_to_verify="draw an episode again")
+@CHECKS.add("image mismatch", stage="environment", how_to_verify="render an episode again")
 def same_images(case: RunCase) -> Result:
-    """Does the policy see in use what it saw in training?"""
+    """Check that the policy receives the same kind of images in training and in evaluation."""
     policy = case.policy
     if policy.views is None:
-        return ruled_out("It sees no pictures.")
+        return ruled_out("The policy uses no images.")
     path = find_checkpoint(case.folder) / "policy.json"
     if tuple(policy.views.cameras) != tuple(case.config.policy.cameras):
         return critical(
-            f"the policy looks through {', '.join(policy.views.cameras)} in use, it was trained with "
-            f"{', '.join(case.config.policy.cameras)}.", path, case.train_again,
-        )  # fmt: skip
+            f"the policy uses cameras {', '.join(policy.views.cameras)} in evaluation, but was trained with "
+            f"{', '.join(case.config.policy.cameras)}.",
+            path,
+            case.train_again,
+        )
     for store in case.stores:
         for camera in policy.views.cameras:
             images = ImageStore(store, camera)
             if images.settings != policy.views.settings:
                 return critical(
-                    f"the policy is shown {policy.views.settings} pictures in use, {camera} was drawn at "
-                    f"{images.settings} for training.", path, case.train_again,
-                )  # fmt: skip
-    return _redrawn(case)
+                    f"the policy receives {policy.views.settings} images in evaluation, but {camera} was rendered at "
+                    f"{images.settings} for training.",
+                    path,
+                    case.train_again,
+                )
+    return _compare_rendered(case)
 
 
-def _redrawn(case: RunCase) -> Result:
-    """Draw some episodes again and compare."""
+def _compare_rendered(case: RunCase) -> Result:
+    """Render some episodes again and compare the images."""
     views = case.policy.views
     assert views is not None
     gl = find_gl()
     for store in case.stores:
         episodes = store.episodes()
-        chosen = evenly(np.arange(len(episodes)), _NUM_REDRAWN)
+        chosen = evenly(np.arange(len(episodes)), _NUM_RENDERED)
         jobs = [(views.settings, list(views.cameras), episodes[i].init_state, episodes[i].physics) for i in chosen]
         with LocalExecutor(1, gl.environment) as executor:
-            drawn = list(executor.map(render_episode, jobs))
-        for index, frames in zip(chosen, drawn, strict=True):
+            rendered = list(executor.map(render_episode, jobs))
+        for index, frames in zip(chosen, rendered, strict=True):
             for number, camera in enumerate(views.cameras):
                 recorded = ImageStore(store, camera).episode(int(index)).astype(int)
-                off = np.abs(frames.images[:, number].astype(int) - recorded).mean()
-                if off > _OFF:
+                difference = np.abs(frames.images[:, number].astype(int) - recorded).mean()
+                if difference > _MAX_PIXEL_DIFFERENCE:
                     return critical(
-                        f"{camera} in {store.path} does not show episode {index}: drawn again, a pixel differs by "
-                        f"{off:.0f} of 255 in the mean.", store.path / "data/images" / camera,
+                        f"the images of {camera} in {store.path} do not show episode {index}: rendered again, pixels "
+                        f"differ by {difference:.0f} of 255 on average.",
+                        store.path / "data/images" / camera,
                         f"{ImageStore(store, camera).command} --overwrite",
-                    )  # fmt: skip
-    return ruled_out("Cameras, sizes and episodes drawn again are the same in training and in use.")
+                    )
+    return ruled_out("Cameras, sizes and re-rendered episodes are the same in training and in evaluation.")
 
 
-@CHECKS.add("the task cannot be done", stage="environment", how_to_verify="let the scripted expert try")
+@CHECKS.add("the expert fails", stage="environment", how_to_verify="run the scripted expert")
 def expert_succeeds(case: RunCase) -> Result:
-    """Can the task be done from these starts at all, here?"""
+    """Check that the scripted expert succeeds from the test initial states in this environment."""
     rates = {task: f"{task} {rate}" for task, rate in case.expert_rates.items()}
     failing = [rates[task] for task, rate in case.expert_rates.items() if rate.interval[1] < _EXPERT_SUCCEEDS]
     if failing:
         return critical(
-            f"the scripted expert itself fails here, from fresh initial states: {', '.join(failing)}. The environment "
-            "or the success rule differs from Meta-World's.", "rollouts of the doctor", "act doctor",
-        )  # fmt: skip
-    return ruled_out(f"The scripted expert succeeds from fresh initial states: {', '.join(rates.values())}.")
+            f"the scripted expert fails on this machine, from test initial states: {', '.join(failing)}. The "
+            "environment or the success rule differs from Meta-World's.",
+            "rollouts of the doctor",
+            "act doctor",
+        )
+    return ruled_out(f"The scripted expert succeeds from test initial states: {', '.join(rates.values())}.")
 
 
 def _short(fingerprints: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""What may be wrong with a dataset by itself."""
+"""Checks of a dataset."""
 
 from __future__ import annotations
 
@@ -20,30 +20,34 @@ from act_kit.sim.tasks import CONTROL_HZ, HORIZON, get_task
 CHECKS = Checks[DatasetCase]()
 
 
-@CHECKS.add("another horizon or rate", stage="environment", how_to_verify="read the dataset's attributes")
+@CHECKS.add("horizon or control rate mismatch", stage="environment", how_to_verify="read the dataset's attributes")
 def contract(case: DatasetCase) -> Result:
-    """Was it recorded in the benchmark's environment?"""
+    """Check that the dataset has the horizon and the control rate of the benchmark."""
     case.require_metaworld()
     info = case.store.info
     if (info.horizon, info.control_hz) != (HORIZON, CONTROL_HZ):
         return critical(
             f"{case.path} was recorded with a horizon of {info.horizon} steps at {info.control_hz} Hz; the benchmark "
-            f"has {HORIZON} at {CONTROL_HZ} Hz.", case.path / "zarr.json", case.store.command_again,
-        )  # fmt: skip
+            f"has {HORIZON} at {CONTROL_HZ} Hz.",
+            case.path / "zarr.json",
+            case.store.command_again,
+        )
     return ruled_out(f"{HORIZON} steps at {CONTROL_HZ} Hz.")
 
 
-@CHECKS.add("goal hidden", stage="environment", how_to_verify="look at the last three numbers of the states")
+@CHECKS.add("goal hidden", stage="environment", how_to_verify="inspect the last three numbers of the states")
 def goal(case: DatasetCase) -> Result:
-    """Do the states show the goal?"""
+    """Check that the states contain the goal."""
     case.require_metaworld()
     states = case.store.steps("state")
     hidden = int((~states[:, -3:].any(axis=1)).sum())
     if hidden:
         return critical(
-            f"the goal is hidden in {hidden} of {len(states)} states (their last three numbers are 0): what cannot be "
-            "seen cannot be imitated.", case.path / "data/state", case.store.command_again,
-        )  # fmt: skip
+            f"the goal is hidden in {hidden} of {len(states)} states (their last three numbers are 0): a policy cannot "
+            "imitate behavior that depends on the goal.",
+            case.path / "data/state",
+            case.store.command_again,
+        )
     task = get_task(case.store.info.task)
     moving = [int(dim) for dim in task.informative if dim >= 3]
     init_states = np.array(case.store.recorded_init_states)
@@ -54,18 +58,19 @@ def goal(case: DatasetCase) -> Result:
         and (np.ptp(states[:, -3:], axis=0) < 1e-6).all()
     ):
         return critical(
-            "the starts have different goals, but the states show one and the same.", case.path / "data/state",
+            "the initial states have different goals, but the goal in the states is constant.",
+            case.path / "data/state",
             case.store.command_again,
-        )  # fmt: skip
-    return ruled_out("The goal is in every state.")
+        )
+    return ruled_out("Every state contains the goal.")
 
 
 def _check_demonstrations(kind: str) -> None:
-    """Add the check for one kind of fault of the demonstrations; all share one replay."""
+    """Add the check for one kind of fault of the demonstrations; all kinds share one replay."""
 
     @CHECKS.add(kind, stage="data", how_to_verify="act data verify DATASET; act report DATASET")
     def demonstrations(case: DatasetCase) -> Result:
-        """Do replay, labels and success agree?"""
+        """Check that replay, labels and success agree."""
         case.require_metaworld()
         soundness = case.soundness
         untested_because = soundness.untested(kind)
@@ -73,7 +78,7 @@ def _check_demonstrations(kind: str) -> None:
             return untested(untested_because)
         fault = next((fault for fault in soundness.faults if fault.kind == kind), None)
         if fault is None:
-            return ruled_out(f"In no episode: {soundness.scope}")
+            return ruled_out(f"Not found in any episode: {soundness.scope}")
         evidence = case.path / _EVIDENCE.get(kind.split()[0], "data")
         fix = soundness.fix_for(case.store)
         if not fault.is_certain:
@@ -82,18 +87,24 @@ def _check_demonstrations(kind: str) -> None:
 
 
 _EVIDENCE = {
-    "initial": "meta/rand_vec", "states": "data/state", "actions": "data/action", "action": "data/action",
-    "labels": "data/action", "executed": "data/executed_action", "success": "data/success", "physics": "data/physics",
-}  # fmt: skip
-"""Where a fault lies, by the first word of its kind."""
+    "initial": "meta/rand_vec",
+    "states": "data/state",
+    "actions": "data/action",
+    "action": "data/action",
+    "labels": "data/action",
+    "executed": "data/executed_action",
+    "success": "data/success",
+    "physics": "data/physics",
+}
+"""File with the evidence of a fault, by the first word of its kind."""
 
 for _kind in KINDS:
     _check_demonstrations(_kind)
 
 
-@CHECKS.add("unclipped actions", stage="data", how_to_verify="look at the range of the actions")
+@CHECKS.add("unclipped actions", stage="data", how_to_verify="inspect the range of the actions")
 def clipped(case: DatasetCase) -> Result:
-    """Are the actions those that the environment carries out?"""
+    """Check that all actions are finite and in the range that the environment executes."""
     case.require_metaworld()
     for name in ("action", "executed_action"):
         if name not in case.store.fields:
@@ -101,83 +112,87 @@ def clipped(case: DatasetCase) -> Result:
         values = case.store.steps(name)
         if not np.isfinite(values).all():
             return critical(
-                f"{name} holds numbers that are not finite.", case.path / "data" / name, case.store.command_again
+                f"{name} contains values that are not finite.", case.path / "data" / name, case.store.command_again
             )
         beyond = float((np.abs(values) > 1).any(axis=1).mean())
         if beyond:
             return critical(
-                f"{100 * beyond:.1f} % of the recorded actions lie outside [-1, 1] (up to {np.abs(values).max():.1f}): "
-                "they are not clipped, and the environment does not carry them out so.",
-                case.path / "data" / name, case.store.command_again,
-            )  # fmt: skip
-    return ruled_out("All actions lie in [-1, 1].")
+                f"{100 * beyond:.1f} % of the recorded actions are outside [-1, 1] (up to {np.abs(values).max():.1f}): "
+                "they are not clipped, but the environment clips them before it executes them.",
+                case.path / "data" / name,
+                case.store.command_again,
+            )
+    return ruled_out("All actions are in [-1, 1].")
 
 
-@CHECKS.add("labels are not what was done", stage="data", how_to_verify="compare action with executed_action")
+@CHECKS.add("labels differ from executed actions", stage="data", how_to_verify="compare action with executed_action")
 def executed(case: DatasetCase) -> Result:
-    """Without noise, what was carried out is what is to be learnt; unless a policy acted and the expert labelled."""
+    """Check that labels equal executed actions, unless there was noise or the expert labeled a policy's rollouts."""
     store = case.store
     if store.info.noise:
-        return untested("With noise, what was carried out differs from what is to be learnt, as it should.")
+        return untested("The executed actions differ from the labels by the noise, as intended.")
     if "executed_action" not in store.fields:
-        return untested("Nobody recorded what was carried out.")
+        return untested("The executed actions were not recorded.")
     own = np.repeat([not is_corrected(source) for source in store.sources], store.episode_lengths)
     if not own.any():
-        return untested("A policy acted and the expert labelled: what was carried out differs, as it should.")
+        return untested("The expert labeled a policy's rollouts: executed actions differ from labels, as intended.")
     differs = float((store.steps("action") != store.steps("executed_action"))[own].any(axis=1).mean())
     if differs:
         return critical(
-            f"{100 * differs:.1f} % of the actions to learn are not those that were carried out, though the data say "
-            "that there was no noise.", case.path / "data/action", case.store.command_again,
-        )  # fmt: skip
-    return ruled_out("The actions to learn are those that were carried out.")
+            f"{100 * differs:.1f} % of the labels differ from the executed actions, although the dataset states no "
+            "noise.",
+            case.path / "data/action",
+            case.store.command_again,
+        )
+    return ruled_out("The labels are the executed actions.")
 
 
-@CHECKS.add("data that cannot be", stage="data", how_to_verify="act report DATASET")
+@CHECKS.add("inconsistent data", stage="data", how_to_verify="act report DATASET")
 def sound(case: DatasetCase) -> Result:
-    """Does the report find starts, states and numbers that no collection leaves?"""
+    """Check for initial states, states and values that no collection produces."""
     try:
         level, message = _report(case, "data")
     except InitialStateError as error:
         return critical(
-            f"an initial state that cannot be: {error}", case.path / "meta/rand_vec", case.store.command_again
+            f"an initial state is impossible: {error}", case.path / "meta/rand_vec", case.store.command_again
         )
     if level == "OK":
         if case.store.lacks:
-            return ruled_out(f"All numbers are finite. Not recorded: {', '.join(case.store.lacks)}.")
-        return ruled_out("Every first state is that of its start; all numbers are finite and in their ranges.")
+            return ruled_out(f"All values are finite. Not recorded: {', '.join(case.store.lacks)}.")
+        return ruled_out("Every first state matches its initial state; all values are finite and in range.")
     return (critical if level == "FAIL" else warning)(message, case.path, case.store.command_again)
 
 
-@CHECKS.add("pictures changed", stage="data", how_to_verify="act data info DATASET --verify")
+@CHECKS.add("images changed", stage="data", how_to_verify="act data info DATASET --verify")
 def images(case: DatasetCase) -> Result:
-    """Are the pictures those that were drawn?"""
+    """Check that the images are unchanged since they were rendered."""
     for camera in ImageStore.cameras(case.store):
         images = ImageStore(case.store, camera)
         damaged = images.damaged_episodes()
         if damaged:
             return critical(
-                f"the frames of {camera} of {len(damaged)} episodes (the first: {damaged[0]}) are not what was drawn.",
-                case.path / "data/images" / camera, f"{images.command} --overwrite",
-            )  # fmt: skip
-    return ruled_out("Every picture is as it was drawn, or there are none.")
+                f"the images of {camera} in {len(damaged)} episodes (the first: {damaged[0]}) differ from what was "
+                "rendered.",
+                case.path / "data/images" / camera,
+                f"{images.command} --overwrite",
+            )
+    return ruled_out("All images are unchanged since rendering, or there are none.")
 
 
-@CHECKS.add("starts do not cover", stage="data", how_to_verify="act report DATASET")
+@CHECKS.add("poor coverage of initial states", stage="data", how_to_verify="act report DATASET")
 def coverage(case: DatasetCase) -> Result:
-    """Do the starts cover those that a policy will be evaluated from?"""
+    """Check that the demonstrated initial states cover those from which a policy is evaluated."""
     level, message = _report(case, "coverage")
     if level == "WARN" and case.diversity.num < TOO_FEW:
         return untested(message)
     if level == "OK":
         return ruled_out(case.diversity.verdict.removeprefix("OK: "))
-    found = critical if level == "FAIL" else warning
-    evidence = "meta/rand_vec" if case.store.has_init_states else "data/state"
-    return found(message, case.path / evidence, case.diversity.fix)
+    evidence = case.path / ("meta/rand_vec" if case.store.has_init_states else "data/state")
+    return (critical if level == "FAIL" else warning)(message, evidence, case.diversity.fix)
 
 
 def _report(case: DatasetCase, about: Literal["coverage", "data"]) -> tuple[Level, str]:
-    """Return the worst level of the diversity report's findings of one kind, and what they say."""
+    """Return the worst level of the diversity report's findings of one kind, and their text."""
     findings = [finding for finding in case.diversity.findings if finding.about == about]
     level = worst(findings)
     return level, " ".join(finding.text for finding in findings if finding.level == level)
@@ -185,16 +200,18 @@ def _report(case: DatasetCase, about: Literal["coverage", "data"]) -> tuple[Leve
 
 @CHECKS.add("dataset changed", stage="data", how_to_verify="act data info DATASET --verify")
 def whole(case: DatasetCase) -> Result:
-    """Is the content what the collector fingerprinted?"""
+    """Check that the content matches the fingerprint."""
     store = case.store
     if store.fingerprint is None:
         return warning(
             f"{store.path} is unfinished: {store.num_episodes} of {store.info.num_wanted} demonstrations.",
-            store.path, f"{store.info.command} --out {quoted(store.path)} --resume",
-        )  # fmt: skip
+            store.path,
+            f"{store.info.command} --out {quoted(store.path)} --resume",
+        )
     if store.compute_fingerprint() != store.fingerprint:
         return critical(
-            f"the content of {store.path} is not what was collected: its fingerprint does not match.",
-            store.path, case.store.command_again,
-        )  # fmt: skip
+            f"the content of {store.path} was changed since collection: its fingerprint does not match.",
+            store.path,
+            case.store.command_again,
+        )
     return ruled_out("The content matches its fingerprint.")

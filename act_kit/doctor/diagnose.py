@@ -1,4 +1,4 @@
-"""The doctor: makes every check of a dataset, a run, or this machine, and ranks what they found."""
+"""The doctor: runs every check of a dataset, a run, or this machine, and ranks the findings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COLORS = {"CONFIRMED": "bold red", "SUSPECTED": "bold yellow"}
 
 
 def find_targets(path: Path) -> list[Path]:
-    """Return the run, dataset or evaluation at ``path``, or all runs and datasets that lie in the folder.
+    """Return the run, dataset or evaluation at ``path``, or all runs and datasets inside the folder.
 
     Raises:
         CheckpointError: There is none.
@@ -32,7 +32,8 @@ def find_targets(path: Path) -> list[Path]:
     if not found:
         raise CheckpointError(
             f"There is neither a run (config.yaml), nor a dataset (zarr.json), nor an evaluation (summary.json) at "
-            f"{path}. act doctor RUN, act doctor DATASET, act doctor EVALUATION, or act doctor alone for this machine."
+            f"{path}. Fix: act doctor RUN, act doctor DATASET, act doctor EVALUATION, or act doctor alone for this "
+            "machine."
         )
     return found
 
@@ -57,7 +58,7 @@ def _is_evaluation(path: Path) -> bool:
 
 
 def examine_target(path: Path, *, num_workers: int) -> list[Finding]:
-    """Make every check of the run, dataset or evaluation at ``path``."""
+    """Run every check of the run, dataset or evaluation at ``path``."""
     if _is_dataset(path):
         return examine_dataset(path)
     if _is_run(path):
@@ -66,10 +67,10 @@ def examine_target(path: Path, *, num_workers: int) -> list[Finding]:
 
 
 def _run_of(evaluation: Path) -> Path:
-    """Return the run that an evaluation is of: the one it lies in, or the one it names.
+    """Return the run of an evaluation: the one that contains its folder, or the one that it names.
 
     Raises:
-        CheckpointError: That is not there.
+        CheckpointError: There is none.
     """
     for folder in evaluation.resolve().parents:
         if _is_run(folder):
@@ -78,21 +79,21 @@ def _run_of(evaluation: Path) -> Path:
         checkpoint = Path(read_json(evaluation / "summary.json")["training"]["checkpoint"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{evaluation / 'summary.json'} does not say which run it is of: {error!r}. Give the run: act doctor RUN"
+            f"{evaluation / 'summary.json'} does not name its run: {error!r}. Fix: act doctor RUN"
         ) from error
     run = checkpoint.parent.parent
     if not _is_run(run):
         raise CheckpointError(
-            f"{evaluation} is of the run {run}, which is not there. If it was moved, give it: act doctor RUN"
+            f"{evaluation} evaluates the run {run}, which does not exist. Fix, if it was moved: act doctor RUN"
         )
     return run
 
 
 def examine_dataset(path: Path) -> list[Finding]:
-    """Make every check of a dataset.
+    """Run every check of a dataset.
 
     Raises:
-        DatasetError: It cannot be opened; the message says why.
+        DatasetError: It cannot be opened; the message states the reason.
     """
     case = DatasetCase(path)
     assert case.store
@@ -100,22 +101,22 @@ def examine_dataset(path: Path) -> list[Finding]:
 
 
 def examine_machine(num_workers: int) -> list[Finding]:
-    """Make every check of this machine."""
+    """Run every check of this machine."""
     return examine(MachineCase(num_workers), machine.CHECKS)
 
 
 def examine_run(folder: Path, *, num_workers: int, evaluation: Path | None = None) -> list[Finding]:
-    """Make every check of a run, its datasets and its evaluations, or only the one in ``evaluation``.
+    """Run every check of a run, its datasets and its evaluations, or only the one in ``evaluation``.
 
     Raises:
-        CheckpointError: It has no configuration that reads.
+        CheckpointError: The run has no readable configuration.
     """
     case = RunCase(folder, num_workers, evaluation)
     try:
-        of_run = examine(
+        run_findings = examine(
             case, records.CHECKS, consistency.CHECKS, learning.CHECKS, inference.CHECKS, evaluations.CHECKS
         )
-        findings = [_with_path(finding, "RUN", folder) for finding in of_run]
+        findings = [_with_path(finding, "RUN", folder) for finding in run_findings]
         for dataset in case.datasets:
             try:
                 assert dataset.store
@@ -129,29 +130,31 @@ def examine_run(folder: Path, *, num_workers: int, evaluation: Path | None = Non
 
 
 def _with_training(case: RunCase, dataset: DatasetCase, finding: Finding) -> Finding:
-    """Let the fix of a dataset's fault train the run on the dataset that it makes."""
+    """Append the command that trains the run on the fixed dataset to the fix of a dataset's fault."""
     fix = case.train_on_fixed(dataset, finding.result.fix)
     return _with_path(replace(finding, result=replace(finding.result, fix=fix)), "DATASET", dataset.path)
 
 
 def _with_path(finding: Finding, word: str, path: Path) -> Finding:
-    """Name the dataset or run in what is to be typed to verify a finding."""
+    """Replace ``word`` by the path of the dataset or run in the instruction for verifying a finding."""
     return replace(finding, how_to_verify=finding.how_to_verify.replace(word, quoted(path)))
 
 
 def _linked(findings: Sequence[Finding]) -> list[Finding]:
-    """Take starts that cover poorly for critical, where the policy is seen to suffer from it."""
-    suffers = any(finding.name == "learnt by heart" and finding.result.status == "SUSPECTED" for finding in findings)
-    return [
-        replace(finding, result=replace(finding.result, severity="critical"))
-        if suffers and finding.name == "starts do not cover" and finding.result.status == "CONFIRMED"
-        else finding
-        for finding in findings
-    ]
+    """Make poor coverage of the initial states critical if the policy memorizes its initial states."""
+    suspected = {finding.name for finding in findings if finding.result.status == "SUSPECTED"}
+    if "memorizes its initial states" not in suspected:
+        return list(findings)
+    linked = []
+    for finding in findings:
+        if finding.name == "poor coverage of initial states" and finding.result.status == "CONFIRMED":
+            finding = replace(finding, result=replace(finding.result, severity="critical"))
+        linked.append(finding)
+    return linked
 
 
 def describe(finding: Finding) -> Text:
-    """Return a finding for the terminal: what it says, where that comes from, what settles it and what to type."""
+    """Return a finding for the terminal: message, evidence, how to verify it, and fix."""
     result = finding.result
     lines = [
         result.message,
@@ -164,12 +167,12 @@ def describe(finding: Finding) -> Text:
 
 
 def summary_lines(findings: Sequence[Finding]) -> list[str]:
-    """Say what was ruled out and what could not be tested, in one line for each reason."""
+    """List the faults that were ruled out or could not be tested, in one line per reason."""
     names: dict[tuple[str, str], list[str]] = {}
     for finding in findings:
         if finding.result.status in ("RULED OUT", "UNTESTED"):
             names.setdefault((finding.result.status.lower(), finding.result.message), []).append(finding.name)
-    return [f"{status}: {', '.join(of_one)}. {message}" for (status, message), of_one in names.items()]
+    return [f"{status}: {', '.join(faults)}. {message}" for (status, message), faults in names.items()]
 
 
 def verdict(findings: Sequence[Finding]) -> str:
@@ -180,4 +183,4 @@ def verdict(findings: Sequence[Finding]) -> str:
         return f"{first.name}: {result.message}"
     if result.status in ("CONFIRMED", "SUSPECTED"):
         return f"Nothing critical is confirmed. {result.status.lower()}: {first.name}: {result.message}"
-    return "Nothing wrong was found."
+    return "No fault was found."

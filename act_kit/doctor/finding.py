@@ -1,4 +1,4 @@
-"""What a check found: how sure it is, how bad that would be, the numbers, where they come from, and what to do."""
+"""Checks and findings of the doctor: certainty, severity, message with numbers, evidence, and fix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 from act_kit.errors import ActKitError
 
 Stage = Literal["machine", "instrumentation", "environment", "data", "learning", "inference", "rollouts", "statistics"]
-"""In order of dependence: what is wrong in one makes what the later ones say worthless."""
+"""Stages in order of dependence: a fault in one stage invalidates the results of later ones."""
 
 Status = Literal["CONFIRMED", "SUSPECTED", "RULED OUT", "UNTESTED"]
 Severity = Literal["critical", "warning"]
@@ -17,15 +17,15 @@ Severity = Literal["critical", "warning"]
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a check says.
+    """The result of a check.
 
     Attributes:
-        status: CONFIRMED where the numbers leave no doubt, SUSPECTED where they point there, RULED OUT where they would
-            have shown it, UNTESTED where they could not be taken.
-        severity: critical where it makes a success rate or a policy worthless.
-        says: A sentence with the numbers.
-        evidence: The files the numbers come from.
-        mend: What to type.
+        status: CONFIRMED if the measurements prove the fault, SUSPECTED if they suggest it, RULED OUT if they exclude
+            it, UNTESTED if they could not be made.
+        severity: critical if the fault invalidates a success rate or a policy.
+        message: A sentence with the numbers.
+        evidence: The files from which the numbers were taken.
+        fix: The command to type.
     """
 
     status: Status
@@ -36,27 +36,27 @@ class Result:
 
 
 def critical(message: str, evidence: object, fix: str) -> Result:
-    """It is so, and makes the result worthless."""
+    """Return a confirmed fault that invalidates a success rate or a policy."""
     return Result(status="CONFIRMED", severity="critical", message=message, evidence=str(evidence), fix=fix)
 
 
 def warning(message: str, evidence: object, fix: str) -> Result:
-    """It is so, and worth knowing."""
+    """Return a confirmed fault that does not invalidate the results."""
     return Result(status="CONFIRMED", message=message, evidence=str(evidence), fix=fix)
 
 
 def suspected(message: str, evidence: object, fix: str, *, severity: Severity = "warning") -> Result:
-    """The numbers point there."""
+    """Return a fault that the measurements suggest but do not prove."""
     return Result(status="SUSPECTED", severity=severity, message=message, evidence=str(evidence), fix=fix)
 
 
 def ruled_out(message: str) -> Result:
-    """It was looked for, and is not so."""
+    """Return the result of a check that excludes the fault."""
     return Result(status="RULED OUT", message=message)
 
 
 def untested(message: str) -> Result:
-    """It could not be looked for."""
+    """Return the result of a check that could not be run."""
     return Result(status="UNTESTED", message=message)
 
 
@@ -65,19 +65,19 @@ Case = TypeVar("Case")
 
 @dataclass(frozen=True, kw_only=True)
 class Check(Generic[Case]):
-    """Something that may be wrong with a case.
+    """A test for one possible fault of a case.
 
     Attributes:
-        name: What would be wrong, in a few words.
-        stage: Where.
-        settle: The test that settles it.
-        look: Looks.
+        name: Name of the fault, in a few words.
+        stage: Stage in which the fault occurs.
+        how_to_verify: A test with which the user can verify the finding.
+        run: The function that tests for the fault.
     """
 
     name: str
     stage: Stage
     how_to_verify: str
-    look: Callable[[Case], Result]
+    run: Callable[[Case], Result]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,16 +91,16 @@ class Finding:
 
     @property
     def is_fatal(self) -> bool:
-        """Whether it is confirmed and critical."""
+        """True if the fault is confirmed and critical."""
         return self.result.status == "CONFIRMED" and self.result.severity == "critical"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the finding as JSON values."""
         return {"name": self.name, "stage": self.stage, **asdict(self.result), "how_to_verify": self.how_to_verify}
 
 
 class Checks(Generic[Case]):
-    """The checks of one file, in the order in which they stand there."""
+    """The checks of one module, in the order of their definition."""
 
     def __init__(self) -> None:
         self.all: list[Check[Case]] = []
@@ -108,39 +108,41 @@ class Checks(Generic[Case]):
     def add(
         self, name: str, stage: Stage, how_to_verify: str
     ) -> Callable[[Callable[[Case], Result]], Callable[[Case], Result]]:
-        """Make a check of the function below."""
+        """Return a decorator that registers a function as a check."""
 
-        def register(look: Callable[[Case], Result]) -> Callable[[Case], Result]:
-            self.all.append(Check(name=name, stage=stage, how_to_verify=how_to_verify, look=look))
-            return look
+        def register(run: Callable[[Case], Result]) -> Callable[[Case], Result]:
+            self.all.append(Check(name=name, stage=stage, how_to_verify=how_to_verify, run=run))
+            return run
 
         return register
 
 
-def examine(case: Case, *files: Checks[Case]) -> list[Finding]:
-    """Make every check, and rank what they found: the surest and worst first, of those the earliest stage.
+def examine(case: Case, *modules: Checks[Case]) -> list[Finding]:
+    """Run every check and rank the findings.
 
-    A check that cannot be made leaves its finding UNTESTED, with the reason; a doctor that breaks off has said nothing.
+    A check that fails yields an UNTESTED finding with the reason, so that the other findings are still reported.
     """
-    findings = [
-        Finding(name=check.name, stage=check.stage, how_to_verify=check.how_to_verify, result=_look(check, case))
-        for checks in files
-        for check in checks.all
-    ]
+    findings = []
+    for checks in modules:
+        for check in checks.all:
+            result = _run_check(check, case)
+            findings.append(
+                Finding(name=check.name, stage=check.stage, how_to_verify=check.how_to_verify, result=result)
+            )
     return rank(findings)
 
 
 def rank(findings: Sequence[Finding]) -> list[Finding]:
-    """Put the surest and worst first, of those the earliest stage."""
+    """Sort findings by severity, certainty and stage: critical, confirmed and early ones first."""
     return sorted(findings, key=_rank)
 
 
-def _look(check: Check[Case], case: Case) -> Result:
+def _run_check(check: Check[Case], case: Case) -> Result:
     try:
-        return check.look(case)
+        return check.run(case)
     except ActKitError as error:
         return untested(str(error))
-    except Exception as error:  # files made by hand may hold anything; to be wrong about them would be worse
+    except Exception as error:  # hand-edited files may hold anything; a crash would hide the other findings
         return untested(f"The check itself failed: {error!r}")
 
 

@@ -1,8 +1,8 @@
-"""How a policy will do on starts it has not seen, told from demonstrations alone, before any rollout.
+"""Prediction of generalization to new initial states from demonstrations alone, before any rollout.
 
-A loss on held-out episodes of the same dataset says nothing where all of them begin alike. The same loss on fresh
-demonstrations does; and carrying out the nearest demonstration's actions from a fresh start says what memory alone
-would achieve.
+The loss on held-out episodes of the same dataset is uninformative if all of them share similar initial states. The loss
+on new demonstrations is informative. Executing the nearest demonstration's actions from a new initial state measures
+what memorization alone would achieve.
 
 Shapes: T steps, K chunk, A action, E episodes.
 """
@@ -26,35 +26,35 @@ from act_kit.sim.tasks import HORIZON, get_task
 from act_kit.statistics import Rate
 
 MAX_EPISODES = 30
-"""Episodes that a loss is measured on; more tell little more."""
+"""Maximum number of episodes on which a loss is measured; more add little precision."""
 
 SEED = 730_001
-"""Of the doctor's own starts, which nobody else is likely to use."""
+"""Seed of the doctor's own initial states, chosen so that users are unlikely to use the same."""
 
 GAP = 1.5
-"""From this ratio of the fresh to the held-out loss on, a policy is said to have learnt its starts by heart ..."""
+"""Ratio of the loss on new to held-out demonstrations above which a policy memorizes its initial states, if the p-value
+is below ``_SIGNIFICANCE``."""
 
-_LIKELY = 0.01
-"""... if chance gives it less often than this."""
+_SIGNIFICANCE = 0.01
 
-_AGREES = 0.99
-"""Share of the states in which the expert must act as recorded, for its fresh demonstrations to be like these."""
+_MIN_AGREEMENT = 0.99
+"""Minimum fraction of states in which the expert must act as recorded for its new demonstrations to be comparable."""
 
-_LEAST_NOISE = 0.3
-"""Of a dataset's noise, which an episode that has it shows at least; clipping takes some of it away."""
+_MIN_NOISE = 0.3
+"""Minimum fraction of a dataset's noise that each episode shows; clipping reduces the noise."""
 
 
 class Incomparable(DatasetError):
-    """Demonstrations that fresh ones of the scripted expert are no measure of."""
+    """Demonstrations whose loss is not comparable with the loss on new ones by the scripted expert."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """The L1 of predicted chunks, in units of the action.
+    """The L1 loss of predicted chunks, in units of the action.
 
     Attributes:
-        sums_E: Summed absolute errors of each episode.
-        counts_E: Numbers compared in each.
+        sums_E: Sum of absolute errors of each episode.
+        counts_E: Number of compared values of each episode.
     """
 
     sums_E: np.ndarray
@@ -62,26 +62,25 @@ class Loss:
 
     @property
     def value(self) -> float:
-        """Of all episodes together, as the trainer logs it."""
+        """Mean over all episodes, as the trainer logs it."""
         return float(self.sums_E.sum() / self.counts_E.sum())
 
     @property
     def by_episode(self) -> np.ndarray:
-        """Of each episode, float64 (E,)."""
+        """Loss of each episode, float64 (E,)."""
         by_episode: np.ndarray = self.sums_E / self.counts_E
         return by_episode
 
 
 def evenly(episodes: np.ndarray, num: int = MAX_EPISODES) -> np.ndarray:
-    """Choose at most ``num`` of some episodes, evenly over all of them."""
-    chosen: np.ndarray = episodes[
-        np.unique(np.linspace(0, len(episodes) - 1, min(num, len(episodes))).round().astype(int))
-    ]
+    """Return at most ``num`` of the episodes, evenly spaced."""
+    indices = np.linspace(0, len(episodes) - 1, min(num, len(episodes))).round().astype(int)
+    chosen: np.ndarray = episodes[np.unique(indices)]
     return chosen
 
 
 def measure_loss(policy: Policy, store: EpisodeStore, episodes: np.ndarray) -> Loss:
-    """Return the L1 (z = 0) of a policy, as it is in use, on episodes of a dataset."""
+    """Return the L1 loss (z = 0) of a policy in inference mode on episodes of a dataset."""
     states, actions = (np.split(store.steps(name), store.episode_ends[:-1]) for name in ("state", "action"))
     task = policy.tasks.index(store.info.task)
     sums, counts = [], []
@@ -93,53 +92,53 @@ def measure_loss(policy: Policy, store: EpisodeStore, episodes: np.ndarray) -> L
         actions_TA = actions[episode]
         slots_TK = np.arange(len(actions_TA))[:, None] + np.arange(policy.chunk_size)
         valid_TK = slots_TK < len(actions_TA)
-        wanted_TKA = actions_TA[np.minimum(slots_TK, len(actions_TA) - 1)]
-        sums.append(float(np.abs(chunks_TKA - wanted_TKA)[valid_TK].sum(dtype=np.float64)))
+        targets_TKA = actions_TA[np.minimum(slots_TK, len(actions_TA) - 1)]
+        sums.append(float(np.abs(chunks_TKA - targets_TKA)[valid_TK].sum(dtype=np.float64)))
         counts.append(int(valid_TK.sum()) * actions_TA.shape[1])
     return Loss(sums_E=np.array(sums), counts_E=np.array(counts))
 
 
 def comparable(store: EpisodeStore, episodes: np.ndarray) -> np.ndarray:
-    """Return at most ``MAX_EPISODES`` of some episodes, those that fresh ones of the scripted expert would be like.
+    """Return at most ``MAX_EPISODES`` of the episodes, those that are comparable with new ones by the scripted expert.
 
-    Only its losses can be compared: another demonstrator is as hard to predict as he is, from whatever state, and so
-    are labels that are wrong.
+    The losses of other demonstrators, and of wrong labels, differ from the expert's for reasons other than the initial
+    states.
 
     Raises:
-        Incomparable: There are none.
+        Incomparable: No episode is comparable.
     """
     info, sources = store.info, store.sources
     scripted = [int(i) for i in episodes if sources[i] == "scripted"]
     if not scripted:
-        who = ", ".join(dict.fromkeys(sources[i] for i in episodes))
+        demonstrators = ", ".join(dict.fromkeys(sources[i] for i in episodes))
         raise Incomparable(
-            f"The held-out demonstrations of {store.path} are by {who}, whom nobody can ask for fresh ones; how hard "
-            "the scripted expert's are to predict says nothing of theirs."
+            f"The held-out demonstrations of {store.path} are by {demonstrators}, and new ones cannot be generated; "
+            "those of the scripted expert are not comparable."
         )
-    alike = _as_collected(store, evenly(np.array(scripted)))
-    if not alike:
+    matching = _as_collected(store, evenly(np.array(scripted)))
+    if not matching:
         raise Incomparable(
             f"No held-out demonstration of {store.path} has the noise ({info.noise:g}) and the steps after success "
-            f"({info.steps_after_success}) that the dataset names, so fresh ones would be others."
+            f"({info.steps_after_success}) that the dataset names, so new ones are not comparable."
         )
     expert = ScriptedExpert(info.task)
     states, actions = (np.split(store.steps(name), store.episode_ends[:-1]) for name in ("state", "action"))
-    same: list[bool] = []
-    for i in alike:
-        wanted = np.stack([expert.act(state) for state in states[i]])
-        same += np.isclose(wanted, actions[i], atol=1e-5).all(axis=1).tolist()
-    if np.mean(same) < _AGREES:
+    agrees: list[bool] = []
+    for i in matching:
+        expert_actions = np.stack([expert.act(state) for state in states[i]])
+        agrees += np.isclose(expert_actions, actions[i], atol=1e-5).all(axis=1).tolist()
+    if np.mean(agrees) < _MIN_AGREEMENT:
         raise Incomparable(
-            f"The recorded actions of {store.path} are the scripted expert's in {100 * np.mean(same):.0f} % of the "
-            "states, so its fresh demonstrations are no measure of them."
+            f"The recorded actions of {store.path} are the scripted expert's in {100 * np.mean(agrees):.0f} % of the "
+            "states, so its new demonstrations are not comparable."
         )
-    return np.array(alike)
+    return np.array(matching)
 
 
 def _as_collected(store: EpisodeStore, episodes: np.ndarray) -> list[int]:
-    """Return the episodes with the noise and the steps after success that their dataset names; a merged one has others.
+    """Return the episodes with the noise and the steps after success that the dataset names; merged data have others.
 
-    Where success or what was executed was not recorded, nothing can differ.
+    Episodes without recorded success or executed actions count as matching.
     """
     info, lengths = store.info, store.episode_lengths
     tails = lengths - 1 - store.success_steps
@@ -147,19 +146,20 @@ def _as_collected(store: EpisodeStore, episodes: np.ndarray) -> list[int]:
     noise_T = np.full(store.num_steps, info.noise)
     if "executed_action" in store.fields:
         noise_T = np.abs(store.steps("executed_action") - store.steps("action")).mean(axis=1)
-    noise = [float(of_episode.mean()) for of_episode in np.split(noise_T, store.episode_ends[:-1])]
-    is_as_noisy = [_LEAST_NOISE * info.noise <= each and (each > 0) == (info.noise > 0) for each in noise]
-    return [int(i) for i in episodes if is_ended[i] and is_as_noisy[i]]
+    noise_E = np.array([noise.mean() for noise in np.split(noise_T, store.episode_ends[:-1])], dtype=np.float64)
+    has_noise = (noise_E >= _MIN_NOISE * info.noise) & ((noise_E > 0) == (info.noise > 0))
+    return [int(i) for i in episodes if is_ended[i] and has_noise[i]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """The loss on held-out demonstrations of a dataset, beside that on fresh ones.
+    """The losses on held-out demonstrations of a dataset and on new ones.
 
     Attributes:
-        held_out, fresh: L1, in units of the action.
-        p: Probability that fresh episodes are as much harder by chance, were all alike (Mann and Whitney 1947,
-            one-sided). Episodes are the unit: steps of one err together.
+        held_out: L1 loss on held-out demonstrations, in units of the action.
+        fresh: L1 loss on new demonstrations, in units of the action.
+        p: One-sided p-value of a larger loss on new episodes (Mann and Whitney 1947). The unit is the episode, because
+            the errors of its steps are correlated.
     """
 
     held_out: float
@@ -174,33 +174,33 @@ class Gap:
 
     @property
     def ratio(self) -> float:
-        """How many times the fresh loss is the held-out one."""
+        """Ratio of the loss on new demonstrations to the loss on held-out ones."""
         return self.fresh / max(self.held_out, 1e-12)
 
     @property
     def is_alarming(self) -> bool:
-        """Whether the policy has learnt its starts by heart, as far as that can be told."""
-        return self.ratio > GAP and self.p < _LIKELY
+        """True if the gap indicates that the policy memorizes its initial states."""
+        return self.ratio > GAP and self.p < _SIGNIFICANCE
 
     def __str__(self) -> str:
         return (
-            f"L1 is {self.held_out:.4f} on held-out demonstrations and {self.fresh:.4f} on fresh ones, "
+            f"L1 is {self.held_out:.4f} on held-out demonstrations and {self.fresh:.4f} on new ones, "
             f"{self.ratio:.1f} times as much (p = {self.p:.1g})"
         )
 
 
 def replay_nearest(store: EpisodeStore, init_states: Sequence[InitialState]) -> list[bool]:
-    """Carry out, from each start, the actions of the demonstration that began nearest to it: does that succeed?"""
+    """Execute from each initial state the actions of the nearest demonstration; return which episodes succeed."""
     task = get_task(store.info.task)
     dims = task.informative
-    shown = store.rand_vecs[:, dims] / task.width[dims]
-    asked = stack(init_states)[:, dims] / task.width[dims]
+    demonstrated = store.rand_vecs[:, dims] / task.width[dims]
+    queries = stack(init_states)[:, dims] / task.width[dims]
     ends = np.concatenate([[0], store.episode_ends])
     actions = store.steps("executed_action")
     simulator = Simulator(task.name)
     successes = []
-    for init_state, where in zip(init_states, asked, strict=True):
-        nearest = int(np.linalg.norm(shown - where, axis=1).argmin())
+    for init_state, query in zip(init_states, queries, strict=True):
+        nearest = int(np.linalg.norm(demonstrated - query, axis=1).argmin())
         simulator.reset(init_state)
         step_batch = simulator.step_chunk(actions[ends[nearest] : ends[nearest + 1]])
         successes.append(bool(step_batch.success.any()))
@@ -208,6 +208,6 @@ def replay_nearest(store: EpisodeStore, init_states: Sequence[InitialState]) -> 
 
 
 def memory_succeeds(store: EpisodeStore, num: int = 40) -> Rate:
-    """Return how often the nearest demonstration's actions succeed from fresh starts: what needs no policy at all."""
+    """Return the success rate of the nearest demonstration's actions from test initial states, without any policy."""
     init_states = InitialStateDistribution(store.info.task).sample(num, seed=SEED, stream="evaluate")
     return Rate(sum(replay_nearest(store, init_states)), num)

@@ -1,4 +1,4 @@
-"""Does a policy compute in use what it computed in training?"""
+"""Checks that a policy computes the same in evaluation as in training."""
 
 from __future__ import annotations
 
@@ -19,132 +19,144 @@ from act_kit.statistics import mcnemar
 CHECKS = Checks[RunCase]()
 
 _ANOTHER_SPLIT = 0.25
-"""Standard deviations by which means of other halves of the same data do not differ."""
+"""Difference in standard deviations that the means of two splits of the same data never reach."""
 
 
-@CHECKS.add("checkpoint does not load", stage="inference", how_to_verify="load it, and reproduce its probe")
+@CHECKS.add("checkpoint does not load", stage="inference", how_to_verify="load it, and reproduce its self-test")
 def loads(case: RunCase) -> Result:
-    """Is the checkpoint whole, and does it compute what it computed when it was saved?"""
+    """Check that every checkpoint loads and reproduces its self-test."""
     for folder in case.checkpoints:
         try:
             Policy.load(folder)
         except CheckpointError as error:
             return critical(f"{error}", folder, case.train_again)
     policy = case.policy
-    return ruled_out(f"{policy.num_tensors} of {policy.num_tensors} tensors loaded; the probe is reproduced.")
+    return ruled_out(f"{policy.num_tensors} of {policy.num_tensors} tensors loaded; the self-test is reproduced.")
 
 
-@CHECKS.add("not deterministic", stage="inference", how_to_verify="ask twice")
+@CHECKS.add("not deterministic", stage="inference", how_to_verify="predict twice from the same states")
 def deterministic(case: RunCase) -> Result:
-    """Does it say the same when asked twice?"""
+    """Check that two predictions from the same states are equal."""
     first, second = (measure_loss(case.policy, case.stores[0], np.array([0])).value for _ in range(2))
-    off = abs(first - second)
-    if off > 1e-6:
+    difference = abs(first - second)
+    if difference > 1e-6:
         return critical(
-            f"asked twice about the same states, the policy's losses are {off:.2g} apart: it samples its latent z, or "
-            "drops units out, in use.", "act_kit/policies/act.py", "call ACT.predict, which takes z = 0, in eval mode",
-        )  # fmt: skip
-    return ruled_out("Asked twice about the same states, it answers the same to the bit.")
+            f"two predictions from the same states have losses that differ by {difference:.2g}: the policy samples its "
+            "latent z, or applies dropout, at inference.",
+            "act_kit/policies/act.py",
+            "call ACT.predict, which uses z = 0, in eval mode",
+        )
+    return ruled_out("Two predictions from the same states are bit-exactly equal.")
 
 
-@CHECKS.add("normaliser of other data", stage="inference", how_to_verify="fit it to the training states again")
+@CHECKS.add("normalizer of other data", stage="inference", how_to_verify="fit it to the training states again")
 def normalized(case: RunCase) -> Result:
-    """Are states scaled as the training data are?"""
+    """Check that the normalizer has the mean and the standard deviation of the training states."""
     case.require_training_data()
     path = find_checkpoint(case.folder) / "model.safetensors"
-    ours = case.policy.normalizer.cpu()
-    states = np.concatenate(
-        [
-            np.concatenate([np.split(store.steps("state"), store.episode_ends[:-1])[i] for i in case.split(store)[0]])
-            for store in case.stores
-        ]
-    )
+    normalizer = case.policy.normalizer.cpu()
+    training_states: list[np.ndarray] = []
+    for store in case.stores:
+        episodes = np.split(store.steps("state"), store.episode_ends[:-1])
+        training_states += [episodes[i] for i in case.split(store)[0]]
     expected = Normalizer(STATE_DIM)
-    expected.fit(torch.from_numpy(states.astype(np.float32)))
-    magnified = torch.where((ours.std < 0.99 * MIN_STD) & ~ours.is_constant)[0].tolist()
+    expected.fit(torch.from_numpy(np.concatenate(training_states).astype(np.float32)))
+    magnified = torch.where((normalizer.std < 0.99 * MIN_STD) & ~normalizer.is_constant)[0].tolist()
     if magnified:
         return critical(
-            f"state[{magnified[0]}] is divided by {float(ours.std[magnified[0]]):.1g}, which magnifies what does not "
-            f"vary (the least divisor is {MIN_STD}).", path, case.train_again,
-        )  # fmt: skip
-    off = ((ours.mean - expected.mean).abs() / expected.std).maximum((ours.std / expected.std).log().abs())
-    off = off.masked_fill(ours.is_constant & expected.is_constant, 0.0)
-    worst = int(off.argmax())
+            f"state[{magnified[0]}] is divided by {float(normalizer.std[magnified[0]]):.1g}, which amplifies a "
+            f"constant dimension (the smallest valid divisor is {MIN_STD}).",
+            path,
+            case.train_again,
+        )
+    mean_error = (normalizer.mean - expected.mean).abs() / expected.std
+    error = mean_error.maximum((normalizer.std / expected.std).log().abs())
+    error = error.masked_fill(normalizer.is_constant & expected.is_constant, 0.0)
+    worst = int(error.argmax())
     differs = (
-        f"state[{worst}] is taken to be {float(ours.mean[worst]):.3f} ± {float(ours.std[worst]):.3f}, in the data it "
-        f"is {float(expected.mean[worst]):.3f} ± {float(expected.std[worst]):.3f}"
+        f"state[{worst}] has {float(normalizer.mean[worst]):.3f} ± {float(normalizer.std[worst]):.3f} in the "
+        f"normalizer, {float(expected.mean[worst]):.3f} ± {float(expected.std[worst]):.3f} in the data"
     )
-    if not float(off[worst]) < _ANOTHER_SPLIT:
-        return critical(f"the normaliser is not that of the training data: {differs}.", path, case.train_again)
-    if float(off[worst]) > 0.01:
+    if not float(error[worst]) < _ANOTHER_SPLIT:
+        return critical(f"the normalizer does not match the training data: {differs}.", path, case.train_again)
+    if float(error[worst]) > 0.01:
         return suspected(
-            f"the normaliser is not exactly that of the training episodes: {differs}. Are trainer.seed and "
-            "trainer.val_fraction in config.yaml those it was trained with?", path, case.train_again,
-        )  # fmt: skip
-    return ruled_out("Mean and spread of the normaliser are those of the training states.")
+            f"the normalizer does not exactly match the training episodes: {differs}. Were trainer.seed or "
+            "trainer.val_fraction in config.yaml edited?",
+            path,
+            case.train_again,
+        )
+    return ruled_out("Mean and standard deviation of the normalizer are those of the training states.")
 
 
-@CHECKS.add("another function in use", stage="inference", how_to_verify="measure the validation loss as it is used")
+@CHECKS.add("training/inference mismatch", stage="inference", how_to_verify="measure the validation loss at inference")
 def same_loss(case: RunCase) -> Result:
-    """Does the policy, used as it is in rollouts, have the loss that training recorded?"""
+    """Check that the validation loss at inference equals the recorded one."""
     case.require_training_data()
     path = case.folder / "metrics.jsonl"
-    told = []
+    messages = []
     for folder in case.checkpoints:
         policy = Policy.load(folder)
-        step = policy.contract.step
+        step = policy.metadata.step
         recorded = case.recorded.get("val/l1", {}).get(step)
         if recorded is None:
-            return untested(f"val/l1 is not on record at step {step}.")
+            return untested(f"val/l1 was not recorded at step {step}.")
         losses = [measure_loss(policy, store, case.split(store)[1]) for store in case.stores]
-        here = sum(loss.sums_E.sum() for loss in losses) / sum(loss.counts_E.sum() for loss in losses)
-        message = f"L1 on the validation episodes is {here:.4f} in use, training recorded {recorded:.4f} at step {step}"
+        loss = sum(loss.sums_E.sum() for loss in losses) / sum(loss.counts_E.sum() for loss in losses)
+        message = f"L1 on the validation episodes is {loss:.4f} at inference, {recorded:.4f} recorded at step {step}"
         tolerance = 0.02 if case.config.compute.precision == "float32" or not torch.cuda.is_available() else 0.1
-        if abs(here - recorded) > tolerance * recorded + 1e-4:
+        if abs(loss - recorded) > tolerance * recorded + 1e-4:
             return critical(
-                f"the loss in use is not the one on record: {message}. Something else is computed in use than in "
-                "training, the records were edited, or they are of another run.", path, case.train_again,
-            )  # fmt: skip
-        told.append(message)
-    return ruled_out(f"In use it computes what it did in training: {'; '.join(told)}.")
+                f"the loss at inference differs from the recorded one: {message}. Inference computes something else "
+                "than training, the records were edited, or they belong to another run.",
+                path,
+                case.train_again,
+            )
+        messages.append(message)
+    return ruled_out(f"Inference computes the same as training: {'; '.join(messages)}.")
 
 
-@CHECKS.add("executed otherwise", stage="inference", how_to_verify="roll out both ways from the same starts")
+@CHECKS.add("chunking mismatch", stage="inference", how_to_verify="run rollouts with both settings and compare")
 def chunked_as_trained(case: RunCase) -> Result:
-    """Are chunks carried out in evaluation as they were when the checkpoint was chosen?"""
-    chosen = vars(case.config.chunking)
+    """Check that evaluations use the chunking with which the checkpoint was selected."""
+    selected = vars(case.config.chunking)
     path = find_checkpoint(case.folder) / "policy.json"
-    if vars(case.policy.chunking) != chosen:
+    if vars(case.policy.chunking) != selected:
         return critical(
-            f"the checkpoint carries out its chunks otherwise ({case.policy.chunking}) than the run's configuration "
-            f"says ({case.config.chunking}).", path, case.train_again,
-        )  # fmt: skip
+            f"the checkpoint has another chunking ({case.policy.chunking}) than the run's configuration "
+            f"({case.config.chunking}).",
+            path,
+            case.train_again,
+        )
     for evaluation in case.evaluations:
         used = evaluation.summary["chunking"]
-        if used != chosen:
+        if used != selected:
             return _effect_of_chunking(case, evaluation.folder, used)
-    return ruled_out("Chunks are carried out as they were when the checkpoint was chosen.")
+    return ruled_out("All evaluations use the chunking with which the checkpoint was selected.")
 
 
 def _effect_of_chunking(case: RunCase, folder: object, used: dict[str, float | bool]) -> Result:
-    """Measure, on the same fresh starts, what carrying out chunks otherwise costs."""
-    other = case.policy.with_chunking(
+    """Measure the effect of another chunking on the success rate from the same test initial states."""
+    policy = case.policy.with_chunking(
         n_action_steps=int(used["n_action_steps"]), temporal_ensemble=bool(used["temporal_ensemble"])
     )
-    theirs = case.act_from(other, case.test_init_states)
-    pairs = [(ours.success_once, others.success_once) for ours, others in zip(case.from_fresh, theirs, strict=True)]
+    results = case.act_from(policy, case.test_init_states)
+    pairs = [
+        (selected.success_once, result.success_once) for selected, result in zip(case.from_fresh, results, strict=True)
+    ]
     lost, won = pairs.count((True, False)), pairs.count((False, True))
     p_value = mcnemar(lost, won)
-    how = (
-        "every step with an average over chunks" if used["temporal_ensemble"] else f"{used['execute']} actions a query"
-    )
-    if used["n_action_steps"] == 1 and not used["temporal_ensemble"]:
-        how = "every step without ensembling (1 action a query)"
+    if used["temporal_ensemble"]:
+        setting = "a temporal ensemble"
+    elif used["n_action_steps"] == 1:
+        setting = "1 action step and no temporal ensemble"
+    else:
+        setting = f"{used['n_action_steps']} action steps"
     message = (
-        f"{folder} was evaluated querying {how}, the checkpoint was chosen with "
-        f"{case.config.chunking.n_action_steps} actions a query"
-        f"{', ensembled' if case.config.chunking.temporal_ensemble else ''}: on the same {len(pairs)} fresh starts "
-        f"{success_rate(theirs)} instead of {success_rate(case.from_fresh)} (p = {p_value:.2g})."
+        f"{folder} was evaluated with {setting}, the checkpoint was selected with "
+        f"{case.config.chunking.n_action_steps} action steps"
+        f"{' and a temporal ensemble' if case.config.chunking.temporal_ensemble else ''}: from the same {len(pairs)} "
+        f"test initial states {success_rate(results)} instead of {success_rate(case.from_fresh)} (p = {p_value:.2g})."
     )
     fix = case.evaluate_with(free_beside(case.folder / "eval-test"))
     return critical(message, folder, fix) if lost > won and p_value < 0.05 else warning(message, folder, fix)

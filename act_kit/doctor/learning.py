@@ -1,4 +1,4 @@
-"""What a policy has learnt, and where it fails."""
+"""Checks of what a policy has learned, and in which tasks it fails."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from act_kit.overrides import option, preset_of
 
 CHECKS = Checks[RunCase]()
 
-_HARDLY = 0.5
-"""Of the loss of predicting nothing, from which a policy is said to have hardly learnt anything."""
+_UNDERFITTING = 0.5
+"""Fraction of the loss of a constant prediction above which a policy is underfitting."""
 
-_LIKELY = 0.01
-"""p-value at which a measured difference is suspected to be more than chance."""
+_SIGNIFICANCE = 0.01
+"""p-value below which a measured difference is significant."""
 
-_NUM_TOLD = 5
-"""Tasks that a policy fails in, of which the causes are told."""
+_MAX_TASKS = 5
+"""Maximum number of failing tasks whose causes are reported."""
 
 _FACTORS = {
     "trainer.lr": (5, 5),
@@ -42,94 +42,105 @@ _FACTORS = {
     "policy.chunk_size": (8, 5),
     "chunking.n_action_steps": (math.inf, 3),
 }
-"""By which an option lies far below and far above its preset: so far that it may well be why a policy fails."""
+"""Factors below and above its preset beyond which an option may be the cause of a low success rate."""
 
 _DROPOUT = 0.2
-"""More than the preset's, likewise."""
+"""Difference from the preset's dropout beyond which dropout may be the cause."""
 
 _AVERAGED = 0.2
-"""Of the steps: a moving average of the weights over more of them still holds those from before training."""
+"""Fraction of the steps: a moving average of the weights over more steps still contains the initial weights."""
 
 
 @CHECKS.add(
     "settings far from the preset", stage="learning", how_to_verify="train with the preset's values, and compare"
 )
 def settings(case: RunCase) -> Result:
-    """If it fails: was it trained with settings that nobody found to work?"""
+    """Check that a failing policy was not trained with settings far from the preset."""
     far = far_from_preset(case.config)
     if not far:
-        return ruled_out("No setting is far from its preset's.")
-    message = ", ".join(f"{setting.key}={setting.value:g} (the preset: {setting.preset:g})" for setting in far)
+        return ruled_out("No setting is far from the preset.")
+    message = ", ".join(f"{setting.key}={setting.value:g} (preset: {setting.preset:g})" for setting in far)
     if not _failing(case):
         return ruled_out(f"Far from the preset: {message}; but the policy succeeds.")
     if [setting.key for setting in far] == ["trainer.steps"]:
-        return ruled_out(f"No setting but the number of steps is far from its preset's: {message}.")
+        return ruled_out(f"Only the number of steps is far from the preset: {message}.")
     return suspected(
-        f"the policy fails, and was trained with {message}.", case.folder / "config.yaml", _with_preset(case, far),
+        f"the policy fails, and was trained with {message}.",
+        case.folder / "config.yaml",
+        _with_preset(case, far),
         severity="critical",
-    )  # fmt: skip
+    )
 
 
-@CHECKS.add("hardly trained", stage="learning", how_to_verify="train longer, and compare the loss")
+@CHECKS.add("underfitting", stage="learning", how_to_verify="train longer, and compare the loss")
 def under_trained(case: RunCase) -> Result:
-    """Does the policy fit even what it was shown?"""
+    """Check that a failing policy fits its training demonstrations."""
     failing = _failing(case)
     if not failing:
-        return ruled_out(f"It does not fail: {_told(case.results)}.")
+        return ruled_out(f"The policy does not fail: {_success_rates(case.results)}.")
     wrong = _wrong_data(case)
     if wrong:
-        return untested(_wrong(wrong))
+        return untested(_describe_wrong_data(wrong))
     fits = {result.task: _Fit.of(case, result.task) for result in failing}
-    unfit = {task: fit for task, fit in fits.items() if fit.is_hardly_any}
+    unfit = {task: fit for task, fit in fits.items() if fit.is_underfitting}
     if unfit:
-        message = "; ".join(f"{_named(case, task)}{fit}" for task, fit in list(unfit.items())[:_NUM_TOLD])
+        message = "; ".join(f"{_prefix(case, task)}{fit}" for task, fit in list(unfit.items())[:_MAX_TASKS])
         return suspected(
-            f"it has hardly learnt what it was shown: {message}{_labels_doubted(case)}.", case.folder / "metrics.jsonl",
-            _train_more(case), severity="critical",
-        )  # fmt: skip
-    message = "; ".join(f"{_named(case, task)}{fit}" for task, fit in fits.items())
-    return ruled_out(f"It fits what it was shown: {message}.")
+            f"the policy is underfitting: {message}{_contradiction_note(case)}.",
+            case.folder / "metrics.jsonl",
+            _train_more(case),
+            severity="critical",
+        )
+    message = "; ".join(f"{_prefix(case, task)}{fit}" for task, fit in fits.items())
+    return ruled_out(f"The policy fits its training demonstrations: {message}.")
 
 
-@CHECKS.add("learnt by heart", stage="learning", how_to_verify="roll out from demonstrated and from fresh starts")
+@CHECKS.add(
+    "memorizes its initial states",
+    stage="learning",
+    how_to_verify="run rollouts from demonstrated and from test initial states",
+)
 def generalizes(case: RunCase) -> Result:
-    """Is the loss on fresh demonstrations what the loss on held-out ones promised?"""
+    """Check that the loss on new demonstrations is close to the loss on held-out ones."""
     failing = {result.task for result in _failing(case)}
     if not failing:
-        return ruled_out(f"It succeeds from fresh starts: {_told(case.results)}.")
+        return ruled_out(f"The policy succeeds from test initial states: {_success_rates(case.results)}.")
     wrong = _wrong_data(case)
     if wrong:
-        return untested(_wrong(wrong))
+        return untested(_describe_wrong_data(wrong))
     gaps, reasons = case.gaps
     alarming = {task: gap for task, gap in gaps.items() if gap.is_alarming and task in failing}
     if alarming:
-        message = "; ".join(f"{_named(case, task)}{gap}" for task, gap in alarming.items())
+        message = "; ".join(f"{_prefix(case, task)}{gap}" for task, gap in alarming.items())
         data = [str(dataset.path) for dataset in case.datasets if dataset.store.info.task in alarming]
         fix = " && ".join(f"act report {quoted(path)}" for path in data)
-        return suspected(f"it has learnt its starts by heart: {message}.", "fresh demonstrations of the doctor", fix)
+        return suspected(
+            f"the policy memorizes its initial states: {message}.", "new demonstrations of the doctor", fix
+        )
     if reasons:
         return untested(" ".join(reasons))
-    return ruled_out("No alarming gap: " + "; ".join(f"{_named(case, task)}{gap}" for task, gap in gaps.items()) + ".")
+    message = "; ".join(f"{_prefix(case, task)}{gap}" for task, gap in gaps.items())
+    return ruled_out(f"No alarming gap: {message}.")
 
 
-@CHECKS.add("it fails", stage="rollouts", how_to_verify="act eval RUN --record-video")
+@CHECKS.add("low success rate", stage="rollouts", how_to_verify="act eval RUN --record-video")
 def interpretation(case: RunCase) -> Result:
-    """If it fails: where does it fail, and what does that say?"""
+    """Report in which tasks the policy fails, and the probable causes."""
     failing = sorted(_failing(case), key=lambda result: result.fresh.value)
     if not failing:
-        return ruled_out(f"It does not fail: {_told(case.results)}.")
-    causes = [(result, *_cause(case, result)) for result in failing[:_NUM_TOLD]]
-    parts = [f"{_named(case, result.task)}{result}, expert {result.expert}: {cause}" for result, cause, _ in causes]
-    if failing[_NUM_TOLD:]:
-        parts.append("it also fails in " + ", ".join(result.task for result in failing[_NUM_TOLD:]))
+        return ruled_out(f"The policy does not fail: {_success_rates(case.results)}.")
+    causes = [(result, *_cause(case, result)) for result in failing[:_MAX_TASKS]]
+    parts = [f"{_prefix(case, result.task)}{result}, expert {result.expert}: {cause}" for result, cause, _ in causes]
+    if failing[_MAX_TASKS:]:
+        parts.append("the policy also fails in " + ", ".join(result.task for result in failing[_MAX_TASKS:]))
     others = [result for result in case.results if result.succeeds]
     if others:
-        parts.append(f"it does not fail in {_rates(others)}")
+        parts.append(f"the policy does not fail in {_task_rates(others)}")
     return suspected("; ".join(parts) + ".", "rollouts of the doctor", causes[0][2], severity="critical")
 
 
 def _cause(case: RunCase, result: TaskRollouts) -> tuple[str, str]:
-    """Say what the numbers of a task that it fails in point to, and what to do about it."""
+    """Return the probable cause of the failures in a task, and the fix."""
     wrong = _wrong_data(case, result.task)
     if wrong:
         cause = f"the demonstrations in {wrong[0].path} are wrong"
@@ -138,69 +149,71 @@ def _cause(case: RunCase, result: TaskRollouts) -> tuple[str, str]:
     fit = _Fit.of(case, result.task)
     gaps, _ = case.gaps
     gap = gaps.get(result.task)
-    look = f"act report {quoted(stores[0].path)}"
-    if fit.is_hardly_any:
-        return "it has hardly learnt what it was shown", _train_more(case)
+    report = f"act report {quoted(stores[0].path)}"
+    if fit.is_underfitting:
+        return "the policy is underfitting", _train_more(case)
     if _depends_on_init_state(result):
         if gap is None:
-            return "the demonstrations do not cover the starts, or it drifts from what was demonstrated", look
+            cause = "the demonstrations do not cover the initial states, or the policy drifts from the demonstrations"
+            return cause, report
         if gap.is_alarming:
-            return "the demonstrations do not cover the starts", look
-        cause = "it drifts from what was demonstrated, or the evaluation differs from the demonstrations"
+            return "the demonstrations do not cover the initial states", report
+        cause = "the policy drifts from the demonstrations, or the evaluation differs from them"
         return cause, _collect_more(case, stores[0], noise=max(0.1, stores[0].info.noise))
     if gap is not None and gap.is_alarming:
-        return "it was trained too little, is too small, or on bad demonstrations", _train_more(case)
+        return "the training was too short, the model is too small, or the demonstrations are bad", _train_more(case)
     held_out = max(measure_loss(case.policy, store, evenly(case.split(store)[1], 10)).value for store in stores)
     if held_out > 2 * fit.loss:
         cause = (
-            f"it knows its training episodes by heart (L1 {fit.loss:.3f}, on others {held_out:.3f}): too few of them"
+            f"the policy overfits its training episodes (L1 {fit.loss:.3f}, on others {held_out:.3f}): there are too "
+            "few of them"
         )
         return cause, _collect_more(case, stores[0], noise=stores[0].info.noise)
     cause = (
-        f"it predicts what is near to what was demonstrated (L1 {fit.loss:.3f} on its training episodes), but not near "
-        "enough, or it drifts, or its chunks are carried out wrongly (act eval RUN --sweep-chunking)"
+        f"the predictions are close to the demonstrations (L1 {fit.loss:.3f} on the training episodes), but not close "
+        "enough, or the policy drifts, or its chunks are executed wrongly (act eval RUN --sweep-chunking)"
     )
     return cause, _train_more(case)
 
 
 def _depends_on_init_state(result: TaskRollouts) -> bool:
-    """Tell whether it succeeds from demonstrated initial states where it fails from fresh ones."""
-    shown, fresh = result.shown, result.fresh
-    if shown is None:
+    """Return True if the policy succeeds more often from demonstrated initial states than from test ones."""
+    demonstrated, fresh = result.demonstrated, result.fresh
+    if demonstrated is None:
         return False
-    table = [[shown.successes, shown.num - shown.successes], [fresh.successes, fresh.num - fresh.successes]]
-    return bool(fisher_exact(table, alternative="greater").pvalue < _LIKELY)
+    table = [[rate.successes, rate.num - rate.successes] for rate in (demonstrated, fresh)]
+    return bool(fisher_exact(table, alternative="greater").pvalue < _SIGNIFICANCE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Fit:
-    """How well a policy fits what it was shown of a task.
+    """The fit of a policy to its training demonstrations of a task.
 
     Attributes:
         loss: L1 on some of its training episodes, the mean over the datasets.
-        of_nothing: That of predicting zeros, or the mean action, whichever is less.
+        constant_loss: L1 of predicting zeros or the mean action, whichever is less.
     """
 
     loss: float
-    of_nothing: float
+    constant_loss: float
 
     @classmethod
     def of(cls, case: RunCase, task: str) -> _Fit:
         stores = _stores(case, task)
         losses = [measure_loss(case.policy, store, evenly(case.split(store)[0], 10)).value for store in stores]
-        actions = [store.steps("action") for store in stores]
-        zeros = np.mean([np.abs(of_store).mean() for of_store in actions])
-        means = np.mean([np.abs(of_store - of_store.mean(axis=0)).mean() for of_store in actions])
-        return cls(loss=float(np.mean(losses)), of_nothing=float(min(zeros, means)))
+        all_actions = [store.steps("action") for store in stores]
+        zeros = np.mean([np.abs(actions).mean() for actions in all_actions])
+        means = np.mean([np.abs(actions - actions.mean(axis=0)).mean() for actions in all_actions])
+        return cls(loss=float(np.mean(losses)), constant_loss=float(min(zeros, means)))
 
     @property
-    def is_hardly_any(self) -> bool:
-        return self.loss > _HARDLY * self.of_nothing
+    def is_underfitting(self) -> bool:
+        return self.loss > _UNDERFITTING * self.constant_loss
 
     def __str__(self) -> str:
         return (
-            f"L1 is {self.loss:.3f} on the very demonstrations it was trained on; a constant action has "
-            f"{self.of_nothing:.3f}"
+            f"L1 is {self.loss:.3f} on the training demonstrations; that of a constant action is "
+            f"{self.constant_loss:.3f}"
         )
 
 
@@ -209,9 +222,10 @@ class Setting:
     """An option that is far from its preset.
 
     Attributes:
-        key: Dotted.
-        value, preset: What it is, and what it is there.
-        farness: 1 where it begins to be far.
+        key: Dotted key.
+        value: Value in the run's configuration.
+        preset: Value in the preset.
+        farness: Distance from the preset on a log scale; 1 at the limit.
     """
 
     key: str
@@ -221,7 +235,7 @@ class Setting:
 
 
 def far_from_preset(config: TrainConfig) -> list[Setting]:
-    """Return the options that are so far from their preset that a policy may fail for it, the farthest first."""
+    """Return the options so far from their preset that they may cause a low success rate, the farthest first."""
     _, preset = preset_of(config)
     far: list[Setting] = []
 
@@ -252,13 +266,13 @@ def _with_preset(case: RunCase, far: list[Setting]) -> str:
 
 
 def _train_more(case: RunCase) -> str:
-    """Return the command that trains with the preset's values of what is far from them, otherwise twice as long."""
+    """Return the command that trains with the preset's values if any setting is far from them, else twice as long."""
     far = far_from_preset(case.config)
     return _with_preset(case, far) if far else case.train_with({"trainer.steps": 2 * case.config.trainer.steps})
 
 
 def _collect_more(case: RunCase, store: EpisodeStore, *, noise: float) -> str:
-    """Return the commands that collect twice as many demonstrations in the same way, and train on them too."""
+    """Return the commands that collect twice as many demonstrations in the same way and also train on them."""
     info = store.info
     fresh = free_beside(store.path)
     words = ["act", "collect", "--task", info.task, "--n", str(2 * store.num_episodes), "--out", str(fresh)]
@@ -273,20 +287,20 @@ def _collect_more(case: RunCase, store: EpisodeStore, *, noise: float) -> str:
 
 
 def _wrong_data(case: RunCase, task: str | None = None) -> list[DatasetCase]:
-    """Return the datasets, perhaps of one task, whose demonstrations are known to be wrong."""
+    """Return the datasets, of one task if given, whose demonstrations are known to be wrong."""
     datasets = [dataset for dataset in case.datasets if task in (None, dataset.store.info.task)]
     return [dataset for dataset in datasets if dataset.soundness.labels_are_wrong]
 
 
-def _wrong(datasets: list[DatasetCase]) -> str:
+def _describe_wrong_data(datasets: list[DatasetCase]) -> str:
     paths = ", ".join(str(dataset.path) for dataset in datasets)
-    return f"The demonstrations in {paths} are wrong, so no loss on them says what the policy has learnt."
+    return f"The demonstrations in {paths} are wrong, so the loss on them is meaningless."
 
 
-def _labels_doubted(case: RunCase) -> str:
-    """Say that others than the expert may be hard to fit because they contradict themselves; "" of the expert."""
-    scripted = all(source == "scripted" for store in case.stores for source in store.sources)
-    return "" if scripted else ". Demonstrations that contradict each other cannot be fitted better"
+def _contradiction_note(case: RunCase) -> str:
+    """Return a note that contradictory demonstrations limit the fit, unless all are by the scripted expert."""
+    is_scripted = all(set(store.sources) <= {"scripted"} for store in case.stores)
+    return "" if is_scripted else ". Demonstrations that contradict each other cannot be fitted better"
 
 
 def _failing(case: RunCase) -> list[TaskRollouts]:
@@ -296,21 +310,21 @@ def _failing(case: RunCase) -> list[TaskRollouts]:
 def _stores(case: RunCase, task: str) -> list[EpisodeStore]:
     stores = [store for store in case.stores if store.info.task == task]
     if not stores:
-        raise DatasetError(f"The policy does {task}, but the run names no dataset of it.")
+        raise DatasetError(f"The policy was trained on {task}, but the run names no dataset of it.")
     return stores
 
 
-def _named(case: RunCase, task: str) -> str:
-    """Return the task's name before what is said of it, where there are several."""
+def _prefix(case: RunCase, task: str) -> str:
+    """Return the task's name as the prefix of a message if the policy has several tasks, else ""."""
     return f"{task}: " if len(case.policy.tasks) > 1 else ""
 
 
-def _told(results: list[TaskRollouts]) -> str:
-    """Say how it does in some tasks."""
+def _success_rates(results: list[TaskRollouts]) -> str:
+    """Return the success rates as text, with details if there is one task."""
     if len(results) == 1:
         return str(results[0])
-    return _rates(results)
+    return _task_rates(results)
 
 
-def _rates(results: list[TaskRollouts]) -> str:
+def _task_rates(results: list[TaskRollouts]) -> str:
     return ", ".join(f"{result.task} {result.fresh}" for result in results)

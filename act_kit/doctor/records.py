@@ -1,4 +1,4 @@
-"""What may be wrong with what a run wrote down about itself."""
+"""Checks of the records of a run: metrics, TensorBoard files, and the selection of the best checkpoint."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from act_kit.training.trainer import rollout_steps
 CHECKS = Checks[RunCase]()
 
 _NUM_ROLLOUTS = 10
-"""Rollouts on the way that are advised where there are none; as many as by default."""
+"""Recommended number of evaluations during training if there are none; the default."""
 
 
 @CHECKS.add(
-    "metrics under other names", stage="instrumentation", how_to_verify="read metrics.jsonl against the declared names"
+    "undeclared metrics", stage="instrumentation", how_to_verify="compare metrics.jsonl with the declared names"
 )
 def metrics_readable(case: RunCase) -> Result:
-    """Is every number on record one that a reader would find?"""
+    """Check that every recorded metric is declared and in its range."""
     path = case.folder / "metrics.jsonl"
     if not path.exists():
-        return critical(f"{path} is missing: nothing of this training is on record.", path, case.train_again)
+        return critical(f"{path} is missing: the training has no records.", path, case.train_again)
     step = -1
     lines = read_text(path).splitlines()
     for number, line in enumerate(lines, start=1):
@@ -34,42 +34,50 @@ def metrics_readable(case: RunCase) -> Result:
             record = {str(key): float(value) for key, value in json.loads(line).items()}
         except (ValueError, TypeError, AttributeError):
             if number == len(lines):
-                continue  # torn by a kill
+                continue  # incomplete because of a kill
             return critical(f"line {number} of metrics.jsonl is not a record.", path, case.train_again)
         for name, value in record.items():
             if name == "step":
                 continue
             if name not in METRICS:
                 return critical(
-                    f"line {number} of metrics.jsonl holds '{name}', which is not a declared metric: whoever reads the "
-                    f"declared name finds nothing there.{did_you_mean(name, METRICS)}", path, case.train_again,
-                )  # fmt: skip
+                    f"line {number} of metrics.jsonl holds '{name}', which is not a declared metric: tools that read "
+                    f"the declared name do not find it.{did_you_mean(name, METRICS)}",
+                    path,
+                    case.train_again,
+                )
             declared = METRICS[name]
             if not (math.isfinite(value) and declared.low <= value <= declared.high):
                 return critical(
-                    f"{name} = {value} at step {record.get('step')}: not in its range, {declared.low:g} to "
-                    f"{declared.high:g}.", path, case.train_again,
-                )  # fmt: skip
+                    f"{name} = {value} at step {record.get('step')} is outside its range, {declared.low:g} to "
+                    f"{declared.high:g}.",
+                    path,
+                    case.train_again,
+                )
         if record.get("step", -1) < step:
             return critical(
-                f"the steps in metrics.jsonl go back at line {number}: two writers?", path, case.train_again
+                f"the steps in metrics.jsonl decrease at line {number}: two processes may have written it.",
+                path,
+                case.train_again,
             )
         step = int(record["step"])
-    return ruled_out(f"{len(lines)} records, every name declared, every value in its range, one step counter.")
+    return ruled_out(f"{len(lines)} records, every name declared, every value in its range, steps in order.")
 
 
 @CHECKS.add("missing records", stage="instrumentation", how_to_verify="count the records of each metric")
 def metrics_complete(case: RunCase) -> Result:
-    """Was everything recorded that this configuration measures?"""
+    """Check that every metric of this configuration was recorded."""
     path = case.folder / "metrics.jsonl"
     steps, trainer = case.recorded, case.config.trainer
-    last = max((step for of_name in steps.values() for step in of_name), default=0)
+    last = _last_recorded_step(case)
     trained = _trained_steps(case)
     if last < trained:
         return critical(
             f"metrics.jsonl ends at step {last}, but the run has a checkpoint of step {trained}: the records of "
-            f"{trained - last} steps were cut off.", path, case.train_again,
-        )  # fmt: skip
+            f"{trained - last} steps are missing.",
+            path,
+            case.train_again,
+        )
     if trained < trainer.steps:
         resume = f"act train --resume --out {quoted(case.folder)}"
         return warning(f"training stopped at step {trained} of {trainer.steps}.", path, resume)
@@ -80,80 +88,90 @@ def metrics_complete(case: RunCase) -> Result:
         if len(steps.get(name, {})) < num:
             return critical(
                 f"{name} was recorded {len(steps.get(name, {}))} times; this configuration measures it {num} times.",
-                path, case.train_again,
-            )  # fmt: skip
+                path,
+                case.train_again,
+            )
     if not case.config.selection.num_evaluations:
         return warning(
-            "no rollouts on the way: nothing but the loss tells how training went, and no checkpoint is the best.",
-            case.folder / "config.yaml", case.train_with({"selection.num_evaluations": _NUM_ROLLOUTS}),
-        )  # fmt: skip
-    return ruled_out(f"All {trainer.steps} steps are on record, with every measurement.")
+            "no evaluations during training: only the loss shows its progress, and no best checkpoint is selected.",
+            case.folder / "config.yaml",
+            case.train_with({"selection.num_evaluations": _NUM_ROLLOUTS}),
+        )
+    return ruled_out(f"All {trainer.steps} steps are recorded, with every metric.")
 
 
 @CHECKS.add("records edited", stage="instrumentation", how_to_verify="compare metrics.jsonl with the TensorBoard files")
 def as_written(case: RunCase) -> Result:
-    """Do both files of records say the same?"""
+    """Check that metrics.jsonl and the TensorBoard files agree."""
     folder = case.folder / "tensorboard"
-    written = read_tensorboard(folder) if folder.is_dir() else {}  # a kill may have cost them the latest ones
+    written = read_tensorboard(folder) if folder.is_dir() else {}  # a kill may lose their latest records
     if not written:
         return untested("There are no TensorBoard files to compare metrics.jsonl with.")
     path = case.folder / "metrics.jsonl"
-    last = max((step for of_name in case.recorded.values() for step in of_name), default=0)
+    last = _last_recorded_step(case)
     num = 0
-    for name, of_name in written.items():
+    for name, values in written.items():
         recorded = case.recorded.get(name, {})
-        for step, value in of_name.items():
-            if step > last:  # cut off: see above
+        for step, value in values.items():
+            if step > last:  # missing records have their own check
                 continue
             if step not in recorded or not math.isclose(recorded[step], value, rel_tol=1e-5, abs_tol=1e-7):
                 return critical(
                     f"{name} at step {step} is {recorded.get(step, 'missing')} in metrics.jsonl and {value:.6g} in the "
                     "TensorBoard files, which are written from the same numbers: one of them was edited.",
-                    path, case.train_again,
-                )  # fmt: skip
+                    path,
+                    case.train_again,
+                )
             num += 1
     return ruled_out(f"{num} records are the same in metrics.jsonl and in the TensorBoard files.")
 
 
+def _last_recorded_step(case: RunCase) -> int:
+    return max((max(values) for values in case.recorded.values() if values), default=0)
+
+
 def _trained_steps(case: RunCase) -> int:
-    """Return the step of the last checkpoint, which is how far training got, whatever the records say."""
+    """Return the step of the last checkpoint, independent of the records."""
     policy = find_checkpoint(case.folder / "checkpoints" / "last") / "policy.json"
-    return int(read_json(policy)["contract"]["step"])
+    return int(read_json(policy)["metadata"]["step"])
 
 
-@CHECKS.add("best is not the best", stage="instrumentation", how_to_verify="compare with the records of its rollouts")
+@CHECKS.add("wrong best checkpoint", stage="instrumentation", how_to_verify="compare with the recorded success rates")
 def best_is_best(case: RunCase) -> Result:
-    """Is the checkpoint called best the one that succeeded most?"""
+    """Check that the best checkpoint is the one with the highest success rate."""
     path = case.folder / "checkpoints" / "best"
-    trained = _trained_steps(case)  # a kill may leave a rollout on record whose checkpoint was not saved
+    trained = _trained_steps(case)  # a kill may leave the record of a checkpoint that was not saved
     successes = {at: value for at, value in case.recorded.get("eval/success", {}).items() if at <= trained}
     if not successes:
-        return untested("No rollouts chose a checkpoint.")
-    case.require_training_data()  # of another run's checkpoint, these records say nothing
-    step = case.policy.contract.step
+        return untested("No checkpoint was selected by rollouts.")
+    case.require_training_data()  # the records do not apply to a checkpoint of another run
+    step = case.policy.metadata.step
     state = read_json(case.folder / "checkpoints" / "last" / "training.json")
     chosen = int(state["best_step"])
     if find_checkpoint(case.folder).name != "best" or step != chosen:
         return critical(
-            f"the policy in use is that of step {step}, but training chose that of step {chosen} "
-            f"({state['best_successes']} successes in its rollouts).", path, case.train_again,
-        )  # fmt: skip
+            f"act eval loads the policy of step {step}, but training selected that of step {chosen} "
+            f"({state['best_successes']} successes in its rollouts).",
+            path,
+            case.train_again,
+        )
     if step not in successes:
-        return untested(f"metrics.jsonl has no rollout of step {step}, which training chose.")
+        return untested(f"metrics.jsonl has no success rate at step {step}, which training selected.")
     num = case.config.selection.episodes * len(case.policy.tasks)
     if round(successes[step] * num) != state["best_successes"]:
         return critical(
-            f"the best checkpoint had {state['best_successes']} successes of {num} in its rollouts, metrics.jsonl says "
-            f"{100 * successes[step]:.0f} %: one of them was edited.", path, case.train_again,
-        )  # fmt: skip
+            f"the best checkpoint had {state['best_successes']} successes of {num} in its rollouts, but metrics.jsonl "
+            f"has {100 * successes[step]:.0f} %: one of them was edited.",
+            path,
+            case.train_again,
+        )
     top = max(successes.values())
     latest = max(at for at, value in successes.items() if value >= top - 1e-9)
     if latest != step:
         return critical(
-            f"the checkpoint called best (step {step}) succeeded {100 * successes[step]:.0f} % of the time in its "
-            f"rollouts, that of step {latest} {100 * top:.0f} %; the latest of the best is to be chosen.",
-            path, case.train_again,
-        )  # fmt: skip
-    return ruled_out(
-        f"The best checkpoint (step {step}) had {100 * top:.0f} % success in its rollouts, the most of all."
-    )
+            f"the best checkpoint (step {step}) has a success rate of {100 * successes[step]:.0f} %, that of step "
+            f"{latest} {100 * top:.0f} %; the latest of those with the highest rate must be selected.",
+            path,
+            case.train_again,
+        )
+    return ruled_out(f"The best checkpoint (step {step}) has the highest success rate, {100 * top:.0f} %.")

@@ -1,4 +1,7 @@
-"""Evaluating a policy: the same starts for it and for its controls, and everything needed to believe the number."""
+"""Evaluation of a policy and of its baselines from the same initial states.
+
+The baselines, the stages and the distances to the demonstrations show how far the success rate can be trusted.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +15,29 @@ import torch
 from act_kit.config import EvalConfig
 from act_kit.errors import InitialStateError
 from act_kit.eval.distance_to_demos import distances_to_nearest_demo
-from act_kit.eval.failure_modes import LABELS, Label, failure_mode
+from act_kit.eval.failure_modes import FAILURE_MODES, FailureMode, failure_mode
 from act_kit.eval.init_state_sets import InitialStateSet, check_disjoint, make_init_state_set
 from act_kit.eval.stages import Stage, stage_counts
+from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy, PolicyMetadata
-from act_kit.rollouts.agents import Agent, ExpertAgent, PolicyAgent, RandomAgent, ZeroActionAgent
+from act_kit.rollouts.agents import Agent, ExpertAgent, RandomAgent, ZeroActionAgent
 from act_kit.rollouts.rollout import Outcome, Progress, RolloutFunction
 from act_kit.sim.initial_states import InitialState
 from act_kit.statistics import Rate
 
 FAR_Z = 15.0
-"""Standard deviations from the mean of the demonstrated states; demonstrations themselves reach 2 to 5."""
+"""Number of standard deviations from the mean of the demonstrated states. Demonstrations themselves reach 2 to 5."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeResult:
-    """What is reported of one episode: how it went, and how far it was from what the policy had seen.
+    """The result of one episode and its distance from the demonstrations.
 
     Attributes:
-        outcome: How it went.
-        distance_to_nearest_demo: Distance of its start to the nearest demonstrated one, in box widths, over the
-            informative dimensions; None where no demonstrated start is known.
-        largest_z: Largest normalised coordinate of any state the policy was asked about.
+        outcome: Record of the episode.
+        distance_to_nearest_demo: Distance of its initial state to the nearest demonstrated one, in box widths, over the
+            informative dimensions; None if no demonstrated initial state is known.
+        largest_z: Largest normalized coordinate of any state that the policy was queried with.
     """
 
     outcome: Outcome
@@ -43,14 +47,14 @@ class EpisodeResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A policy's episodes of one task, and its controls.
+    """The episodes of a policy on one task, and those of its baselines.
 
     Attributes:
-        evalset: The starts.
-        episodes: The policy's, one per start.
-        controls: Outcomes by name: ``expert``, ``nothing``, ``random`` on the first of the same starts, and the policy
-            itself from ``demonstrated starts``.
-        engine: What simulated.
+        init_state_set: Initial states.
+        episodes: Results of the policy, one per initial state.
+        baselines: Outcomes by name: ``expert``, ``nothing`` (zero actions) and ``random`` from the first of the same
+            initial states, and the policy itself from ``demonstrated starts``.
+        engine: Name of the simulation engine.
     """
 
     init_state_set: InitialStateSet
@@ -60,95 +64,97 @@ class Evaluation:
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """The policy's outcomes."""
+        """Outcomes of the policy."""
         return [episode.outcome for episode in self.episodes]
 
     @property
     def success(self) -> Rate:
-        """Success once, the benchmark's definition."""
+        """Rate of episodes with success at any step, the benchmark's definition."""
         return success_rate(self.outcomes)
 
     @property
     def success_at_end(self) -> Rate:
-        """Success at the last step of the horizon."""
+        """Rate of episodes with success at the last step of the horizon."""
         return Rate(sum(outcome.success_at_end for outcome in self.outcomes), len(self.outcomes))
 
     def mean_distance(self, when: str) -> float:
-        """Mean of the ``initial``, ``min`` or ``final`` distance over the episodes."""
+        """Return the mean of the ``initial``, ``min`` or ``final`` distance over the episodes."""
         return float(np.mean([distance_at(outcome, when) for outcome in self.outcomes]))
 
     @property
     def closed_distance_fraction(self) -> float:
-        """Which part of the initial distance was gone at the end, of the means."""
+        """Fraction of the mean initial distance that is closed at the end of the episodes."""
         return 1 - self.mean_distance("final") / self.mean_distance("initial")
 
     @property
     def largest_z(self) -> float:
-        """Largest normalised coordinate of any state the policy was asked about."""
+        """Largest normalized coordinate of any state that the policy was queried with."""
         return max(episode.largest_z for episode in self.episodes)
 
     @property
     def num_far(self) -> int:
-        """Episodes with a state farther from the demonstrated ones than ``FAR_Z``."""
+        """Number of episodes with a state farther than ``FAR_Z`` from the demonstrated ones."""
         return sum(episode.largest_z > FAR_Z for episode in self.episodes)
 
     @property
     def far_text(self) -> str:
-        """How far from the demonstrated states the policy got, in words."""
+        """Text on the largest distance of a state from the demonstrated ones."""
         text = f"{self.largest_z:.1f} standard deviations"
         if not self.num_far:
             return text
         return (
             f"{text}; in {self.num_far} of {len(self.episodes)} episodes more than {FAR_Z:.0f}: states unlike any "
-            "demonstration, where what the policy does means little"
+            "demonstration, where the actions of the policy are unreliable"
         )
 
     @property
     def clip_fraction(self) -> float:
-        """Mean fraction of the numbers it asked for that lay outside [-1, 1]."""
+        """Mean fraction of the commanded action values outside [-1, 1]."""
         return float(np.mean([outcome.clip_fraction for outcome in self.outcomes]))
 
     @property
     def crashes(self) -> list[int]:
-        """The episodes that crashed."""
+        """Indices of the episodes in which the simulation failed."""
         return [i for i, outcome in enumerate(self.outcomes) if outcome.crash]
 
     @property
     def stage_counts(self) -> dict[Stage, int]:
-        """How many episodes got as far as each stage of the task, the first stage first."""
+        """Number of episodes that reached each stage of the task or a later one, the first stage first."""
         return stage_counts(self.init_state_set.task, self.outcomes)
 
     @property
-    def failures(self) -> dict[Label, int]:
-        """How many failures there are of each label, the most frequent first."""
+    def failures(self) -> dict[FailureMode, int]:
+        """Number of failures of each failure mode, the most frequent first."""
         failure_modes = list(map(failure_mode, self.outcomes))
-        counts = {what: failure_modes.count(what) for what in LABELS if what in failure_modes}
+        counts = {mode: failure_modes.count(mode) for mode in FAILURE_MODES if mode in failure_modes}
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
     @property
     def interpretation(self) -> str:
-        """What the controls say about the number, in a sentence; empty where they say nothing."""
-        expert, shown = self.baselines.get("expert"), self.baselines.get("demonstrated starts")
+        """Sentence on what the baselines imply for the success rate; empty if they imply nothing."""
+        expert, demonstrated = self.baselines.get("expert"), self.baselines.get("demonstrated starts")
         if expert and success_rate(expert).value < 0.8 and self.success.value < 0.8:
             return (
-                f"The scripted expert itself succeeds only {success_rate(expert)} times from these starts: look at the "
-                "task and its starts before the policy."
+                f"The scripted expert itself succeeds only {success_rate(expert)} times from these initial states. "
+                "Fix: check the task and its initial states before the policy."
             )
-        if shown and success_rate(shown).interval[0] > self.success.interval[1]:
+        if demonstrated and success_rate(demonstrated).interval[0] > self.success.interval[1]:
             if self.init_state_set.kind == "ood":
                 return (
-                    "It succeeds from the starts it was shown and fails from these, which lie outside the box that "
-                    "starts are drawn from: it does not extrapolate. Whether it generalises: --init-states test"
+                    "The policy succeeds from demonstrated initial states and fails from these, which lie outside the "
+                    "box of the initial-state distribution: it does not extrapolate. To measure generalization within "
+                    "the box: --init-states test"
                 )
             return (
-                "It succeeds from the starts it was shown and fails from others: the demonstrations do not cover the "
-                "starts it is evaluated from. Read the dataset's diversity report: act report DATASET"
+                "The policy succeeds from demonstrated initial states and fails from others: the demonstrations do not "
+                "cover the initial states of the evaluation. Fix: read the dataset's diversity report: act report "
+                "DATASET"
             )
         return ""
 
 
 def success_rate(outcomes: Sequence[Outcome]) -> Rate:
-    """Return how many succeeded once."""
+    """Return the rate of episodes with success at any step."""
     return Rate(sum(outcome.success_once for outcome in outcomes), len(outcomes))
 
 
@@ -163,9 +169,9 @@ def evaluate(
     config: EvalConfig,
     *,
     roll: RolloutFunction,
-    on_progress: Callable[[str, Progress, int], None] = lambda who, progress, num: None,
+    on_progress: Callable[[str, Progress, int], None] = lambda agent_name, progress, num_episodes: None,
 ) -> Evaluation:
-    """Run ``policy`` from every start of ``init_state_set`` to the horizon, and the controls; see :func:`evaluate_all`."""
+    """Evaluate ``policy`` and its baselines on one set of initial states; see :func:`evaluate_all`."""
     (evaluation,) = evaluate_all(policy, [init_state_set], config, roll=roll, on_progress=on_progress)
     return evaluation
 
@@ -176,40 +182,42 @@ def evaluate_all(
     config: EvalConfig,
     *,
     roll: RolloutFunction,
-    on_progress: Callable[[str, Progress, int], None] = lambda who, progress, num: None,
+    on_progress: Callable[[str, Progress, int], None] = lambda agent_name, progress, num_episodes: None,
 ) -> list[Evaluation]:
-    """Evaluate ``policy`` on sets of one task each, with ``config``'s controls of each, by ``roll``.
+    """Evaluate ``policy`` and the baselines of ``config`` on sets of one task each, by ``roll``.
 
-    ``on_progress`` is told who acts, how far that is, and of how many episodes.
+    The policy runs from every initial state to the horizon. ``on_progress`` receives the name of the agent, its
+    progress, and the number of episodes.
 
     Raises:
-        StartError: A set is of a task that the policy does not have, or contains starts that were demonstrated.
+        InitialStateError: The policy was not trained on the task of a set, or a set contains demonstrated initial
+            states.
     """
-    contract = policy.contract
+    metadata = policy.metadata
     for init_state_set in init_state_sets:
         if init_state_set.task not in policy.tasks:
             raise InitialStateError(
                 f"The policy was trained on {', '.join(policy.tasks)}; the evaluation set is of {init_state_set.task}. "
-                "Evaluate it on what it was trained on: --init-states test"
+                "Fix: evaluate the policy on a task it was trained on: --init-states test"
             )
-        check_disjoint(init_state_set, contract.init_states_of(init_state_set.task))
+        check_disjoint(init_state_set, metadata.init_states_of(init_state_set.task))
 
     def run(
-        who: str, agent: Agent, init_states: Sequence[Sequence[InitialState]], *, stop_at_success: bool = True
+        name: str, agent: Agent, init_states: Sequence[Sequence[InitialState]], *, stop_at_success: bool = True
     ) -> list[list[Outcome]]:
-        """Roll out from the starts of all sets at once; return the outcomes by set."""
-        of_all = list(chain.from_iterable(init_states))
-        if not of_all:
+        """Roll out from the initial states of all sets in one batch; return the outcomes by set."""
+        all_init_states = list(chain.from_iterable(init_states))
+        if not all_init_states:
             return [[] for _ in init_states]
         outcomes = iter(
             roll(
                 agent,
-                of_all,
+                all_init_states,
                 stop_at_success=stop_at_success,
-                on_progress=lambda progress: on_progress(who, progress, len(of_all)),
+                on_progress=lambda progress: on_progress(name, progress, len(all_init_states)),
             )
         )
-        return [list(islice(outcomes, len(of_set))) for of_set in init_states]
+        return [list(islice(outcomes, len(states_of_set))) for states_of_set in init_states]
 
     outcomes = run(
         "policy",
@@ -217,38 +225,45 @@ def evaluate_all(
         [init_state_set.init_states for init_state_set in init_state_sets],
         stop_at_success=False,
     )
-    some = [init_state_set.init_states[: config.baseline_episodes] for init_state_set in init_state_sets]
-    shown = [
-        _demonstrated(init_state_set, contract, config.demonstrated_episodes) for init_state_set in init_state_sets
+    baseline_states = [init_state_set.init_states[: config.baseline_episodes] for init_state_set in init_state_sets]
+    demonstrated = [
+        _demonstrated_states(init_state_set, metadata, config.demonstrated_episodes)
+        for init_state_set in init_state_sets
     ]
     baselines = {
-        "expert": run("expert", ExpertAgent(), some),
-        "nothing": run("nothing", ZeroActionAgent(), some),
-        "random": run("random", RandomAgent(), some),
-        "demonstrated starts": run("demonstrated starts", PolicyAgent(policy), shown),
+        "expert": run("expert", ExpertAgent(), baseline_states),
+        "nothing": run("nothing", ZeroActionAgent(), baseline_states),
+        "random": run("random", RandomAgent(), baseline_states),
+        "demonstrated starts": run("demonstrated starts", PolicyAgent(policy), demonstrated),
     }
-    return [
-        Evaluation(
-            init_state_set=init_state_set,
-            episodes=_judge(policy, init_state_set, outcomes[i]),
-            baselines={who: of_sets[i] for who, of_sets in baselines.items() if of_sets[i]},
-            engine=config.sim.engine,
+    evaluations: list[Evaluation] = []
+    for i, init_state_set in enumerate(init_state_sets):
+        evaluations.append(
+            Evaluation(
+                init_state_set=init_state_set,
+                episodes=_episode_results(policy, init_state_set, outcomes[i]),
+                baselines={name: by_set[i] for name, by_set in baselines.items() if by_set[i]},
+                engine=config.sim.engine,
+            )
         )
-        for i, init_state_set in enumerate(init_state_sets)
-    ]
+    return evaluations
 
 
-def _demonstrated(init_state_set: InitialStateSet, contract: PolicyMetadata, num: int) -> tuple[InitialState, ...]:
-    """Choose demonstrated starts of the set's task as a control, if they are known and not evaluated already."""
-    known = contract.init_states_of(init_state_set.task)
+def _demonstrated_states(
+    init_state_set: InitialStateSet, metadata: PolicyMetadata, num: int
+) -> tuple[InitialState, ...]:
+    """Choose demonstrated initial states of the set's task; none if unknown or if the set already is of that kind."""
+    known = metadata.init_states_of(init_state_set.task)
     if init_state_set.kind == "train" or not known:
         return ()
     return make_init_state_set(init_state_set.task, "train", num, init_state_set.seed, known).init_states
 
 
-def _judge(policy: Policy, init_state_set: InitialStateSet, outcomes: Sequence[Outcome]) -> list[EpisodeResult]:
-    """Say of each episode how far it was from what the policy had seen."""
-    known = policy.contract.init_states_of(init_state_set.task)
+def _episode_results(
+    policy: Policy, init_state_set: InitialStateSet, outcomes: Sequence[Outcome]
+) -> list[EpisodeResult]:
+    """Measure the distance of each episode from the demonstrations."""
+    known = policy.metadata.init_states_of(init_state_set.task)
     nearest: list[float] | list[None] = [None] * len(outcomes)
     if known:
         nearest = distances_to_nearest_demo(init_state_set.task, init_state_set.init_states, np.array(known)).tolist()

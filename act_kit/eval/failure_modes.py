@@ -1,4 +1,4 @@
-"""Why an episode failed, as far as its motion shows: one label per failure, the first that fits."""
+"""Failure modes of episodes, derived from their motion: each failure has the first mode that fits."""
 
 from __future__ import annotations
 
@@ -10,35 +10,37 @@ from act_kit.eval.stages import GRASPING, HELD_STEPS, held, near
 from act_kit.rollouts.rollout import Outcome
 from act_kit.sim.distance import norms
 
-Label = Literal["crashed", "frozen", "oscillating", "never reached", "lost the grasp", "saturated", "other"]
+FailureMode = Literal["crashed", "frozen", "oscillating", "never reached", "lost the grasp", "saturated", "other"]
 
 FROZEN_M = 0.02
-"""A hand that stays in a box this wide, high and deep hardly moves. From its first place it has 5 cm or more to go."""
+"""Largest side of the box that a frozen hand stays in. Every task requires it to move 5 cm or more."""
 
 OSCILLATING_M = 0.25
-"""In the second half of the episode the hand travels at least this far (a tenth of what it can) ..."""
+"""Minimum path length of the hand in the second half of the episode, a tenth of the maximum possible."""
 
 OSCILLATING_TIMES = 10
-"""... and so many times the diagonal of the box it stays in: five times to and fro. Random actions make 3 to 4."""
+"""Minimum ratio of that path length to the diagonal of the box the hand stays in: five back-and-forth movements.
+
+Random actions reach 3 to 4."""
 
 SATURATED = 0.5
-"""More than this part of the steps ask for the greatest speed along some axis."""
+"""Minimum fraction of the steps that command the maximum speed along some axis."""
 
-LABELS: dict[Label, str] = {
-    "crashed": "the simulation broke down",
+FAILURE_MODES: dict[FailureMode, str] = {
+    "crashed": "the simulation failed",
     "frozen": f"the hand stayed within {100 * FROZEN_M:.0f} cm in every direction",
-    "oscillating": "in the second half the hand went to and fro: at least "
+    "oscillating": "in the second half the hand moved back and forth: at least "
     f"{100 * OSCILLATING_M:.0f} cm, {OSCILLATING_TIMES} times the diagonal of the box it stayed in",
-    "never reached": "the hand never came near the object (of reach tasks: the goal)",
-    "lost the grasp": "the object was held in the air, and was not when the episode ended",
+    "never reached": "the hand never came near the object (in reach tasks: the goal)",
+    "lost the grasp": "the object was lifted, but not held when the episode ended",
     "saturated": f"more than {100 * SATURATED:.0f} % of the actions were at a bound along some axis",
     "other": "none of these",
 }
-"""What each means; an episode has the first that fits."""
+"""Meaning of each failure mode; a failed episode has the first that fits."""
 
 
-def failure_mode(outcome: Outcome) -> Label | None:
-    """Say why an episode failed; None if it succeeded."""
+def failure_mode(outcome: Outcome) -> FailureMode | None:
+    """Return the failure mode of an episode; None if it succeeded."""
     if outcome.success_once:
         return None
     if outcome.crash is not None:
@@ -51,8 +53,8 @@ def failure_mode(outcome: Outcome) -> Label | None:
     if not near(outcome).any():
         return "never reached"
     if outcome.init_state.task in GRASPING:
-        in_the_air = held(outcome)
-        if in_the_air.sum() >= HELD_STEPS and not in_the_air[-1]:
+        is_held = held(outcome)
+        if is_held.sum() >= HELD_STEPS and not is_held[-1]:
             return "lost the grasp"
     if (np.abs(outcome.actions[:, :3]) >= 1).any(axis=1).mean() > SATURATED:
         return "saturated"
@@ -60,5 +62,5 @@ def failure_mode(outcome: Outcome) -> Label | None:
 
 
 def _oscillates(hand: np.ndarray) -> bool:
-    travelled = norms(np.diff(hand, axis=0)).sum()
-    return bool(travelled >= max(OSCILLATING_M, OSCILLATING_TIMES * np.linalg.norm(np.ptp(hand, axis=0))))
+    path_length = norms(np.diff(hand, axis=0)).sum()
+    return bool(path_length >= max(OSCILLATING_M, OSCILLATING_TIMES * np.linalg.norm(np.ptp(hand, axis=0))))

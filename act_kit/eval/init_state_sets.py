@@ -1,4 +1,4 @@
-"""Evaluation sets: starts in a file with a hash, so that two evaluations can know that they measured the same."""
+"""Sets of initial states for evaluations, saved with a hash so that evaluations on the same set can be recognized."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ FORMAT = "act_kit.evalset"
 VERSION = 1
 Kind = Literal["test", "train", "grid", "ood", "file"]
 CHOICES = ("test", "train", "grid", "ood")
-"""The kinds that can be asked for by name."""
+"""Kinds that can be selected by name."""
 
 _SAME_DRAW_M = 1e-9
-"""Another version of NumPy may round a draw otherwise, by far less than this."""
+"""Tolerance for the same draw; NumPy versions may round differently, by far less than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitialStateSet:
-    """The starts of an evaluation.
+    """The initial states of an evaluation of one task.
 
     Attributes:
         task: Meta-World task.
-        kind: ``fresh`` (drawn anew from the reset law), ``dataset`` (the demonstrated ones), ``grid`` (a lattice),
-            ``ood`` (outside the box that the reset law draws from) or ``file`` (somebody's own).
-        seed: Of the draw.
-        starts: In the order they are run.
+        kind: ``test`` (new draws from the initial-state distribution), ``train`` (the demonstrated ones), ``grid`` (a
+            lattice), ``ood`` (outside the box of the distribution) or ``file`` (provided by the user).
+        seed: Seed of the draw.
+        init_states: Initial states in the order of the episodes.
     """
 
     task: str
@@ -47,7 +47,7 @@ class InitialStateSet:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the task and its starts, to the bit."""
+        """SHA-256 of the task and of the exact initial states."""
         return hashlib.sha256(self.task.encode() + stack(self.init_states).tobytes()).hexdigest()
 
     @property
@@ -56,14 +56,14 @@ class InitialStateSet:
 
     @property
     def follows_distribution(self) -> bool:
-        """Whether these are the draws that its kind, seed and number decide, in that order."""
+        """True if these are the draws that follow from the kind, the seed and their number, in that order."""
         if self.kind in ("train", "file"):
             return False
         drawn = make_init_state_set(self.task, self.kind, len(self.init_states), self.seed, [])
         return bool(np.abs(stack(drawn.init_states) - stack(self.init_states)).max() <= _SAME_DRAW_M)
 
     def save(self, path: Path) -> None:
-        """Write the set as JSON; floats keep every bit."""
+        """Write the set as JSON; floats stay bit-exact."""
         write_json(
             path,
             {
@@ -81,16 +81,17 @@ class InitialStateSet:
     def load(cls, path: Path) -> InitialStateSet:
         """Read a set and check it against its hash.
 
-        Its kind is what it is, not what the file says: initial states that are not the draws of the law that they name
-        are of kind ``file``.
+        The kind in the file is verified: initial states that are not the draws of that kind become kind ``file``.
 
         Raises:
-            DatasetError: It is missing, something else, or was changed.
+            DatasetError: The file is missing, is no initial-state set, or was changed.
         """
         try:
             values: dict[str, Any] = read_json(path)
             if values["format"] != FORMAT or values["version"] != VERSION:
-                raise DatasetError(f"{path} is not an evaluation set of this act_kit ({FORMAT} version {VERSION}).")
+                raise DatasetError(
+                    f"{path} is not an evaluation set of this act_kit: {FORMAT} version {VERSION} was expected."
+                )
             init_states = tuple(
                 InitialState.of(values["task"], np.array(init_state, dtype=np.float64))
                 for init_state in values["init_states"]
@@ -101,36 +102,38 @@ class InitialStateSet:
             for init_state in init_states:
                 get_task(init_state_set.task).check(init_state.array)
             is_known = init_state_set.kind in get_args(Kind)
-            is_as_said = (
+            kind_is_correct = (
                 init_state_set.kind == "train" or not init_states or (is_known and init_state_set.follows_distribution)
             )
         except FileNotFoundError as error:
             raise DatasetError(
-                f"'{path}' is neither a file nor one of {', '.join(CHOICES)}.{did_you_mean(str(path), CHOICES)}"
+                f"'{path}' is not a file; choose from: {', '.join(CHOICES)}.{did_you_mean(str(path), CHOICES)}"
             ) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise DatasetError(
-                f"{path} is not an evaluation set: {error!r}. Use a init_states.json that eval wrote."
+                f"{path} is not an evaluation set: {error!r}. Fix: use an init_states.json that act eval wrote."
             ) from error
         if init_state_set.hash != values["hash"] or not init_states:
-            raise DatasetError(f"{path} was changed since it was written: its starts do not match its hash.")
-        return init_state_set if is_as_said else replace(init_state_set, kind="file")
+            raise DatasetError(f"{path} was changed after it was written: its initial states do not match its hash.")
+        return init_state_set if kind_is_correct else replace(init_state_set, kind="file")
 
 
 def make_init_state_set(
     task: str, kind: Kind, num: int, seed: int, demonstrated: Sequence[Sequence[float]]
 ) -> InitialStateSet:
-    """Draw an evaluation set: ``dataset`` takes ``num`` demonstrated starts, evenly over all of them.
+    """Draw an evaluation set; ``train`` takes ``num`` evenly spaced demonstrated initial states.
 
     Raises:
-        ConfigError: There is no such kind.
-        StartError: The demonstrated starts are asked for, and nobody recorded them.
+        ConfigError: The kind is unknown.
+        InitialStateError: The kind is ``train``, and the demonstrated initial states were not recorded.
     """
     if kind not in CHOICES:
-        raise ConfigError(f"kind='{kind}': there are {', '.join(CHOICES)}.{did_you_mean(kind, CHOICES)}")
+        raise ConfigError(f"kind='{kind}': choose from: {', '.join(CHOICES)}.{did_you_mean(kind, CHOICES)}")
     if kind == "train":
         if not demonstrated:
-            raise InitialStateError(f"The starts of the demonstrations of {task} were not recorded: --init-states test")
+            raise InitialStateError(
+                f"The initial states of the demonstrations of {task} were not recorded. Fix: --init-states test"
+            )
         chosen = np.unique(np.linspace(0, len(demonstrated) - 1, num).round().astype(int))
         init_states = [InitialState.of(task, np.array(demonstrated[i])) for i in chosen]
     else:
@@ -139,19 +142,19 @@ def make_init_state_set(
     return InitialStateSet(task=task, kind=kind, seed=seed, init_states=tuple(init_states))
 
 
-def init_state_sets_from(choice: str, contract: PolicyMetadata, config: EvalConfig) -> list[InitialStateSet]:
-    """Make the sets that ``--init-states`` asks for by their kind, one of each of a policy's tasks.
+def init_state_sets_from(choice: str, metadata: PolicyMetadata, config: EvalConfig) -> list[InitialStateSet]:
+    """Return the sets that ``--init-states`` selects: one per task of the policy for a kind, or one saved set.
 
-    It may also be the path of a saved set, which is of one task: only that is evaluated then.
+    A saved set, given by its path, is of one task; only that task is evaluated.
     """
     if choice in CHOICES:
         kind = cast(Kind, choice)
         return [
-            make_init_state_set(task, kind, config.episodes, config.seed, contract.init_states_of(task))
-            for task in contract.tasks
+            make_init_state_set(task, kind, config.episodes, config.seed, metadata.init_states_of(task))
+            for task in metadata.tasks
         ]
     init_state_set = InitialStateSet.load(Path(choice))
-    known = contract.init_states_of(init_state_set.task)
+    known = metadata.init_states_of(init_state_set.task)
     if init_state_set.kind == "train" and not all(
         list(init_state.rand_vec) in known for init_state in init_state_set.init_states
     ):
@@ -160,18 +163,22 @@ def init_state_sets_from(choice: str, contract: PolicyMetadata, config: EvalConf
 
 
 def check_disjoint(init_state_set: InitialStateSet, demonstrated: Sequence[Sequence[float]]) -> None:
-    """Raise :class:`InitialStateError` if initial states are demonstrated ones, or moved by less than chance would move them.
+    """Refuse initial states that are demonstrated ones or near copies of them: success from them may be memory.
 
-    Success from them may be memory.
+    Raises:
+        InitialStateError: Some initial states lie nearer to demonstrated ones than chance allows.
     """
     if init_state_set.kind == "train" or not demonstrated:
         return
     seen = np.array(demonstrated)
-    again = np.flatnonzero(near_copies(init_state_set.task, stack(init_state_set.init_states), seen))
-    if len(again):
-        (apart,) = distances_to_nearest_demo(init_state_set.task, [init_state_set.init_states[again[0]]], seen)
+    copies = np.flatnonzero(near_copies(init_state_set.task, stack(init_state_set.init_states), seen))
+    if len(copies):
+        num = len(init_state_set.init_states)
+        first = init_state_set.init_states[copies[0]]
+        (distance,) = distances_to_nearest_demo(init_state_set.task, [first], seen)
         raise InitialStateError(
-            f"{len(again)} of the {len(init_state_set.init_states)} evaluation starts of {init_state_set.task} were demonstrated in "
-            f"training, exactly or nearly (the first is number {again[0]}, {apart:.1g} box widths from one): success "
-            "from them may be memory. Draw others with another --seed, or say that you mean it with --init-states dataset."
+            f"{len(copies)} of the {num} evaluation initial states of {init_state_set.task} were demonstrated in "
+            f"training, exactly or nearly (the first is number {copies[0]}, {distance:.1g} box widths from a "
+            "demonstrated one): success from them may be memory. Fix: draw others with another --seed, or evaluate the "
+            "demonstrated ones on purpose with --init-states train."
         )

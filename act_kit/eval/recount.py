@@ -1,4 +1,4 @@
-"""An evaluation's files, held against each other: the numbers of ``summary.json`` follow from ``episodes.csv``."""
+"""Consistency check of the files of an evaluation: ``summary.json`` is recomputed from ``episodes.csv``."""
 
 from __future__ import annotations
 
@@ -17,30 +17,29 @@ from act_kit.eval.distance_to_demos import divide
 from act_kit.eval.init_state_sets import InitialStateSet
 from act_kit.eval.stages import stages
 from act_kit.files import read_text
-from act_kit.reports.evaluation import rate_values
 from act_kit.sim.tasks import HORIZON, Difficulty, get_task
 from act_kit.statistics import MacroAverageRate, Rate
 
 _ROUNDING = {"largest_z": 1e-3, "clip_fraction": 1e-4}
-"""How far a number of the summary may be from that of the rows, which have fewer digits; 2e-6 for others."""
+"""Tolerances of numbers of the summary, since the rows have fewer digits; 2e-6 for all others."""
 
 _LARGEST = 1e12
-"""No distance, z or number of episodes is larger: a simulation that goes wild has crashed before."""
+"""Upper bound on distances, z and numbers of episodes: a diverging simulation crashes before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeRow:
-    """A row of ``episodes.csv``; its numbers are in their ranges.
+    """A row of ``episodes.csv`` whose numbers are in their ranges.
 
     Attributes:
-        success_once, success_at_end: Of the benchmark.
+        success_once, success_at_end: Success of the benchmark, at any step and at the last step.
         initial, min, final: Distances.
         nearest: Distance of the initial state to the nearest demonstrated one, in box widths; None if unknown.
         largest_z: Largest normalized coordinate.
-        clip_fraction: Of the actions.
-        furthest: The last stage that it shows; "" if it shows none.
-        label: Why it failed; "" if it did not.
-        crash: What broke down; "" if nothing did.
+        clip_fraction: Fraction of action values outside [-1, 1].
+        furthest: Furthest stage; "" if none was reached.
+        failure_mode: Failure mode; "" if the episode succeeded.
+        crash: Error of the simulation; "" if there was none.
     """
 
     success_once: bool
@@ -61,8 +60,8 @@ class EvaluationRows:
     """The episodes of an evaluation of one task.
 
     Attributes:
-        evalset: The initial states.
-        rows: One per initial state.
+        init_state_set: Initial states.
+        rows: Rows, one per initial state.
         digest: SHA-256 of the initial states and of every number of every episode: equal for copies of an evaluation.
     """
 
@@ -76,7 +75,7 @@ def read_rows(folder: Path) -> EvaluationRows:
 
     Raises:
         DatasetError: ``init_states.json`` is damaged.
-        DamagedFileError: A row is missing, is of another initial state, or holds what cannot be.
+        DamagedFileError: A row is missing, is of another initial state, or holds inconsistent data.
     """
     init_state_set = InitialStateSet.load(folder / "init_states.json")
     file = folder / "episodes.csv"
@@ -85,7 +84,9 @@ def read_rows(folder: Path) -> EvaluationRows:
     except csv.Error as error:
         raise DamagedFileError(f"{file} is not CSV: {error}.") from error
     if len(table) != len(init_state_set.init_states):
-        raise DamagedFileError(f"{file} has {len(table)} episodes for {len(init_state_set.init_states)} starts.")
+        raise DamagedFileError(
+            f"{file} has {len(table)} episodes for {len(init_state_set.init_states)} initial states."
+        )
     digest = hashlib.sha256(init_state_set.hash.encode())
     rows: list[EpisodeRow] = []
     for i, cells in enumerate(table):
@@ -93,17 +94,17 @@ def read_rows(folder: Path) -> EvaluationRows:
             _require(None not in (*cells, *cells.values()), "too few or too many cells")
             _require(cells["episode"] == str(i), f"episode is {cells['episode']}")
             init_state = tuple(float(x) for x in cells["init_state"].split())
-            _require(init_state == init_state_set.init_states[i].rand_vec, "start is not that of init_states.json")
+            _require(init_state == init_state_set.init_states[i].rand_vec, "init_state is not that of init_states.json")
             rows.append(_read_row(cells, init_state_set.task))
         except (KeyError, ValueError, TypeError, AttributeError) as error:
-            what = f"there is no column {error}" if isinstance(error, KeyError) else error
-            raise DamagedFileError(f"{file}, row {i}: {what}.") from error
+            problem = f"there is no column {error}" if isinstance(error, KeyError) else error
+            raise DamagedFileError(f"{file}, row {i}: {problem}.") from error
         digest.update(repr(sorted((key, cell) for key, cell in cells.items() if key != "video")).encode())
     return EvaluationRows(init_state_set=init_state_set, rows=rows, digest=digest.hexdigest())
 
 
 def _read_row(cells: Mapping[str, str], task: str) -> EpisodeRow:
-    """Check a row's cells one by one and against each other."""
+    """Parse the cells of a row, and check their ranges and their consistency."""
     crash, success_once = cells["crash"], _flag(cells, "success_once")
     if success_once:
         _number(cells, "success_step", 0, HORIZON)
@@ -126,14 +127,16 @@ def _read_row(cells: Mapping[str, str], task: str) -> EpisodeRow:
     _require(bool(cells["success_step"]) == success_once, f"success_step is '{cells['success_step']}'")
     _require(row.furthest in ("", *stages(task)), f"furthest_stage is '{row.furthest}'")
     _require((row.furthest == "success") == success_once, f"furthest_stage is '{row.furthest}'")
-    _require((row.failure_mode == "") == success_once, f"label is '{row.failure_mode}'")
-    _require((row.failure_mode == "crashed") == bool(crash), f"label is '{row.failure_mode}', crash is '{crash}'")
+    _require((row.failure_mode == "") == success_once, f"failure_mode is '{row.failure_mode}'")
+    _require(
+        (row.failure_mode == "crashed") == bool(crash), f"failure_mode is '{row.failure_mode}', crash is '{crash}'"
+    )
     return row
 
 
-def _require(is_so: bool, otherwise: str) -> None:
-    if not is_so:
-        raise ValueError(otherwise)
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
 
 
 def _flag(cells: Mapping[str, str], name: str) -> bool:
@@ -151,7 +154,7 @@ def check_summary(folder: Path, summary: Any, rows: EvaluationRows) -> None:
     """Recompute every number of the summary of one task.
 
     Raises:
-        DamagedFileError: One differs.
+        DamagedFileError: A number differs.
     """
     _refuse_differences(folder, recount(rows), summary)
     distance = summary["distance"]
@@ -161,28 +164,34 @@ def check_summary(folder: Path, summary: Any, rows: EvaluationRows) -> None:
 
 
 def recount(evaluation: EvaluationRows) -> dict[str, Any]:
-    """Return what :func:`act_kit.reports.evaluation.summarize` computes of an evaluation's episodes, from their rows."""
+    """Recompute from the rows the numbers of :func:`act_kit.reports.evaluation.summarize`."""
     init_state_set, rows = evaluation.init_state_set, evaluation.rows
     order = stages(init_state_set.task)
-    reached = [order.index(row.furthest) for row in rows if row.furthest in order]
     failure_modes = [row.failure_mode for row in rows if row.failure_mode]
     known = [row for row in rows if row.nearest is not None]
     bins = divide([row.nearest or 0.0 for row in known], [row.success_once for row in known]) if known else []
+    distance = {
+        "initial": float(np.mean([row.initial for row in rows])),
+        "min": float(np.mean([row.min for row in rows])),
+        "final": float(np.mean([row.final for row in rows])),
+    }
+    reached = [order.index(row.furthest) for row in rows if row.furthest in order]
+    stage_counts: dict[str, int] = {}
+    for i, stage in enumerate(order):
+        stage_counts[stage] = sum(index >= i for index in reached)
     return {
         "task": init_state_set.task,
-        "success_once": rate_values(Rate(sum(row.success_once for row in rows), len(rows))),
-        "success_at_end": rate_values(Rate(sum(row.success_at_end for row in rows), len(rows))),
+        "success_once": Rate(sum(row.success_once for row in rows), len(rows)).to_dict(),
+        "success_at_end": Rate(sum(row.success_at_end for row in rows), len(rows)).to_dict(),
         "distance_unit": get_task(init_state_set.task).unit,
-        "distance": {
-            when: float(np.mean([getattr(row, when) for row in rows])) for when in ("initial", "min", "final")
-        },
+        "distance": distance,
         "largest_z": max(row.largest_z for row in rows),
         "clip_fraction": float(np.mean([row.clip_fraction for row in rows])),
         "crashes": [i for i, row in enumerate(rows) if row.crash],
-        "stage_counts": {stage: sum(index >= i for index in reached) for i, stage in enumerate(order)},
+        "stage_counts": stage_counts,
         "failures": {failure_mode: failure_modes.count(failure_mode) for failure_mode in failure_modes},
         "success_by_nearest_demonstration": [
-            {"low": each.low, "high": each.high, "success_once": rate_values(each.rate)} for each in bins
+            {"low": each.low, "high": each.high, "success_once": each.rate.to_dict()} for each in bins
         ],
         "init_state_set": {
             "kind": init_state_set.kind,
@@ -197,28 +206,31 @@ def recount(evaluation: EvaluationRows) -> dict[str, Any]:
 def check_overview(
     folder: Path, overview: Any, summaries: Mapping[str, Any], tasks: Mapping[str, EvaluationRows]
 ) -> None:
-    """Recompute every number of the summary of several tasks from theirs, which are checked before.
+    """Recompute every number of the summary of several tasks from the checked summaries of the tasks.
 
     Raises:
-        DamagedFileError: One differs.
+        DamagedFileError: A number differs.
     """
     _refuse_differences(folder, recount_overview(summaries, tasks), overview)
+    shared_keys = ("horizon", "chunking", "policy_step", "versions", "device", "training")
     for summary in summaries.values():
-        same = ("horizon", "chunking", "policy_step", "versions", "device", "training")
-        _refuse_differences(folder, {key: summary[key] for key in same}, overview)
+        _refuse_differences(folder, {key: summary[key] for key in shared_keys}, overview)
 
 
 def recount_overview(summaries: Mapping[str, Any], tasks: Mapping[str, EvaluationRows]) -> dict[str, Any]:
-    """Return what :func:`act_kit.reports.overview.summarize_all` computes, from the rows and summaries of the tasks."""
+    """Recompute from rows and summaries the numbers of :func:`act_kit.reports.overview.summarize_all`."""
     counted = {name: recount(rows) for name, rows in tasks.items()}
     experts = {name: summaries[name]["baselines"].get("expert") for name in tasks}
     means: dict[str, Any] = {}
     for group in ("all", *get_args(Difficulty)):
         members = [name for name in tasks if group in ("all", get_task(name).group)]
         if members:
-            rates = {what: [counted[name][what] for name in members] for what in ("success_once", "success_at_end")}
-            rates["expert"] = [experts[name] for name in members]
-            means[group] = {"num_tasks": len(members), **{what: _mean_values(rates[what]) for what in rates}}
+            means[group] = {
+                "num_tasks": len(members),
+                "success_once": _mean_values([counted[name]["success_once"] for name in members]),
+                "success_at_end": _mean_values([counted[name]["success_at_end"] for name in members]),
+                "expert": _mean_values([experts[name] for name in members]),
+            }
     return {
         "tasks": {
             name: {
@@ -249,7 +261,7 @@ def _rate(values: Mapping[str, Any]) -> Rate:
     """Read a rate of a summary.
 
     Raises:
-        ValueError: Its counts cannot be.
+        ValueError: Its counts are inconsistent.
     """
     successes, num = values["successes"], values["num"]
     _require(
@@ -260,28 +272,29 @@ def _rate(values: Mapping[str, Any]) -> Rate:
 
 
 def _recomputed_rates(rates: Mapping[str, Any]) -> dict[str, Any]:
-    """Return rates with their values and intervals computed from their counts."""
-    return {who: rate_values(_rate(values)) for who, values in rates.items()}
+    """Return rates with their values and intervals recomputed from their counts."""
+    return {name: _rate(values).to_dict() for name, values in rates.items()}
 
 
-def _refuse_differences(folder: Path, expected: Mapping[str, Any], said: Mapping[str, Any]) -> None:
+def _refuse_differences(folder: Path, expected: Mapping[str, Any], reported: Mapping[str, Any]) -> None:
     for key, value in expected.items():
-        found = _difference(key, value, said[key], _ROUNDING.get(key, 2e-6))
-        if found:
-            raise DamagedFileError(f"{folder / 'summary.json'} does not agree with the episodes: {found}.")
+        difference = _difference(key, value, reported[key], _ROUNDING.get(key, 2e-6))
+        if difference:
+            raise DamagedFileError(f"{folder / 'summary.json'} does not agree with the episodes: {difference}.")
 
 
-def _difference(name: str, expected: Any, said: Any, tolerance: float) -> str:
-    """Name the first number in which two values differ; "" if they do not. A mapping may say more than is expected."""
-    if isinstance(expected, Mapping) and isinstance(said, Mapping):
-        keys = {*expected, *said} if name.endswith(("failures", "stage_counts")) else expected
-        pairs = [(f"{name}.{key}", expected.get(key), said.get(key)) for key in keys]
-    elif isinstance(expected, list) and isinstance(said, list) and len(expected) == len(said):
-        pairs = [(f"{name}.{i}", *both) for i, both in enumerate(zip(expected, said, strict=True))]
-    elif isinstance(expected, float) and isinstance(said, (int, float)) and not isinstance(said, bool):
-        return "" if abs(expected - said) <= tolerance else f"{name} is {said:g}; the episodes make it {expected:g}"
+def _difference(name: str, expected: Any, reported: Any, tolerance: float) -> str:
+    """Describe the first number that differs; "" if none does. The reported mapping may have additional keys."""
+    if isinstance(expected, Mapping) and isinstance(reported, Mapping):
+        keys = {*expected, *reported} if name.endswith(("failures", "stage_counts")) else expected
+        pairs = [(f"{name}.{key}", expected.get(key), reported.get(key)) for key in keys]
+    elif isinstance(expected, list) and isinstance(reported, list) and len(expected) == len(reported):
+        pairs = [(f"{name}.{i}", *both) for i, both in enumerate(zip(expected, reported, strict=True))]
+    elif isinstance(expected, float) and isinstance(reported, (int, float)) and not isinstance(reported, bool):
+        is_same = abs(expected - reported) <= tolerance
+        return "" if is_same else f"{name} is {reported:g}; recomputed from the episodes, it is {expected:g}"
     else:
-        is_same = type(expected) is type(said) and expected == said
-        return "" if is_same else f"{name} is {said}; the episodes make it {expected}"
+        is_same = type(expected) is type(reported) and expected == reported
+        return "" if is_same else f"{name} is {reported}; recomputed from the episodes, it is {expected}"
     differences = (_difference(*pair, tolerance) for pair in pairs)
     return next(filter(None, differences), "")

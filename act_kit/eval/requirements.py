@@ -1,4 +1,4 @@
-"""Gates for continuous integration: quantities of an evaluation that must be at least, or at most, what is asked."""
+"""Requirements for continuous integration: limits on quantities of an evaluation, such as ``success_lower>=0.8``."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ QUANTITIES: dict[str, Callable[[Evaluation], float]] = {
     "clip_fraction": lambda e: e.clip_fraction,
     "crashes": lambda e: float(len(e.crashes)),
 }
-"""What a gate can ask about: fractions, metres (radians for lever-pull), standard deviations, episodes."""
+"""Quantities of requirements, by name: fractions, meters (radians for lever-pull), standard deviations, episodes."""
 
 _FRACTIONS = ("success", "clip_fraction")
-"""Beginnings of the quantities that lie between 0 and 1."""
+"""Prefixes of the quantities between 0 and 1."""
 
 _OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """``quantity`` must stand in ``relation`` (one of >=, <=, >, <) to ``limit``."""
+    """A limit on a quantity: ``relation`` (one of >=, <=, >, <) must hold between ``quantity`` and ``limit``."""
 
     quantity: str
     relation: str
@@ -43,33 +43,35 @@ class Requirement:
 
     @classmethod
     def parse(cls, text: str) -> Requirement:
-        """Read ``success_lower>=0.8``.
+        """Parse a requirement such as ``success_lower>=0.8``.
 
         Raises:
-            ConfigError: It is not of this form, there is no such quantity, or it cannot have this value.
+            ConfigError: The text has another form, the quantity is unknown, or the limit is outside its range.
         """
         match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*(\S+)\s*", text)
         try:
             quantity, relation, limit = match.groups() if match else ("", "", "")
-            require = cls(quantity, relation, float(limit))
+            requirement = cls(quantity, relation, float(limit))
         except ValueError as error:
-            raise ConfigError(f"'{text}' is not a gate. Write --require \"success_lower>=0.8\".") from error
+            raise ConfigError(f"'{text}' is not a requirement. Fix: --require \"success_lower>=0.8\".") from error
         if quantity not in QUANTITIES:
             raise ConfigError(
-                f"'{quantity}' is not something a gate can ask about; there are {', '.join(QUANTITIES)}."
+                f"'{quantity}' is not a quantity of an evaluation; choose from: {', '.join(QUANTITIES)}."
                 + did_you_mean(quantity, QUANTITIES)
             )
-        if not math.isfinite(require.limit) or (quantity.startswith(_FRACTIONS) and not 0 <= require.limit <= 1):
-            between = "between 0 and 1" if quantity.startswith(_FRACTIONS) else "finite"
+        if not math.isfinite(requirement.limit) or (
+            quantity.startswith(_FRACTIONS) and not 0 <= requirement.limit <= 1
+        ):
+            expected = "between 0 and 1" if quantity.startswith(_FRACTIONS) else "finite"
             raise ConfigError(
-                f"'{text}' asks for {require.limit:g}: {quantity} is {between}. Fix: \"success_lower>=0.8\"."
+                f"'{text}' requires {requirement.limit:g}: {quantity} is {expected}. Fix: \"success_lower>=0.8\"."
             )
-        return require
+        return requirement
 
     def check(self, evaluation: Evaluation) -> tuple[bool, str]:
-        """Return whether an evaluation passes, and that in a line with the numbers."""
+        """Return True if an evaluation meets the requirement, and a line with the numbers."""
         value = QUANTITIES[self.quantity](evaluation)
         passed = bool(_OPERATORS[self.relation](value, self.limit))
         word = "PASS" if passed else "FAIL"
-        line = f"{word} {evaluation.init_state_set.task}: {self.quantity} = {value:.4g}, asked for {self.relation} {self.limit:g}"
-        return passed, line
+        task = evaluation.init_state_set.task
+        return passed, f"{word} {task}: {self.quantity} = {value:.4g}, required {self.relation} {self.limit:g}"

@@ -1,9 +1,9 @@
-"""How far an episode got: near the object, moving or holding it, half way, success.
+"""Stages of a task that an episode reaches: near the object, moved or grasped, half way, success.
 
-Meta-World's own ``info["near_object"]`` and ``info["grasp_success"]`` cannot serve: one is a shaped reward in five
-tasks and constantly 0 in two, the other constantly 1 in ten and 0 in five, and in seven true of an open gripper. What
-is asked here is seen in every episode: hand, object and our own distance. The radii were measured on the scripted
-experts: see the tests, which hold all of them to every stage.
+Meta-World's own ``info["near_object"]`` and ``info["grasp_success"]`` are unsuitable: one is a shaped reward in five
+tasks and constantly 0 in two, the other is constantly 1 in ten and 0 in five, and in seven true for an open gripper.
+The stages here are computed from data of every episode: the positions of hand and object, and act_kit's distance. The
+radii were measured on the scripted experts, and the tests require each expert to reach every stage.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from act_kit.sim.tasks import get_task
 Stage = Literal["near", "moved", "grasped", "half way", "success"]
 
 NEAR_M = 0.08
-"""The hand is near the object from here on; its fingertips are 0.045 m further down."""
+"""Largest distance at which the hand is near the object; the fingertips are 0.045 m below the hand."""
 
 _NEAR_M = {
     "button-press-v3": 0.11,
@@ -34,83 +34,96 @@ _NEAR_M = {
     "reach-v3": 0.1,
     "reach-wall-v3": 0.1,
 }
-"""Where the state's mark of the object is not where a hand would touch it; of the reach tasks, from the goal."""
+"""Radii of tasks in which the object position of the state is not the contact point; in reach tasks, from the goal."""
 
 MOVED_M = 0.03
-"""The object has been moved when it is this far from where it was when the hand came near. By itself, pressed by
-gravity, a handle sinks by 0.023 m."""
+"""Minimum displacement of a moved object from its position when the hand came near.
+
+Under gravity alone, a handle sinks by 0.023 m.
+"""
 
 _MOVED_M = {"coffee-button-v3": 0.005}
-"""That button travels 0.01 m in all."""
+"""Exceptions: the full travel of this button is 0.01 m."""
 
 LIFTED_M = 0.005
-"""The object is held when, with the hand near, it is this far above where it lay before ..."""
+"""Minimum height of a held object above its position before, with the hand near ..."""
 
 HELD_STEPS = 10
-"""... for so many steps."""
+"""... for at least this number of steps."""
 
 REACHING = frozenset({"reach-v3", "reach-wall-v3"})
-"""Tasks without anything to move."""
+"""Tasks without an object to move."""
 
 GRASPING = frozenset(
     f"{name}-v3"
     for name in [
-        "assembly", "basketball", "bin-picking", "box-close", "disassemble", "hammer", "peg-insert-side",
-        "pick-out-of-hole", "pick-place", "pick-place-wall", "shelf-place", "stick-pull", "stick-push",
+        "assembly",
+        "basketball",
+        "bin-picking",
+        "box-close",
+        "disassemble",
+        "hammer",
+        "peg-insert-side",
+        "pick-out-of-hole",
+        "pick-place",
+        "pick-place-wall",
+        "shelf-place",
+        "stick-pull",
+        "stick-push",
     ]
-)  # fmt: skip
-"""Tasks that need the object held. Others that Meta-World calls a grasp can be done by pushing."""
+)
+"""Tasks that require the object to be held. Other grasping tasks of Meta-World can be solved by pushing."""
 
 MEANINGS: dict[Stage, str] = {
-    "near": "the hand came near the object (of reach tasks: within 0.1 m of the goal)",
+    "near": "the hand came near the object (in reach tasks: within 0.1 m of the goal)",
     "moved": f"with the hand there, the object moved by {100 * MOVED_M:.0f} cm",
     "grasped": f"the object was held {1000 * LIFTED_M:.0f} mm above where it lay",
-    "half way": "the distance fell to half of what it was at the start, or to the radius of success",
-    "success": "the benchmark's success, once",
+    "half way": "the distance fell to half of the initial distance, or to the success radius",
+    "success": "the benchmark's success, at any step",
 }
 
 
 def stages(task: str) -> tuple[Stage, ...]:
-    """Return the stages of a task, the first to be reached first."""
+    """Return the stages of a task in the order in which they are reached."""
     if task in REACHING:
         return "near", "success"
     return "near", "grasped" if task in GRASPING else "moved", "half way", "success"
 
 
 def near(outcome: Outcome) -> np.ndarray:
-    """Tell after which steps the hand was near the object (of reach tasks: the goal), bool (T,)."""
+    """Return after which steps the hand was near the object (in reach tasks: the goal), bool (T,)."""
     task = outcome.init_state.task
-    seen = outcome.path[1:]
-    distance = outcome.distance[1:] if task in REACHING else norms(seen[:, :3] - seen[:, 4:])
+    path = outcome.path[1:]
+    distance = outcome.distance[1:] if task in REACHING else norms(path[:, :3] - path[:, 4:])
     return np.asarray(distance <= _NEAR_M.get(task, NEAR_M))
 
 
 def held(outcome: Outcome) -> np.ndarray:
-    """Tell after which steps the object was in the air with the hand near, bool (T,)."""
-    with_hand = near(outcome)
-    if not with_hand.any():
-        return with_hand
-    first = int(np.argmax(with_hand))
+    """Return after which steps the object was lifted with the hand near, bool (T,)."""
+    is_near = near(outcome)
+    if not is_near.any():
+        return is_near
+    first = int(np.argmax(is_near))
     height = outcome.path[1:, 6]
-    lifted: np.ndarray = with_hand & (height - height[first] >= LIFTED_M)
+    lifted: np.ndarray = is_near & (height - height[first] >= LIFTED_M)
     lifted[:first] = False
     return lifted
 
 
 def moved(outcome: Outcome) -> np.ndarray:
-    """Tell after which steps the object was elsewhere than when the hand first came near, bool (T,)."""
-    with_hand = near(outcome)
-    if not with_hand.any():
-        return with_hand
-    first = int(np.argmax(with_hand))
-    places = outcome.path[1:, 4:]
-    elsewhere = norms(places - places[first]) >= _MOVED_M.get(outcome.init_state.task, MOVED_M)
-    elsewhere[:first] = False
-    return np.asarray(elsewhere)
+    """Return after which steps the object was displaced from where it was when the hand came near, bool (T,)."""
+    is_near = near(outcome)
+    if not is_near.any():
+        return is_near
+    first = int(np.argmax(is_near))
+    positions = outcome.path[1:, 4:]
+    is_displaced = norms(positions - positions[first]) >= _MOVED_M.get(outcome.init_state.task, MOVED_M)
+    is_displaced[:first] = False
+    return np.asarray(is_displaced)
 
 
-def shown(outcome: Outcome) -> dict[Stage, bool]:
-    """Tell of each of its task's stages whether the episode shows it."""
+def reached_stages(outcome: Outcome) -> dict[Stage, bool]:
+    """Return for each stage of the task whether the episode reached it, each by its own criterion."""
     task = get_task(outcome.init_state.task)
     half = max(task.radius, outcome.distance[0] / 2)
     tests: dict[Stage, Callable[[], bool | np.bool]] = {
@@ -123,17 +136,20 @@ def shown(outcome: Outcome) -> dict[Stage, bool]:
     return {stage: bool(tests[stage]()) for stage in stages(task.name)}
 
 
-def furthest(outcome: Outcome) -> Stage | None:
-    """Return the last stage that the episode shows, which implies those before; None if it shows none.
+def furthest_stage(outcome: Outcome) -> Stage | None:
+    """Return the last stage that the episode reached, which implies those before; None if it reached none.
 
     A stage can be skipped: the lowest goals of pick-place can be reached without lifting the object.
     """
-    seen = [stage for stage, is_shown in shown(outcome).items() if is_shown]
-    return seen[-1] if seen else None
+    reached = [stage for stage, is_reached in reached_stages(outcome).items() if is_reached]
+    return reached[-1] if reached else None
 
 
 def stage_counts(task: str, outcomes: Iterable[Outcome]) -> dict[Stage, int]:
-    """Count the episodes that got as far as each stage, or further."""
+    """Count the episodes that reached each stage or a later one."""
     order = stages(task)
-    reached = [order.index(last) for last in map(furthest, outcomes) if last is not None]
-    return {stage: sum(index >= i for index in reached) for i, stage in enumerate(order)}
+    reached = [order.index(last) for last in map(furthest_stage, outcomes) if last is not None]
+    counts: dict[Stage, int] = {}
+    for i, stage in enumerate(order):
+        counts[stage] = sum(index >= i for index in reached)
+    return counts

@@ -1,10 +1,10 @@
-"""ACT, Action Chunking with Transformers (Zhao et al. 2023, arXiv:2304.13705), on states, pictures or both.
+"""ACT, Action Chunking with Transformers (Zhao et al. 2023, arXiv:2304.13705), on states, images or both.
 
-A transformer predicts the next K actions at once. In training a second encoder, of a conditional VAE, sees the actions
-and compresses what the observation does not tell (the demonstrator's style) into a latent z; in use z is 0, its prior
-mean.
+A transformer predicts the next K actions at once. In training, the encoder of a conditional VAE sees the actions and
+compresses what the observation does not determine (the demonstrator's style) into a latent z; at inference z is 0, its
+prior mean.
 
-Shapes: B batch, K chunk, A action, S state, V what is seen of it, D width, H heads, L sequence, Z latent, C cameras.
+Shapes: B batch, K chunk, A action, S state, V low-dimensional input, D width, H heads, L sequence, Z latent, C cameras.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ from act_kit.policies.vision import ImageEncoder
 from act_kit.sim.tasks import ACTION_DIM
 
 STATE_PARTS = (slice(0, 18), slice(36, 39))
-"""Of a state: hand and gripper and both objects, and the goal. The previous frame between them stays out: with it a
-policy learns to go on as it went before, which serves in the data and fails in the loop (de Haan et al. 2019,
-arXiv:1905.11979)."""
+"""Parts of the state that the policy sees: hand, gripper, both objects, and the goal.
+
+The previous frame between them is left out: with it, a policy learns to repeat its last motion, which fits the data and
+fails in closed loop (de Haan et al. 2019, arXiv:1905.11979).
+"""
 
 PROPRIO_PARTS = (slice(0, 4),)
-"""Hand and gripper: what a robot knows of itself."""
+"""Proprioceptive part of the state: hand and gripper."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What a policy is shown, on its device.
+    """Input of the model, on its device.
 
     Attributes:
-        states_BS: float32, normalised.
-        tasks_B: int64, the number of each row's task among the policy's.
-        images_BCHW3: uint8, or None for a policy that sees none.
+        states_BS: float32, normalized.
+        tasks_B: int64, index of each row's task among the policy's tasks.
+        images_BCHW3: uint8, or None for a policy without images.
     """
 
     states_BS: Tensor
@@ -47,12 +49,12 @@ class Observation:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """An observation inside of the model.
+    """Embedded observation.
 
     Attributes:
-        vector_BV: Numbers seen of the state, and the task's vector.
-        images_BLD: Tokens of the pictures, or None.
-        positions_LD: Theirs.
+        vector_BV: Visible parts of the state, and the task vector.
+        images_BLD: Image tokens, or None.
+        positions_LD: Position embeddings of the image tokens, or None.
     """
 
     vector_BV: Tensor
@@ -62,11 +64,11 @@ class Embedded:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the model says in training.
+    """Output of the model in training.
 
     Attributes:
-        actions_BKA: The predicted chunk, from z of the CVAE.
-        mean_BZ, logvar_BZ: The posterior of z; None in a model without a latent.
+        actions_BKA: Predicted chunk, decoded from the CVAE's z.
+        mean_BZ, logvar_BZ: Posterior of z; None in a model without a latent.
     """
 
     actions_BKA: Tensor
@@ -75,14 +77,14 @@ class Prediction:
 
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:
-    """Return fixed positions (length, width), sines beside cosines (Vaswani et al. 2017, section 3.5)."""
+    """Return fixed positions (length, width), sines then cosines (Vaswani et al. 2017, section 3.5)."""
     position = torch.arange(length)[:, None]
     rate = torch.exp(torch.arange(0, width, 2) * (-torch.log(torch.tensor(10000.0)) / width))
     return torch.cat([torch.sin(position * rate), torch.cos(position * rate)], dim=1)
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose queries and keys carry positions and whose values do not, as in DETR."""
+    """Multi-head attention with positions in the queries and keys and not in the values, as in DETR."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -108,7 +110,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """Two linear layers with a ReLU between."""
+    """Two linear layers with a ReLU in between."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__(
@@ -120,7 +122,7 @@ class FeedForward(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """Post-norm: ``LayerNorm(x + dropout(update))``."""
+    """Residual connection with post-norm: ``LayerNorm(x + dropout(update))``."""
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -138,12 +140,12 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         self.attention, self.after_attention = Attention(config), Residual(config)
-        self.dim_feedforward, self.after_feedforward = FeedForward(config), Residual(config)
+        self.feedforward, self.after_feedforward = FeedForward(config), Residual(config)
 
     def forward(self, tokens_BLD: Tensor, positions_LD: Tensor, is_pad_BL: Tensor | None = None) -> Tensor:
         placed = tokens_BLD + positions_LD
         tokens_BLD = self.after_attention(tokens_BLD, self.attention(placed, placed, tokens_BLD, is_pad_BL))
-        out: Tensor = self.after_feedforward(tokens_BLD, self.dim_feedforward(tokens_BLD))
+        out: Tensor = self.after_feedforward(tokens_BLD, self.feedforward(tokens_BLD))
         return out
 
 
@@ -154,22 +156,22 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.self_attention, self.after_self_attention = Attention(config), Residual(config)
         self.cross_attention, self.after_cross_attention = Attention(config), Residual(config)
-        self.dim_feedforward, self.after_feedforward = FeedForward(config), Residual(config)
+        self.feedforward, self.after_feedforward = FeedForward(config), Residual(config)
 
     def forward(self, slots_BKD: Tensor, queries_KD: Tensor, memory_BLD: Tensor, positions_LD: Tensor) -> Tensor:
         placed = slots_BKD + queries_KD
         slots_BKD = self.after_self_attention(slots_BKD, self.self_attention(placed, placed, slots_BKD))
-        looked = self.cross_attention(slots_BKD + queries_KD, memory_BLD + positions_LD, memory_BLD)
-        slots_BKD = self.after_cross_attention(slots_BKD, looked)
-        out: Tensor = self.after_feedforward(slots_BKD, self.dim_feedforward(slots_BKD))
+        update = self.cross_attention(slots_BKD + queries_KD, memory_BLD + positions_LD, memory_BLD)
+        slots_BKD = self.after_cross_attention(slots_BKD, update)
+        out: Tensor = self.after_feedforward(slots_BKD, self.feedforward(slots_BKD))
         return out
 
 
 class ACT(nn.Module):
-    """The model. Actions are in the units of the environment, [-1, 1]."""
+    """The ACT model. Actions are in the units of the environment, [-1, 1]."""
 
     def __init__(self, config: PolicyConfig, *, num_tasks: int = 1, task_embeddings_NE: Tensor | None = None) -> None:
-        """Build it with random weights, also where ``config.backbone_weights`` are to be loaded."""
+        """Build the model with random weights; ``config.backbone_weights`` are loaded separately."""
         super().__init__()
         self.config = config
         self._parts = STATE_PARTS if config.sees_state else PROPRIO_PARTS
@@ -179,28 +181,30 @@ class ACT(nn.Module):
         vector_dim += TASK_DIM if self.task else 0
         if config.sees_images:
             self.vision = ImageEncoder(
-                backbone=config.backbone, width=width, num_cameras=len(config.cameras),
+                backbone=config.backbone,
+                width=width,
+                num_cameras=len(config.cameras),
                 backbone_weights=config.backbone_weights,
-            )  # fmt: skip
+            )
         if config.cvae_layers:
-            # CVAE encoder, in training only: [CLS, state, action_1 … action_K] -> mean and log variance of z
+            # CVAE encoder, used in training only: [CLS, state, action_1 … action_K] -> mean and log variance of z.
             self.cvae_cls = nn.Parameter(torch.randn(width) * 0.02)
             self.cvae_state = nn.Linear(vector_dim, width)
             self.cvae_action = nn.Linear(ACTION_DIM, width)
             self.cvae_encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.cvae_layers))
             self.cvae_latent = nn.Linear(width, 2 * config.latent_dim)
-            # The posterior begins as the prior. Otherwise kl_weight * KL is a hundred times the L1 in the first steps,
-            # and gradient clipping leaves the policy next to nothing to learn from.
+            # Initialize the posterior to the prior. Otherwise kl_weight * KL is a hundred times the L1 in the first
+            # steps, and gradient clipping leaves almost no gradient for the policy.
             nn.init.zeros_(self.cvae_latent.weight)
             nn.init.zeros_(self.cvae_latent.bias)
             positions = sinusoidal_positions(2 + config.chunk_size, width)
             self.register_buffer("cvae_positions", positions, persistent=False)
             self.latent_in = nn.Linear(config.latent_dim, width)
         else:
-            # In the place of z. Attention to a state's token alone would have nothing to weigh, and be linear.
+            # Token in place of z: attention over the state token alone would have a single key and be linear.
             self.no_latent = nn.Parameter(torch.randn(width) * 0.02)
-        # Policy: [z, state, pictures] -> K slots. One token for hand and objects: what matters is where one is from the
-        # other.
+        # Policy: [z, state, images] -> K slots. Hand and objects share one token, because their relative positions
+        # matter.
         self.state_in = nn.Sequential(
             nn.Linear(vector_dim, config.dim_feedforward), nn.ReLU(), nn.Linear(config.dim_feedforward, width)
         )
@@ -213,9 +217,9 @@ class ACT(nn.Module):
     def forward(
         self, observation: Observation, actions_BKA: Tensor, is_pad_BK: Tensor, noise_BZ: Tensor | None = None
     ) -> Prediction:
-        """Predict the chunk with z drawn from its posterior given the chunk: for training.
+        """Predict the chunk with z sampled from its posterior given the chunk, for training.
 
-        ``noise_BZ`` is what z is drawn with; None to draw it here.
+        ``noise_BZ`` is the standard normal noise that z is sampled with; None samples it here.
         """
         embedded = self.embed(observation)
         if not self.config.cvae_layers:
@@ -226,11 +230,11 @@ class ACT(nn.Module):
         return Prediction(actions_BKA=self.decode(embedded, z_BZ), mean_BZ=mean_BZ, logvar_BZ=logvar_BZ)
 
     def predict(self, observation: Observation) -> Tensor:
-        """Predict the chunk (B, K, A) with z = 0, the mean of its prior: for use. (Drawing z here is a known bug.)"""
+        """Predict the chunk (B, K, A) with z = 0, its prior mean, at inference. (Sampling z here is a known bug.)"""
         return self.decode(self.embed(observation), None)
 
     def embed(self, observation: Observation) -> Embedded:
-        """Encode what is seen, which is the same for every z."""
+        """Embed the observation; the result does not depend on z."""
         parts = [observation.states_BS[:, part] for part in self._parts]
         if self.task is not None:
             parts.append(self.task(observation.tasks_B))
@@ -240,7 +244,7 @@ class ACT(nn.Module):
         return Embedded(vector_BV=torch.cat(parts, dim=1), images_BLD=images_BLD, positions_LD=positions_LD)
 
     def encode_style(self, embedded: Embedded, actions_BKA: Tensor, is_pad_BK: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log variance of z, each (B, Z)."""
+        """Return the posterior mean and log variance of z, each (B, Z)."""
         cls_B1D = repeat(self.cvae_cls, "d -> b 1 d", b=len(actions_BKA))
         state_B1D = rearrange(self.cvae_state(embedded.vector_BV), "b d -> b 1 d")
         tokens_BLD = torch.cat([cls_B1D, state_B1D, self.cvae_action(actions_BKA)], dim=1)
@@ -251,7 +255,7 @@ class ACT(nn.Module):
         return mean_BZ, logvar_BZ
 
     def decode(self, embedded: Embedded, z_BZ: Tensor | None) -> Tensor:
-        """Predict the chunk (B, K, A) from an observation and z, None for 0."""
+        """Predict the chunk (B, K, A) from an embedded observation and z; None stands for z = 0."""
         vector_BV = embedded.vector_BV
         if not self.config.cvae_layers:
             latent_BD = repeat(self.no_latent, "d -> b d", b=len(vector_BV))
@@ -273,15 +277,15 @@ class ACT(nn.Module):
 
 
 def masked_l1(predicted_BKA: Tensor, actions_BKA: Tensor, is_pad_BK: Tensor, num_valid: Tensor) -> Tensor:
-    """Sum of the absolute errors in valid slots, by the number of their actions in the whole batch.
+    """Return the sum of absolute errors over valid slots, divided by the whole batch's number of valid action entries.
 
-    Of a part of a batch it is therefore a part of the batch's mean. (Averaged over all slots, as the original has it,
-    short episodes dilute it.)
+    For a part of a batch this is the part's share of the batch mean. (The original averages over all slots, so short
+    episodes dilute the loss.)
     """
     error_BKA = (predicted_BKA - actions_BKA).abs() * (~is_pad_BK)[..., None]
     return error_BKA.sum() / (num_valid * actions_BKA.shape[-1])
 
 
 def kl_divergence(mean_BZ: Tensor, logvar_BZ: Tensor, batch_size: int) -> Tensor:
-    """KL of N(mean, exp(logvar)) from N(0, 1): summed over the latent and by the size of the whole batch."""
+    """Return KL(N(mean, exp(logvar)) || N(0, 1)), summed over the latent and divided by the size of the whole batch."""
     return (-0.5 * (1 + logvar_BZ - mean_BZ.square() - logvar_BZ.exp())).sum(dim=1).sum() / batch_size

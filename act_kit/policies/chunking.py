@@ -1,6 +1,6 @@
-"""From predicted chunks to actions, for many environments at once, each with a state of its own.
+"""Action chunking: turns predicted chunks into actions for many environments at once, with separate state for each.
 
-Shapes: B queried environments, K chunk, A action, N actions carried out per query.
+Shapes: B queried environments, K chunk, A action, N actions executed per query.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from act_kit.config import ChunkingConfig
 
 
 class ActionChunker:
-    """Decides which actions to carry out: the first ``execute`` of a chunk, or an average over overlapping chunks."""
+    """Select the actions to execute: the first ``n_action_steps`` of a chunk, or an average of overlapping chunks."""
 
     def __init__(self, config: ChunkingConfig, chunk_size: int, action_dim: int) -> None:
         self.config = config
@@ -22,19 +22,19 @@ class ActionChunker:
 
     @property
     def actions_per_query(self) -> int:
-        """N: how many actions :meth:`plan` returns."""
+        """N: number of actions that :meth:`plan` returns."""
         return 1 if self.config.temporal_ensemble else self.config.n_action_steps
 
     def reset(self, rows: np.ndarray) -> None:
-        """Forget what was predicted for these environments, int (B,): a new episode begins there."""
+        """Discard the predictions for these environments, int (B,), because a new episode begins there."""
         for row in as_row_numbers(rows, "rows").tolist():
             self._history.pop(row, None)
 
     def plan(self, chunks_BKA: np.ndarray, rows_B: np.ndarray) -> np.ndarray:
-        """Return the next actions (B, N, A) of environments ``rows_B``, given the chunks just predicted for them.
+        """Return the next actions (B, N, A) of environments ``rows_B``, given their newly predicted chunks.
 
         Raises:
-            ArrayError: There is not one finite chunk for each of some different environments.
+            ArrayError: The environments are not distinct, or there is not one finite chunk for each.
         """
         rows_B = as_row_numbers(rows_B, "rows")
         chunks_BKA = as_array(chunks_BKA, "chunks", (len(rows_B), self.chunk_size, self.action_dim))
@@ -46,11 +46,11 @@ class ActionChunker:
         return planned_BNA
 
     def _average(self, row: int, chunk_KA: np.ndarray) -> np.ndarray:
-        # history[i] is what the i-th oldest living prediction says of this step and those after it.
+        # history[i]: the i-th oldest active prediction, from the current step on.
         history = self._history.get(row, np.empty((0, self.chunk_size, self.action_dim), dtype=chunk_KA.dtype))
         shifted = np.concatenate([history[:, 1:], np.zeros_like(history[:, :1])], axis=1)
         if len(shifted) == self.chunk_size:
-            shifted = shifted[1:]  # the oldest has nothing left to say
+            shifted = shifted[1:]  # the oldest prediction has ended
         history = np.concatenate([shifted, chunk_KA[None]])
         self._history[row] = history
         weights = np.exp(-self.config.temporal_ensemble_coeff * np.arange(len(history)))

@@ -1,6 +1,6 @@
-"""Which task: a vector that a policy of several tasks is given beside what it sees.
+"""Task embedding: the vector that conditions a multi-task policy on its task.
 
-It is learned, or made of an embedding of each task (of its sentence, say) that a file brings.
+It is learned, or projected from a given embedding per task (for example of the task's sentence) that a file holds.
 
 Shapes: N tasks, B batch, E embedding.
 """
@@ -17,16 +17,16 @@ from act_kit.errors import ConfigError, DamagedFileError
 from act_kit.policies.weights import load_tensors
 
 TASK_DIM = 32
-"""Width of the vector."""
+"""Width of the task vector."""
 
 
 class TaskEncoder(nn.Module):
-    """From the number of a task to its vector."""
+    """Map a task index to its vector."""
 
     given_NE: Tensor | None
 
     def __init__(self, num_tasks: int, given_NE: Tensor | None = None) -> None:
-        """Learn a vector per task, or how to project the embeddings ``given_NE``, float32, which stay as they are."""
+        """Learn a vector per task, or a projection of the fixed embeddings ``given_NE``, float32."""
         super().__init__()
         self.register_buffer("given_NE", given_NE)
         if given_NE is None:
@@ -35,24 +35,24 @@ class TaskEncoder(nn.Module):
             self.learned = nn.Linear(given_NE.shape[1], TASK_DIM)
 
     def forward(self, tasks_B: Tensor) -> Tensor:
-        """Return the vectors (B, TASK_DIM) of tasks int64 (B,)."""
+        """Return the vectors (B, TASK_DIM) of task indices int64 (B,)."""
         vectors: Tensor = self.learned(tasks_B if self.given_NE is None else self.given_NE[tasks_B])
         return vectors
 
 
 def load_task_embeddings(path: Path, tasks: Sequence[str]) -> Tensor:
-    """Read the embeddings of ``tasks`` from a safetensors file: a vector (E,) under the name of each task.
+    """Read the embeddings of ``tasks`` from a safetensors file, which holds one vector (E,) per task name.
 
     Returns:
-        float32 (N, E), each scaled to unit variance over its numbers.
+        float32 (N, E), each vector standardized to zero mean and unit variance over its entries.
 
     Raises:
-        ConfigError: The file is missing or something else, or lacks a task, or its vectors differ in width.
+        ConfigError: The file is missing or not a safetensors file, lacks a task, or its vectors differ in width.
     """
     try:
         vectors = load_tensors(path)
     except (OSError, DamagedFileError) as error:
-        raise ConfigError(f"policy.task_embeddings={path}: no safetensors file can be read there ({error}).") from error
+        raise ConfigError(f"policy.task_embeddings={path}: expected a readable safetensors file ({error}).") from error
     missing = [task for task in tasks if task not in vectors]
     if missing:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""From camera frames, uint8, to tokens for a transformer, as in ACT (Zhao et al. 2023, arXiv:2304.13705).
+"""Image encoder: turns camera images, uint8, into transformer tokens, as in ACT (Zhao et al. 2023, arXiv:2304.13705).
 
 Shapes: B batch, C cameras, D width, E channels of a map, H and W height and width (of an image or of a map), L tokens,
 N images of all samples and cameras, 2 (y, x), 3 (red, green, blue).
@@ -21,23 +21,23 @@ from act_kit.files import require_regular
 from act_kit.policies.weights import load_tensors, state_dict_mismatch
 
 Norm = Callable[[int], nn.Module]
-"""Makes the normalisation of a map, given its channels."""
+"""Factory of a normalization layer, given its number of channels."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of red, green and blue in [0, 1]: what torchvision's weights were trained on."""
+"""Mean and standard deviation of red, green and blue in [0, 1] that torchvision's weights were trained with."""
 
 _MAX_WEIGHTS_BYTES = 2**28
-"""Of a file of weights; a ResNet-18 with its classifier has a fifth of it."""
+"""Largest weights file; a ResNet-18 with its classifier takes a fifth of it."""
 
 _HALF = (0.5, 0.5, 0.5)
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch normalisation by stored statistics and with a stored affine map, none of which is trained.
+    """Batch normalization with fixed statistics and a fixed affine map; nothing is trained.
 
-    Statistics of a few images of one task would be worse than ImageNet's; so in DETR (Carion et al. 2020,
-    arXiv:2005.12872) and ACT.
+    Statistics of a few images of one task would be worse than ImageNet's. DETR (Carion et al. 2020, arXiv:2005.12872)
+    and ACT do the same.
     """
 
     weight: Tensor
@@ -53,32 +53,32 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, maps_NEHW: Tensor) -> Tensor:
-        """Scale and shift each channel; the type and memory format of the maps stay as they are."""
+        """Scale and shift each channel; keep the dtype and memory format of the maps."""
         scale_E = self.weight * torch.rsqrt(self.running_var + 1e-5)
         shift_E = self.bias - self.running_mean * scale_E
-        # Cast the few numbers and not the map: under autocast, float32 factors would make the whole map float32.
+        # Cast the factors, not the map: under autocast, float32 factors would make the whole map float32.
         scale, shift = (rearrange(value.to(maps_NEHW.dtype), "e -> e 1 1") for value in (scale_E, shift_E))
         return torch.addcmul(shift, maps_NEHW, scale)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Make a group normalisation of 16 channels a group, for nets trained from scratch.
+    """Make a group normalization with 16 channels per group, for nets trained from scratch.
 
-    So in diffusion policy (Chi et al. 2023, arXiv:2303.04137). It does not depend on the batch: a policy computes the
-    same in training and in use.
+    Diffusion Policy does the same (Chi et al. 2023, arXiv:2303.04137). It does not depend on the batch, so training and
+    inference compute the same function.
     """
     return nn.GroupNorm(channels // 16, channels)
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """Make a convolution for a normalisation and a ReLU to follow, initialised as torchvision's ResNet is."""
+    """Make a convolution to be followed by normalization and ReLU, initialized as in torchvision's ResNet."""
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, under torchvision's names."""
+    """Residual block of two 3x3 convolutions, with torchvision's parameter names."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, norm: Norm) -> None:
         super().__init__()
@@ -95,11 +95,11 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 (He et al. 2016, arXiv:1512.03385) up to its last map, under torchvision's names.
+    """ResNet-18 (He et al. 2016, arXiv:1512.03385) up to its last feature map, with torchvision's parameter names.
 
     Attributes:
-        out_channels: Of the map.
-        stride: Pixels of the image a cell of the map, in each direction.
+        out_channels: Channels of the map.
+        stride: Image pixels per cell of the map, in each direction.
     """
 
     out_channels = 512
@@ -114,7 +114,7 @@ class ResNet18(nn.Module):
         self.layer4 = nn.Sequential(BasicBlock(256, 512, 2, norm), BasicBlock(512, 512, 1, norm))
 
     def forward(self, images_N3HW: Tensor) -> Tensor:
-        """Return the map (N, 512, H / 32, W / 32), sizes rounded up, of normalised images."""
+        """Return the map (N, 512, H / 32, W / 32), sizes rounded up, of normalized images."""
         maps_NEHW = F.relu(self.bn1(self.conv1(images_N3HW)), inplace=True)
         maps_NEHW = F.max_pool2d(maps_NEHW, kernel_size=3, stride=2, padding=1)
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -123,13 +123,13 @@ class ResNet18(nn.Module):
 
 
 class SmallConvNet(nn.Sequential):
-    """Four convolutions, for images of 64 pixels on two processors: a map of 4 x 4.
+    """Four convolutions that map images of 64 pixels to 4 x 4 cells, for training on two CPU cores.
 
-    A finer map would cost more steps than it is worth where the convolutions are all that takes time.
+    There the convolutions take nearly all the time, and a finer map is not worth the training steps it costs.
 
     Attributes:
-        out_channels: Of the map.
-        stride: Pixels of the image a cell of the map, in each direction.
+        out_channels: Channels of the map.
+        stride: Image pixels per cell of the map, in each direction.
     """
 
     out_channels = 128
@@ -148,61 +148,61 @@ def load_backbone(net: ResNet18, path: Path) -> None:
     """Load weights of torchvision's resnet18 into a net with :class:`FrozenBatchNorm2d`.
 
     Args:
-        net: What they are loaded into, in place.
+        net: The net to load into, in place.
         path: A state_dict: ``.pth`` or ``.pt`` (``torch.save``), or ``.safetensors``. The classifier (``fc``) and
-            ``num_batches_tracked`` are left out.
+            ``num_batches_tracked`` are ignored.
 
     Raises:
-        CheckpointError: It is missing or damaged, holds other things than tensors, or does not fit to the last name
-            and shape. The net is then unchanged.
+        CheckpointError: The file is missing or damaged, holds anything but tensors, or a name or shape does not match.
+            The net is then unchanged.
     """
     tensors = {
         name: tensor
         for name, tensor in _read_tensors(path).items()
         if not name.startswith("fc.") and not name.endswith(".num_batches_tracked")
     }
-    wrong = state_dict_mismatch(net.state_dict(), tensors)
-    if wrong:
+    mismatch = state_dict_mismatch(net.state_dict(), tensors)
+    if mismatch:
         raise CheckpointError(
-            f"The weights {path} do not fit: {wrong} Expected are torchvision's resnet18 names and shapes."
+            f"The weights {path} do not fit: {mismatch} Expected: names and shapes of torchvision's resnet18."
         )
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise CheckpointError(f"The weights {path} are damaged: some are not finite.")
+        raise CheckpointError(f"The weights {path} are damaged: expected finite numbers.")
     net.load_state_dict(tensors)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    expected = "Expected is a state_dict of torchvision's resnet18: .pth, .pt or .safetensors."
+    expected = "Expected: a state_dict of torchvision's resnet18, .pth, .pt or .safetensors."
     if path.suffix not in (".pth", ".pt", ".safetensors"):
-        raise CheckpointError(f"The weights {path} are of no known kind. {expected}")
+        raise CheckpointError(f"The weights {path} have an unknown file type. {expected}")
     try:
         if require_regular(path).st_size > _MAX_WEIGHTS_BYTES:
             raise DamagedFileError(f"{path} has {path.stat().st_size} bytes")
         if path.suffix == ".safetensors":
             return load_tensors(path)
         loaded: object = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # its text tells how to run the code in the file
+    except pickle.UnpicklingError as error:  # its message explains how to run the code in the file: not shown
         raise CheckpointError(
             f"The weights {path} are damaged, or hold more than tensors, which is not loaded. {expected}"
         ) from error
-    except Exception as error:  # a pickle that is cut or garbled raises whatever it runs into
+    except Exception as error:  # a truncated or corrupt pickle can raise any exception
         reason = str(error).removeprefix(f"{path} ").partition("\n")[0].partition(". ")[0].rstrip(".")
         reason = reason or type(error).__name__
         raise CheckpointError(f"The weights {path} are missing or damaged: {reason}. {expected}") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         found = sorted(map(str, loaded))[:3] if isinstance(loaded, dict) else type(loaded).__name__
-        raise CheckpointError(f"The weights {path} hold {found}, and not tensors by name. {expected}")
+        raise CheckpointError(f"The weights {path} hold {found}, not tensors by name. {expected}")
     return {str(name): tensor for name, tensor in loaded.items()}
 
 
 def sine_positions_2d(height: int, width: int, channels: int, device: torch.device | str = "cpu") -> Tensor:
     """Return fixed positions (height * width, channels) of a map's cells, row by row, float32.
 
-    The first half of the channels tells y, the second x: sines and cosines in turn, of 2 pi (i + 1) / size divided by
-    10000 ** (4 k / channels), k = 0, 1, … (Carion et al. 2020, arXiv:2005.12872; ``PositionEmbeddingSine`` of its code
-    with ``normalize=True``, which ACT uses). ``channels`` is a multiple of 4.
+    The first half of the channels encodes y, the second x, as alternating sines and cosines of 2 pi (i + 1) / size
+    divided by 10000 ** (4 k / channels), k = 0, 1, … (Carion et al. 2020, arXiv:2005.12872; ``PositionEmbeddingSine``
+    of its code with ``normalize=True``, which ACT uses). ``channels`` is a multiple of 4.
     """
-    assert channels % 4 == 0, f"positions need a multiple of 4 channels, not {channels}"
+    assert channels % 4 == 0, f"{channels} channels: expected a multiple of 4"
     pairs = channels // 4
     rate_K = 10000.0 ** (-torch.arange(pairs, device=device) / pairs)
 
@@ -219,13 +219,13 @@ def random_shift(images_BCHW3: Tensor, pad_px: int, offsets_BC2: Tensor) -> Tens
     """Shift every image by its own offset, repeating its edge (Kostrikov et al. 2021, arXiv:2004.13649).
 
     Args:
-        images_BCHW3: Images of any type, uint8 as they are stored.
-        pad_px: P: by how many pixels the edge is repeated on each side.
-        offsets_BC2: Where in the padded image the crop begins, (y, x), int64, each in [0, 2 P]; P leaves an image as
-            it is.
+        images_BCHW3: Images of any dtype; stored images are uint8.
+        pad_px: P, number of pixels by which the edge is repeated on each side.
+        offsets_BC2: Origin of the crop in the padded image, (y, x), int64, each in [0, 2 P]; P leaves an image
+            unchanged.
 
     Returns:
-        Images of the same shape and type, on their device.
+        Images of the same shape and dtype, on the same device.
     """
     samples, cameras, height, width, _ = images_BCHW3.shape
     device = images_BCHW3.device
@@ -237,17 +237,17 @@ def random_shift(images_BCHW3: Tensor, pad_px: int, offsets_BC2: Tensor) -> Tens
 
 
 class ImageEncoder(nn.Module):
-    """Turns the frames of all cameras into tokens: one net for all of them, and an embedding to tell them apart.
+    """Encode the images of all cameras as tokens, with one shared net and an embedding per camera.
 
-    Frames come in as uint8 and are normalised here, so that they cannot be normalised in training and raw in use.
+    Images are uint8 and normalized here, which rules out a training/inference mismatch in their normalization.
 
     Args:
         backbone: ``resnet18`` or ``small``.
-        width: D: of a token.
+        width: D, width of a token.
         num_cameras: C.
-        backbone_weights: Whose weights the ResNet gets, empty for none. With them it has frozen batch normalisation
-            and takes ImageNet's scale of colours, otherwise group normalisation and [-1, 1]. They are not read here but
-            by :func:`load_backbone`, before training: a checkpoint brings its own.
+        backbone_weights: File with weights of the ResNet, empty for none. With weights, it has frozen batch
+            normalization and ImageNet's color scale, otherwise group normalization and [-1, 1]. The file is not read
+            here but by :func:`load_backbone`, before training; a checkpoint contains its own weights.
     """
 
     mean: Tensor
@@ -269,11 +269,12 @@ class ImageEncoder(nn.Module):
     def forward(self, images_BCHW3: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens (B, L, D) and their positions (L, D), to be added to queries and keys.
 
-        Images are uint8. L = C * H * W of the maps: camera by camera, row by row.
+        Images are uint8. L = C * H * W of the maps, ordered by camera and then by row.
         """
-        assert images_BCHW3.dtype == torch.uint8, f"images are uint8 and normalised here, not {images_BCHW3.dtype}"
-        assert images_BCHW3.shape[1] == len(self.camera_embedding), f"another number of cameras: {images_BCHW3.shape}"
-        # Colours stay innermost in memory: for a convolution this is channels_last, and no copy.
+        num_cameras = len(self.camera_embedding)
+        assert images_BCHW3.dtype == torch.uint8, f"images of type {images_BCHW3.dtype}: expected uint8"
+        assert images_BCHW3.shape[1] == num_cameras, f"images {images_BCHW3.shape}: expected {num_cameras} cameras"
+        # The color axis stays innermost in memory: for a convolution this is channels_last, without a copy.
         images_N3HW = rearrange((images_BCHW3 - self.mean) / self.std, "b c h w rgb -> (b c) rgb h w")
         maps_NDHW: Tensor = self.project(self.net(images_N3HW))
         tokens_BLD = rearrange(maps_NDHW, "(b c) d h w -> b (c h w) d", b=len(images_BCHW3))

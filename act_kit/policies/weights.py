@@ -1,4 +1,4 @@
-"""Tensors in files, and whether they are those of a network: all of them, no others, of the same shapes."""
+"""Loading of tensor files, and the check that their names and shapes match those of a network."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """Load a safetensors file.
 
     Raises:
-        FileNotFoundError, PermissionError: It is missing, or not ours to read.
-        DamagedFileError: It is no safetensors file, or not all of one.
+        FileNotFoundError, PermissionError: The file is missing or not readable.
+        DamagedFileError: The file is not a safetensors file, or is truncated.
     """
     require_regular(path)
     try:
         return load_file(path)
-    except Exception as error:  # what safetensors raises at a damaged header, PyTorch at a damaged layout
-        raise DamagedFileError(f"{path} is no safetensors file, or damaged: {str(error)[:200]}.") from error
+    except Exception as error:  # safetensors raises on a damaged header, PyTorch on a damaged layout
+        raise DamagedFileError(f"{path} is damaged or not a safetensors file: {str(error)[:200]}.") from error
 
 
 def state_dict_mismatch(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Say how many tensors of ``own`` can be taken from ``given`` and the first that cannot; "" if all fit."""
+    """Describe how the tensors ``given`` differ from ``own``, with the first names that differ; "" if all match."""
     missing, unknown = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     misshapen = sorted(name for name in own.keys() & given.keys() if own[name].shape != given[name].shape)
     if not (missing or unknown or misshapen):

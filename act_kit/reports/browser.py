@@ -1,6 +1,6 @@
-"""A page to look through a dataset: where its episodes start, what is known of each, their signals beside their video.
+"""A page for browsing a dataset: maps of the initial states, a table of the episodes, and their signals and videos.
 
-It is a folder with ``view.html`` and ``videos/``, and needs neither a server nor a network.
+The output is a folder with ``view.html`` and ``videos/``, which needs neither a server nor a network.
 
 Shapes: N episodes, T steps of all, L lines of a plot.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,20 +29,20 @@ from act_kit.errors import DatasetError, RenderError
 from act_kit.files import quoted
 from act_kit.pages import write_page
 from act_kit.parallel import LocalExecutor
-from act_kit.reports.coverage import panels, place
+from act_kit.reports.coverage import place
 from act_kit.sim.initial_states import InitialState, stack
 from act_kit.sim.render import RenderSettings, check_cameras, find_gl, render_episode
-from act_kit.sim.tasks import TASKS, Task
+from act_kit.sim.tasks import TASKS, Task, map_planes
 
 _FPS = 20
-"""Of videos, at most about: more is not seen."""
+"""Approximate maximum frame rate of the videos."""
 _NUM_REFERENCE = 250
-_MOST_NUMBERS = 400_000
-"""Of signals in a page, 6 bytes each; beyond, only every second step is shown, or third, …"""
-_LINES = 7
-"""In one plot of signals that nobody has named."""
-_RIM = 0.06
-"""Of a map, around the reset box."""
+_MAX_VALUES = 400_000
+"""Maximum number of signal values in a page, 6 bytes each; beyond it, only every second, third, … step is shown."""
+_MAX_LINES = 7
+"""Maximum number of lines in a plot of unnamed signals."""
+_MARGIN = 0.06
+"""Margin of a map around the reset box, as a fraction of the map."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +50,12 @@ class Plot:
     """Signals that share an axis.
 
     Attributes:
-        name: What they are, with the unit.
-        lines: What each is.
+        name: Title of the plot, with the unit.
+        lines: Name of each signal.
         values: float64 (T, L).
-        spans: What the axis shows at least.
-        is_centred: Whether each is drawn around the middle of its range: those of a position lie far apart.
+        spans: Values that the axis must include.
+        is_centered: If True, each signal is plotted relative to the middle of its range, because the coordinates of a
+            position are far apart.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Plot:
     is_centered: bool = False
 
     def to_dict(self, ends: np.ndarray, every: int) -> dict[str, Any]:
-        """Return what the page draws of the episodes that end at ``ends``, every so many steps.
+        """Return the plot data of the episodes that end at ``ends``, with one value per ``every`` steps.
 
         The axis (``limits``) is the same for all episodes.
         """
@@ -72,18 +73,20 @@ class Plot:
         low, high = finite.min(axis=0), finite.max(axis=0)
         middles = (low + high) / 2 if self.is_centered else np.zeros(len(low))
         shown = [*(low - middles), *(high - middles), *self.spans]
-        least, most = float(min(shown)), float(max(shown))
-        margin = 0.04 * (most - least) or 0.5
+        minimum, maximum = float(min(shown)), float(max(shown))
+        margin = 0.04 * (maximum - minimum) or 0.5
         episodes = np.split(self.values[: ends[-1]], ends[:-1])
         return {
-            "name": self.name, "lines": list(self.lines), "middles": _numbers(middles),
-            "limits": [_plain(least - margin), _plain(most + margin)],
-            "values": [_numbers(part[::every].T) for part in episodes],
-        }  # fmt: skip
+            "name": self.name,
+            "lines": list(self.lines),
+            "middles": _to_lists(middles),
+            "limits": [_rounded(minimum - margin), _rounded(maximum + margin)],
+            "values": [_to_lists(part[::every].T) for part in episodes],
+        }
 
 
 def plots_of(store: EpisodeStore) -> list[Plot]:
-    """Choose the signals to show: of Meta-World those that mean something, of others all, by their numbers."""
+    """Return the plots of a dataset: named signals for Meta-World, all dimensions by index for other data."""
     state, action = store.steps("state"), store.steps("action").astype(np.float64)
     plots = []
     if store.is_of_metaworld:
@@ -96,8 +99,8 @@ def plots_of(store: EpisodeStore) -> list[Plot]:
     else:
         for name, values in (("state", state), ("action", action)):
             columns = values.reshape(len(values), -1)
-            for first in range(0, columns.shape[1], _LINES):
-                part = columns[:, first : first + _LINES]
+            for first in range(0, columns.shape[1], _MAX_LINES):
+                part = columns[:, first : first + _MAX_LINES]
                 last = first + part.shape[1] - 1
                 plots.append(
                     Plot(
@@ -109,7 +112,7 @@ def plots_of(store: EpisodeStore) -> list[Plot]:
     if "distance" in store.fields:
         unit = TASKS[store.info.task].unit if store.info.task in TASKS else "m"
         distance = store.steps("distance")[:, None]
-        plots.append(Plot(name=f"distance ({unit})", lines=["to go"], values=distance, spans=(0.0,)))
+        plots.append(Plot(name=f"distance ({unit})", lines=["remaining"], values=distance, spans=(0.0,)))
     return plots
 
 
@@ -117,36 +120,42 @@ def plots_of(store: EpisodeStore) -> list[Plot]:
 
 
 def stride_of(store: EpisodeStore) -> int:
-    """Return how many steps lie between two frames of a video."""
+    """Return the number of steps between two frames of a video."""
     return max(1, store.info.control_hz // _FPS)
 
 
 def make_videos(
-    store: EpisodeStore, num: int, folder: Path, cameras: Sequence[str] = (), settings: RenderSettings | None = None,
-    *, num_workers: int, on_progress: Callable[[int], None] = lambda num_done: None,
-) -> str:  # fmt: skip
-    """Write a video of each of the first ``num`` episodes, in real time, its cameras side by side.
+    store: EpisodeStore,
+    num: int,
+    folder: Path,
+    cameras: Sequence[str] = (),
+    settings: RenderSettings | None = None,
+    *,
+    num_workers: int,
+    on_progress: Callable[[int], None] = lambda num_done: None,
+) -> str:
+    """Write a video of each of the first ``num`` episodes, in real time, with the cameras side by side.
 
-    They show the dataset's own pictures if it has those asked for, and are drawn from its physics if not.
+    The videos show the requested images if the dataset has them, and are rendered from the recorded physics otherwise.
 
     Args:
         store: The dataset.
-        num: How many episodes.
-        folder: Where to: ``0000.mp4``, …
-        cameras: Which; by default all that the dataset has pictures of, or else corner4.
-        settings: What a frame looks like; by default that of the pictures, or else 192 px.
-        num_workers: Processes.
-        on_progress: Told how many are done.
+        num: Number of episodes.
+        folder: Output folder of ``0000.mp4``, …
+        cameras: Cameras to show; by default all for which the dataset has images, or else corner4.
+        settings: Render settings; by default those of the images, or else 192 px.
+        num_workers: Number of processes.
+        on_progress: Function called with the number of finished videos.
 
     Returns:
-        Why there are none, or an empty string.
+        The reason for which there are no videos, or an empty string.
 
     Raises:
-        DatasetError: There is no episode yet.
+        DatasetError: The dataset has no episode yet.
     """
     if not num:
         raise DatasetError(
-            f"{store.path} holds no demonstration yet. Fix: {store.info.command} --out {quoted(store.path)} --resume"
+            f"{store.path} has no demonstration yet. Fix: {store.info.command} --out {quoted(store.path)} --resume"
         )
     stored = {name: ImageStore(store, name) for name in ImageStore.cameras(store)}
     stored = {name: image for name, image in stored.items() if image.is_complete and settings in (None, image.settings)}
@@ -159,19 +168,25 @@ def make_videos(
     if set(cameras) <= set(stored):
         function: Callable[..., None] = write_clip
         images = [stored[camera] for camera in cameras]
-        jobs = ((path, fps, [i.episode(n)[::stride] for i in images]) for n, path in enumerate(paths))
+
+        def stored_views() -> Iterator[tuple[Path, float, list[np.ndarray]]]:
+            for episode, path in enumerate(paths):
+                yield path, fps, [image.episode(episode)[::stride] for image in images]
+
+        jobs = stored_views()
     else:
-        drawn = f"pictures of {', '.join(stored)}" if stored else "no pictures"
-        lacking = [name for name in ("init_state", "physics") if name in store.lacks]
-        if lacking or store.info.task not in TASKS:
-            missing = f"{' and '.join(lacking)} of each episode" if lacking else f"simulator of {store.info.task}"
-            return f"There is no video: the data have {drawn}, and to draw them takes the {missing}."
+        available = f"images of {', '.join(stored)}" if stored else "no images"
+        names = {"init_state": "initial state", "physics": "physics"}
+        missing = [name for key, name in names.items() if key in store.lacks]
+        if missing or store.info.task not in TASKS:
+            needed = f"{' and '.join(missing)} of each episode" if missing else f"simulator of {store.info.task}"
+            return f"There is no video: the dataset has {available}, and rendering needs the {needed}."
         check_cameras(cameras)
         try:
             variables = find_gl(num_workers).environment
         except RenderError as error:
             return f"There is no video: {error}"
-        function, settings = draw_clip, settings or RenderSettings(height_px=192, width_px=192)
+        function, settings = render_clip, settings or RenderSettings(height_px=192, width_px=192)
         physics = np.split(store.steps("physics"), store.episode_ends[:-1])
         jobs = (
             (path, fps, settings, cameras, init_state, rows[::stride])
@@ -184,7 +199,7 @@ def make_videos(
     return ""
 
 
-def draw_clip(
+def render_clip(
     path: Path,
     fps: float,
     settings: RenderSettings,
@@ -192,24 +207,24 @@ def draw_clip(
     init_state: InitialState,
     physics: np.ndarray,
 ) -> None:
-    """Draw recorded states, float64 (T, P), and write them as a video, in a process that has a GL library set."""
+    """Render recorded physics states, float64 (T, P), to a video, in a process that has a GL library configured."""
     images = render_episode(settings, cameras, init_state, physics).images
     write_clip(path, fps, [images[:, camera] for camera in range(len(cameras))])
 
 
 def write_clip(path: Path, fps: float, views: Sequence[np.ndarray]) -> None:
-    """Write frames, uint8 (T, H, W, 3) of each camera, side by side as a video."""
+    """Write the frames of all cameras, uint8 (T, H, W, 3) each, side by side to a video."""
     import imageio.v2 as imageio
 
     height = -(-max(view.shape[1] for view in views) // 16) * 16
     width = -(-sum(view.shape[2] for view in views) // 16) * 16
     canvas = np.zeros((len(views[0]), height, width, 3), dtype=np.uint8)
-    at = 0
+    left = 0
     for view in views:
-        canvas[:, : view.shape[1], at : at + view.shape[2]] = view
-        at += view.shape[2]
+        canvas[:, : view.shape[1], left : left + view.shape[2]] = view
+        left += view.shape[2]
     writer: Any
-    # A whole picture every few frames, so that it can be wound back and forth without delay.
+    # A keyframe every few frames, so that seeking has no delay.
     with imageio.get_writer(
         path, fps=fps, codec="libx264", quality=8, macro_block_size=16, output_params=["-g", "5"]
     ) as writer:
@@ -223,28 +238,33 @@ def write_clip(path: Path, fps: float, views: Sequence[np.ndarray]) -> None:
 def write_view(store: EpisodeStore, num: int, out: Path, *, no_video: str = "") -> Path:
     """Write the page of the first ``num`` episodes to ``out``, and return its path.
 
-    ``no_video`` says why there are no videos; without it they are in ``out / "videos"``.
+    ``no_video`` is the reason for which there are no videos; if empty, they are in ``out / "videos"``.
     """
     columns = {name: values[:num] for name, values in columns_of(store).items()}
     maps, no_map = _maps(store, num)
     ends = store.episode_ends[:num]
     plots = plots_of(store)
-    every = math.ceil(ends[-1] * sum(len(plot.lines) for plot in plots) / _MOST_NUMBERS)
+    every = math.ceil(ends[-1] * sum(len(plot.lines) for plot in plots) / _MAX_VALUES)
+    success: list[list[list[int]]] = [[] for _ in ends]
+    if "success" in store.fields:
+        success = [_spans(part) for part in np.split(store.steps("success")[: ends[-1]], ends[:-1])]
     data = {
         "hz": store.info.control_hz,
         "stride": stride_of(store),
         "every": every,
-        "columns": {name: _exact(values) for name, values in columns.items()},
+        "columns": {name: _json_column(values) for name, values in columns.items()},
         "units": _units(store, columns),
         "language": {"spellings": SPELLINGS, "signs": SIGNS, "characters": MAX_CHARACTERS, "depth": MAX_DEPTH},
         "maps": maps,
         "plots": [plot.to_dict(ends, every) for plot in plots],
-        "success": [_spans(part) for part in np.split(store.steps("success")[: ends[-1]], ends[:-1])]
-        if "success" in store.fields else [[] for _ in ends],
+        "success": success,
         "filter": shlex.join(["act", "data", "filter", str(store.path)]),
-    }  # fmt: skip
+    }
     varying = [name for name, values in columns.items() if len(set(map(str, values))) > 1 and name != "random"]
     shown = list(dict.fromkeys(["episode", "steps", *varying]))
+    rows: list[list[str]] = []
+    for episode in range(num):
+        rows.append([_cell(columns[name][episode]) for name in shown])
     out.mkdir(parents=True, exist_ok=True)
     page = out / "view.html"
     write_page(
@@ -254,7 +274,7 @@ def write_view(store: EpisodeStore, num: int, out: Path, *, no_video: str = "") 
             "title": f"{store.path.resolve().name}: {num} demonstrations of {store.info.task}",
             "info": store.info,
             "shown": shown,
-            "rows": [[_cell(columns[name][episode]) for name in shown] for episode in range(num)],
+            "rows": rows,
             "shortcuts": _shortcuts(columns),
             "no_map": no_map,
             "no_video": no_video,
@@ -265,24 +285,23 @@ def write_view(store: EpisodeStore, num: int, out: Path, *, no_video: str = "") 
 
 
 def _maps(store: EpisodeStore, num: int) -> tuple[list[dict[str, Any]], str]:
-    """Return the maps of the starts, in coordinates from 0 to 1, and, if there are none, why."""
+    """Return the maps of the initial states, in coordinates from 0 to 1, and the reason if there are none."""
     task = TASKS.get(store.info.task)
     if not store.has_init_states:
-        return [], "Where these episodes start was not recorded, so there is no map of it."
+        return [], "The initial states of these episodes were not recorded, so there is no map."
     if task is None or store.rand_vecs.shape[1] != len(task.low):
-        return [], f"{store.info.task} is not a task of Meta-World: there is no map of its starts."
+        return [], f"{store.info.task} is not a Meta-World task, so there is no map of its initial states."
     groups = {
         "reference": reference_init_states(task, _NUM_REFERENCE),
         "episodes": store.rand_vecs[:num],
         "lost": stack([a.init_state for a in store.attempts() if not a.kept]).reshape(-1, len(task.low)),
     }
-    return [
-        {
-            "axes": [f"{arrow} {_axis(task, dim)}" for arrow, dim in zip("→↑", pair, strict=True) if dim is not None],
-            **{name: _numbers(_locate(task, init_states, pair)) for name, init_states in groups.items()},
-        }
-        for pair in panels(task)
-    ], ""
+    maps: list[dict[str, Any]] = []
+    for pair in map_planes(task):
+        axes = [f"{arrow} {_axis(task, dim)}" for arrow, dim in zip("→↑", pair, strict=True) if dim is not None]
+        points = {name: _to_lists(_locate(task, init_states, pair)) for name, init_states in groups.items()}
+        maps.append({"axes": axes, **points})
+    return maps, ""
 
 
 def _axis(task: Task, dim: int) -> str:
@@ -290,14 +309,17 @@ def _axis(task: Task, dim: int) -> str:
 
 
 def _locate(task: Task, rand_vecs: np.ndarray, pair: tuple[int, int | None]) -> np.ndarray:
-    """Return where starts (N, D) lie on a map, (N, 2) from 0 to 1; those outside the reset box at the rim."""
+    """Return the positions of initial states (N, D) on a map, (N, 2) from 0 to 1.
+
+    Initial states outside the reset box are clipped to the margin.
+    """
     x, y = pair
     placed = place(rand_vecs, pair)
     scaled = [
         values if dim is None else (values - task.low[dim]) / task.width[dim]
         for dim, values in zip((x, y), placed, strict=True)
     ]
-    located: np.ndarray = np.clip(_RIM + (1 - 2 * _RIM) * np.nan_to_num(np.stack(scaled, axis=1)), 0.0, 1.0)
+    located: np.ndarray = np.clip(_MARGIN + (1 - 2 * _MARGIN) * np.nan_to_num(np.stack(scaled, axis=1)), 0.0, 1.0)
     return located
 
 
@@ -310,7 +332,7 @@ def _units(store: EpisodeStore, columns: Columns) -> dict[str, str]:
 
 
 def _shortcuts(columns: Columns) -> list[tuple[str, str, int]]:
-    """Return filters that are a click away: what they are called, the expression, how many episodes they keep."""
+    """Return the filter buttons: label, expression, and number of episodes that it selects."""
     shortcuts = [("all", "", len(columns["episode"]))]
     succeeded = columns.get("succeeded", [])
     if len(set(succeeded)) > 1:
@@ -322,24 +344,22 @@ def _shortcuts(columns: Columns) -> list[tuple[str, str, int]]:
 
 
 def _spans(flags: np.ndarray) -> list[list[int]]:
-    """Return where bools (T,) are true: first steps, and the steps after the last."""
+    """Return the intervals in which bools (T,) are true, as first step and step after the last."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
     return [[int(begin), int(end)] for begin, end in list(pairwise(edges))[::2]]
 
 
-def _numbers(values: np.ndarray) -> list[Any]:
-    return [_numbers(row) if row.ndim else _plain(float(row)) for row in values]
+def _to_lists(values: np.ndarray) -> list[Any]:
+    return [_to_lists(row) if row.ndim else _rounded(float(row)) for row in values]
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: four digits; None for what is not finite."""
-    if not isinstance(value, float):
-        return value
+def _rounded(value: float) -> float | None:
+    """Round a value to four digits for JSON; None if it is not finite."""
     return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
-def _exact(values: Sequence[Any]) -> list[Any]:
-    """Return a column as JSON has it, every digit: the page's filter chooses the episodes that the command does."""
+def _json_column(values: Sequence[Any]) -> list[Any]:
+    """Return a column for JSON with all digits, so that the page's filter selects the same episodes as the command."""
     return [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
 
 

@@ -1,4 +1,4 @@
-"""What a comparison leaves behind: ``compare.json`` and ``compare.html``, and tables for the terminal."""
+"""Output of a comparison: ``compare.json``, ``compare.html`` and tables for the terminal."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = {"better": "green", "worse": "red", "no difference shown": "yellow"}
-"""Of verdicts; of those that are none, red."""
+"""Colors of verdicts; all others are red."""
 
-METHOD_COLUMNS = ("", "training seeds", "each", "mean [95 %, of seeds like these]")
-PAIR_COLUMNS = ("compared", "of", "difference", "p", "after Holm", "verdict")
+METHOD_COLUMNS = ("", "training seeds", "each seed", "mean [95 %, for seeds of the same mode]")
+PAIR_COLUMNS = ("compared", "task", "difference", "p", "p after Holm", "verdict")
 CHANGE_COLUMNS = ("key", "first", "second", "")
 
 
 def methods_table(methods: Sequence[Method]) -> Table:
-    """Return every seed's success, and the seeds' means, as a table."""
+    """Return the success of every seed and the means as a table."""
     table = Table(*METHOD_COLUMNS, title="Success", title_justify="left")
     for row in method_rows(methods):
         table.add_row(*map(Text, row))
@@ -35,28 +35,26 @@ def methods_table(methods: Sequence[Method]) -> Table:
 
 
 def method_rows(methods: Sequence[Method]) -> list[tuple[str, ...]]:
-    """Return an arm's line of :data:`METHOD_COLUMNS`; seeds of two kinds have no mean, but each kind has one."""
+    """Return the row of each method, with the columns :data:`METHOD_COLUMNS`; bimodal seeds have one mean per mode."""
     rows: list[tuple[str, ...]] = []
     for method in methods:
         each = ", ".join(f"{100 * seed.value:.1f} %" for seed in method.seeds)
         mean = mean_of(method)
-        number = (
-            f"{len(method.seeds)} of {len(method.seeds) + len(method.missing)}"
-            if method.missing
-            else str(len(method.seeds))
-        )
+        num_seeds = str(len(method.seeds))
+        if method.missing:
+            num_seeds += f" of {len(method.seeds) + len(method.missing)}"
         kinds = kinds_of(method)
         text = f"{100 * mean.value:.1f} % [{100 * mean.low:.0f}, {100 * mean.high:.0f} %]"
         if kinds:
-            text = "two kinds: " + " and ".join(f"{len(kind)} at {100 * np.mean(kind):.1f} %" for kind in kinds)
-        rows.append((method.label, number, each, text))
+            text = "bimodal: " + " and ".join(f"{len(kind)} at {100 * np.mean(kind):.1f} %" for kind in kinds)
+        rows.append((method.label, num_seeds, each, text))
     return rows
 
 
 def pair_rows(pair: Pair) -> list[tuple[str, ...]]:
-    """Return the lines of :data:`PAIR_COLUMNS` of a pair: over all tasks, and of each; without a verdict, no p."""
-    whole = "mean of the tasks" if pair.by_task else pair.a.tasks[0]
-    results = {whole: pair.result, **pair.by_task}
+    """Return the rows of a pair, over all tasks and per task, with :data:`PAIR_COLUMNS`; no p without a verdict."""
+    first = "mean of the tasks" if pair.by_task else pair.a.tasks[0]
+    results = {first: pair.result, **pair.by_task}
     rows: list[tuple[str, ...]] = []
     for name, result in results.items():
         if result is not None:
@@ -68,31 +66,34 @@ def pair_rows(pair: Pair) -> list[tuple[str, ...]]:
 
 
 def write_comparison(comparison: Comparison, out: Path) -> Path:
-    """Write ``compare.json`` and ``compare.html`` into ``out``, and return the page's path."""
+    """Write ``compare.json`` and ``compare.html`` into ``out``, and return the path of the page."""
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "compare.json", comparison.to_dict())
+    rows: list[tuple[str, ...]] = []
+    for pair in comparison.pairs:
+        rows += pair_rows(pair)
     page = out / "compare.html"
     write_page(
         page,
         "compare.html.j2",
         {
-            "title": " against ".join(method.label for method in comparison.methods),
+            "title": " vs. ".join(method.label for method in comparison.methods),
             "comparison": comparison,
             "tasks": comparison.methods[0].tasks,
             "figure": figure_uri(success_figure(comparison.methods)),
             "methods": method_rows(comparison.methods),
             "method_columns": METHOD_COLUMNS,
             "columns": PAIR_COLUMNS,
-            "rows": [row for pair in comparison.pairs for row in pair_rows(pair)],
+            "rows": rows,
         },
     )
     return page
 
 
 def success_figure(methods: Sequence[Method]) -> Figure:
-    """Draw every seed's success as a point and the means, an arm a line, narrow for a phone.
+    """Draw the success of every seed as a point, and the means, one line per method; narrow enough for a phone.
 
-    A mean has its interval; those of seeds of two kinds have none.
+    A mean has its interval; the two means of bimodal seeds have none.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""The diversity report of a dataset: a table for the terminal, JSON for programs, a page for people."""
+"""The diversity report of a dataset as a terminal table, JSON and an HTML page."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from act_kit.diversity.quality import Quality
 from act_kit.diversity.result import DiversityReport
 from act_kit.files import write_json
 from act_kit.pages import figure_uri, write_page
-from act_kit.reports.coverage import coverage_figure, distribution_figure, panels, scaling_figure
+from act_kit.reports.coverage import coverage_figure, distribution_figure, scaling_figure
 from act_kit.sim.initial_states import stack
-from act_kit.sim.tasks import get_task
+from act_kit.sim.tasks import get_task, map_planes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,98 +28,100 @@ COLORS: dict[Level, str] = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
 
 Row = tuple[str, str, str]
 
-_FAILED, _LEAKED = "attempts not kept", "validation episodes that training has seen"
-"""What is not known of data that were not collected here."""
+_FAILED, _LEAKED = "failed attempts", "validation episodes that repeat a training episode"
+"""Rows that are unknown for imported datasets."""
 
 
 def rows(measured: DiversityReport | FirstObservations) -> list[Row]:
-    """Return what is measured of the starts, or of first observations: what, the value, and what it should be."""
+    """Return the rows of the report: name, measured value and expected value."""
     return [*_rows(measured), *soundness_rows(measured)]
 
 
 def soundness_rows(measured: DiversityReport | FirstObservations) -> list[Row]:
-    """Return what replaying the demonstrations and asking the expert showed: what, the value, and what it should be."""
+    """Return the results of replaying the demonstrations and querying the expert: name, measured and expected value."""
     s = measured.soundness
     if s is None:
         return []
     sound = f"{s.num_sound} of {max(s.num_replayed, s.num_asked)}"
-    sample = "" if s.num_replayed in (0, s.num) else f", evenly chosen from {s.num}"
+    sample = "" if s.num_replayed in (0, s.num) else f", evenly spaced, of {s.num}"
     replayed = f"{s.num_replayed}{sample}" if s.num_replayed else f"none. {s.not_replayed}".strip()
-    asked = f"{s.num_asked} ({s.num_states} states)" if s.num_asked else f"none. {s.not_asked}".strip()
+    queried = f"{s.num_asked} ({s.num_states} states)" if s.num_asked else f"none. {s.not_asked}".strip()
     return [
         ("demonstrations replayed", replayed, f"{s.num}"),
-        ("demonstrations that the expert was asked about again", asked, "those it made or labelled"),
-        ("of them sound", sound if s.num_replayed + s.num_asked else "n/a", "all"),
+        ("demonstrations checked with the expert", queried, "those it demonstrated or labeled"),
+        ("sound demonstrations", sound if s.num_replayed + s.num_asked else "n/a", "all"),
     ]
 
 
 def _rows(measured: DiversityReport | FirstObservations) -> list[Row]:
     if isinstance(measured, FirstObservations):
-        of_init_states = _rows(measured.init_states) if measured.init_states else []
-        return [*first_rows(measured), *(row for row in of_init_states if row[0] not in (_FAILED, _LEAKED))]
+        init_state_rows = _rows(measured.init_states) if measured.init_states else []
+        return [*first_rows(measured), *(row for row in init_state_rows if row[0] not in (_FAILED, _LEAKED))]
     d = measured
     table = [
-        ("distinct starts", f"{d.num_distinct} of {d.num}", "all"),
-        ("starts that repeat another", f"{100 * d.duplicate_fraction:.0f} %", "at most 2 %"),
-        ("starts that nearly repeat another", f"{d.num_distinct - d.num_apart}", "few"),
-        ("starts that the task never has", f"{d.num_outside}", "0"),
+        ("distinct initial states", f"{d.num_distinct} of {d.num}", "all"),
+        ("duplicate initial states", f"{100 * d.duplicate_fraction:.0f} %", "at most 2 %"),
+        ("near copies of other initial states", f"{d.num_distinct - d.num_apart}", "few"),
+        ("initial states out of distribution", f"{d.num_outside}", "0"),
         (_FAILED, f"{d.num_failed} of {d.num_attempts}", "few; each leaves a hole"),
         (_LEAKED, f"{d.num_leaked} of {d.num_validation}", "0"),
     ]
     if "evaluation set" in d.against:
-        table.append(("starts that are in the evaluation set", f"{d.num_shared}", "0"))
+        table.append(("initial states in the evaluation set", f"{d.num_shared}", "0"))
     for row in d.dimensions:
         value = f"range {100 * row.range_fraction:.0f} %, std {100 * row.std_ratio:.0f} %, KS p {row.ks_p:.2g}"
-        table.append((row.name, value, "100 %, 100 %, not tiny"))
+        table.append((row.name, value, "100 %, 100 %, not small"))
     nearest = {
         "mean": (d.nearest_mean, d.nearest_ratio),
         "95th percentile": (d.nearest_p95, d.nearest_p95_ratio),
-        "most": (d.nearest_max, d.nearest_max_ratio),
+        "maximum": (d.nearest_max, d.nearest_max_ratio),
     }
     for name, (distance, ratio) in nearest.items():
-        shown = f"{distance:.3f} box widths, {ratio:.2f} x that of random starts"
+        shown = f"{distance:.3f} box widths, {ratio:.2f} x random"
         table.append((f"distance to the nearest demonstration, {name}", shown, "about 1 x"))
     table += [
-        ("fresh starts beyond the random 99th percentile", f"{100 * d.beyond_p99:.0f} %", "about 1 %"),
-        ("energy distance", f"{d.energy_distance:.4f} (p = {d.energy_p:.2g})", "p not tiny"),
+        ("new initial states beyond the 99th percentile of random", f"{100 * d.beyond_p99:.0f} %", "about 1 %"),
+        ("energy distance", f"{d.energy_distance:.4f} (p = {d.energy_p:.2g})", "p not small"),
     ]
     if d.correlated:
         pair = f"{d.correlation:.2f} ({' and '.join(d.correlated)})"
         constant = sum(row.range_fraction == 0 for row in d.dimensions)
-        rank = f"{d.effective_rank:.1f}" if not constant else f"not told: {constant} of {len(d.dimensions)} do not vary"
+        rank = f"{d.effective_rank:.1f}"
+        if constant:
+            rank = f"n/a: {constant} of {len(d.dimensions)} dimensions are constant"
         table.append(("effective rank", rank, f"{d.effective_rank_reference:.1f}"))
-        table.append(("correlation furthest from the evaluation's", pair, "small"))
+        table.append(("largest difference of a correlation from the evaluation", pair, "small"))
     for hole in d.visible_holes:
         size = f"{100 * hole.share:.0f} % of the box" if hole.share else "none"
-        table.append((f"smallest hole seen 8 times of 10, {hole.where}", size, "smaller ones may exist"))
+        table.append((f"smallest hole detected with 80 % probability, {hole.where}", size, "smaller ones may exist"))
     for share in d.sources if len(d.sources) > 1 else ():
-        shown = f"{100 * share.nearest:.0f} % of fresh starts" if share.nearest is not None else "n/a"
-        part = f"{100 * share.num / d.num:.0f} %, its part of the demonstrations"
-        table.append((f"nearest to a demonstration by {share.source}", shown, part))
+        shown = f"{100 * share.nearest:.0f} % of new initial states" if share.nearest is not None else "n/a"
+        own_share = f"{100 * share.num / d.num:.0f} %, its share of the demonstrations"
+        table.append((f"nearest to a demonstration by {share.source}", shown, own_share))
     return table
 
 
 def first_rows(measured: FirstObservations) -> list[Row]:
-    """Return what is measured of first observations."""
+    """Return the rows of first observations: name, measured and expected value."""
     m = measured
-    frozen = f"{len(m.frozen)} of {m.state_dim}" + (f" (the first: {m.frozen[0]})" if m.frozen else "")
+    frozen = f"{len(m.frozen)} of {m.state_dim}" + (f" (first: {m.frozen[0]})" if m.frozen else "")
     return [
-        ("numbers of a state and of an action", f"{m.state_dim}, {m.action_dim}", ""),
-        ("distinct first states", f"{m.num_distinct_states} of {m.num_compared}", "all, or the pictures differ"),
+        ("dimensions of a state and of an action", f"{m.state_dim}, {m.action_dim}", ""),
+        ("distinct first states", f"{m.num_distinct_states} of {m.num_compared}", "all, unless the images differ"),
         *(
-            (f"distinct first pictures of {camera}", f"{num} of {m.num_compared}", "all, or the states differ")
+            (f"distinct first images of {camera}", f"{num} of {m.num_compared}", "all, unless the states differ")
             for camera, num in m.num_distinct_frames.items()
         ),
-        ("numbers that move, but always begin the same", frozen, "those of the robot's resting pose"),
-        ("demonstrations that repeat another to the bit", f"{100 * m.duplicate_trajectories:.0f} %", "0 %"),
+        ("varying dimensions that are constant in the first states", frozen, "those of the robot's initial pose"),
+        ("bit-exact copies of other demonstrations", f"{100 * m.duplicate_trajectories:.0f} %", "0 %"),
     ]
 
 
 def quality_rows(quality: Quality) -> list[Row]:
-    """Return how one source demonstrated: what, the value, and what is usual.
+    """Return the quality of one source's demonstrations: name, measured and typical value.
 
-    Usual is what lies between the 10th and the 90th percentile of the 50 tasks' scripted experts, 12 demonstrations of
-    each. It decides nothing: what is good depends on the task.
+    Typical values lie between the 10th and the 90th percentile of the 50 tasks' scripted experts, 12 demonstrations of
+    each. They do not affect the verdict: good values depend on the task.
     """
     q = quality
 
@@ -127,61 +129,66 @@ def quality_rows(quality: Quality) -> list[Row]:
         return f"{100 * value:.0f} %"
 
     return [
-        ("distinct starts", f"{q.num_distinct} of {q.num}", "all"),
+        ("distinct initial states", f"{q.num_distinct} of {q.num}", "all"),
         ("steps", f"{q.steps:.0f} ({q.steps_least} to {q.steps_most})", "56 to 116"),
         (
-            "straightness of the hand's way",
+            "straightness of the hand path",
             "n/a" if q.path_efficiency is None else percent(q.path_efficiency),
-            "20 to 70 %; 100 %: straight",
+            "20 to 70 %; straight: 100 %",
         ),
         ("idle steps", percent(q.idle_fraction), "0 %"),
         ("steps with a clipped action", percent(q.clipped_fraction), "32 to 100 %"),
         ("jerk of the hand", "n/a" if q.jerk is None else f"{q.jerk:.0f} m/s³", "220 to 720 m/s³"),
         ("gripper switches", f"{q.gripper_switches:.0f}", "0 or 1"),
-        ("action sequences that repeat another", percent(q.duplicate_trajectories), "0 %"),
+        ("duplicate action sequences", percent(q.duplicate_trajectories), "0 %"),
         (
-            "variance of actions among similar states",
+            "action variance in similar states",
             "n/a" if q.action_variance is None else percent(q.action_variance),
-            "0 to 25 % of all",
+            "0 to 25 % of the total",
         ),
     ]
 
 
 def terminal_table(measured: DiversityReport | FirstObservations) -> Table:
-    """Return the report as a table."""
+    """Return the report as a terminal table."""
     title = f"{measured.num} demonstrations of {measured.task}"
-    title = f"Starts of {title}, against {measured.against}" if isinstance(measured, DiversityReport) else title
+    if isinstance(measured, DiversityReport):
+        title = f"Initial states of {title}, compared with {measured.against}"
     table = Table(title=title, title_justify="left")
     for column in ("", "measured", "expected"):
         table.add_column(column)
     for row in rows(measured):
         table.add_row(*row)
-    for source, of_source in source_rows(measured):
+    for source, quality in source_rows(measured):
         table.add_section()
-        table.add_row(Text(f"demonstrated by {source}", style="bold"), "", "usual")
-        for row in of_source:
+        table.add_row(Text(f"demonstrations by {source}", style="bold"), "", "typical")
+        for row in quality:
             table.add_row(*row)
     return table
 
 
 def source_rows(diversity: DiversityReport | FirstObservations) -> list[tuple[str, list[Row]]]:
-    """Return of each source how often it succeeded, and how it demonstrated; of first observations, nothing."""
+    """Return each source with the rows of its success and quality; empty for first observations."""
     if isinstance(diversity, FirstObservations):
         return []
     succeeded = {share.source: f"{share.num_succeeded} of {share.num}" for share in diversity.sources}
     return [
-        (quality.source, [("episodes that succeed", succeeded[quality.source], "all"), *quality_rows(quality)])
+        (quality.source, [("successful episodes", succeeded[quality.source], "all"), *quality_rows(quality)])
         for quality in diversity.quality
     ]
 
 
 def write_report(
-    store: EpisodeStore, measured: DiversityReport | FirstObservations, out: Path, *, against: np.ndarray | None = None,
+    store: EpisodeStore,
+    measured: DiversityReport | FirstObservations,
+    out: Path,
+    *,
+    against: np.ndarray | None = None,
     predictors: Sequence[tuple[str, str, str]] = (),
-) -> Path:  # fmt: skip
-    """Write ``diversity.json`` and ``report.html`` into ``out``, and return the page's path.
+) -> Path:
+    """Write ``diversity.json`` and ``report.html`` to ``out`` and return the path of the page.
 
-    ``predictors`` are rows of what was tried with the data: what, the value, and what it should be.
+    ``predictors`` are rows of experiments with the data: name, measured and expected value.
     """
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "diversity.json", measured.to_dict())
@@ -195,9 +202,12 @@ def write_report(
         sources = store.sources if len(set(store.sources)) > 1 else ()
         maps = [
             coverage_figure(task, init_states, failed, against=against, pairs=[pair], sources=sources)
-            for pair in panels(task)
+            for pair in map_planes(task)
         ]
         distributions = [distribution_figure(task, int(dim), init_states, against) for dim in task.informative]
+    scaling = None
+    if diversity and diversity.scaling:
+        scaling = figure_uri(scaling_figure(diversity.scaling, diversity.num))
     page = out / "report.html"
     write_page(
         page,
@@ -208,12 +218,10 @@ def write_report(
             "more": diversity.more if diversity else "",
             "rows": rows(measured),
             "qualities": source_rows(measured),
-            "colors": "each source in its colour" if len(set(store.sources)) > 1 else "blue",
+            "colors": "one color per source" if len(set(store.sources)) > 1 else "blue",
             "maps": [figure_uri(figure) for figure in maps],
             "distributions": [figure_uri(figure) for figure in distributions],
-            "scaling": figure_uri(scaling_figure(diversity.scaling, diversity.num))
-            if diversity and diversity.scaling
-            else None,
+            "scaling": scaling,
             "predictors": predictors,
             "info": store.info,
             "fingerprint": store.fingerprint or "unfinished",
@@ -223,9 +231,11 @@ def write_report(
 
 
 def write_overview(measured: Sequence[tuple[str, DiversityReport | FirstObservations]], title: str, out: Path) -> Path:
-    """Write the page of several datasets, each with its report in a folder of its name; return the page's path."""
+    """Write the overview page of several datasets, whose reports are in folders of their names; return its path."""
     write_json(out / "diversity.json", {name: diversity.to_dict() for name, diversity in measured})
-    of_init_states = {name: each if isinstance(each, DiversityReport) else each.init_states for name, each in measured}
-    nearest = {name: f"{of.nearest_ratio:.2f}" if of else "n/a" for name, of in of_init_states.items()}
+    nearest = {}
+    for name, report in measured:
+        coverage = report if isinstance(report, DiversityReport) else report.init_states
+        nearest[name] = f"{coverage.nearest_ratio:.2f}" if coverage else "n/a"
     write_page(out / "report.html", "datasets.html.j2", {"title": title, "measured": measured, "nearest": nearest})
     return out / "report.html"

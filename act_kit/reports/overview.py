@@ -1,4 +1,4 @@
-"""The evaluation of several tasks at a glance: a line of each, their means by difficulty and over all of them."""
+"""Overview of the evaluation of several tasks: one row per task, and means by difficulty and over all tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from act_kit.eval.evaluate import Evaluation, success_rate
 from act_kit.files import write_json
 from act_kit.pages import write_page
 from act_kit.policies.policy import Policy
-from act_kit.reports.evaluation import made_by, rate_values
+from act_kit.reports.evaluation import provenance
 from act_kit.sim.tasks import Difficulty, get_task
 from act_kit.statistics import MacroAverageRate, Rate
 
@@ -21,36 +21,38 @@ COLUMNS = ("task", "difficulty", "success", "at the end of the horizon", "final 
 
 
 def summarize_all(evaluations: Sequence[Evaluation], policy: Policy) -> dict[str, Any]:
-    """Return the means and every task's numbers, as plain values; each task's own summary has more."""
+    """Return the means and the main numbers of each task as plain values; the summary of a task has all of them."""
     tasks: dict[str, Any] = {}
     for evaluation in evaluations:
         task = get_task(evaluation.init_state_set.task)
         expert = _expert(evaluation)
         tasks[task.name] = {
             "group": task.group,
-            "success_once": rate_values(evaluation.success),
-            "success_at_end": rate_values(evaluation.success_at_end),
+            "success_once": evaluation.success.to_dict(),
+            "success_at_end": evaluation.success_at_end.to_dict(),
             "final_distance": evaluation.mean_distance("final"),
             "distance_unit": task.unit,
-            "expert": expert and rate_values(expert),
+            "expert": expert and expert.to_dict(),
             "interpretation": evaluation.interpretation,
         }
+    means: dict[str, Any] = {}
+    for name, members in _groups(evaluations).items():
+        means[name] = {"num_tasks": len(members)}
+        for quantity, mean in _means(members).items():
+            means[name][quantity] = _mean_values(mean)
     return {
-        "means": {
-            name: {"num_tasks": len(members), **{what: _mean_values(mean) for what, mean in _means(members).items()}}
-            for name, members in _groups(evaluations).items()
-        },
+        "means": means,
         "tasks": tasks,
-        **made_by(policy),
+        **provenance(policy),
     }
 
 
 def overview_title(evaluations: Sequence[Evaluation]) -> str:
-    """Say what was measured and what came of it, in a line."""
+    """Return a line with the number of tasks and initial states, and the mean success."""
     kind = evaluations[0].init_state_set.kind
     num = sum(len(evaluation.episodes) for evaluation in evaluations)
     mean = _means(evaluations)["success_once"]
-    return f"{len(evaluations)} tasks, {num} {kind} starts: success {mean}"
+    return f"{len(evaluations)} tasks, {num} {kind} initial states: success {mean}"
 
 
 def overview_table(evaluations: Sequence[Evaluation]) -> Table:
@@ -65,19 +67,19 @@ def overview_table(evaluations: Sequence[Evaluation]) -> Table:
 
 
 def task_rows(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:
-    """Return each task's line of :data:`COLUMNS`."""
+    """Return the row of each task, with the columns :data:`COLUMNS`."""
     rows: list[tuple[str, ...]] = []
     for evaluation in evaluations:
         task = get_task(evaluation.init_state_set.task)
         distance = f"{evaluation.mean_distance('final'):.3f} {task.unit}"
         success = str(evaluation.success), str(evaluation.success_at_end)
-        failures = ", ".join(f"{what} {num}" for what, num in evaluation.failures.items())
+        failures = ", ".join(f"{mode} {count}" for mode, count in evaluation.failures.items())
         rows.append((task.name, task.group, *success, distance, str(_expert(evaluation) or "not measured"), failures))
     return rows
 
 
 def mean_rows(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:
-    """Return the lines of the means, with the same columns; distances of several tasks have none."""
+    """Return the rows of the means, with the same columns; distances of different tasks are not averaged."""
     rows: list[tuple[str, ...]] = []
     for name, members in _groups(evaluations).items():
         means = _means(members)
@@ -88,7 +90,7 @@ def mean_rows(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:
 
 
 def write_overview(evaluations: Sequence[Evaluation], policy: Policy, out: Path) -> Path:
-    """Write ``summary.json`` and ``report.html`` of all tasks into ``out``, and return the page's path."""
+    """Write ``summary.json`` and ``report.html`` of all tasks into ``out``, and return the path of the page."""
     summary = summarize_all(evaluations, policy)
     write_json(out / "summary.json", summary)
     page = out / "report.html"
@@ -104,14 +106,14 @@ def write_overview(evaluations: Sequence[Evaluation], policy: Policy, out: Path)
                 task: values["interpretation"] for task, values in summary["tasks"].items() if values["interpretation"]
             },
             "summary": summary,
-            "commands": [data.command for data in policy.contract.demonstrations],
+            "commands": [data.command for data in policy.metadata.demonstrations],
         },
     )
     return page
 
 
 def _groups(evaluations: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
-    """Divide tasks by difficulty, the easy ones first; ``all`` comes last."""
+    """Group tasks by difficulty, the easy ones first; ``all`` is last."""
     groups: dict[str, list[Evaluation]] = {}
     for group in get_args(Difficulty):
         members = [evaluation for evaluation in evaluations if get_task(evaluation.init_state_set.task).group == group]
@@ -121,7 +123,7 @@ def _groups(evaluations: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
 
 
 def _means(evaluations: Sequence[Evaluation]) -> dict[str, MacroAverageRate | None]:
-    """Return the mean success of tasks, once and at the end, and of their experts where all were measured."""
+    """Return the mean success of tasks, at any step and at the end, and of their experts if all were measured."""
     experts = [expert for expert in map(_expert, evaluations) if expert]
     return {
         "success_once": MacroAverageRate(tuple(evaluation.success for evaluation in evaluations)),

@@ -1,4 +1,4 @@
-"""Videos of episodes: re-simulated from their start and actions, to the bit, and drawn in processes of their own."""
+"""Videos of episodes, re-simulated bit-exactly from initial state and actions, and rendered in worker processes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from act_kit.sim.tasks import CONTROL_HZ, get_task
 
 
 def choose(outcomes: Sequence[Sequence[Outcome]], num: int) -> list[list[int]]:
-    """Choose ``num`` episodes to show of one or several sets: failures first, and of either some of each set.
+    """Choose ``num`` episodes of one or several sets to show: failures first, in turn from each set.
 
-    Returns which episodes of each set.
+    Returns:
+        Indices of the chosen episodes, by set.
     """
     order: list[tuple[bool, int, int, int]] = []
-    for s, of_set in enumerate(outcomes):
-        for succeeded in (False, True):
-            indices = [i for i, outcome in enumerate(of_set) if outcome.success_once is succeeded]
-            order += [(succeeded, nth, s, i) for nth, i in enumerate(indices)]
+    for s, outcomes_of_set in enumerate(outcomes):
+        num_seen = {False: 0, True: 0}
+        for i, outcome in enumerate(outcomes_of_set):
+            order.append((outcome.success_once, num_seen[outcome.success_once], s, i))
+            num_seen[outcome.success_once] += 1
     chosen: list[list[int]] = [[] for _ in outcomes]
     for *_, s, i in sorted(order)[:num]:
         chosen[s].append(i)
@@ -33,12 +35,12 @@ def choose(outcomes: Sequence[Sequence[Outcome]], num: int) -> list[list[int]]:
 
 
 def video_path(folder: Path, index: int, outcome: Outcome) -> Path:
-    """Return where the video of an evaluation's episode belongs."""
+    """Return the path of the video of an episode."""
     return folder / "videos" / f"{index:04d}-{'success' if outcome.success_once else 'failure'}.mp4"
 
 
 def record(executor: Executor, videos: Mapping[Path, Outcome], camera: str, settings: RenderSettings, fps: int) -> None:
-    """Write one mp4 per path, of its episode."""
+    """Write an mp4 of each episode to its path."""
     for path in videos:
         path.parent.mkdir(parents=True, exist_ok=True)
     jobs = [(outcome, camera, settings, fps, path) for path, outcome in videos.items()]
@@ -46,7 +48,7 @@ def record(executor: Executor, videos: Mapping[Path, Outcome], camera: str, sett
 
 
 def write_video(outcome: Outcome, camera: str, settings: RenderSettings, fps: int, path: Path) -> None:
-    """Write one episode, in a process that has a GL library set."""
+    """Write the mp4 of one episode, in a process that has a GL library set."""
     import imageio.v2 as imageio
 
     stride = CONTROL_HZ // fps
@@ -75,9 +77,10 @@ def _physics(outcome: Outcome, stride: int) -> np.ndarray:
 
 
 def overlay(frame: np.ndarray, outcome: Outcome, step: int, stride: int) -> np.ndarray:
-    """Write time, distance and success on a frame, uint8 (H, W, 3), and mark where in its chunk the policy is.
+    """Draw time, distance, success and the progress in the chunk on a frame, uint8 (H, W, 3).
 
-    The bar at the bottom is the episode so far; its ticks are the queries, the last of them lit while it is fresh.
+    The bar at the bottom shows the elapsed part of the episode; its ticks are the policy queries. A query of the last
+    ``stride`` steps is highlighted.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -88,20 +91,19 @@ def overlay(frame: np.ndarray, outcome: Outcome, step: int, stride: int) -> np.n
     font = ImageFont.load_default(size=size)
     line = size + 4
     succeeded = outcome.success_step is not None and step > outcome.success_step
-    now = bool(step and outcome.success[step - 1])
-    status = "SUCCESS" if now else "succeeded before" if succeeded else "not yet"
+    is_success = bool(step and outcome.success[step - 1])
+    status = "SUCCESS" if is_success else "succeeded before" if succeeded else "not yet"
     unit = get_task(outcome.init_state.task).unit
     draw.rectangle((0, 0, width, line + 4), fill=(0, 0, 0, 150))
     draw.text((6, 3), f"{step / CONTROL_HZ:4.1f} s   {outcome.distance[step]:.3f} {unit}", fill="white", font=font)
-    color = (74, 222, 128) if now or succeeded else (250, 204, 21)
+    color = (74, 222, 128) if is_success or succeeded else (250, 204, 21)
     draw.text((width - 6, 3), status, fill=color, font=font, anchor="ra")
     bar = height - 10
     draw.rectangle((0, bar, width, height), fill=(0, 0, 0, 150))
     draw.rectangle((0, bar + 6, width * step / max(1, len(outcome)), height), fill=(96, 165, 250, 255))
     for query in outcome.query_steps[outcome.query_steps <= step]:
-        fresh = step - query < stride
+        is_recent = step - query < stride
+        tick_color = (250, 204, 21, 255) if is_recent else (255, 255, 255, 110)
         x = width * query / max(1, len(outcome))
-        draw.line(
-            (x, bar, x, height), fill=(250, 204, 21, 255) if fresh else (255, 255, 255, 110), width=3 if fresh else 1
-        )
+        draw.line((x, bar, x, height), fill=tick_color, width=3 if is_recent else 1)
     return np.asarray(image)

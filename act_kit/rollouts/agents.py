@@ -1,4 +1,4 @@
-"""Who acts in a rollout: a policy, or one of the controls that say what its number is worth."""
+"""Agents of a rollout: a trained policy and the baselines that its success rate is compared with."""
 
 from __future__ import annotations
 
@@ -7,83 +7,71 @@ from typing import Protocol
 
 import numpy as np
 
-from act_kit.policies.policy import Policy
 from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import CameraViews
 
 
 class Agent(Protocol):
-    """Plans actions for many environments, the rows of a vector simulator.
+    """Interface of agents, which plan actions for many environments, the rows of a vector simulator.
 
     Attributes:
-        views: The cameras it looks through, or None if the state is all it sees.
+        views: Cameras whose images the agent needs, or None if it uses only the state.
     """
 
     views: CameraViews | None
 
     def begin(self, row: int, init_state: InitialState) -> None:
-        """Begin an episode in ``row``, of ``init_state.task``: forget the one before."""
+        """Begin an episode of ``init_state.task`` in ``row``, and discard the state of the previous episode."""
         ...
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
         """Return the next N actions (B, N, 4) of environments ``rows`` (B,), before clipping.
 
-        It sees their states (B, 39) and, through its views, images (B, C, H, W, 3) uint8.
+        Args:
+            states: float64 (B, 39).
+            rows: int64 (B,).
+            images: uint8 (B, C, H, W, 3), or None without views.
         """
         ...
 
 
-class PolicyAgent:
-    """A trained policy. It shares the weights, and not what it plans: that of two evaluations at once would mix."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy.with_chunking()
-        self.views = policy.views
-        self._tasks: dict[int, int] = {}
-
-    def begin(self, row: int, init_state: InitialState) -> None:
-        self.policy.executor.reset(np.array([row]))
-        self._tasks[row] = self.policy.tasks.index(init_state.task)
-
-    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
-        tasks = np.array([self._tasks[int(row)] for row in rows])
-        return self.policy.executor.plan(self.policy.predict(states, images, tasks), rows)
-
-
 class ExpertAgent:
-    """The scripted expert of each start's task: where it fails, the environment or the success rule is to blame."""
+    """Agent that runs the scripted expert of each initial state's task.
+
+    Its failures indicate problems of the environment or the success rule.
+    """
 
     views: CameraViews | None = None
 
     def __init__(self) -> None:
         self._experts: dict[str, ScriptedExpert] = {}
-        self._of_row: dict[int, ScriptedExpert] = {}
+        self._row_experts: dict[int, ScriptedExpert] = {}
 
     def begin(self, row: int, init_state: InitialState) -> None:
         if init_state.task not in self._experts:
             self._experts[init_state.task] = ScriptedExpert(init_state.task)
-        self._of_row[row] = self._experts[init_state.task]
+        self._row_experts[row] = self._experts[init_state.task]
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
-        actions = [self._of_row[int(row)].act(state) for row, state in zip(rows, states, strict=True)]
+        actions = [self._row_experts[int(row)].act(state) for row, state in zip(rows, states, strict=True)]
         return np.stack(actions)[:, None]
 
 
 class ZeroActionAgent:
-    """Zero actions: what succeeds by itself."""
+    """Agent whose actions are zero; it measures success without any control."""
 
     views: CameraViews | None = None
 
     def begin(self, row: int, init_state: InitialState) -> None:
-        """Nothing to forget."""
+        """Do nothing: the agent is stateless."""
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
         return np.zeros((len(states), 16, 4), dtype=np.float32)
 
 
 class RandomAgent:
-    """Uniform random actions, decided by the start: what luck achieves."""
+    """Agent with uniform random actions, seeded by the initial state; it measures success by chance."""
 
     views: CameraViews | None = None
 

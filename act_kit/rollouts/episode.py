@@ -1,4 +1,4 @@
-"""One demonstration as arrays, and one line about every attempt to make one."""
+"""Records of demonstrations: episodes as arrays, and one record for each attempt to demonstrate."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ import numpy as np
 from act_kit.sim.initial_states import InitialState
 
 STEP_FIELDS = ("state", "action", "executed_action", "reward", "success", "distance", "physics")
-"""What is recorded at every step, in the order it is stored and fingerprinted; ``reward`` only on request."""
+"""Fields recorded at every step, in the order of storage and fingerprint; ``reward`` only if requested."""
 
 _DTYPES = {"action": np.float32, "executed_action": np.float32, "success": np.bool_}
 
 POLICY = "policy:"
-"""What the source of an episode begins with in which a policy acted, of which the run's name follows."""
+"""Prefix of the source of an episode in which a policy acted; the name of the policy's run follows."""
 
 
 def is_corrected(source: str) -> bool:
-    """Tell whether a policy acted and the scripted expert labelled (DAgger): such an episode may well fail."""
+    """Return True if a policy acted and the scripted expert labeled (DAgger); such episodes often fail."""
     return source.startswith(POLICY)
 
 
 def dtype_of(name: str) -> type:
-    """Return the type that one of ``STEP_FIELDS`` is stored as."""
+    """Return the dtype in which one of ``STEP_FIELDS`` is stored."""
     return _DTYPES.get(name, np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """T steps of a demonstration by anybody, of anything: what is known of it, and nothing else.
+    """T steps of a demonstration from any source, with only the fields that are known.
 
     Attributes:
-        steps: Some of ``STEP_FIELDS``, ``state`` and ``action`` at least: (T, …), in the types of :class:`Episode`, but
-            of any width.
-        source: Who demonstrated.
-        start: The initial state, or None where nobody recorded it.
+        steps: Some of ``STEP_FIELDS``, at least ``state`` and ``action``: (T, …), in the dtypes of :class:`Episode`, of
+            any width.
+        source: Demonstrator.
+        init_state: Initial state, or None if it was not recorded.
         images: By camera, uint8 (T, H, W, 3).
-        attempt: Which attempt of its collection this was.
+        attempt: Number of the attempt in its collection, from 0.
     """
 
     steps: Mapping[str, np.ndarray]
@@ -52,28 +52,28 @@ class Recording:
 
     @property
     def success_step(self) -> int:
-        """The first step that succeeded, or -1; -1 too where success was not recorded."""
+        """First successful step, or -1; also -1 if success was not recorded."""
         success = self.steps.get("success")
         return int(np.argmax(success)) if success is not None and success.any() else -1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """T steps of demonstration in Meta-World, with all that was to be seen.
+    """T steps of a demonstration in Meta-World.
 
-    Row t of ``state`` and ``physics`` is seen before action t, of the others after it.
+    Row t of ``state`` and ``physics`` is recorded before action t, row t of the other fields after it.
 
     Attributes:
-        start: The initial state.
-        attempt: Which attempt of the collection this was, from 0.
-        source: Who demonstrated, such as ``scripted``.
-        state: float64 (T, 39), Meta-World's observation, goal visible.
-        action: float32 (T, 4) in [-1, 1], the demonstrator's action: the label to imitate.
-        executed_action: float32 (T, 4) in [-1, 1], what was carried out (``action`` plus noise, if any).
-        reward: float64 (T,), Meta-World's dense reward, or None: imitation does not need it, and it takes longer than
-            the simulation.
+        init_state: Initial state.
+        attempt: Number of the attempt in its collection, from 0.
+        source: Demonstrator, for example ``scripted``.
+        state: float64 (T, 39), Meta-World's observation with a visible goal.
+        action: float32 (T, 4) in [-1, 1], the demonstrator's action: the label for imitation.
+        executed_action: float32 (T, 4) in [-1, 1], the executed action (``action`` plus noise, if any).
+        reward: float64 (T,), Meta-World's dense reward, or None if not requested: imitation does not need it, and it
+            takes longer than the simulation.
         success: bool (T,).
-        distance: float64 (T,), metres (radians for lever-pull).
+        distance: float64 (T,), meters (radians for lever-pull).
         physics: float64 (T, P), MuJoCo's integration state.
     """
 
@@ -93,26 +93,29 @@ class Episode:
 
     @property
     def steps(self) -> dict[str, np.ndarray]:
-        """What was recorded at every step, by its name."""
+        """Fields recorded at every step, by name."""
         return {name: values for name in STEP_FIELDS if (values := getattr(self, name)) is not None}
 
     def __repr__(self) -> str:
-        return f"Episode({self.init_state.task}, attempt={self.attempt}, steps={len(self)}, success_step={self.success_step})"
+        return (
+            f"Episode({self.init_state.task}, attempt={self.attempt}, steps={len(self)}, "
+            f"success_step={self.success_step})"
+        )
 
     @property
     def success_step(self) -> int:
-        """The first step that succeeded, or -1."""
+        """First successful step, or -1."""
         return int(np.argmax(self.success)) if self.success.any() else -1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One attempt at a demonstration, kept or not: failures leave holes in the coverage that must be seen.
+    """Record of one attempt to demonstrate, kept or not; discarded attempts can leave gaps in the coverage.
 
     Attributes:
-        start: The initial state.
-        num_steps: How long it ran.
-        kept: Whether it became an episode.
+        init_state: Initial state.
+        num_steps: Number of steps.
+        kept: True if it became an episode.
     """
 
     init_state: InitialState

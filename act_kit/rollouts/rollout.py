@@ -1,6 +1,7 @@
-"""Rolling out: whoever acts, from given starts, in many environments at once.
+"""Rollouts of an agent from given initial states, in many environments at once.
 
-An outcome depends on its start and on who acted, never on the number of processes or on what ran beside it.
+The result of an episode depends only on its initial state and the agent, not on the number of processes or on the other
+episodes.
 """
 
 from __future__ import annotations
@@ -26,33 +27,33 @@ from act_kit.sim.tasks import ACTION_DIM, HORIZON, STATE_DIM
 from act_kit.sim.vector import SimulationFailure, StepResult, VectorSimulator
 
 MAX_ENVS = 64
-"""Environments of one process at the same time. Beyond, nothing gets faster; each holds about 1 MB."""
+"""Maximum number of simultaneous environments per process; more are not faster, and each needs about 1 MB."""
 
-SHARE = 16
-"""Episodes of a job on a cluster: what is done again if its machine dies."""
+EPISODES_PER_JOB = 16
+"""Maximum number of episodes per job of an executor; a job is repeated as a whole if its node dies."""
 
 PATH_DIM = 7
-"""The part of a state that says where an episode went: hand, gripper, first object."""
+"""Size of the part of a state that describes the path of an episode: hand, gripper, first object."""
 
-_WORTH_HIDING = 0.05
-"""Part of a chunk's time from which planning is worth being done while others are simulated."""
+_MIN_PLANNING_RATIO = 0.05
+"""Ratio of planning time to simulation time above which two groups per process are faster than one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How one episode of T steps went.
+    """Result of one episode of T steps.
 
     Attributes:
-        start: Where it began.
+        init_state: Initial state.
         success: bool (T,), at each step.
-        distance: float64 (T + 1,), before the first action and after each; metres (radians for lever-pull).
-        actions: float32 (T, 4), as carried out.
-        path: float32 (T + 1, 7), before the first action and after each: hand (3), gripper opening from 0 to 1, object
-            (3), metres. In the first row some tasks still show the object where it was before the reset.
-        query_steps: int64 (Q,), the steps before which the actor was asked.
-        query_states: float64 (Q, 39), what it saw.
-        clip_fraction: Fraction of the numbers it asked for that lay outside [-1, 1].
-        crash: Why the simulation broke down, or None. A crashed episode has failed.
+        distance: float64 (T + 1,), before the first action and after each action; meters (radians for lever-pull).
+        actions: float32 (T, 4), the executed actions.
+        path: float32 (T + 1, 7), before the first action and after each action: hand (3), gripper opening from 0 to 1,
+            object (3), meters. In some tasks, the first row contains the object's position before the reset.
+        query_steps: int64 (Q,), the steps before which the agent planned.
+        query_states: float64 (Q, 39), the states at these steps.
+        clip_fraction: Fraction of the planned numbers that were outside [-1, 1].
+        crash: Error message of the simulation, or None. A crashed episode counts as failed.
     """
 
     init_state: InitialState
@@ -70,23 +71,23 @@ class Outcome:
 
     @property
     def success_once(self) -> bool:
-        """Whether any step succeeded: the benchmark's definition."""
+        """True if any step succeeded: the benchmark's definition."""
         return self.crash is None and bool(self.success.any())
 
     @property
     def success_at_end(self) -> bool:
-        """Whether the last step succeeded."""
+        """True if the last step succeeded."""
         return self.crash is None and bool(len(self) and self.success[-1])
 
     @property
     def success_step(self) -> int | None:
-        """The first step that succeeded."""
+        """First successful step, or None."""
         return int(np.argmax(self.success)) if self.success_once else None
 
 
 @dataclass
-class _Recording:
-    """An episode under way."""
+class _EpisodeRecorder:
+    """Recorder of one running episode."""
 
     index: int
     init_state: InitialState
@@ -102,28 +103,28 @@ class _Recording:
     succeeded: bool = False
     crash: str | None = None
 
-    def ask(self) -> np.ndarray:
-        """Note that the actor is asked now, and return the state it is shown."""
+    def record_query(self) -> np.ndarray:
+        """Record that the agent plans at this step, and return the current state."""
         self.query_states.append(self.state)
         self.query_steps.append(self.num_steps)
         return self.state
 
-    def add(self, planned: np.ndarray | None, answer: StepResult) -> None:
-        """Note what came of the actions ``planned`` (N, 4), or of the reset."""
-        step_batch = answer.step_batch
+    def record(self, planned: np.ndarray | None, result: StepResult) -> None:
+        """Record the result of the planned actions (N, 4), or of the reset if ``planned`` is None."""
+        step_batch = result.step_batch
         if planned is None or step_batch is None:
-            self.distance.append(np.array([answer.distance]))
-            self.path.append(answer.state[None, :PATH_DIM].astype(np.float32))
+            self.distance.append(np.array([result.distance]))
+            self.path.append(result.state[None, :PATH_DIM].astype(np.float32))
         else:
-            carried_out = planned[: len(step_batch)]
-            self.num_clipped += int((np.abs(carried_out) > 1.0).sum())
-            self.actions.append(np.clip(carried_out, -1.0, 1.0).astype(np.float32))
+            executed = planned[: len(step_batch)]
+            self.num_clipped += int((np.abs(executed) > 1.0).sum())
+            self.actions.append(np.clip(executed, -1.0, 1.0).astype(np.float32))
             self.success.append(step_batch.success)
             self.distance.append(step_batch.distance)
             self.path.append(step_batch.state[:, :PATH_DIM].astype(np.float32))
             self.num_steps += len(step_batch)
             self.succeeded = self.succeeded or bool(step_batch.success.any())
-        self.state = answer.state
+        self.state = result.state
 
     def outcome(self) -> Outcome:
         return Outcome(
@@ -141,13 +142,13 @@ class _Recording:
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutPlan:
-    """How a rollout is spread.
+    """Distribution of a rollout over environments.
 
     Attributes:
-        num_rows: Environments at the same time.
-        num_lanes: Groups that those of a process are divided into, so that one is simulated while another waits for
-            its actions.
-        reason: Why, with what was measured.
+        num_envs: Number of simultaneous environments.
+        num_groups: Number of groups of environments per process; one group is simulated while the actions of another
+            are planned.
+        reason: Reason for the plan, with the measured times.
     """
 
     num_envs: int
@@ -156,31 +157,31 @@ class RolloutPlan:
 
 
 def choose_num_envs(num_episodes: int, num_workers: int) -> int:
-    """Return how many environments to run at once: all, or in waves of the same size."""
+    """Return the number of simultaneous environments: all episodes at once, or waves of equal size."""
     per_worker = math.ceil(num_episodes / num_workers)
     waves = math.ceil(per_worker / MAX_ENVS)
     return min(num_episodes, num_workers * math.ceil(per_worker / waves))
 
 
-def _choose_groups(num_envs: int, num_workers: int, planning_s: float, working_s: float) -> RolloutPlan:
-    """Decide from the first chunk: what planning it took, and how long each process then worked on it."""
-    busy = num_workers > 1 and planning_s > _WORTH_HIDING * working_s and num_envs >= 2 * num_workers
+def _choose_groups(num_envs: int, num_workers: int, planning_s: float, simulation_s: float) -> RolloutPlan:
+    """Choose the number of groups from the times that the first chunk took to plan and to simulate."""
+    busy = num_workers > 1 and planning_s > _MIN_PLANNING_RATIO * simulation_s and num_envs >= 2 * num_workers
     num_groups = 2 if busy else 1
     reason = (
         f"{num_envs} environments in {num_workers} process{'es' if num_workers > 1 else ''}, "
         f"{num_groups} group{'s' if num_groups > 1 else ''} each: a chunk took {1000 * planning_s:.1f} ms to plan and "
-        f"{1000 * working_s:.1f} ms to carry out"
+        f"{1000 * simulation_s:.1f} ms to execute"
     )
     return RolloutPlan(num_envs=num_envs, num_groups=num_groups, reason=reason)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a rollout stands.
+    """Progress of a rollout.
 
     Attributes:
-        num_episodes: Finished, and the parts done of those under way.
-        num_succeeded: Of both.
+        num_episodes: Number of finished episodes plus the finished fractions of running episodes.
+        num_succeeded: Number of finished and running episodes that have succeeded.
     """
 
     num_episodes: float
@@ -188,7 +189,7 @@ class Progress:
 
 
 class RolloutFunction(Protocol):
-    """Rolls out on whatever it was made for."""
+    """Function that runs an agent from given initial states; its executor is fixed."""
 
     def __call__(
         self,
@@ -203,9 +204,9 @@ class RolloutFunction(Protocol):
 
 
 class RolloutPool:
-    """Rolls out in processes of this machine: those that draw, for actors with views, and those that do not.
+    """Rollouts in local processes, with separate processes for agents with views.
 
-    They start with the first actor that needs them, and stay for the next.
+    The processes start with the first agent that needs them, and are reused for later agents.
     """
 
     def __init__(
@@ -216,11 +217,11 @@ class RolloutPool:
         num_envs: int = 0,
         on_plan: Callable[[RolloutPlan], None] = lambda plan: None,
     ) -> None:
-        """Use so many processes; see :func:`rollout`."""
+        """Use ``num_workers`` processes; see :func:`rollout` for the other arguments."""
         self._num_workers = num_workers
         self._engine = engine
-        self._num_rows = num_envs
-        self._on_sizes = on_plan
+        self._num_envs = num_envs
+        self._on_plan = on_plan
         self._simulators: dict[CameraViews | None, VectorSimulator] = {}
 
     def __call__(
@@ -231,19 +232,24 @@ class RolloutPool:
         stop_at_success: bool = False,
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> list[Outcome]:
-        """Roll out; see :func:`rollout`."""
+        """Run a rollout; see :func:`rollout`."""
         if agent.views not in self._simulators:
-            alone = self._num_workers == 1 and agent.views is None  # then this process can do it
+            in_this_process = self._num_workers == 1 and agent.views is None
             self._simulators[agent.views] = VectorSimulator(
-                0 if alone else self._num_workers, engine=self._engine, views=agent.views
+                0 if in_this_process else self._num_workers, engine=self._engine, views=agent.views
             )
         return rollout(
-            self._simulators[agent.views], agent, init_states, num_envs=self._num_rows, stop_at_success=stop_at_success,
-            on_progress=on_progress, on_plan=self._on_sizes,
-        )  # fmt: skip
+            self._simulators[agent.views],
+            agent,
+            init_states,
+            num_envs=self._num_envs,
+            stop_at_success=stop_at_success,
+            on_progress=on_progress,
+            on_plan=self._on_plan,
+        )
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the processes."""
         for simulators in self._simulators.values():
             simulators.close()
 
@@ -255,9 +261,9 @@ class RolloutPool:
 
 
 def roll_with(executor: Executor, engine: str) -> RolloutFunction:
-    """Roll out as jobs of an executor, each with its own copy of the actor and a share of the starts.
+    """Return a function that runs rollouts as jobs of an executor, each with a copy of the agent and some episodes.
 
-    Its processes need a GL library in their environment for actors with views.
+    For agents with views, the environment of the executor's processes must select an OpenGL library.
     """
 
     def roll(
@@ -267,10 +273,12 @@ def roll_with(executor: Executor, engine: str) -> RolloutFunction:
         stop_at_success: bool = False,
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> list[Outcome]:
-        size = min(SHARE, math.ceil(len(init_states) / executor.num_workers))
-        shares = [init_states[begin : begin + size] for begin in range(0, len(init_states), size)]
+        size = min(EPISODES_PER_JOB, math.ceil(len(init_states) / executor.num_workers))
+        jobs = []
+        for begin in range(0, len(init_states), size):
+            jobs.append((engine, agent, init_states[begin : begin + size], stop_at_success))
         outcomes: list[Outcome] = []
-        for share in executor.map(rollout_share, [(engine, agent, share, stop_at_success) for share in shares]):
+        for share in executor.map(rollout_share, jobs):
             outcomes += share
             num_succeeded = sum(outcome.success_once for outcome in outcomes)
             on_progress(Progress(num_episodes=len(outcomes), num_succeeded=num_succeeded))
@@ -282,32 +290,32 @@ def roll_with(executor: Executor, engine: str) -> RolloutFunction:
 def rollout_share(
     engine: str, agent: Agent, init_states: Sequence[InitialState], stop_at_success: bool
 ) -> list[Outcome]:
-    """Roll out some episodes in whatever process this is."""
+    """Run some episodes of a rollout in this process."""
     with VectorSimulator(0, engine=engine, views=agent.views) as simulators:
         return rollout(simulators, agent, init_states, stop_at_success=stop_at_success)
 
 
-class _Waiting:
-    """The episodes that wait to be begun: to each process neighbours, so that it compiles models of few tasks."""
+class _EpisodeQueue:
+    """Queue of pending episodes; each process gets consecutive episodes, so it compiles the models of few tasks."""
 
     def __init__(self, num: int, num_workers: int) -> None:
         ends = [num * i // num_workers for i in range(num_workers + 1)]
         self._shares = [deque(range(first, end)) for first, end in itertools.pairwise(ends)]
 
     def take(self, worker: int) -> int | None:
-        """Return the next episode of a process; when it has had its own, the last of whoever has most left."""
+        """Return the next episode of a process, or the last one of the fullest share if its own share is empty."""
         if self._shares[worker]:
             return self._shares[worker].popleft()
-        most = max(self._shares, key=len)
-        return most.pop() if most else None
+        fullest = max(self._shares, key=len)
+        return fullest.pop() if fullest else None
 
 
 def _check_plan(agent: Agent, chunks: object, num_envs: int) -> np.ndarray:
-    """Return what an actor planned for some environments, (B, N, 4), if it can be carried out."""
+    """Return the planned actions (B, N, 4), or raise :class:`ArrayError` if they are invalid."""
     name = type(agent).__name__
     planned = as_array(chunks, f"The actions of {name}", (num_envs, "N", ACTION_DIM))
     if not planned.shape[1]:
-        raise ArrayError(f"{name} planned no action: expected one or more for each environment.")
+        raise ArrayError(f"{name} planned no actions: expected at least one for each environment.")
     return planned
 
 
@@ -321,76 +329,79 @@ def rollout(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_plan: Callable[[RolloutPlan], None] = lambda plan: None,
 ) -> list[Outcome]:
-    """Let ``agent`` run one episode from each start, to the horizon or (at the end of a chunk) to its first success.
+    """Run one episode of ``agent`` from each initial state; return the results in the same order.
 
-    The starts may be of several tasks; those of one task are best neighbours, for each process compiles the models of
-    the tasks that come its way. All environments that wait are planned for together. ``num_envs`` environments run at
-    the same time (0: as many as are worth it); how they are spread is told to ``on_plan`` once it is known.
+    An episode ends at the horizon or, with ``stop_at_success``, at the end of the chunk of its first success. The
+    initial states can be of several tasks; initial states of one task should be adjacent, because each process compiles
+    the models of its tasks. The agent plans for all waiting environments together. ``num_envs`` environments run at the
+    same time (0 = automatic); ``on_plan`` is called when their distribution is known.
 
     Raises:
-        ArrayError: The actor plans what are no finite actions, (B, N, 4).
+        ArrayError: The planned actions are not finite numbers, (B, N, 4).
     """
-    assert agent.views == simulators.views, "the simulators draw for another actor"
+    assert agent.views == simulators.views, "the simulators render other views than the agent needs"
     num_envs = num_envs or choose_num_envs(len(init_states), simulators.num_workers)
     plan: RolloutPlan | None = None
     outcomes: dict[int, Outcome] = {}
-    waiting = _Waiting(len(init_states), simulators.num_workers)
-    live: dict[int, _Recording] = {}
+    pending = _EpisodeQueue(len(init_states), simulators.num_workers)
+    running: dict[int, _EpisodeRecorder] = {}
     planned: dict[int, np.ndarray] = {}
     sent_at = planning_s = 0.0
     num_succeeded = 0
 
-    def begin(rows: Iterable[int]) -> None:
-        begun: dict[int, InitialState] = {}
+    def begin_episodes(rows: Iterable[int]) -> None:
+        resets: dict[int, InitialState] = {}
         for row in rows:
-            index = waiting.take(row % simulators.num_workers)
+            index = pending.take(row % simulators.num_workers)
             if index is not None:
-                begun[row] = init_states[index]
-                live[row] = _Recording(index, init_states[index])
+                resets[row] = init_states[index]
+                running[row] = _EpisodeRecorder(index, init_states[index])
                 agent.begin(row, init_states[index])
-        simulators.reset(begun)
+        simulators.reset(resets)
 
-    begin(range(num_envs))
-    arrived: dict[int, StepResult] = {}
-    while live:
-        answers = simulators.receive()
+    begin_episodes(range(num_envs))
+    waiting: dict[int, StepResult] = {}
+    while running:
+        results = simulators.receive()
         if plan is None and planned:
             plan = _choose_groups(num_envs, simulators.num_workers, planning_s, time.perf_counter() - sent_at)
             on_plan(plan)
         done = []
-        for row, answer in answers.items():
-            recording = live[row]
+        for row, result in results.items():
+            recorder = running[row]
             actions = planned.pop(row, None)
-            if isinstance(answer, SimulationFailure):
-                recording.crash = answer.message
+            if isinstance(result, SimulationFailure):
+                recorder.crash = result.message
             else:
-                recording.add(actions, answer)
-            finished = recording.num_steps == HORIZON or (stop_at_success and recording.succeeded)
-            if finished or recording.crash is not None:
-                outcomes[recording.index] = live.pop(row).outcome()
-                num_succeeded += outcomes[recording.index].success_once
+                recorder.record(actions, result)
+            finished = recorder.num_steps == HORIZON or (stop_at_success and recorder.succeeded)
+            if finished or recorder.crash is not None:
+                outcomes[recorder.index] = running.pop(row).outcome()
+                num_succeeded += outcomes[recorder.index].success_once
                 done.append(row)
             else:
-                assert isinstance(answer, StepResult)
-                arrived[row] = answer
-        parts = sum(recording.num_steps / HORIZON for recording in live.values())
-        succeeding = sum(recording.succeeded for recording in live.values())
-        on_progress(Progress(num_episodes=len(outcomes) + parts, num_succeeded=num_succeeded + succeeding))
-        begin(done)
-        if plan is None and len(arrived) < len(live):
-            continue  # the first chunk is planned for all at once, and measured
-        if arrived:
-            began = time.perf_counter()
-            rows = sorted(arrived)
-            images = np.stack([arrived[row].images for row in rows]) if agent.views else None  # type: ignore[misc]
-            chunks = agent.plan(np.stack([live[row].ask() for row in rows]), np.array(rows), images)
+                assert isinstance(result, StepResult)
+                waiting[row] = result
+        running_episodes = sum(recorder.num_steps / HORIZON for recorder in running.values())
+        running_succeeded = sum(recorder.succeeded for recorder in running.values())
+        num_episodes = len(outcomes) + running_episodes
+        on_progress(Progress(num_episodes=num_episodes, num_succeeded=num_succeeded + running_succeeded))
+        begin_episodes(done)
+        if plan is None and len(waiting) < len(running):
+            continue  # the first chunk is planned for all environments together, to measure its times
+        if waiting:
+            planning_start = time.perf_counter()
+            rows = sorted(waiting)
+            states = np.stack([running[row].record_query() for row in rows])
+            images = np.stack([waiting[row].images for row in rows]) if agent.views else None  # type: ignore[misc]
+            chunks = agent.plan(states, np.array(rows), images)
             planned |= zip(rows, _check_plan(agent, chunks, len(rows)), strict=True)
             sent_at = time.perf_counter()
-            planning_s = sent_at - began
+            planning_s = sent_at - planning_start
             simulators.seconds["planning"] += planning_s
             num_groups = plan.num_groups if plan else 1
             for group in range(num_groups):
-                of_group = [row for row in rows if row // simulators.num_workers % num_groups == group]
-                simulators.step({row: planned[row] for row in of_group})
-            arrived = {}
+                group_rows = [row for row in rows if row // simulators.num_workers % num_groups == group]
+                simulators.step({row: planned[row] for row in group_rows})
+            waiting = {}
     return [outcomes[index] for index in range(len(init_states))]

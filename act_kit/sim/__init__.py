@@ -1,1 +1,1 @@
-"""Meta-World behind one class: tasks, starts, the simulator, rendering. Knows nothing of policies or data."""
+"""Simulation of Meta-World: tasks, initial states, simulator and rendering, independent of policies and datasets."""

@@ -1,8 +1,8 @@
-"""How far a task is from done, and whether it is done: one number and one bool per step, for all 50 tasks.
+"""Distance to the goal and success at each step, for all 50 tasks.
 
-Meta-World's ``info["obj_to_target"]`` cannot serve as the distance: it is constantly 0 in five tasks, a weighted norm
-in two, the distance of something else in two more. Where it is sound, the definitions here equal it (the tests say
-where). All is computed for T steps at once, with the arithmetic of Meta-World, so that it is the same to the bit.
+Meta-World's ``info["obj_to_target"]`` is not usable as the distance: it is constantly 0 in five tasks, a weighted norm
+in two, and the distance of another object in two more. In the other tasks, the definitions here equal it (the tests
+list them). All values are computed for T steps at once with Meta-World's arithmetic, so they are bit-exact.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from act_kit.sim.tasks import DistanceName, Task
 Probe = Literal[
     "", "fingers", "site RoundNut", "site pegHead", "site stick_end", "joint NailSlideJoint", "joint LeverAxis"
 ]
-"""What a distance or a success needs to see that the state does not show."""
+"""Quantity that a distance or a success rule needs and that the state does not contain."""
 
 PROBES: dict[str, Probe] = {
     "assembly-v3": "site RoundNut",
@@ -29,18 +29,18 @@ PROBES: dict[str, Probe] = {
     "reach-wall-v3": "fingers",
     "stick-pull-v3": "site stick_end",
 }
-"""Probes by task, for those that need one: a position, a joint's, or the middle between the finger tips."""
+"""Probes of the tasks that need one: a site's position, a joint's position, or the midpoint between the finger tips."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
-    """What T steps showed.
+    """Inputs of the distance and the success rule at T steps.
 
     Attributes:
         state: float64 (T, 39), the observation.
-        target: float64 (3,), where Meta-World wants the object.
-        probe: float64 (T, K), what the task's probe read: K is 3 for a position, 1 for a joint, 0 without one.
-        grasped: bool (T,), whether both fingers press on the object; all False in tasks that do not ask.
+        target: float64 (3,), Meta-World's target position of the object.
+        probe: float64 (T, K), the task's probe: K is 3 for a position, 1 for a joint, 0 without a probe.
+        grasped: bool (T,), True where both fingers press on the object; all False in tasks that do not use it.
     """
 
     state: np.ndarray
@@ -50,89 +50,96 @@ class Measurements:
 
 
 def norms(vectors: np.ndarray) -> np.ndarray:
-    """Return the Euclidean norms of vectors (T, D), to the bit those of ``np.linalg.norm`` row by row."""
+    """Return the Euclidean norms of vectors (T, D), bit-exact with ``np.linalg.norm`` row by row."""
     lengths: np.ndarray = np.sqrt(np.vecdot(vectors, vectors))
     return lengths
 
 
-Measure = Callable[[Measurements], np.ndarray]
+Definition = Callable[[Measurements], np.ndarray]
+"""Definition of a distance, float64 (T,), or of a success rule, bool (T,)."""
 
 
-def _object_axis(axis: int) -> Measure:
-    """Tasks judged along one axis: buttons, locks, handles, windows, the opening of a door."""
-    return lambda seen: np.abs(seen.state[:, 4 + axis] - seen.target[axis])
+def _object_axis(axis: int) -> Definition:
+    """Return the distance along one axis, for buttons, locks, handles, windows and the opening of a door."""
+    return lambda m: np.abs(m.state[:, 4 + axis] - m.target[axis])
 
 
-def _object_xy(seen: Measurements) -> np.ndarray:
-    """Sweep-into puts its target at the height of the object."""
-    error = seen.state[:, 4:7] - seen.target
+def _object_xy(m: Measurements) -> np.ndarray:
+    """Return the horizontal distance; sweep-into places its target at the height of the object."""
+    error = m.state[:, 4:7] - m.target
     error[:, 2] = 0.0
     return norms(error)
 
 
-def _nut_to_peg(seen: Measurements) -> np.ndarray:
-    """Assembly succeeds within 0.02 m of the peg's axis and below its top (``_reward_pos``)."""
-    error = seen.target - seen.probe
+def _nut_to_peg(m: Measurements) -> np.ndarray:
+    """Return the distance to the region in which assembly succeeds: within 0.02 m of the peg's axis and below its top.
+
+    Source: ``_reward_pos``.
+    """
+    error = m.target - m.probe
     return np.asarray(norms(error[:, :2]) + np.maximum(0.0, -error[:, 2]))
 
 
-def _from_hoop(seen: Measurements) -> np.ndarray:
-    """Basketball aims 0.3 m high, whatever its goal says (``compute_reward``)."""
-    return np.asarray(seen.state[:, 4:7] - np.array([seen.target[0], seen.target[1], 0.3]))
+def _from_hoop(m: Measurements) -> np.ndarray:
+    """Return the offset from the hoop; basketball uses a height of 0.3 m instead of its goal's (``compute_reward``)."""
+    return np.asarray(m.state[:, 4:7] - np.array([m.target[0], m.target[1], 0.3]))
 
 
-MEASURES: dict[DistanceName, Measure] = {
-    "object": lambda seen: norms(seen.state[:, 4:7] - seen.target),
+DISTANCES: dict[DistanceName, Definition] = {
+    "object": lambda m: norms(m.state[:, 4:7] - m.target),
     "object_x": _object_axis(0),
     "object_y": _object_axis(1),
     "object_z": _object_axis(2),
     "object_xy": _object_xy,
-    "second_object": lambda seen: norms(seen.state[:, 11:14] - seen.target),
-    "hand": lambda seen: norms(seen.probe - seen.target),
-    "faucet_knob": lambda seen: norms(seen.state[:, 4:7] + np.array([-0.04, 0.0, 0.03]) - seen.target),
+    "second_object": lambda m: norms(m.state[:, 11:14] - m.target),
+    "hand": lambda m: norms(m.probe - m.target),
+    "faucet_knob": lambda m: norms(m.state[:, 4:7] + np.array([-0.04, 0.0, 0.03]) - m.target),
     "nut_to_peg": _nut_to_peg,
-    "nut_below_peg": lambda seen: np.maximum(0.0, seen.target[2] - seen.state[:, 6]),
-    "ball_to_hoop": lambda seen: norms(_from_hoop(seen)),
-    "peg_head": lambda seen: norms(seen.probe - seen.target),
-    "nail_left": lambda seen: np.maximum(0.0, 0.09 - seen.probe[:, 0]),
-    "lever_angle": lambda seen: np.abs(seen.probe[:, 0] + np.pi / 2),
+    "nut_below_peg": lambda m: np.maximum(0.0, m.target[2] - m.state[:, 6]),
+    "ball_to_hoop": lambda m: norms(_from_hoop(m)),
+    "peg_head": lambda m: norms(m.probe - m.target),
+    "nail_left": lambda m: np.maximum(0.0, 0.09 - m.probe[:, 0]),
+    "lever_angle": lambda m: np.abs(m.probe[:, 0] + np.pi / 2),
 }
-"""Distances, float64 (T,), by name."""
+"""Definitions of the distance, float64 (T,), by name."""
 
 
-def _assembly(seen: Measurements) -> np.ndarray:
-    error = seen.target - seen.probe
+def _assembly(m: Measurements) -> np.ndarray:
+    error = m.target - m.probe
     return np.asarray((norms(error[:, :2]) < 0.02) & (error[:, 2] > 0.0))
 
 
-def _stick_pull(seen: Measurements) -> np.ndarray:
-    """The handle is there, and the end of the stick sticks out of it (``_stick_is_inserted``)."""
-    handle, end = seen.state[:, 11:14], seen.probe
+def _stick_pull(m: Measurements) -> np.ndarray:
+    """Return True where the handle is at the target and the stick's end protrudes from it (``_stick_is_inserted``)."""
+    handle, end = m.state[:, 11:14], m.probe
     beyond = (end[:, 0] >= handle[:, 0]) & (np.abs(end[:, 1:] - handle[:, 1:]) <= [0.04, 0.06]).all(axis=1)
-    return np.asarray((norms(handle - seen.target) <= 0.12) & beyond)
+    return np.asarray((norms(handle - m.target) <= 0.12) & beyond)
 
 
-def _stick_push(seen: Measurements) -> np.ndarray:
-    """The container is there, and the stick, which lay at 0.02 m, is held above the table (``grasp_success``)."""
-    held = seen.grasped & (seen.state[:, 3] > 0) & (seen.state[:, 6] - 0.01 > 0.02)
-    return np.asarray((norms(seen.state[:, 11:14] - seen.target) <= 0.12) & held)
+def _stick_push(m: Measurements) -> np.ndarray:
+    """Return True where the container is at the target and the stick is held above the table.
+
+    The stick lies at 0.02 m initially. Source: ``grasp_success``.
+    """
+    held = m.grasped & (m.state[:, 3] > 0) & (m.state[:, 6] - 0.01 > 0.02)
+    return np.asarray((norms(m.state[:, 11:14] - m.target) <= 0.12) & held)
 
 
-SUCCESSES: dict[str, Measure] = {
+SUCCESSES: dict[str, Definition] = {
     "assembly-v3": _assembly,
-    "basketball-v3": lambda seen: norms(_from_hoop(seen) * np.array([1.0, 1.0, 2.0])) <= 0.08,
-    "box-close-v3": lambda seen: norms(seen.state[:, 4:7] - seen.target) < 0.08,
-    "disassemble-v3": lambda seen: seen.state[:, 6] > seen.target[2],
-    "hammer-v3": lambda seen: seen.probe[:, 0] > 0.09,
-    "peg-insert-side-v3": lambda seen: norms((seen.probe - seen.target) * np.array([1.0, 2.0, 2.0])) <= 0.07,
+    "basketball-v3": lambda m: norms(_from_hoop(m) * np.array([1.0, 1.0, 2.0])) <= 0.08,
+    "box-close-v3": lambda m: norms(m.state[:, 4:7] - m.target) < 0.08,
+    "disassemble-v3": lambda m: m.state[:, 6] > m.target[2],
+    "hammer-v3": lambda m: m.probe[:, 0] > 0.09,
+    "peg-insert-side-v3": lambda m: norms((m.probe - m.target) * np.array([1.0, 2.0, 2.0])) <= 0.07,
     "stick-pull-v3": _stick_pull,
     "stick-push-v3": _stick_push,
 }
-"""Success, bool (T,), where it is not just ``distance <= radius``."""
+"""Success rules, bool (T,), of the tasks whose rule is not just ``distance <= radius``."""
 
 
-def evaluate_step(task: Task, seen: Measurements) -> tuple[np.ndarray, np.ndarray]:
+def evaluate_step(task: Task, measurements: Measurements) -> tuple[np.ndarray, np.ndarray]:
     """Return the distance, float64 (T,), and the benchmark's success, bool (T,), at each step."""
-    distance = MEASURES[task.distance](seen)
-    success = SUCCESSES[task.name](seen) if task.name in SUCCESSES else distance <= task.radius
+    distance = DISTANCES[task.distance](measurements)
+    success = SUCCESSES[task.name](measurements) if task.name in SUCCESSES else distance <= task.radius
     return distance, success

@@ -1,4 +1,4 @@
-"""Meta-World's scripted experts, emitting only what the environment carries out."""
+"""Meta-World's scripted experts, with actions clipped to the range that the environment executes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-_silence = threading.Lock()
-"""What is done to warnings is done to all of the process's, and undone in the order of a stack."""
+_warnings_lock = threading.Lock()
+"""Lock for the warning filters, which are global to the process and must be restored in reverse order."""
 
 
 class ScriptedExpert:
-    """The scripted policy of one task: stateless, needs the goal visible."""
+    """The scripted policy of one task; it is stateless and requires a visible goal."""
 
     def __init__(self, task: str) -> None:
         from metaworld.policies import ENV_POLICY_MAP
@@ -23,10 +23,10 @@ class ScriptedExpert:
 
     def act(self, state: np.ndarray) -> np.ndarray:
         """Return the action, float32 (4,) in [-1, 1], for a state, float64 (39,)."""
-        with _silence, warnings.catch_warnings():
+        with _warnings_lock, warnings.catch_warnings():
             # At nearly every step: "Constant(s) may be too high. Environments clip response to [-1, 1]"
             warnings.simplefilter("ignore")
-            # A copy, because those of the door tasks move the door in the very array they are shown.
+            # A copy, because the experts of the door tasks modify the door's position in their input array.
             action = self._policy.get_action(state.copy())
-        # Unclipped they reach 25; a policy trained on those would spend its capacity on what nobody carries out.
+        # Unclipped actions reach 25; a policy trained on them would spend capacity on values that are never executed.
         return np.clip(np.asarray(action, dtype=np.float32), -1.0, 1.0)

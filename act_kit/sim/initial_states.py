@@ -1,7 +1,7 @@
-"""Starts and the laws they are drawn from.
+"""Initial states of Meta-World and the distributions they are sampled from.
 
-A start is everything that makes one Meta-World initial state differ from another. It travels with every episode, in
-datasets, evaluations and reports, so that "did we train where we test?" is a question the data answer.
+An initial state contains everything that varies between two resets of a Meta-World task. Datasets, evaluations and
+reports store it with every episode, so training and test initial states can be compared.
 """
 
 from __future__ import annotations
@@ -19,39 +19,38 @@ from act_kit.errors import ArrayError, ConfigError, InitialStateError, did_you_m
 from act_kit.sim.tasks import TASKS, Task, get_task
 
 SAME_INIT_STATE_M = 1e-6
-"""Starts that agree to this in every dimension are one start."""
+"""Initial states that differ by at most this in every dimension count as equal."""
 
 OOD_MARGIN = 0.25
-"""How far beyond the reset box the law ``ood`` goes, in widths of the box."""
+"""Margin of the distribution ``ood`` around the reset box, as a fraction of the width of the box."""
 
 DistributionKind = Literal["uniform", "sobol", "grid", "mt1", "ood"]
 Stream = Literal["collect", "validate", "select", "evaluate", "reference", "correct", "teleop"]
-"""What starts are drawn for. Streams of one seed draw independently: selecting never sees what reporting uses, and
-where a policy is corrected (DAgger) or somebody demonstrates by hand, the scripted expert of this seed has not been.
-(``mt1`` has only its 50 goals to give, to every stream.)"""
+"""Purpose of a sample. The streams of one seed are independent: checkpoint selection never uses the initial states of
+the final evaluation, and DAgger and teleoperation never use those that the scripted expert of this seed demonstrated.
+(``mt1`` has only 50 goals, which all streams share.)"""
 
-
-_metaworlds_seed = threading.Lock()
-"""Meta-World draws its goals from NumPy's global generator, which it seeds and puts back."""
+_numpy_seed_lock = threading.Lock()
+"""Lock for NumPy's global generator, which Meta-World seeds to sample its goals, and then restores."""
 
 
 @dataclass(frozen=True)
 class InitialState:
-    """One initial state: a task and its ``rand_vec``, 3 or 6 float64 numbers in metres, exact to the bit."""
+    """Initial state of an episode: a task and its ``rand_vec``, 3 or 6 float64 numbers in meters, bit-exact."""
 
     task: str
     rand_vec: tuple[float, ...]
 
     @classmethod
     def of(cls, task: str, rand_vec: np.ndarray) -> InitialState:
-        """Make a start from an array (3,) or (6,).
+        """Make an initial state from an array (3,) or (6,).
 
         Raises:
-            StartError: They are no finite numbers, or not as many as an initial state of the task has.
+            InitialStateError: The numbers are not finite, or their count differs from the task's.
         """
         num = len(TASKS[task].low) if task in TASKS else "D"
         try:
-            numbers = as_array(rand_vec, f"A start of {task}", (num,)).astype(np.float64)
+            numbers = as_array(rand_vec, f"An initial state of {task}", (num,)).astype(np.float64)
         except ArrayError as error:
             raise InitialStateError(str(error)) from error
         return cls(task, tuple(numbers.tolist()))
@@ -62,20 +61,20 @@ class InitialState:
         return np.array(self.rand_vec, dtype=np.float64)
 
     def check_is_of(self, task: str) -> None:
-        """Raise :class:`InitialStateError` if this is a start of another task."""
+        """Raise :class:`InitialStateError` if this is an initial state of another task."""
         if self.task != task:
-            raise InitialStateError(f"This is a start of {self.task}; {task} was expected.")
+            raise InitialStateError(f"The initial state is of {self.task}: expected an initial state of {task}.")
 
 
 def stack(init_states: Sequence[InitialState]) -> np.ndarray:
-    """Return the ``rand_vec`` of N starts of one task as float64 (N, D)."""
+    """Return the ``rand_vec`` of N initial states of one task as float64 (N, D)."""
     return np.array([init_state.rand_vec for init_state in init_states], dtype=np.float64)
 
 
 def number_distinct(rand_vecs: np.ndarray, same: float = SAME_INIT_STATE_M) -> np.ndarray:
-    """Number the distinct rows of (N, D) from 0, as they appear; return each row's number, int64 (N,).
+    """Number the distinct rows of (N, D) from 0 in order of appearance; return the number of each row, int64 (N,).
 
-    Those within ``same`` in every number count as one.
+    Rows that differ by at most ``same`` in every dimension count as one.
     """
     firsts: list[int] = []
     numbers = np.zeros(len(rand_vecs), dtype=np.int64)
@@ -88,18 +87,18 @@ def number_distinct(rand_vecs: np.ndarray, same: float = SAME_INIT_STATE_M) -> n
 
 
 def distinct(rand_vecs: np.ndarray, same: float = SAME_INIT_STATE_M) -> np.ndarray:
-    """Return the distinct rows of (N, D), those within ``same`` in every number counting as one, as they appear."""
+    """Return the distinct rows of (N, D) in order of appearance; see :func:`number_distinct`."""
     return rand_vecs[np.unique(number_distinct(rand_vecs, same), return_index=True)[1]]
 
 
 class InitialStateDistribution:
-    """The distribution that starts are drawn from.
+    """Initial-state distribution.
 
     ========= =============================================================================================
-    uniform   the benchmark's own reset law: uniform in the box, drawn again while the object is too near the goal
+    uniform   the benchmark's reset distribution: uniform in the box, resampled if the object is too near the goal
     sobol     a scrambled Sobol sequence in the same box, with the same rejection
-    grid      a lattice over the first two dimensions that vary, the others drawn uniformly; for maps
-    mt1   the 50 goals of Meta-World's MT1 benchmark for this seed, over and over
+    grid      a lattice over the first two dimensions that vary, the others sampled uniformly; for maps
+    mt1       the 50 goals of Meta-World's MT1 benchmark for this seed, repeated
     ood       outside the reset box by up to a quarter of its width, in one dimension or more; never below it
     ========= =============================================================================================
     """
@@ -107,39 +106,40 @@ class InitialStateDistribution:
     def __init__(self, task: str, kind: str = "uniform") -> None:
         if kind not in get_args(DistributionKind):
             raise ConfigError(
-                f"'{kind}' is not a start law; there are {', '.join(get_args(DistributionKind))}."
+                f"'{kind}' is not an initial-state distribution; choose from: {', '.join(get_args(DistributionKind))}."
                 + did_you_mean(kind, get_args(DistributionKind))
             )
         self.task: Task = get_task(task)
         self.kind = cast(DistributionKind, kind)
 
     def __repr__(self) -> str:
-        return f"StartLaw('{self.task.name}', '{self.kind}')"
+        return f"InitialStateDistribution('{self.task.name}', '{self.kind}')"
 
     def sample(self, num: int, *, seed: int, stream: Stream) -> list[InitialState]:
-        """Draw ``num`` starts. Except for ``grid``, fewer starts of the same seed and stream are their beginning.
+        """Sample ``num`` initial states.
+
+        Except for ``grid``, a smaller sample of the same seed and stream is a prefix of a larger one.
 
         Raises:
-            ConfigError: A number is negative or no integer, or there is no such stream.
+            ConfigError: ``num`` or ``seed`` is not an integer of at least 0, or ``stream`` does not exist.
         """
         for name, value in (("num", num), ("seed", seed)):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-                raise ConfigError(f"{name}={value!r}: expected an integer from 0.")
+                raise ConfigError(f"{name}={value!r}: expected an integer of at least 0.")
         if stream not in get_args(Stream):
             hint = did_you_mean(stream, get_args(Stream))
-            raise ConfigError(f"stream={stream!r}: choose from {', '.join(get_args(Stream))}.{hint}")
+            raise ConfigError(f"stream={stream!r}: choose from: {', '.join(get_args(Stream))}.{hint}")
         num, seed = int(num), int(seed)
         root = np.random.SeedSequence(seed, spawn_key=(get_args(Stream).index(stream),))
         distributions: dict[DistributionKind, Callable[[np.random.SeedSequence], Iterator[np.ndarray]]] = {
             "uniform": self._uniform,
             "sobol": self._sobol,
             "grid": lambda root: self._grid(root, num),
-            "mt1": lambda root: self._tasks50(seed),
+            "mt1": lambda root: self._mt1(seed),
             "ood": self._ood,
         }
-        init_states = [
-            InitialState.of(self.task.name, rand_vec) for rand_vec in islice(distributions[self.kind](root), num)
-        ]
+        rand_vecs = islice(distributions[self.kind](root), num)
+        init_states = [InitialState.of(self.task.name, rand_vec) for rand_vec in rand_vecs]
         for init_state in init_states:
             self.task.check(init_state.array)
         return init_states
@@ -152,12 +152,12 @@ class InitialStateDistribution:
                 yield rand_vec
 
     def _ood(self, root: np.random.SeedSequence) -> Iterator[np.ndarray]:
-        """Draw uniformly from the wider box until one is outside the reset box."""
+        """Sample uniformly from the wider box, and reject samples inside the reset box."""
         rng = np.random.default_rng(root)
         margin = np.zeros(len(self.task.low))
         margin[self.task.informative] = OOD_MARGIN * self.task.width[self.task.informative]
         heights = np.arange(len(margin)) % 3 == 2
-        low = self.task.low - np.where(heights, 0, margin)  # lower, and objects or goals would be in the table
+        low = self.task.low - np.where(heights, 0, margin)  # below the box, objects or goals would be inside the table
         while True:
             rand_vec = rng.uniform(low, self.task.high + margin)
             outside = (rand_vec < self.task.low) | (rand_vec > self.task.high)
@@ -186,21 +186,28 @@ class InitialStateDistribution:
                 if not self.task.rejects(candidate):
                     rand_vec = candidate
                     break
-            # Where no goal at all is far enough from a lattice point, the uniform draw stands in for it.
+            # If no goal is far enough from a lattice point, the uniform sample replaces it.
             yield rand_vec
 
     def grid_shape(self, num: int) -> tuple[int, int]:
-        """Return (rows, columns) of the lattice for ``num`` starts; one row where a task varies in one dimension."""
+        """Return (rows, columns) of the lattice for ``num`` initial states; one row if only one dimension varies."""
         rows = max(1, int(np.sqrt(num))) if len(self.task.informative) > 1 else 1
         return rows, -(-num // rows)
 
-    def _tasks50(self, seed: int) -> Iterator[np.ndarray]:
+    def _mt1(self, seed: int) -> Iterator[np.ndarray]:
         import pickle
 
         import metaworld
 
-        with _metaworlds_seed:
+        with _numpy_seed_lock:
             benchmark = metaworld.MT1(self.task.name, seed=seed)  # type: ignore[no-untyped-call]
         goals = [pickle.loads(task.data)["rand_vec"] for task in benchmark.train_tasks]
         while True:
             yield from (np.asarray(goal, dtype=np.float64) for goal in goals)
+
+
+def scale(task: Task, rand_vecs: np.ndarray) -> np.ndarray:
+    """Return the informative dimensions of initial states in units of the width of the reset box, (…, D)."""
+    dims = task.informative
+    scaled: np.ndarray = (rand_vecs[..., dims] - np.asarray(task.low)[dims]) / task.width[dims]
+    return scaled

@@ -1,7 +1,7 @@
-"""Where Meta-World's observation is read from, as data: which body, geom or site each task's objects are.
+"""Sources of Meta-World's observation: the body, geom or site of each object of each task, as a table.
 
-Meta-World looks these up by name, several times a step, in methods of its 50 environments. Here they are looked up
-once, copied out of MuJoCo after every step, and put together for many steps at a time.
+Meta-World looks these up by name several times per step, in methods of its 50 environments. Here they are looked up
+once, copied from MuJoCo after every step, and combined for many steps at a time.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from act_kit.sim.distance import PROBES, Probe, norms
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectPose:
-    """An object of a task.
+    """Sources of the position and the quaternion of an object of a task.
 
     Attributes:
-        at: What its position is that of: ``body NAME``, ``geom NAME`` or ``site NAME``.
-        offset: Added to it, metres.
-        knob: A joint, if the object is a mark 0.05 m from ``at`` that turns with it (dial-turn).
-        turn: What its quaternion is that of: ``quat NAME``, a body's as MuJoCo has it (w first), or ``body``, ``geom``
-            or ``site NAME``, converted from a rotation matrix as SciPy does (w last), or "" for zeros.
+        at: Source of the position: ``body NAME``, ``geom NAME`` or ``site NAME``.
+        turn: Source of the quaternion: ``quat NAME``, MuJoCo's quaternion of a body (w first); ``body NAME``,
+            ``geom NAME`` or ``site NAME``, converted from a rotation matrix as in SciPy (w last); or "" for zeros.
+        offset: Offset of the position, meters.
+        knob: Name of a joint, if the object is a mark 0.05 m from ``at`` that rotates with the joint (dial-turn).
     """
 
     at: str
@@ -46,7 +46,7 @@ _PLATE = ObjectPose(at="geom puck", turn="geom puck")
 _STICK = ObjectPose(at="body stick", turn="body stick")
 _NUT = ObjectPose(at="site RoundNut-8", turn="quat RoundNut")
 
-THINGS: dict[str, tuple[ObjectPose, ...]] = {
+OBJECT_POSES: dict[str, tuple[ObjectPose, ...]] = {
     "assembly-v3": (_NUT,),
     "basketball-v3": (ObjectPose(at="body bsktball", turn="quat bsktball"),),
     "bin-picking-v3": (_CUBE,),
@@ -101,20 +101,22 @@ THINGS: dict[str, tuple[ObjectPose, ...]] = {
     "window-close-v3": (ObjectPose(at="site handleCloseStart"),),
     "window-open-v3": (ObjectPose(at="site handleOpenStart"),),
 }
+"""Objects of each task, one or two, in the order of the observation."""
 
 _POSITIONS = {"body": "xpos", "geom": "geom_xpos", "site": "site_xpos"}
 _MATRICES = {"body": "xmat", "geom": "geom_xmat", "site": "site_xmat"}
 _KINDS = {"body": mujoco.mjtObj.mjOBJ_BODY, "geom": mujoco.mjtObj.mjOBJ_GEOM, "site": mujoco.mjtObj.mjOBJ_SITE}
 
 _GRASPING = frozenset({"stick-push-v3"})
-"""Tasks whose success asks whether both fingers press on the object."""
+"""Tasks whose success rule requires that both fingers press on the object."""
 
 
 def quaternion(matrix: Sequence[float]) -> list[float]:
     """Return the quaternion (w last) of a rotation matrix, 9 numbers row by row.
 
     The algorithm and its order of operations are those of SciPy's ``Rotation.from_matrix(…).as_quat()``, which takes
-    47 µs, half as long as the physics of an easy step. It orthogonalises first; MuJoCo's matrices are orthogonal.
+    47 µs, half as long as the physics of an easy step. SciPy also orthogonalizes the matrix; MuJoCo's matrices are
+    already orthogonal.
     """
     a, b, c, d, e, f, g, h, i = matrix
     trace = a + e + i
@@ -131,7 +133,7 @@ def quaternion(matrix: Sequence[float]) -> list[float]:
 
 
 class Recorder:
-    """Copies what MuJoCo computed after each of T steps: only the arrays that a task's observation needs."""
+    """Recorder of the arrays of MjData that a task's observation needs, after each of T steps."""
 
     def __init__(self, fields: tuple[str, ...], data: mujoco.MjData) -> None:
         self._sources = {name: getattr(data, name) for name in fields}
@@ -139,18 +141,18 @@ class Recorder:
         self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
 
     def begin(self, num: int) -> None:
-        """Make room for ``num`` steps, in place of what was copied before."""
+        """Allocate arrays for ``num`` steps, and discard the previous ones."""
         self.copies = {name: np.empty((num, *source.shape)) for name, source in self._sources.items()}
         self._pairs = [(self.copies[name], source) for name, source in self._sources.items()]
 
     def take(self, t: int) -> None:
-        """Copy the present into row ``t``."""
+        """Copy the current values into row ``t``."""
         for copies, source in self._pairs:
             copies[t] = source
 
 
 class _Address(NamedTuple):
-    """A :class:`ObjectPose`, looked up in a model: arrays of MjData and rows of them."""
+    """Arrays of MjData, and their rows, that hold an :class:`ObjectPose`."""
 
     field: str
     row: int
@@ -161,37 +163,43 @@ class _Address(NamedTuple):
 
 
 class Observer:
-    """Puts together what Meta-World would observe of a task, and what its distance and success need."""
+    """Computes Meta-World's observation of a task and the inputs of its distance and success rule.
+
+    Attributes:
+        fields: Names of the arrays of MjData that are read.
+    """
 
     def __init__(self, task: str, model: mujoco.MjModel) -> None:
         self._model = model
-        self._hand, self._right, self._left = (self._row("body", name) for name in ("hand", "rightclaw", "leftclaw"))
-        self._things = [self._look_up(thing) for thing in THINGS[task]]
+        self._hand = self._row("body", "hand")
+        self._right, self._left = self._row("body", "rightclaw"), self._row("body", "leftclaw")
+        self._objects = [self._look_up(pose) for pose in OBJECT_POSES[task]]
         self._probe, self._probe_rows = self._look_up_probe(PROBES.get(task, ""))
         self._fingers = [model.geom(name).id for name in ("leftpad_geom", "rightpad_geom")]
         self._held = model.geom("objGeom").id if task in _GRASPING else None
-        fields = {"xpos", self._probe, *(t.field for t in self._things), *(t.turn_field for t in self._things)}
-        if any(thing.knob is not None for thing in self._things):
-            fields.add("qpos")
+        fields = {"xpos", self._probe}
+        for address in self._objects:
+            fields |= {address.field, address.turn_field}
+            if address.knob is not None:
+                fields.add("qpos")
         self.fields = tuple(sorted(fields - {""}))
-        """The arrays of MjData that are read."""
 
     def _row(self, kind: str, name: str) -> int:
         row: int = mujoco.mj_name2id(self._model, _KINDS[kind], name)
         assert row >= 0, f"{kind} {name}"
         return row
 
-    def _look_up(self, thing: ObjectPose) -> _Address:
-        kind, name = thing.at.split()
-        turn_kind, _, turn_name = thing.turn.partition(" ")
+    def _look_up(self, pose: ObjectPose) -> _Address:
+        kind, name = pose.at.split()
+        turn_kind, _, turn_name = pose.turn.partition(" ")
         is_body = turn_kind in ("quat", "body")
         return _Address(
             field=_POSITIONS[kind],
             row=self._row(kind, name),
-            offset=None if thing.offset is None else np.array(thing.offset),
-            knob=int(self._model.joint(thing.knob).qposadr[0]) if thing.knob else None,
+            offset=None if pose.offset is None else np.array(pose.offset),
+            knob=int(self._model.joint(pose.knob).qposadr[0]) if pose.knob else None,
             turn_field={"": "", "quat": "xquat", **_MATRICES}[turn_kind],
-            turn_row=self._row("body" if is_body else turn_kind, turn_name) if thing.turn else -1,
+            turn_row=self._row("body" if is_body else turn_kind, turn_name) if pose.turn else -1,
         )
 
     def _look_up_probe(self, probe: Probe) -> tuple[str, list[int]]:
@@ -207,28 +215,28 @@ class Observer:
                 return "", []
 
     def observe(self, copies: dict[str, np.ndarray]) -> np.ndarray:
-        """Return hand, gripper opening and objects of T steps, float64 (T, 18): a state's first 18 numbers."""
+        """Return hand, gripper opening and objects of T steps, float64 (T, 18): the first 18 numbers of a state."""
         xpos = copies["xpos"]
-        now = np.zeros((len(xpos), 18))
-        now[:, :3] = xpos[:, self._hand]
-        now[:, 3] = np.minimum(norms(xpos[:, self._right] - xpos[:, self._left]) / 0.1, 1.0)
-        for column, thing in zip((4, 11), self._things, strict=False):
-            position = copies[thing.field][:, thing.row]
-            if thing.offset is not None:
-                position = position + thing.offset
-            if thing.knob is not None:
-                angle = copies["qpos"][:, thing.knob]
+        current = np.zeros((len(xpos), 18))
+        current[:, :3] = xpos[:, self._hand]
+        current[:, 3] = np.minimum(norms(xpos[:, self._right] - xpos[:, self._left]) / 0.1, 1.0)
+        for column, address in zip((4, 11), self._objects, strict=False):
+            position = copies[address.field][:, address.row]
+            if address.offset is not None:
+                position = position + address.offset
+            if address.knob is not None:
+                angle = copies["qpos"][:, address.knob]
                 position = position + 0.05 * np.stack([np.sin(angle), -np.cos(angle), np.zeros_like(angle)], axis=1)
-            now[:, column : column + 3] = position
-            if thing.turn_field == "xquat":
-                now[:, column + 3 : column + 7] = copies["xquat"][:, thing.turn_row]
-            elif thing.turn_field:
-                matrices = copies[thing.turn_field][:, thing.turn_row].tolist()
-                now[:, column + 3 : column + 7] = [quaternion(matrix) for matrix in matrices]
-        return now
+            current[:, column : column + 3] = position
+            if address.turn_field == "xquat":
+                current[:, column + 3 : column + 7] = copies["xquat"][:, address.turn_row]
+            elif address.turn_field:
+                matrices = copies[address.turn_field][:, address.turn_row].tolist()
+                current[:, column + 3 : column + 7] = [quaternion(matrix) for matrix in matrices]
+        return current
 
     def probe(self, copies: dict[str, np.ndarray]) -> np.ndarray:
-        """Return what the task's probe reads, float64 (T, K); see :class:`~act_kit.sim.distance.Measurements`."""
+        """Return the task's probe, float64 (T, K); see :class:`~act_kit.sim.distance.Measurements`."""
         if not self._probe:
             return np.empty((len(copies["xpos"]), 0))
         source = copies[self._probe]
@@ -240,12 +248,12 @@ class Observer:
         return np.asarray((source[:, right] + source[:, left]) / 2.0)
 
     @property
-    def asks_for_grasp(self) -> bool:
-        """Whether the task's success depends on :meth:`grasped`."""
+    def needs_grasp(self) -> bool:
+        """True if the task's success depends on :meth:`grasped`."""
         return self._held is not None
 
     def grasped(self, data: mujoco.MjData) -> bool:
-        """Tell whether both fingers press on the object now (Meta-World's ``touching_object``)."""
+        """Return True if both fingers press on the object (Meta-World's ``touching_object``)."""
         pairs = data.contact.geom
         held = (pairs == self._held).any(axis=1)
         for finger in self._fingers:

@@ -1,6 +1,6 @@
 """The reference engine: Meta-World's own environment, stepped and reset by its own code.
 
-Slow, and beyond doubt: what every other engine must equal.
+It is slow and correct by definition: every other engine must return the same numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from act_kit.sim.distance import MEASURES, PROBES, Measurements
+from act_kit.sim.distance import DISTANCES, PROBES, Measurements
 from act_kit.sim.engine import (
     PHYSICS,
     EngineState,
@@ -27,14 +27,14 @@ from act_kit.sim.tasks import get_task
 
 
 class ReferenceEngine:
-    """One Meta-World environment of a task. Copied or pickled, it is an engine of its own in the same state."""
+    """One Meta-World environment of a task. A copy or an unpickled engine is independent and in the same state."""
 
     def __init__(self, task: str) -> None:
         self._task = task
         self._lock = threading.RLock()
         self._rand_vec: np.ndarray | None = None
         self._env = make_environment(task)
-        self._measure = MEASURES[get_task(task).distance]
+        self._measure_distance = DISTANCES[get_task(task).distance]
         self._probe_kind, _, self._probe_name = PROBES.get(task, "").partition(" ")
         self._scratch = mujoco.MjData(self.model)
 
@@ -45,12 +45,12 @@ class ReferenceEngine:
 
     @property
     def data(self) -> mujoco.MjData:
-        """MuJoCo's state."""
+        """The MuJoCo data."""
         return self._env.data
 
     @contextmanager
     def hold_model(self) -> Generator[mujoco.MjModel]:
-        """Hold the model, which is this engine's own; see :class:`~act_kit.sim.engine.Engine`."""
+        """Lock the model, which only this engine uses; see :class:`~act_kit.sim.engine.Engine`."""
         with self._lock:
             yield self.model
 
@@ -60,7 +60,7 @@ class ReferenceEngine:
         return EngineState(physics=physics, previous=self._env._prev_obs.copy(), numbers=get_numbers(self._env))
 
     def restore(self, rand_vec: np.ndarray, num_steps: int, state: EngineState) -> None:
-        """Return to a saved state; see :class:`~act_kit.sim.engine.Engine`."""
+        """Restore a saved state; see :class:`~act_kit.sim.engine.Engine`."""
         with self.hold_model() as model:
             if self._rand_vec is None or not np.array_equal(self._rand_vec, rand_vec):
                 self.reset(rand_vec)
@@ -79,7 +79,7 @@ class ReferenceEngine:
 
     def reset(self, rand_vec: np.ndarray) -> tuple[np.ndarray, float]:
         """Reset to ``rand_vec``; see :class:`~act_kit.sim.engine.Engine`."""
-        self._rand_vec = None  # until it has succeeded
+        self._rand_vec = None  # until the reset has succeeded
         self._env._last_rand_vec = rand_vec
         with self.hold_model():
             state, _ = self._env.reset()
@@ -87,18 +87,18 @@ class ReferenceEngine:
             return state, self._initial_distance()
 
     def _initial_distance(self) -> float:
-        """Measure the distance at reset, where Meta-World's first state still shows some objects where they were.
+        """Return the distance at reset; in some tasks Meta-World's first state shows outdated object positions.
 
-        The kinematics are brought up to date in a copy: in the original that would change the last bits of what
-        follows.
+        The kinematics are updated in a copy, because an update of the original would change the last bits of the
+        following steps.
         """
         env, data = self._env, self.data
         env.data = self._scratch
         try:
             mujoco.mj_setState(self.model, env.data, get_physics(self.model, data), PHYSICS)
             mujoco.mj_forward(self.model, env.data)
-            now = env._get_curr_obs_combined_no_goal()
-            return self._distance(np.concatenate([now, now, env._target_pos]))
+            current = env._get_curr_obs_combined_no_goal()
+            return self._distance(np.concatenate([current, current, env._target_pos]))
         finally:
             env.data = data
 
@@ -113,19 +113,21 @@ class ReferenceEngine:
                 probe = env.tcp_center
             case _:
                 probe = np.empty(0)
-        seen = Measurements(
+        measurements = Measurements(
             state=state[None], target=env._target_pos, probe=probe[None], grasped=np.zeros(1, dtype=bool)
         )
-        return float(self._measure(seen)[0])
+        return float(self._measure_distance(measurements)[0])
 
     def step(self, actions: np.ndarray, *, rewards: bool) -> StepBatch:
-        """Carry out actions, float32 (T, 4) in [-1, 1]."""
+        """Execute actions, float32 (T, 4) in [-1, 1]."""
         num = len(actions)
         reward = np.empty(num)
         step_batch = StepBatch(
-            state=np.empty((num, 39)), success=np.empty(num, dtype=bool), distance=np.empty(num),
+            state=np.empty((num, 39)),
+            success=np.empty(num, dtype=bool),
+            distance=np.empty(num),
             reward=reward if rewards else None,
-        )  # fmt: skip
+        )
         for t, action in enumerate(actions):
             state, reward[t], _, _, info = self._env.step(action)
             step_batch.state[t] = state

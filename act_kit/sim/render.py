@@ -1,8 +1,8 @@
-"""Pictures of the simulation, drawn from recorded physics or from a simulator, in processes of their own.
+"""Rendering of images from recorded physics or from a simulator, in worker processes.
 
-MuJoCo binds to one OpenGL library when it is imported, OpenGL contexts of one process disturb each other, and a driver
-can hang. So what draws lives in worker processes, with one context in each for all its tasks, and which library works
-is found out in other processes, with a timeout.
+MuJoCo binds to one OpenGL library when it is imported, several OpenGL contexts in one process interfere, and a driver
+can hang. So rendering runs in worker processes with one context for all tasks, and the search for a working library
+runs in other processes, with a timeout.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from act_kit.sim.threads import cache_per_thread
 CAMERAS = ("topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV")
 _ROTATED = frozenset({"corner", "corner2", "corner3", "corner4"})
 _SHADOW_MAP_PX = 4096
-"""Side of the shadows' texture; Meta-World's."""
+"""Side of the shadow texture, as in Meta-World."""
 
 _MAX_GEOMS = 1000
-"""Of a scene: twenty times what the richest task has."""
+"""Maximum number of geoms of a scene: twenty times that of the largest task."""
 
-INSTALL_HINT = "no OpenGL library works here; for pictures: apt-get install libegl1 libopengl0 libgl1-mesa-dri"
+INSTALL_HINT = "no OpenGL library works here. Fix: apt-get install libegl1 libopengl0 libgl1-mesa-dri"
 
 _MESA_VENDOR = Path("/usr/share/glvnd/egl_vendor.d/50_mesa.json")
 _SOFTWARE = ("llvmpipe", "softpipe", "swrast")
@@ -45,26 +45,26 @@ _PROBE_TIMEOUT_S = 60
 
 
 def check_cameras(cameras: Sequence[str]) -> None:
-    """Raise :class:`RenderError` unless Meta-World has every one of these cameras, and none is named twice."""
+    """Raise :class:`RenderError` if a camera does not exist in Meta-World or is listed twice."""
     for camera in cameras:
         if camera not in CAMERAS:
             raise RenderError(
-                f"'{camera}' is not a camera; there are {', '.join(CAMERAS)}.{did_you_mean(camera, CAMERAS)}"
+                f"'{camera}' is not a camera; choose from: {', '.join(CAMERAS)}.{did_you_mean(camera, CAMERAS)}"
             )
     if len(set(cameras)) < len(cameras):
-        raise RenderError(f"A camera is named twice: {', '.join(cameras)}.")
+        raise RenderError(f"A camera is listed twice: {', '.join(cameras)}.")
 
 
 def is_rotated(camera: str) -> bool:
-    """Tell whether a camera of Meta-World is upside down, so that its frames are turned before anybody sees them."""
+    """Return True if a camera of Meta-World is upside down; its frames are rotated by 180 degrees after rendering."""
     return camera in _ROTATED
 
 
 @dataclass(frozen=True, kw_only=True)
 class RenderSettings:
-    """All that decides what a camera's frame looks like.
+    """Settings of a camera's frame.
 
-    Shadows, reflections and multisampling are off: in software they take 310 ms of a frame's 330.
+    Shadows, reflections and multisampling are off by default: in software they take 310 ms of a frame's 330 ms.
     """
 
     height_px: int = 128
@@ -75,27 +75,27 @@ class RenderSettings:
 
     def __post_init__(self) -> None:
         if not 16 <= self.height_px <= 1024 or not 16 <= self.width_px <= 1024:
-            raise RenderError(f"A frame of {self} is out of range: 16 to 1024 px.")
+            raise RenderError(f"A frame of {self} is out of range: expected 16 to 1024 px.")
 
     def __str__(self) -> str:
         return f"{self.height_px}x{self.width_px}"
 
     @classmethod
     def of_size(cls, size: str) -> RenderSettings:
-        """Return settings for a size as ``--size`` takes it: ``128``, or ``480x640`` for height and width."""
+        """Return settings for a size in the format of ``--size``: ``128``, or ``480x640`` for height and width."""
         parts = size.split("x")
         if len(parts) > 2 or not all(part.isdecimal() for part in parts):
-            raise RenderError(f"'{size}' is not a size. Write 128, or 480x640 for height and width in pixels.")
+            raise RenderError(f"'{size}' is not a size: expected 128, or 480x640 for height and width in pixels.")
         return cls(height_px=int(parts[0]), width_px=int(parts[-1]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CameraViews:
-    """The cameras of a policy, whose pictures are drawn where the simulators are.
+    """Cameras of a policy; their images are rendered in the processes of the simulators.
 
     Attributes:
-        cameras: Their names, in the order of the images.
-        settings: What a frame looks like.
+        cameras: Names of the cameras, in the order of the images.
+        settings: Settings of a frame.
     """
 
     cameras: tuple[str, ...]
@@ -104,12 +104,12 @@ class CameraViews:
 
 @functools.cache
 def _gl_context() -> Any:
-    """Return the OpenGL context of this process: one, and never another after it, whatever is drawn.
+    """Return the only OpenGL context of this process.
 
-    Several disturb each other, and frames drawn after one of them was closed come out black.
+    Several contexts interfere, and frames rendered after one of them was closed are black.
     """
-    context = mujoco.GLContext(1, 1)  # a size that nobody uses: MuJoCo draws into buffers of its own
-    # Left to the interpreter's end, it is freed after the library it needs, with a page of complaints.
+    context = mujoco.GLContext(1, 1)  # the size is unused: MuJoCo renders into its own buffers
+    # Without this, the interpreter frees it after the library it needs, with a page of warnings.
     atexit.register(context.free)
     return context
 
@@ -119,17 +119,17 @@ _gl_lock = threading.RLock()
 
 @contextmanager
 def _opengl() -> Generator[None]:
-    """Use the context in this thread: a context belongs to one thread, until that lets go of it."""
+    """Bind the context to this thread; a context is bound to one thread until that thread releases it."""
     with _gl_lock:
         context = _gl_context()
         context.make_current()
         try:
             yield
         finally:
-            _let_go(type(context).__module__)
+            _release_context(type(context).__module__)
 
 
-def _let_go(backend: str) -> None:
+def _release_context(backend: str) -> None:
     match backend:
         case "mujoco.egl":
             from OpenGL import EGL
@@ -142,7 +142,7 @@ def _let_go(backend: str) -> None:
 
 
 class _Canvas:
-    """What drawing one task takes: its meshes and textures where OpenGL wants them, a scene, a state to draw."""
+    """OpenGL resources for rendering one task: its meshes and textures, a scene, and MuJoCo data."""
 
     def __init__(self, model: mujoco.MjModel, settings: RenderSettings) -> None:
         self._flags = {
@@ -157,7 +157,7 @@ class _Canvas:
         self._data = mujoco.MjData(model)
         self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
         model.vis.quality.offsamples = settings.multisampling
-        model.vis.quality.shadowsize = _SHADOW_MAP_PX if settings.shadows else 0  # 67 MB, drawn or not
+        model.vis.quality.shadowsize = _SHADOW_MAP_PX if settings.shadows else 0  # 67 MB, even without shadows
         model.vis.global_.offwidth, model.vis.global_.offheight = settings.width_px, settings.height_px
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         atexit.register(self._free)
@@ -167,10 +167,10 @@ class _Canvas:
             self._context.free()
 
     def draw(self, model: mujoco.MjModel, physics: np.ndarray, cameras: Sequence[str]) -> np.ndarray:
-        """Draw a state of the task, whose bodies and sites are where ``model`` has them."""
+        """Render a physics state with the body and site positions of ``model``."""
         mujoco.mj_setState(model, self._data, physics.astype(np.float64), PHYSICS)
         mujoco.mj_forward(model, self._data)
-        # Another task may have been drawn since, into a buffer of its own.
+        # Another task may have been rendered since, into its own buffer.
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         return np.stack([self._frame(model, camera) for camera in cameras])
 
@@ -184,14 +184,14 @@ class _Canvas:
         mujoco.mjr_render(self._whole, self._scene, self._context)
         frame = np.empty(self._shape, dtype=np.uint8)
         mujoco.mjr_readPixels(frame, None, self._whole, self._context)
-        # OpenGL's first line is the lowest; Meta-World's corners are upside down.
+        # OpenGL's first row is the lowest; Meta-World's corner cameras are upside down.
         return frame[:, ::-1] if is_rotated(camera) else frame[::-1]
 
 
 class Renderer:
-    """Draws simulators of any tasks, side by side in the one OpenGL context of its process.
+    """Renderer of simulators of any tasks, in the OpenGL context of its process.
 
-    A task takes 35 MB, from the first frame of it to the end of the process, and 0.2 s before that frame.
+    Each task takes 35 MB from its first frame to the end of the process, and 0.2 s before that frame.
     """
 
     def __init__(self, settings: RenderSettings) -> None:
@@ -199,13 +199,13 @@ class Renderer:
         self._canvases: dict[str, _Canvas] = {}
 
     def draw(self, simulator: Simulator, physics: np.ndarray, cameras: Sequence[str]) -> np.ndarray:
-        """Draw a state, float64 (P,), of the episode that ``simulator`` was reset to; uint8 (C, H, W, 3).
+        """Render a physics state, float64 (P,), of the current episode of ``simulator``; return uint8 (C, H, W, 3).
 
-        The simulator itself stays as it is. Threads take turns.
+        The state of the simulator does not change. Only one thread renders at a time.
 
         Raises:
-            RenderError: A frame came out blank.
-            ArrayError: The state is none of the simulator's task.
+            RenderError: A frame is blank.
+            ArrayError: ``physics`` is not a state of the simulator's task.
         """
         task = simulator.task.name
         physics = as_array(physics, "physics", (simulator.physics_dim,))
@@ -220,18 +220,18 @@ class Renderer:
 
 @functools.cache
 def get_renderer(settings: RenderSettings) -> Renderer:
-    """Return this process's renderer of some settings, which serves all who draw with them."""
+    """Return the renderer of this process for the given settings."""
     return Renderer(settings)
 
 
 @dataclass(frozen=True)
 class Gl:
-    """An OpenGL library that draws.
+    """A working OpenGL library.
 
     Attributes:
-        backend: MuJoCo's name for it: egl or osmesa.
-        renderer: What it calls itself, ``GL_RENDERER``: a GPU, or llvmpipe for software.
-        environment: The variables that choose it; they must be set before MuJoCo is imported.
+        backend: MuJoCo's name of the library: egl or osmesa.
+        renderer: The library's ``GL_RENDERER``: a GPU, or llvmpipe for software.
+        environment: Environment variables that select the library; they must be set before MuJoCo is imported.
     """
 
     backend: str
@@ -245,7 +245,7 @@ class Gl:
 _PROBE = """
 import ctypes, signal, sys
 if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a library that hangs does not outlive its parent
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a hanging process ends with its parent
 import mujoco
 model = mujoco.MjModel.from_xml_string(
     "<mujoco><worldbody><light pos='0 0 3'/><geom type='sphere' size='1'/></worldbody></mujoco>"
@@ -261,14 +261,17 @@ print("GL_RENDERER:", GL.glGetString(GL.GL_RENDERER).decode())
 
 
 def _probe(environment: dict[str, str], num: int = 1) -> str | None:
-    """Draw in ``num`` processes at once; return what the library calls itself, or None if one fails or hangs."""
-    probes = [
-        subprocess.Popen(
-            [sys.executable, "-c", _PROBE], env={**os.environ, **environment}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    """Render in ``num`` processes at once; return the library's ``GL_RENDERER``, or None if one fails or hangs."""
+    probes = []
+    for _ in range(num):
+        probe = subprocess.Popen(
+            [sys.executable, "-c", _PROBE],
+            env={**os.environ, **environment},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
-        for _ in range(num)
-    ]  # fmt: skip
+        probes.append(probe)
     try:
         outputs = [probe.communicate(timeout=_PROBE_TIMEOUT_S)[0] for probe in probes]
     except subprocess.TimeoutExpired:
@@ -284,17 +287,17 @@ def _probe(environment: dict[str, str], num: int = 1) -> str | None:
 
 @functools.cache
 def find_gl(num_processes: int = 1) -> Gl:
-    """Find an OpenGL library that draws, in so many processes at once: a GPU's, else Mesa's, else OSMesa.
+    """Find an OpenGL library that works in ``num_processes`` processes at once: a GPU's, else Mesa's, else OSMesa.
 
-    A set ``MUJOCO_GL`` is the only one tried. Several renderers at once have been seen to hang on a GPU where one
-    works; software is not tried twice.
+    If ``MUJOCO_GL`` is set, only that library is tested. On some GPUs one renderer works but several at once hang, so a
+    GPU is tested with one process and then with all; software is tested only once.
 
     Raises:
-        RenderError: None works; the message says which package to install.
+        RenderError: No library works; the message contains the packages to install.
     """
-    wanted = os.environ.get("MUJOCO_GL")
-    choices: list[dict[str, str]] = [{"MUJOCO_GL": wanted or "egl", "PYOPENGL_PLATFORM": wanted or "egl"}]
-    if not wanted:
+    forced = os.environ.get("MUJOCO_GL")
+    choices: list[dict[str, str]] = [{"MUJOCO_GL": forced or "egl", "PYOPENGL_PLATFORM": forced or "egl"}]
+    if not forced:
         if _MESA_VENDOR.exists():
             choices.append({**choices[0], "__EGL_VENDOR_LIBRARY_FILENAMES": str(_MESA_VENDOR)})
         choices.append({"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa"})
@@ -303,7 +306,7 @@ def find_gl(num_processes: int = 1) -> Gl:
         if renderer is None:
             continue
         if renderer.startswith(_SOFTWARE):
-            # Every processor has a renderer of its own: threads of each would only get in each other's way.
+            # There is one renderer per processor: additional threads would only compete.
             return Gl(environment["MUJOCO_GL"], renderer, {**environment, "LP_NUM_THREADS": "1"})
         if num_processes == 1 or _probe(environment, num_processes) is not None:
             return Gl(environment["MUJOCO_GL"], renderer, environment)
@@ -312,11 +315,11 @@ def find_gl(num_processes: int = 1) -> Gl:
 
 @dataclass(frozen=True, kw_only=True)
 class Frames:
-    """The pictures of an episode.
+    """Images of an episode.
 
     Attributes:
         images: uint8 (T, C, H, W, 3), by step and camera.
-        renderer: ``GL_RENDERER`` of who drew them.
+        renderer: ``GL_RENDERER`` of the library that rendered them.
     """
 
     images: np.ndarray
@@ -324,17 +327,20 @@ class Frames:
 
 
 _get_simulator = cache_per_thread(Simulator, None)
-"""What this thread draws recorded episodes of a task with."""
+"""Return this thread's simulator of a task for rendering recorded episodes."""
 
 
 def render_episode(
     settings: RenderSettings, cameras: Sequence[str], init_state: InitialState, physics: np.ndarray
 ) -> Frames:
-    """Draw T recorded states, float64 (T, P), of an episode from ``init_state``, in a process that has a GL library set."""
+    """Render T recorded physics states, float64 (T, P), of an episode from ``init_state``.
+
+    The environment of the process must select an OpenGL library; see :func:`find_gl`.
+    """
     from OpenGL import GL
 
     simulator, renderer = _get_simulator(init_state.task), get_renderer(settings)
-    simulator.reset(init_state)  # the start also moves bodies of the model, which the physics do not hold
+    simulator.reset(init_state)  # the reset also moves bodies of the model, which the physics state does not contain
     images = np.stack([renderer.draw(simulator, row, cameras) for row in physics])
     with _opengl():
         return Frames(images=images, renderer=GL.glGetString(GL.GL_RENDERER).decode())

@@ -1,4 +1,4 @@
-"""Meta-World as a simulator that resets to exactly the start it is told, and steps a chunk of actions at a time."""
+"""Simulator of Meta-World that resets to a given initial state and steps a chunk of actions at a time."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ from act_kit.sim.tasks import ACTION_DIM, HORIZON, STATE_DIM, get_task
 from act_kit.sim.threads import Exclusive
 
 ENGINES: dict[str, Callable[[str], Engine]] = {"fast": FastEngine, "reference": ReferenceEngine}
-"""Engines by the name that ``sim.engine`` takes. They give the same numbers; ``reference`` is Meta-World's own code."""
+"""Engines by name, as in ``sim.engine``. Their results are bit-exact; ``reference`` is Meta-World's own code."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatorState:
-    """A moment of an episode, from which any simulator of the task continues to the bit; can be pickled.
+    """State of a simulator within an episode, from which any simulator of the task continues bit-exactly.
+
+    It can be pickled.
 
     Attributes:
-        start: The initial state of the episode.
-        num_steps: Steps since then.
+        init_state: Initial state of the episode.
+        num_steps: Number of steps since the reset.
         state: float64 (39,), the observation.
-        distance: See :mod:`act_kit.sim.distance`.
-        engine: Everything else that decides what follows.
+        distance: Distance to the goal; see :mod:`act_kit.sim.distance`.
+        engine: State of the engine.
     """
 
     init_state: InitialState
@@ -44,85 +46,85 @@ class SimulatorState:
 
 
 class Simulator:
-    """One Meta-World task, reset to starts and stepped by chunks; bit-exact from the same start and actions.
+    """Simulator of one Meta-World task; the same initial state and actions give bit-exact results.
 
-    One simulator is one episode at a time, so one thread at a time: a call while another thread is inside is an
-    :class:`~act_kit.errors.InUseError`. Several simulators may be used by several threads; those of one task take
-    turns. A copy (``copy.copy``, ``copy.deepcopy``, ``pickle``) is a simulator of its own in the same state. To come
-    back to a moment of an episode, also in another simulator, thread or process::
+    A simulator runs one episode at a time, in one thread at a time: a call during a call from another thread raises
+    :class:`~act_kit.errors.InUseError`. Several threads can use several simulators; simulators of one task alternate. A
+    copy (``copy.copy``, ``copy.deepcopy``, ``pickle``) is an independent simulator in the same state. To return to an
+    earlier state of an episode, also in another simulator, thread or process::
 
-        moment = simulator.save()
+        saved = simulator.save()
         simulator.step_chunk(actions)
-        simulator.restore(moment)
+        simulator.restore(saved)
     """
 
     def __init__(self, task: str, engine: str = "fast") -> None:
-        SimConfig(engine=engine)  # refuses an unknown one
+        SimConfig(engine=engine)  # raises if the engine is unknown
         self.task = get_task(task)
         self.engine = ENGINES[engine](task)
         self.init_state: InitialState | None = None
         self.num_steps = 0
         self.state = np.full(STATE_DIM, np.nan)
         self.distance = np.nan
-        self._exclusive = _one_thread()
+        self._exclusive = _make_exclusive()
 
     def __getstate__(self) -> dict[str, Any]:
         with self._exclusive:
             return {**vars(self), "engine": copy.copy(self.engine), "_exclusive": None}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
-        vars(self).update(attributes, _exclusive=_one_thread())
+        vars(self).update(attributes, _exclusive=_make_exclusive())
 
     @property
     def steps_left(self) -> int:
-        """Steps until the horizon."""
+        """Number of steps until the horizon."""
         return HORIZON - self.num_steps
 
     def reset(self, init_state: InitialState) -> np.ndarray:
         """Reset to ``init_state`` and return the state, float64 (39,).
 
         Raises:
-            StartError: The start is of another task, or Meta-World would never accept it.
+            InitialStateError: The initial state is of another task, or the task cannot be reset to it.
         """
         if not isinstance(init_state, InitialState):
             raise InitialStateError(
-                f"A simulator is reset to a Start, not to {type(init_state).__name__}. "
-                f"Fix: Start.of('{self.task.name}', rand_vec)"
+                f"A simulator cannot be reset to {type(init_state).__name__}: expected an InitialState. "
+                f"Fix: InitialState.of('{self.task.name}', rand_vec)"
             )
         init_state.check_is_of(self.task.name)
         self.task.check(init_state.array)
         with self._exclusive:
-            self.init_state = None  # until it has succeeded
+            self.init_state = None  # until the reset has succeeded
             self.state, self.distance = self.engine.reset(init_state.array)
             self.init_state = init_state
             self.num_steps = 0
             return self.state
 
     def step_chunk(self, actions: np.ndarray, *, rewards: bool = False) -> StepBatch:
-        """Carry out ``actions`` (T, 4), clipped to [-1, 1], or as many as the horizon still allows.
+        """Execute ``actions`` (T, 4), clipped to [-1, 1], up to the horizon.
 
-        ``rewards`` asks for Meta-World's dense reward too, which takes longer than the step itself.
+        ``rewards=True`` also computes Meta-World's dense reward, which takes longer than the step itself.
 
         Raises:
-            ArrayError: The actions are no finite numbers of that shape.
-            StartError: There is no episode yet.
+            ArrayError: The actions are not finite numbers of this shape.
+            InitialStateError: The simulator was never reset.
         """
         actions = as_actions(actions)
         with self._exclusive:
             self._require_episode()
             actions = actions[: self.steps_left]
             if not len(actions):
-                return _nothing(rewards)
+                return _empty_batch(rewards)
             step_batch = self.engine.step(actions, rewards=rewards)
             self.num_steps += len(step_batch)
             self.state, self.distance = step_batch.state[-1], float(step_batch.distance[-1])
             return step_batch
 
     def save(self) -> SimulatorState:
-        """Return this moment of the episode, for :meth:`restore`.
+        """Return the current state of the episode, for :meth:`restore`.
 
         Raises:
-            StartError: There is no episode yet.
+            InitialStateError: The simulator was never reset.
         """
         with self._exclusive:
             return SimulatorState(
@@ -133,45 +135,48 @@ class Simulator:
                 engine=self.engine.save(),
             )
 
-    def restore(self, moment: SimulatorState) -> np.ndarray:
-        """Return to a moment that this simulator or another of the task has saved; return the state, float64 (39,).
+    def restore(self, saved: SimulatorState) -> np.ndarray:
+        """Restore a state that a simulator of the task has saved; return the observation, float64 (39,).
 
-        What follows is what followed then, to the bit. Within an episode this takes as long as a step; from another
-        episode, as long as a reset.
+        The episode continues bit-exactly. Within an episode this takes as long as a step; from another episode, as long
+        as a reset.
 
         Raises:
-            StartError: It is of another task, or of another version of the simulator.
+            InitialStateError: The state is of another task, or of another version of MuJoCo.
         """
-        if not isinstance(moment, SimulatorState):
+        if not isinstance(saved, SimulatorState):
             raise InitialStateError(
-                f"A simulator restores what simulator.save() returned, not {type(moment).__name__}."
+                f"A simulator cannot restore {type(saved).__name__}: expected the result of simulator.save()."
             )
-        moment.init_state.check_is_of(self.task.name)
-        if moment.engine.physics.shape != (self.physics_dim,):
+        saved.init_state.check_is_of(self.task.name)
+        if saved.engine.physics.shape != (self.physics_dim,):
             raise InitialStateError(
-                f"The saved state has {moment.engine.physics.size} numbers of physics; {self.physics_dim} were "
-                "expected. Fix: restore it with the version of MuJoCo that saved it."
+                f"The saved state has {saved.engine.physics.size} numbers of physics: expected {self.physics_dim}. "
+                "Fix: restore it with the version of MuJoCo that saved it."
             )
         with self._exclusive:
-            self.init_state = None  # until it has succeeded
-            self.engine.restore(moment.init_state.array, moment.num_steps, moment.engine)
-            self.init_state, self.num_steps = moment.init_state, moment.num_steps
-            self.state, self.distance = moment.state.copy(), moment.distance
+            self.init_state = None  # until the state is restored
+            self.engine.restore(saved.init_state.array, saved.num_steps, saved.engine)
+            self.init_state, self.num_steps = saved.init_state, saved.num_steps
+            self.state, self.distance = saved.state.copy(), saved.distance
             return self.state
 
     @property
     def physics_dim(self) -> int:
-        """P: numbers in MuJoCo's full integration state."""
+        """Size P of MuJoCo's full integration state."""
         return int(mujoco.mj_stateSize(self.engine.model, PHYSICS))
 
     def physics(self) -> np.ndarray:
-        """Return MuJoCo's full integration state, float64 (P,); with the start, all that a picture needs."""
+        """Return MuJoCo's full integration state, float64 (P,).
+
+        Together with the initial state, it is sufficient to render an image.
+        """
         with self._exclusive:
             return get_physics(self.engine.model, self.engine.data)
 
     def _require_episode(self) -> InitialState:
         if self.init_state is None:
-            raise InitialStateError("This simulator has no episode yet. Fix: simulator.reset(start)")
+            raise InitialStateError("The simulator has no episode yet. Fix: simulator.reset(init_state)")
         return self.init_state
 
 
@@ -179,22 +184,22 @@ def as_actions(actions: np.ndarray, what: str = "actions") -> np.ndarray:
     """Return actions as float32 (T, 4), clipped to [-1, 1].
 
     Raises:
-        ArrayError: They are no finite numbers of that shape.
+        ArrayError: They are not finite numbers of this shape.
     """
     is_plain = type(actions) is np.ndarray and actions.dtype == np.float32 and actions.shape[1:] == (ACTION_DIM,)
-    if not (is_plain and np.isfinite(actions).all()):  # as all of act_kit's own are; asking more takes 5 µs
+    if not (is_plain and np.isfinite(actions).all()):  # true for act_kit's own actions; the full check takes 5 µs
         actions = as_array(actions, what, ("T", ACTION_DIM), fix="actions[None] makes a chunk of one action")
     clipped: np.ndarray = np.minimum(np.maximum(actions, -1.0), 1.0).astype(np.float32, copy=False)
     return clipped
 
 
-def _nothing(rewards: bool) -> StepBatch:
-    """Return a segment of no steps."""
+def _empty_batch(rewards: bool) -> StepBatch:
+    """Return a batch of no steps."""
     empty = np.empty(0)
     return StepBatch(
         state=np.empty((0, STATE_DIM)), success=empty.astype(bool), distance=empty, reward=empty if rewards else None
     )
 
 
-def _one_thread() -> Exclusive:
-    return Exclusive("simulator", "make one for each thread; those of a task share their memory.")
+def _make_exclusive() -> Exclusive:
+    return Exclusive("simulator", "make one for each thread; simulators of one task share their memory.")

@@ -1,7 +1,7 @@
-"""The 50 Meta-World v3 tasks: what varies between their episodes, when they succeed, how far they are from it.
+"""Table of the 50 Meta-World v3 tasks: initial states, success rules and distances.
 
-The table is data, so that datasets, reports and the command line can ask about a task without building its
-environment (0.2 s each). The tests hold every row against Meta-World itself.
+With the table, datasets, reports and the command line get the properties of a task without building its environment
+(0.2 s each). The tests compare every row with Meta-World itself.
 """
 
 from __future__ import annotations
@@ -16,25 +16,37 @@ import numpy as np
 from act_kit.errors import InitialStateError, TaskError, did_you_mean
 
 HORIZON = 500
-"""Steps of an episode; Meta-World refuses step 501."""
+"""Maximum number of steps of an episode; Meta-World rejects step 501."""
 
 CONTROL_HZ = 80
-"""Actions a second: five physics steps of 2.5 ms each."""
+"""Actions per second; one action takes five physics steps of 2.5 ms each."""
 
 STATE_DIM = 39
 ACTION_DIM = 4
 
 INFORMATIVE_WIDTH_M = 0.005
-"""A dimension of ``rand_vec`` whose reset interval is narrower than this does not vary in any way that matters."""
+"""Minimum width of the reset interval of an informative dimension of ``rand_vec``; narrower ones count as constant."""
 
 MAX_BEYOND_M = 1.0
-"""How far an initial state may be from the reset box: what is farther off is on no table of Meta-World's."""
+"""Maximum distance of an initial state from the reset box; beyond it, no object is on Meta-World's table."""
 
 Difficulty = Literal["easy", "medium", "hard", "very hard"]
 DistanceName = Literal[
-    "object", "object_x", "object_y", "object_z", "object_xy", "second_object", "hand", "faucet_knob",
-    "nut_to_peg", "nut_below_peg", "ball_to_hoop", "peg_head", "nail_left", "lever_angle",
-]  # fmt: skip
+    "object",
+    "object_x",
+    "object_y",
+    "object_z",
+    "object_xy",
+    "second_object",
+    "hand",
+    "faucet_knob",
+    "nut_to_peg",
+    "nut_below_peg",
+    "ball_to_hoop",
+    "peg_head",
+    "nail_left",
+    "lever_angle",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +54,14 @@ class Task:
     """One Meta-World task.
 
     Attributes:
-        name: Meta-World's name, such as ``pick-place-v3``.
+        name: Meta-World's name, for example ``pick-place-v3``.
         group: Difficulty (Seo et al. 2022, "Masked World Models for Visual Control").
-        low, high: Bounds of ``rand_vec``, metres; 3 or 6 numbers (object position, then goal position).
-        distance: Which definition of :mod:`act_kit.sim.distance` measures how far the task is from done.
-        radius: Success needs ``distance <= radius`` (in :attr:`unit`) ...
-        also: ... and this, where it is not the distance alone that decides ("" where it is).
-        too_near: Meta-World draws again while the object starts nearer than this to the goal (xy, metres); 0 if never.
-        goal_xy: Where that distance is measured to, if not to ``rand_vec[3:5]``.
+        low, high: Bounds of ``rand_vec``, meters; 3 or 6 numbers (object position, then goal position).
+        distance: Name of the definition of the distance to the goal in :mod:`act_kit.sim.distance`.
+        radius: Success requires ``distance <= radius`` (in :attr:`unit`).
+        also: Second condition of success, in words; "" if the distance alone determines success.
+        too_near: Meta-World resamples while the object is closer than this to the goal (xy, meters); 0 if never.
+        goal_xy: Goal position for ``too_near``, if it is not ``rand_vec[3:5]``.
     """
 
     name: str
@@ -64,12 +76,12 @@ class Task:
 
     @property
     def unit(self) -> str:
-        """Unit of the distance and its radius: ``m``, or ``rad`` for lever-pull."""
+        """Unit of the distance and the radius: ``m``, or ``rad`` for lever-pull."""
         return "rad" if self.distance == "lever_angle" else "m"
 
     @property
     def width(self) -> np.ndarray:
-        """Widths of the reset box, metres; float64 (3,) or (6,)."""
+        """Widths of the reset box, meters; float64 (3,) or (6,)."""
         return np.subtract(self.high, self.low, dtype=np.float64)
 
     @property
@@ -79,44 +91,44 @@ class Task:
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
-        """The multi-task benchmarks this task belongs to."""
+        """Multi-task benchmarks that contain this task."""
         ml45 = "ML45-test" if self.name in ML45_TEST else "ML45-train"
         return ("MT10", "MT50", ml45) if self.name in MT10 else ("MT50", ml45)
 
     @property
     def success_rule(self) -> str:
-        """Meta-World's success test in words."""
+        """Meta-World's success rule in words."""
         rule = f"{self.distance.replace('_', ' ')} distance <= {self.radius:.4g} {self.unit}"
         return f"{rule} and {self.also}" if self.also else rule
 
     def dim_name(self, dim: int) -> str:
-        """Name a dimension of ``rand_vec`` as a reader would: ``object x``, ``goal z``."""
+        """Return a readable name of a dimension of ``rand_vec``: ``object x``, ``goal z``."""
         return f"{'object' if dim < 3 else 'goal'} {'xyz'[dim % 3]}"
 
     def rejects(self, rand_vec: np.ndarray) -> bool:
-        """Tell whether Meta-World's reset draws this vector again. Reset frozen to one, it never returns."""
+        """Return True if Meta-World's reset resamples this vector; a reset frozen to such a vector never returns."""
         if not self.too_near:
             return False
         goal_xy = rand_vec[3:5] if self.goal_xy is None else np.asarray(self.goal_xy)
         return bool(np.linalg.norm(rand_vec[:2] - goal_xy) < self.too_near)
 
     def check(self, rand_vec: np.ndarray) -> None:
-        """Raise :class:`InitialStateError` unless the task can be reset to ``rand_vec``, float64 (3,) or (6,)."""
+        """Raise :class:`InitialStateError` if the task cannot be reset to ``rand_vec``, float64 (3,) or (6,)."""
         if rand_vec.shape != (len(self.low),) or not np.isfinite(rand_vec).all():
             raise InitialStateError(
-                f"A start of {self.name} is {len(self.low)} finite numbers, not {rand_vec.tolist()}."
+                f"Invalid initial state of {self.name}: expected {len(self.low)} finite numbers, not {rand_vec.tolist()}."
             )
         beyond = np.maximum(np.subtract(self.low, rand_vec), np.subtract(rand_vec, self.high))
         if beyond.max() > MAX_BEYOND_M:
             raise InitialStateError(
-                f"{self.name} cannot start from {rand_vec.tolist()}: {self.dim_name(int(beyond.argmax()))} is "
-                f"{beyond.max():.4g} m outside of where it starts, and at most {MAX_BEYOND_M:g} m were expected. Are "
-                "these metres?"
+                f"{self.name} cannot be reset to {rand_vec.tolist()}: {self.dim_name(int(beyond.argmax()))} is "
+                f"{beyond.max():.4g} m outside the reset box, at most {MAX_BEYOND_M:g} m are allowed. Fix: check that "
+                "the numbers are in meters."
             )
         if self.rejects(rand_vec):
             raise InitialStateError(
-                f"{self.name} cannot start from {rand_vec.tolist()}: the object would be nearer than "
-                f"{self.too_near} m (xy) to the goal, and Meta-World would redraw it for ever."
+                f"{self.name} cannot be reset to {rand_vec.tolist()}: the object would be closer than "
+                f"{self.too_near} m (xy) to the goal, and Meta-World would resample forever."
             )
 
 
@@ -133,9 +145,16 @@ def _task(
     goal_xy: tuple[float, float] | None = None,
 ) -> Task:
     return Task(
-        name=name, group=group, low=low, high=high, distance=distance, radius=radius,
-        also=also, too_near=too_near, goal_xy=goal_xy,
-    )  # fmt: skip
+        name=name,
+        group=group,
+        low=low,
+        high=high,
+        distance=distance,
+        radius=radius,
+        also=also,
+        too_near=too_near,
+        goal_xy=goal_xy,
+    )
 
 
 # fmt: off
@@ -194,7 +213,7 @@ _TABLE: Sequence[Task] = (
 # fmt: on
 
 TASKS: dict[str, Task] = {task.name: task for task in _TABLE}
-"""The registry, by name, in alphabetical order."""
+"""Tasks by name, in alphabetical order."""
 
 MT10 = frozenset(
     f"{name}-v3"
@@ -215,11 +234,11 @@ ML45_TEST = frozenset(f"{name}-v3" for name in ["bin-picking", "box-close", "han
 
 
 def get_task(name: str) -> Task:
-    """Return the task called ``name``, or raise :class:`TaskError` with the closest name there is."""
+    """Return the task ``name``, or raise :class:`TaskError` with the most similar name."""
     if name not in TASKS:
         hint = (
             did_you_mean(name, [*TASKS, *BENCHMARKS])
-            or f" There are {len(TASKS)}, from {_TABLE[0].name} to {_TABLE[-1].name}."
+            or f" Expected one of the {len(TASKS)} tasks from {_TABLE[0].name} to {_TABLE[-1].name}."
         )
         raise TaskError(f"'{name}' is not a Meta-World task.{hint}")
     return TASKS[name]
@@ -229,7 +248,7 @@ BENCHMARKS = ("MT10", "MT50", "ML45-train", "ML45-test")
 
 
 def expand_tasks(text: str) -> list[str]:
-    """Return the tasks that ``text`` names: one, several (``reach-v3,push-v3``), or a benchmark's (``MT10``)."""
+    """Return the tasks in ``text``: task names (``reach-v3,push-v3``) and benchmarks (``MT10``), comma-separated."""
     names: list[str] = []
     for part in text.split(","):
         if part in BENCHMARKS:
@@ -237,3 +256,16 @@ def expand_tasks(text: str) -> list[str]:
         else:
             names.append(get_task(part).name)
     return list(dict.fromkeys(names))
+
+
+def map_planes(task: Task) -> list[tuple[int, int | None]]:
+    """Pair the informative dimensions for 2-D maps: object x-y, goal x-y, the rest; a single one stays alone."""
+    dims = [int(dim) for dim in task.informative]
+    pairs: list[tuple[int, int | None]] = []
+    for part in ([d for d in dims if d < 3], [d for d in dims if d >= 3]):
+        for i in range(0, len(part) - 1, 2):
+            pairs.append((part[i], part[i + 1]))
+        if len(part) % 2:
+            first = part[0] if len(part) > 1 else None
+            pairs.append((part[-1], None) if first is None else (first, part[-1]))
+    return pairs

@@ -1,4 +1,4 @@
-"""What several threads of one process must not share."""
+"""Guards for objects that only one thread may use at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ R = TypeVar("R")
 
 
 class Exclusive:
-    """Refuses whoever comes while another thread is inside: ``with self._exclusive: …``."""
+    """Context manager that raises :class:`InUseError` while another thread is inside: ``with self._exclusive: …``.
+
+    Args:
+        what: Name of the object in the error message.
+        fix: Advice in the error message.
+    """
 
     def __init__(self, what: str, fix: str) -> None:
         self._what = what
@@ -29,14 +34,14 @@ class Exclusive:
 
 
 def cache_per_thread(make: Callable[..., R], maxsize: int | None) -> Callable[..., R]:
-    """Cache what ``make`` returns, for each thread its own: it can be used by one at a time."""
+    """Cache the results of ``make`` separately in each thread, for results that only one thread may use at a time."""
     local = threading.local()
 
     @functools.wraps(make)
     def cached(*arguments: Hashable) -> R:
         if not hasattr(local, "cached"):
             local.cached = functools.lru_cache(maxsize)(make)
-        made: R = local.cached(*arguments)
-        return made
+        result: R = local.cached(*arguments)
+        return result
 
     return cached

@@ -1,4 +1,4 @@
-"""Many simulators, spread over processes: one message per process and chunk, answered when it is done."""
+"""Many simulators distributed over processes, with one message per process and chunk."""
 
 from __future__ import annotations
 
@@ -23,25 +23,30 @@ from act_kit.sim.render import CameraViews, find_gl, get_renderer
 from act_kit.sim.simulator import Simulator, as_actions
 from act_kit.sim.tasks import get_task
 from act_kit.sim.threads import Exclusive
-from act_kit.sim.workers import Worker, died, environment, init_worker
+from act_kit.workers import Worker, environment, init_worker, worker_error
 
 
 @dataclass(frozen=True)
 class SimulationFailure:
-    """What a row answers instead of a segment when its simulation broke down."""
+    """Result of a row whose simulation raised an exception.
+
+    Attributes:
+        message: Type and message of the exception.
+    """
 
     message: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a row answers to a reset or to a chunk of actions.
+    """Result of a reset, or of a chunk of actions, of one row.
 
     Attributes:
-        state: float64 (39,), after it.
-        distance: After it.
-        segment: What happened on the way; None after a reset.
-        images: uint8 (C, H, W, 3), after it; None without views, and at the horizon, where nobody looks any more.
+        state: float64 (39,), after the last step.
+        distance: Distance to the goal after the last step.
+        step_batch: Results of the steps; None after a reset.
+        images: uint8 (C, H, W, 3), after the last step; None without views, and at the horizon, where no images are
+            needed.
     """
 
     state: np.ndarray
@@ -54,7 +59,7 @@ _Method = Literal["reset", "step"]
 
 
 class _Rows:
-    """The simulators of one process, each built when its row is first reset to a start of that task."""
+    """Simulators of one process, each created at the first reset of its row to an initial state of its task."""
 
     def __init__(self, engine: str, views: CameraViews | None) -> None:
         self._engine = engine
@@ -63,12 +68,12 @@ class _Rows:
         self._first_of_task: dict[str, Simulator] = {}
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    def answer(self, method: _Method, arguments: Mapping[int, Any]) -> dict[int, StepResult | SimulationFailure]:
-        """Carry out one message."""
-        return {row: self._answer(method, row, argument) for row, argument in arguments.items()}
+    def execute(self, method: _Method, arguments: Mapping[int, Any]) -> dict[int, StepResult | SimulationFailure]:
+        """Execute one message; return the result of each row."""
+        return {row: self._execute(method, row, argument) for row, argument in arguments.items()}
 
-    def _answer(self, method: _Method, row: int, argument: Any) -> StepResult | SimulationFailure:
-        began = time.perf_counter()
+    def _execute(self, method: _Method, row: int, argument: Any) -> StepResult | SimulationFailure:
+        start_time = time.perf_counter()
         step_batch = None
         if method == "reset":
             simulator = self._simulator(row, argument.task)
@@ -78,22 +83,22 @@ class _Rows:
             try:
                 step_batch = simulator.step_chunk(argument)
             except Exception as error:
-                # One unstable simulation must not take the others of its process with it. Its row starts afresh.
+                # One unstable simulation must not stop the others of its process. Its row gets a new simulator.
                 del self._simulators[row]
                 return SimulationFailure(f"{type(error).__name__}: {error}")
-        simulated = time.perf_counter()
+        simulated_time = time.perf_counter()
         images = None
         if self._views and simulator.steps_left:
             images = get_renderer(self._views.settings).draw(simulator, simulator.physics(), self._views.cameras)
-        self.seconds["simulating"] += simulated - began
-        self.seconds["rendering"] += time.perf_counter() - simulated
+        self.seconds["simulating"] += simulated_time - start_time
+        self.seconds["rendering"] += time.perf_counter() - simulated_time
         return StepResult(state=simulator.state, distance=simulator.distance, step_batch=step_batch, images=images)
 
     def _simulator(self, row: int, task: str) -> Simulator:
-        """Return the row's simulator, another one if its task changes."""
+        """Return the row's simulator; replace it if the task changes."""
         if row not in self._simulators or self._simulators[row].task.name != task:
             self._simulators[row] = Simulator(task, self._engine)
-            # Kept, and with it the model that those of a task share: that takes 0.2 s, the next simulator 3 ms.
+            # Keeps the shared model of the task alive: it takes 0.2 s, each further simulator 3 ms.
             self._first_of_task.setdefault(task, self._simulators[row])
         return self._simulators[row]
 
@@ -101,7 +106,7 @@ class _Rows:
 def _serve(engine: str, views: CameraViews | None, connection: Connection) -> None:
     init_worker()
     rows = _Rows(engine, views)
-    # Read ahead: whoever sends the next message must not have to wait until this one is answered.
+    # Reads ahead, so that the sender of the next message does not wait for the result of this one.
     messages: queue.SimpleQueue[tuple[_Method, Mapping[int, Any]] | None] = queue.SimpleQueue()
 
     def read() -> None:
@@ -114,90 +119,96 @@ def _serve(engine: str, views: CameraViews | None, connection: Connection) -> No
     threading.Thread(target=read, daemon=True, name="read").start()
     while (message := messages.get()) is not None:
         try:
-            answers: dict[int, StepResult | SimulationFailure] | Exception = rows.answer(*message)
+            results: dict[int, StepResult | SimulationFailure] | Exception = rows.execute(*message)
         except Exception as error:
-            answers = error
+            results = error
         try:
-            connection.send((answers, dict(rows.seconds)))
-        except OSError:  # the parent has stopped listening
+            connection.send((results, dict(rows.seconds)))
+        except OSError:  # the parent has closed the connection
             return
         rows.seconds.clear()
 
 
 def _check_row(row: object) -> None:
     if isinstance(row, bool) or not isinstance(row, int | np.integer) or row < 0:
-        raise ArrayError(f"Row {row!r} of a vector simulator: expected an integer from 0.")
+        raise ArrayError(f"Row {row!r} of a vector simulator: expected an integer of at least 0.")
 
 
 class VectorSimulator:
-    """Simulators by row, each of the task that it was last reset to a start of.
+    """Simulators by row; the task of a row is that of its last reset.
 
-    Row r lives in process ``r % num_workers``. ``reset`` and ``step`` return at once; ``receive`` returns what has been
-    answered. Those of one process are carried out in their order. A process needs 30 MB for each task that came its
-    way, 70 MB if it draws, and 1 MB for each row. One thread uses it at a time; several threads make one each.
+    Row r runs in process ``r % num_workers``. ``reset`` and ``step`` return immediately; ``receive`` returns the
+    available results. A process executes its messages in order. It needs 30 MB for each task it has simulated, 70 MB
+    if it renders, and 1 MB for each row. Only one thread may use a vector simulator at a time; each thread makes its
+    own.
 
     Attributes:
-        num_workers: Processes that simulate, be it this one.
-        views: Through which cameras every state is shown; None for none.
-        seconds: Where the processes spent their time since this was made: simulating, rendering.
+        num_workers: Number of processes that simulate, including this process if there are no others.
+        views: Cameras whose images are rendered after each reset and chunk; None for none.
+        seconds: Total time of the processes by activity: simulating, rendering.
     """
 
     def __init__(self, num_workers: int, *, engine: str = "fast", views: CameraViews | None = None) -> None:
-        """Use so many processes of their own, or with 0 this one, which then needs a GL library set to draw views."""
+        """Start ``num_workers`` processes; with 0, simulate in this process.
+
+        With ``views`` and 0 workers, the environment of this process must select an OpenGL library.
+        """
         self.num_workers = max(1, num_workers)
         self.views = views
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._num_asked = 0
-        self._begun: set[int] = set()
+        self._num_pending = 0
+        self._reset_rows: set[int] = set()
         self._exclusive = Exclusive("vector simulator", "make one for each thread.")
-        self._own = None if num_workers else _Rows(engine, views)
+        self._local_rows = None if num_workers else _Rows(engine, views)
         self._inbox: deque[tuple[_Method, Mapping[int, Any]]] = deque()
         self._workers: list[tuple[Worker, Connection]] = []
         with environment(find_gl(num_workers).environment if num_workers and views else {}):
             for _ in range(num_workers):
-                ours, theirs = multiprocessing.Pipe()
-                process = Worker(target=_serve, args=(engine, views, theirs), daemon=True)
+                parent_end, worker_end = multiprocessing.Pipe()
+                process = Worker(target=_serve, args=(engine, views, worker_end), daemon=True)
                 process.start()
-                theirs.close()
-                self._workers.append((process, ours))
+                worker_end.close()
+                self._workers.append((process, parent_end))
 
     def __getstate__(self) -> object:
         raise TypeError(
-            "A VectorSimulator cannot be copied or pickled: it has processes. Fix: make another; to copy an episode, "
-            "use a Simulator and simulator.save()."
+            "A VectorSimulator cannot be copied or pickled because it has processes. Fix: make another one; to copy an "
+            "episode, use a Simulator and simulator.save()."
         )
 
     def reset(self, init_states: Mapping[int, InitialState]) -> None:
-        """Reset rows to starts.
+        """Reset rows to initial states.
 
         Raises:
-            StartError: One is no start, or Meta-World would never accept it; nothing has been reset then.
+            InitialStateError: A task cannot be reset to its initial state; no row has been reset.
         """
         for row, init_state in init_states.items():
             _check_row(row)
             if not isinstance(init_state, InitialState):
-                raise InitialStateError(f"Row {row} is reset to a Start, not to {type(init_state).__name__}.")
+                raise InitialStateError(
+                    f"Row {row} cannot be reset to {type(init_state).__name__}: expected an InitialState."
+                )
             get_task(init_state.task).check(init_state.array)
         with self._exclusive:
-            self._ask("reset", init_states)
-            self._begun.update(init_states)
+            self._send("reset", init_states)
+            self._reset_rows.update(init_states)
 
     def step(self, chunks: Mapping[int, np.ndarray]) -> None:
         """Step rows by chunks of actions (T, 4), clipped to [-1, 1].
 
         Raises:
-            ArrayError: They are no finite numbers of that shape; no row has been stepped then.
-            StartError: A row was never reset.
+            ArrayError: The actions are not finite numbers of this shape; no row has been stepped.
+            InitialStateError: A row was never reset.
         """
-        missing = chunks.keys() - self._begun
+        missing = chunks.keys() - self._reset_rows
         if missing:
-            raise InitialStateError(f"{name_rows(sorted(missing))} has no episode yet. Fix: reset it to a start first.")
+            raise InitialStateError(f"No episode yet in {name_rows(sorted(missing))}. Fix: call reset before step.")
         checked = {row: as_actions(chunk, f"actions of row {row}") for row, chunk in chunks.items()}
         with self._exclusive:
-            self._ask("step", checked)
+            self._send("step", checked)
 
-    def _ask(self, method: _Method, arguments: Mapping[int, Any]) -> None:
-        if self._own is not None:
+    def _send(self, method: _Method, arguments: Mapping[int, Any]) -> None:
+        if self._local_rows is not None:
             if arguments:
                 self._inbox.append((method, arguments))
             return
@@ -207,46 +218,46 @@ class VectorSimulator:
         try:
             for worker, share in shares.items():
                 self._workers[worker][1].send((method, share))
-                self._num_asked += 1
+                self._num_pending += 1
         except (EOFError, OSError) as error:
-            raise died("simulated", [process for process, _ in self._workers]) from error
+            raise worker_error("simulating", [process for process, _ in self._workers]) from error
 
     def receive(self) -> dict[int, StepResult | SimulationFailure]:
-        """Wait for the next answers and return all there are, by row; empty if nothing was asked."""
+        """Wait for results and return all available ones, by row; empty if no message is pending."""
         with self._exclusive:
             return self._receive_all()
 
     def _receive_all(self) -> dict[int, StepResult | SimulationFailure]:
-        if self._own is not None:
-            answers = self._own.answer(*self._inbox.popleft()) if self._inbox else {}
-            self._note(self._own.seconds)
-            self._own.seconds.clear()
-            return answers
-        answers = {}
-        if self._num_asked:
+        if self._local_rows is not None:
+            results = self._local_rows.execute(*self._inbox.popleft()) if self._inbox else {}
+            self._add_seconds(self._local_rows.seconds)
+            self._local_rows.seconds.clear()
+            return results
+        results = {}
+        if self._num_pending:
             connections = [connection for _, connection in self._workers]
             for connection in wait(connections):
-                answers |= self._receive(connection)
-        return answers
+                results |= self._receive(connection)
+        return results
 
     def _receive(self, connection: Any) -> dict[int, StepResult | SimulationFailure]:
         try:
-            answers, seconds = connection.recv()
+            results, seconds = connection.recv()
         except (EOFError, OSError) as error:
-            raise died("simulated", [process for process, _ in self._workers]) from error
-        self._num_asked -= 1
-        if isinstance(answers, Exception):
-            raise answers
-        self._note(seconds)
-        received: dict[int, StepResult | SimulationFailure] = answers
+            raise worker_error("simulating", [process for process, _ in self._workers]) from error
+        self._num_pending -= 1
+        if isinstance(results, Exception):
+            raise results
+        self._add_seconds(seconds)
+        received: dict[int, StepResult | SimulationFailure] = results
         return received
 
-    def _note(self, seconds: Mapping[str, float]) -> None:
-        for what, spent in seconds.items():
-            self.seconds[what] += spent
+    def _add_seconds(self, seconds: Mapping[str, float]) -> None:
+        for activity, spent in seconds.items():
+            self.seconds[activity] += spent
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the processes."""
         for _, connection in self._workers:
             connection.close()
         for process, _ in self._workers:

@@ -1,8 +1,8 @@
 """Checkpoints of a run: ``checkpoints/step-001200``, and the links ``last`` and ``best`` to them.
 
-A checkpoint is complete before ``last`` points to it, and links are replaced atomically. So a kill at any moment leaves
-``last`` a checkpoint from which training goes on to the same bits; it also says which one is ``best``. Nothing is
-pickled.
+A checkpoint is complete before ``last`` points to it, and links are replaced atomically. After a kill at any moment,
+``last`` is therefore a checkpoint from which training resumes bit-exact; it also records which one is ``best``. Nothing
+is pickled.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from act_kit.policies.weights import load_tensors, state_dict_mismatch
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """What training needs to go on as if it had never stopped, beside the policy.
+    """State that a bit-exact resume needs in addition to the policy.
 
     Attributes:
         step: Gradient steps taken.
-        best_successes: Of the best checkpoint's selection rollouts, or -1 before the first.
-        best_step: Its step.
+        best_successes: Successes in the best checkpoint's selection rollouts, or -1 before the first.
+        best_step: Step of the best checkpoint.
         optimizer: AdamW's moments, by ``<parameter>.<moment>``.
-        weights: Of the model, where the policy is their moving average; otherwise empty.
-        rng, device_rng: States of torch's generators, uint8; of a GPU's empty without one.
+        weights: Weights of the model if the policy is their moving average; otherwise empty.
+        rng, device_rng: States of torch's CPU and GPU generators, uint8; the latter is empty without a GPU.
     """
 
     step: int
@@ -57,17 +57,17 @@ class Checkpoints:
 
     @property
     def exist(self) -> bool:
-        """Whether one was ever saved."""
+        """True if a checkpoint was saved."""
         return (self.folder / "last").exists()
 
     def save(self, policy: Policy, state: TrainingState, self_test: Mapping[str, np.ndarray]) -> None:
-        """Save both as ``last``, and delete what is neither that nor the best.
+        """Save policy and state as ``last``, and delete all checkpoints except ``last`` and ``best``.
 
         Raises:
-            OutputError: The run has been deleted meanwhile.
+            OutputError: The run has been deleted in the meantime.
         """
         name = _name(state.step)
-        with still_there(self.folder.parent), _full_disks_told():
+        with still_there(self.folder.parent), _convert_disk_errors():
             self.folder.mkdir(exist_ok=True)
             for torn in self.folder.glob(".step-*"):
                 shutil.rmtree(torn)
@@ -75,20 +75,21 @@ class Checkpoints:
             fresh.mkdir()
             policy.save(fresh, self_test)
             rng = {"host": state.rng, "device": state.device_rng}
-            groups = {"optimizer": state.optimizer, "weights": state.weights, "rng": rng}
-            tensors = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+            tensors: dict[str, Tensor] = {}
+            for group, named in (("optimizer", state.optimizer), ("weights", state.weights), ("rng", rng)):
+                tensors |= {f"{group}/{key}": tensor for key, tensor in named.items()}
             save_file(tensors, fresh / "training.safetensors")
             numbers = {key: getattr(state, key) for key in ("step", "best_successes", "best_step")}
             write_json(fresh / "training.json", numbers)
             target = self.folder / name
-            if target.exists():  # of a run that was killed before it could link it
+            if target.exists():  # left by a run that was killed before linking it
                 shutil.rmtree(target)
             fresh.rename(target)
             self._link("last", name)
             self._tidy(state)
 
     def _tidy(self, state: TrainingState) -> None:
-        """Link the best checkpoint, which a kill may have prevented, and delete all but that and the last one."""
+        """Link the best checkpoint, in case a kill prevented it, and delete all others except the last one."""
         best = _name(state.best_step)
         if state.best_successes >= 0 and (self.folder / best).is_dir():
             self._link("best", best)
@@ -105,10 +106,10 @@ class Checkpoints:
         os.replace(fresh, self.folder / link)
 
     def load_last(self) -> tuple[Policy, TrainingState]:
-        """Load what training goes on from.
+        """Load the policy and the state of the last checkpoint.
 
         Raises:
-            CheckpointError: There is none, or it is damaged.
+            CheckpointError: There is no checkpoint, or it is damaged.
         """
         policy = Policy.load(self.folder / "last")
         folder = self.folder / "last"
@@ -117,31 +118,34 @@ class Checkpoints:
             numbers = read_json(folder / "training.json")
             if not all(type(number) is int and -1 <= number <= numbers["step"] for number in numbers.values()):
                 raise ValueError(f"training.json: {numbers}")
-            if numbers["step"] != policy.contract.step:
-                raise ValueError(f"training.json is of step {numbers['step']}, policy.json of {policy.contract.step}")
+            if numbers["step"] != policy.metadata.step:
+                raise ValueError(f"training.json is of step {numbers['step']}, policy.json of {policy.metadata.step}")
             named: dict[str, dict[str, Tensor]] = {"optimizer": {}, "weights": {}, "rng": {}}
             for name, tensor in tensors.items():
                 group, _, rest = name.partition("/")
                 named[group][rest] = tensor
             state = TrainingState(
-                **numbers, optimizer=named["optimizer"], weights=named["weights"], rng=named["rng"]["host"],
+                **numbers,
+                optimizer=named["optimizer"],
+                weights=named["weights"],
+                rng=named["rng"]["host"],
                 device_rng=named["rng"]["device"],
-            )  # fmt: skip
+            )
             torch.Generator().set_state(state.rng)
-            wrong = state_dict_mismatch(policy.model.state_dict(), state.weights) if state.weights else ""
-            if wrong or not all(tensor.isfinite().all() for tensor in tensors.values()):
-                raise ValueError(wrong or "training.safetensors holds numbers that are not finite")
+            mismatch = state_dict_mismatch(policy.model.state_dict(), state.weights) if state.weights else ""
+            if mismatch or not all(tensor.isfinite().all() for tensor in tensors.values()):
+                raise ValueError(mismatch or "training.safetensors holds numbers that are not finite")
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
-                f"The checkpoint {folder} is damaged, training cannot go on from it: {error}."
+                f"The checkpoint {folder} is damaged, training cannot resume from it: {error}."
             ) from error
         self._tidy(state)
         return policy, state
 
 
 @contextmanager
-def _full_disks_told() -> Generator[None]:
-    """Raise what the system reported, where safetensors packs it into an error of its own."""
+def _convert_disk_errors() -> Generator[None]:
+    """Raise the system's OSError (such as a full disk) where safetensors wraps it in its own error."""
     try:
         yield
     except SafetensorError as error:
@@ -156,27 +160,27 @@ def _name(step: int) -> str:
 
 
 def cpu_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
-    """Return a module's weights as tensors of their own on the processor."""
+    """Return copies of a module's weights on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
     """Return an optimizer's state as tensors by ``<parameter>.<key>``."""
-    return {
-        f"{names[parameter]}.{key}": torch.as_tensor(value).detach().cpu().contiguous()
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-    }
+    tensors: dict[str, Tensor] = {}
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            tensors[f"{names[parameter]}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    return tensors
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str], saved: dict[str, Tensor]) -> None:
-    """Put tensors of :func:`optimizer_tensors` back, exactly those and no others.
+    """Restore an optimizer's state from tensors of :func:`optimizer_tensors`, one set per parameter.
 
     Raises:
-        CheckpointError: Some are missing, or of another shape.
+        CheckpointError: A tensor is missing or has the wrong shape.
     """
     for parameter, name in names.items():
         keys = [key for key in saved if key.rpartition(".")[0] == name]
         if not keys or any(saved[key].shape not in (parameter.shape, ()) for key in keys):
-            raise CheckpointError(f"The checkpoint holds no optimizer state of {name}, or of another shape.")
+            raise CheckpointError(f"The checkpoint's optimizer state of {name} is missing or has the wrong shape.")
         optimizer.state[parameter] = {key.rpartition(".")[2]: saved[key].clone() for key in keys}

@@ -1,7 +1,7 @@
-"""The processes of one training, as ``torchrun`` starts them; one process is a group of one.
+"""Process group of a training run, as started by ``torchrun``; a single process is a group of one.
 
-They all draw the same random numbers and each computes its share of every batch, so their number changes nothing but
-the order of the sums.
+All processes draw the same random numbers and each computes its share of every batch, so the number of processes
+changes only the order of the sums.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessGroup:
-    """This process among those that train together.
+    """This process and its group.
 
     Attributes:
-        rank: Its number, from 0. Process 0 writes files and rolls out.
-        size: How many there are.
-        control: Their group for messages between processors, whatever carries the gradients; None for one process.
+        rank: Rank of this process, from 0. Process 0 writes files and rolls out.
+        size: Number of processes.
+        control: Group for CPU messages, separate from the one that exchanges gradients; None for a single process.
     """
 
     rank: int = 0
@@ -31,9 +31,9 @@ class ProcessGroup:
 
     @classmethod
     def join(cls, device: str) -> ProcessGroup:
-        """Join the processes that ``torchrun`` started, if it did, each with a GPU of its own.
+        """Join the group that ``torchrun`` started, with one GPU per process; without ``torchrun``, a group of one.
 
-        A process may wait for the others while one of them rolls out; whether anything hangs is the watchdog's affair.
+        The timeout is long because processes wait while the first one rolls out; the watchdog detects hangs.
         """
         if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
             return cls()
@@ -46,30 +46,30 @@ class ProcessGroup:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and rolls out."""
+        """True if this process writes files and rolls out."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Add up everybody's float tensor, on the processor; it ends with everybody."""
+        """Return the sum of a float tensor over all processes, on the CPU; blocks until all have called it."""
         total = values.detach().cpu().clone()
         if self.control is not None:
             dist.all_reduce(total, group=self.control)
         return total
 
     def any(self, flag: bool) -> bool:
-        """Whether anybody says so; asked of all at the same step."""
+        """Return True if the flag is true in any process; all must call it at the same step."""
         return bool(self.sum(torch.tensor(float(flag))) > 0)
 
     def wait(self) -> None:
-        """Wait for everybody."""
+        """Wait for all processes."""
         if self.control is not None:
             dist.barrier(group=self.control)
 
     def leave(self) -> None:
-        """Part from the others."""
+        """Leave the process group."""
         if self.control is not None:
             dist.destroy_process_group()
 
 
 SINGLE_PROCESS = ProcessGroup()
-"""One process."""
+"""Group of one process."""

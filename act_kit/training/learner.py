@@ -1,7 +1,8 @@
-"""Gradient steps: a batch by index from data that is already on the device, and nothing that waits for it.
+"""Gradient steps on batches that are gathered by index from data on the device, without waiting for the device.
 
-A batch is divided among the processes of the group and, in each, into parts; every part's loss is its share of the
-whole batch's, so neither division changes what is learnt. All random numbers are drawn for the whole batch, by all.
+A batch is divided among the processes of the group and, in each process, into parts. The loss of a part is its share of
+the whole batch's loss, so the division does not change what is learned. Every process draws the random numbers of the
+whole batch.
 
 Shapes: B batch, C cameras.
 """
@@ -32,53 +33,56 @@ from act_kit.training.distributed import ProcessGroup
 from act_kit.training.profiling import count_flops
 
 _EMA_WARMUP = 10
-"""The average begins as the weights, and its memory grows to what was asked for: (1 + n) / (10 + n) at step n."""
+"""Warm-up of the moving average: its decay is (1 + n) / (10 + n) at step n, up to ``trainer.ema_decay``."""
 
 
 def learning_rate(step: int, *, steps: int, peak: float, warmup: float) -> float:
-    """Rise linearly for ``warmup`` of the steps, then fall to 0 along a cosine; ``step`` counts from 0."""
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return peak * (step + 1) / rising
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+    """Return the learning rate: linear warm-up for a fraction ``warmup`` of the steps, then cosine decay to 0.
+
+    ``step`` counts from 0.
+    """
+    warmup_steps = max(1, round(warmup * steps))
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
 
 
 class Learner:
-    """The model, its optimiser and perhaps the moving average of its weights.
+    """The model, its optimizer and, optionally, the moving average of its weights.
 
     Attributes:
-        model: What is fitted.
-        average: Its moving average, or None.
-        normaliser: Fitted to the training states.
-        names: Of the model's parameters.
+        model: Model that is trained.
+        average: Moving average of the model, or None.
+        normalizer: Normalizer fitted to the training states.
+        names: Names of the model's parameters.
         optimizer: AdamW.
-        dtype: Of matrix products.
+        dtype: Type of the matrix products.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        windows: ChunkSampler,
+        sampler: ChunkSampler,
         tasks: tuple[str, ...],
         *,
         device: torch.device,
         group: ProcessGroup,
     ) -> None:
-        """Build everything from ``config.trainer.seed``.
+        """Build the model from ``config.trainer.seed`` and fit the normalizer.
 
         Raises:
-            ConfigError: More parts than windows in a batch, or unusable task embeddings.
-            CheckpointError: Unusable weights of the backbone.
+            ConfigError: A batch has more parts than samples, or the task embeddings are invalid.
+            CheckpointError: The backbone weights are invalid.
         """
         self.config = config
-        self.windows = windows
+        self.sampler = sampler
         self.device = device
         self.group = group
         self._num_parts = group.size * config.compute.micro_batches
         if self._num_parts > config.trainer.batch_size:
             raise ConfigError(
-                f"trainer.batch_size={config.trainer.batch_size} cannot be divided among {group.size} processes and "
-                f"compute.micro_batches={config.compute.micro_batches} parts in each."
+                f"trainer.batch_size={config.trainer.batch_size} cannot be divided among {group.size} processes with "
+                f"compute.micro_batches={config.compute.micro_batches} parts each."
             )
         torch.manual_seed(config.trainer.seed)
         embeddings = config.policy.task_embeddings
@@ -90,7 +94,7 @@ class Learner:
             load_backbone(net, Path(config.policy.backbone_weights))
         self.average = copy.deepcopy(self.model).requires_grad_(False) if config.trainer.ema_decay else None
         self.normalizer = Normalizer(STATE_DIM).to(device)
-        self.normalizer.fit(windows.states_TS[windows.train_steps])
+        self.normalizer.fit(sampler.states_TS[sampler.train_steps])
         self.names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
         self.optimizer = torch.optim.AdamW(
             list(self.names), lr=config.trainer.lr, weight_decay=config.trainer.weight_decay, fused=True
@@ -100,17 +104,17 @@ class Learner:
         self.dtype = torch.bfloat16 if half else torch.float32
         self._forward: Callable[..., Prediction] = self.model
         self._compiles = config.compute.compile == "on" or (config.compute.compile == "auto" and on_gpu)
-        # A captured graph hands out the same gradients' memory again, so that parts could not add to them.
+        # A captured CUDA graph reuses the memory of the gradients, so several parts could not accumulate into them.
         self._captures = self._compiles and on_gpu and self._num_parts == 1
         if self._compiles:
             self._forward = torch.compile(self.model, mode="reduce-overhead" if self._captures else "default")
-        self._synchronised: DistributedDataParallel | None = None
+        self._distributed: DistributedDataParallel | None = None
         if group.size > 1:
-            self._synchronised = DistributedDataParallel(self._forward, broadcast_buffers=False)
-            self._forward = self._synchronised
+            self._distributed = DistributedDataParallel(self._forward, broadcast_buffers=False)
+            self._forward = self._distributed
 
-    def take_over(self, policy: Policy) -> None:
-        """Begin with the weights of a policy, and with its normaliser, whose scale they were fitted to."""
+    def load_weights(self, policy: Policy) -> None:
+        """Initialize from a policy's weights and its normalizer, which the weights were trained with."""
         for model in (self.model, self.average):
             if model is not None:
                 model.load_state_dict(policy.model.state_dict())
@@ -118,12 +122,12 @@ class Learner:
 
     @property
     def eval_model(self) -> ACT:
-        """The model that becomes the policy."""
+        """Model that becomes the policy: the moving average if there is one."""
         return self.model if self.average is None else self.average
 
     @property
     def num_parameters(self) -> int:
-        """Numbers that are fitted."""
+        """Number of trained parameters."""
         return sum(parameter.numel() for parameter in self.names)
 
     def step(self, index: int) -> dict[str, Tensor]:
@@ -140,37 +144,36 @@ class Learner:
         grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
         self.optimizer.step()
         if self.average is not None:
-            memory = min(settings.ema_decay, (1 + index) / (_EMA_WARMUP + index))
+            decay = min(settings.ema_decay, (1 + index) / (_EMA_WARMUP + index))
             with torch.no_grad():
                 for average, parameter in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                    average.lerp_(parameter, 1 - memory)
+                    average.lerp_(parameter, 1 - decay)
         return {**losses, "train/grad_norm": grad_norm.detach(), "train/lr": torch.tensor(lr)}
 
     def _add_gradients(self, forward: Callable[..., Prediction]) -> dict[str, Tensor]:
-        """Draw a batch and add the gradient of its loss to that of the parameters."""
+        """Sample a batch and add the gradient of its loss to the parameters' gradients."""
         settings, policy = self.config.trainer, self.config.policy
-        steps_B = self.windows.draw(settings.batch_size)
-        num_valid = (self.windows.last_T[steps_B] - steps_B + 1).clamp(max=policy.chunk_size).sum()
+        steps_B = self.sampler.draw(settings.batch_size)
+        num_valid = (self.sampler.last_T[steps_B] - steps_B + 1).clamp(max=policy.chunk_size).sum()
         offsets_BC2 = noise_BZ = None
         if policy.sees_images:
             shape = (settings.batch_size, len(policy.cameras), 2)
             offsets_BC2 = torch.randint(2 * settings.shift_px + 1, shape, device=self.device)
-        if policy.cvae_layers and (self._num_parts > 1 or self._compiles):  # each part's, and compiled, would be others
+        # Separate parts and a compiled model would draw other noise than the whole batch does in eager mode.
+        if policy.cvae_layers and (self._num_parts > 1 or self._compiles):
             noise_BZ = torch.randn(settings.batch_size, policy.latent_dim, device=self.device)
         sums: dict[str, Tensor] = {}
         parts = torch.arange(settings.batch_size, device=self.device).tensor_split(self._num_parts)
-        mine = parts[self.group.rank :: self.group.size]
-        for number, part in enumerate(mine):
-            batch = self.windows.gather(steps_B[part])
-            offsets = None if offsets_BC2 is None else offsets_BC2[part]
-            with self._exchange(is_last=number == len(mine) - 1):
+        own_parts = parts[self.group.rank :: self.group.size]
+        for number, part in enumerate(own_parts):
+            batch = self.sampler.gather(steps_B[part])
+            observation = self._observe(batch, None if offsets_BC2 is None else offsets_BC2[part])
+            noise = None if noise_BZ is None else noise_BZ[part]
+            with self._sync_gradients(is_last=number == len(own_parts) - 1):
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                    prediction = forward(
-                        self._observe(batch, offsets), batch.actions_BKA, batch.is_pad_BK,
-                        None if noise_BZ is None else noise_BZ[part],
-                    )  # fmt: skip
+                    prediction = forward(observation, batch.actions_BKA, batch.is_pad_BK, noise)
                 losses = self._losses(prediction, batch, num_valid)
-                # Of processes, gradients are averaged; losses are shares of a sum.
+                # Gradients are averaged over processes, but the losses are shares of a sum.
                 (losses["train/loss"] * self.group.size).backward()  # type: ignore[no-untyped-call]
             sums = {name: sums[name] + loss.detach() if sums else loss.detach() for name, loss in losses.items()}
         return sums
@@ -179,9 +182,9 @@ class Learner:
         settings = self.config.trainer
         l1 = masked_l1(prediction.actions_BKA.float(), batch.actions_BKA, batch.is_pad_BK, num_valid)
         if prediction.mean_BZ is None or prediction.logvar_BZ is None:
-            return {"train/loss": l1, "train/l1_prior": l1}
+            return {"train/loss": l1, "train/l1": l1}
         kl = kl_divergence(prediction.mean_BZ.float(), prediction.logvar_BZ.float(), settings.batch_size)
-        return {"train/loss": l1 + settings.kl_weight * kl, "train/l1_posterior": l1, "train/kl": kl}
+        return {"train/loss": l1 + settings.kl_weight * kl, "train/l1_reconstruction": l1, "train/kl": kl}
 
     def _observe(self, batch: Batch, offsets_BC2: Tensor | None = None) -> Observation:
         images_BCHW3 = batch.images_BCHW3
@@ -189,15 +192,15 @@ class Learner:
             images_BCHW3 = random_shift(images_BCHW3, self.config.trainer.shift_px, offsets_BC2)
         return Observation(states_BS=self.normalizer(batch.states_BS), tasks_B=batch.tasks_B, images_BCHW3=images_BCHW3)
 
-    def _exchange(self, *, is_last: bool) -> AbstractContextManager[Any]:
-        """Exchange gradients with the other processes after the last part only."""
-        return nullcontext() if self._synchronised is None or is_last else self._synchronised.no_sync()
+    def _sync_gradients(self, *, is_last: bool) -> AbstractContextManager[Any]:
+        """Return a context that exchanges gradients with the other processes after the last part only."""
+        return nullcontext() if self._distributed is None or is_last else self._distributed.no_sync()
 
     def dry_run(self) -> int:
-        """Compute a gradient and forget it; return the floating-point operations of a step of this process.
+        """Compute a gradient and discard it; return the floating-point operations of a step in this process.
 
         Raises:
-            TrainingError: The device has no room for it.
+            TrainingError: A step does not fit on the device.
         """
         on_gpu = [self.device] if self.device.type == "cuda" else []
         self.model.train()
@@ -207,7 +210,7 @@ class Learner:
         except torch.OutOfMemoryError as error:
             parts = self.config.compute.micro_batches
             raise TrainingError(
-                f"A step of {self.config.trainer.batch_size} windows in {parts} parts does not fit on the GPU: "
+                f"A batch of {self.config.trainer.batch_size} in {parts} parts does not fit on the GPU. Fix: "
                 f"compute.micro_batches={2 * parts}"
             ) from error
         self.optimizer.zero_grad()
@@ -215,15 +218,15 @@ class Learner:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Return the L1 losses on the validation episodes: with z = 0 as in use and, of a CVAE, with its z.
+        """Return the L1 losses on the validation episodes: with z = 0 as at inference and, for a CVAE, with its z.
 
-        Takes nothing from torch's generator, so that how often one validates does not change what is learnt.
+        Leaves torch's generator unchanged, so the validation frequency does not change what is learned.
         """
         model = self.eval_model.eval()
         sums = torch.zeros(3, dtype=torch.float64)
         size = max(self.config.trainer.batch_size, 256) if not self.config.policy.sees_images else 64
-        for steps_B in self.windows.val_steps.split(size):  # type: ignore[no-untyped-call]
-            batch = self.windows.gather(steps_B)
+        for steps_B in self.sampler.val_steps.split(size):  # type: ignore[no-untyped-call]
+            batch = self.sampler.gather(steps_B)
             num_valid = (~batch.is_pad_BK).sum()
             embedded = model.embed(self._observe(batch))
             prior = posterior = masked_l1(model.decode(embedded, None), batch.actions_BKA, batch.is_pad_BK, num_valid)

@@ -1,4 +1,4 @@
-"""How fast a step could be: its arithmetic, counted, against the rate at which the device multiplies matrices."""
+"""Roofline of a gradient step: its floating-point operations and the peak rate of the device's matrix products."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _REPEATS = 5
 
 
 def count_flops(step: Callable[[], object]) -> int:
-    """Count the floating-point operations of the matrix products, convolutions and attentions that ``step`` does."""
+    """Count the floating-point operations of the matrix products, convolutions and attention in ``step``."""
     with FlopCounterMode(display=False) as counter:
         step()
     return int(counter.get_total_flops())
 
 
 def measure_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure FLOP/s of large matrix products of ``dtype``: the best of a few. Takes nothing from torch's generator."""
+    """Return the best FLOP/s of a few large matrix products of ``dtype``. Leaves torch's generator unchanged."""
     side = _SIDE[device.type]
     matrix = torch.ones(side, side, device=device, dtype=dtype)
     best = 0.0

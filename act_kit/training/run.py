@@ -1,5 +1,8 @@
-"""A run's folder: ``config.yaml`` (resolved), ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``; and
-``evaluations.jsonl``, which lists the evaluations of it that lie elsewhere."""
+"""Run folders, and the checks before training.
+
+A run holds ``config.yaml`` (resolved), ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and ``evaluations.jsonl``.
+The latter lists the run's evaluations that are stored in other folders.
+"""
 
 from __future__ import annotations
 
@@ -39,25 +42,24 @@ _EVALUATIONS = "evaluations.jsonl"
 def create_run(
     run: Path, data: Sequence[Path], overrides: Sequence[str], flags: Mapping[str, Any], *, overwrite: bool
 ) -> TrainConfig:
-    """Compose the configuration, check it against the data and the files it names, and make the run's folder.
+    """Compose the configuration, check it against the data and the files it names, and create the run's folder.
 
-    What it replaces is kept until the run is trained (:func:`~act_kit.files.finish_output`).
+    A folder that it replaces is kept until the run is trained (:func:`~act_kit.files.finish_output`).
     """
     config = compose("train", TrainConfig, overrides, flags)
     check_files(config, [EpisodeStore.open(path) for path in data])
-    resume = f"act train --resume --out {quoted(run)}"
     values = {"data": [str(path.resolve()) for path in data], **to_dict(config)}
-    how_to_go_on = f"{resume} goes on with it"
-    with new_folder(run, overwrite=overwrite, is_complete=False, how_to_go_on=how_to_go_on) as fresh:
+    resume_hint = f"act train --resume --out {quoted(run)} resumes it"
+    with new_folder(run, overwrite=overwrite, is_complete=False, how_to_go_on=resume_hint) as fresh:
         _write_config(fresh, values)
     return config
 
 
 def check_files(config: TrainConfig, stores: Sequence[EpisodeStore]) -> None:
-    """Refuse files that training would fail on: pictures, weights, embeddings, another run.
+    """Check the files that training needs: images, weights, task embeddings, the run in ``init_from``.
 
     Raises:
-        DatasetError, ConfigError, CheckpointError: They are missing, damaged, or do not fit the model.
+        DatasetError, ConfigError, CheckpointError: A file is missing, damaged, or does not fit the model.
     """
     if config.policy.cameras:
         find_images(stores, config.policy.cameras)
@@ -71,25 +73,25 @@ def check_files(config: TrainConfig, stores: Sequence[EpisodeStore]) -> None:
 
 
 def load_initial(config: TrainConfig, tasks: Sequence[str]) -> Policy:
-    """Load the policy whose weights training begins with.
+    """Load the policy of ``init_from``, whose weights training begins with.
 
     Raises:
-        CheckpointError: There is none, or its model is another one.
+        CheckpointError: There is no such policy, or its model or its tasks differ.
     """
     policy = Policy.load(config.init_from)
-    theirs, ours = to_dict(policy.model.config), to_dict(config.policy)
-    for key, value in ours.items():
-        is_file = key in ("backbone_weights", "task_embeddings")  # whose content the run brings
-        same = bool(theirs[key]) == bool(value) if is_file else theirs[key] == value
-        if not same and key != "dropout":
+    loaded = to_dict(policy.model.config)
+    for key, value in to_dict(config.policy).items():
+        is_file = key in ("backbone_weights", "task_embeddings")  # the checkpoint contains their content
+        is_same = bool(loaded[key]) == bool(value) if is_file else loaded[key] == value
+        if not is_same and key != "dropout":
             raise CheckpointError(
-                f"init_from={config.init_from} has policy.{key}={theirs[key]}, here it is {value}. Fix: give the "
-                "same policy options as for that run."
+                f"init_from={config.init_from} has policy.{key}={loaded[key]}, here it is {value}. Fix: use the "
+                "policy options of that run."
             )
-    if len(policy.contract.tasks) != len(tasks) or (len(tasks) > 1 and tuple(policy.contract.tasks) != tuple(tasks)):
+    if len(policy.metadata.tasks) != len(tasks) or (len(tasks) > 1 and tuple(policy.metadata.tasks) != tuple(tasks)):
         raise CheckpointError(
-            f"init_from={config.init_from} was trained on {', '.join(policy.contract.tasks)}, the data are of "
-            f"{', '.join(tasks)}: a policy of several tasks can only begin with one of the same tasks."
+            f"init_from={config.init_from} was trained on {', '.join(policy.metadata.tasks)}, the datasets are of "
+            f"{', '.join(tasks)}: a multi-task policy can only be initialized from a policy of the same tasks."
         )
     return policy
 
@@ -97,28 +99,28 @@ def load_initial(config: TrainConfig, tasks: Sequence[str]) -> Policy:
 def resume_run(
     run: Path, data: Sequence[Path], overrides: Sequence[str], flags: Mapping[str, Any]
 ) -> tuple[TrainConfig, list[Path]]:
-    """Return what :func:`load_run` does, after noting more steps, or where the datasets are now, in the run.
+    """Return the result of :func:`load_run`, after writing more steps or moved datasets to the run's configuration.
 
     Raises:
-        ConfigError: An option is given with another value than the run was begun with.
-        CheckpointError: The datasets are not those that it was begun with.
+        ConfigError: An option differs from the one that the run was started with.
+        CheckpointError: The datasets differ from those that the run was started with.
     """
     config, folders = load_run(run)
-    asked = compose("train", TrainConfig, overrides, flags)
+    requested = compose("train", TrainConfig, overrides, flags)
     for key in given_options(overrides, flags):
-        was, wanted = option(config, key), option(asked, key)
-        if key == "trainer.steps" and wanted >= was:
+        old, new = option(config, key), option(requested, key)
+        if key == "trainer.steps" and new >= old:
             continue
-        if was != wanted:
+        if old != new:
             raise ConfigError(
-                f"{run} was begun with {key}={was}, not {wanted}; only trainer.steps may change, to more. Fix: leave "
-                "it out, or choose another --out."
+                f"{run} was started with {key}={old}, not {new}: only trainer.steps may change, and only grow. Fix: "
+                "leave it out, or choose another --out."
             )
     values = read_yaml(run / "config.yaml")
-    if "trainer.steps" in given_options(overrides, flags) and asked.trainer.steps > config.trainer.steps:
+    if "trainer.steps" in given_options(overrides, flags) and requested.trainer.steps > config.trainer.steps:
         taken = steps_taken(run)
         values["extended_at"] = [*values.get("extended_at", []), *([taken] if taken else [])]
-        values["trainer"]["steps"] = asked.trainer.steps
+        values["trainer"]["steps"] = requested.trainer.steps
     moved = [path.resolve() for path in data]
     if data and moved != folders:
         _check_moved(run, moved)
@@ -129,20 +131,20 @@ def resume_run(
 
 
 def _check_moved(run: Path, data: Sequence[Path]) -> None:
-    """Refuse other datasets than those of the run's last checkpoint; before the first one, any will do."""
+    """Refuse datasets other than those of the run's last checkpoint; before the first one, accept any."""
     try:
-        described = read_json(run / "checkpoints" / "last" / "policy.json")["contract"]["demonstrations"]
-        trained_on = [(str(shown["fingerprint"]), str(shown["command"])) for shown in described]
+        demonstrations = read_json(run / "checkpoints" / "last" / "policy.json")["metadata"]["demonstrations"]
+        trained_on = [(str(data["fingerprint"]), str(data["command"])) for data in demonstrations]
     except FileNotFoundError:
         return
     except (DamagedFileError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{run}: its last checkpoint is damaged: {error!r}. Train again: act train") from error
+        raise CheckpointError(f"{run}: its last checkpoint is damaged: {error!r}. Fix: act train") from error
     stores = [EpisodeStore.open(path) for path in data]
     found = [store.fingerprint or store.compute_fingerprint() for store in stores]
     if [fingerprint for fingerprint, _ in trained_on] != found:
         commands = "; ".join(command for _, command in trained_on)
         raise CheckpointError(
-            f"{run} was trained on other data than {', '.join(map(str, data))}: their fingerprints differ. It was "
+            f"{run} was trained on other data than {', '.join(map(str, data))}: the fingerprints differ. It was "
             f"trained on: {commands}"
         )
 
@@ -154,45 +156,43 @@ def _write_config(run: Path, values: Mapping[str, Any]) -> None:
 
 
 def load_run(run: Path) -> tuple[TrainConfig, list[Path]]:
-    """Return the configuration of a run that was begun, and the paths of its datasets.
+    """Return the configuration of a run and the paths of its datasets.
 
     Raises:
-        CheckpointError: There is no such run.
+        CheckpointError: There is no such run, or its configuration is damaged.
     """
     restore_output(run)
     try:
         values = read_yaml(run / "config.yaml")
         data, extended_at = values.pop("data"), values.pop("extended_at", [])
-        if (
-            not isinstance(data, list)
-            or not all(isinstance(path, str) and "\0" not in path for path in data)
-            or not data
-        ):
-            raise ValueError("data: paths were expected")
+        if not isinstance(data, list) or not data:
+            raise ValueError("data: expected paths")
+        if not all(isinstance(path, str) and "\0" not in path for path in data):
+            raise ValueError("data: expected paths")
         if not isinstance(extended_at, list) or not all(type(step) is int for step in extended_at):
-            raise ValueError("extended_at: steps were expected")
+            raise ValueError("extended_at: expected steps")
         return build(TrainConfig, values), [Path(path) for path in data]
     except FileNotFoundError as error:
-        raise CheckpointError(f"There is no run at {run} to go on with. Begin one: act train --data DATASET") from error
+        raise CheckpointError(f"There is no run at {run} to resume. Fix: act train --data DATASET") from error
     except Exception as error:
-        raise CheckpointError(f"{run / 'config.yaml'} is damaged: {error}. Begin the run again.") from error
+        raise CheckpointError(f"{run / 'config.yaml'} is damaged: {error}. Fix: start the run again.") from error
 
 
 def config_of(checkpoint: Path) -> dict[str, Any] | None:
-    """Return the resolved configuration of the run that a checkpoint lies in, without its data; None if in none."""
+    """Return the resolved configuration of a checkpoint's run, without its data; None outside a run."""
     if checkpoint.parent.name != "checkpoints" or not (checkpoint.parents[1] / "config.yaml").exists():
         return None
-    load_run(checkpoint.parents[1])  # refuses what is damaged
+    load_run(checkpoint.parents[1])  # raises if it is damaged
     values: Any = read_yaml(checkpoint.parents[1] / "config.yaml")
     values.pop("data")
     return dict(values)
 
 
 def steps_taken(run: Path) -> int:
-    """Return the step of a run's last checkpoint; 0 if there is none.
+    """Return the step of a run's last checkpoint; 0 without a checkpoint.
 
     Raises:
-        CheckpointError: It is damaged.
+        CheckpointError: The checkpoint is damaged.
     """
     try:
         step = read_json(run / "checkpoints" / "last" / "training.json")["step"]
@@ -202,27 +202,27 @@ def steps_taken(run: Path) -> int:
     except FileNotFoundError:
         return 0
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{run}: its last checkpoint is damaged: {error!r}. Train again: act train") from error
+        raise CheckpointError(f"{run}: its last checkpoint is damaged: {error!r}. Fix: act train") from error
 
 
 def note_evaluation(checkpoint: Path, folder: Path) -> None:
-    """Note in the run that a checkpoint lies in that it was evaluated, unless that cannot be written.
+    """Record the folder of a checkpoint's evaluation in its run; do nothing if the run is not writable.
 
-    An evaluation inside the run is found without.
+    An evaluation inside the run's folder is found without a record.
     """
     run = checkpoint.parents[1]
     if not (run / "config.yaml").exists() or run.resolve() in folder.resolve().parents:
         return
     try:
         descriptor = os.open(run / _EVALUATIONS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        with os.fdopen(descriptor, "wb") as file:  # one write of one line: two evaluations may end at once
+        with os.fdopen(descriptor, "wb") as file:  # a single write, because two evaluations may end at once
             file.write(json.dumps(str(folder.resolve())).encode() + b"\n")
     except OSError:
         return
 
 
 def noted_evaluations(run: Path) -> list[Path]:
-    """Return where evaluations of a run went, as far as it knows; some may be gone."""
+    """Return the recorded evaluation folders of a run; some may no longer exist."""
     path = run / _EVALUATIONS
     folders: list[Path] = []
     for line in read_text(path).splitlines() if path.exists() else []:
@@ -230,31 +230,31 @@ def noted_evaluations(run: Path) -> list[Path]:
             folder = Path(str(json.loads(line)))
             with suppress(FileNotFoundError):
                 os.stat(folder)
-        except (OSError, ValueError, RecursionError):  # torn by a kill, or no path at all
+        except (OSError, ValueError, RecursionError):  # truncated by a kill, or not a path
             continue
         folders.append(folder)
     return list(dict.fromkeys(folders))
 
 
 def train_command(config: TrainConfig, data: Sequence[Path], run: Path, changes: Mapping[str, Any]) -> str:
-    """Return the command that trains as ``run`` was trained, but for ``changes``, into a new folder beside it."""
+    """Return the command that repeats the training of ``run`` with ``changes``, into a new folder next to it."""
     words = ["act", "train"]
     for path in data:
         words += ["--data", str(path)]
-    while (run.parent / SEEDS).exists():  # beside the seeds it would be taken for one of them
+    while (run.parent / SEEDS).exists():  # a folder next to the seeds would count as one of them
         run = run.parent.with_name(f"{run.parent.name}-{run.name}")
     return shlex.join([*words, "--out", str(free_beside(run)), *train_overrides(config, changes)])
 
 
 def check_data(store: EpisodeStore, *, allow_low_diversity: bool) -> str | None:
-    """Refuse data that cannot teach the task; return a warning about data that may not, or None.
+    """Refuse a dataset that cannot be trained on; return a warning about one that may be insufficient, or None.
 
     Raises:
-        DatasetError: It is of no task of Meta-World, or the diversity report says FAIL and that was not allowed.
+        DatasetError: It is empty or not of a Meta-World task, or its diversity level is FAIL and that is not allowed.
     """
     if store.num_episodes == 0:
         raise DatasetError(
-            f"{store.path} holds no demonstration yet. Fix: {store.info.command} --out {quoted(store.path)} --resume"
+            f"{store.path} has no demonstrations yet. Fix: {store.info.command} --out {quoted(store.path)} --resume"
         )
     if not store.is_of_metaworld:
         (state_dim,), (action_dim,) = store.widths["state"], store.widths["action"]
@@ -264,10 +264,9 @@ def check_data(store: EpisodeStore, *, allow_low_diversity: bool) -> str | None:
         )
     diversity = measure_dataset(store)
     if diversity.level == "FAIL" and not allow_low_diversity:
-        raise DatasetError(f"{diversity.verdict}\nTo train on it all the same: --allow-low-diversity")
-    unfinished = (
-        f"{store.path} is unfinished: {store.num_episodes} of {store.info.num_wanted} demonstrations. "
-        if store.fingerprint is None
-        else ""
-    )
-    return (unfinished + ("" if diversity.level == "OK" else diversity.verdict)) or None
+        raise DatasetError(f"{diversity.verdict}\nTo train on it anyway: --allow-low-diversity")
+    warning = "" if diversity.level == "OK" else diversity.verdict
+    if store.fingerprint is None:
+        progress = f"{store.num_episodes} of {store.info.num_wanted} demonstrations"
+        warning = f"{store.path} is unfinished: {progress}. {warning}"
+    return warning or None

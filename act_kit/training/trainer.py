@@ -1,4 +1,4 @@
-"""Fitting ACT to demonstrations, with rollouts on the way that choose the best checkpoint."""
+"""Training loop: fits ACT to demonstrations and selects the best checkpoint by rollouts during training."""
 
 from __future__ import annotations
 
@@ -34,24 +34,25 @@ from act_kit.training.run import load_initial
 from act_kit.training.watchdog import Watchdog
 from act_kit.versions import versions
 
-_PROBE_ROWS = {"state": 32, "images": 4}
+_SELF_TEST_ROWS = {"state": 32, "images": 4}
 
-_SLOW = 0.4
-"""Share of its own best step rate below which a training says that something slows it down."""
+_SLOW_FRACTION = 0.4
+"""Fraction of a run's best step rate below which it warns that it is slow."""
 
-_EXPLODED = 10
-"""A training loss of so many times that of predicting zeros is not going to come back."""
+_DIVERGED_FACTOR = 10
+"""Multiple of the L1 of predicting zeros above which the training loss counts as diverged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionResult:
-    """What selection rollouts measured of a policy.
+    """Result of a policy's selection rollouts.
 
     Attributes:
-        successes: Of ``num`` episodes.
+        successes: Number of successful episodes.
+        num: Number of episodes.
         low, high: Wilson 95 % interval of the success rate.
-        final_distance: Mean over the episodes.
-        by_task: Success rate of each task, where there are several.
+        final_distance: Mean final distance over the episodes.
+        by_task: Success rate of each task of a multi-task policy.
     """
 
     successes: int
@@ -63,21 +64,27 @@ class SelectionResult:
 
 
 CheckpointEvaluator = Callable[[Policy], SelectionResult]
-"""Rolls a policy out on the selection starts."""
+"""Function that rolls out a policy from the selection initial states."""
 
 
 def rollout_steps(steps: int, rollouts: int) -> list[int]:
-    """Spread rollouts over the second half of training, where policies begin to work, the last one at its end."""
+    """Return evenly spaced steps in the second half of training, when policies begin to work, including the last."""
     return sorted({round(steps * (0.5 + 0.5 * (i + 1) / rollouts)) for i in range(rollouts)})
 
 
 class Trainer:
-    """One training run. Everything it does follows from the configuration, the data and the step it is at."""
+    """One training run. Its behavior is determined by the configuration, the data and the current step."""
 
     def __init__(
-        self, config: TrainConfig, stores: Sequence[EpisodeStore], run: Path | str, *, selector: CheckpointEvaluator | None,
-        device: str = "cpu", group: ProcessGroup = SINGLE_PROCESS,
-    ) -> None:  # fmt: skip
+        self,
+        config: TrainConfig,
+        stores: Sequence[EpisodeStore],
+        run: Path | str,
+        *,
+        selector: CheckpointEvaluator | None,
+        device: str = "cpu",
+        group: ProcessGroup = SINGLE_PROCESS,
+    ) -> None:
         self.config = config
         self.stores = stores
         self.run = Path(run)
@@ -90,39 +97,43 @@ class Trainer:
             self.frames = load_frames(
                 stores, config.policy.cameras, where=config.compute.image_storage, device=self.device, scratch=self.run
             )
-        self.windows = load_chunk_sampler(
-            stores, chunk_size=config.policy.chunk_size, val_fraction=config.trainer.val_fraction,
-            seed=config.trainer.seed, device=self.device,
+        self.sampler = load_chunk_sampler(
+            stores,
+            chunk_size=config.policy.chunk_size,
+            val_fraction=config.trainer.val_fraction,
+            seed=config.trainer.seed,
+            device=self.device,
             images_TCHW3=None if self.frames is None else self.frames.images_TCHW3,
-        )  # fmt: skip
+        )
         self._demonstrations = [
             TrainingData(
-                task=store.info.task, fingerprint=store.fingerprint or store.compute_fingerprint(),
-                command=store.info.command, init_states=store.recorded_init_states,
+                task=store.info.task,
+                fingerprint=store.fingerprint or store.compute_fingerprint(),
+                command=store.info.command,
+                init_states=store.recorded_init_states,
             )
             for store in stores
-        ]  # fmt: skip
+        ]
         self.tasks = tuple(dict.fromkeys(store.info.task for store in stores))
-        self._sees_goals = config.policy.sees_state and bool(
-            self.windows.states_TS[self.windows.train_steps, -3:].any(dim=1).all()
-        )
+        goals_TG = self.sampler.states_TS[self.sampler.train_steps, -3:]
+        self._goal_visible = config.policy.sees_state and bool(goals_TG.any(dim=1).all())
         self.step = 0
         self.best_successes = -1
         self.best_step = 0
-        with self._on_its_own(None):
-            self.learner = Learner(config, self.windows, self.tasks, device=self.device, group=group)
+        with self._isolated_rng(None):
+            self.learner = Learner(config, self.sampler, self.tasks, device=self.device, group=group)
         self.checkpoints = Checkpoints(self.run)
         self.logger: MetricLogger | None = None
-        self._roofline: float | None = None
-        self._fastest = 0.0
-        self._loss_of_nothing = float(self.windows.actions_TA.abs().mean())
-        # Weights and both moments of AdamW (and the average), for `last`, `best` and the one being written.
+        self._roofline_steps_per_s: float | None = None
+        self._best_steps_per_s = 0.0
+        self._zero_action_l1 = float(self.sampler.actions_TA.abs().mean())
+        # Weights and both moments of AdamW (and the moving average), for `last`, `best` and the one being written.
         num_bytes = 3 * (4 if config.trainer.ema_decay else 3) * 4 * self.learner.num_parameters
         require_space(self.run, num_bytes, "The checkpoints of this run")
 
     @contextmanager
-    def _on_its_own(self, rng: tuple[Tensor, Tensor] | None) -> Generator[None]:
-        """Use generators that stand at ``rng``, and float32, and leave the caller's generators and dtype alone."""
+    def _isolated_rng(self, rng: tuple[Tensor, Tensor] | None) -> Generator[None]:
+        """Use float32 and torch's generators in state ``rng``, then restore the caller's dtype and generators."""
         dtype = torch.get_default_dtype()
         on_gpu = self.device.type == "cuda"
         with torch.random.fork_rng([self.device] if on_gpu else []):
@@ -134,29 +145,29 @@ class Trainer:
                     torch.cuda.set_rng_state(rng[1], self.device)
                 yield
             finally:
-                self._rng = self._generators()
+                self._rng = self._rng_state()
                 torch.set_default_dtype(dtype)
 
-    def _generators(self) -> tuple[Tensor, Tensor]:
-        """Return the states of torch's generators now; of a GPU's empty without one."""
+    def _rng_state(self) -> tuple[Tensor, Tensor]:
+        """Return the current states of torch's CPU and GPU generators; the latter is empty without a GPU."""
         on_gpu = self.device.type == "cuda"
-        of_device = torch.cuda.get_rng_state(self.device) if on_gpu else torch.empty(0, dtype=torch.uint8)
-        return torch.get_rng_state(), of_device
+        device_rng = torch.cuda.get_rng_state(self.device) if on_gpu else torch.empty(0, dtype=torch.uint8)
+        return torch.get_rng_state(), device_rng
 
     def resume(self) -> None:
-        """Go on from the run's last checkpoint, to the same bits on CPU as if it had never stopped.
+        """Resume from the run's last checkpoint, bit-exact on CPU with an uninterrupted run.
 
         A run that was killed before its first checkpoint begins again.
 
         Raises:
-            CheckpointError: It is damaged, or of another dataset.
+            CheckpointError: The checkpoint is damaged, or was trained on another dataset.
         """
         if not self.checkpoints.exist:
             return
         policy, state = self.checkpoints.load_last()
-        theirs = [shown.fingerprint for shown in policy.contract.demonstrations]
-        if theirs != [shown.fingerprint for shown in self._demonstrations]:
-            commands = "; ".join(shown.command for shown in policy.contract.demonstrations)
+        trained_on = [data.fingerprint for data in policy.metadata.demonstrations]
+        if trained_on != [data.fingerprint for data in self._demonstrations]:
+            commands = "; ".join(data.command for data in policy.metadata.demonstrations)
             raise CheckpointError(f"{self.run} was trained on other data: {commands}")
         self.learner.eval_model.load_state_dict(policy.model.state_dict())
         if self.learner.average is not None:
@@ -167,13 +178,13 @@ class Trainer:
         self.step, self.best_successes, self.best_step = state.step, state.best_successes, state.best_step
 
     def train(self, on_step: Callable[[Trainer], None] = lambda trainer: None) -> Policy:
-        """Train to the last step and return the best policy (the last one, if none was rolled out).
+        """Train to the last step and return the best policy (the last one if none was rolled out).
 
-        ``on_step`` may raise KeyboardInterrupt: the run stops with a checkpoint of that very step.
+        ``on_step`` may raise KeyboardInterrupt: the run then stops with a checkpoint of that step.
         """
-        with self._on_its_own(self._rng):
+        with self._isolated_rng(self._rng):
             if self.step == 0 and self.config.init_from:
-                self.learner.take_over(load_initial(self.config, self.tasks))
+                self.learner.load_weights(load_initial(self.config, self.tasks))
             return self._train(on_step)
 
     def _train(self, on_step: Callable[[Trainer], None]) -> Policy:
@@ -197,19 +208,19 @@ class Trainer:
                     saves = self.step % settings.validate_every == 0 or self.step in rollouts_at or at_end
                     if logs or saves:
                         losses = self._losses(shares)
-                        self._guard(losses)
+                        self._check_losses(losses)
                     if logs:
                         elapsed_s = time.perf_counter() - began
                         began, began_step, num = time.perf_counter(), self.step, self.step - began_step
-                        self._log({**losses, **self._measure(num / elapsed_s)})
+                        self._log({**losses, **self._machine_metrics(num / elapsed_s)})
                     if saves:
                         paused = time.perf_counter()
                         self._save(roll_out=self.step in rollouts_at)
-                        began += time.perf_counter() - paused  # so that the step rate is that of steps
+                        began += time.perf_counter() - paused  # exclude checkpoints from the step rate
                     stops = False
                     try:
                         on_step(self)
-                    except KeyboardInterrupt:  # between two steps, so that it can go on from here
+                    except KeyboardInterrupt:  # between two steps, so the run can resume from this one
                         stops = True
                     if self.group.any(stops):
                         if not saves:
@@ -222,114 +233,116 @@ class Trainer:
         return Policy.load(self.run)
 
     def dry_run(self) -> str:
-        """Compute one gradient and forget it: see that it fits, and how fast it could be.
+        """Compute one gradient and discard it, to check that a step fits in memory and to estimate its top speed.
 
         Raises:
-            TrainingError: The GPU has no room for it.
+            TrainingError: A step does not fit on the GPU.
         """
         flops = self.learner.dry_run()
         peak = measure_peak(self.device, self.learner.dtype)
-        self._roofline = peak / flops
+        self._roofline_steps_per_s = peak / flops
         return (
-            f"A step is {flops / 1e9:.2f} GFLOP; at the {peak / 1e9:.0f} GFLOP/s of large "
-            f"{str(self.learner.dtype).removeprefix('torch.')} matrix products here, {self._roofline:.0f} steps/s "
-            "would be the limit."
+            f"One step takes {flops / 1e9:.2f} GFLOP. At the {peak / 1e9:.0f} GFLOP/s of large "
+            f"{str(self.learner.dtype).removeprefix('torch.')} matrix products on this machine, the limit is "
+            f"{self._roofline_steps_per_s:.0f} steps/s."
         )
 
     def summary(self) -> str:
-        """Say what is about to be trained, on what."""
+        """Describe the model, the data and the device before training."""
         policy = self.config.policy
-        what = self.tasks[0] if len(self.tasks) == 1 else f"{len(self.tasks)} tasks"
+        tasks = self.tasks[0] if len(self.tasks) == 1 else f"{len(self.tasks)} tasks"
         threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
-        together = f", {self.group.size} processes" if self.group.size > 1 else ""
+        processes = f", {self.group.size} processes" if self.group.size > 1 else ""
         frames = f" {self.frames.reason}." if self.frames else ""
-        seen = f" on {policy.inputs} ({', '.join(policy.cameras)})" if policy.cameras else ""
+        inputs = f" on {policy.inputs} ({', '.join(policy.cameras)})" if policy.cameras else ""
         return (
-            f"{what}: ACT{seen} with {self.learner.num_parameters / 1e6:.2f} million parameters, chunks of "
-            f"{policy.chunk_size}; {self.windows.num_train} training and {self.windows.num_val} validation steps of "
-            f"{sum(store.num_episodes for store in self.stores)} demonstrations, on {self.device}{threads}{together}."
+            f"{tasks}: ACT{inputs} with {self.learner.num_parameters / 1e6:.2f} million parameters, chunks of "
+            f"{policy.chunk_size}; {self.sampler.num_train} training and {self.sampler.num_val} validation steps of "
+            f"{sum(store.num_episodes for store in self.stores)} demonstrations, on {self.device}{threads}{processes}."
             f"{frames}"
         )
 
     @property
     def logged_at(self) -> int:
-        """The step of the last record."""
+        """Step of the last record."""
         return self.logger.step if self.logger else 0
 
     def status(self) -> str:
         """Return the progress bar's text: step rate, both losses, the last success rate with its interval."""
-        read = self.logger.latest if self.logger else lambda name: None
+        latest = self.logger.latest if self.logger else lambda name: None
 
-        def shown(name: str, text: str) -> str:
-            value = read(name)
+        def show(name: str, text: str) -> str:
+            value = latest(name)
             return "n/a" if value is None else text.format(value)
 
-        rate, low, high = (read(f"eval/success{end}") for end in ("", "_low", "_high"))
-        success = "n/a" if None in (rate, low, high) else f"{100 * rate:.0f} [{100 * low:.0f}, {100 * high:.0f}] %"  # type: ignore[operator]
-        fitted = "train/l1_posterior" if self.config.policy.cvae_layers else "train/l1_prior"
-        slow = (read("train/steps_per_s") or 0) < 100
-        roofline = f" of {self._roofline:.0f}" if self._roofline else ""
-        return (
-            f"{shown('train/steps_per_s', '{:.3g}' if slow else '{:.0f}')}{roofline}/s, L1 {shown(fitted, '{:.4f}')} "
-            f"val {shown('val/l1', '{:.4f}')}, success {success}"
-        )
+        rate, low, high = (latest(f"eval/success{end}") for end in ("", "_low", "_high"))
+        success = "n/a"
+        if rate is not None and low is not None and high is not None:
+            success = f"{100 * rate:.0f} [{100 * low:.0f}, {100 * high:.0f}] %"
+        l1 = show("train/l1_reconstruction" if self.config.policy.cvae_layers else "train/l1", "{:.4f}")
+        speed = show("train/steps_per_s", "{:.3g}" if (latest("train/steps_per_s") or 0) < 100 else "{:.0f}")
+        roofline = f" of {self._roofline_steps_per_s:.0f}" if self._roofline_steps_per_s else ""
+        return f"{speed}{roofline}/s, L1 {l1} val {show('val/l1', '{:.4f}')}, success {success}"
 
     def slowed(self) -> str:
-        """Say what the step rate of the last record is, if that is far below the best one; otherwise return ""."""
+        """Return a warning if the last recorded step rate is far below the run's best; otherwise ""."""
         rate = self.logger.latest("train/steps_per_s") if self.logger else None
         if rate is None:
             return ""
-        self._fastest = max(self._fastest, rate)
-        if rate >= _SLOW * self._fastest:
+        self._best_steps_per_s = max(self._best_steps_per_s, rate)
+        if rate >= _SLOW_FRACTION * self._best_steps_per_s:
             return ""
-        busy = f" The load is {os.getloadavg()[0]:.0f} on {num_cpus()} processors." if self.device.type == "cpu" else ""
-        return f"Step {self.step}: {rate:.2g} steps/s; {self._fastest:.2g} were reached before.{busy}"
+        load = f" The load is {os.getloadavg()[0]:.0f} on {num_cpus()} CPU cores." if self.device.type == "cpu" else ""
+        return f"Step {self.step}: {rate:.2g} steps/s, down from {self._best_steps_per_s:.2g}.{load}"
 
     def outcome(self) -> str:
-        """Say what came of the run."""
+        """Describe the result of the run."""
         if self.best_step == 0:
             last = self.checkpoints.folder / "last"
-            return f"Trained {self.step} steps; no rollouts chose a best checkpoint, the last is {last}."
+            return f"Trained {self.step} steps without selection rollouts; the last checkpoint is {last}."
         return (
-            f"Trained {self.step} steps; the best checkpoint is that of step {self.best_step}, with "
-            f"{self.best_successes} successes of {self.config.selection.episodes * len(self.tasks)}. These "
-            "starts chose it, so the number flatters it; act eval measures it on others."
+            f"Trained {self.step} steps; the best checkpoint is from step {self.best_step}, with "
+            f"{self.best_successes} successes of {self.config.selection.episodes * len(self.tasks)}. It was selected "
+            "on these initial states, so this success rate is optimistic; act eval measures it on other ones."
         )
 
     def _losses(self, shares: Mapping[str, Tensor]) -> dict[str, float]:
-        """Add up what the processes computed of each loss; all have the same gradient."""
-        alike = ("train/grad_norm", "train/lr")
-        return {name: float(value if name in alike else self.group.sum(value)) for name, value in shares.items()}
+        """Add up the processes' shares of each loss; the gradient norm and learning rate are the same in all."""
+        losses: dict[str, float] = {}
+        for name, value in shares.items():
+            is_shared = name in ("train/grad_norm", "train/lr")
+            losses[name] = float(value if is_shared else self.group.sum(value))
+        return losses
 
-    def _guard(self, losses: Mapping[str, float]) -> None:
-        l1 = losses["train/l1_posterior" if self.config.policy.cvae_layers else "train/l1_prior"]
-        broken = [name for name, value in losses.items() if not math.isfinite(value)]
-        if broken:
-            what = f"{', '.join(broken)} not finite"
-        elif l1 > _EXPLODED * self._loss_of_nothing:
-            what = f"an L1 of {l1:.3g}, where predicting zeros has {self._loss_of_nothing:.3g},"
+    def _check_losses(self, losses: Mapping[str, float]) -> None:
+        l1 = losses["train/l1_reconstruction" if self.config.policy.cvae_layers else "train/l1"]
+        not_finite = [name for name, value in losses.items() if not math.isfinite(value)]
+        if not_finite:
+            problem = f"{', '.join(not_finite)} not finite"
+        elif l1 > _DIVERGED_FACTOR * self._zero_action_l1:
+            problem = f"an L1 of {l1:.3g}, against {self._zero_action_l1:.3g} for predicting zeros,"
         else:
             return
         raise TrainingError(
-            f"Training diverged: {what} at step {self.step}. The last checkpoint is from before. Try a lower "
+            f"Training diverged: {problem} at step {self.step}. The last checkpoint is from before. Fix: a lower "
             f"trainer.lr (now {self.config.trainer.lr:g}) or trainer.grad_clip."
         )
 
-    def _measure(self, steps_per_s: float) -> dict[str, float]:
-        """Return what is measured of the machine."""
-        measured = {"train/steps_per_s": steps_per_s, "host/memory": psutil.Process().memory_info().rss / 1e9}
-        if self._roofline is not None:
-            measured["train/roofline_fraction"] = steps_per_s / self._roofline
+    def _machine_metrics(self, steps_per_s: float) -> dict[str, float]:
+        """Return the step rate and the memory use."""
+        metrics = {"train/steps_per_s": steps_per_s, "host/memory": psutil.Process().memory_info().rss / 1e9}
+        if self._roofline_steps_per_s is not None:
+            metrics["train/roofline_fraction"] = steps_per_s / self._roofline_steps_per_s
         if self.device.type == "cuda":
-            measured["device/memory"] = torch.cuda.max_memory_allocated(self.device) / 1e9
-        return measured
+            metrics["device/memory"] = torch.cuda.max_memory_allocated(self.device) / 1e9
+        return metrics
 
     def _log(self, values: Mapping[str, float]) -> None:
         if self.logger:
             self.logger.log(self.step, values)
 
     def _save(self, *, roll_out: bool) -> None:
-        """Validate, perhaps roll out, and leave a checkpoint: the first process for all, who wait for it."""
+        """Validate, optionally roll out, and save a checkpoint in the first process; the others wait for it."""
         if self.group.is_first:
             self._log(self.learner.validate())
             self._checkpoint(roll_out=roll_out)
@@ -338,24 +351,27 @@ class Trainer:
     def _checkpoint(self, *, roll_out: bool) -> None:
         learner = self.learner
         policy = Policy(
-            copy.deepcopy(learner.eval_model), copy.deepcopy(learner.normalizer), self._contract(), self.config.chunking,
+            copy.deepcopy(learner.eval_model),
+            copy.deepcopy(learner.normalizer),
+            self._metadata(),
+            self.config.chunking,
             device=str(self.device),
-        )  # fmt: skip
+        )
         if roll_out and self.selector is not None:
-            trial = self.selector(policy)
+            result = self.selector(policy)
             self._log(
                 {
-                    "eval/success": trial.successes / trial.num,
-                    "eval/success_low": trial.low,
-                    "eval/success_high": trial.high,
-                    "eval/final_distance": trial.final_distance,
-                    **{f"eval/success/{task}": value for task, value in trial.by_task.items()},
+                    "eval/success": result.successes / result.num,
+                    "eval/success_low": result.low,
+                    "eval/success_high": result.high,
+                    "eval/final_distance": result.final_distance,
+                    **{f"eval/success/{task}": value for task, value in result.by_task.items()},
                 }
             )
-            # Never by the loss. Among equals the later one, which has seen the lower learning rate.
-            if trial.successes >= self.best_successes:
-                self.best_successes, self.best_step = trial.successes, self.step
-        rng, device_rng = self._generators()
+            # Never select by the loss. On a tie, select the later checkpoint, which had the lower learning rate.
+            if result.successes >= self.best_successes:
+                self.best_successes, self.best_step = result.successes, self.step
+        rng, device_rng = self._rng_state()
         state = TrainingState(
             step=self.step,
             best_successes=self.best_successes,
@@ -368,14 +384,14 @@ class Trainer:
         self.checkpoints.save(policy, state, self._self_test())
 
     def _self_test(self) -> dict[str, np.ndarray]:
-        """Choose observations, evenly over the training data, by which a checkpoint proves itself."""
-        rows = _PROBE_ROWS["images" if self.frames else "state"]
-        steps = self.windows.train_steps[:: max(1, self.windows.num_train // rows)][:rows]
-        batch = self.windows.gather(steps)
+        """Return the checkpoint's self-test batch: observations spaced evenly over the training data."""
+        rows = _SELF_TEST_ROWS["images" if self.frames else "state"]
+        steps = self.sampler.train_steps[:: max(1, self.sampler.num_train // rows)][:rows]
+        batch = self.sampler.gather(steps)
         self_test = {"states": batch.states_BS.cpu().numpy(), "tasks": batch.tasks_B.cpu().numpy()}
         return self_test if batch.images_BCHW3 is None else {**self_test, "images": batch.images_BCHW3.cpu().numpy()}
 
-    def _contract(self) -> PolicyMetadata:
+    def _metadata(self) -> PolicyMetadata:
         info = self.stores[0].info
         return PolicyMetadata(
             demonstrations=self._demonstrations,
@@ -383,7 +399,7 @@ class Trainer:
             control_hz=info.control_hz,
             versions=versions(),
             step=self.step,
-            goal_visible=self._sees_goals,
+            goal_visible=self._goal_visible,
             views=self.frames.views if self.frames else None,
             gl_renderer=self.frames.gl_renderer if self.frames else "",
         )

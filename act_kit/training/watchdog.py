@@ -1,4 +1,4 @@
-"""Stops a run that hangs: a job that waits for ever looks like one that trains."""
+"""Watchdog that ends a run that hangs; without it, a hung job looks like one that trains."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ EXIT_CODE = 3
 def _exit(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
     faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-    os._exit(EXIT_CODE)  # the main thread hangs: nothing gentler reaches it
+    os._exit(EXIT_CODE)  # the main thread hangs, so an exception would not reach it
 
 
 class Watchdog:
-    """Ends the process, with every thread's stack, when :meth:`beat` was not called for ``timeout_s``."""
+    """Thread that prints every thread's stack and ends the process if :meth:`beat` is not called for ``timeout_s``."""
 
     def __init__(
         self, timeout_s: float, on_stall: Callable[[str], None] = _exit, *, resume: str = "act train --resume --out RUN"
@@ -33,7 +33,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
 
     def beat(self) -> None:
-        """Say that the run is alive."""
+        """Report progress."""
         self._beat = time.monotonic()
 
     def _watch(self) -> None:
@@ -41,8 +41,8 @@ class Watchdog:
             silent_s = time.monotonic() - self._beat
             if silent_s > self.timeout_s:
                 self._on_stall(
-                    f"Stopped: nothing has happened for {silent_s:.0f} s (trainer.stall_timeout_s={self.timeout_s:g}). "
-                    f"The last checkpoint is whole. Resume with: {self._resume}"
+                    f"Stopped: no progress for {silent_s:.0f} s (trainer.stall_timeout_s={self.timeout_s:g}). "
+                    f"The last checkpoint is complete. Resume with: {self._resume}"
                 )
                 return
 

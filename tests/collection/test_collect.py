@@ -1,4 +1,4 @@
-"""Collection: the same bytes however it ran, whatever interrupted it."""
+"""Collection: the bytes do not depend on the number of processes or on interruptions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def config(**flags: object) -> CollectConfig:
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2])
-def test_two_processes_write_the_bytes_of_one(tmp_path: Path, noise: float) -> None:
+def test_two_processes_write_the_same_bytes_as_one(tmp_path: Path, noise: float) -> None:
     collect(config(noise=noise), tmp_path / "one", executor=SERIAL)
     with LocalExecutor(2) as executor:
         collect(config(noise=noise), tmp_path / "two", executor=executor)
@@ -43,22 +43,22 @@ SHELF = config(task="shelf-place-v3", n=16, noise=0.3)
 
 
 class Interrupt(Exception):
-    """What a test stops a collection with."""
+    """Exception with which a test stops a collection."""
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
-    """A collection in which some attempts failed."""
+def store_with_failures(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    """Collect a dataset in which some attempts fail."""
     store = collect(SHELF, tmp_path_factory.mktemp("whole") / "data", executor=SERIAL)
-    assert len(store.attempts()) > store.num_episodes, "no attempt failed: the tests below would show nothing"
+    assert len(store.attempts()) > store.num_episodes, "no attempt failed: the tests below would have no effect"
     return store
 
 
 @pytest.mark.parametrize("after", [16, 18])
-def test_interrupted_and_resumed_it_is_the_same_dataset(
-    tmp_path: Path, whole: EpisodeStore, after: int, monkeypatch: pytest.MonkeyPatch
+def test_a_resumed_collection_gives_the_same_dataset(
+    tmp_path: Path, store_with_failures: EpisodeStore, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped at a commit, and just after one."""
+    """Stop at a commit, and just after one."""
     monkeypatch.setattr(module, "COMMIT_EVERY", 16)
 
     def stop(progress: module.Progress) -> None:
@@ -70,10 +70,10 @@ def test_interrupted_and_resumed_it_is_the_same_dataset(
     assert len(EpisodeStore.open(tmp_path / "parts").attempts()) == after
     assert EpisodeStore.open(tmp_path / "parts").fingerprint is None
     collect(SHELF, tmp_path / "parts", executor=SERIAL, resume=True)
-    assert contents(tmp_path / "parts") == contents(whole.path)
+    assert contents(tmp_path / "parts") == contents(store_with_failures.path)
 
 
-def test_interrupted_within_a_commit_nothing_is_there_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_commit_leaves_no_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = config(n=10)
     collect(wanted, tmp_path / "whole", executor=SERIAL)
     original, calls = EpisodeStore._extend, []
@@ -95,10 +95,10 @@ def test_interrupted_within_a_commit_nothing_is_there_twice(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("broken", range(0, 22, 3))
-def test_broken_at_any_array_what_was_committed_is_read_and_the_rest_is_not(
+def test_an_interruption_at_any_array_leaves_only_committed_episodes(
     tmp_path: Path, broken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At each array, once before it grows and once when it has grown: a fill value is believed nowhere."""
+    """Interrupt at each array, before and after it grows: fill values are never read as data."""
     monkeypatch.setattr(module, "COMMIT_EVERY", 2)
     wanted = config(n=6)
     collect(wanted, tmp_path / "whole", executor=SERIAL)
@@ -128,33 +128,28 @@ def test_broken_at_any_array_what_was_committed_is_read_and_the_rest_is_not(
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
-def test_resumed_before_it_began_it_begins(tmp_path: Path) -> None:
+def test_resuming_a_missing_dataset_collects_it(tmp_path: Path) -> None:
     collect(config(n=2), tmp_path / "data", executor=SERIAL, resume=True)
     assert contents(tmp_path / "data") == contents(make_dataset(tmp_path / "other", n=2).path)
 
 
 def _num_committed(path: Path) -> int:
-    """Return how many episodes a dataset holds that another process may be writing; 0 before there is one."""
+    """Return the number of episodes in a dataset that another process may be writing; 0 before it exists."""
     return EpisodeStore.open(path).num_episodes if path.exists() else 0
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
-def test_killed_for_real_it_resumes_to_the_same_bytes(tmp_path: Path, kill: signal.Signals) -> None:
-    command = [
-        sys.executable,
-        "-c",
-        "from act_kit.cli import main; main()",
-        "collect",
-        "--task",
-        "reach-v3",
-        "--n",
-        "150",
-    ]
+def test_a_killed_process_resumes_to_the_same_bytes(tmp_path: Path, kill: signal.Signals) -> None:
+    arguments = ["collect", "--task", "reach-v3", "--n", "150", "--workers", "2", "--out"]
+    command = [sys.executable, "-c", "from act_kit.cli import main; main()", *arguments]
     killed = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "parts"), "--workers", "2"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+        [*command, str(tmp_path / "parts")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 60
     while not _num_committed(tmp_path / "parts") and time.monotonic() < deadline and killed.poll() is None:
         time.sleep(0.01)
@@ -167,21 +162,21 @@ def test_killed_for_real_it_resumes_to_the_same_bytes(tmp_path: Path, kill: sign
     partial = EpisodeStore.open(tmp_path / "parts")
     assert 0 < partial.num_episodes < 150
     assert partial.episodes()[-1].success_step >= 0
-    resumed = subprocess.run(
-        [*command, "--out", str(tmp_path / "parts"), "--workers", "2", "--resume"], capture_output=True, text=True
-    )
+    resumed = subprocess.run([*command, str(tmp_path / "parts"), "--resume"], capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
     collect(config(n=150), tmp_path / "whole", executor=SERIAL)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
-def test_resuming_otherwise_is_refused_with_the_command_that_would_go_on(tmp_path: Path) -> None:
+def test_resuming_with_other_options_is_refused_and_the_error_names_the_command(tmp_path: Path) -> None:
     make_dataset(tmp_path / "data", n=2)
-    with pytest.raises(DatasetError, match=r"begun with other options.*--seed 0.*--resume"):
+    with pytest.raises(
+        DatasetError, match=r"collected with other options: --seed was 0, now 1. Resume with: .*--seed 0.*--resume"
+    ):
         collect(config(n=2, seed=1), tmp_path / "data", executor=SERIAL, resume=True)
 
 
-def test_noise_disturbs_what_is_done_and_leaves_the_label_clean() -> None:
+def test_noise_changes_executed_actions_but_not_labels() -> None:
     (init_state,) = InitialStateDistribution("push-v3").sample(1, seed=0, stream="collect")
     simulator, expert = Simulator("push-v3"), ExpertDemonstrator("push-v3")
     noisy = collect_episode(simulator, expert, init_state, seed=4, attempt=2, noise=0.3)
@@ -206,37 +201,37 @@ def test_an_episode_ends_some_steps_after_its_first_success() -> None:
         assert len(episode) == episode.success_step + 1 + more
 
 
-def test_failed_attempts_are_on_record_and_not_in_the_data(whole: EpisodeStore) -> None:
-    attempts = whole.attempts()
+def test_failed_attempts_are_recorded_but_not_in_the_data(store_with_failures: EpisodeStore) -> None:
+    attempts = store_with_failures.attempts()
     assert sum(attempt.kept for attempt in attempts) == 16
-    assert [attempt.init_state for attempt in attempts if attempt.kept] == whole.init_states
-    assert all(episode.success.any() for episode in whole.episodes())
+    assert [attempt.init_state for attempt in attempts if attempt.kept] == store_with_failures.init_states
+    assert all(episode.success.any() for episode in store_with_failures.episodes())
     distribution = InitialStateDistribution("shelf-place-v3").sample(len(attempts), seed=0, stream="collect")
     assert [attempt.init_state for attempt in attempts] == distribution
 
 
-def test_a_hopeless_collection_gives_up_and_says_what_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_HOPELESS", 2)
-    with pytest.raises(DatasetError, match=r"failed all of its first 2 attempts.*less --noise"):
+def test_a_collection_without_successes_stops_and_the_error_names_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_FAILED_ATTEMPTS", 2)
+    with pytest.raises(DatasetError, match=r"failed all of its first 2 attempts.*Fix: another --seed, or less --noise"):
         make_dataset(tmp_path / "data", task="peg-insert-side-v3", n=2, noise=1.0)
 
 
-def test_distinct_starts_are_used_over_and_over(tmp_path: Path) -> None:
+def test_distinct_initial_states_are_reused(tmp_path: Path) -> None:
     store = make_dataset(tmp_path / "data", n=7, init_distribution="sobol", num_init_states=3)
-    three = [
-        list(init_state.rand_vec)
-        for init_state in InitialStateDistribution("reach-v3", "sobol").sample(3, seed=0, stream="collect")
-    ]
+    distinct = InitialStateDistribution("reach-v3", "sobol").sample(3, seed=0, stream="collect")
+    three = [list(init_state.rand_vec) for init_state in distinct]
     assert store.rand_vecs.tolist() == [*three, *three, three[0]]
 
 
-def test_more_episodes_continue_to_the_same_bytes_or_are_refused(tmp_path: Path) -> None:
+def test_resuming_with_more_episodes_gives_the_same_bytes_or_is_refused(tmp_path: Path) -> None:
     collect(config(n=3), tmp_path / "parts", executor=SERIAL)
     collect(config(n=6), tmp_path / "parts", executor=SERIAL, resume=True)
     collect(config(n=6), tmp_path / "whole", executor=SERIAL)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
-    with pytest.raises(DatasetError, match="holds 6 episodes already"):
+    with pytest.raises(DatasetError, match="already holds 6 episodes"):
         collect(config(n=4), tmp_path / "parts", executor=SERIAL, resume=True)
     collect(config(n=4, init_distribution="grid"), tmp_path / "grid", executor=SERIAL)
-    with pytest.raises(DatasetError, match="with --n 9 they would be others"):
+    with pytest.raises(DatasetError, match="with --n 9 they would differ"):
         collect(config(n=9, init_distribution="grid"), tmp_path / "grid", executor=SERIAL, resume=True)

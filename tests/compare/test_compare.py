@@ -1,6 +1,6 @@
-"""Comparisons: a verdict only where one can be given, by the command line, on the files of a real evaluation.
+"""Tests of comparisons, on the files of a real evaluation and by the command line.
 
-Outcomes and configurations are then written into copies of them, so that what should come out is known.
+Known outcomes and configurations are written into copies of these files, so that the correct result is known.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Copy = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def run(reach_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run, trained and evaluated as a user does it."""
+    """Train and evaluate a run by the command line."""
     run = tmp_path_factory.mktemp("runs") / "run"
     act("train", "--data", reach_store.path, *TINY, "selection.num_evaluations=0", "--out", run, check=0)
     act("eval", run, "--episodes", NUM, *BARE, "--workers", 1, check=0)
@@ -57,10 +57,10 @@ def copy(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copy:
     def copy(
         name: str, successes: int | np.ndarray = 20, *, seed: int = 0, init_states: int = 0, **options: Any
     ) -> Path:
-        """Copy the run, with these successes (the first so many starts), training seed, starts and options."""
-        to = Path(name)
-        shutil.copytree(run, to, symlinks=True)
-        results = to / "eval-test"
+        """Copy the run with other successes (a number: the first episodes), training seed, states and options."""
+        target = Path(name)
+        shutil.copytree(run, target, symlinks=True)
+        results = target / "eval-test"
 
         def change(summary: dict[str, Any]) -> None:
             summary["training"]["config"]["trainer"]["seed"] = seed
@@ -72,15 +72,15 @@ def copy(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copy:
         if init_states:
             make_init_state_set("reach-v3", "test", NUM, init_states, []).save(results / "init_states.json")
         succeeded = np.arange(NUM) < successes if isinstance(successes, int) else successes
-        rewrite(results, [episode(bool(success), z=next(made)) for success in succeeded])
-        return to
+        rewrite(results, [episode(bool(success), z=next(counter)) for success in succeeded])
+        return target
 
-    made = count(1)
+    counter = count(1)
     return copy
 
 
 def episode(success: bool, *, z: int) -> dict[str, str]:
-    """Cells of a row; with another ``z``, it is of another evaluation."""
+    """Return the cells of a row; a different ``z`` makes it a different evaluation."""
     cells = {
         "success_once": "1",
         "success_at_end": "1",
@@ -100,7 +100,7 @@ def episode(success: bool, *, z: int) -> dict[str, str]:
 
 
 def rewrite(results: Path, changes: list[dict[str, str]]) -> None:
-    """Change an evaluation's rows, and its summary and starts as they follow."""
+    """Change rows of an evaluation, and update their initial states and the summary."""
     with (results / "episodes.csv").open(newline="") as file:
         rows = [{**row, **change} for row, change in zip(csv.DictReader(file), changes, strict=True)]
     init_states = json.loads((results / "init_states.json").read_text())["init_states"]
@@ -114,8 +114,8 @@ def rewrite(results: Path, changes: list[dict[str, str]]) -> None:
 
 
 def seeds(copy: Copy, name: str, successes: list[int | np.ndarray], **options: Any) -> Path:
-    for seed, of_seed in enumerate(successes):
-        copy(f"{name}/seed-{seed}", of_seed, seed=seed, **options)
+    for seed, seed_successes in enumerate(successes):
+        copy(f"{name}/seed-{seed}", seed_successes, seed=seed, **options)
     return Path(name)
 
 
@@ -124,17 +124,16 @@ def result(comparison: str = "comparison") -> dict[str, Any]:
 
 
 @pytest.mark.e2e
-def test_what_differs_and_was_not_declared_confounds(copy: Copy) -> None:
+def test_undeclared_differences_confound(copy: Copy) -> None:
     copy("short", 10, trainer__steps=30, data=[{"task": "reach-v3", "fingerprint": "abc", "command": "act collect"}])
     copy("long", 30)
     done = act("compare", "short", "long", "--vary", "trainer.steps", check=2)
-    assert "CONFOUNDED: short and long differ in what was not declared" in done.stdout
+    assert "CONFOUNDED: short and long differ in options that were not declared" in done.stdout
     assert "data (abc (act collect) | " in done.stdout
     (pair,) = result()["pairs"]
     assert pair["verdict"] == "CONFOUNDED"
-    assert {(change["key"], change["declared"]) for change in pair["changes"]} == {
-        ("trainer.steps", True), ("data", False)
-    }  # fmt: skip
+    declared_by_key = {change["key"]: change["declared"] for change in pair["changes"]}
+    assert declared_by_key == {"trainer.steps": True, "data": False}
     assert "is better" not in done.stdout + (Path("comparison") / "compare.html").read_text()
     declared = act("compare", "short", "long", "--vary", "trainer", "--vary", "data", "--out", "declared", check=0)
     assert "long is better than short" in declared.stdout
@@ -143,7 +142,7 @@ def test_what_differs_and_was_not_declared_confounds(copy: Copy) -> None:
     assert "http" not in page.replace("http-equiv", ""), "self-contained"
 
 
-def test_how_it_was_evaluated_confounds_too(run: Path, copy: Copy) -> None:
+def test_evaluation_settings_confound(run: Path, copy: Copy) -> None:
     a, b = copy("a"), copy("b")
     edit(b / "eval-test" / "summary.json", lambda summary: summary["chunking"].update(n_action_steps=8))
     edit(b / "eval-test" / "summary.json", lambda summary: summary["versions"].update(mujoco="3.4.0"))
@@ -153,29 +152,29 @@ def test_how_it_was_evaluated_confounds_too(run: Path, copy: Copy) -> None:
     assert compare([a, b], ["chunking", "eval.versions"]).decided
 
 
-def test_a_checkpoint_outside_its_run_is_of_unknown_training(run: Path, copy: Copy) -> None:
+def test_checkpoint_outside_a_run_has_unknown_training(run: Path, copy: Copy) -> None:
     a, b = copy("a"), copy("b", config=None)
     (confound,) = compare([a, b], []).pairs[0].confounds
     assert (confound.key, confound.a, confound.b) == ("config", "known", "unknown")
 
 
-def test_checkpoints_on_the_same_starts_are_paired_and_on_others_not(copy: Copy) -> None:
+def test_checkpoints_are_paired_only_on_the_same_initial_states(copy: Copy) -> None:
     copy("a", np.arange(NUM) % 2 == 0)
     copy("b", np.arange(NUM) % 3 > 0, policy__chunk_size=16)
     done = act("compare", "a", "b/eval-test", "--vary", "policy.chunk_size", check=0)
     found = result()["pairs"][0]["result"]["difference"]
     assert found["test"] == "McNemar's exact test"
     assert found["p"] == pytest.approx(mcnemar(5, 10))
-    assert "No difference shown between b and a" in done.stdout, "labels are the runs', not eval-test"
-    assert f"one of {100 * found['detectable']:.0f} points would have been" in done.stdout
-    assert "one training seed cannot tell methods apart" in done.stdout
+    assert "No difference shown between b and a" in done.stdout, "labels are those of the runs, not eval-test"
+    assert f"the minimum detectable difference is {100 * found['detectable']:.0f} points" in done.stdout
+    assert "one training seed per method is too few" in done.stdout
     copy("c", 20, init_states=1)
     (pair,) = compare([Path("a"), Path("c")], []).pairs
     assert pair.result is not None
     assert pair.result.difference.test == "Boschloo's exact test"
 
 
-def test_three_seeds_tell_methods_apart_and_every_one_is_shown(copy: Copy) -> None:
+def test_three_seeds_compare_methods_and_are_all_shown(copy: Copy) -> None:
     seeds(copy, "bad", [3, 5, 4])
     seeds(copy, "good", [27, 29, 28], policy__dim_model=64)
     done = act("compare", "bad", "good", "--vary", "policy", check=0)
@@ -193,21 +192,21 @@ def test_episodes_are_not_pooled_over_seeds(copy: Copy) -> None:
     seeds(copy, "steady", [24, 25, 23, 24, 24], policy__dim_model=64)
     comparison = compare([Path("wild"), Path("steady")], ["policy"])
     assert comparison.pairs[0].verdict == "no difference shown"
-    assert any("of two kinds, 2 at 3 to 7 % and 3 at 83 to 90 %" in note for note in comparison.notes)
+    assert any("bimodal, 2 at 3 to 7 % and 3 at 83 to 90 %" in note for note in comparison.notes)
     sentence = comparison.pairs[0].sentence
-    assert "2 of 5 collapsed: of new ones, 5 to 85 % may (Clopper–Pearson, 95 %)" in sentence
-    assert "against 5.0 % (2 of 5 seeds) and 86.7 % (3 of 5 seeds)" in sentence
-    assert "None of the 5 seeds of steady collapsed, but up to 45 % of new ones may" in sentence
+    assert "2 of 5 collapsed: 5 to 85 % of new seeds may collapse (Clopper–Pearson, 95 %)" in sentence
+    assert "versus 5.0 % (2 of 5 seeds) and 86.7 % (3 of 5 seeds)" in sentence
+    assert "None of the 5 seeds of steady collapsed, but up to 45 % of new seeds may collapse" in sentence
     assert "29 such seeds would bound it at 10 %" in sentence
     wild, steady = comparison.to_dict()["methods"]
-    assert wild["mean"] is None, "no mean and interval as if of one kind"
+    assert wild["mean"] is None, "no mean for bimodal seeds"
     assert wild["kinds"]["collapsed"] == pytest.approx({"num": 2, "low": 0.0527, "high": 0.8534}, abs=1e-3)
     assert steady["kinds"]["largest_unseen_share"] == pytest.approx(1 - 0.05 ** (1 / 5))
-    assert [row[3].partition(":")[0] for row in method_rows(comparison.methods)] == ["two kinds", "80.0 % [64, 96 %]"]
+    assert [row[3].partition(":")[0] for row in method_rows(comparison.methods)] == ["bimodal", "80.0 % [64, 96 %]"]
 
 
 @pytest.mark.e2e
-def test_what_is_missing_or_crashed_is_counted(copy: Copy) -> None:
+def test_missing_seeds_and_crashes_are_counted(copy: Copy) -> None:
     a = seeds(copy, "a", [20, 21, 22, 20, 21])
     b = seeds(copy, "b", [20, 21, 22])
     shutil.rmtree(a / "seed-1" / "eval-test")
@@ -216,8 +215,8 @@ def test_what_is_missing_or_crashed_is_counted(copy: Copy) -> None:
     rewrite(b / "seed-0" / "eval-test", [crash if i == 7 else {} for i in range(NUM)])
     done = act("compare", a, b, check=0)
     assert "2 of 5 seeds of a missing" in done.stderr
-    assert "a/seed-1: it was not evaluated. act eval a/seed-1" in done.stderr
-    assert "a/seed-3: its training is unfinished, at step 20 of 60. Go on: act train --resume" in done.stderr
+    assert "a/seed-1: it was not evaluated. Fix: act eval a/seed-1" in done.stderr
+    assert "a/seed-3: its training is unfinished, at step 20 of 60. Resume with: act train --resume" in done.stderr
     assert "b, seed-0, reach-v3: 1 of 30 episodes crashed and count as failed (number 7)" in done.stderr
     assert "3 of 5" in done.stdout
     assert set(result()["methods"][0]["missing"]) == {"seed-1", "seed-3"}
@@ -226,7 +225,7 @@ def test_what_is_missing_or_crashed_is_counted(copy: Copy) -> None:
     assert "No verdict on a and b: a has 2 of the 3 training seeds" in few.stdout
 
 
-def test_three_arms_share_their_errors(copy: Copy) -> None:
+def test_three_methods_are_corrected_by_holm(copy: Copy) -> None:
     for name, successes in (("a", 18), ("b", 24), ("c", 26)):
         copy(name, successes, policy__dim_model=successes)
     comparison = compare([Path(name) for name in "abc"], ["policy"])
@@ -243,16 +242,17 @@ def test_three_arms_share_their_errors(copy: Copy) -> None:
 
 
 @pytest.mark.e2e
-def test_policies_of_several_tasks_are_compared_by_task_and_in_the_mean(
+def test_multi_task_policies_are_compared_by_task_and_in_the_mean(
     reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     policy = untrained_policy([reach_store, push_store])
     self_test = {"states": np.ones((1, 39)), "tasks": np.zeros(1, np.int64)}
     policy.save(tmp_path, self_test)
-    for execute in (4, 8):
-        out = f"executing-{execute}"
-        act("eval", ".", "--episodes", 8, *BARE, "--n-action-steps", execute, "--workers", 1, "--out", out, check=0)
+    for n_action_steps in (4, 8):
+        out = f"executing-{n_action_steps}"
+        options = ("--episodes", 8, *BARE, "--n-action-steps", n_action_steps, "--workers", 1)
+        act("eval", ".", *options, "--out", out, check=0)
     for task, successes in (("reach-v3", 8), ("push-v3", 0)):
         rewrite(Path("executing-8") / task, [episode(i < successes, z=8) for i in range(8)])
         rewrite(Path("executing-4") / task, [episode(False, z=4)] * 8)
@@ -262,7 +262,7 @@ def test_policies_of_several_tasks_are_compared_by_task_and_in_the_mean(
         edit(out / "summary.json", lambda overview, of=(summaries, rows): overview.update(recount_overview(*of)))
     factors = ("--vary", "chunking", "--vary", "config")
     done = act("compare", "executing-4", "executing-8", *factors, check=0)
-    assert "executing-8 is better than executing-4: success 50.0 % against 0.0 %" in done.stdout
+    assert "executing-8 is better than executing-4: success 50.0 % versus 0.0 %" in done.stdout
     assert "Better: reach-v3. No difference shown: push-v3." in done.stdout
     (pair,) = result()["pairs"]
     assert pair["result"]["difference"]["p"] == pytest.approx(mcnemar(0, 8))
@@ -273,7 +273,7 @@ def test_policies_of_several_tasks_are_compared_by_task_and_in_the_mean(
         compare([Path("executing-4"), Path("executing-8/push-v3")], [])
 
 
-def test_labels_tell_arms_apart(copy: Copy) -> None:
+def test_labels_of_methods_are_unique(copy: Copy) -> None:
     paths = [copy("x/run"), copy("y/run"), copy("y/other")]
     assert [method.label for method in read_methods(paths)] == ["x/run", "y/run", "y/other"]
     assert [method.label for method in read_methods(paths[:2])] == ["x", "y"]
@@ -283,21 +283,21 @@ def test_labels_tell_arms_apart(copy: Copy) -> None:
     assert [method.label for method in read_methods(paths)] == ["x/seed-0", "y/seed-1"]
 
 
-def test_a_factor_that_does_not_differ_is_named(copy: Copy) -> None:
+def test_factor_that_does_not_differ_is_named(copy: Copy) -> None:
     a, b = copy("a"), copy("b")
     notes = compare([a, b], ["policy.dim_model"]).notes
     assert "--vary policy.dim_model does not differ between any two." in notes
     assert any("The configurations do not differ" in note for note in notes)
 
 
-def test_seeds_that_are_no_replicates_are_refused_and_an_option_that_varies_within_an_arm_confounds(copy: Copy) -> None:
+def test_seeds_must_be_replicates_and_options_that_vary_within_a_method_confound(copy: Copy) -> None:
     a = seeds(copy, "a", [20, 20])
     copy("a/seed-2", seed=1)
-    with pytest.raises(ActKitError, match="seed-1 and seed-2 do not replicate each other"):
+    with pytest.raises(ActKitError, match="seed-1 and seed-2 are not replicates"):
         read_method(a)
     shutil.rmtree(a / "seed-2")
     copy("a/seed-2", seed=2, init_states=5)
-    with pytest.raises(ActKitError, match="seed-0 and seed-2 were evaluated from different starts"):
+    with pytest.raises(ActKitError, match="seed-0 and seed-2 were evaluated from different initial states"):
         read_method(a)
     shutil.rmtree(a / "seed-2")
     copy("a/seed-2", seed=2, trainer__steps=30)
@@ -307,7 +307,7 @@ def test_seeds_that_are_no_replicates_are_refused_and_an_option_that_varies_with
 
 
 def with_states(run: Path, num_shared: int) -> None:
-    """Replace all but so many initial states of an evaluation, and put those that stay last."""
+    """Replace all but ``num_shared`` initial states of an evaluation, and move the shared ones to the end."""
     file = run / "eval-test" / "init_states.json"
     old, new = InitialStateSet.load(file), make_init_state_set("reach-v3", "test", NUM, 5, [])
     init_state_set = replace(old, init_states=new.init_states[num_shared:] + old.init_states[:num_shared])
@@ -315,7 +315,7 @@ def with_states(run: Path, num_shared: int) -> None:
     rewrite(run / "eval-test", [{}] * NUM)
 
 
-def test_shared_initial_states_are_paired_if_they_are_enough_and_what_was_done_is_said(copy: Copy) -> None:
+def test_shared_initial_states_are_paired_if_sufficient_and_the_note_explains_it(copy: Copy) -> None:
     copy("a", np.arange(NUM) < 25, policy__dim_model=64)
     b = copy("b", np.arange(NUM) >= 5)
     with_states(b, 25)
@@ -324,20 +324,20 @@ def test_shared_initial_states_are_paired_if_they_are_enough_and_what_was_done_i
     assert pair.result is not None
     difference = pair.result.difference
     assert (difference.test, difference.p, difference.value) == ("McNemar's exact test", 1.0, 0.0)
-    assert pair.result.means == (1.0, 1.0), "of the shared ones"
-    said = "a and b were evaluated from different initial states: 25 are shared, of 30 and 30. Only those"
-    assert any(said in note for note in comparison.notes)
+    assert pair.result.means == (1.0, 1.0), "over the shared ones"
+    expected = "a and b were evaluated from different initial states: 25 are shared, of 30 and 30. Only the shared"
+    assert any(expected in note for note in comparison.notes)
     c = copy("c", np.arange(NUM) >= 5)
     with_states(c, 12)
     comparison = compare([Path("a"), c], ["policy"])
     (pair,) = comparison.pairs
     assert pair.result is not None
     assert pair.result.difference.test == "Boschloo's exact test"
-    assert any("12 are shared, of 30 and 30. Pairs need 20" in note for note in comparison.notes)
+    assert any("12 are shared, of 30 and 30. A paired test requires 20" in note for note in comparison.notes)
     assert comparison.to_dict()["pairs"][0]["initial_states"] == {"reach-v3": {"a": 30, "b": 30, "shared": 12}}
 
 
-def test_the_same_evaluation_twice_is_no_comparison(copy: Copy) -> None:
+def test_copies_of_an_evaluation_give_no_verdict(copy: Copy) -> None:
     copy("a")
     shutil.copytree("a", "copy", symlinks=True)
     edit(
@@ -362,8 +362,10 @@ def test_the_same_evaluation_twice_is_no_comparison(copy: Copy) -> None:
 
 
 def leaves(values: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Return the places of all numbers in nested values."""
-    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    """Yield the paths of all numbers in nested values."""
+    items: Any = ()
+    if isinstance(values, (dict, list)):
+        items = values.items() if isinstance(values, dict) else enumerate(values)
     for key, value in items:
         yield from leaves(value, (*path, key))
     if isinstance(values, (int, float)):
@@ -375,23 +377,23 @@ def test_every_number_of_a_summary_is_recomputed_from_the_episodes(copy: Copy) -
     original = json.loads((results / "summary.json").read_text())
     read_method(Path("a"))
     counted = {*recount(read_rows(results)), "closed_distance_fraction"}
-    places = [place for place in leaves(original) if place[0] in counted]
-    assert len(places) > 30
+    paths = [path for path in leaves(original) if path[0] in counted]
+    assert len(paths) > 30
 
-    def raise_by(amount: float, *, of: tuple[Any, ...]) -> Callable[[Any], None]:
+    def raise_by(amount: float, *, path: tuple[Any, ...]) -> Callable[[Any], None]:
         def change(summary: Any) -> None:
-            for key in of[:-1]:
+            for key in path[:-1]:
                 summary = summary[key]
-            summary[of[-1]] += amount
+            summary[path[-1]] += amount
 
         return change
 
-    for place in places:
+    for path in paths:
         for amount in (1, -0.01, float("nan")):
-            edit(results / "summary.json", raise_by(amount, of=place))
+            edit(results / "summary.json", raise_by(amount, path=path))
             with pytest.raises(ActKitError, match=r"summary.json") as refused:
                 read_method(Path("a"))
-            assert str(place[-1]) in str(refused.value), place
+            assert str(path[-1]) in str(refused.value), path
             (results / "summary.json").write_text(json.dumps(original))
     for key in counted:
         edit(results / "summary.json", lambda summary, key=key: summary.pop(key))
@@ -400,19 +402,31 @@ def test_every_number_of_a_summary_is_recomputed_from_the_episodes(copy: Copy) -
         (results / "summary.json").write_text(json.dumps(original))
 
 
-ROWS: dict[str, str] = {
-    "success_once": "2", "success_at_end": "", "success_step": "-1", "initial_distance": "nan", "min_distance": "9",
-    "final_distance": "-0.1", "distance_to_nearest_demo": "1e999", "largest_z": "z", "clip_fraction": "1.5",
-    "furthest_stage": "moon", "failure_mode": "tired", "num_steps": "501", "crash": "once", "episode": "7", "init_state": "0 0 0",
-}  # fmt: skip
+INVALID_CELLS: dict[str, str] = {
+    "success_once": "2",
+    "success_at_end": "",
+    "success_step": "-1",
+    "initial_distance": "nan",
+    "min_distance": "9",
+    "final_distance": "-0.1",
+    "distance_to_nearest_demo": "1e999",
+    "largest_z": "z",
+    "clip_fraction": "1.5",
+    "furthest_stage": "moon",
+    "failure_mode": "tired",
+    "num_steps": "501",
+    "crash": "once",
+    "episode": "7",
+    "init_state": "0 0 0",
+}
 
 
-@pytest.mark.parametrize("column", ROWS)
-def test_a_row_that_cannot_be_is_named(column: str, copy: Copy) -> None:
+@pytest.mark.parametrize("column", INVALID_CELLS)
+def test_inconsistent_row_is_named(column: str, copy: Copy) -> None:
     file = copy("a", NUM) / "eval-test" / "episodes.csv"
     with file.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    rows[3][column] = ROWS[column]
+    rows[3][column] = INVALID_CELLS[column]
     with file.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
@@ -447,7 +461,7 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("name", ["summary.json", "episodes.csv", "init_states.json"])
 @pytest.mark.parametrize("case", DAMAGE)
-def test_damage_is_one_line(case: str, name: str, copy: Copy) -> None:
+def test_damage_gives_a_one_line_error(case: str, name: str, copy: Copy) -> None:
     a = copy("a")
     DAMAGE[case](a / "eval-test" / name)
     with pytest.raises(ActKitError) as refused:
@@ -457,7 +471,7 @@ def test_damage_is_one_line(case: str, name: str, copy: Copy) -> None:
         assert "a/eval-test" in str(refused.value)
 
 
-def test_seeds_that_were_to_be_trained_and_are_not_there_are_missing(copy: Copy) -> None:
+def test_planned_seeds_without_a_folder_are_missing(copy: Copy) -> None:
     a = seeds(copy, "a", [20, 21, 22])
     (a / "seeds.json").write_text("[0, 1, 2, 7]")
     method = read_method(a)
@@ -470,7 +484,7 @@ def test_seeds_that_were_to_be_trained_and_are_not_there_are_missing(copy: Copy)
 
 
 @pytest.mark.e2e
-def test_no_comparison_is_overwritten_unasked_and_nothing_else_ever(copy: Copy) -> None:
+def test_only_comparisons_are_overwritten_and_only_with_the_flag(copy: Copy) -> None:
     copy("a", 10)
     copy("b", 30)
     act("compare", "a", "b", check=0)
@@ -482,36 +496,36 @@ def test_no_comparison_is_overwritten_unasked_and_nothing_else_ever(copy: Copy) 
     assert (Path("comparison") / "compare.json").read_text() != first
     before = contents(Path("a"))
     act("compare", "a", "b", "--out", "a", "--overwrite", check=0)
-    assert contents(Path("a")).items() > before.items(), "what was compared is still there"
+    assert contents(Path("a")).items() > before.items(), "the compared run is unchanged"
     Path("file").write_text("mine", encoding="utf-8")
     assert "file exists" in act("compare", "a", "b", "--out", "file", "--overwrite", check=2).stderr
     assert Path("file").read_text(encoding="utf-8") == "mine"
 
 
-def damage(run: Path) -> Path:
+def truncate_episodes(run: Path) -> Path:
     lines = (run / "eval-test" / "episodes.csv").read_text().splitlines()
     (run / "eval-test" / "episodes.csv").write_text("\n".join(lines[:-3]))
     return run
 
 
-WRONG: dict[str, tuple[Callable[[Path, Path], list[Path]], list[str], str]] = {
-    "one": (lambda a, b: [a], [], "needs two or more"),
+INVALID_CALLS: dict[str, tuple[Callable[[Path, Path], list[Path]], list[str], str]] = {
+    "one": (lambda a, b: [a], [], "requires two or more"),
     "missing": (lambda a, b: [a, Path("nowhere")], [], "There is no folder nowhere"),
     "the same": (lambda a, b: [a, a], [], "The same folder is given twice"),
-    "the same otherwise": (lambda a, b: [a, a / "eval-test"], [], "are both a/eval-test"),
+    "the same by another path": (lambda a, b: [a, a / "eval-test"], [], "are both a/eval-test"),
     "something else": (
         lambda a, b: [a, a / "checkpoints"],
         [],
         "neither an evaluation, nor a run, nor a folder of runs",
     ),
     "a typo": (lambda a, b: [a, b], ["policy.chunk_sise"], "Did you mean 'policy.chunk_size'?"),
-    "damaged": (lambda a, b: [a, damage(b)], [], "has 27 episodes for 30 starts"),
+    "damaged": (lambda a, b: [a, truncate_episodes(b)], [], "has 27 episodes for 30 initial states"),
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_every_wrong_turn_is_answered(case: str, copy: Copy) -> None:
-    paths, factors, hint = WRONG[case]
+@pytest.mark.parametrize("case", INVALID_CALLS)
+def test_invalid_calls_are_refused(case: str, copy: Copy) -> None:
+    paths, factors, hint = INVALID_CALLS[case]
     with pytest.raises(ActKitError) as refused:
         compare(paths(copy("a"), copy("b")), factors)
     assert hint in str(refused.value)
@@ -519,7 +533,7 @@ def test_every_wrong_turn_is_answered(case: str, copy: Copy) -> None:
 
 
 @pytest.mark.browser
-def test_the_page_opens(copy: Copy, show: Open) -> None:
+def test_page_opens(copy: Copy, show: Open) -> None:
     rng = np.random.default_rng(0)
     for name, chance in (("short", 0.3), ("long", 0.9)):
         seeds(copy, name, [rng.random(NUM) < chance for _ in range(3)], policy__chunk_size=len(name))

@@ -1,4 +1,4 @@
-"""Windows against the obvious way to cut them."""
+"""Chunk sampling, compared with a straightforward implementation."""
 
 from __future__ import annotations
 
@@ -16,16 +16,22 @@ from act_kit.errors import DatasetError
 
 @settings(deadline=None, max_examples=60)
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5), chunk_size=st.integers(1, 9))
-def test_windows_are_the_actions_that_follow_and_never_another_episodes(lengths: list[int], chunk_size: int) -> None:
+def test_chunks_are_the_following_actions_of_the_same_episode(lengths: list[int], chunk_size: int) -> None:
     ends = np.cumsum(lengths)
     actions = torch.arange(ends[-1]).float()[:, None].repeat(1, 4)
     steps = torch.arange(ends[-1])
-    windows = ChunkSampler(
-        states_TS=actions.clone(), actions_TA=actions, last_T=torch.from_numpy(np.repeat(ends - 1, lengths)),
-        tasks_T=torch.zeros_like(steps), images_TCHW3=None, chunk_size=chunk_size, train_steps=steps,
-        num_per_task=(len(steps),), val_steps=steps,
-    )  # fmt: skip
-    batch = windows.gather(steps)
+    sampler = ChunkSampler(
+        states_TS=actions.clone(),
+        actions_TA=actions,
+        last_T=torch.from_numpy(np.repeat(ends - 1, lengths)),
+        tasks_T=torch.zeros_like(steps),
+        images_TCHW3=None,
+        chunk_size=chunk_size,
+        train_steps=steps,
+        num_per_task=(len(steps),),
+        val_steps=steps,
+    )
+    batch = sampler.gather(steps)
     states, chunks, is_pad = batch.states_BS, batch.actions_BKA, batch.is_pad_BK
     for step in range(len(steps)):
         end = ends[np.searchsorted(ends, step, side="right")]
@@ -40,34 +46,34 @@ def load(*stores: EpisodeStore, seed: int = 0) -> ChunkSampler:
 
 
 def test_every_episode_is_in_training_or_in_validation(reach_store: EpisodeStore) -> None:
-    windows, episodes = load(reach_store), reach_store.episodes()
+    sampler, episodes = load(reach_store), reach_store.episodes()
     begins = reach_store.episode_ends - reach_store.episode_lengths
     train, val = split_episodes(10, 0.2, seed=0)
-    for steps, chosen in ((windows.train_steps, train), (windows.val_steps, val)):
+    for steps, chosen in ((sampler.train_steps, train), (sampler.val_steps, val)):
         states = np.concatenate([episodes[i].state for i in chosen]).astype(np.float32)
-        assert np.array_equal(windows.states_TS[steps].numpy(), states)
+        assert np.array_equal(sampler.states_TS[steps].numpy(), states)
     last = torch.tensor([begins[3] + len(episodes[3]) - 2])
-    batch = windows.gather(last)
+    batch = sampler.gather(last)
     assert batch.is_pad_BK.tolist() == [[False, False, *[True] * 6]]
     assert np.array_equal(batch.actions_BKA[0, :2].numpy(), episodes[3].action[-2:])
 
 
-def test_several_datasets_follow_each_other_and_every_task_is_drawn_as_often(
+def test_datasets_are_concatenated_and_all_tasks_are_sampled_equally_often(
     reach_store: EpisodeStore, push_store: EpisodeStore, one_init_state_store: EpisodeStore
 ) -> None:
-    """Two of them are of one task, and share its part of the batches."""
-    windows = load(reach_store, push_store, one_init_state_store)
+    """Two of the datasets are of the same task and share its part of the batches."""
+    sampler = load(reach_store, push_store, one_init_state_store)
     num_reach, num_push = reach_store.num_steps, push_store.num_steps
-    assert windows.tasks_T.tolist() == [0] * num_reach + [1] * num_push + [0] * one_init_state_store.num_steps
-    assert int(windows.last_T[num_reach]) == num_reach + push_store.episode_lengths[0] - 1
+    assert sampler.tasks_T.tolist() == [0] * num_reach + [1] * num_push + [0] * one_init_state_store.num_steps
+    assert int(sampler.last_T[num_reach]) == num_reach + push_store.episode_lengths[0] - 1
     push = torch.arange(num_reach, num_reach + 1)
-    assert np.array_equal(windows.gather(push).actions_BKA[0].numpy(), push_store.steps("action")[:8])
+    assert np.array_equal(sampler.gather(push).actions_BKA[0].numpy(), push_store.steps("action")[:8])
     torch.manual_seed(0)
-    drawn = windows.draw(20_000)
-    assert set(drawn.tolist()) == set(windows.train_steps.tolist())
-    assert windows.gather(drawn).tasks_B.float().mean().item() == pytest.approx(0.5, abs=0.02)
-    within = torch.bincount(drawn[windows.tasks_T[drawn] == 1])[num_reach : num_reach + num_push]
-    expected = 10_000 / windows.num_per_task[1]
+    sampled = sampler.draw(20_000)
+    assert set(sampled.tolist()) == set(sampler.train_steps.tolist())
+    assert sampler.gather(sampled).tasks_B.float().mean().item() == pytest.approx(0.5, abs=0.02)
+    within = torch.bincount(sampled[sampler.tasks_T[sampled] == 1])[num_reach : num_reach + num_push]
+    expected = 10_000 / sampler.num_per_task[1]
     assert within[within > 0].float().mean().item() == pytest.approx(expected, rel=0.05)
 
 
@@ -89,11 +95,10 @@ def test_chunks_as_a_torch_dataset(reach_store: EpisodeStore, push_store: Episod
     assert np.array_equal(last["actions"][0].numpy(), reach_store[0].steps["action"][-1])
     assert dataset[-1]["task"] == 1
     batch = next(iter(torch.utils.data.DataLoader(dataset, batch_size=4)))
-    assert {name: tuple(values.shape) for name, values in batch.items()} == {
-        "state": (4, 39), "task": (4,), "actions": (4, 8, 4), "is_pad": (4, 8),
-    }  # fmt: skip
+    shapes = {name: tuple(values.shape) for name, values in batch.items()}
+    assert shapes == {"state": (4, 39), "task": (4,), "actions": (4, 8, 4), "is_pad": (4, 8)}
     with pytest.raises(IndexError):
         dataset[len(dataset)]
     with pytest.raises(TypeError, match="is not the number of an item"):
         dataset[:2]  # type: ignore[index]
-    assert len(ChunkDataset(str(reach_store.path), chunk_size=8)) == reach_store.num_steps, "a path is no sequence"
+    assert len(ChunkDataset(str(reach_store.path), chunk_size=8)) == reach_store.num_steps, "one path is no sequence"

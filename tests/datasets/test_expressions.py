@@ -1,4 +1,4 @@
-"""Expressions: the command line and the page choose the same episodes, and refuse the same ones in the same words."""
+"""Expressions: the command line and the page select the same episodes and give the same error messages."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def chosen(where: str) -> list[int]:
     return choose(COLUMNS, where).tolist()
 
 
-def refusal(where: str) -> str:
-    """Return why an expression is refused, without what is said beside it."""
+def rejection(where: str) -> str:
+    """Return the reason for which an expression is rejected, without the rest of the message."""
     with pytest.raises(ConfigError) as caught:
         choose(COLUMNS, where)
     message = str(caught.value)
     assert "\n" not in message
     assert "The columns are episode, steps" in message
-    found = re.search(r"expression over the columns of an episode: (.*)\. Write, for example", message)
+    found = re.search(r"expression over the columns of an episode: (.*)\. Fix: write, for example", message)
     assert found, message
     return found[1]
 
@@ -92,7 +92,7 @@ CASES: list[tuple[str, list[int]]] = [
     ("True", [0, 1, 2, 3, 4, 5]),
 ]
 
-REFUSED = {
+REJECTED = {
     "steps < 90 & succeeded": "'&' is not used here: write and",
     "steps < 90 | succeeded": "write or",
     "steps < 90 && succeeded": "write and",
@@ -107,7 +107,7 @@ REFUSED = {
     "steps =< 90": "write <=",
     "steps => 90": "write >=",
     "(x := 3) > 2": "':=' is not used here: write ==",
-    "steps > 100 == False": "'==' needs two of a kind, and 100 is a number, False is true or false",
+    "steps > 100 == False": "'==' needs values of one kind, but 100 is a number, False is true or false",
     "steps ≤ 90": "write <=",
     "source == “ann”": "'“' is not used here: write \"",
     "steps is 90": "'is' is not used here: write ==",
@@ -119,20 +119,20 @@ REFUSED = {
     "steps ** 2 > 3": "'**' is not used here: write x * x",
     "steps // 2 > 3": "write (x - x % n) / n",
     "9**9**9**9 > 1": "'**' is not used here",
-    "steps": "the whole must be true or false, and steps is a number: write a comparison, such as steps > 0",
+    "steps": "the expression must be true or false, but steps is a number: write a comparison, such as steps > 0",
     "source": "source is text: write a comparison, such as source == 'x'",
     "[1]": "[1] is a list",
-    "steps and succeeded": "'and' must be true or false, and steps is a number",
-    "not steps": "'not' must be true or false, and steps is a number",
-    "steps < 'a'": "'<' needs two of a kind, and steps is a number, 'a' is text",
+    "steps and succeeded": "'and' must be true or false, but steps is a number",
+    "not steps": "'not' must be true or false, but steps is a number",
+    "steps < 'a'": "'<' needs values of one kind, but steps is a number, 'a' is text",
     "steps == '90'": "write two numbers or two texts",
     "succeeded == 1": "succeeded is true or false, 1 is a number: write succeeded alone, or not succeeded",
-    "succeeded + 1 > 1": "'+' takes numbers, and succeeded is true or false",
+    "succeeded + 1 > 1": "'+' takes numbers, but succeeded is true or false",
     "-succeeded": "'-' takes numbers",
-    "source < 'b'": "'<' compares numbers, and source is text: write == or !=",
+    "source < 'b'": "'<' compares numbers, but source is text: write == or !=",
     "succeeded < True": "write == or !=",
-    "source + 'x' == 'y'": "'+' takes numbers, and source is text",
-    "source * 1000000000 == 'y'": "'*' takes numbers, and source is text",
+    "source + 'x' == 'y'": "'+' takes numbers, but source is text",
+    "source * 1000000000 == 'y'": "'*' takes numbers, but source is text",
     "'%1000000000d' % steps == 'y'": "'%' takes numbers",
     "'x' * 10 * 10 * 10 == source": "'*' takes numbers",
     "abs(source) > 1": "'abs' takes numbers",
@@ -148,22 +148,22 @@ REFUSED = {
     "{'a': 1}": "'{' is not understood",
     "lambda: 1": "':' is not understood",
     "succeeded if True else False": "'if' cannot follow 'succeeded'",
-    "episode in [steps]": "steps cannot stand in a list: write numbers or text",
-    "episode in [[1]]": "[1] cannot stand in a list",
-    "episode in [1, 'a']": "a list needs two of a kind",
-    "episode in ['1']": "'in' needs two of a kind",
-    "episode in steps": "'in' looks in a list or in text: write in [steps]",
+    "episode in [steps]": "steps cannot be in a list: write numbers or text",
+    "episode in [[1]]": "[1] cannot be in a list",
+    "episode in [1, 'a']": "a list needs values of one kind",
+    "episode in ['1']": "'in' needs values of one kind",
+    "episode in steps": "'in' needs a list or text after it: write in [steps]",
     "episode in 3": "write in [3]",
-    "3 in source": "'in' needs two of a kind",
-    "[1] == [1]": "'==' compares no lists: write in",
+    "3 in source": "'in' needs values of one kind",
+    "[1] == [1]": "'==' cannot compare lists: write in",
     "stepz < 3": "there is no column 'stepz'",
     "steps <": "something is missing after '<'",
     "steps < 3 and": "something is missing after 'and'",
     "(steps < 3": "')' is missing at the end",
     "episode in [1, 2": "']' is missing at the end",
     "steps < 3)": "')' cannot follow '3'",
-    "< 3": "'<' cannot stand at the beginning",
-    "and": "'and' cannot stand at the beginning",
+    "< 3": "'<' cannot be at the beginning",
+    "and": "'and' cannot be at the beginning",
     "steps < not 3": "'not' cannot follow '<'",
     "steps not 3": "'3' cannot follow 'not'",
     "steps < 3 4": "'4' cannot follow '3'",
@@ -171,7 +171,7 @@ REFUSED = {
     "steps < 1_000": "'1_000' is not understood",
     "steps < 0x10": "'0x10' is not understood",
     "steps < 1.2.3": "'1.2.3' is not understood",
-    "source == 'ann": "a text is not closed: ' is missing at its end",
+    "source == 'ann": "a text has no closing '",
     "source == '\\d'": "'\\d' is not understood in a text",
     "source == '\\Uffffffff'": "is not understood in a text",
     "steps < 3; True": "';' is not understood",
@@ -183,19 +183,19 @@ REFUSED = {
     "(" * 60 + "succeeded" + ")" * 60: "it is nested more than 50 levels deep",
     "not " * 60 + "succeeded": "it is nested more than 50 levels deep",
     "-" * 60 + "steps > 0": "it is nested more than 50 levels deep",
-    "steps > 0" + " " * MAX_CHARACTERS: "characters, and at most 10000 are read",
+    "steps > 0" + " " * MAX_CHARACTERS: "characters, the maximum is 10000",
     "steps" * 50 + " > 1": "there is no column 'stepsstepsstepsstepsstepsstepsstepsstep…'",
 }
 
 
 @pytest.mark.parametrize(("where", "episodes"), CASES)
-def test_an_expression_means_what_it_says(where: str, episodes: list[int]) -> None:
+def test_an_expression_selects_the_expected_episodes(where: str, episodes: list[int]) -> None:
     assert chosen(where) == episodes
 
 
-@pytest.mark.parametrize("where", REFUSED)
-def test_what_is_not_an_expression_is_refused_in_a_line(where: str) -> None:
-    assert REFUSED[where] in refusal(where)
+@pytest.mark.parametrize("where", REJECTED)
+def test_an_invalid_expression_is_rejected_in_one_line(where: str) -> None:
+    assert REJECTED[where] in rejection(where)
 
 
 HEAVY = [
@@ -220,7 +220,7 @@ HEAVY = [
 
 
 @pytest.mark.parametrize("where", HEAVY, ids=[where[:12] for where in HEAVY])
-def test_no_expression_takes_long_or_much(where: str) -> None:
+def test_time_and_memory_of_every_expression_are_bounded(where: str) -> None:
     columns = {name: values * 500 for name, values in COLUMNS.items()} | {"episode": list(range(3000))}
 
     def evaluate() -> None:
@@ -242,13 +242,15 @@ def test_no_expression_takes_long_or_much(where: str) -> None:
 
 @pytest.fixture(scope="module")
 def page(browser: Browser) -> Page:
-    """A page with nothing but the language."""
+    """A page with only the compiler."""
     page = browser.new_page()
     language = {"spellings": SPELLINGS, "signs": SIGNS, "characters": MAX_CHARACTERS, "depth": MAX_DEPTH}
-    columns = {name: [None if value != value else value for value in values] for name, values in COLUMNS.items()}
-    given = f"const language = {json.dumps(language)}, columns = {json.dumps(columns)};"
+    columns: dict[str, list[Any]] = {}
+    for name, values in COLUMNS.items():
+        columns[name] = [None if value != value else value for value in values]
+    constants = f"const language = {json.dumps(language)}, columns = {json.dumps(columns)};"
     script = Markup(render_page("expressions.js.j2", {}))
-    page.set_content(f"<script>{given}{script}</script>")
+    page.set_content(f"<script>{constants}{script}</script>")
     return page
 
 
@@ -261,21 +263,21 @@ ON_THE_PAGE = """where => {
 
 
 def assert_same(page: Page, where: str) -> bool:
-    """Require the same episodes or the same refusal of both, and return whether it was an expression."""
+    """Require the same episodes or the same error from both; return True for a valid expression."""
     try:
         here: list[int] | str = chosen(where)
     except ConfigError:
-        here = refusal(where)
+        here = rejection(where)
     there = page.evaluate(ON_THE_PAGE, where)
-    if isinstance(there, str) and there.startswith("division by zero"):  # the page names the first, the other any
+    if isinstance(there, str) and there.startswith("division by zero"):  # the page names the first episode, Python any
         here, there = str(here)[:16], there[:16]
     assert there == here, where
     return not isinstance(here, str)
 
 
 @pytest.mark.browser
-def test_the_page_says_the_same(page: Page) -> None:
-    for where in (*(where for where, _ in CASES), *REFUSED):
+def test_the_page_gives_the_same_results_and_messages(page: Page) -> None:
+    for where in (*(where for where, _ in CASES), *REJECTED):
         assert_same(page, where)
 
 
@@ -339,7 +341,7 @@ def test_the_page_and_the_command_line_agree(page: Page, where: str) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(where=CONDITIONS)
-def test_a_condition_is_true_for_some_episodes_and_its_opposite_for_the_others(where: str) -> None:
+def test_a_condition_and_its_negation_partition_the_episodes(where: str) -> None:
     with contextlib.suppress(ConfigError):  # a division by zero
         assert sorted([*chosen(where), *chosen(f"not ({where})")]) == COLUMNS["episode"]
 
@@ -347,8 +349,8 @@ def test_a_condition_is_true_for_some_episodes_and_its_opposite_for_the_others(w
 @settings(max_examples=150, deadline=None)
 @given(where=CONDITIONS)
 @pytest.mark.filterwarnings("ignore")
-def test_python_agrees_where_nothing_is_missing(where: str) -> None:
-    """The language is a part of Python's, but for what an episode does not have."""
+def test_results_equal_those_of_python_without_missing_values(where: str) -> None:
+    """The language is a subset of Python's, except for missing values."""
     if "never" in where or "success_step" in where:
         return
     try:
@@ -357,8 +359,8 @@ def test_python_agrees_where_nothing_is_missing(where: str) -> None:
         here = "division by zero"
     there: list[int] | str = []
     for episode in COLUMNS["episode"]:
-        values = {name: of[episode] for name, of in COLUMNS.items()}
-        values = {name: float(of) if type(of) is int else of for name, of in values.items()}
+        values = {name: column[episode] for name, column in COLUMNS.items()}
+        values = {name: float(value) if type(value) is int else value for name, value in values.items()}
         try:
             if eval(where, {"__builtins__": {"abs": abs}}, values):
                 there = [*there, episode]
@@ -370,5 +372,5 @@ def test_python_agrees_where_nothing_is_missing(where: str) -> None:
 
 def test_columns_are_not_changed() -> None:
     infinite = {**COLUMNS, "steps": [math.inf, *COLUMNS["steps"][1:]]}
-    assert choose(infinite, "steps > 0").tolist() == [1, 2, 3, 4, 5], "what is not finite is missing"
+    assert choose(infinite, "steps > 0").tolist() == [1, 2, 3, 4, 5], "infinite values are missing"
     assert np.isinf(infinite["steps"][0])

@@ -1,4 +1,4 @@
-"""Pictures for training: every camera's of every dataset, in the order of the steps, wherever they fit."""
+"""Images for training: those of every camera and dataset, in the order of the steps, on the device or on disk."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ CPU = torch.device("cpu")
 
 @pytest.mark.gl
 @pytest.mark.parametrize("where", ["device", "disk"])
-def test_datasets_follow_each_other_and_cameras_stand_side_by_side(
+def test_frames_are_ordered_by_dataset_and_step_then_camera(
     images_store: EpisodeStore, tmp_path: Path, where: str
 ) -> None:
     twice = [images_store, images_store]
     frames = load_frames(twice, ("topview", "corner4"), where=where, device=CPU, scratch=tmp_path)
-    of_camera = {
-        camera: np.concatenate([block for _, block in ImageStore(images_store, camera).blocks()])
-        for camera in ("topview", "corner4")
-    }
-    expected = np.stack(list(of_camera.values()), axis=1)
+    images = [ImageStore(images_store, camera) for camera in ("topview", "corner4")]
+    frames_of_cameras: list[np.ndarray] = []
+    for image in images:
+        frames_of_cameras.append(np.concatenate([block for _, block in image.blocks()]))
+    expected = np.stack(frames_of_cameras, axis=1)
     assert np.array_equal(frames.images_TCHW3.numpy(), np.concatenate([expected, expected]))
-    assert list(tmp_path.iterdir()) == [], "what is streamed has no name, and goes with the process"
+    assert list(tmp_path.iterdir()) == [], "the file on disk is unnamed, and deleted with the process"
 
 
 @pytest.mark.gl
-def test_what_does_not_fit_is_streamed_and_says_so(
+def test_frames_that_do_not_fit_on_the_device_are_read_from_disk(
     images_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fits = load_frames([images_store], ("corner4",), where="auto", device=CPU, scratch=tmp_path)
@@ -51,7 +51,7 @@ def test_what_does_not_fit_is_streamed_and_says_so(
 
 
 @pytest.mark.gl
-def test_pictures_that_differ_or_lack_are_named_with_the_command_that_mends_it(
+def test_errors_name_differing_or_missing_images_and_the_command_that_renders_them(
     gl: Gl, images_store: EpisodeStore, tmp_path: Path
 ) -> None:
     shutil.copytree(images_store.path, tmp_path / "other")
@@ -64,7 +64,5 @@ def test_pictures_that_differ_or_lack_are_named_with_the_command_that_mends_it(
         load_frames(stores, ("corner4",), where="auto", device=CPU, scratch=tmp_path)
     with pytest.raises(RenderError, match="Did you mean 'corner4'"):
         load_frames(stores, ("korner4",), where="auto", device=CPU, scratch=tmp_path)
-    with pytest.raises(
-        DatasetError, match=r"only those of corner4, topview. Draw them: act render .* --camera corner2"
-    ):
+    with pytest.raises(DatasetError, match=r"only those of corner4, topview. Fix: act render .* --camera corner2"):
         load_frames(stores, ("corner2",), where="auto", device=CPU, scratch=tmp_path)

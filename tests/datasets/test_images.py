@@ -1,4 +1,4 @@
-"""Pictures of a dataset: drawn in any number of goes, they are the same, and damage is found."""
+"""Images of a dataset: an interrupted rendering gives the same bytes, and damage is detected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TINY = RenderSettings(height_px=16, width_px=24)
 
 
 class Interrupt(Exception):
-    """What a test stops a rendering with."""
+    """Exception with which a test interrupts a rendering."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def store(collected: Path, tmp_path: Path) -> EpisodeStore:
 
 @pytest.mark.e2e
 @pytest.mark.gl
-def test_interrupted_and_in_parallel_the_bytes_are_those_of_one_go(
+def test_an_interrupted_parallel_rendering_gives_the_bytes_of_an_uninterrupted_one(
     gl: Gl, store: EpisodeStore, collected: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(collected, tmp_path / "whole")
@@ -61,23 +61,23 @@ def test_interrupted_and_in_parallel_the_bytes_are_those_of_one_go(
         assert (half.num_episodes, half.is_complete) == (2, False)
         with pytest.raises(DatasetError, match=r"Only 2 of 5 .* act render .* --camera corner4 --size 16x24"):
             list(half.blocks())
-        # What a kill would leave: frames without their digest.
+        # As after a kill: frames without their digest.
         half._frames.resize((half._frames.shape[0] + 7, *half._frames.shape[1:]))
         render(EpisodeStore.open(store.path, writable=True), ["corner4", "topview"], TINY, executor=executor)
     assert contents(store.path) == contents(whole.path)
     image = ImageStore(whole, "topview")
     assert np.concatenate([frames for _, frames in image.blocks()]).shape == (whole.num_steps, 16, 24, 3)
     assert (image.settings, image.renderer) == (TINY, gl.renderer)
-    assert whole.compute_fingerprint() == whole.fingerprint, "pictures are not part of what was collected"
+    assert whole.compute_fingerprint() == whole.fingerprint, "images are not part of the fingerprint"
 
 
 @pytest.mark.e2e
 @pytest.mark.gl
-def test_killed_for_real_it_goes_on_to_the_same_bytes(gl: Gl, store: EpisodeStore, tmp_path: Path) -> None:
+def test_a_killed_rendering_resumes_to_the_same_bytes(gl: Gl, store: EpisodeStore, tmp_path: Path) -> None:
     shutil.copytree(store.path, tmp_path / "whole")
     command = [sys.executable, "-c", "from act_kit.cli import main; main()", "render", str(store.path)]
     frames = store.path / "data" / "images" / "corner4" / "c"
-    for num_kills in range(3):  # three moments; the last run is left alone
+    for num_kills in range(3):  # the last run is not killed
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=ONE_THREAD
         )
@@ -91,8 +91,8 @@ def test_killed_for_real_it_goes_on_to_the_same_bytes(gl: Gl, store: EpisodeStor
     assert contents(store.path) == contents(tmp_path / "whole")
 
 
-def test_a_kill_between_making_room_and_filling_it_costs_nothing_else(store: EpisodeStore) -> None:
-    image = drawn(store)
+def test_a_kill_between_resizing_and_writing_keeps_the_committed_frames(store: EpisodeStore) -> None:
+    image = fill_frames(store)
     committed = {"num_steps": int(store.episode_ends[1]), "digests": image._digests[:2]}
     image._frames.attrs.update(committed)
     image._frames.resize((5000, 16, 24, 3))
@@ -104,14 +104,14 @@ def test_a_kill_between_making_room_and_filling_it_costs_nothing_else(store: Epi
 
 
 def test_missing_frames_are_not_zeros(store: EpisodeStore) -> None:
-    image = drawn(store)
+    image = fill_frames(store)
     (store.path / "data" / "images" / "corner4" / "c" / "0" / "0" / "0" / "0").unlink()
-    with pytest.raises(DatasetError, match=r"lacks frames of corner4. Draw them anew"):
+    with pytest.raises(DatasetError, match=r"lacks frames of corner4. Fix: act render"):
         list(image.blocks())
 
 
-def drawn(store: EpisodeStore, renderer: str = "llvmpipe") -> ImageStore:
-    """Fill in frames without drawing."""
+def fill_frames(store: EpisodeStore, renderer: str = "llvmpipe") -> ImageStore:
+    """Write random frames without rendering."""
     image = ImageStore.create(store, "corner4", TINY)
     image.begin(renderer)
     for seed, length in enumerate(store.episode_lengths):
@@ -119,23 +119,23 @@ def drawn(store: EpisodeStore, renderer: str = "llvmpipe") -> ImageStore:
     return image
 
 
-def test_other_settings_or_another_library_are_refused(store: EpisodeStore) -> None:
-    drawn(store, renderer="another")
+def test_other_settings_or_another_renderer_are_rejected(store: EpisodeStore) -> None:
+    fill_frames(store, renderer="another")
     with pytest.raises(DatasetError, match=r"frames of corner4 at 16x24, not the 32x32 .* --overwrite"):
         render(store, ["corner4"], RenderSettings(height_px=32, width_px=32), executor=SERIAL)
-    with pytest.raises(DatasetError, match="drawn by 'another', here draws 'llvmpipe'"):
+    with pytest.raises(DatasetError, match="rendered by 'another', the renderer here is 'llvmpipe'"):
         ImageStore(store, "corner4").begin("llvmpipe")
 
 
-def test_a_refusal_leaves_the_other_cameras_alone(store: EpisodeStore) -> None:
-    drawn(store)
+def test_a_rejected_rendering_does_not_change_other_cameras(store: EpisodeStore) -> None:
+    fill_frames(store)
     with pytest.raises(DatasetError, match="frames of corner4 at 16x24"):
         render(store, ["topview", "corner4"], RenderSettings(height_px=32, width_px=32), executor=SERIAL)
     assert ImageStore.cameras(store) == ("corner4",)
 
 
 def test_frames_are_replaced_when_the_new_ones_are_complete(store: EpisodeStore) -> None:
-    old = drawn(store)
+    old = fill_frames(store)
     new = ImageStore.create(store, "corner4", RenderSettings(height_px=16, width_px=16))
     new.begin("llvmpipe")
     lengths = store.episode_lengths
@@ -154,20 +154,20 @@ def test_frames_are_replaced_when_the_new_ones_are_complete(store: EpisodeStore)
     assert {path.name for path in store.path.parent.iterdir()} == {"data"}
 
 
-def test_pictures_are_for_finished_collections(store: EpisodeStore) -> None:
+def test_only_finished_collections_are_rendered(store: EpisodeStore) -> None:
     store.group.attrs["fingerprint"] = None
-    with pytest.raises(DatasetError, match=r"is not finished. First: act collect"):
+    with pytest.raises(DatasetError, match=r"is not finished. Resume with: act collect"):
         render(store, ["corner4"], TINY, executor=SERIAL)
 
 
-def test_a_changed_pixel_is_found_and_the_mend_named(store: EpisodeStore) -> None:
-    image = drawn(store)
+def test_a_changed_pixel_is_detected_and_the_error_names_the_fix(store: EpisodeStore) -> None:
+    image = fill_frames(store)
     assert image.damaged_episodes() == []
     frames = store.group["data/images/corner4"]
     assert isinstance(frames, zarr.Array)
     at = int(store.episode_ends[2])
     frames[at, 3, 4] = 255 - np.asarray(frames[at, 3, 4])
     assert image.damaged_episodes() == [3]
-    complaint = act("data", "info", store.path, "--verify", check=2).stderr
-    assert "frames of corner4 of 1 episodes (the first: 3)" in complaint
-    assert "--overwrite" in complaint
+    stderr = act("data", "info", store.path, "--verify", check=2).stderr
+    assert "images of corner4 in 1 episodes (the first: 3)" in stderr
+    assert "--overwrite" in stderr

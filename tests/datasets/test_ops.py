@@ -1,4 +1,4 @@
-"""Datasets made of others: the same steps, where they come from, and nothing half made."""
+"""Derived datasets: their steps and provenance, and no partial output after an interruption."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def derive(out: Path, derivations: object) -> list[EpisodeStore]:
 
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
-    """Twelve demonstrations from three starts, some attempts at which failed."""
+    """Twelve demonstrations from three initial states, for which some attempts failed."""
     store = make_dataset(
         tmp_path_factory.mktemp("noisy") / "data", task="soccer-v3", n=12, num_init_states=4, noise=0.4
     )
@@ -40,24 +40,21 @@ def noisy(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 
 
 def import_foreign(path: Path, like: EpisodeStore) -> EpisodeStore:
-    """Write three episodes of another robot, by two people, without starts."""
+    """Write three episodes of another robot, by two operators, without initial states."""
     rng = np.random.default_rng(0)
-    recordings = [
-        Recording(
-            init_state=None, source=source,
-            steps={"state": rng.normal(size=(20, 14)), "action": rng.normal(size=(20, 14)).astype(np.float32)},
-        )
-        for source in ("lab/ann", "bob", "bob")
-    ]  # fmt: skip
+    recordings: list[Recording] = []
+    for source in ("lab/ann", "bob", "bob"):
+        steps = {"state": rng.normal(size=(20, 14)), "action": rng.normal(size=(20, 14)).astype(np.float32)}
+        recordings.append(Recording(init_state=None, source=source, steps=steps))
     return write_dataset(path, replace(like.info, task="aloha-cube", demonstrator="people", seed=None), recordings)
 
 
-def test_what_was_split_and_merged_again_holds_the_same(noisy: EpisodeStore, tmp_path: Path) -> None:
+def test_splitting_and_merging_restores_the_episodes(noisy: EpisodeStore, tmp_path: Path) -> None:
     wheres = ["steps > 120", "not steps > 120"]
     parts = [derive(tmp_path / str(i), filter_episodes([noisy], where))[0] for i, where in enumerate(wheres)]
     (again,) = derive(tmp_path / "again", merge(parts))
     longer = noisy.episode_lengths > 120
-    assert 0 < longer.sum() < 12, "the test's filter must do something"
+    assert 0 < longer.sum() < 12, "the filter of the test must select some episodes but not all"
     order = np.concatenate([np.flatnonzero(longer), np.flatnonzero(~longer)])
     episodes = list(noisy.recordings())
     for recording, episode in zip(again.recordings(), order, strict=True):
@@ -65,7 +62,7 @@ def test_what_was_split_and_merged_again_holds_the_same(noisy: EpisodeStore, tmp
         for name, values in episodes[episode].steps.items():
             np.testing.assert_array_equal(recording.steps[name], values)
     np.testing.assert_array_equal(again.success_steps, noisy.success_steps[order])
-    # Every attempt stays on record: of the merged, twice, as it was left out of one part or failed in both.
+    # Every attempt stays recorded, twice after merging: in each part an attempt is kept, not selected or failed.
     for store, num_kept in ((parts[0], longer.sum()), (again, 12)):
         kept = [i for i, attempt in enumerate(store.attempts()) if attempt.kept]
         assert (kept, len(kept)) == ([r.attempt for r in store.recordings()], num_kept)
@@ -74,7 +71,7 @@ def test_what_was_split_and_merged_again_holds_the_same(noisy: EpisodeStore, tmp
     assert len(again.attempts()) == 2 * len(noisy.attempts())
 
 
-def test_where_it_comes_from(noisy: EpisodeStore, tmp_path: Path) -> None:
+def test_derived_datasets_record_their_provenance(noisy: EpisodeStore, tmp_path: Path) -> None:
     (part,) = derive(tmp_path / "part", filter_episodes([noisy], "random < 0.5", seed=1))
     assert part.info.command == f"act data filter {noisy.path} --where 'random < 0.5' --seed 1"
     assert part.info.parents == [
@@ -88,7 +85,7 @@ def test_where_it_comes_from(noisy: EpisodeStore, tmp_path: Path) -> None:
     assert part.fingerprint != EpisodeStore.open(tmp_path / "same").fingerprint
 
 
-def test_parts_share_no_start_and_can_be_trained_on(noisy: EpisodeStore, tmp_path: Path) -> None:
+def test_parts_share_no_initial_state_and_can_be_trained_on(noisy: EpisodeStore, tmp_path: Path) -> None:
     parts = derive(tmp_path / "parts", split_parts([noisy], [50, 25, 25]))
     assert [part.path.name for part in parts] == ["part-0", "part-1", "part-2"]
     assert sum(part.num_episodes for part in parts) == 12
@@ -100,12 +97,12 @@ def test_parts_share_no_start_and_can_be_trained_on(noisy: EpisodeStore, tmp_pat
     Trainer(tiny_config("trainer.steps=2"), [parts[0]], tmp_path / "run", selector=None).train()
     with pytest.raises(DatasetError, match="No episode"):
         split_parts([noisy], [1000, 1, 1])
-    # A part says how to make it alone.
+    # The command of a part reproduces this part alone.
     act(*shlex.split(parts[1].info.command)[1:], "--out", tmp_path / "alone", check=0)
     assert EpisodeStore.open(tmp_path / "alone").fingerprint == parts[1].fingerprint
 
 
-def test_datasets_of_several_tasks_become_a_folder(
+def test_datasets_of_several_tasks_are_merged_into_a_folder(
     reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path
 ) -> None:
     merged = derive(tmp_path / "all", merge([reach_store, push_store]))
@@ -117,7 +114,7 @@ def test_datasets_of_several_tasks_become_a_folder(
     assert {path.name for path in (tmp_path / "split").iterdir()} == {"part-0", "part-1", "datasets.json"}
 
 
-def test_data_of_others(noisy: EpisodeStore, tmp_path: Path) -> None:
+def test_imported_data_can_be_split_and_merged(noisy: EpisodeStore, tmp_path: Path) -> None:
     foreign = import_foreign(tmp_path / "foreign", noisy)
     assert list(columns_of(foreign)) == ["episode", "steps", "task", "source", "random"]
     bob, ann = derive(tmp_path / "by", split_by([foreign], "source"))
@@ -130,7 +127,7 @@ def test_data_of_others(noisy: EpisodeStore, tmp_path: Path) -> None:
 
 
 @pytest.mark.gl
-def test_pictures_come_along(images_store: EpisodeStore, tmp_path: Path) -> None:
+def test_images_are_copied(images_store: EpisodeStore, tmp_path: Path) -> None:
     (part,) = derive(tmp_path / "part", filter_episodes([images_store], "episode in [1, 3]"))
     assert ImageStore.cameras(part) == ("corner4", "topview")
     for camera in ImageStore.cameras(part):
@@ -142,7 +139,7 @@ def test_pictures_come_along(images_store: EpisodeStore, tmp_path: Path) -> None
         merge([part, bare])
 
 
-def test_columns(noisy: EpisodeStore) -> None:
+def test_columns_of_the_episode_table(noisy: EpisodeStore) -> None:
     columns = columns_of(noisy)
     assert choose(columns, "first_of_its_start").tolist() == sorted(
         np.unique(noisy.rand_vecs, axis=0, return_index=True)[1].tolist()
@@ -152,15 +149,15 @@ def test_columns(noisy: EpisodeStore) -> None:
     shares = dict(zip(columns["random"], columns["goal_x"], strict=True))
     assert sorted(shares) == [i / len(shares) for i in range(len(shares))]
     never = {**columns, "success_step": [float("nan")] * 12}
-    assert len(choose(never, "success_step < 1000")) == 0, "what never was is not early"
+    assert len(choose(never, "success_step < 1000")) == 0, "comparisons with a missing value are false"
 
 
 @pytest.mark.parametrize(
-    ("where", "says"),
+    ("where", "message"),
     [
         ("stepz < 3", "Did you mean 'steps'"),
         ("steps = 3", "not an expression"),
-        ("steps", "must be true or false, and steps is a number"),
+        ("steps", "must be true or false, but steps is a number"),
         ("steps < 'a'", "steps is a number, 'a' is text"),
         ("source.__class__ == 'A'", "'.__class__' is not understood"),
         ("__import__('os')", "no column '__import__'"),
@@ -168,15 +165,15 @@ def test_columns(noisy: EpisodeStore) -> None:
         ("", "not an expression"),
     ],
 )
-def test_expressions_that_are_none(noisy: EpisodeStore, where: str, says: str) -> None:
-    with pytest.raises(ConfigError, match=says) as caught:
+def test_invalid_expressions_are_rejected(noisy: EpisodeStore, where: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         choose(columns_of(noisy), where)
     assert "\n" not in str(caught.value)
     assert "gripper_switches" in str(caught.value)
 
 
 @pytest.mark.e2e
-def test_wrong_turns_on_the_command_line(noisy: EpisodeStore, reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_wrong_arguments_exit_with_one_line(noisy: EpisodeStore, reach_store: EpisodeStore, tmp_path: Path) -> None:
     wrong: list[tuple[tuple[object, ...], str]] = [
         (("split", noisy.path, "--out", tmp_path / "out"), "either --by COLUMN"),
         (("split", noisy.path, "--by", "jerk", "--out", tmp_path / "out"), "--by takes one of episode, steps"),
@@ -184,40 +181,40 @@ def test_wrong_turns_on_the_command_line(noisy: EpisodeStore, reach_store: Episo
         (("filter", noisy.path, "--where", "steps > 0", "--out", noisy.path, "--overwrite"), "overlap"),
         (("merge", noisy.path, noisy.path, "--out", tmp_path / "out"), "hold the same demonstrations"),
     ]
-    for arguments, says in wrong:
+    for arguments, message in wrong:
         done = act("data", *arguments, check=2)
-        assert says in done.stderr
+        assert message in done.stderr
         assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
     assert noisy.fingerprint == EpisodeStore.open(noisy.path).compute_fingerprint()
 
 
 @pytest.mark.parametrize("kind", ["one", "several"])
-def test_interrupted_nothing_is_left(
+def test_an_interruption_leaves_no_output(
     noisy: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    whole: Callable[..., None] = EpisodeStore.append
+    original: Callable[..., None] = EpisodeStore.append
     written: list[int] = []
 
     def stop(store: EpisodeStore, episodes: list[Recording], attempts: object) -> None:
         written.append(len(episodes))
         if sum(written) > 6:
             raise KeyboardInterrupt
-        whole(store, episodes, attempts)
+        original(store, episodes, attempts)
 
     monkeypatch.setattr(EpisodeStore, "append", stop)
-    made = merge([noisy]) if kind == "one" else split_parts([noisy], [1, 1])
+    derivations = merge([noisy]) if kind == "one" else split_parts([noisy], [1, 1])
     with pytest.raises(KeyboardInterrupt):
-        derive(tmp_path / "out", made)
+        derive(tmp_path / "out", derivations)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_a_collection_that_was_killed_whole_episodes_are_taken(noisy: EpisodeStore, tmp_path: Path) -> None:
+def test_only_committed_episodes_of_a_killed_collection_are_used(noisy: EpisodeStore, tmp_path: Path) -> None:
     shutil.copytree(noisy.path, tmp_path / "killed")
-    torn = EpisodeStore.open(tmp_path / "killed", writable=True).group
+    group = EpisodeStore.open(tmp_path / "killed", writable=True).group
     ends, kept = noisy.episode_ends, np.flatnonzero([attempt.kept for attempt in noisy.attempts()])
     committed = {"num_episodes": 5, "num_steps": int(ends[4]), "num_attempts": int(kept[4]) + 1}
-    torn.attrs.update({"fingerprint": None, "committed": committed})  # the rest was written, and not committed
+    group.attrs.update({"fingerprint": None, "committed": committed})  # the rest was written but not committed
     killed = EpisodeStore.open(tmp_path / "killed")
     (taken,) = derive(tmp_path / "taken", filter_episodes([killed], "episode != 1"))
     assert taken.num_episodes == 4

@@ -1,4 +1,4 @@
-"""The store: what is not whole is refused, with a reason."""
+"""EpisodeStore: content, and errors for incomplete or damaged datasets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def copy(reach_store: EpisodeStore, tmp_path: Path) -> Path:
     return Path(shutil.copytree(reach_store.path, tmp_path / "copy"))
 
 
-def test_it_holds_what_was_collected(reach_store: EpisodeStore) -> None:
+def test_a_dataset_holds_the_collected_episodes(reach_store: EpisodeStore) -> None:
     store = EpisodeStore.open(reach_store.path)
     assert store.info.task == "reach-v3"
     assert store.info.command.startswith("act collect --task reach-v3 --n 10 --seed 0")
@@ -34,14 +34,14 @@ def test_it_holds_what_was_collected(reach_store: EpisodeStore) -> None:
         assert episode.action.dtype == np.float32
 
 
-def test_any_zarr_reader_can_read_it(reach_store: EpisodeStore) -> None:
+def test_any_zarr_reader_can_read_a_dataset(reach_store: EpisodeStore) -> None:
     group = zarr.open_group(reach_store.path, mode="r")
     assert group["data/state"].shape == (reach_store.num_steps, 39)
     assert group["meta/episode_ends"][-1] == reach_store.num_steps
 
 
-def test_missing_and_foreign_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"There is no dataset at .*Collect one: act collect"):
+def test_missing_datasets_and_other_files_are_rejected(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"There is no dataset at .*Fix: act collect"):
         EpisodeStore.open(tmp_path / "nothing")
     (tmp_path / "text").write_text("hello")
     (tmp_path / "folder").mkdir()
@@ -51,7 +51,7 @@ def test_missing_and_foreign_are_named(tmp_path: Path) -> None:
             EpisodeStore.open(tmp_path / name)
 
 
-def test_another_version_is_named(copy: Path) -> None:
+def test_another_version_is_rejected(copy: Path) -> None:
     zarr.open_group(copy, mode="r+").attrs["version"] = 99
     with pytest.raises(DatasetError, match="has dataset version 99; this act_kit reads version 3"):
         EpisodeStore.open(copy)
@@ -64,7 +64,7 @@ def test_a_missing_chunk_is_not_read_as_zeros(copy: Path, field: str) -> None:
         EpisodeStore.open(copy)
 
 
-def test_a_shortened_array_is_found(copy: Path) -> None:
+def test_a_shortened_array_is_detected(copy: Path) -> None:
     array = zarr.open_group(copy, mode="r+")["data/action"]
     assert isinstance(array, zarr.Array)
     array.resize((array.shape[0] - 5, 4))
@@ -73,13 +73,13 @@ def test_a_shortened_array_is_found(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["data/state", "meta/episode_ends", "meta/attempts"])
-def test_a_missing_array_is_found(copy: Path, missing: str) -> None:
+def test_a_missing_array_is_detected(copy: Path, missing: str) -> None:
     shutil.rmtree(copy / missing)
     with pytest.raises(DatasetError, match="damaged"):
         EpisodeStore.open(copy)
 
 
-def test_a_damaged_chunk_is_found_when_read(copy: Path) -> None:
+def test_a_damaged_chunk_is_detected_when_read(copy: Path) -> None:
     chunk = next(path for path in (copy / "data" / "state" / "c").rglob("*") if path.is_file())
     chunk.write_bytes(b"\x00" * 50)
     with pytest.raises(DatasetError, match="data/state cannot be read"):
@@ -94,7 +94,7 @@ def test_a_changed_number_changes_the_fingerprint(copy: Path) -> None:
     assert store.fingerprint != store.compute_fingerprint()
 
 
-def test_a_dataset_may_be_called_like_a_part_of_it(
+def test_a_dataset_may_have_the_name_of_one_of_its_groups(
     reach_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """zarr strips the folder's name from its keys, which begin with ``data`` too."""
@@ -135,14 +135,14 @@ def test_a_store_is_a_sequence_of_episodes(reach_store: EpisodeStore) -> None:
         ("data_type", "x" * 1000),
     ],
 )
-def test_what_an_array_declares_is_checked_before_memory_is_taken(copy: Path, key: str, value: object) -> None:
+def test_array_declarations_are_checked_before_memory_is_allocated(copy: Path, key: str, value: object) -> None:
     file = copy / "data" / "action" / "zarr.json"
     write_json(file, {**read_json(file), key: value})
     with pytest.raises(DatasetError, match="data/action"):
         EpisodeStore.open(copy)
 
 
-def test_commitments_beyond_what_is_stored_are_refused(copy: Path) -> None:
+def test_more_committed_rows_than_stored_are_rejected(copy: Path) -> None:
     for name in ("data/action", "data/state", "meta/episode_ends"):
         file = copy / name / "zarr.json"
         declared = read_json(file)
@@ -155,16 +155,16 @@ def test_commitments_beyond_what_is_stored_are_refused(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "zeros", "huge", "loop", "folder", "bomb"])
-def test_a_chunk_that_is_none_is_not_read(copy: Path, kind: str) -> None:
+def test_an_invalid_chunk_file_is_not_read(copy: Path, kind: str) -> None:
     chunk = copy / "data" / "action" / "c" / "0" / "0"
-    packed = chunk.read_bytes()
+    compressed = chunk.read_bytes()
     chunk.unlink()
     if kind == "pipe":
         os.mkfifo(chunk)
     elif kind == "folder":
         chunk.mkdir()
     elif kind == "bomb":  # its header declares two terabytes
-        chunk.write_bytes(packed[:4] + b"\xe0" + (2**41).to_bytes(8, "little") + packed[9:])
+        chunk.write_bytes(compressed[:4] + b"\xe0" + (2**41).to_bytes(8, "little") + compressed[9:])
     elif kind == "huge":
         chunk.touch()
         os.truncate(chunk, 2**40)
@@ -178,7 +178,7 @@ def test_a_chunk_that_is_none_is_not_read(copy: Path, kind: str) -> None:
     ("key", "value"),
     [("noise", float("nan")), ("seed", -1), ("horizon", 10**30), ("versions", {"numpy": 2}), ("command", None)],
 )
-def test_attributes_have_ranges(copy: Path, key: str, value: object) -> None:
+def test_attributes_out_of_range_are_rejected(copy: Path, key: str, value: object) -> None:
     root = read_json(copy / "zarr.json")
     root["attributes"][key] = value
     write_json(copy / "zarr.json", root)
@@ -187,9 +187,9 @@ def test_attributes_have_ranges(copy: Path, key: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("source", 7), ("source", -1), ("success_step", 10**6), ("attempt", -1)])
-def test_numbers_of_episodes_have_ranges(copy: Path, name: str, value: int) -> None:
+def test_episode_metadata_out_of_range_is_rejected(copy: Path, name: str, value: int) -> None:
     array = zarr.open_group(copy, mode="r+")[f"meta/{name}"]
     assert isinstance(array, zarr.Array)
     array[1] = value
-    with pytest.raises(DatasetError, match=f"meta/{name} leaves its range"):
+    with pytest.raises(DatasetError, match=f"meta/{name} is out of range"):
         EpisodeStore.open(copy)

@@ -1,4 +1,4 @@
-"""Data without starts: judged by what they begin from, trained on where they fit, refused in a line where not."""
+"""Data without initial states: diversity of their first observations, training if they fit, refusal if not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NUM, STEPS, SIZE = 50, 12, 32
 def aloha(
     path: Path, template: EpisodeStore, *, poses: int = 1, cubes: int = 0, num: int = NUM, damage: bool = False
 ) -> EpisodeStore:
-    """Write ``num`` episodes of two arms in ``poses`` poses; with ``cubes``, pictures of one in so many places."""
+    """Write ``num`` episodes of two arms in ``poses`` poses; with ``cubes``, images of a cube in as many places."""
     rng = np.random.default_rng(0)
     first = rng.normal(size=(poses, 14))
     recordings = []
@@ -38,7 +38,7 @@ def aloha(
             state[5, 2] = np.nan
         images = {}
         if cubes:
-            # A sensor's noise is no other picture.
+            # Sensor noise does not make images distinct.
             frames = rng.normal(120, 2, (STEPS, SIZE * 4, SIZE * 4, 3)).round().astype(np.uint8)
             place = 2 * (i % cubes)
             frames[:, place : place + 8, 40:48] = 250
@@ -52,15 +52,15 @@ def aloha(
 
 
 def imported(path: Path, store: EpisodeStore, keep: Sequence[str] = ("state", "action")) -> EpisodeStore:
-    """Write what another format would hold of a dataset of Meta-World."""
-    recordings = [
-        replace(recording, init_state=None, source="human", steps={name: recording.steps[name] for name in keep})
-        for recording in store.recordings()
-    ]
+    """Write a Meta-World dataset as imported from a format with fewer fields."""
+    recordings = []
+    for recording in store.recordings():
+        steps = {name: recording.steps[name] for name in keep}
+        recordings.append(replace(recording, init_state=None, source="human", steps=steps))
     return write_dataset(path, replace(store.info, demonstrator="human"), recordings)
 
 
-def judge(store: EpisodeStore) -> FirstObservations:
+def measure_first(store: EpisodeStore) -> FirstObservations:
     measured = measure_dataset(store)
     assert isinstance(measured, FirstObservations)
     json.dumps(measured.to_dict(), allow_nan=False)
@@ -68,40 +68,40 @@ def judge(store: EpisodeStore) -> FirstObservations:
 
 
 @pytest.mark.e2e
-def test_pictures_show_what_the_arm_does_not(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    seen = judge(aloha(tmp_path / "seen", reach_store, cubes=NUM))
+def test_images_distinguish_demonstrations_with_equal_states(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    seen = measure_first(aloha(tmp_path / "seen", reach_store, cubes=NUM))
     assert (seen.num_distinct_states, seen.num_distinct_frames) == (1, {"top": NUM})
     assert seen.level == "OK"
-    assert "50 distinct first observations; no law to hold them against is known" in seen.verdict
+    assert "50 distinct first observations; there is no known distribution to compare them with" in seen.verdict
     assert seen.frozen == list(range(14))
-    blind = judge(aloha(tmp_path / "blind", reach_store))
+    blind = measure_first(aloha(tmp_path / "blind", reach_store))
     assert blind.level == "FAIL"
-    assert "all 50 demonstrations begin from one and the same observation" in blind.verdict
-    same = judge(aloha(tmp_path / "same", reach_store, cubes=1))
+    assert "all 50 demonstrations begin from the same observation" in blind.verdict
+    same = measure_first(aloha(tmp_path / "same", reach_store, cubes=1))
     assert same.level == "FAIL"
-    assert "first pictures (top)" in same.verdict
+    assert "first images (top)" in same.verdict
 
 
-def test_few_first_observations_are_noticed(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    few = judge(aloha(tmp_path / "few", reach_store, poses=3))
+def test_few_first_observations_are_reported(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    few = measure_first(aloha(tmp_path / "few", reach_store, poses=3))
     assert (few.level, few.num_distinct) == ("WARN", 3)
     assert "only 3 distinct observations" in few.verdict
-    assert judge(aloha(tmp_path / "many", reach_store, poses=20)).level == "OK"
-    assert "too few to judge" in judge(aloha(tmp_path / "tiny", reach_store, poses=4, num=4)).verdict
-    broken = judge(aloha(tmp_path / "broken", reach_store, poses=NUM, damage=True))
+    assert measure_first(aloha(tmp_path / "many", reach_store, poses=20)).level == "OK"
+    assert "too few to assess" in measure_first(aloha(tmp_path / "tiny", reach_store, poses=4, num=4)).verdict
+    broken = measure_first(aloha(tmp_path / "broken", reach_store, poses=NUM, damage=True))
     assert broken.level == "FAIL"
-    assert "(3) has numbers that are not finite" in broken.verdict
+    assert "(3) has values that are not finite" in broken.verdict
 
 
-def test_copies_are_noticed(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_copies_are_reported(reach_store: EpisodeStore, tmp_path: Path) -> None:
     original = aloha(tmp_path / "original", reach_store, poses=NUM)
     copies = write_dataset(tmp_path / "copies", original.info, [*original.recordings(), *original.recordings()])
-    assert judge(copies).duplicate_trajectories == 0.5
-    assert "50 % of the demonstrations repeat another" in judge(copies).verdict
+    assert measure_first(copies).duplicate_trajectories == 0.5
+    assert "50 % of the demonstrations are bit-exact copies" in measure_first(copies).verdict
 
 
 @pytest.mark.parametrize("task", ["drawer-open-v3", "pick-place-v3"])
-def test_first_states_of_metaworld_say_where_it_began(task: str, tmp_path: Path) -> None:
+def test_first_states_of_metaworld_determine_the_initial_states(task: str, tmp_path: Path) -> None:
     store = make_dataset(tmp_path / "data", task=task, n=4)
     known = known_init_states(imported(tmp_path / "imported", store))
     assert known is not None
@@ -109,13 +109,15 @@ def test_first_states_of_metaworld_say_where_it_began(task: str, tmp_path: Path)
     np.testing.assert_allclose(known[:, dims], store.rand_vecs[:, dims], atol=1e-6)
 
 
-def test_what_first_states_do_not_show_is_not_judged(
+def test_initial_states_that_do_not_follow_from_first_states_are_unknown(
     push_store: EpisodeStore, reach_store: EpisodeStore, tmp_path: Path
 ) -> None:
-    """The height of push-v3's goal is in its start, not in its first state; states moved by hand are no start's."""
+    """First states lack the height of push-v3's goal; moved states agree with no initial state."""
     store = imported(tmp_path / "push", push_store)
     assert known_init_states(store) is None
-    assert "No starts were recorded, so none are held against those of push-v3." in judge(store).notes
+    assert (
+        "No initial states were recorded, so their coverage of push-v3 was not measured." in measure_first(store).notes
+    )
     moved = [
         replace(r, init_state=None, steps={**r.steps, "state": r.steps["state"] + 0.01})
         for r in reach_store.recordings()
@@ -123,29 +125,29 @@ def test_what_first_states_do_not_show_is_not_judged(
     assert known_init_states(write_dataset(tmp_path / "moved", reach_store.info, moved)) is None
 
 
-def test_imported_metaworld_data_are_held_against_its_law(
+def test_imported_metaworld_data_are_compared_with_the_tasks_distribution(
     reach_store: EpisodeStore, one_init_state_store: EpisodeStore, tmp_path: Path
 ) -> None:
-    measured = judge(imported(tmp_path / "test", reach_store))
+    measured = measure_first(imported(tmp_path / "test", reach_store))
     assert measured.level == measure(reach_store).level == "OK"
-    assert "whose starts cover the starts of reach-v3" in measured.verdict
-    fixed = judge(imported(tmp_path / "fixed", one_init_state_store))
+    assert "their initial states cover the initial states of reach-v3" in measured.verdict
+    fixed = measure_first(imported(tmp_path / "fixed", one_init_state_store))
     assert fixed.level == "FAIL"
-    assert "begin from one and the same start" in fixed.verdict
+    assert "begin from the same initial state" in fixed.verdict
 
 
 @pytest.mark.e2e
-def test_foreign_data_are_reported_examined_and_not_trained_on(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_foreign_data_are_reported_and_diagnosed_but_not_trained_on(reach_store: EpisodeStore, tmp_path: Path) -> None:
     path = aloha(tmp_path / "data", reach_store, cubes=NUM).path
     done = act("report", path, "--out", tmp_path / "report", check=0)
     assert "OK: 50 demonstrations begin from 50 distinct first observations" in done.stdout
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "<td>distinct first pictures of top</td><td>50 of 50</td>" in page
+    assert "<td>distinct first images of top</td><td>50 of 50</td>" in page
     assert json.loads((tmp_path / "report" / "diversity.json").read_text())["level"] == "OK"
     act("report", aloha(tmp_path / "blind", reach_store).path, check=2)
     findings = examine_dataset(path)
     assert {finding.result.status for finding in findings} == {"RULED OUT", "UNTESTED"}
-    assert not [finding.result.says for finding in findings if "itself failed" in finding.result.says]
+    assert not [finding.result.message for finding in findings if "itself failed" in finding.result.message]
     refused = act("train", "--data", path, "--out", tmp_path / "run", check=2)
     (line,) = refused.stderr.splitlines()
     assert "states of 14 and actions of 14 numbers of 'aloha'; training needs states of 39 and actions of 4" in line
@@ -156,16 +158,18 @@ def test_foreign_data_are_reported_examined_and_not_trained_on(reach_store: Epis
 def test_imported_metaworld_data_train_and_are_evaluated(reach_store: EpisodeStore, tmp_path: Path) -> None:
     store, run = imported(tmp_path / "data", reach_store), tmp_path / "run"
     act("train", "--data", store.path, "--out", run, "--device", "cpu", "--workers", 1, *TINY, check=0)
-    assert Policy.load(run).contract.init_states_of("reach-v3") == []
+    assert Policy.load(run).metadata.init_states_of("reach-v3") == []
     act("eval", run, "--episodes", 3, "--workers", 1, "baseline_episodes=1", check=0)
     summary = json.loads((run / "eval-test" / "summary.json").read_text())
     assert summary["success_by_nearest_demonstration"] == []
     assert "demonstrated starts" not in summary["baselines"]
-    assert "the starts of its demonstrations were not recorded" in (run / "eval-test" / "report.html").read_text()
-    refused = act("eval", run, "--init-states", "dataset", check=2)
-    assert "were not recorded: --init-states test" in refused.stderr
+    assert (
+        "the initial states of the demonstrations were not recorded" in (run / "eval-test" / "report.html").read_text()
+    )
+    refused = act("eval", run, "--init-states", "train", check=2)
+    assert "were not recorded. Fix: --init-states test" in refused.stderr.replace("\n", " ")
     findings = {finding.name: finding.result for finding in examine_run(run, num_workers=1)}
-    assert not [result.says for result in findings.values() if "itself failed" in result.says]
+    assert not [result.message for result in findings.values() if "itself failed" in result.message]
     assert findings["checkpoint of another run"].status == "RULED OUT"
-    assert findings["evaluated on training starts"].status == "UNTESTED"
+    assert findings["evaluated on training initial states"].status == "UNTESTED"
     assert findings["episodes do not replay"].status == "UNTESTED"

@@ -1,4 +1,4 @@
-"""Datasets edited by hand: each edit must be named, and a sound dataset left in peace."""
+"""Integrity findings: every manual edit is reported, and a sound dataset has no findings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Edit = Callable[[np.ndarray], object]
 
 
 def edit(store: EpisodeStore, folder: Path, **edits: Edit) -> Path:
-    """Copy a dataset and overwrite arrays of it, ``data_state`` being ``data/state``."""
+    """Copy a dataset and overwrite some of its arrays; ``data_state`` stands for ``data/state``."""
     path = folder / "edited"
     shutil.copytree(store.path, path)
     group = zarr.open_group(path.absolute(), mode="r+")
@@ -44,7 +44,7 @@ def edit(store: EpisodeStore, folder: Path, **edits: Edit) -> Path:
     return path
 
 
-def judge(path: Path) -> DiversityReport:
+def measure_path(path: Path) -> DiversityReport:
     diversity = measure(EpisodeStore.open(path))
     json.dumps(diversity.to_dict(), allow_nan=False)
     return diversity
@@ -59,51 +59,62 @@ def put(where: object, value: object) -> Edit:
 
 GOAL = (slice(None), slice(36, 39))
 EDITS: dict[str, tuple[dict[str, Edit], str, str]] = {
-    "a state that is not a number": ({"data_state": put((70, 3), np.nan)}, "FAIL", "has numbers that are not finite"),
-    "an infinite action": ({"data_action": put((70, 3), np.inf)}, "FAIL", "has numbers that are not finite"),
-    "a start that is not a number": ({"meta_rand_vec": put((2, 1), np.nan)}, "FAIL", "(2) has numbers that"),
+    "a NaN state": ({"data_state": put((70, 3), np.nan)}, "FAIL", "has values that are not finite"),
+    "an infinite action": ({"data_action": put((70, 3), np.inf)}, "FAIL", "has values that are not finite"),
+    "a NaN initial state": ({"meta_rand_vec": put((2, 1), np.nan)}, "FAIL", "(2) has values that"),
     "an action out of range": ({"data_action": put((70, 0), 1.01)}, "FAIL", "has actions outside [-1, 1]"),
-    "a hidden goal": ({"data_state": put(GOAL, 0.0)}, "FAIL", "have a goal that is hidden"),
-    "no success": ({"data_success": put(slice(0, 60), False)}, "FAIL", "has no step that succeeds"),
+    "a hidden goal": ({"data_state": put(GOAL, 0.0)}, "FAIL", "have a hidden goal"),
+    "no success": ({"data_success": put(slice(0, 60), False)}, "FAIL", "has no successful step"),
     "a constant object": (
-        {"data_state": put((slice(None), slice(4, 6)), 0.1)}, "FAIL", "never shows another object x, object y",
+        {"data_state": put((slice(None), slice(4, 6)), 0.1)},
+        "FAIL",
+        "all states have the same object x, object y",
     ),
-    "a start moved a little": ({"meta_rand_vec": put((4, 3), 0.01)}, "FAIL", "10 demonstrations (4) has a first state"),
-    "starts in another order": (
+    "a slightly moved initial state": (
+        {"meta_rand_vec": put((4, 3), 0.01)},
+        "FAIL",
+        "10 demonstrations (4) has a first state",
+    ),
+    "initial states in another order": (
         {"meta_rand_vec": lambda values: values.__setitem__(slice(None), values[::-1].copy())},
-        "FAIL", "10 demonstrations (0, 1, 2, …) have a first state that is not the one its recorded start leads to",
+        "FAIL",
+        "10 demonstrations (0, 1, 2, …) have a first state that is not that of its recorded initial state",
     ),
-    "starts outside the box": ({"meta_rand_vec": put((slice(0, 2), 0), 0.9)}, "FAIL", "20 % of the starts lie where"),
+    "initial states outside the box": (
+        {"meta_rand_vec": put((slice(0, 2), 0), 0.9)},
+        "FAIL",
+        "20 % of the initial states lie outside",
+    ),
     "other physics": ({"data_physics": put((0, slice(5)), 0.3)}, "WARN", "has recorded physics that are not those"),
     "another reached distance": ({"data_distance": put(3, 0.3)}, "WARN", "does not match its fingerprint"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_every_edit_is_named(name: str, reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_every_edit_is_reported(name: str, reach_store: EpisodeStore, tmp_path: Path) -> None:
     edits, level, text = EDITS[name]
-    diversity = judge(edit(reach_store, tmp_path, **edits))
+    diversity = measure_path(edit(reach_store, tmp_path, **edits))
     assert diversity.level == level
     assert any(text in finding.text for finding in diversity.findings), diversity.findings
     assert any("fingerprint" in finding.text for finding in diversity.findings)
 
 
-def test_a_sound_dataset_is_left_in_peace(reach_store: EpisodeStore) -> None:
+def test_a_sound_dataset_has_no_findings(reach_store: EpisodeStore) -> None:
     diversity = measure(reach_store)
     assert diversity.findings == []
     assert (diversity.num_leaked, diversity.num_validation) == (0, 1)
 
 
-def test_a_truncated_last_episode_is_damage(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_a_truncated_last_episode_is_reported_as_damage(reach_store: EpisodeStore, tmp_path: Path) -> None:
     def cut(ends: np.ndarray) -> None:
         ends[-1] -= 20
 
     path = edit(reach_store, tmp_path, meta_episode_ends=cut)
-    with pytest.raises(DatasetError, match="its episode ends do not grow to its 574 steps"):
+    with pytest.raises(DatasetError, match="its episode ends do not increase up to its 574 steps"):
         EpisodeStore.open(path)
 
 
-def test_starts_of_another_task_or_too_few_are_refused(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_initial_states_of_another_task_or_too_few_are_refused(reach_store: EpisodeStore, tmp_path: Path) -> None:
     path = edit(reach_store, tmp_path)
     group = zarr.open_group(path.absolute(), mode="r+")
     array = group["meta/rand_vec"]
@@ -113,7 +124,7 @@ def test_starts_of_another_task_or_too_few_are_refused(reach_store: EpisodeStore
         EpisodeStore.open(path)
     array.resize((10, 6))
     group.attrs["task"] = "door-open-v3"
-    with pytest.raises(DatasetError, match="whose starts are 3 numbers"):
+    with pytest.raises(DatasetError, match=r"expected \(10, 3\) for 10 demonstrations of door-open-v3"):
         measure(EpisodeStore.open(path))
 
 
@@ -125,43 +136,45 @@ def test_copies_and_near_copies_stay_on_one_side_of_the_split(
         values[1::2] = values[::2] + moved
 
     path = edit(reach_store, tmp_path, meta_rand_vec=copy)
-    diversity, ((train, val),) = judge(path), split_stores([EpisodeStore.open(path)], 0.1, 0)
+    diversity, ((train, val),) = measure_path(path), split_stores([EpisodeStore.open(path)], 0.1, 0)
     assert diversity.num_apart == 5
     assert (diversity.num_leaked, diversity.num_validation) == (0, 2)
     assert val[0] // 2 == val[1] // 2
     assert len(train) == 8
-    said = "repeat the start of another" if not moved else "5 of 10 demonstrations are near copies"
-    assert any(said in finding.text for finding in diversity.findings), diversity.findings
+    expected = "repeat the initial state of another" if not moved else "5 of 10 demonstrations are near copies"
+    assert any(expected in finding.text for finding in diversity.findings), diversity.findings
 
 
-def test_trajectories_that_training_has_seen_are_leaks(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    """Their starts tell them apart, so the split does not."""
+def test_trajectories_that_are_in_the_training_split_are_leaks(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    """The initial states differ, so the split does not group the copies."""
     first, *others = reach_store.recordings()
     copies = [first, *(replace(first, init_state=other.init_state) for other in others)]
     diversity = measure(write_dataset(tmp_path / "data", reach_store.info, copies))
     assert (diversity.num_leaked, diversity.num_validation) == (1, 1)
-    assert any("act train validates with" in finding.text for finding in diversity.findings)
+    assert any("validation demonstrations of act train" in finding.text for finding in diversity.findings)
 
 
-def test_copies_stay_on_one_side_across_datasets_and_without_starts(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    """A part of one dataset, in another order, is also a part of the other."""
+def test_copies_stay_on_one_side_across_datasets_and_without_initial_states(
+    reach_store: EpisodeStore, tmp_path: Path
+) -> None:
+    """A subset of one dataset, in another order, is repeated in the other."""
     recordings = list(reach_store.recordings())
     part = write_dataset(tmp_path / "part", reach_store.info, recordings[::-1][:6])
     (_, val), (_, val_of_part) = split_stores([reach_store, part], 0.3, 0)
     assert sorted(9 - val_of_part) == [episode for episode in val if episode >= 4]
-    nobody = [replace(recording, init_state=None) for recording in [*recordings, *recordings]]
-    ((_, val),) = split_stores([write_dataset(tmp_path / "twice", reach_store.info, nobody)], 0.2, 0)
+    without_init_states = [replace(recording, init_state=None) for recording in [*recordings, *recordings]]
+    ((_, val),) = split_stores([write_dataset(tmp_path / "twice", reach_store.info, without_init_states)], 0.2, 0)
     assert sorted(val % 10) == sorted(2 * list(set(val % 10)))
 
 
-def test_experts_that_ignore_the_goal_are_no_leak(tmp_path: Path) -> None:
+def test_an_expert_that_ignores_the_goal_is_not_a_leak(tmp_path: Path) -> None:
     store = make_dataset(tmp_path / "data", task="plate-slide-side-v3", n=10)
     diversity = measure(store)
     assert diversity.duplicate_trajectories > 0
     assert diversity.findings == []
 
 
-def test_quality_is_that_of_a_scripted_expert(reach_store: EpisodeStore) -> None:
+def test_quality_of_a_scripted_expert(reach_store: EpisodeStore) -> None:
     (quality,) = measure(reach_store).quality
     assert (quality.source, quality.num, quality.num_distinct) == ("scripted", 10, 10)
     assert quality.steps_least <= quality.steps <= quality.steps_most
@@ -171,13 +184,13 @@ def test_quality_is_that_of_a_scripted_expert(reach_store: EpisodeStore) -> None
     assert quality.gripper_switches == 0
 
 
-def test_quality_sees_idling_and_noise(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_quality_detects_idle_steps_and_noise(reach_store: EpisodeStore, tmp_path: Path) -> None:
     def freeze(states: np.ndarray) -> None:
         states[1:] = np.where(np.arange(1, len(states))[:, None] % 2, states[:-1], states[1:])
 
     (before,) = measure(reach_store).quality
     noisy = np.random.default_rng(0).uniform(-1, 1, (reach_store.num_steps, 4))
-    (after,) = judge(edit(reach_store, tmp_path, data_state=freeze, data_action=put(slice(None), noisy))).quality
+    (after,) = measure_path(edit(reach_store, tmp_path, data_state=freeze, data_action=put(slice(None), noisy))).quality
     assert after.gripper_switches > 5
     assert after.jerk is not None
     assert before.jerk is not None
@@ -194,12 +207,12 @@ def test_report_on_the_command_line(
     shutil.copytree(reach_store.path, folder / "healthy")
     shutil.copytree(one_init_state_store.path, folder / "copies")
     done = act("report", folder, check=2)
-    assert "one and the same start" in done.stdout
+    assert "the same initial state" in done.stdout
     overview = (tmp_path / "both-report" / "report.html").read_text()
     assert 'href="copies/report.html"' in overview
     page = (tmp_path / "both-report" / "healthy" / "report.html").read_text()
     assert page.count("data:image/svg+xml") == 3 + 5 + 1
-    assert "more random starts" in page
+    assert "more random initial states" in page
     written = json.loads((tmp_path / "both-report" / "diversity.json").read_text())
     assert {name: values["level"] for name, values in written.items()} == {"healthy": "OK", "copies": "FAIL"}
 
@@ -215,27 +228,27 @@ def test_report_against_an_evaluation_set(
     flags = ("--reference", tmp_path / "init_states.json", "--out", tmp_path / "out")
     code, out, _ = run(monkeypatch, capsys, "report", reach_store.path, *flags)
     assert code == 0
-    assert "2 of the demonstrated starts are in the evaluation set" in out
+    assert "2 of the demonstrated initial states are in the evaluation set" in out
     make_init_state_set("push-v3", "test", 3, 0, []).save(tmp_path / "push.json")
     code, _, err = run(monkeypatch, capsys, "report", reach_store.path, "--reference", tmp_path / "push.json")
     assert code == 2
-    assert "holds starts of push-v3; the data are of reach-v3" in err
+    assert "holds initial states of push-v3; the data are of reach-v3" in err
 
 
-SETTLED_OTHERWISE = {
+SETTLES_DIFFERENTLY = {
     "disassemble-v3": [11, 16, 115, 0, 1],
     "door-lock-v3": [177, 178, 0, 1],
     "door-unlock-v3": [177, 178, 328, 0, 1],
     "hammer-v3": [0, 1, 2],
 }
-"""Of 400 initial states, some that are off the linear map of the others, and some that are on it."""
+"""Indices into 400 initial states, some of which differ from the linear map of the others."""
 
 
-@pytest.mark.parametrize("name", SETTLED_OTHERWISE)
-def test_initial_states_where_an_object_settles_otherwise_are_healthy(name: str) -> None:
-    """In the first three, up to 4 % of first states are off the linear map; only their own reset can judge them."""
+@pytest.mark.parametrize("name", SETTLES_DIFFERENTLY)
+def test_initial_states_where_an_object_settles_differently_are_healthy(name: str) -> None:
+    """In the first three tasks, up to 4 % of the first states differ from the linear map, but agree with a reset."""
     task, simulator = get_task(name), Simulator(name)
-    drawn = draw(task, 400, seed=77)[SETTLED_OTHERWISE[name]]
+    drawn = draw(task, 400, seed=77)[SETTLES_DIFFERENTLY[name]]
     recorded = [at_reset(simulator, InitialState.of(name, init_state)) for init_state in drawn]
     assert check_init_states(task, recorded) == []
     recorded[2] = replace(recorded[2], state=recorded[2].state + 2e-4)
@@ -245,9 +258,17 @@ def test_initial_states_where_an_object_settles_otherwise_are_healthy(name: str)
 
 
 def at_reset(simulator: Simulator, init_state: InitialState) -> Episode:
-    """Record one step of doing nothing."""
+    """Record one step with a zero action."""
     state, physics, zeros = simulator.reset(init_state).copy(), simulator.physics(), np.zeros((1, 4), dtype=np.float32)
     return Episode(
-        init_state=init_state, attempt=0, source="scripted", state=state[None], action=zeros, executed_action=zeros, reward=None,
-        success=np.ones(1, dtype=bool), distance=np.zeros(1), physics=physics[None],
-    )  # fmt: skip
+        init_state=init_state,
+        attempt=0,
+        source="scripted",
+        state=state[None],
+        action=zeros,
+        executed_action=zeros,
+        reward=None,
+        success=np.ones(1, dtype=bool),
+        distance=np.zeros(1),
+        physics=physics[None],
+    )

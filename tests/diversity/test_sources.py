@@ -1,4 +1,4 @@
-"""Who covers what: the parts of several sources in one dataset."""
+"""Shares of several sources in one dataset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from act_kit.rollouts.episode import Attempt
 
 @pytest.fixture
 def two_sources(reach_store: EpisodeStore, tmp_path: Path) -> EpisodeStore:
-    """Eleven demonstrations: on the left by anna; the others, one of them from her start, by a policy that fails."""
+    """Return 11 demonstrations: anna's on the left, the others by a failing policy, one from anna's initial state."""
     recordings = []
     left = next(r for r in reach_store.recordings() if r.init_state and r.init_state.rand_vec[0] < 0)
     for i, recording in enumerate(reach_store.recordings()):
@@ -32,28 +32,28 @@ def two_sources(reach_store: EpisodeStore, tmp_path: Path) -> EpisodeStore:
     return write_dataset(tmp_path / "two", reach_store.info, recordings, attempts=attempts)
 
 
-def test_each_source_has_its_part(two_sources: EpisodeStore, tmp_path: Path) -> None:
+def test_each_source_has_its_share(two_sources: EpisodeStore, tmp_path: Path) -> None:
     diversity = measure(two_sources)
-    assert not [finding for finding in diversity.findings if "no step that succeeds" in finding.text]
+    assert not [finding for finding in diversity.findings if "no successful step" in finding.text]
     shares = {share.source: share for share in diversity.sources}
     assert shares["anna"].num + shares["policy:run"].num == 11
     assert shares["anna"].num_succeeded == shares["anna"].num
     assert shares["policy:run"].num_succeeded < shares["policy:run"].num
     nearest = [share.nearest for share in shares.values() if share.nearest is not None]
     assert all(0.2 < each < 0.8 for each in nearest)
-    assert sum(nearest) > 1, "a start that both demonstrated is each one's"
+    assert sum(nearest) > 1, "an initial state that both demonstrated counts for both"
     page = write_report(two_sources, diversity, tmp_path / "report").read_text()
-    assert "each source in its colour" in page
+    assert "one color per source" in page
     assert "nearest to a demonstration by anna" in page
     shown = json.loads((tmp_path / "report" / "diversity.json").read_text())["sources"]
     assert [share["source"] for share in shown] == list(shares)
     assert any("nearest to a demonstration by" in str(cell) for cell in terminal_table(diversity).columns[0]._cells)
 
 
-def test_one_source_alone_is_not_set_against_itself(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_a_single_source_is_not_compared(reach_store: EpisodeStore, tmp_path: Path) -> None:
     diversity = measure(reach_store)
     (share,) = diversity.sources
     assert (share.source, share.num, share.num_succeeded, share.nearest) == ("scripted", 10, 10, 1.0)
     page = write_report(reach_store, diversity, tmp_path / "report").read_text()
     assert "nearest to a demonstration by" not in page
-    assert "Where it was demonstrated (blue)" in page
+    assert "Demonstrated initial states (blue)" in page

@@ -1,4 +1,4 @@
-"""Faults of demonstrations are called what they are, by the doctor, the report and the training; sound ones sound."""
+"""The doctor, the report and the training name faults of demonstrations, and accept sound ones."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from benchmarks.faults import ACTIONS, DATA_FAULTS, change_steps, noisy, scale_c
 from tests.conftest import SERIAL, act, make_dataset
 
 SOURCES = {"reach-v3": 0.0, "pick-place-v3": 0.2}
-"""Tasks, and the noise of their demonstrations."""
+"""Tasks with the noise of their demonstrations."""
 
 NOISELESS = ("executed actions halved",)
-"""Where there was noise, nothing tells what else should have been executed."""
+"""Faults that noise hides: the action that should have been executed is unknown."""
 
 
 @pytest.fixture(scope="session", params=SOURCES)
 def demonstrations(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
-    """Eight demonstrations of a task."""
+    """Return eight demonstrations of a task."""
     folder = tmp_path_factory.mktemp(request.param)
     return make_dataset(folder / "data", task=request.param, n=8, noise=SOURCES[request.param])
 
 
 def edited(store: EpisodeStore, change: object, folder: Path) -> EpisodeStore:
-    """Copy a dataset, change the copy and sign it anew."""
+    """Copy a dataset, change the copy and recompute its fingerprint."""
     shutil.copytree(store.path, folder)
     change(EpisodeStore.open(folder, writable=True))  # type: ignore[operator]
     EpisodeStore.open(folder, writable=True).finish()
     return EpisodeStore.open(folder)
 
 
-def test_sound_demonstrations_are_sound_and_the_report_says_what_it_looked_at(demonstrations: EpisodeStore) -> None:
+def test_sound_demonstrations_have_no_fault_and_the_scope_is_reported(demonstrations: EpisodeStore) -> None:
     sound = check_soundness(demonstrations)
     assert sound.faults == []
     assert (sound.num_replayed, sound.num_asked, sound.num_states) == (8, 8, demonstrations.num_steps)
@@ -55,13 +55,13 @@ def test_sound_demonstrations_are_sound_and_the_report_says_what_it_looked_at(de
     ruled_out = {finding.name: finding.result for finding in findings}
     for kind in KINDS:
         assert ruled_out[kind].status == "RULED OUT"
-        assert f"8 of 8 episodes were replayed, the expert was asked about 8 ({sound.num_states} states)" in (
+        assert f"8 of 8 episodes were replayed, the expert was queried on 8 ({sound.num_states} states)" in (
             ruled_out[kind].message
         )
 
 
 @pytest.mark.parametrize("name", DATA_FAULTS)
-def test_a_fault_is_called_what_it_is(demonstrations: EpisodeStore, name: str, tmp_path: Path) -> None:
+def test_a_fault_has_its_name(demonstrations: EpisodeStore, name: str, tmp_path: Path) -> None:
     fault = DATA_FAULTS[name]
     if demonstrations.info.noise and name in NOISELESS:
         pytest.skip("noise hides it")
@@ -76,37 +76,33 @@ def test_a_fault_is_called_what_it_is(demonstrations: EpisodeStore, name: str, t
 
 
 @pytest.mark.e2e
-def test_the_commands_say_it_too(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+def test_report_and_train_name_the_fault(demonstrations: EpisodeStore, tmp_path: Path) -> None:
     store = edited(demonstrations, DATA_FAULTS["actions halved"].change, tmp_path / "data")
     done = act("report", store.path, "--out", tmp_path / "report", check=2)
     assert "times a factor (0.5" in done.stdout
-    assert "of them sound" in done.stdout
+    assert "sound demonstrations" in done.stdout
     assert "times a factor (0.5" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     done = act("train", "--data", store.path, "--out", tmp_path / "run", check=2)
     assert "times a factor (0.5" in done.stderr.replace("\n", " ")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_sample_of_a_large_dataset_says_so(
+def test_the_scope_names_the_sample_of_a_large_dataset(
     demonstrations: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(soundness, "_ALL", 5)
-    monkeypatch.setattr(soundness, "_SAMPLE", 4)
+    monkeypatch.setattr(soundness, "_MAX_FULL_CHECK", 5)
+    monkeypatch.setattr(soundness, "_NUM_SAMPLED", 4)
     sound = check_soundness(demonstrations)
     assert sound.scope.startswith("4 of 8 episodes were replayed")
     halved = edited(demonstrations, DATA_FAULTS["actions halved"].change, tmp_path / "data")
     (finding,) = [f for f in measure_dataset(halved).findings if f.about == "demonstrations"]
-    assert finding.text.startswith(
-        "4 of 4 demonstrations that were looked at (of 8) (episodes 0, 2, 5, …) have actions"
-    )
+    assert finding.text.startswith("4 of 4 checked demonstrations (of 8) (episodes 0, 2, 5, …) have actions")
     one = edited(demonstrations, DATA_FAULTS["one episode's actions halved"].change, tmp_path / "one")
     assert check_soundness(one).faults == []
     assert [fault.episodes for fault in check_soundness(one, of_all=True).faults] == [[6]]
 
 
-def test_replays_of_demonstrations_are_not_held_against_the_expert(
-    demonstrations: EpisodeStore, tmp_path: Path
-) -> None:
+def test_replayed_demonstrations_are_not_compared_with_the_expert(demonstrations: EpisodeStore, tmp_path: Path) -> None:
     flags = {
         "task": demonstrations.info.task,
         "n": 4,
@@ -117,16 +113,16 @@ def test_replays_of_demonstrations_are_not_held_against_the_expert(
     sound = check_soundness(store)
     assert sound.faults == []
     assert (sound.num_replayed, sound.num_asked) == (4, 0)
-    assert "replay of scripted) cannot be asked again" in sound.scope
+    assert "replay of scripted) cannot be queried" in sound.scope
     labels = edited(store, lambda copy: change_steps(copy, ["action"], noisy), tmp_path / "noisy")
     assert [fault.kind for fault in check_soundness(labels).faults] == ["labels are noisy"]
-    states = edited(store, DATA_FAULTS["hand in millimetres"].change, tmp_path / "states")
+    states = edited(store, DATA_FAULTS["hand in millimeters"].change, tmp_path / "states")
     assert [fault.kind for fault in check_soundness(states).faults] == ["states in another unit"]
     both = edited(store, lambda copy: change_steps(copy, ACTIONS, scale_columns(slice(4), 0.5)), tmp_path / "both")
     assert [fault.kind for fault in check_soundness(both).faults] == ["episodes do not replay"]
 
 
-def test_another_processor_rounds_otherwise_and_is_not_accused(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+def test_rounding_of_another_processor_is_no_fault(demonstrations: EpisodeStore, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rounded = edited(
         demonstrations,
@@ -146,7 +142,7 @@ def test_another_processor_rounds_otherwise_and_is_not_accused(demonstrations: E
     assert {result.field for result in replay(moved, executor=SERIAL)} == {"state"}
 
 
-def test_other_versions_are_a_reason_not_a_fault(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+def test_a_difference_with_other_versions_is_only_a_warning(demonstrations: EpisodeStore, tmp_path: Path) -> None:
     def disturb(store: EpisodeStore) -> None:
         change_steps(store, ["state"], lambda state: state + 1e-7)
         store.group.attrs["versions"] = {**store.info.versions, "mujoco": "9.0.0"}
@@ -159,7 +155,7 @@ def test_other_versions_are_a_reason_not_a_fault(demonstrations: EpisodeStore, t
     assert {f.level for f in measure_dataset(store).findings if f.about == "demonstrations"} == {"WARN"}
 
 
-def test_physics_that_images_are_drawn_from_are_compared_too(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+def test_changed_physics_is_a_fault(demonstrations: EpisodeStore, tmp_path: Path) -> None:
     store = edited(
         demonstrations, lambda copy: change_steps(copy, ["physics"], lambda p: np.roll(p, 1, axis=0)), tmp_path / "data"
     )
@@ -167,7 +163,7 @@ def test_physics_that_images_are_drawn_from_are_compared_too(demonstrations: Epi
     assert fault.kind == "physics changed"
 
 
-def test_a_fix_leaves_out_few_faulty_episodes_and_makes_others_again_beside_them(
+def test_a_fix_filters_few_faulty_episodes_and_collects_many_again(
     demonstrations: EpisodeStore, tmp_path: Path
 ) -> None:
     (tmp_path / "it's-2").mkdir()
@@ -186,7 +182,7 @@ def test_a_fix_leaves_out_few_faulty_episodes_and_makes_others_again_beside_them
         assert measure_dataset(store).fix == fix
 
 
-def test_a_converted_dataset_is_made_again_by_its_own_command(demonstrations: EpisodeStore, tmp_path: Path) -> None:
+def test_the_command_of_a_converted_dataset_makes_it_again(demonstrations: EpisodeStore, tmp_path: Path) -> None:
     def pretend(command: str) -> str:
         store = EpisodeStore.open(demonstrations.path)
         store.info = replace(store.info, command=command)
@@ -197,9 +193,7 @@ def test_a_converted_dataset_is_made_again_by_its_own_command(demonstrations: Ep
     assert pretend("act collect 'torn") == "act collect 'torn --out DATA-2"
 
 
-def test_an_initial_state_that_is_not_a_number_is_no_reason_to_find_nothing(
-    demonstrations: EpisodeStore, tmp_path: Path
-) -> None:
+def test_an_initial_state_that_is_not_a_number_is_a_fault(demonstrations: EpisodeStore, tmp_path: Path) -> None:
     def lose(store: EpisodeStore) -> None:
         init_states = store.rand_vecs
         init_states[2, 1] = np.nan

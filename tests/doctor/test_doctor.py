@@ -1,4 +1,4 @@
-"""The doctor: healthy is called healthy, a fault is ranked first, what it cannot know it does not say."""
+"""The doctor: a healthy run has no finding, an injected fault is ranked first, and unknown facts are untested."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ from benchmarks.faults import (
 )
 from tests.conftest import TINY, act, make_dataset
 
-# They share one run, which takes half a minute to train.
+# All tests share one run, whose training takes half a minute.
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("doctor")]
 
 QUICK = (
-    "wrong normaliser",
+    "wrong normalizer",
     "truncated checkpoint",
     "metric under another name",
     "horizon too short",
     "result edited by hand",
 )
-"""One of each stage that needs no training. All of them: pytest -m slow, or benchmarks/faults.py."""
+"""One fault of each stage that needs no training. Run all with pytest -m slow, or benchmarks/faults.py."""
 
 
 @pytest.fixture(scope="session")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """Fifty demonstrations of reach-v3, a policy that always succeeds, and its evaluation."""
+    """Return fifty demonstrations of reach-v3, a policy that always succeeds, and its evaluation."""
     return make_healthy(tmp_path_factory.mktemp("doctor") / "healthy")
 
 
@@ -70,8 +70,8 @@ def diagnose(case: Case) -> list[Finding]:
     return examine_run(case.run, num_workers=1)
 
 
-def look(case: Case, check: Callable[[RunCase], Result]) -> Result:
-    """Make one check."""
+def run_check(case: Case, check: Callable[[RunCase], Result]) -> Result:
+    """Run one check."""
     run = RunCase(case.run, 1)
     try:
         return check(run)
@@ -80,7 +80,7 @@ def look(case: Case, check: Callable[[RunCase], Result]) -> Result:
 
 
 def retraining(command: str) -> tuple[TrainConfig, dict[str, list[str]]]:
-    """Read a printed ``act train`` as a shell and Hydra would: the configuration, and the flags."""
+    """Parse a printed ``act train`` as a shell and Hydra would; return the configuration and the flags."""
     _, _, training = command.rpartition("&& ")
     act_, verb, *words = shlex.split(training)
     assert (act_, verb) == ("act", "train")
@@ -97,7 +97,7 @@ def retraining(command: str) -> tuple[TrainConfig, dict[str, list[str]]]:
     return compose("train", TrainConfig, overrides), flags
 
 
-def test_a_healthy_run_is_healthy(healthy: Case) -> None:
+def test_a_healthy_run_has_no_finding(healthy: Case) -> None:
     findings = diagnose(healthy)
     assert {finding.result.status for finding in findings} == {"RULED OUT"}, findings[0]
 
@@ -124,7 +124,7 @@ def test_a_refusal_names_the_fault(healthy: Case, name: str, tmp_path: Path) -> 
     assert phrase in refuse(healthy.copy(tmp_path / "case"))
 
 
-def test_a_short_training_of_two_tasks_is_called_that(
+def test_a_short_training_of_two_tasks_is_underfitting(
     reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path
 ) -> None:
     data = ("--data", reach_store.path, "--data", push_store.path)
@@ -132,7 +132,7 @@ def test_a_short_training_of_two_tasks_is_called_that(
     act("train", *data, "--out", run, "--workers", 1, "--allow-low-diversity", *TINY, check=0)
     act("eval", run, "--episodes", 3, "--workers", 1, "baseline_episodes=2", "demonstrated_episodes=2", check=0)
     findings = examine_run(run, num_workers=1)
-    assert findings[0].name == "hardly trained"
+    assert findings[0].name == "underfitting"
     assert not any(finding.is_fatal for finding in findings), findings[0].result.message
     for finding in findings[:2]:  # each task by itself
         assert "reach-v3: " in finding.result.message
@@ -142,37 +142,37 @@ def test_a_short_training_of_two_tasks_is_called_that(
     assert flags["--data"] == [str(reach_store.path), str(push_store.path)]
     assert not Path(flags["--out"][0]).exists()
     untested = {finding.name for finding in findings if finding.result.status == "UNTESTED"}
-    assert untested <= {"starts do not cover"}, "four demonstrations of push are few"
+    assert untested <= {"poor coverage of initial states"}, "four demonstrations of push are few"
 
 
-def test_what_is_not_there_is_untested(healthy: Case, tmp_path: Path) -> None:
+def test_missing_data_and_evaluations_are_untested(healthy: Case, tmp_path: Path) -> None:
     case = healthy.copy(tmp_path / "case")
     shutil.rmtree(case.data)
     shutil.rmtree(case.evaluation)
     findings = {finding.name: finding.result for finding in diagnose(case)}
-    assert findings["metrics under other names"].status == "RULED OUT"
+    assert findings["undeclared metrics"].status == "RULED OUT"
     assert findings["checkpoint does not load"].status == "RULED OUT"
     assert "There is no dataset" in findings["checkpoint of another run"].message
     assert "was not evaluated" in findings["too few episodes"].message
-    for name in ("checkpoint of another run", "normaliser of other data", "too few episodes", "dataset"):
+    for name in ("checkpoint of another run", "normalizer of other data", "too few episodes", "dataset"):
         assert findings[name].status == "UNTESTED", name
 
 
-def test_files_that_hold_anything_break_nothing(healthy: Case, tmp_path: Path) -> None:
+def test_damaged_files_do_not_stop_the_doctor(healthy: Case, tmp_path: Path) -> None:
     case = healthy.copy(tmp_path / "case")
     (case.evaluation / "summary.json").write_text('{"task": 3}')
     (case.evaluation / "episodes.csv").write_bytes(b"\xff\xfe,")
     (case.run / "metrics.jsonl").write_text('{"step": "seven"}\n[]\n')
     findings = diagnose(case)
-    assert findings[0].name == "metrics under other names"
+    assert findings[0].name == "undeclared metrics"
     assert {finding.name: finding.result.status for finding in findings}["evaluation damaged"] == "CONFIRMED"
 
 
-def test_what_came_later_is_no_crime(healthy: Case, tmp_path: Path) -> None:
+def test_later_changes_are_no_critical_fault(healthy: Case, tmp_path: Path) -> None:
     case = healthy.copy(tmp_path / "case")
     summary = json.loads((case.evaluation / "summary.json").read_text())
     policy = json.loads((case.checkpoint / "policy.json").read_text())
-    (shown,) = policy["contract"]["demonstrations"]
+    (shown,) = policy["metadata"]["demonstrations"]
     shown["init_states"], shown["fingerprint"] = shown["init_states"][:40], "0" * 64
     (case.checkpoint / "policy.json").write_text(json.dumps(policy))
     (case.evaluation / "summary.json").write_text(
@@ -180,29 +180,29 @@ def test_what_came_later_is_no_crime(healthy: Case, tmp_path: Path) -> None:
     )
     findings = {finding.name: finding.result for finding in diagnose(case)}
     assert "has grown" in findings["checkpoint of another run"].message
-    assert "is of step 300" in findings["evaluation of another task or policy"].message
-    assert findings["normaliser of other data"].status == "UNTESTED"
+    assert "evaluates step 300" in findings["evaluation of another task or policy"].message
+    assert findings["normalizer of other data"].status == "UNTESTED"
     assert not any(result.severity == "critical" for result in findings.values())
 
 
-def test_what_was_edited_is_not_blamed_on_something_else(healthy: Case, tmp_path: Path) -> None:
+def test_edits_are_reported_as_edits(healthy: Case, tmp_path: Path) -> None:
     case = healthy.copy(tmp_path / "case")
     config = case.run / "config.yaml"
     config.write_text(config.read_text().replace("  seed: 0", "  seed: 1"))
     policy = json.loads((case.checkpoint / "policy.json").read_text())
-    policy["contract"]["goal_visible"] = False
-    policy["contract"]["versions"]["mujoco"] = "9.0.0"
+    policy["metadata"]["goal_visible"] = False
+    policy["metadata"]["versions"]["mujoco"] = "9.0.0"
     (case.checkpoint / "policy.json").write_text(json.dumps(policy))
     findings = {finding.name: finding.result for finding in diagnose(case) if finding.result.status != "RULED OUT"}
     assert "was policy.json edited?" in findings["goal hidden"].message
-    assert "trainer.seed" in findings["normaliser of other data"].message
-    assert "mujoco is" in findings["another environment in use"].message
+    assert "trainer.seed" in findings["normalizer of other data"].message
+    assert "mujoco is" in findings["environment mismatch"].message
     assert "trainer.seed=0, not 1" in findings["evaluation of another task or policy"].message
-    for name in ("goal hidden", "normaliser of other data"):
+    for name in ("goal hidden", "normalizer of other data"):
         assert findings[name].status == "SUSPECTED"
 
 
-def test_data_of_other_versions_are_not_accused(healthy: Case, tmp_path: Path) -> None:
+def test_data_of_other_versions_are_only_suspected(healthy: Case, tmp_path: Path) -> None:
     def disturb(store: EpisodeStore) -> None:
         store.group["data/state"][:] = store.steps("state") + 1e-3  # type: ignore[index]
         store.group.attrs["versions"] = {**store.info.versions, "mujoco": "9.0.0"}
@@ -216,7 +216,7 @@ def test_data_of_other_versions_are_not_accused(healthy: Case, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_sound_data_of_every_task_are_sound(task: str, tmp_path: Path) -> None:
+def test_sound_data_of_every_task_have_no_finding(task: str, tmp_path: Path) -> None:
     store = make_dataset(tmp_path / "data", task=task, n=12, noise=0.1 if len(task) % 2 else 0.0)
     findings = [
         finding for finding in examine_dataset(store.path) if finding.result.status in ("CONFIRMED", "SUSPECTED")
@@ -224,7 +224,7 @@ def test_sound_data_of_every_task_are_sound(task: str, tmp_path: Path) -> None:
     assert not findings, findings[0]
 
 
-def test_edited_data_are_named_by_what_is_wrong_with_them(healthy: Case, tmp_path: Path) -> None:
+def test_edited_data_have_the_finding_of_the_edit(healthy: Case, tmp_path: Path) -> None:
     def swap_init_states(store: EpisodeStore) -> None:
         store.group["meta/rand_vec"][:] = store.rand_vecs[::-1]  # type: ignore[index]
 
@@ -244,7 +244,7 @@ def test_edited_data_are_named_by_what_is_wrong_with_them(healthy: Case, tmp_pat
 
     for change, name in (
         (swap_init_states, "initial states changed"),
-        (move_one_init_state, "data that cannot be"),
+        (move_one_init_state, "inconsistent data"),
         (disturb, "actions offset"),
         (damage, "episodes do not replay"),
     ):
@@ -254,15 +254,15 @@ def test_edited_data_are_named_by_what_is_wrong_with_them(healthy: Case, tmp_pat
         assert findings[name].is_fatal, change
 
 
-def test_the_loss_in_use_is_the_one_that_training_recorded(healthy: Case) -> None:
+def test_the_loss_at_inference_is_the_recorded_validation_loss(healthy: Case) -> None:
     policy, store = Policy.load(healthy.run), EpisodeStore.open(healthy.data)
     from act_kit.datasets.split import split_episodes
 
     loss = measure_loss(policy, store, split_episodes(store.num_episodes, 0.1, 0)[1])
-    assert loss.value == pytest.approx(dict(series(healthy.run, "val/l1"))[policy.contract.step], rel=1e-4)
+    assert loss.value == pytest.approx(dict(series(healthy.run, "val/l1"))[policy.metadata.step], rel=1e-4)
 
 
-def test_the_nearest_demonstration_succeeds_from_its_own_start(tmp_path: Path) -> None:
+def test_the_nearest_demonstration_succeeds_from_its_own_initial_state(tmp_path: Path) -> None:
     store = make_dataset(tmp_path / "data", n=4)
     assert replay_nearest(store, store.init_states) == [True] * 4
     assert not all(replay_nearest(store, InitialStateDistribution("reach-v3").sample(10, seed=0, stream="evaluate")))
@@ -270,10 +270,10 @@ def test_the_nearest_demonstration_succeeds_from_its_own_start(tmp_path: Path) -
 
 def test_the_report_predicts_with_a_run(healthy: Case, tmp_path: Path) -> None:
     done = act("report", healthy.data, "--run", healthy.run, "--out", tmp_path / "report", check=0)
-    assert "replayed from fresh starts" in done.stdout
+    assert "replayed from test initial states" in done.stdout
     assert "held out" in done.stdout
-    assert "by heart" not in done.stderr
-    assert "What to expect of a policy" in (tmp_path / "report" / "report.html").read_text()
+    assert "memorizes" not in done.stderr
+    assert "Expected success of a policy" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_the_report_refuses_a_run_of_other_data(healthy: Case, push_store: EpisodeStore, tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_the_report_refuses_a_run_of_other_data(healthy: Case, push_store: Episo
         assert "Traceback" not in done.stderr
 
 
-def test_the_command_says_it_all_and_ends_as_it_should(healthy: Case, tmp_path: Path) -> None:
+def test_the_command_prints_and_writes_all_findings_and_exits_with_2(healthy: Case, tmp_path: Path) -> None:
     case = healthy.copy(tmp_path / "case")
     (case.run / "metrics.jsonl").write_text((case.run / "metrics.jsonl").read_text().replace("train/kl", "train/k1"))
     done = act("doctor", case.folder, "--out", tmp_path / "findings.json", "--workers", 1, check=2)
@@ -302,32 +302,36 @@ def test_this_machine_can_simulate() -> None:
 @pytest.mark.parametrize(
     ("fault", "check", "phrase"),
     [
-        (edited_alike, evaluations.repeats, "7 of 40 episodes .* 7 failures are successes.* Rounding takes no side"),
-        (evaluated_before_trained, evaluations.of_this_policy, "of other weights .* older than the checkpoint"),
-        (first_checkpoint_is_best, records.best_is_best, "that of step 300, but training chose that of step 600"),
-        (edited_losses, records.as_written, "val/l1_p.* at step 300 is .* one of them was edited"),
-        (edited_losses, inference.same_loss, "the loss in use is not the one on record"),
+        (edited_alike, evaluations.repeats, "7 of 40 episodes .* 7 failures are successes.* Rounding has no bias"),
+        (evaluated_before_trained, evaluations.of_this_policy, "evaluates other weights .* older than the checkpoint"),
+        (
+            first_checkpoint_is_best,
+            records.best_is_best,
+            "the policy of step 300, but training selected that of step 600",
+        ),
+        (edited_losses, records.as_written, "val/l1.* at step 300 is .* one of them was edited"),
+        (edited_losses, inference.same_loss, "the loss at inference differs from the recorded one"),
         (cut_records, records.metrics_complete, "ends at step 350, but the run has a checkpoint of step 600"),
     ],
 )
-def test_what_is_not_what_it_says_is_found(
+def test_inconsistent_records_and_evaluations_are_confirmed(
     healthy: Case, tmp_path: Path, fault: Callable[[Case], None], check: Callable[[RunCase], Result], phrase: str
 ) -> None:
     case = healthy.copy(tmp_path / "case")
     fault(case)
-    result = look(case, check)
+    result = run_check(case, check)
     assert (result.status, result.severity) == ("CONFIRMED", "critical")
     assert re.search(phrase, result.message), result.message
     assert "--overwrite" not in result.fix
 
 
-def test_a_cut_log_is_not_blamed_on_the_checkpoint(healthy: Case, tmp_path: Path) -> None:
+def test_a_truncated_log_is_no_fault_of_the_checkpoint(healthy: Case, tmp_path: Path) -> None:
     case = healthy.copy(tmp_path / "case")
     cut_records(case)
-    assert look(case, records.best_is_best).status == "UNTESTED"
-    assert look(case, records.as_written).status == "RULED OUT"
+    assert run_check(case, records.best_is_best).status == "UNTESTED"
+    assert run_check(case, records.as_written).status == "RULED OUT"
     shutil.rmtree(case.run / "tensorboard")
-    assert look(case, records.as_written).status == "UNTESTED"
+    assert run_check(case, records.as_written).status == "UNTESTED"
 
 
 def edit_evaluation(case: Case, *, rows: bool = False, **values: object) -> None:
@@ -364,18 +368,18 @@ def test_files_of_an_evaluation_that_contradict_each_other(
     if "init_state_set" in values:
         values = {"init_state_set": {**read_json(case.evaluation / "summary.json")["init_state_set"], "kind": "ood"}}
     edit_evaluation(case, **values)  # type: ignore[arg-type]
-    result = look(case, evaluations.whole)
+    result = run_check(case, evaluations.whole)
     assert (result.status, result.severity) == ("CONFIRMED", "critical"), values
 
 
-def test_edited_controls_do_not_repeat(healthy: Case, tmp_path: Path) -> None:
+def test_edited_baselines_are_not_reproducible(healthy: Case, tmp_path: Path) -> None:
     case = healthy.copy(tmp_path / "case")
     baselines = read_json(case.evaluation / "summary.json")["baselines"]
     edit_evaluation(case, baselines={**baselines, "expert": {**baselines["expert"], "successes": 3}})
-    assert "the control 'expert'" in look(case, evaluations.controls_repeat).message
+    assert "the baseline 'expert'" in run_check(case, evaluations.baselines_repeat).message
 
 
-def test_of_many_episodes_the_least_plausible_and_random_ones_are_run_again(healthy: Case) -> None:
+def test_the_least_plausible_and_random_episodes_of_many_are_run_again(healthy: Case) -> None:
     case = RunCase(healthy.run, 1)
     files = EvaluationFiles.read(healthy.evaluation)
     far = {**files.rows[0], "success_once": "1", "min_distance": "0.4"}
@@ -385,12 +389,12 @@ def test_of_many_episodes_the_least_plausible_and_random_ones_are_run_again(heal
     assert 777 in sample.episodes
     assert len(set(sample.episodes)) == 200
     assert "200 of 1000" in str(sample)
-    assert re.search(r"of 2\d or more edited ones .* one is found with a probability of 95 %", str(sample))
+    assert re.search(r"if 2\d or more of the others were edited, one is found with a probability of 95 %", str(sample))
     files.rows[3]["final_distance"] = "0.5"
-    assert sample.episodes != evaluations._Sample.of(case, files).episodes, "nobody knows before what is run again"
+    assert sample.episodes != evaluations._Sample.of(case, files).episodes, "the sample depends on the rows"
 
 
-def test_an_evaluation_elsewhere_is_found(healthy: Case, tmp_path: Path) -> None:
+def test_an_evaluation_in_another_folder_is_found(healthy: Case, tmp_path: Path) -> None:
     case = healthy.copy(tmp_path / "case")
     moved = tmp_path / "elsewhere" / "mine"
     act("eval", case.run, "--episodes", 2, "--workers", 1, "baseline_episodes=0", "--out", moved, check=0)
@@ -399,17 +403,17 @@ def test_an_evaluation_elsewhere_is_found(healthy: Case, tmp_path: Path) -> None
     assert find_targets(moved) == [moved]
     assert _run_of(moved) == case.run
     shutil.rmtree(moved)
-    with pytest.raises(ActKitError, match=f"those in {moved} are gone"):
+    with pytest.raises(ActKitError, match=f"those in {moved} no longer exist"):
         evaluations.horizon(RunCase(case.run, 1))
 
 
-def test_a_run_that_cannot_be_written_is_evaluated_all_the_same(healthy: Case, tmp_path: Path) -> None:
+def test_a_read_only_run_can_be_evaluated(healthy: Case, tmp_path: Path) -> None:
     case = healthy.copy(tmp_path / "case")
     (case.run / "evaluations.jsonl").mkdir()
     note_evaluation(case.checkpoint, tmp_path)
 
 
-def test_another_demonstrators_data_are_not_held_against_the_experts(healthy: Case, tmp_path: Path) -> None:
+def test_data_of_other_demonstrators_are_not_compared_with_the_expert(healthy: Case, tmp_path: Path) -> None:
     def rename(store: EpisodeStore) -> None:
         store.group.attrs["sources"] = ["teleop:ann"]
 
@@ -424,7 +428,7 @@ def test_another_demonstrators_data_are_not_held_against_the_experts(healthy: Ca
             comparable(EpisodeStore.open(case.data), np.arange(50))
 
 
-def test_of_merged_data_those_with_the_noise_of_fresh_ones_are_compared(tmp_path: Path) -> None:
+def test_only_merged_episodes_with_the_noise_of_new_ones_are_compared(tmp_path: Path) -> None:
     stores = [make_dataset(tmp_path / f"{noise}", n=3, noise=noise) for noise in (0.0, 0.3)]
     stores.append(make_dataset(tmp_path / "longer", n=3, noise=0.3, seed=1, steps_after_success=20))
     parts = [Part(store=store, episodes=np.arange(3)) for store in stores[:2]]
@@ -438,23 +442,23 @@ def test_of_merged_data_those_with_the_noise_of_fresh_ones_are_compared(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SOUND)
-def test_a_sound_run_of_another_kind_is_not_accused(name: str, tmp_path: Path) -> None:
+def test_a_sound_run_of_another_kind_has_no_critical_finding(name: str, tmp_path: Path) -> None:
     case = Case(tmp_path)
     SOUND[name](case)
     findings = diagnose(case)
     assert not [finding for finding in findings if finding.result.severity == "critical"], findings[0]
-    assert {finding.name: finding.result.status for finding in findings}["learnt by heart"] == "RULED OUT"
+    assert {finding.name: finding.result.status for finding in findings}["memorizes its initial states"] == "RULED OUT"
 
 
-def test_a_task_fails_by_itself() -> None:
+def test_a_policy_fails_a_task_only_relative_to_the_expert() -> None:
     def result(successes: int, num: int = 10, expert: int = 10) -> TaskRollouts:
-        return TaskRollouts(task="reach-v3", fresh=Rate(successes, num), shown=None, expert=Rate(expert, 10))
+        return TaskRollouts(task="reach-v3", fresh=Rate(successes, num), demonstrated=None, expert=Rate(expert, 10))
 
     assert not result(0).succeeds
     assert not result(4).succeeds
     assert result(34, 40).succeeds
     assert result(7).succeeds
-    assert result(0, expert=0).succeeds, "what nobody can do is not the policy's fault"
+    assert result(0, expert=0).succeeds, "the expert fails too"
 
 
 @pytest.mark.parametrize(
@@ -478,7 +482,7 @@ def test_settings_far_from_their_preset_are_named(overrides: list[str], far: lis
     assert [setting.key for setting in learning.far_from_preset(config)] == far
 
 
-def test_training_again_keeps_the_configuration(images_store: EpisodeStore, tmp_path: Path) -> None:
+def test_the_retraining_command_keeps_the_configuration(images_store: EpisodeStore, tmp_path: Path) -> None:
     run = tmp_path / "a run's [1]"
     config = create_run(run, [images_store.path], ["policy=act_image_small", "trainer.lr=2e-4"], {}, overwrite=False)
     (tmp_path / "a run's [1]-2").mkdir()
@@ -487,7 +491,7 @@ def test_training_again_keeps_the_configuration(images_store: EpisodeStore, tmp_
     assert flags == {"--data": [str(images_store.path)], "--out": [str(tmp_path / "a run's [1]-3")]}
 
 
-def test_training_a_seed_again_does_not_add_a_seed(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_the_retraining_command_of_a_seed_has_its_own_folder(reach_store: EpisodeStore, tmp_path: Path) -> None:
     run = tmp_path / "five" / "seed-3"
     create_run(run, [reach_store.path], [], {"trainer.seed": 3}, overwrite=False)
     write_json(tmp_path / "five" / SEEDS, {})
@@ -495,12 +499,12 @@ def test_training_a_seed_again_does_not_add_a_seed(reach_store: EpisodeStore, tm
     assert flags["--out"] == [str(tmp_path / "five-seed-3-2")]
 
 
-def test_of_wrong_demonstrations_no_cause_is_guessed_from_losses(healthy: Case, tmp_path: Path) -> None:
+def test_losses_on_wrong_demonstrations_are_untested(healthy: Case, tmp_path: Path) -> None:
     case = healthy.copy(tmp_path / "case")
     edit(case, DATA_FAULTS["actions halved"].change)
     run = RunCase(case.run, 1)
     none = Rate(0, 10)
-    run.results = [TaskRollouts(task="reach-v3", fresh=none, shown=none, expert=Rate(10, 10))]  # type: ignore[misc]
+    run.results = [TaskRollouts(task="reach-v3", fresh=none, demonstrated=none, expert=Rate(10, 10))]  # type: ignore[misc]
     assert learning.under_trained(run).status == "UNTESTED"
     assert learning.generalizes(run).status == "UNTESTED"
     result = learning.interpretation(run)
@@ -519,9 +523,9 @@ def test_an_expert_that_fails_in_one_task_is_named(healthy: Case) -> None:
     assert "reach-v3" not in result.message
 
 
-def test_of_a_task_without_data_no_cause_is_guessed(healthy: Case) -> None:
+def test_a_failing_task_without_data_is_an_error(healthy: Case) -> None:
     run = RunCase(healthy.run, 1)
-    run.results = [TaskRollouts(task="push-v3", fresh=Rate(0, 10), shown=None, expert=Rate(10, 10))]  # type: ignore[misc]
+    run.results = [TaskRollouts(task="push-v3", fresh=Rate(0, 10), demonstrated=None, expert=Rate(10, 10))]  # type: ignore[misc]
     for check in (learning.under_trained, learning.interpretation):
         with pytest.raises(DatasetError, match="names no dataset of it"):
             check(run)

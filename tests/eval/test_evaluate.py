@@ -1,4 +1,4 @@
-"""Evaluations: sets that cannot be mixed up, numbers with intervals, controls that read them."""
+"""Tests of evaluations: initial-state sets, success rates with intervals, and baselines."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CONFIG = compose("eval", EvalConfig, ["episodes=3", "baseline_episodes=2", "demo
 @pytest.fixture(scope="module")
 def evaluation(tiny_run: Path) -> Evaluation:
     policy = Policy.load(tiny_run)
-    (init_state_set,) = init_state_sets_from("test", policy.contract, CONFIG)
+    (init_state_set,) = init_state_sets_from("test", policy.metadata, CONFIG)
     with RolloutPool(1) as roll:
         return evaluate(policy, init_state_set, CONFIG, roll=roll)
 
@@ -51,14 +51,18 @@ def two_tasks(reach_store: EpisodeStore, push_store: EpisodeStore) -> Policy:
 
 def outcome(success: bool, init_state: InitialState) -> Outcome:
     return Outcome(
-        init_state=init_state, success=np.array([False, success]), distance=np.array([0.3, 0.2, 0.0 if success else 0.1]),
-        actions=np.zeros((2, 4), np.float32), path=np.zeros((3, 7), np.float32),
-        query_steps=np.array([0]), query_states=np.zeros((1, 39)),
+        init_state=init_state,
+        success=np.array([False, success]),
+        distance=np.array([0.3, 0.2, 0.0 if success else 0.1]),
+        actions=np.zeros((2, 4), np.float32),
+        path=np.zeros((3, 7), np.float32),
+        query_steps=np.array([0]),
+        query_states=np.zeros((1, 39)),
         clip_fraction=0.0,
-    )  # fmt: skip
+    )
 
 
-def test_wilson_interval_against_its_formula() -> None:
+def test_wilson_interval_matches_its_formula() -> None:
     z = NormalDist().inv_cdf(0.975)
     for k, n in ((0, 30), (30, 30), (97, 100), (3, 7)):
         p, center = k / n, (k / n + z * z / (2 * n)) / (1 + z * z / n)
@@ -67,7 +71,7 @@ def test_wilson_interval_against_its_formula() -> None:
     assert str(Rate(0, 30)) == "0/30 [0, 11 %]"
 
 
-def test_a_saved_set_comes_back_to_the_bit_and_changes_are_found(tmp_path: Path) -> None:
+def test_saved_set_loads_bit_exact_and_changes_are_detected(tmp_path: Path) -> None:
     init_state_set = make_init_state_set("push-v3", "test", 20, 3, [])
     path = tmp_path / "init_states.json"
     init_state_set.save(path)
@@ -80,121 +84,125 @@ def test_a_saved_set_comes_back_to_the_bit_and_changes_are_found(tmp_path: Path)
     path.write_text("[1, 2]")
     with pytest.raises(DatasetError, match="is not an evaluation set"):
         InitialStateSet.load(path)
-    with pytest.raises(DatasetError, match=r"neither a file nor one of test, train, grid, ood.* Did you mean 'test'"):
+    with pytest.raises(DatasetError, match=r"is not a file; choose from: test, train, grid, ood.* Did you mean 'test'"):
         InitialStateSet.load(Path("tesst"))
 
 
-def test_fresh_starts_are_neither_demonstrated_nor_those_that_select(reach_store: EpisodeStore) -> None:
+def test_test_states_are_disjoint_from_demonstrated_and_selection_states(reach_store: EpisodeStore) -> None:
     fresh = make_init_state_set("reach-v3", "test", 100, 0, [])
     check_disjoint(fresh, reach_store.rand_vecs.tolist())
     selection = InitialStateDistribution("reach-v3").sample(100, seed=0, stream="select")
     assert not set(fresh.init_states) & set(selection)
 
 
-def test_demonstrated_starts_are_refused_unless_that_is_the_question(reach_store: EpisodeStore) -> None:
+def test_demonstrated_states_are_refused_except_for_kind_train(reach_store: EpisodeStore) -> None:
     seen = reach_store.rand_vecs.tolist()
     leaked = replace(make_init_state_set("reach-v3", "test", 5, 0, []), init_states=(*reach_store.init_states[:2],))
-    with pytest.raises(InitialStateError, match="2 of the 2 evaluation starts of reach-v3 were demonstrated"):
+    with pytest.raises(InitialStateError, match="2 of the 2 evaluation initial states of reach-v3 were demonstrated"):
         check_disjoint(leaked, seen)
     check_disjoint(make_init_state_set("reach-v3", "train", 4, 0, seen), seen)
 
 
-def test_an_unknown_kind_of_starts_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"there are test, train, grid, ood\. Did you mean 'test'"):
+def test_unknown_kind_of_initial_states_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"choose from: test, train, grid, ood\. Did you mean 'test'"):
         make_init_state_set("push-v3", "tst", 2, 0, [])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["test", "grid", "ood"])
-def test_chosen_starts_are_not_called_what_they_are_not(kind: Kind, tmp_path: Path) -> None:
+def test_selected_states_lose_their_kind(kind: Kind, tmp_path: Path) -> None:
     drawn = make_init_state_set("push-v3", kind, 30, 5, [])
-    chosen = {
-        "the beginning": (replace(drawn, init_states=drawn.init_states[:20]), kind if kind != "grid" else "file"),
+    cases = {
+        "the first ones": (replace(drawn, init_states=drawn.init_states[:20]), kind if kind != "grid" else "file"),
         "the easy ones": (replace(drawn, init_states=drawn.init_states[::2]), "file"),
         "another order": (replace(drawn, init_states=drawn.init_states[::-1]), "file"),
         "another seed": (replace(drawn, seed=6), "file"),
         "another kind": (replace(drawn, kind="ood" if kind != "ood" else "test"), "file"),
     }
-    for what, (init_state_set, expected) in chosen.items():
+    for case, (init_state_set, expected) in cases.items():
         init_state_set.save(tmp_path / "init_states.json")
-        assert InitialStateSet.load(tmp_path / "init_states.json").kind == expected, what
+        assert InitialStateSet.load(tmp_path / "init_states.json").kind == expected, case
 
 
 @pytest.mark.parametrize("task", ["push-v3", "reach-v3", "drawer-open-v3"])
 @pytest.mark.parametrize("moved_m", [0.0, 2e-6])
-def test_starts_moved_a_little_are_refused_too(task: str, moved_m: float) -> None:
+def test_near_copies_of_demonstrated_states_are_refused(task: str, moved_m: float) -> None:
     fresh = make_init_state_set(task, "test", 40, 0, [])
     seen = stack(InitialStateDistribution(task).sample(50, seed=0, stream="collect"))
     check_disjoint(fresh, seen.tolist())
     for num in (20, 40):
         moved = (*(InitialState.of(task, row + moved_m) for row in seen[:num]), *fresh.init_states[num:])
-        with pytest.raises(InitialStateError, match=f"{num} of the 40 evaluation starts of {task} were demonstrated"):
+        with pytest.raises(
+            InitialStateError, match=f"{num} of the 40 evaluation initial states of {task} were demonstrated"
+        ):
             check_disjoint(replace(fresh, init_states=moved), seen.tolist())
 
 
-def test_another_tasks_starts_are_refused(tiny_policy: Policy) -> None:
+def test_initial_states_of_an_untrained_task_are_refused(tiny_policy: Policy) -> None:
     with RolloutPool(1) as roll, pytest.raises(InitialStateError, match=r"trained on reach-v3; .* is of push-v3"):
         evaluate(tiny_policy, make_init_state_set("push-v3", "test", 2, 0, []), CONFIG, roll=roll)
 
 
-def test_a_start_is_disjoint_from_those_of_its_own_task(two_tasks: Policy, reach_store: EpisodeStore) -> None:
-    """What reach-v3 was demonstrated from is new to push-v3."""
-    shown = reach_store.init_states[0]
+def test_disjointness_is_checked_per_task(two_tasks: Policy, reach_store: EpisodeStore) -> None:
+    """A demonstrated initial state of reach-v3 is new for push-v3."""
+    demonstrated = reach_store.init_states[0]
     as_push = InitialStateSet(
-        task="push-v3", kind="test", seed=0, init_states=(InitialState("push-v3", shown.rand_vec),)
+        task="push-v3", kind="test", seed=0, init_states=(InitialState("push-v3", demonstrated.rand_vec),)
     )
-    alone = replace(CONFIG, baseline_episodes=0, demonstrated_episodes=0)
+    without_baselines = replace(CONFIG, baseline_episodes=0, demonstrated_episodes=0)
     with RolloutPool(1) as roll:
-        assert len(evaluate(two_tasks, as_push, alone, roll=roll).episodes) == 1
-        as_reach = replace(as_push, task="reach-v3", init_states=(shown,))
-        with pytest.raises(InitialStateError, match="1 of the 1 evaluation starts of reach-v3 were demonstrated"):
-            evaluate_all(two_tasks, [as_push, as_reach], alone, roll=roll)
+        assert len(evaluate(two_tasks, as_push, without_baselines, roll=roll).episodes) == 1
+        as_reach = replace(as_push, task="reach-v3", init_states=(demonstrated,))
+        with pytest.raises(
+            InitialStateError, match="1 of the 1 evaluation initial states of reach-v3 were demonstrated"
+        ):
+            evaluate_all(two_tasks, [as_push, as_reach], without_baselines, roll=roll)
 
 
-def test_several_tasks_at_once_are_each_as_alone(two_tasks: Policy, tmp_path: Path) -> None:
+def test_evaluating_tasks_together_equals_evaluating_each(two_tasks: Policy, tmp_path: Path) -> None:
     config = replace(CONFIG, episodes=2, baseline_episodes=1, demonstrated_episodes=1)
-    init_state_sets = init_state_sets_from("test", two_tasks.contract, config)
-    told: dict[str, int] = {}
+    init_state_sets = init_state_sets_from("test", two_tasks.metadata, config)
+    num_episodes: dict[str, int] = {}
     with RolloutPool(1) as roll:
         together = evaluate_all(
             two_tasks,
             init_state_sets,
             config,
             roll=roll,
-            on_progress=lambda who, progress, num: told.update({who: num}),
+            on_progress=lambda name, progress, num: num_episodes.update({name: num}),
         )
-        alone = [evaluate(two_tasks, init_state_set, config, roll=roll) for init_state_set in init_state_sets]
-    assert told == {"policy": 4, "expert": 2, "nothing": 2, "random": 2, "demonstrated starts": 2}
+        separate = [evaluate(two_tasks, init_state_set, config, roll=roll) for init_state_set in init_state_sets]
+    assert num_episodes == {"policy": 4, "expert": 2, "nothing": 2, "random": 2, "demonstrated starts": 2}
     assert [evaluation.init_state_set.task for evaluation in together] == ["reach-v3", "push-v3"]
-    for ours, theirs in zip(together, alone, strict=True):
-        assert summarize(ours, two_tasks) == summarize(theirs, two_tasks)
-        assert [e.distance_to_nearest_demo for e in ours.episodes] == [
-            e.distance_to_nearest_demo for e in theirs.episodes
-        ]
-        for who in ours.baselines:
-            for a, b in zip(ours.baselines[who], theirs.baselines[who], strict=True):
+    for one, other in zip(together, separate, strict=True):
+        assert summarize(one, two_tasks) == summarize(other, two_tasks)
+        for episode, expected in zip(one.episodes, other.episodes, strict=True):
+            assert episode.distance_to_nearest_demo == expected.distance_to_nearest_demo
+        for name in one.baselines:
+            for a, b in zip(one.baselines[name], other.baselines[name], strict=True):
                 assert np.array_equal(a.actions, b.actions)
-        assert ours.baselines["expert"][0].success_once
+        assert one.baselines["expert"][0].success_once
     init_state_sets[1].save(tmp_path / "init_states.json")
-    assert init_state_sets_from(str(tmp_path / "init_states.json"), two_tasks.contract, config) == init_state_sets[1:]
+    assert init_state_sets_from(str(tmp_path / "init_states.json"), two_tasks.metadata, config) == init_state_sets[1:]
 
 
-def test_controls_run_on_the_same_starts(evaluation: Evaluation, reach_store: EpisodeStore) -> None:
+def test_baselines_run_from_the_same_initial_states(evaluation: Evaluation, reach_store: EpisodeStore) -> None:
     same_init_states = list(evaluation.init_state_set.init_states[:2])
-    for who in ("expert", "nothing", "random"):
-        assert [control.init_state for control in evaluation.baselines[who]] == same_init_states
-    assert all(control.success_once for control in evaluation.baselines["expert"])
-    assert {control.init_state for control in evaluation.baselines["demonstrated starts"]} <= set(
-        reach_store.init_states
-    )
+    for name in ("expert", "nothing", "random"):
+        assert [outcome.init_state for outcome in evaluation.baselines[name]] == same_init_states
+    assert all(outcome.success_once for outcome in evaluation.baselines["expert"])
+    from_demonstrated = {outcome.init_state for outcome in evaluation.baselines["demonstrated starts"]}
+    assert from_demonstrated <= set(reach_store.init_states)
 
 
-def test_distance_to_the_demonstrations_and_z_are_reported(evaluation: Evaluation, reach_store: EpisodeStore) -> None:
+def test_distance_to_demonstrations_and_largest_z_are_reported(
+    evaluation: Evaluation, reach_store: EpisodeStore
+) -> None:
     for episode in evaluation.episodes:
         assert 0 < episode.distance_to_nearest_demo < 5**0.5
         assert 0 < episode.largest_z < 100
 
 
-def test_results_on_disk(evaluation: Evaluation, tiny_policy: Policy, tmp_path: Path) -> None:
+def test_result_files_agree_with_the_evaluation(evaluation: Evaluation, tiny_policy: Policy, tmp_path: Path) -> None:
     page = write_results(evaluation, tiny_policy, tmp_path, {})
     rows = list(csv.DictReader((tmp_path / "episodes.csv").read_text().splitlines()))
     assert len(rows) == 3
@@ -209,44 +217,44 @@ def test_results_on_disk(evaluation: Evaluation, tiny_policy: Policy, tmp_path: 
     assert summary["stage_counts"]["success"] == summary["success_once"]["successes"]
     assert sum(each["success_once"]["num"] for each in summary["success_by_nearest_demonstration"]) == 3
     assert summary["init_state_set"]["hash"] == InitialStateSet.load(tmp_path / "init_states.json").hash
-    assert "success (once, the benchmark" in page.read_text()
+    assert "success (at any step, the benchmark" in page.read_text()
 
 
-def test_the_reading_names_uncovered_starts(evaluation: Evaluation) -> None:
+def test_interpretation_names_uncovered_initial_states(evaluation: Evaluation) -> None:
     init_states = InitialStateDistribution("reach-v3").sample(50, seed=0, stream="evaluate")
     failing = [
         EpisodeResult(outcome=outcome(False, init_state), distance_to_nearest_demo=0.5, largest_z=3.0)
         for init_state in init_states
     ]
-    shown = [outcome(True, init_state) for init_state in init_states[:20]]
+    from_demonstrated = [outcome(True, init_state) for init_state in init_states[:20]]
     expert = [outcome(True, init_state) for init_state in init_states[:20]]
-    uncovered = replace(evaluation, episodes=failing, baselines={"expert": expert, "demonstrated starts": shown})
-    assert "do not cover the starts" in uncovered.interpretation
-    nowhere = [outcome(False, init_state) for init_state in init_states]
-    everywhere = replace(uncovered, baselines={"expert": expert, "demonstrated starts": nowhere})
-    assert everywhere.interpretation == ""
+    uncovered = replace(
+        evaluation, episodes=failing, baselines={"expert": expert, "demonstrated starts": from_demonstrated}
+    )
+    assert "do not cover the initial states" in uncovered.interpretation
+    all_failed = [outcome(False, init_state) for init_state in init_states]
+    failing_everywhere = replace(uncovered, baselines={"expert": expert, "demonstrated starts": all_failed})
+    assert failing_everywhere.interpretation == ""
     outside = replace(uncovered, init_state_set=replace(evaluation.init_state_set, kind="ood"))
     assert "it does not extrapolate" in outside.interpretation
-    impossible = replace(uncovered, baselines={"expert": nowhere, "demonstrated starts": shown})
-    assert "The scripted expert itself succeeds only 0/50" in impossible.interpretation
+    infeasible = replace(uncovered, baselines={"expert": all_failed, "demonstrated starts": from_demonstrated})
+    assert "The scripted expert itself succeeds only 0/50" in infeasible.interpretation
 
 
 def test_selection_reports_success_with_its_interval(tiny_policy: Policy) -> None:
     init_states = InitialStateDistribution("reach-v3").sample(2, seed=0, stream="select")
     with RolloutPool(1) as roll:
-        trial = make_checkpoint_evaluator(roll, init_states)(tiny_policy)
-    assert trial.num == 2
-    assert trial.low <= trial.successes / 2 <= trial.high
-    assert trial.by_task == {}
+        result = make_checkpoint_evaluator(roll, init_states)(tiny_policy)
+    assert result.num == 2
+    assert result.low <= result.successes / 2 <= result.high
+    assert result.by_task == {}
 
 
-def test_selection_tells_the_success_of_each_of_several_tasks(two_tasks: Policy) -> None:
-    """Of the experts, whoever the policy is: what is under test is the sorting."""
-    init_states = [
-        init_state
-        for task in two_tasks.tasks
-        for init_state in InitialStateDistribution(task).sample(2, seed=0, stream="select")
-    ]
+def test_selection_reports_success_per_task(two_tasks: Policy) -> None:
+    """The outcomes are made up: the test covers their assignment to the tasks."""
+    init_states: list[InitialState] = []
+    for task in two_tasks.tasks:
+        init_states += InitialStateDistribution(task).sample(2, seed=0, stream="select")
 
     def roll(agent: object, init_states: list[InitialState], **options: object) -> list[Outcome]:
         return [
@@ -254,16 +262,17 @@ def test_selection_tells_the_success_of_each_of_several_tasks(two_tasks: Policy)
             for init_state in init_states
         ]
 
-    trial = make_checkpoint_evaluator(roll, init_states)(two_tasks)  # type: ignore[arg-type]
-    assert (trial.successes, trial.num) == (3, 4)
-    assert trial.by_task == {"reach-v3": 0.5, "push-v3": 1.0}
+    result = make_checkpoint_evaluator(roll, init_states)(two_tasks)  # type: ignore[arg-type]
+    assert (result.successes, result.num) == (3, 4)
+    assert result.by_task == {"reach-v3": 0.5, "push-v3": 1.0}
 
 
 def test_videos_show_failures_first() -> None:
     init_states = InitialStateDistribution("reach-v3").sample(5, seed=0, stream="evaluate")
     outcomes = [outcome(i not in (1, 3), init_state) for i, init_state in enumerate(init_states)]
     assert choose([outcomes], 3) == [[1, 3, 0]]
-    good, bad = ([outcome(success, init_state) for init_state in init_states] for success in (True, False))
+    good = [outcome(True, init_state) for init_state in init_states]
+    bad = [outcome(False, init_state) for init_state in init_states]
     assert choose([good, outcomes, bad], 3) == [[], [1, 3], [0]]
     assert choose([outcomes, bad, bad], 4) == [[1, 3], [0], [0]]
     assert choose([outcomes[:1], good], 9) == [[0], [0, 1, 2, 3, 4]]
@@ -287,10 +296,12 @@ def test_states_unlike_any_demonstration_are_flagged_and_explained(tiny_policy: 
     assert f'<td class="level WARN">{far.far_text}</td></tr>' in page
 
 
-def test_the_overview_has_every_task_and_means_in_which_tasks_count_the_same(two_tasks: Policy, tmp_path: Path) -> None:
+def test_overview_has_every_task_and_means_with_equal_weights(two_tasks: Policy, tmp_path: Path) -> None:
     evaluations = [
-        evaluation_of("reach-v3", 10, 10), evaluation_of("push-v3", 5, 10), evaluation_of("lever-pull-v3", 0, 10),
-    ]  # fmt: skip
+        evaluation_of("reach-v3", 10, 10),
+        evaluation_of("push-v3", 5, 10),
+        evaluation_of("lever-pull-v3", 0, 10),
+    ]
     rows = {row[0]: row[1:] for row in task_rows(evaluations)}
     assert rows["lever-pull-v3"] == (
         "easy",
@@ -303,7 +314,7 @@ def test_the_overview_has_every_task_and_means_in_which_tasks_count_the_same(two
     means = {row[1]: row for row in mean_rows(evaluations)}
     assert list(means) == ["easy", "hard", "all"]
     assert means["easy"][:3] == ("mean of 2 tasks", "easy", str(MacroAverageRate((Rate(10, 10), Rate(0, 10)))))
-    assert overview_title(evaluations) == "3 tasks, 30 test starts: success 50.0 % [33, 67 %]"
+    assert overview_title(evaluations) == "3 tasks, 30 test initial states: success 50.0 % [33, 67 %]"
     summary = summarize_all(evaluations, two_tasks)
     assert summary["tasks"]["push-v3"]["success_once"]["successes"] == 5
     assert summary["means"]["all"]["success_once"]["value"] == pytest.approx(0.5)
@@ -311,11 +322,13 @@ def test_the_overview_has_every_task_and_means_in_which_tasks_count_the_same(two
     assert json.loads((tmp_path / "summary.json").read_text()) == json.loads(json.dumps(summary))
     assert 'href="push-v3/report.html"' in page
     uneven = [evaluation_of("reach-v3", 10, 10), evaluation_of("push-v3", 0, 20, expert=False)]
-    assert overview_title(uneven).endswith("success 50.0 %"), "of unequal numbers, the mean is known, no interval"
+    assert overview_title(uneven).endswith("success 50.0 %"), (
+        "with unequal numbers of episodes, the mean has no interval"
+    )
     assert summarize_all(uneven, two_tasks)["means"]["all"]["expert"] is None
 
 
-def test_the_interval_of_a_mean_over_tasks_is_on_the_safe_side() -> None:
+def test_interval_of_a_mean_over_tasks_is_conservative() -> None:
     assert MacroAverageRate((Rate(3, 10), Rate(9, 10))).interval == Rate(12, 20).interval
     rng, chances = np.random.default_rng(0), np.linspace(0.1, 1, 10)
     covered = 0
@@ -323,4 +336,4 @@ def test_the_interval_of_a_mean_over_tasks_is_on_the_safe_side() -> None:
         interval = MacroAverageRate(tuple(Rate(int(k), 20) for k in rng.binomial(20, chances))).interval
         assert interval is not None
         covered += interval[0] <= chances.mean() <= interval[1]
-    assert covered / 500 > 0.96, "that of one rate for all would be 0.95"
+    assert covered / 500 > 0.96, "with one rate for all tasks, the coverage would be 0.95"

@@ -1,14 +1,24 @@
-"""How far episodes got: the scripted experts show every stage of every task, and who does nothing shows none."""
+"""Tests of stages and failure modes: the expert reaches every stage of every task, a zero-action policy none."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
 
-from act_kit.eval.failure_modes import LABELS, failure_mode
-from act_kit.eval.stages import GRASPING, MEANINGS, REACHING, furthest, held, shown, stage_counts, stages
+from act_kit.eval.failure_modes import FAILURE_MODES, failure_mode
+from act_kit.eval.stages import (
+    GRASPING,
+    MEANINGS,
+    REACHING,
+    furthest_stage,
+    held,
+    reached_stages,
+    stage_counts,
+    stages,
+)
 from act_kit.rollouts.agents import ExpertAgent, ZeroActionAgent
 from act_kit.rollouts.rollout import Outcome, rollout
 from act_kit.sim.initial_states import InitialStateDistribution
@@ -16,8 +26,8 @@ from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import TASKS
 from act_kit.sim.vector import VectorSimulator
 
-INIT_STATES_NEAR = {"drawer-close-v3", "handle-press-v3"}
-"""Where the hand begins near the object."""
+NEAR_INITIALLY = {"drawer-close-v3", "handle-press-v3"}
+"""Tasks in which the hand is near the object in the initial state."""
 
 
 def run(task: str, num: int = 1, *, expert: bool = True) -> list[Outcome]:
@@ -27,11 +37,13 @@ def run(task: str, num: int = 1, *, expert: bool = True) -> list[Outcome]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_expert_shows_every_stage_and_doing_nothing_none(task: str) -> None:
+def test_expert_reaches_every_stage_and_zero_actions_none(task: str) -> None:
     (outcome,), (idle,) = run(task), run(task, expert=False)
     assert outcome.success_once
-    assert shown(outcome) == dict.fromkeys(stages(task), True), "each by itself, not because success implies it"
-    assert shown(idle) == dict.fromkeys(stages(task), False) | {"near": task in INIT_STATES_NEAR}
+    assert reached_stages(outcome) == dict.fromkeys(stages(task), True), (
+        "each by its own criterion, not implied by success"
+    )
+    assert reached_stages(idle) == dict.fromkeys(stages(task), False) | {"near": task in NEAR_INITIALLY}
     assert failure_mode(idle) == "frozen"
 
 
@@ -40,32 +52,34 @@ def test_tasks_have_the_stages_of_their_family() -> None:
     assert stages("pick-place-v3") == ("near", "grasped", "half way", "success")
     assert stages("door-open-v3") == ("near", "moved", "half way", "success")
     assert set(TASKS) >= GRASPING | REACHING
-    assert {stage for task in TASKS for stage in stages(task)} == set(MEANINGS)
+    assert set(chain.from_iterable(map(stages, TASKS))) == set(MEANINGS)
 
 
 def cut(outcome: Outcome, num_steps: int, **changes: object) -> Outcome:
-    """The beginning of an episode, as if it had failed."""
+    """Return the first steps of an episode, without success."""
     values: dict[str, object] = {
-        "success": np.zeros(num_steps, bool), "distance": outcome.distance[: num_steps + 1],
-        "path": outcome.path[: num_steps + 1], "actions": outcome.actions[:num_steps],
-    }  # fmt: skip
+        "success": np.zeros(num_steps, bool),
+        "distance": outcome.distance[: num_steps + 1],
+        "path": outcome.path[: num_steps + 1],
+        "actions": outcome.actions[:num_steps],
+    }
     return replace(outcome, **(values | changes))  # type: ignore[arg-type]
 
 
-def test_a_funnel_only_narrows_and_success_implies_the_rest() -> None:
+def test_stage_counts_decrease_and_success_implies_all_stages() -> None:
     (expert,) = run("pick-place-v3")
     outcomes = [cut(expert, num_steps) for num_steps in range(1, len(expert))] + [expert]
     counts = list(stage_counts("pick-place-v3", outcomes).values())
     assert counts == sorted(counts, reverse=True)
     assert len(set(counts)) == 4
     lucky = replace(expert, path=np.zeros_like(expert.path) + np.arange(7, dtype=np.float32))
-    assert not shown(lucky)["near"], "nobody came near"
-    assert furthest(lucky) == "success"
+    assert not reached_stages(lucky)["near"], "the hand is never near"
+    assert furthest_stage(lucky) == "success"
     assert set(stage_counts("pick-place-v3", [lucky]).values()) == {1}
-    assert furthest(cut(expert, 0)) is None
+    assert furthest_stage(cut(expert, 0)) is None
 
 
-def test_a_path_is_hand_gripper_and_object_of_every_step() -> None:
+def test_path_is_hand_gripper_and_object_of_every_step() -> None:
     (outcome,) = run("push-v3")
     simulator = Simulator("push-v3")
     first = simulator.reset(outcome.init_state)
@@ -74,36 +88,40 @@ def test_a_path_is_hand_gripper_and_object_of_every_step() -> None:
 
 
 def hand_moving(outcome: Outcome, hand: np.ndarray, **changes: object) -> Outcome:
-    """A failed episode of this hand (T + 1, 3), the object far off."""
+    """Return a failed episode with this path of the hand (T + 1, 3) and a distant object."""
     num = len(hand) - 1
     path = np.concatenate([hand, np.zeros((num + 1, 1)), np.full((num + 1, 3), 9.0)], axis=1).astype(np.float32)
     values: dict[str, object] = {
-        "success": np.zeros(num, bool), "distance": np.ones(num + 1), "path": path,
+        "success": np.zeros(num, bool),
+        "distance": np.ones(num + 1),
+        "path": path,
         "actions": np.zeros((num, 4), np.float32),
-    }  # fmt: skip
+    }
     return replace(outcome, **(values | changes))  # type: ignore[arg-type]
 
 
-def test_failures_are_named_by_their_motion() -> None:
+def test_failure_modes_follow_from_the_motion() -> None:
     (expert,) = run("pick-place-v3")
     assert failure_mode(expert) is None
     t = np.arange(501)[:, None] * np.ones(3)
     assert failure_mode(hand_moving(expert, 0.0001 * np.sin(t))) == "frozen"
     assert failure_mode(hand_moving(expert, 0.03 * np.sin(t / 5))) == "oscillating"
-    assert failure_mode(hand_moving(expert, np.minimum(t, 60) * 0.005)) == "never reached", "there it stands, elsewhere"
+    assert failure_mode(hand_moving(expert, np.minimum(t, 60) * 0.005)) == "never reached", (
+        "the hand stops away from the object"
+    )
     assert failure_mode(replace(hand_moving(expert, 0 * t), crash="unstable")) == "crashed"
     walk = np.random.default_rng(0).uniform(-0.01, 0.01, (501, 3)).cumsum(axis=0)
-    assert failure_mode(hand_moving(expert, walk)) == "never reached", "at random, it does not go to and fro"
+    assert failure_mode(hand_moving(expert, walk)) == "never reached", "a random walk does not oscillate"
     slow = np.zeros((len(expert), 4), np.float32)
     carrying = held(expert).nonzero()[0]
     lifted = cut(expert, int(carrying[0]) + 12, actions=slow[: carrying[0] + 12])
-    assert furthest(lifted) in ("grasped", "half way")
-    assert failure_mode(lifted) == "other", "held to the last"
+    assert furthest_stage(lifted) in ("grasped", "half way")
+    assert failure_mode(lifted) == "other", "held until the end"
     dropped = lifted.path.copy()
     dropped[-1, 6] = dropped[1, 6]
     assert failure_mode(replace(lifted, path=dropped)) == "lost the grasp"
     fast = np.ones((len(lifted), 4), np.float32)
     assert failure_mode(replace(lifted, actions=fast)) == "saturated"
     only_gripper = fast * [0, 0, 0, 1]
-    assert failure_mode(replace(lifted, actions=only_gripper)) == "other", "a closed gripper is no fault"
-    assert list(LABELS)[-1] == "other"
+    assert failure_mode(replace(lifted, actions=only_gripper)) == "other", "the gripper does not count"
+    assert list(FAILURE_MODES)[-1] == "other"

@@ -1,4 +1,4 @@
-"""Policies that need no training: for tests of who is asked what, not of what is answered."""
+"""Untrained policies, for tests in which the actions do not matter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import TINY
 
 
 def untrained_policy(stores: Sequence[EpisodeStore], gl_renderer: str = "") -> Policy:
-    """Make a policy of as many tasks as there are datasets; one that looks, if it says who drew."""
+    """Return an untrained policy with one task per dataset; with cameras if ``gl_renderer`` is given."""
     overrides, views = [*TINY], None
     if gl_renderer:
         overrides += ["policy=act_image_small", "policy.cameras=[corner4,gripperPOV]"]
@@ -26,16 +26,24 @@ def untrained_policy(stores: Sequence[EpisodeStore], gl_renderer: str = "") -> P
     config = compose("train", TrainConfig, overrides)
     demonstrations = [
         TrainingData(
-            task=store.info.task, fingerprint=store.compute_fingerprint(), command=store.info.command,
+            task=store.info.task,
+            fingerprint=store.compute_fingerprint(),
+            command=store.info.command,
             init_states=store.rand_vecs.tolist(),
         )
         for store in stores
-    ]  # fmt: skip
-    contract = PolicyMetadata(
-        demonstrations=demonstrations, horizon=500, control_hz=80, versions={}, step=0, goal_visible=views is None,
-        views=views, gl_renderer=gl_renderer,
-    )  # fmt: skip
+    ]
+    metadata = PolicyMetadata(
+        demonstrations=demonstrations,
+        horizon=500,
+        control_hz=80,
+        versions={},
+        step=0,
+        goal_visible=views is None,
+        views=views,
+        gl_renderer=gl_renderer,
+    )
     torch.manual_seed(0)
     model, normalizer = ACT(config.policy, num_tasks=len(stores)), Normalizer(STATE_DIM)
     normalizer.fit(torch.from_numpy(stores[0].steps("state")).float())
-    return Policy(model, normalizer, contract, config.chunking)
+    return Policy(model, normalizer, metadata, config.chunking)

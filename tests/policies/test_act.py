@@ -1,4 +1,4 @@
-"""ACT: what its parts may see, and that every part counts."""
+"""ACT model: inputs of its parts, losses, and gradients of every layer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def model(config: PolicyConfig, num_tasks: int = 1) -> ACT:
     return ACT(config, num_tasks=num_tasks).eval()
 
 
-def seen(states: torch.Tensor, task: int = 0, images: torch.Tensor | None = None) -> Observation:
+def observe(states: torch.Tensor, task: int = 0, images: torch.Tensor | None = None) -> Observation:
     tasks = torch.full((len(states),), task)
     return Observation(states_BS=states, tasks_B=tasks, images_BCHW3=images)
 
@@ -31,23 +31,23 @@ def images(num: int, cameras: int = 1) -> torch.Tensor:
 
 def test_inference_is_deterministic_and_uses_z_zero() -> None:
     act, states = model(small()), torch.randn(5, 39)
-    first = act.predict(seen(states))
+    first = act.predict(observe(states))
     torch.manual_seed(123)
-    assert torch.equal(first, act.predict(seen(states)))
-    assert torch.equal(first, act.decode(act.embed(seen(states)), torch.zeros(5, 8)))
-    assert not torch.equal(first, act.decode(act.embed(seen(states)), torch.randn(5, 8)))
+    assert torch.equal(first, act.predict(observe(states)))
+    assert torch.equal(first, act.decode(act.embed(observe(states)), torch.zeros(5, 8)))
+    assert not torch.equal(first, act.decode(act.embed(observe(states)), torch.randn(5, 8)))
     assert first.shape == (5, 8, 4)
 
 
-def test_the_previous_frame_is_not_looked_at() -> None:
+def test_the_previous_frame_is_ignored() -> None:
     act, states = model(small()), torch.randn(5, 39)
     other = states.clone()
     other[:, 18:36] += 1.0
-    assert torch.equal(act.predict(seen(states)), act.predict(seen(other)))
+    assert torch.equal(act.predict(observe(states)), act.predict(observe(other)))
     for number in (0, 3, 4, 17, 36, 38):
         other = states.clone()
         other[:, number] += 1.0
-        assert not torch.equal(act.predict(seen(states)), act.predict(seen(other))), number
+        assert not torch.equal(act.predict(observe(states)), act.predict(observe(other))), number
 
 
 def test_padded_actions_reach_neither_z_nor_the_loss() -> None:
@@ -56,7 +56,7 @@ def test_padded_actions_reach_neither_z_nor_the_loss() -> None:
     is_pad[1, 5:] = True
     other = actions.clone()
     other[1, 5:] = 99.0
-    embedded = act.embed(seen(states))
+    embedded = act.embed(observe(states))
     assert torch.equal(act.encode_style(embedded, actions, is_pad)[0], act.encode_style(embedded, other, is_pad)[0])
     predicted = torch.randn(3, 8, 4)
     num = (~is_pad).sum()
@@ -64,7 +64,7 @@ def test_padded_actions_reach_neither_z_nor_the_loss() -> None:
 
 
 def test_l1_is_averaged_over_valid_slots_only() -> None:
-    """Three slots of four are padding: dividing by all of them would say 0.25."""
+    """Three of four slots are padding; dividing by all of them would give 0.25."""
     is_pad = torch.tensor([[False, True, True, True]])
     assert masked_l1(torch.ones(1, 4, 4), torch.zeros(1, 4, 4), is_pad, torch.tensor(1)) == 1.0
 
@@ -79,26 +79,26 @@ def test_kl_is_summed_over_the_latent_and_averaged_over_the_batch() -> None:
 
 
 @pytest.mark.parametrize("stack", ["encoder", "decoder", "cvae_encoder"])
-def test_every_layer_counts(stack: str) -> None:
-    """The original builds seven decoder layers and reads the output of the first."""
+def test_every_layer_gets_a_gradient(stack: str) -> None:
+    """The original builds seven decoder layers and uses only the output of the first."""
     act = model(small(encoder_layers=2, decoder_layers=3, cvae_layers=2))
-    torch.nn.init.normal_(act.cvae_latent.weight)  # it begins at zero, and lets nothing through yet
+    torch.nn.init.normal_(act.cvae_latent.weight)  # initialized to zero, which passes no gradient
     states, actions = torch.randn(4, 39), torch.randn(4, 8, 4)
-    prediction = act(seen(states), actions, torch.zeros(4, 8, dtype=torch.bool))
+    prediction = act(observe(states), actions, torch.zeros(4, 8, dtype=torch.bool))
     (prediction.actions_BKA.square().sum() + prediction.mean_BZ.square().sum()).backward()
     for depth, layer in enumerate(getattr(act, stack)):
         for name, parameter in layer.named_parameters():
             if depth == 0 and name.startswith("self_attention"):
-                continue  # as in DETR, the slots come in as zeros: nothing to attend to yet
+                continue  # as in DETR, the input slots are zeros: nothing to attend to
             assert parameter.grad is not None, name
-            if not name.endswith("key.bias"):  # softmax does not see it
+            if not name.endswith("key.bias"):  # softmax is invariant to it
                 assert parameter.grad.abs().sum() > 0, name
 
 
-def test_the_posterior_begins_as_the_prior() -> None:
-    """Otherwise the first steps go into a KL a hundred times the L1, and what clipping leaves of them."""
+def test_the_posterior_is_initialized_to_the_prior() -> None:
+    """Otherwise the KL term is a hundred times the L1 in the first steps and dominates the clipped gradient."""
     act = model(small())
-    embedded = act.embed(seen(torch.randn(5, 39)))
+    embedded = act.embed(observe(torch.randn(5, 39)))
     mean, logvar = act.encode_style(embedded, torch.randn(5, 8, 4), torch.zeros(5, 8, dtype=torch.bool))
     assert kl_divergence(mean, logvar, 5) == 0
 
@@ -106,37 +106,37 @@ def test_the_posterior_begins_as_the_prior() -> None:
 @pytest.mark.parametrize(
     ("preset", "millions"), [("act_small", 0.43), ("act", 42), ("act_image_small", 1.0), ("act_image", 53)]
 )
-def test_presets_are_the_sizes_they_claim(preset: str, millions: float) -> None:
+def test_presets_have_the_documented_sizes(preset: str, millions: float) -> None:
     act = ACT(compose("train", TrainConfig, [f"policy={preset}"]).policy)
     assert sum(p.numel() for p in act.parameters()) / 1e6 == pytest.approx(millions, rel=0.06)
 
 
-def test_an_image_policy_sees_pictures_and_proprioception_alone() -> None:
-    """Neither objects nor goal: a robot would not have their coordinates."""
+def test_an_image_policy_sees_only_images_and_proprioception() -> None:
+    """Objects and goal are hidden, because a robot would not have their coordinates."""
     act = model(small(inputs="image+proprio", cameras="[corner4]", backbone="small"))
     states, frames = torch.randn(3, 39), images(3)
-    chunk = act.predict(seen(states, images=frames))
+    chunk = act.predict(observe(states, images=frames))
     blind = states.clone()
     blind[:, 4:] += 1.0
-    assert torch.equal(chunk, act.predict(seen(blind, images=frames)))
-    assert not torch.equal(chunk, act.predict(seen(states + torch.eye(39)[3], images=frames)))
-    assert not torch.equal(chunk, act.predict(seen(states, images=255 - frames)))
+    assert torch.equal(chunk, act.predict(observe(blind, images=frames)))
+    assert not torch.equal(chunk, act.predict(observe(states + torch.eye(39)[3], images=frames)))
+    assert not torch.equal(chunk, act.predict(observe(states, images=255 - frames)))
     both = model(small(inputs="image+state", cameras="[corner4]", backbone="small"))
     assert not torch.equal(
-        both.predict(seen(states, images=frames)), both.predict(seen(states + torch.eye(39)[38], images=frames))
+        both.predict(observe(states, images=frames)), both.predict(observe(states + torch.eye(39)[38], images=frames))
     )
 
 
-def test_cameras_are_told_apart() -> None:
+def test_the_order_of_cameras_matters() -> None:
     act = model(small(inputs="image+proprio", cameras="[corner4,topview]", backbone="small"))
     states, frames = torch.randn(2, 39), images(2, cameras=2)
-    chunk = act.predict(seen(states, images=frames))
-    assert not torch.allclose(chunk, act.predict(seen(states, images=frames.flip(1))))
+    chunk = act.predict(observe(states, images=frames))
+    assert not torch.allclose(chunk, act.predict(observe(states, images=frames.flip(1))))
 
 
-def test_tasks_are_told_apart_and_one_task_has_no_vector() -> None:
+def test_tasks_are_distinguished_and_a_single_task_has_no_vector() -> None:
     act, states = model(small(), num_tasks=3), torch.randn(2, 39)
-    chunks = [act.predict(seen(states, task)) for task in range(3)]
+    chunks = [act.predict(observe(states, task)) for task in range(3)]
     assert not torch.equal(chunks[0], chunks[1])
     assert not torch.equal(chunks[1], chunks[2])
     assert model(small()).task is None
@@ -145,14 +145,14 @@ def test_tasks_are_told_apart_and_one_task_has_no_vector() -> None:
 def test_without_a_cvae_there_is_no_latent() -> None:
     act, states = model(small(cvae_layers=0)), torch.randn(4, 39)
     actions, is_pad = torch.randn(4, 8, 4), torch.zeros(4, 8, dtype=torch.bool)
-    prediction = act(seen(states), actions, is_pad)
+    prediction = act(observe(states), actions, is_pad)
     assert prediction.mean_BZ is None
-    assert torch.equal(prediction.actions_BKA, act.predict(seen(states)))
+    assert torch.equal(prediction.actions_BKA, act.predict(observe(states)))
     assert not [name for name, _ in act.named_parameters() if "cvae" in name or name.startswith("latent")]
 
 
-def test_fits_a_function_of_the_state() -> None:
-    """Actions that follow from the state are learnt by z = 0 too."""
+def test_a_function_of_the_state_is_learned() -> None:
+    """Actions determined by the state are also predicted with z = 0."""
     act = model(small())
     act.train()
     states = torch.randn(64, 39)
@@ -161,9 +161,9 @@ def test_fits_a_function_of_the_state() -> None:
     num = (~is_pad).sum()
     optimizer = torch.optim.AdamW(act.parameters(), lr=3e-3)
     with torch.no_grad():
-        before = float(masked_l1(act.predict(seen(states)), actions, is_pad, num))
+        before = float(masked_l1(act.predict(observe(states)), actions, is_pad, num))
     for _ in range(150):
-        prediction = act(seen(states), actions, is_pad)
+        prediction = act(observe(states), actions, is_pad)
         loss = masked_l1(prediction.actions_BKA, actions, is_pad, num) + kl_divergence(
             prediction.mean_BZ, prediction.logvar_BZ, 64
         )
@@ -171,4 +171,4 @@ def test_fits_a_function_of_the_state() -> None:
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        assert float(masked_l1(act.predict(seen(states)), actions, is_pad, num)) < 0.3 * before
+        assert float(masked_l1(act.predict(observe(states)), actions, is_pad, num)) < 0.3 * before

@@ -1,4 +1,4 @@
-"""Arrays that users pass to a policy: of another kind, shape or meaning, they are refused by name and row."""
+"""Arrays that users pass to a policy: wrong types, shapes or meanings are refused with the name and the row."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def states(reach_store: EpisodeStore) -> np.ndarray:
 
 
 @pytest.fixture
-def seeing(reach_store: EpisodeStore) -> Policy:
-    """A policy that looks through two cameras, at 32 px."""
+def image_policy(reach_store: EpisodeStore) -> Policy:
+    """A policy with two cameras at 32 px."""
     return untrained_policy([reach_store], "nobody")
 
 
@@ -35,7 +35,7 @@ def change(states: np.ndarray, row: int, columns: slice, value: float) -> np.nda
     return changed
 
 
-NO_STATES: dict[str, tuple[Any, str]] = {
+INVALID_STATES: dict[str, tuple[Any, str]] = {
     "another width": (lambda s: s[:, :7], r"expects states \(B, 39\)"),
     "NaN": (lambda s: change(s, 1, slice(5, 6), np.nan), "NaN or infinity in row 1"),
     "infinity": (lambda s: change(s, 2, slice(0, 1), np.inf), "NaN or infinity in row 2"),
@@ -48,15 +48,15 @@ NO_STATES: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("wrong", NO_STATES.values(), ids=NO_STATES)
-def test_what_are_no_states_is_refused(tiny_policy: Policy, states: np.ndarray, wrong: tuple[Any, str]) -> None:
+@pytest.mark.parametrize("wrong", INVALID_STATES.values(), ids=INVALID_STATES)
+def test_invalid_states_are_refused(tiny_policy: Policy, states: np.ndarray, wrong: tuple[Any, str]) -> None:
     make, message = wrong
-    for ask in (tiny_policy.predict, tiny_policy.act, tiny_policy.eval_action):
+    for query in (tiny_policy.predict, tiny_policy.act, tiny_policy.eval_action):
         with pytest.raises(ArrayError, match=message):
-            ask(make(states))
+            query(make(states))
 
 
-LIKE_STATES: dict[str, Any] = {
+EQUIVALENT_STATES: dict[str, Any] = {
     "a list": lambda s: s.tolist(),
     "a tensor": torch.from_numpy,
     "float32": lambda s: s.astype(np.float32),
@@ -66,14 +66,14 @@ LIKE_STATES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("make", LIKE_STATES.values(), ids=LIKE_STATES)
-def test_what_can_only_mean_states_is_taken(tiny_policy: Policy, states: np.ndarray, make: Any) -> None:
+@pytest.mark.parametrize("make", EQUIVALENT_STATES.values(), ids=EQUIVALENT_STATES)
+def test_equivalent_states_are_accepted(tiny_policy: Policy, states: np.ndarray, make: Any) -> None:
     given = make(states)
     assert np.array_equal(tiny_policy.predict(given), tiny_policy.predict(states))
     assert np.array_equal(tiny_policy.act(given), np.clip(tiny_policy.predict(states)[:, 0], -1, 1))
 
 
-def test_one_state_is_for_act_and_none_is_no_mistake(tiny_policy: Policy, states: np.ndarray) -> None:
+def test_one_state_is_accepted_by_act_and_an_empty_batch_by_both(tiny_policy: Policy, states: np.ndarray) -> None:
     with pytest.raises(ArrayError, match=r"of shape \(39,\): expected \(B, S\). Fix: state\[None\]"):
         tiny_policy.predict(states[0])
     assert tiny_policy.act(states[0].tolist()).shape == (4,)
@@ -82,8 +82,8 @@ def test_one_state_is_for_act_and_none_is_no_mistake(tiny_policy: Policy, states
     assert tiny_policy.act(states[:0]).shape == (0, 4)
 
 
-NO_MASKS: dict[str, tuple[Any, str]] = {
-    "numbers of environments": (np.array([0, 2]), r"type int64: .* one bool .*np.isin\(np.arange\(4\), \[0, 2\]\)"),
+INVALID_MASKS: dict[str, tuple[Any, str]] = {
+    "environment indices": (np.array([0, 2]), r"type int64: .* one bool .*np.isin\(np.arange\(4\), \[0, 2\]\)"),
     "zeros and ones": ([0, 1, 0], "of type int64"),
     "floats": (np.zeros(3), "of type float64"),
     "two of three": (np.array([True, False]), r"of shape \(2,\): expected \(3,\)"),
@@ -92,15 +92,15 @@ NO_MASKS: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("mask", NO_MASKS.values(), ids=NO_MASKS)
-def test_what_is_no_mask_is_refused(tiny_policy: Policy, states: np.ndarray, mask: tuple[Any, str]) -> None:
+@pytest.mark.parametrize("mask", INVALID_MASKS.values(), ids=INVALID_MASKS)
+def test_invalid_masks_are_refused(tiny_policy: Policy, states: np.ndarray, mask: tuple[Any, str]) -> None:
     tiny_policy.act(states)
     with pytest.raises(ArrayError, match=mask[1]):
         tiny_policy.reset(mask[0])
     tiny_policy.reset([True, False, True])  # type: ignore[arg-type]
 
 
-def test_environments_do_not_come_and_go_within_an_episode(tiny_policy: Policy, states: np.ndarray) -> None:
+def test_the_number_of_environments_changes_only_at_a_reset(tiny_policy: Policy, states: np.ndarray) -> None:
     tiny_policy.act(states)
     with pytest.raises(ArrayError, match=r"2 states: expected 3, .* Fix: policy.reset\(\)"):
         tiny_policy.act(states[:2])
@@ -108,34 +108,34 @@ def test_environments_do_not_come_and_go_within_an_episode(tiny_policy: Policy, 
     tiny_policy.act(states[:2])
 
 
-def test_images_of_another_kind_are_refused(seeing: Policy, states: np.ndarray) -> None:
+def test_invalid_images_are_refused(image_policy: Policy, states: np.ndarray) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 2, 32, 32, 3), dtype=np.uint8)
     expected = r"expects images of corner4, gripperPOV at 32x32 px, uint8 \(3, 2, 32, 32, 3\)"
     wrong: list[tuple[object, str]] = [
         (None, "not none"),
         (images / 255, "of type float64: expected uint8, colors from 0 to 255"),
         (images.astype(np.int64), "of type int64"),
-        (images.transpose(0, 1, 4, 2, 3), r"not colors first, .* Fix: images.transpose\(0, 1, 3, 4, 2\)"),
-        (images[:2], "not 2 rows: one of images for each state"),
+        (images.transpose(0, 1, 4, 2, 3), r"not channels first, .* Fix: images.transpose\(0, 1, 3, 4, 2\)"),
+        (images[:2], "not 2 rows: expected one row of images for each state"),
         (images[:, :1], r"of shape \(3, 1, 32, 32, 3\)"),
         (images[:, :, :16], r"of shape \(3, 2, 16, 32, 3\)"),
         (images[0], r"of shape \(2, 32, 32, 3\)"),
         (images[..., 0], "of shape"),
     ]
     for given, message in wrong:
-        for ask in (seeing.predict, seeing.act):
+        for query in (image_policy.predict, image_policy.act):
             with pytest.raises(ArrayError, match=f"{expected}.*{message}"):
-                ask(states, given)  # type: ignore[operator]
-    plain = seeing.predict(states, images)
-    assert np.array_equal(seeing.predict(states, images[::-1].copy()[::-1]), plain)
-    assert np.array_equal(seeing.predict(states, np.asfortranarray(images)), plain)
-    seeing.reset()
-    assert np.array_equal(seeing.act(states[0], images[0]), np.clip(plain[0, 0], -1, 1))
-    seeing.act(states[0])  # its chunk is not at its end: nobody looks
+                query(states, given)  # type: ignore[operator]
+    plain = image_policy.predict(states, images)
+    assert np.array_equal(image_policy.predict(states, images[::-1].copy()[::-1]), plain)
+    assert np.array_equal(image_policy.predict(states, np.asfortranarray(images)), plain)
+    image_policy.reset()
+    assert np.array_equal(image_policy.act(states[0], images[0]), np.clip(plain[0, 0], -1, 1))
+    image_policy.act(states[0])  # its chunk has not ended: no image is needed
 
 
-def test_a_policy_on_states_is_given_no_images(tiny_policy: Policy, states: np.ndarray) -> None:
-    with pytest.raises(ArrayError, match="acts on states alone"):
+def test_a_state_policy_refuses_images(tiny_policy: Policy, states: np.ndarray) -> None:
+    with pytest.raises(ArrayError, match="acts on states only"):
         tiny_policy.act(states, np.zeros((3, 1, 32, 32, 3), dtype=np.uint8))
 
 
@@ -160,11 +160,10 @@ def test_chunks_of_other_rows_are_refused() -> None:
     assert executor.plan(np.zeros((0, 5, 4)), np.arange(0)).shape == (0, 1, 4)
 
 
-def test_a_copy_of_a_policy_plans_for_itself(tiny_policy: Policy, states: np.ndarray) -> None:
+def test_a_copy_of_a_policy_has_its_own_chunks(tiny_policy: Policy, states: np.ndarray) -> None:
     tiny_policy.act(states)
     for twin in (copy.copy(tiny_policy), copy.deepcopy(tiny_policy), pickle.loads(pickle.dumps(tiny_policy))):
-        ours, theirs = tiny_policy.act(states), twin.act(states)
-        assert np.array_equal(ours, theirs)
+        assert np.array_equal(tiny_policy.act(states), twin.act(states))
         twin.reset()
         tiny_policy.act(states)
         tiny_policy.act(states)

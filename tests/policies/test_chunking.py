@@ -1,4 +1,4 @@
-"""Chunks to actions."""
+"""Action chunking: predicted chunks to actions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def executor(**changes: object) -> ActionChunker:
     return ActionChunker(ChunkingConfig(**settings), K, A)  # type: ignore[arg-type]
 
 
-def test_open_loop_carries_out_the_first_actions() -> None:
+def test_without_ensembling_the_first_actions_of_a_chunk_are_executed() -> None:
     chunks = np.random.default_rng(0).normal(size=(2, K, A))
     planned = executor().plan(chunks, np.array([4, 7]))
     assert np.array_equal(planned, chunks[:, :3])
@@ -29,7 +29,7 @@ def test_open_loop_carries_out_the_first_actions() -> None:
 
 @pytest.mark.parametrize("decay", [0.0, 0.1, 1.0])
 def test_ensembling_weighs_the_oldest_prediction_most(decay: float) -> None:
-    """Against the paper's formula, written out: w_i = exp(-m i), i = 0 the oldest."""
+    """Compare with the paper's formula: w_i = exp(-m i), i = 0 the oldest."""
     rng = np.random.default_rng(1)
     temporal_ensemble = executor(temporal_ensemble=True, temporal_ensemble_coeff=decay)
     history: list[np.ndarray] = []
@@ -37,14 +37,14 @@ def test_ensembling_weighs_the_oldest_prediction_most(decay: float) -> None:
         chunk = rng.normal(size=(K, A))
         history.append(chunk)
         planned = temporal_ensemble.plan(chunk[None], np.array([0]))
-        alive = [(made, history[made][t - made]) for made in range(t + 1) if t - made < K]
-        weights = np.exp(-decay * np.arange(len(alive)))
-        expected = sum(w * action for w, (_, action) in zip(weights, alive, strict=True)) / weights.sum()
+        predictions = [history[query][t - query] for query in range(max(0, t - K + 1), t + 1)]
+        weights = np.exp(-decay * np.arange(len(predictions)))
+        expected = np.average(predictions, axis=0, weights=weights)
         assert planned.shape == (1, 1, A)
         assert np.allclose(planned[0, 0], expected)
 
 
-def test_environments_do_not_see_each_other_and_forget_at_reset() -> None:
+def test_environments_are_independent_and_discard_predictions_at_reset() -> None:
     rng = np.random.default_rng(2)
     together, alone = executor(temporal_ensemble=True), executor(temporal_ensemble=True)
     for t in range(4):
@@ -57,8 +57,8 @@ def test_environments_do_not_see_each_other_and_forget_at_reset() -> None:
             assert np.allclose(both[0, 0], chunks[0, 0])
 
 
-def test_actions_of_zero_are_predictions_too() -> None:
-    """Indexing by "action is not 0" would drop them from the average."""
+def test_zero_actions_are_part_of_the_average() -> None:
+    """Indexing by "action is not 0" would drop them."""
     temporal_ensemble = executor(temporal_ensemble=True, temporal_ensemble_coeff=0.0)
     temporal_ensemble.plan(np.ones((1, K, A)), np.array([0]))
     assert np.allclose(temporal_ensemble.plan(np.zeros((1, K, A)), np.array([0])), 0.5)

@@ -1,4 +1,4 @@
-"""The normaliser: what never varied says nothing, and nothing is magnified."""
+"""Normalizer: constant dimensions become 0, and no dimension is scaled up without bound."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_constant_dimensions_become_zero_and_stay_zero_when_shifted() -> None:
     assert (normalizer(shifted)[:, 1:3] == 0).all()
 
 
-def test_a_tenth_of_a_metre_is_never_more_than_ten_sigmas_beyond_the_data() -> None:
+def test_a_shift_of_10_cm_is_at_most_ten_sigmas() -> None:
     normalizer, states = fitted()
     beyond = normalizer(states + 0.1) - normalizer(states)
     assert beyond.abs().max() <= 0.1 / MIN_STD + 1e-3
@@ -38,7 +38,7 @@ def test_varying_dimensions_have_unit_variance() -> None:
     assert abs(float(z.std()) - 1) < 1e-4
 
 
-def test_the_largest_z_counts_constant_dimensions_too() -> None:
+def test_the_largest_z_includes_constant_dimensions() -> None:
     normalizer, states = fitted()
     far = states[:1].clone()
     far[0, 1] += 0.5

@@ -1,4 +1,4 @@
-"""A policy of several tasks on Meta-World's own multi-task environments: each row acts on its own task."""
+"""Multi-task policies on Meta-World's own multi-task environments: each row acts on its own task."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.conftest import TINY
 
 
 def policy_of(tasks: Sequence[str]) -> Policy:
-    """Make an untrained policy of some tasks."""
+    """Make an untrained policy for the given tasks."""
     config = compose("train", TrainConfig, [*TINY])
-    contract = PolicyMetadata(
+    metadata = PolicyMetadata(
         demonstrations=[TrainingData(task=task, fingerprint="", command="", init_states=[]) for task in tasks],
         horizon=500,
         control_hz=80,
@@ -35,17 +35,17 @@ def policy_of(tasks: Sequence[str]) -> Policy:
         gl_renderer="",
     )
     torch.manual_seed(0)
-    return Policy(ACT(config.policy, num_tasks=len(tasks)), Normalizer(STATE_DIM), contract, config.chunking)
+    return Policy(ACT(config.policy, num_tasks=len(tasks)), Normalizer(STATE_DIM), metadata, config.chunking)
 
 
 @pytest.fixture(scope="module")
 def mt10() -> Policy:
-    """Its tasks stand in another order than the benchmark's."""
+    """A policy whose tasks are in another order than the benchmark's."""
     return policy_of(sorted(MT10))
 
 
 def one_hot(benchmark: str, *tasks: str) -> np.ndarray:
-    """Return observations of some states, one for each task, as the benchmark would."""
+    """Return one observation per task, in the benchmark's format."""
     known = benchmark_tasks(benchmark)
     states = np.random.default_rng(0).uniform(0.1, 0.5, (len(tasks), STATE_DIM))
     return np.concatenate([states, np.eye(len(known))[[known.index(task) for task in tasks]]], axis=1)
@@ -55,7 +55,7 @@ def one_hot(benchmark: str, *tasks: str) -> np.ndarray:
 def test_each_row_of_metaworlds_vector_environment_acts_on_its_task(
     mt10: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metaworld, "_N_GOALS", 1)  # of 50, each of which it resets an environment for
+    monkeypatch.setattr(metaworld, "_N_GOALS", 1)  # instead of 50, each of which resets an environment
     envs = gym.make_vec("Meta-World/MT10", vector_strategy="sync", seed=0, use_one_hot=True)
     observations, _ = envs.reset()
     names = {type(env.unwrapped): env.unwrapped for env in envs.envs}  # type: ignore[attr-defined]
@@ -73,7 +73,7 @@ def test_each_row_of_metaworlds_vector_environment_acts_on_its_task(
 
 
 @pytest.mark.parametrize("benchmark", ["MT10", "MT25", "MT50"])
-def test_a_benchmark_has_its_own_order(benchmark: str) -> None:
+def test_one_hot_vectors_are_decoded_in_the_order_of_the_benchmark(benchmark: str) -> None:
     tasks = benchmark_tasks(benchmark)
     policy, observations = policy_of(sorted(TASKS)), one_hot(benchmark, *tasks)
     decoded = policy.predict(observations)
@@ -82,10 +82,12 @@ def test_a_benchmark_has_its_own_order(benchmark: str) -> None:
         assert np.array_equal(decoded[row], policy.for_task(task).predict(observations[row : row + 1, :STATE_DIM])[0])
 
 
-def test_39_numbers_do_not_say_which_task(mt10: Policy) -> None:
+def test_states_without_a_task_are_refused_by_a_multi_task_policy(mt10: Policy) -> None:
     states = one_hot("MT10", "push-v3", "reach-v3")[:, :STATE_DIM]
     mt10.reset()
-    with pytest.raises(ArrayError, match=r"knows 10 tasks .* tasks=\[…\].*use_one_hot=True.* every row is of that"):
+    with pytest.raises(
+        ArrayError, match=r"trained on 10 tasks .* tasks=\[…\].*use_one_hot=True.* every row is of that"
+    ):
         mt10.act(states)
     by_name = mt10.predict(states, tasks=["push-v3", "reach-v3"])
     assert np.array_equal(mt10.predict(states, tasks=np.array([6, 7])), by_name)
@@ -102,18 +104,18 @@ def test_vectors_that_are_not_one_hot_are_refused_by_row(mt10: Policy) -> None:
             mt10.predict(observations)
 
 
-def test_a_task_that_the_policy_does_not_know_is_refused_by_row(mt10: Policy) -> None:
+def test_a_task_that_the_policy_was_not_trained_on_is_refused_by_row(mt10: Policy) -> None:
     with pytest.raises(ArrayError, match="task in row 1 is assembly-v3: expected one that this policy was trained on"):
         mt10.predict(one_hot("MT50", "push-v3", "assembly-v3"))
     single = policy_of(["reach-v3"])
     assert single.predict(one_hot("MT10", "reach-v3")).shape == (1, 8, 4)
     with pytest.raises(ArrayError, match=r"task in row 0 is push-v3: expected .* on, reach-v3\."):
         single.act(one_hot("MT10", "push-v3", "reach-v3"))
-    with pytest.raises(ArrayError, match="one-hot task in row 1 is reach-v3, but the policy was to act on push-v3"):
+    with pytest.raises(ArrayError, match="one-hot task in row 1 is reach-v3, but the policy is set to push-v3"):
         mt10.for_task("push-v3").predict(one_hot("MT10", "push-v3", "reach-v3"))
 
 
-def test_another_one_hot_is_refused_with_what_works() -> None:
+def test_an_unsupported_one_hot_vector_is_refused_with_a_fix() -> None:
     policy = policy_of(["reach-v3", "push-v3"])
     observations = np.concatenate([one_hot("MT10", "push-v3")[:, :STATE_DIM], [[0.0, 1.0]]], axis=1)
     with pytest.raises(ArrayError, match=r"\(B, 49\), \(B, 64\) or \(B, 89\) .* not \(1, 41\).*tasks=\[…\]"):

@@ -1,4 +1,4 @@
-"""A policy on disk and in use: loaded whole or not at all, raw states in, the benchmark's protocol."""
+"""Policies on disk and at inference: complete loading or an error, raw states, the benchmark's protocol."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ def edit(checkpoint: Path, change: object) -> None:
     save_file(tensors, checkpoint / "model.safetensors")
 
 
-def test_a_missing_tensor_is_named_and_counted(checkpoint: Path) -> None:
+def test_missing_tensors_are_named_and_counted(checkpoint: Path) -> None:
     def drop(tensors: dict[str, torch.Tensor]) -> None:
-        for name in [name for name in tensors if name.startswith("model.decoder")][:24]:
+        decoder = [name for name in tensors if name.startswith("model.decoder")]
+        for name in decoder[:24]:
             del tensors[name]
 
     edit(checkpoint, drop)
@@ -41,7 +42,7 @@ def test_a_missing_tensor_is_named_and_counted(checkpoint: Path) -> None:
         Policy.load(checkpoint)
 
 
-def test_an_unknown_tensor_and_another_shape_are_named(checkpoint: Path) -> None:
+def test_an_unknown_tensor_and_a_wrong_shape_are_named(checkpoint: Path) -> None:
     edit(checkpoint, lambda tensors: tensors.update({"model.extra": torch.zeros(1)}))
     with pytest.raises(CheckpointError, match=r"unknown: \['model.extra'\]"):
         Policy.load(checkpoint)
@@ -50,14 +51,14 @@ def test_an_unknown_tensor_and_another_shape_are_named(checkpoint: Path) -> None
         Policy.load(checkpoint)
 
 
-@pytest.mark.parametrize("name", ["normaliser.mean", "normaliser.std", "model.action_out.weight"])
-def test_a_changed_normaliser_or_weight_is_found_by_the_probe(checkpoint: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["normalizer.mean", "normalizer.std", "model.action_out.weight"])
+def test_a_changed_normalizer_or_weight_fails_the_self_test(checkpoint: Path, name: str) -> None:
     edit(checkpoint, lambda tensors: tensors.update({name: tensors[name] * 1.5 + 0.1}))
-    with pytest.raises(CheckpointError, match="does not compute what it computed when it was saved"):
+    with pytest.raises(CheckpointError, match="does not reproduce the predictions it was saved with"):
         Policy.load(checkpoint)
 
 
-def test_truncated_and_foreign_files_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_truncated_and_missing_files_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     weights = checkpoint / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(CheckpointError, match="is damaged"):
@@ -69,7 +70,7 @@ def test_truncated_and_foreign_files_are_refused(checkpoint: Path, tmp_path: Pat
         Policy.load(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("key", ["format", "policy", "chunking", "contract"])
+@pytest.mark.parametrize("key", ["format", "policy", "chunking", "metadata"])
 def test_a_description_that_lacks_a_part_is_refused(checkpoint: Path, key: str) -> None:
     description = json.loads((checkpoint / "policy.json").read_text())
     for damaged in ({k: v for k, v in description.items() if k != key}, {**description, key: []}, []):
@@ -85,34 +86,51 @@ def edit_json(checkpoint: Path, part: str, **changes: object) -> None:
     path.write_text(json.dumps(description))
 
 
-SIZES = ("encoder_layers", "decoder_layers", "cvae_layers", "width", "feedforward", "latent_dim", "num_heads")
-ABSURD: list[tuple[str, str, object]] = [
-    *(
-        ("policy", name, value)
-        for name in SIZES
-        for value in (100_000, 2**62, 10**400, -1, "4", None, 1.5, True)
-    ),
-    ("policy", "chunk_size", 500), ("policy", "feedforward", 65536), ("policy", "encoder_layers", 64),
-    ("policy", "cameras", ["corner4"]), ("policy", "inputs", "image+state"), ("policy", "dropout", float("nan")),
-    ("chunking", "n_action_steps", 10**9), ("chunking", "temporal_ensemble_coeff", float("inf")),
-    ("contract", "demonstrations", []), ("contract", "demonstrations", [{"task": "reach-v3"}]),
-    ("contract", "demonstrations", [{"task": 7, "fingerprint": "", "command": "", "init_states": []}]),
-    ("contract", "demonstrations", [{"task": "reach-v3", "fingerprint": "", "command": "", "init_states": [[1e9] * 5]}]),
-    ("contract", "demonstrations", [{"task": "reach-v3", "fingerprint": "", "command": "", "init_states": [["a"], [[]]]}]),
-    ("contract", "horizon", 10**9), ("contract", "control_hz", "80"), ("contract", "step", -1),
-    ("contract", "goal_visible", "no"), ("contract", "views", {"cameras": ["x"], "settings": {}}),
-    ("contract", "views", {"cameras": ["corner4"], "settings": {"height_px": 10**9}}),
-]  # fmt: skip
+SIZES = (
+    "encoder_layers",
+    "decoder_layers",
+    "cvae_layers",
+    "dim_model",
+    "dim_feedforward",
+    "latent_dim",
+    "num_heads",
+)
+DATA = {"task": "reach-v3", "fingerprint": "", "command": "", "init_states": []}
+INVALID: list[tuple[str, str, object]] = [
+    ("policy", "chunk_size", 500),
+    ("policy", "dim_feedforward", 65536),
+    ("policy", "encoder_layers", 64),
+    ("policy", "cameras", ["corner4"]),
+    ("policy", "inputs", "image+state"),
+    ("policy", "dropout", float("nan")),
+    ("chunking", "n_action_steps", 10**9),
+    ("chunking", "temporal_ensemble_coeff", float("inf")),
+    ("metadata", "demonstrations", []),
+    ("metadata", "demonstrations", [{"task": "reach-v3"}]),
+    ("metadata", "demonstrations", [{**DATA, "task": 7}]),
+    ("metadata", "demonstrations", [{**DATA, "init_states": [[1e9] * 5]}]),
+    ("metadata", "demonstrations", [{**DATA, "init_states": [["a"], [[]]]}]),
+    ("metadata", "horizon", 10**9),
+    ("metadata", "control_hz", "80"),
+    ("metadata", "step", -1),
+    ("metadata", "goal_visible", "no"),
+    ("metadata", "views", {"cameras": ["x"], "settings": {}}),
+    ("metadata", "views", {"cameras": ["corner4"], "settings": {"height_px": 10**9}}),
+]
+for _size in SIZES:
+    INVALID += [("policy", _size, value) for value in (100_000, 2**62, 10**400, -1, "4", None, 1.5, True)]
 
 
-def test_numbers_that_cannot_be_take_no_memory(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_numbers_are_refused_before_memory_is_allocated(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = (checkpoint / "policy.json").read_text()
 
-    def too_much(*arguments: object, **options: object) -> None:
-        raise AssertionError("the weights were read before it was known whether they fit")
+    def fail(*arguments: object, **options: object) -> None:
+        raise AssertionError("the weights were read before their layout was checked")
 
-    monkeypatch.setattr("act_kit.policies.policy.load_file", too_much)
-    for part, name, value in ABSURD:
+    monkeypatch.setattr("act_kit.policies.policy.load_file", fail)
+    for part, name, value in INVALID:
         edit_json(checkpoint, part, **{name: value})
         with pytest.raises(CheckpointError, match=r"[Tt]he checkpoint .*/checkpoint|predicts 8 actions"):
             Policy.load(checkpoint)
@@ -121,14 +139,14 @@ def test_numbers_that_cannot_be_take_no_memory(checkpoint: Path, monkeypatch: py
     assert peak_mb < 2000
 
 
-def test_a_file_of_weights_that_is_no_file_is_refused(checkpoint: Path) -> None:
+def test_weights_that_are_not_a_regular_file_are_refused(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
     os.mkfifo(checkpoint / "model.safetensors")
-    with pytest.raises(CheckpointError, match="missing, or no regular file"):
+    with pytest.raises(CheckpointError, match="missing or not a regular file"):
         Policy.load(checkpoint)
 
 
-def test_tensors_of_another_type_are_named(checkpoint: Path) -> None:
+def test_tensors_of_the_wrong_type_are_named(checkpoint: Path) -> None:
     edit(checkpoint, lambda t: t.update({"model.queries": t["model.queries"].double()}))
     with pytest.raises(CheckpointError, match=r"model.queries is torch.float64, not torch.float32"):
         Policy.load(checkpoint)
@@ -137,32 +155,35 @@ def test_tensors_of_another_type_are_named(checkpoint: Path) -> None:
         Policy.load(checkpoint)
 
 
-@pytest.mark.parametrize("change", [
-    lambda t: t.update({"probe.colour": torch.zeros(3)}),
-    lambda t: t.update({"probe.states": torch.full((16, 39), float("nan"))}),
-    lambda t: t.update({"probe.tasks": torch.full((16,), 7)}),
-    lambda t: t.update({"probe.chunks": torch.zeros(1)}),
-    lambda t: t.update({"probe.states": torch.zeros(5000, 39)}),
-])  # fmt: skip
-def test_a_damaged_probe_is_refused(checkpoint: Path, change: object) -> None:
-    edit(checkpoint, change)
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"self_test.color": torch.zeros(3)},
+        {"self_test.states": torch.full((16, 39), float("nan"))},
+        {"self_test.tasks": torch.full((16,), 7)},
+        {"self_test.chunks": torch.zeros(1)},
+        {"self_test.states": torch.zeros(5000, 39)},
+    ],
+)
+def test_a_damaged_self_test_batch_is_refused(checkpoint: Path, changed: dict[str, torch.Tensor]) -> None:
+    edit(checkpoint, lambda tensors: tensors.update(changed))
     with pytest.raises(CheckpointError, match="checkpoint"):
         Policy.load(checkpoint)
 
 
-def test_the_device_is_chosen_or_named(tiny_run: Path) -> None:
+def test_auto_picks_a_device_and_an_unknown_device_is_refused(tiny_run: Path) -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert Policy.load(tiny_run, device="auto").device.type == expected
-    with pytest.raises(ConfigError, match="device='gpu': choose from auto, cpu, cuda"):
+    with pytest.raises(ConfigError, match="device='gpu': choose from: auto, cpu, cuda"):
         Policy.load(tiny_run, device="gpu")
-    with pytest.raises(ConfigError, match="no such GPU here"):
+    with pytest.raises(ConfigError, match="no such GPU"):
         Policy.load(tiny_run, device="cuda:63")
 
 
-def test_another_version_is_named(checkpoint: Path) -> None:
+def test_an_unsupported_version_is_named(checkpoint: Path) -> None:
     description = json.loads((checkpoint / "policy.json").read_text())
     (checkpoint / "policy.json").write_text(json.dumps({**description, "version": 9}))
-    with pytest.raises(CheckpointError, match="version 9; this act_kit reads"):
+    with pytest.raises(CheckpointError, match="version 9: this act_kit reads"):
         Policy.load(checkpoint)
 
 
@@ -171,14 +192,14 @@ def test_nothing_is_pickled(tiny_run: Path) -> None:
     assert files == {".json", ".safetensors"}
 
 
-def test_states_go_in_raw_and_are_normalised_inside(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
+def test_raw_states_are_normalized_by_the_policy(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
     states = reach_store.steps("state")[:20]
-    inside = tiny_policy.normalizer(torch.from_numpy(states.astype(np.float32)))
-    observation = Observation(states_BS=inside[:16], tasks_B=torch.zeros(16, dtype=torch.int64), images_BCHW3=None)
+    normalized = tiny_policy.normalizer(torch.from_numpy(states.astype(np.float32)))
+    observation = Observation(states_BS=normalized[:16], tasks_B=torch.zeros(16, dtype=torch.int64), images_BCHW3=None)
     assert np.array_equal(tiny_policy.predict(states)[:16], tiny_policy.model.predict(observation).detach().numpy())
 
 
-def test_a_prediction_does_not_depend_on_who_asks_beside_it(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
+def test_a_prediction_does_not_depend_on_the_other_rows(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
     states = reach_store.steps("state")[: 3 * QUERY_ROWS["cpu"] + 5]
     together = tiny_policy.predict(states)
     order = np.random.default_rng(0).permutation(len(states))
@@ -186,7 +207,7 @@ def test_a_prediction_does_not_depend_on_who_asks_beside_it(tiny_policy: Policy,
     assert np.array_equal(np.concatenate([tiny_policy.predict(state[None]) for state in states]), together)
 
 
-def test_acting_step_by_step_is_the_plan(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
+def test_acting_step_by_step_executes_the_plan(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
     states = reach_store.steps("state")[:8]
     tiny_policy.reset()
     plan = tiny_policy.plan(states[:1], np.array([0]))[0]
@@ -198,7 +219,7 @@ def test_acting_step_by_step_is_the_plan(tiny_policy: Policy, reach_store: Episo
     assert np.array_equal(fifth, tiny_policy.plan(states[5:6], np.array([0]))[0, 0])
 
 
-def test_a_reset_environment_is_asked_anew_and_the_others_go_on(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
+def test_a_reset_queries_only_that_environment_again(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
     before, after = reach_store.steps("state")[[0, 1]], reach_store.steps("state")[[30, 31]]
     tiny_policy.reset()
     plan = tiny_policy.plan(before, np.arange(2))
@@ -219,14 +240,14 @@ def test_hidden_goals_and_wrong_shapes_are_refused(tiny_policy: Policy, reach_st
         tiny_policy.act(np.zeros((2, 7)))
 
 
-def test_execution_can_be_changed_within_the_chunk(tiny_policy: Policy) -> None:
+def test_n_action_steps_can_be_changed_up_to_the_chunk_size(tiny_policy: Policy) -> None:
     assert tiny_policy.with_chunking(n_action_steps=2).executor.actions_per_query == 2
     assert tiny_policy.with_chunking(temporal_ensemble=True).executor.actions_per_query == 1
     with pytest.raises(CheckpointError, match="predicts 8 actions at once; n_action_steps=9"):
         tiny_policy.with_chunking(n_action_steps=9)
 
 
-def test_metaworlds_own_evaluator_scores_it(tiny_policy: Policy) -> None:
+def test_metaworlds_evaluation_accepts_a_policy(tiny_policy: Policy) -> None:
     import metaworld
     from metaworld.evaluation import evaluation
 

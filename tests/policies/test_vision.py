@@ -1,4 +1,4 @@
-"""Images to tokens: the ResNet is torchvision's, weights fit or are refused, pixels arrive where they should."""
+"""Image encoder: the ResNet matches torchvision's, weights match or are refused, pixels map to the right tokens."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from act_kit.policies.vision import (
 )
 
 TORCHVISION_DIGEST = "5191d63ec398959223d67ef37376f9061e6965b859fc2d4e40e23d037147a0d7"
-"""SHA-256 of the sorted lines ``name shape`` of ``torchvision.models.resnet18().state_dict()``, torchvision 0.29.1."""
+"""SHA-256 of the sorted lines ``name shape`` of torchvision 0.29.1's ``resnet18().state_dict()``."""
 
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
 def torchvision_shapes() -> dict[str, tuple[int, ...]]:
-    """Return the 122 names and shapes of torchvision's resnet18, from the architecture."""
+    """Return the 122 names and shapes of torchvision's resnet18, derived from the architecture."""
     convs = {"conv1": (64, 3, 7, 7)}
     norms = {"bn1": 64}
     for layer, channels in enumerate((64, 128, 256, 512), start=1):
@@ -45,14 +45,15 @@ def torchvision_shapes() -> dict[str, tuple[int, ...]]:
                 convs[f"{name}.downsample.0"] = (channels, channels // 2, 1, 1)
                 norms[f"{name}.downsample.1"] = channels
     shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": shape for name, shape in convs.items()}
-    shapes |= {f"{name}.{key}": (channels,) for name, channels in norms.items() for key in STATISTICS}
-    shapes |= {f"{name}.num_batches_tracked": () for name in norms}
+    for name, channels in norms.items():
+        shapes |= {f"{name}.{key}": (channels,) for key in STATISTICS}
+        shapes[f"{name}.num_batches_tracked"] = ()
     return shapes | {"fc.weight": (1000, 512), "fc.bias": (1000,)}
 
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, Tensor]:
-    """Weights of torchvision's resnet18 that are the same on every machine, float64."""
+    """Weights for torchvision's resnet18 that are the same on every machine, float64."""
     weights: dict[str, Tensor] = {}
     for index, (name, shape) in enumerate(sorted(torchvision_shapes().items())):
         wave = torch.sin(1.7 * torch.arange(math.prod(shape), dtype=torch.float64) + index).reshape(shape)
@@ -65,7 +66,7 @@ def weights() -> dict[str, Tensor]:
     return weights
 
 
-def frames(samples: int, cameras: int, height: int, width: int) -> Tensor:
+def make_images(samples: int, cameras: int, height: int, width: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (samples, cameras, height, width, 3), dtype=torch.uint8, generator=generator)
 
@@ -78,7 +79,7 @@ def encoder(backbone: str = "small", backbone_weights: str = "", cameras: int = 
 # -- nets --------------------------------------------------------------------------------------------------------------
 
 
-def test_names_and_shapes_are_torchvisions() -> None:
+def test_names_and_shapes_match_torchvision() -> None:
     shapes = torchvision_shapes()
     lines = "\n".join(f"{name} {shape}" for name, shape in sorted(shapes.items()))
     assert hashlib.sha256(lines.encode()).hexdigest() == TORCHVISION_DIGEST
@@ -95,8 +96,8 @@ def test_names_and_shapes_are_torchvisions() -> None:
     assert sum(parameter.numel() for parameter in ResNet18(group_norm).parameters()) == 11_176_512
 
 
-def test_the_map_is_torchvisions(weights: dict[str, Tensor]) -> None:
-    """The expected numbers are what torchvision 0.29.1 computes up to layer4, from the same weights and image."""
+def test_the_map_matches_torchvision(weights: dict[str, Tensor]) -> None:
+    """The expected numbers were computed by torchvision 0.29.1 up to layer4, from the same weights and image."""
     net = ResNet18(FrozenBatchNorm2d).double()
     image = torch.sin(0.37 * torch.arange(2 * 3 * 70 * 50, dtype=torch.float64)).reshape(2, 3, 70, 50)
     before = net(image)
@@ -110,11 +111,11 @@ def test_the_map_is_torchvisions(weights: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("net", [ResNet18(group_norm), SmallConvNet()])
-def test_a_net_is_as_coarse_as_it_says(net: ResNet18 | SmallConvNet) -> None:
+def test_a_net_has_its_declared_stride(net: ResNet18 | SmallConvNet) -> None:
     assert net(torch.zeros(1, 3, 64, 96)).shape == (1, net.out_channels, 64 // net.stride, 96 // net.stride)
 
 
-def test_frozen_batch_norm_is_batch_norm_in_use() -> None:
+def test_frozen_batch_norm_is_batch_norm_at_inference() -> None:
     torch.manual_seed(0)
     reference = nn.BatchNorm2d(16).eval()
     for name in STATISTICS:
@@ -135,7 +136,7 @@ def test_frozen_batch_norm_is_batch_norm_in_use() -> None:
 
 
 @pytest.mark.parametrize("name", ["w.pth", "legacy.pt", "w.safetensors"])
-def test_weights_load_from_every_kind_of_file(tmp_path: Path, weights: dict[str, Tensor], name: str) -> None:
+def test_weights_load_from_every_file_type(tmp_path: Path, weights: dict[str, Tensor], name: str) -> None:
     net = ResNet18(FrozenBatchNorm2d)
     stored = {key: tensor.half() for key, tensor in weights.items()}
     if name == "w.safetensors":
@@ -147,7 +148,7 @@ def test_weights_load_from_every_kind_of_file(tmp_path: Path, weights: dict[str,
         assert torch.equal(tensor, stored[key].float()), key
 
 
-def test_weights_that_do_not_fit_are_refused_and_change_nothing(tmp_path: Path) -> None:
+def test_mismatched_weights_are_refused_and_change_nothing(tmp_path: Path) -> None:
     net, path = ResNet18(FrozenBatchNorm2d), tmp_path / "weights.pth"
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     fitting = {name: torch.zeros(()).expand(shape) for name, shape in torchvision_shapes().items()}
@@ -188,9 +189,9 @@ def test_files_that_are_not_weights_are_refused_in_one_line(
     (tmp_path / "weights.h5").write_bytes(whole)
     bad = [tmp_path / f"{name}{suffix}" for name in (*wrong, "missing", "folder")]
     for path in [*bad, *(tmp_path / name for name in ("code.pth", "nested.pth", "list.pth", "weights.h5"))]:
-        with pytest.raises(CheckpointError) as refusal:
+        with pytest.raises(CheckpointError) as raised:
             load_backbone(net, path)
-        message = str(refusal.value)
+        message = str(raised.value)
         assert str(path) in message
         assert "torchvision's resnet18" in message
         assert "\n" not in message
@@ -202,7 +203,7 @@ def test_files_that_are_not_weights_are_refused_in_one_line(
 
 
 @pytest.mark.parametrize(("height", "width", "channels"), [(3, 5, 16), (1, 1, 4), (8, 8, 64)])
-def test_positions_are_detrs(height: int, width: int, channels: int) -> None:
+def test_positions_match_detr(height: int, width: int, channels: int) -> None:
     half = channels // 2
     positions = sine_positions_2d(height, width, channels)
     assert positions.shape == (height * width, channels)
@@ -218,7 +219,7 @@ def test_positions_are_detrs(height: int, width: int, channels: int) -> None:
 
 def test_every_image_is_shifted_by_its_own_offset() -> None:
     pad, height, width = 3, 7, 10
-    images = frames(7, 2, height, width)
+    images = make_images(7, 2, height, width)
     every = torch.tensor([(y, x) for y in range(2 * pad + 1) for x in (0, 2 * pad)])
     offsets = every.reshape(7, 2, 2)
     shifted = random_shift(images, pad, offsets)
@@ -237,18 +238,18 @@ def test_every_image_is_shifted_by_its_own_offset() -> None:
 @pytest.mark.parametrize(
     ("backbone", "weights", "cells"), [("small", "", 4 * 6), ("resnet18", "", 2 * 3), ("resnet18", "w.pth", 2 * 3)]
 )
-def test_frames_become_tokens(backbone: str, weights: str, cells: int) -> None:
-    encode, images = encoder(backbone, weights), frames(3, 2, 64, 96)
-    seen: list[Tensor] = []
-    encode.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+def test_images_become_tokens(backbone: str, weights: str, cells: int) -> None:
+    encode, images = encoder(backbone, weights), make_images(3, 2, 64, 96)
+    net_inputs: list[Tensor] = []
+    encode.net.register_forward_pre_hook(lambda _, inputs: net_inputs.append(inputs[0]))
     tokens, positions = encode(images)
     assert tokens.shape == (3, 2 * cells, 32)
     assert positions.shape == (2 * cells, 32)
     colors = images.flatten(0, 1).permute(0, 3, 1, 2) / 255
     mean, std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if weights else ((0.5,) * 3, (0.5,) * 3)
     expected = (colors - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-    assert torch.allclose(seen[0], expected, atol=1e-5)
-    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(net_inputs[0], expected, atol=1e-5)
+    assert net_inputs[0].is_contiguous(memory_format=torch.channels_last)
     assert isinstance(encode.net, SmallConvNet) == (backbone == "small")
     assert any(isinstance(module, FrozenBatchNorm2d) for module in encode.net.modules()) == bool(weights)
     (tokens.square().sum() + positions.square().sum()).backward()
@@ -257,12 +258,12 @@ def test_frames_become_tokens(backbone: str, weights: str, cells: int) -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_tokens_stand_where_the_map_has_them() -> None:
-    """A change in one corner of one camera's image of one sample reaches the tokens around it alone."""
-    encode, images = encoder(), frames(2, 2, 64, 64)
+def test_tokens_are_in_the_order_of_the_map() -> None:
+    """A change in one corner of one camera's image of one sample changes only the tokens around it."""
+    encode, images = encoder(), make_images(2, 2, 64, 64)
     assert isinstance(encode.net, SmallConvNet)
     for index, module in enumerate(encode.net):
-        if isinstance(module, nn.GroupNorm):  # it sees the whole image
+        if isinstance(module, nn.GroupNorm):  # it depends on the whole image
             encode.net[index] = nn.Identity()
     changed = images.clone()
     changed[1, 1, -1, 0] = 255 - changed[1, 1, -1, 0]
@@ -274,8 +275,8 @@ def test_tokens_stand_where_the_map_has_them() -> None:
     assert not moved[1, 1, :, 3:].any()
 
 
-def test_cameras_share_the_net_and_are_told_apart() -> None:
-    encode, images = encoder(), frames(2, 2, 64, 64)
+def test_cameras_share_the_net_and_have_their_own_embedding() -> None:
+    encode, images = encoder(), make_images(2, 2, 64, 64)
     tokens, positions = encode(images)
     swapped, same_positions = encode(images.flip(1))
     first, second = tokens.chunk(2, dim=1)
@@ -284,12 +285,12 @@ def test_cameras_share_the_net_and_are_told_apart() -> None:
     first, second = positions.chunk(2)
     embedding = encode.camera_embedding
     assert torch.allclose(first - second, (embedding[0] - embedding[1]).expand(16, -1), atol=1e-6)
-    # what a sum over tokens sees, as attention is one, whatever their order
+    # A sum over tokens, like attention, does not depend on their order.
     assert not torch.allclose((tokens * positions).sum(1), (swapped * positions).sum(1), atol=1e-3)
 
 
-def test_only_raw_frames_of_all_cameras_are_taken() -> None:
-    encode, images = encoder(), frames(2, 2, 64, 64)
+def test_only_uint8_images_of_all_cameras_are_accepted() -> None:
+    encode, images = encoder(), make_images(2, 2, 64, 64)
     with pytest.raises(AssertionError, match="uint8"):
         encode(images / 255)
     with pytest.raises(AssertionError, match="cameras"):

@@ -1,4 +1,4 @@
-"""Videos that players can read, of the episode that was run."""
+"""Tests of the videos of episodes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from act_kit.sim.vector import VectorSimulator
 
 @pytest.mark.gl
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio's reader leaves pipes open
-def test_an_episode_becomes_a_readable_mp4(gl: Gl, tmp_path: Path) -> None:
+def test_episode_is_written_as_a_readable_mp4(gl: Gl, tmp_path: Path) -> None:
     import imageio.v3 as iio
 
     init_states = InitialStateDistribution("reach-v3").sample(1, seed=0, stream="evaluate")
@@ -34,7 +34,7 @@ def test_an_episode_becomes_a_readable_mp4(gl: Gl, tmp_path: Path) -> None:
     assert np.abs(frames[0].astype(int) - frames[-1].astype(int)).max() > 50
 
 
-def test_the_overlay_tells_time_success_and_where_a_chunk_begins() -> None:
+def test_overlay_shows_success_and_progress() -> None:
     init_states = InitialStateDistribution("reach-v3").sample(1, seed=0, stream="evaluate")
     with VectorSimulator(0) as simulators:
         outcome = rollout(simulators, ExpertAgent(), init_states, stop_at_success=True)[0]

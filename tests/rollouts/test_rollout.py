@@ -1,4 +1,4 @@
-"""Rollouts: an outcome belongs to its start and its actor, to nothing else."""
+"""Rollouts: the result of an episode depends only on its initial state and its agent."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import pytest
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ArrayError
 from act_kit.parallel import LocalExecutor
+from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
-from act_kit.rollouts.agents import ExpertAgent, PolicyAgent, RandomAgent, ZeroActionAgent
+from act_kit.rollouts.agents import ExpertAgent, RandomAgent, ZeroActionAgent
 from act_kit.rollouts.rollout import (
     Outcome,
     Progress,
     RolloutPlan,
     RolloutPool,
-    _Waiting,
+    _EpisodeQueue,
     choose_num_envs,
     roll_with,
     rollout,
@@ -45,7 +46,9 @@ def same(a: list[Outcome], b: list[Outcome]) -> bool:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("temporal_ensemble", [False, True])
-def test_neither_processes_nor_batch_change_an_outcome(tiny_policy: Policy, temporal_ensemble: bool) -> None:
+def test_results_do_not_depend_on_the_number_of_processes_or_environments(
+    tiny_policy: Policy, temporal_ensemble: bool
+) -> None:
     policy = tiny_policy.with_chunking(temporal_ensemble=temporal_ensemble)
     results = []
     for num_envs, num_workers in ((5, 0), (2, 0), (4, 2)):
@@ -56,7 +59,7 @@ def test_neither_processes_nor_batch_change_an_outcome(tiny_policy: Policy, temp
     assert [outcome.init_state for outcome in results[0]] == INIT_STATES
 
 
-def test_it_is_the_policy_stepping_one_simulator(tiny_policy: Policy) -> None:
+def test_a_rollout_equals_a_policy_loop_with_one_simulator(tiny_policy: Policy) -> None:
     with VectorSimulator(0) as simulators:
         outcome = rollout(simulators, PolicyAgent(tiny_policy), INIT_STATES)[1]
     simulator = Simulator("reach-v3")
@@ -83,50 +86,48 @@ def test_episodes_run_to_the_horizon_or_to_the_first_success() -> None:
 
 
 @pytest.mark.parametrize(("num_workers", "num_envs"), [(0, 0), (0, 2), (2, 3)])
-def test_starts_of_several_tasks_in_one_rollout(num_workers: int, num_envs: int) -> None:
+def test_initial_states_of_several_tasks_in_one_rollout(num_workers: int, num_envs: int) -> None:
     with VectorSimulator(0) as simulators:
-        alone = [
-            rollout(simulators, ExpertAgent(), init_states, stop_at_success=True)
-            for init_states in (INIT_STATES, PUSHES)
-        ]
+        reaches_alone = rollout(simulators, ExpertAgent(), INIT_STATES, stop_at_success=True)
+        pushes_alone = rollout(simulators, ExpertAgent(), PUSHES, stop_at_success=True)
     mixed = [INIT_STATES[0], PUSHES[0], *INIT_STATES[1:], *PUSHES[1:]]
     with VectorSimulator(num_workers) as simulators:
         outcomes = rollout(simulators, ExpertAgent(), mixed, num_envs=num_envs, stop_at_success=True)
     assert [outcome.init_state for outcome in outcomes] == mixed
-    assert all(outcome.success_once for outcome in outcomes), "each by the expert of its task"
-    assert same([outcomes[0], *outcomes[2:6]], alone[0])
-    assert same([outcomes[1], *outcomes[6:]], alone[1])
+    assert all(outcome.success_once for outcome in outcomes), "each episode uses the expert of its task"
+    assert same([outcomes[0], *outcomes[2:6]], reaches_alone)
+    assert same([outcomes[1], *outcomes[6:]], pushes_alone)
 
 
-def test_a_process_is_given_neighbours_and_helps_out_at_the_end() -> None:
-    waiting = _Waiting(8, 2)
-    assert [waiting.take(worker) for worker in (0, 1, 0, 1, 0, 0)] == [0, 4, 1, 5, 2, 3]
-    assert [waiting.take(0), waiting.take(1), waiting.take(0), waiting.take(1)] == [7, 6, None, None]
+def test_a_process_gets_consecutive_episodes_and_then_episodes_of_other_processes() -> None:
+    pending = _EpisodeQueue(8, 2)
+    assert [pending.take(worker) for worker in (0, 1, 0, 1, 0, 0)] == [0, 4, 1, 5, 2, 3]
+    assert [pending.take(worker) for worker in (0, 1, 0, 1)] == [7, 6, None, None]
 
 
-def test_controls_do_what_they_say_and_random_belongs_to_the_start() -> None:
+def test_baselines_act_as_defined_and_random_actions_depend_on_the_initial_state() -> None:
     with VectorSimulator(0) as simulators:
-        nothing = rollout(simulators, ZeroActionAgent(), INIT_STATES[:1])[0]
+        zero = rollout(simulators, ZeroActionAgent(), INIT_STATES[:1])[0]
         one = rollout(simulators, RandomAgent(), INIT_STATES[:3])
         other = rollout(simulators, RandomAgent(), INIT_STATES[2:3])
-    assert not nothing.actions.any()
+    assert not zero.actions.any()
     assert same(one[2:], other)
     assert not np.array_equal(one[0].actions, one[1].actions)
     assert 0.4 < np.abs(one[0].actions).mean() < 0.6
 
 
 def test_clipped_numbers_are_counted() -> None:
-    class Wild(ZeroActionAgent):
+    class OutOfRangeAgent(ZeroActionAgent):
         def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
             return np.tile(np.array([3.0, 0.5, -2.0, 0.0], dtype=np.float32), (len(states), 16, 1))
 
     with VectorSimulator(0) as simulators:
-        outcome = rollout(simulators, Wild(), INIT_STATES[:1])[0]
+        outcome = rollout(simulators, OutOfRangeAgent(), INIT_STATES[:1])[0]
     assert outcome.clip_fraction == 0.5
     assert np.abs(outcome.actions).max() == 1
 
 
-def test_a_crashed_episode_has_failed_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crashed_episode_fails_with_an_error_message(monkeypatch: pytest.MonkeyPatch) -> None:
     original, calls = FastEngine.step, itertools.count()
 
     def step(engine: FastEngine, actions: np.ndarray, *, rewards: bool) -> StepBatch:
@@ -137,34 +138,34 @@ def test_a_crashed_episode_has_failed_and_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(FastEngine, "step", step)
     with VectorSimulator(0) as simulators:
         outcome = rollout(simulators, ExpertAgent(), INIT_STATES[:1])[0]
-    assert outcome.success.any(), "it had succeeded before: the test would show nothing"
+    assert outcome.success.any(), "the crash must come after a success"
     assert outcome.crash == "RuntimeError: unstable"
     assert not outcome.success_once
     assert outcome.success_step is None
 
 
-NO_PLANS = {
+INVALID_PLANS = {
     "another width": (np.zeros((2, 16, 2)), r"of shape \(2, 16, 2\): expected \(2, N, 4\)"),
     "one row for two": (np.zeros((1, 16, 4)), r"expected \(2, N, 4\)"),
     "one action, not a chunk": (np.zeros((2, 4)), r"expected \(2, N, 4\)"),
     "not a number": (np.stack([np.zeros((16, 4)), np.full((16, 4), np.nan)]), "NaN or infinity in row 1"),
-    "nothing": (None, "of type object: expected real numbers"),
-    "no actions": (np.zeros((2, 0, 4)), "planned no action"),
+    "None": (None, "of type object: expected real numbers"),
+    "no actions": (np.zeros((2, 0, 4)), "planned no actions"),
     "booleans": (np.zeros((2, 16, 4), dtype=bool), "of type bool"),
 }
 
 
-@pytest.mark.parametrize("plan", NO_PLANS.values(), ids=NO_PLANS)
-def test_what_is_no_plan_is_refused(plan: tuple[np.ndarray, str]) -> None:
-    class Wrong(ZeroActionAgent):
+@pytest.mark.parametrize("plan", INVALID_PLANS.values(), ids=INVALID_PLANS)
+def test_invalid_plans_are_refused(plan: tuple[np.ndarray, str]) -> None:
+    class InvalidAgent(ZeroActionAgent):
         def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
             return plan[0]
 
-    with VectorSimulator(0) as simulators, pytest.raises(ArrayError, match=f"Wrong.*{plan[1]}"):
-        rollout(simulators, Wrong(), INIT_STATES[:2])
+    with VectorSimulator(0) as simulators, pytest.raises(ArrayError, match=f"InvalidAgent.*{plan[1]}"):
+        rollout(simulators, InvalidAgent(), INIT_STATES[:2])
 
 
-def test_two_evaluations_of_a_policy_do_not_mix(tiny_policy: Policy) -> None:
+def test_two_simultaneous_evaluations_of_a_policy_are_independent(tiny_policy: Policy) -> None:
     policy = tiny_policy.with_chunking(temporal_ensemble=True)
     agents = [PolicyAgent(policy), PolicyAgent(policy)]
     with VectorSimulator(0) as simulators:
@@ -178,37 +179,37 @@ def test_two_evaluations_of_a_policy_do_not_mix(tiny_policy: Policy) -> None:
         assert same(list(pool.map(run, agents)), [alone, alone])
 
 
-class Onlooker(ZeroActionAgent):
-    """Pushes on, 16 actions at a time, and keeps the pictures it is shown."""
+class ImageRecordingAgent(ZeroActionAgent):
+    """Agent with constant actions, 16 at a time, that stores its images."""
 
     views = CameraViews(cameras=("corner4", "gripperPOV"), settings=RenderSettings(height_px=16, width_px=16))
 
     def __init__(self) -> None:
-        self.shown: list[np.ndarray] = []
+        self.images: list[np.ndarray] = []
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
         assert images is not None
-        self.shown.append(images)
+        self.images.append(images)
         return np.full((len(states), 16, 4), 0.3, dtype=np.float32)
 
 
-class Beholder(ZeroActionAgent):
-    """Moves as the pictures say: where they differ in a bit, so does the outcome."""
+class ImageAgent(ZeroActionAgent):
+    """Agent whose actions depend on the images, so that any difference in the images changes the result."""
 
     views = CameraViews(cameras=("corner4",), settings=RenderSettings(height_px=16, width_px=16))
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
         assert images is not None
-        seen = images.reshape(len(images), 4, -1).mean(axis=2) / 128 - 1
-        return np.repeat(seen[:, None], 50, axis=1).astype(np.float32)
+        actions = images.reshape(len(images), 4, -1).mean(axis=2) / 128 - 1
+        return np.repeat(actions[:, None], 50, axis=1).astype(np.float32)
 
 
 @pytest.mark.gl
-def test_frames_are_drawn_for_queries_only_and_show_what_the_state_says(gl: Gl) -> None:
-    onlooker = Onlooker()
-    with VectorSimulator(1, views=onlooker.views) as simulators:
-        (outcome,) = rollout(simulators, onlooker, INIT_STATES[:1])
-    images = np.concatenate(onlooker.shown)
+def test_images_are_rendered_only_for_queries_and_show_their_states(gl: Gl) -> None:
+    agent = ImageRecordingAgent()
+    with VectorSimulator(1, views=agent.views) as simulators:
+        (outcome,) = rollout(simulators, agent, INIT_STATES[:1])
+    images = np.concatenate(agent.images)
     assert images.shape == (32, 2, 16, 16, 3), "500 steps, 16 at a time"
     assert outcome.query_steps.tolist() == list(range(0, 500, 16))
     simulator = Simulator("reach-v3")
@@ -218,76 +219,77 @@ def test_frames_are_drawn_for_queries_only_and_show_what_the_state_says(gl: Gl) 
         simulator.step_chunk(outcome.actions[begin : begin + 16])
         physics.append(simulator.physics())
     with LocalExecutor(1, gl.environment) as executor:
-        job = (onlooker.views.settings, onlooker.views.cameras, INIT_STATES[0], np.array(physics))
-        (drawn,) = executor.map(render_episode, [job])
-    assert np.array_equal(images, drawn.images)
+        job = (agent.views.settings, agent.views.cameras, INIT_STATES[0], np.array(physics))
+        (frames,) = executor.map(render_episode, [job])
+    assert np.array_equal(images, frames.images)
 
 
 @pytest.mark.e2e
 @pytest.mark.gl
-def test_who_looks_sees_the_same_wherever_it_is_rolled_out(gl: Gl) -> None:
+def test_images_do_not_depend_on_the_executor(gl: Gl) -> None:
     init_states = [*INIT_STATES[:2], *PUSHES[:2]]
-    with RolloutPool(1) as roll:
-        alone = [roll(Beholder(), [init_state])[0] for init_state in init_states]
-    with RolloutPool(2) as roll:
-        assert same(roll(Beholder(), init_states), alone)
-        assert same(roll(ZeroActionAgent(), init_states), roll(ZeroActionAgent(), init_states))
-        assert set(roll._simulators) == {Beholder.views, None}, "one set of processes draws, one does not"
+    with RolloutPool(1) as pool:
+        alone = [pool(ImageAgent(), [init_state])[0] for init_state in init_states]
+    with RolloutPool(2) as pool:
+        assert same(pool(ImageAgent(), init_states), alone)
+        assert same(pool(ZeroActionAgent(), init_states), pool(ZeroActionAgent(), init_states))
+        assert set(pool._simulators) == {ImageAgent.views, None}, "separate processes with and without rendering"
     with LocalExecutor(1, gl.environment) as executor:
-        assert same(roll_with(executor, "fast")(Beholder(), init_states), alone)
+        assert same(roll_with(executor, "fast")(ImageAgent(), init_states), alone)
 
 
-def drawn_and_acted_by_hand(policy: Policy, init_states: list[InitialState]) -> list[np.ndarray]:
-    """Step simulators through a policy of several tasks that looks, in this worker process: the first actions."""
+def run_image_policy(policy: Policy, init_states: list[InitialState]) -> list[np.ndarray]:
+    """Step simulators with an image policy of several tasks, in this process; return the first actions."""
     assert policy.views is not None
-    renderer, done = Renderer(policy.views.settings), []
+    renderer, episodes = Renderer(policy.views.settings), []
     for init_state in init_states:
-        simulator, alone, actions = Simulator(init_state.task), policy.for_task(init_state.task), []
+        simulator, task_policy, actions = Simulator(init_state.task), policy.for_task(init_state.task), []
         state = simulator.reset(init_state)
         for _ in range(20):
             image = renderer.draw(simulator, simulator.physics(), policy.views.cameras)
-            actions.append(alone.act(state, image))
+            actions.append(task_policy.act(state, image))
             state = simulator.step_chunk(actions[-1][None]).state[-1]
-        done.append(np.stack(actions))
-    return done
+        episodes.append(np.stack(actions))
+    return episodes
 
 
 @pytest.mark.e2e
 @pytest.mark.gl
-def test_a_policy_is_told_each_rows_task_and_shown_its_pictures(
+def test_a_policy_gets_the_task_and_the_images_of_each_row(
     gl: Gl, reach_store: EpisodeStore, push_store: EpisodeStore
 ) -> None:
     policy = untrained_policy([reach_store, push_store], gl.renderer).with_chunking(n_action_steps=8)
     init_states = [INIT_STATES[0], PUSHES[0], PUSHES[1]]
-    with RolloutPool(1, num_envs=2) as roll:
-        outcomes = roll(PolicyAgent(policy), init_states)
+    with RolloutPool(1, num_envs=2) as pool:
+        outcomes = pool(PolicyAgent(policy), init_states)
     with LocalExecutor(1, gl.environment) as executor:
-        (by_hand,) = executor.map(drawn_and_acted_by_hand, [(policy, init_states)])
-    for outcome, actions in zip(outcomes, by_hand, strict=True):
+        (expected,) = executor.map(run_image_policy, [(policy, init_states)])
+    for outcome, actions in zip(outcomes, expected, strict=True):
         assert np.array_equal(outcome.actions[:20], actions)
 
 
-def test_sizes_follow_the_episodes_and_what_was_measured(tiny_policy: Policy) -> None:
+def test_the_plan_depends_on_the_episodes_and_the_measured_times(tiny_policy: Policy) -> None:
     assert choose_num_envs(20, 2) == 20
     assert choose_num_envs(100, 2) == 100
-    assert choose_num_envs(1000, 2) == 126, "eight waves of the same size"
+    assert choose_num_envs(1000, 2) == 126, "eight waves of equal size"
     assert choose_num_envs(3, 16) == 3
-    told: list[RolloutPlan] = []
+    plans: list[RolloutPlan] = []
     with VectorSimulator(2) as simulators:
-        rollout(simulators, PolicyAgent(tiny_policy), INIT_STATES, on_plan=told.append)
-    (plan,) = told
+        rollout(simulators, PolicyAgent(tiny_policy), INIT_STATES, on_plan=plans.append)
+    (plan,) = plans
     assert plan.num_envs == 5
     assert re.fullmatch(
-        r"5 environments in 2 processes, [12] groups? each: a chunk took [\d.]+ ms to plan and [\d.]+ ms to carry out",
+        r"5 environments in 2 processes, [12] groups? each: a chunk took [\d.]+ ms to plan and [\d.]+ ms to execute",
         plan.reason,
     )
 
 
-def test_progress_counts_the_parts_of_episodes_under_way() -> None:
-    told: list[Progress] = []
+def test_progress_includes_fractions_of_running_episodes() -> None:
+    reports: list[Progress] = []
     with VectorSimulator(0) as simulators:
-        rollout(simulators, ExpertAgent(), INIT_STATES[:2], on_progress=told.append)
-    assert [progress.num_episodes for progress in told] == sorted(progress.num_episodes for progress in told)
-    assert told[100].num_episodes == pytest.approx(0.4)
-    assert (told[-1].num_episodes, told[-1].num_succeeded) == (2, 2)
-    assert told[300].num_succeeded == 2, "told as soon as it happens"
+        rollout(simulators, ExpertAgent(), INIT_STATES[:2], on_progress=reports.append)
+    num_episodes = [progress.num_episodes for progress in reports]
+    assert num_episodes == sorted(num_episodes)
+    assert num_episodes[100] == pytest.approx(0.4)
+    assert (num_episodes[-1], reports[-1].num_succeeded) == (2, 2)
+    assert reports[300].num_succeeded == 2, "a success counts before its episode ends"

@@ -1,4 +1,4 @@
-"""Arrays that users pass to simulators: of another kind, shape or meaning, they are refused by name."""
+"""Validation of arrays passed to simulators: an invalid dtype, shape or value is named in the error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from act_kit.sim.vector import VectorSimulator
 (INIT_STATE,) = InitialStateDistribution("reach-v3").sample(1, seed=0, stream="collect")
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (6, 4)).astype(np.float32)
 
-NO_ACTIONS: dict[str, tuple[object, str]] = {
+INVALID_ACTIONS: dict[str, tuple[object, str]] = {
     "one action": (np.zeros(4), r"actions of shape \(4,\): expected \(T, 4\). Fix: actions\[None\]"),
     "another width": (np.zeros((5, 3)), r"of shape \(5, 3\)"),
     "a batch": (np.zeros((1, 5, 4)), r"of shape \(1, 5, 4\)"),
@@ -32,8 +32,8 @@ NO_ACTIONS: dict[str, tuple[object, str]] = {
 }
 
 
-@pytest.mark.parametrize("actions", NO_ACTIONS.values(), ids=NO_ACTIONS)
-def test_what_are_no_actions_is_refused(actions: tuple[np.ndarray, str]) -> None:
+@pytest.mark.parametrize("actions", INVALID_ACTIONS.values(), ids=INVALID_ACTIONS)
+def test_invalid_actions_are_refused(actions: tuple[np.ndarray, str]) -> None:
     simulator = Simulator("reach-v3")
     simulator.reset(INIT_STATE)
     with pytest.raises(ArrayError, match=actions[1]):
@@ -47,18 +47,18 @@ def test_what_are_no_actions_is_refused(actions: tuple[np.ndarray, str]) -> None
         assert rows.receive() == {}
 
 
-LIKE_ACTIONS = {
+VALID_ACTIONS = {
     "a list": ACTIONS.tolist(),
     "a tensor": torch.from_numpy(ACTIONS),
     "float64": ACTIONS.astype(np.float64),
-    "backwards": ACTIONS[::-1].copy()[::-1],
-    "by column": np.asfortranarray(ACTIONS),
+    "with negative strides": ACTIONS[::-1].copy()[::-1],
+    "in column order": np.asfortranarray(ACTIONS),
     "read-only": np.frombuffer(ACTIONS.tobytes(), dtype=np.float32).reshape(6, 4),
 }
 
 
-@pytest.mark.parametrize("actions", LIKE_ACTIONS.values(), ids=LIKE_ACTIONS)
-def test_what_can_only_mean_actions_is_taken(actions: np.ndarray) -> None:
+@pytest.mark.parametrize("actions", VALID_ACTIONS.values(), ids=VALID_ACTIONS)
+def test_convertible_actions_are_accepted(actions: np.ndarray) -> None:
     simulator = Simulator("reach-v3")
     simulator.reset(INIT_STATE)
     plain = simulator.step_chunk(ACTIONS).state
@@ -75,7 +75,7 @@ def test_integers_and_numbers_beyond_float32_are_clipped() -> None:
         assert np.array_equal(simulator.step_chunk(actions).state, plain)
 
 
-NO_INIT_STATES: dict[str, tuple[object, str]] = {
+INVALID_INIT_STATES: dict[str, tuple[object, str]] = {
     "three numbers": (INIT_STATE.array[:3], r"of shape \(3,\): expected \(6,\)"),
     "two of them": (np.stack([INIT_STATE.array] * 2), r"of shape \(2, 6\)"),
     "NaN": (np.full(6, np.nan), "NaN or infinity in rows 0"),
@@ -84,23 +84,26 @@ NO_INIT_STATES: dict[str, tuple[object, str]] = {
 }
 
 
-@pytest.mark.parametrize("numbers", NO_INIT_STATES.values(), ids=NO_INIT_STATES)
-def test_what_is_no_initial_state_is_refused(numbers: tuple[np.ndarray, str]) -> None:
-    with pytest.raises(InitialStateError, match=f"A start of reach-v3.*{numbers[1]}"):
+@pytest.mark.parametrize("numbers", INVALID_INIT_STATES.values(), ids=INVALID_INIT_STATES)
+def test_invalid_initial_states_are_refused(numbers: tuple[np.ndarray, str]) -> None:
+    with pytest.raises(InitialStateError, match=f"An initial state of reach-v3.*{numbers[1]}"):
         InitialState.of("reach-v3", numbers[0])
 
 
-def test_a_start_in_millimetres_is_refused() -> None:
-    with pytest.raises(InitialStateError, match=r"goal y is 841.4 m outside .* Are these metres\?"):
+def test_an_initial_state_in_millimeters_is_refused() -> None:
+    with pytest.raises(
+        InitialStateError, match=r"goal y is 841.4 m outside .* Fix: check that the numbers are in meters"
+    ):
         Simulator("reach-v3").reset(InitialState.of("reach-v3", INIT_STATE.array * 1000))
     with pytest.raises(
-        InitialStateError, match=r"reset to a Start, not to ndarray. Fix: Start.of\('reach-v3', rand_vec\)"
+        InitialStateError,
+        match=r"cannot be reset to ndarray: .* InitialState. Fix: InitialState.of\('reach-v3', rand_vec\)",
     ):
         Simulator("reach-v3").reset(INIT_STATE.array)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrong", [{"num": -1}, {"num": 2.0}, {"num": True}, {"seed": -1}, {"stream": "colect"}])
-def test_what_nothing_can_be_drawn_with_is_named(wrong: dict[str, object]) -> None:
+def test_errors_name_invalid_sampling_arguments(wrong: dict[str, object]) -> None:
     (name,) = wrong
     arguments: dict[str, object] = {"num": 3, "seed": 0, "stream": "collect", **wrong}
     with pytest.raises(ConfigError, match=f"^{name}="):
@@ -108,29 +111,29 @@ def test_what_nothing_can_be_drawn_with_is_named(wrong: dict[str, object]) -> No
     assert InitialStateDistribution("reach-v3").sample(np.int64(1), seed=np.int64(0), stream="collect") == [INIT_STATE]  # type: ignore[arg-type]
 
 
-def test_rows_without_an_episode_and_rows_that_are_none_are_named() -> None:
+def test_errors_name_rows_without_an_episode_and_invalid_rows() -> None:
     with VectorSimulator(0) as rows:
         rows.reset({0: INIT_STATE})
-        with pytest.raises(InitialStateError, match="row 5 has no episode yet"):
+        with pytest.raises(InitialStateError, match="No episode yet in row 5"):
             rows.step({0: ACTIONS, 5: ACTIONS})
         with pytest.raises(ArrayError, match="Row -1 of a vector simulator"):
             rows.reset({-1: INIT_STATE})
-        with pytest.raises(InitialStateError, match="Row 1 is reset to a Start, not to ndarray"):
+        with pytest.raises(InitialStateError, match="Row 1 cannot be reset to ndarray: expected an InitialState"):
             rows.reset({1: INIT_STATE.array})  # type: ignore[dict-item]
-        with pytest.raises(InitialStateError, match="redraw it for ever"):
+        with pytest.raises(InitialStateError, match="resample forever"):
             rows.reset({1: InitialState("reach-v3", (0.0, 0.8, 0.02, 0.0, 0.8, 0.1))})
 
 
-NO_ACTION: dict[str, tuple[object, str]] = {
+INVALID_ACTION: dict[str, tuple[object, str]] = {
     "a chunk": (np.zeros((1, 4)), r"of shape \(1, 4\): expected \(4,\)"),
     "NaN": (np.array([0, 0, np.nan, 0]), "NaN or infinity"),
-    "beyond": (np.array([0, 0, 2.0, 0]), r"expected numbers in \[-1, 1\]. Fix: np.clip"),
+    "out of range": (np.array([0, 0, 2.0, 0]), r"expected numbers in \[-1, 1\]. Fix: np.clip"),
     "nested lists": ([[0.0], [0.0], [0.0], [0.0]], "of shape"),
 }
 
 
-@pytest.mark.parametrize("action", NO_ACTION.values(), ids=NO_ACTION)
-def test_a_recorder_takes_actions_only(action: tuple[np.ndarray, str]) -> None:
+@pytest.mark.parametrize("action", INVALID_ACTION.values(), ids=INVALID_ACTION)
+def test_a_recorder_refuses_invalid_actions(action: tuple[np.ndarray, str]) -> None:
     recorder = Recorder(Simulator("reach-v3"), steps_after_success=10)
     recorder.begin(INIT_STATE)
     for actions in ((action[0], np.zeros(4)), (np.zeros(4), action[0])):

@@ -1,4 +1,4 @@
-"""Starts: reproducible, legal, independent between streams."""
+"""Initial states: reproducible, valid, and independent between streams."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from act_kit.sim.tasks import TASKS
 
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("kind", ["uniform", "sobol", "grid"])
-def test_laws_are_legal_reproducible_and_in_the_box(name: str, kind: str) -> None:
+def test_distributions_are_valid_reproducible_and_in_the_box(name: str, kind: str) -> None:
     task, distribution = TASKS[name], InitialStateDistribution(name, kind)
     init_states = distribution.sample(30, seed=3, stream="collect")
     assert init_states == distribution.sample(30, seed=3, stream="collect")
@@ -23,32 +23,32 @@ def test_laws_are_legal_reproducible_and_in_the_box(name: str, kind: str) -> Non
     assert len(distinct(vectors)) == 30
 
 
-def test_fewer_starts_are_the_beginning_of_more_and_streams_share_none() -> None:
+def test_a_smaller_sample_is_a_prefix_and_streams_share_no_initial_states() -> None:
     distribution = InitialStateDistribution("pick-place-v3")
     init_states = distribution.sample(50, seed=0, stream="collect")
     assert distribution.sample(20, seed=0, stream="collect") == init_states[:20]
-    everything = [
+    samples = [
         *init_states,
         *distribution.sample(50, seed=0, stream="evaluate"),
         *distribution.sample(50, seed=1, stream="collect"),
     ]
-    assert len(set(everything)) == 150
+    assert len(set(samples)) == 150
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_ood_starts_are_outside_the_box_but_not_far_nor_below(name: str) -> None:
+def test_ood_initial_states_are_outside_the_box_within_the_margin_and_not_below(name: str) -> None:
     task = TASKS[name]
     vectors = stack(InitialStateDistribution(name, "ood").sample(30, seed=3, stream="evaluate"))
     outside = np.maximum(task.low - vectors, vectors - task.high)
     assert (outside.max(axis=1) > 0).all()
     assert (outside <= 0.25 * task.width).all()
-    assert (outside[:, [dim for dim in range(len(task.low)) if dim not in task.informative]] <= 0).all()
+    assert (np.delete(outside, task.informative, axis=1) <= 0).all()
     assert (vectors[:, 2::3] >= task.low[2::3]).all()
     assert not any(task.rejects(vector) for vector in vectors)
 
 
-def test_uniform_is_the_benchmarks_reset_law() -> None:
-    """Meta-World's own draws, with NumPy's global generator, have the same quantiles."""
+def test_uniform_is_the_benchmarks_reset_distribution() -> None:
+    """Meta-World's own samples, from NumPy's global generator, have the same distribution."""
     from scipy.stats import ks_2samp
 
     from act_kit.sim.engine import make_environment
@@ -57,14 +57,14 @@ def test_uniform_is_the_benchmarks_reset_law() -> None:
     env._freeze_rand_vec = False
     state = np.random.get_state()
     np.random.seed(0)
-    theirs = []
+    metaworld_vectors = []
     for _ in range(150):
         env.reset_model()
-        theirs.append(env._last_rand_vec)
+        metaworld_vectors.append(env._last_rand_vec)
     np.random.set_state(state)
-    ours = stack(InitialStateDistribution("pick-place-v3").sample(3000, seed=0, stream="reference"))
+    vectors = stack(InitialStateDistribution("pick-place-v3").sample(3000, seed=0, stream="reference"))
     for dim in TASKS["pick-place-v3"].informative:
-        assert ks_2samp(np.array(theirs)[:, dim], ours[:, dim]).pvalue > 1e-4
+        assert ks_2samp(np.array(metaworld_vectors)[:, dim], vectors[:, dim]).pvalue > 1e-4
 
 
 def test_grid_is_a_lattice() -> None:
@@ -74,7 +74,7 @@ def test_grid_is_a_lattice() -> None:
     assert len(np.unique(vectors[:, 0].round(9))) == len(np.unique(vectors[:, 1].round(9))) == 5
 
 
-def test_tasks50_are_metaworlds_fifty_goals() -> None:
+def test_mt1_is_metaworlds_fifty_goals() -> None:
     import pickle
 
     import metaworld
@@ -85,14 +85,14 @@ def test_tasks50_are_metaworlds_fifty_goals() -> None:
     assert init_states[50:] == init_states[:10]
 
 
-def test_wrong_kind_and_wrong_task_are_named() -> None:
+def test_errors_name_an_unknown_kind_and_another_task() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'uniform'"):
         InitialStateDistribution("reach-v3", "unifrom")
-    with pytest.raises(InitialStateError, match="start of push-v3; reach-v3 was expected"):
+    with pytest.raises(InitialStateError, match="is of push-v3: expected an initial state of reach-v3"):
         InitialState("push-v3", (0.0,) * 6).check_is_of("reach-v3")
 
 
-def test_distinct_uses_a_tolerance_not_a_standard_deviation() -> None:
+def test_distinct_uses_an_absolute_tolerance() -> None:
     rows = np.full((5, 3), 0.1) + np.random.default_rng(0).uniform(0, 1e-9, (5, 3))
     assert rows.std() > 0
     assert len(distinct(rows)) == 1

@@ -1,4 +1,4 @@
-"""Pictures from recorded physics."""
+"""Images from recorded physics."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def record(task: str, num_steps: int) -> tuple[InitialState, np.ndarray]:
     return init_state, np.array(physics)
 
 
-def from_metaworld(init_state: InitialState, num_steps: int) -> np.ndarray:
-    """Draw with Meta-World's own renderer while stepping, in this worker process."""
-    from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # make_environment draws nothing
+def render_metaworld(init_state: InitialState, num_steps: int) -> np.ndarray:
+    """Step and render with Meta-World's own environment, in this worker process."""
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # make_environment has no render options
 
     env = ALL_V3_ENVIRONMENTS[init_state.task](render_mode="rgb_array", camera_name="corner4", width=96, height=96)
     env._partially_observable = False
@@ -48,8 +48,8 @@ def from_metaworld(init_state: InitialState, num_steps: int) -> np.ndarray:
     return np.asarray(env.render())[::-1, ::-1]
 
 
-def by_engine(engine: str, init_state: InitialState, num_steps: int) -> np.ndarray:
-    """Draw an engine's own state as it goes, with one picture of nothing but MuJoCo's renderer at the end."""
+def render_engine(engine: str, init_state: InitialState, num_steps: int) -> np.ndarray:
+    """Render an engine's state after each chunk; compare the last image with MuJoCo's own renderer."""
     simulator = Simulator(init_state.task, engine)
     renderer = Renderer(SMALL)
     simulator.reset(init_state)
@@ -67,42 +67,44 @@ def by_engine(engine: str, init_state: InitialState, num_steps: int) -> np.ndarr
 
 @pytest.mark.gl
 @pytest.mark.parametrize("task", ["pick-place-v3", "shelf-place-v3"])
-def test_frames_show_what_metaworld_shows(gl: Gl, task: str) -> None:
-    """But for shadows, reflections and smoothed edges, which are off: most of the picture must agree."""
+def test_frames_agree_with_metaworlds_renderer(gl: Gl, task: str) -> None:
+    """Most of the image agrees; shadows, reflections and multisampling are off."""
     init_state, physics = record(task, 4)
     with LocalExecutor(1, gl.environment) as executor:
         frames, again = executor.map(render_episode, [(SMALL, CAMERAS, init_state, physics)] * 2)
     with LocalExecutor(1, gl.environment) as executor:
-        (theirs,) = executor.map(from_metaworld, [(init_state, 4)])
+        (expected,) = executor.map(render_metaworld, [(init_state, 4)])
     assert frames.images.shape == (4, 2, 96, 96, 3)
     assert np.array_equal(frames.images, again.images)
     assert frames.renderer == gl.renderer
     first, last = frames.images[0, 0], frames.images[-1, 0].astype(int)
     assert not np.array_equal(first, last)
-    difference = np.abs(last - theirs.astype(int)).max(axis=-1)
+    difference = np.abs(last - expected.astype(int)).max(axis=-1)
     assert np.median(difference) < 40
-    flipped = np.abs(last[::-1] - theirs.astype(int)).max(axis=-1)
+    flipped = np.abs(last[::-1] - expected.astype(int)).max(axis=-1)
     assert difference.mean() < 0.5 * flipped.mean()
 
 
 @pytest.mark.e2e
 @pytest.mark.gl
 @pytest.mark.parametrize("task", ["door-open-v3", "basketball-v3"])
-def test_both_engines_and_recorded_physics_give_the_same_pictures(gl: Gl, task: str) -> None:
+def test_both_engines_and_recorded_physics_give_the_same_images(gl: Gl, task: str) -> None:
     init_state, physics = record(task, 3)
     images = []
-    for function, job in (
-        (by_engine, ("fast", init_state, 3)), (by_engine, ("reference", init_state, 3)),
+    jobs = [
+        (render_engine, ("fast", init_state, 3)),
+        (render_engine, ("reference", init_state, 3)),
         (render_episode, (SMALL, CAMERAS, init_state, physics)),
-    ):  # fmt: skip
-        with LocalExecutor(1, gl.environment) as executor:  # a renderer to each process
+    ]
+    for function, job in jobs:
+        with LocalExecutor(1, gl.environment) as executor:  # one renderer per process
             images += executor.map(function, [job])  # type: ignore[arg-type]
     fast, reference, recorded = images
     assert np.array_equal(fast, reference)
     assert np.array_equal(fast, recorded.images)
 
 
-def test_blank_frames_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blank_frames_raise_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     simulator = Simulator("reach-v3")
     simulator.reset(InitialStateDistribution("reach-v3").sample(1, seed=0, stream="collect")[0])
     renderer = Renderer(SMALL)
@@ -112,7 +114,7 @@ def test_blank_frames_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
         renderer.draw(simulator, simulator.physics(), ["corner4"])
 
 
-def test_without_a_library_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_opengl_library_the_error_contains_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "no-such-library")
     find_gl.cache_clear()
     try:
@@ -122,8 +124,8 @@ def test_without_a_library_the_message_says_what_to_install(monkeypatch: pytest.
         find_gl.cache_clear()
 
 
-def test_a_gpu_that_hangs_is_passed_over_for_software(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One renderer draws there, two at once hang: the real probe, of a stand-in for the library."""
+def test_software_rendering_is_used_if_a_gpu_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulated GPU works in one process, and hangs in several."""
     probes: list[tuple[str, int]] = []
 
     def probe(environment: dict[str, str], num: int = 1) -> str | None:
@@ -139,7 +141,7 @@ def test_a_gpu_that_hangs_is_passed_over_for_software(monkeypatch: pytest.Monkey
     assert probes == [("egl", 1), ("egl", 4), ("osmesa", 1)]
 
 
-def test_a_probe_that_hangs_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_that_hangs_is_killed_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PROBE", "import time; time.sleep(60)")
     monkeypatch.setattr(module, "_PROBE_TIMEOUT_S", 0.2)
     running: list[subprocess.Popen[str]] = []
@@ -154,13 +156,13 @@ def test_a_probe_that_hangs_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [process.poll() is None for process in running] == [False, False]
 
 
-def test_wrong_settings_are_named() -> None:
+def test_errors_name_invalid_settings() -> None:
     with pytest.raises(RenderError, match="Did you mean 'corner4'"):
         check_cameras(["korner4"])
-    with pytest.raises(RenderError, match="named twice"):
+    with pytest.raises(RenderError, match="listed twice"):
         check_cameras(["corner4", "corner4"])
-    with pytest.raises(RenderError, match="16 to 1024"):
+    with pytest.raises(RenderError, match="expected 16 to 1024"):
         RenderSettings.of_size("4")
-    with pytest.raises(RenderError, match="Write 128, or 480x640"):
+    with pytest.raises(RenderError, match="expected 128, or 480x640"):
         RenderSettings.of_size("large")
     assert RenderSettings.of_size("48x64") == RenderSettings(height_px=48, width_px=64)

@@ -1,4 +1,4 @@
-"""The simulator is Meta-World, reset to exactly the start it is told."""
+"""The simulator is bit-exact with Meta-World and resets to the given initial state."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from act_kit.sim.initial_states import InitialState, InitialStateDistribution
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import HORIZON
 
-TRAPS = ["drawer-open-v3", "window-close-v3", "basketball-v3", "box-close-v3"]
-"""Tasks in which Meta-World's own resets depend on what came before, or alias their state."""
+UNCLEAN_RESETS = ["drawer-open-v3", "window-close-v3", "basketball-v3", "box-close-v3"]
+"""Tasks in which Meta-World's own resets depend on earlier episodes, or alias their state."""
 
 
 def rollout(simulator: Simulator, init_state: InitialState, num_steps: int) -> np.ndarray:
@@ -24,17 +24,17 @@ def rollout(simulator: Simulator, init_state: InitialState, num_steps: int) -> n
     return np.array(states)
 
 
-@pytest.mark.parametrize("task", TRAPS)
-def test_same_start_same_episode_whatever_came_before(task: str) -> None:
+@pytest.mark.parametrize("task", UNCLEAN_RESETS)
+def test_an_episode_does_not_depend_on_earlier_episodes(task: str) -> None:
     first, other = InitialStateDistribution(task).sample(2, seed=1, stream="collect")
     used = Simulator(task)
     rollout(used, other, 60)
     assert np.array_equal(rollout(used, first, 40), rollout(Simulator(task), first, 40))
 
 
-@pytest.mark.parametrize("task", ["pick-place-v3", *TRAPS])
-def test_it_is_metaworlds_own_environment(task: str) -> None:
-    """Step Meta-World by hand, the way its documentation does, from one of its own tasks."""
+@pytest.mark.parametrize("task", ["pick-place-v3", *UNCLEAN_RESETS])
+def test_simulator_is_bit_exact_with_metaworld(task: str) -> None:
+    """Step Meta-World as in its documentation, from one of its own tasks."""
     benchmark = metaworld.MT1(task, seed=5)
     env = benchmark.train_classes[task]()
     env.set_task(benchmark.train_tasks[0])
@@ -62,7 +62,7 @@ def test_goal_is_visible_and_actions_are_clipped() -> None:
     assert np.array_equal(wild.state[-1, 36:], init_state.rand_vec[3:])
 
 
-def test_chunks_of_any_length_are_the_same_and_stop_at_the_horizon() -> None:
+def test_results_do_not_depend_on_chunk_lengths_and_end_at_the_horizon() -> None:
     (init_state,) = InitialStateDistribution("reach-v3").sample(1, seed=0, stream="collect")
     actions = np.random.default_rng(0).uniform(-1, 1, (HORIZON + 7, 4)).astype(np.float32)
     simulator = Simulator("reach-v3")
@@ -76,15 +76,15 @@ def test_chunks_of_any_length_are_the_same_and_stop_at_the_horizon() -> None:
     assert np.array_equal(parts, whole.state)
 
 
-def test_a_start_that_would_hang_is_refused() -> None:
-    with pytest.raises(InitialStateError, match="redraw it for ever"):
+def test_an_initial_state_whose_reset_would_hang_is_refused() -> None:
+    with pytest.raises(InitialStateError, match="resample forever"):
         Simulator("reach-v3").reset(InitialState("reach-v3", (0.0, 0.8, 0.02, 0.0, 0.8, 0.1)))
     with pytest.raises(InitialStateError, match="6 finite numbers"):
         Simulator("reach-v3").reset(InitialState("reach-v3", (0.0, 0.8, float("nan"), 0.0, 0.8, 0.1)))
 
 
 @pytest.mark.parametrize("task", ["door-open-v3", "door-close-v3", "pick-place-v3"])
-def test_the_expert_leaves_the_state_it_is_shown_alone(task: str) -> None:
+def test_the_expert_does_not_modify_its_input(task: str) -> None:
     (init_state,) = InitialStateDistribution(task).sample(1, seed=0, stream="collect")
     state = Simulator(task).reset(init_state)
     before = state.copy()

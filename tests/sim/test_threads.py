@@ -1,4 +1,4 @@
-"""Several simulators in several threads of one process, and one that two threads want."""
+"""Several simulators in several threads of one process, and one simulator in two threads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NUM_THREADS = 4
 
 
 def run_in_threads(function: Callable[..., object], jobs: Sequence[tuple[object, ...]]) -> list[object]:
-    """Call ``function(*job)`` in as many threads at once, which all begin together."""
+    """Call ``function(*job)`` for all jobs at the same time, each in its own thread."""
     begin = threading.Barrier(len(jobs))
 
     def run(job: tuple[object, ...]) -> object:
@@ -43,7 +43,7 @@ def run_in_threads(function: Callable[..., object], jobs: Sequence[tuple[object,
 
 
 def episodes(engine: str, init_states: Sequence[InitialState]) -> list[np.ndarray]:
-    """Run the expert in a simulator of this thread's, singly and in chunks; return states and physics."""
+    """Step a simulator of this thread, one action at a time and in a chunk; return states and physics."""
     simulator, results = Simulator(init_states[0].task, engine), []
     expert = ScriptedExpert(init_states[0].task)
     actions = np.random.default_rng(0).uniform(-1, 1, (20, 4)).astype(np.float32)
@@ -57,7 +57,7 @@ def episodes(engine: str, init_states: Sequence[InitialState]) -> list[np.ndarra
 
 @pytest.mark.parametrize("engine", ["fast", "reference"])
 @pytest.mark.parametrize("task", TASKS_THAT_MOVE_BODIES)
-def test_threads_get_what_one_thread_gets(task: str, engine: str) -> None:
+def test_simulators_in_threads_are_bit_exact(task: str, engine: str) -> None:
     init_states = InitialStateDistribution(task).sample(2 * NUM_THREADS, seed=0, stream="collect")
     shares = [init_states[begin::NUM_THREADS] for begin in range(NUM_THREADS)]
     together = run_in_threads(episodes, [(engine, share) for share in shares])
@@ -66,22 +66,22 @@ def test_threads_get_what_one_thread_gets(task: str, engine: str) -> None:
         assert all(np.array_equal(one, other) for one, other in zip(alone, results, strict=True))  # type: ignore[call-overload]
 
 
-def test_vector_simulators_in_threads() -> None:
+def test_vector_simulators_in_threads_are_bit_exact() -> None:
     def run(init_state: InitialState) -> np.ndarray:
         with VectorSimulator(0) as rows:
             rows.reset({0: init_state})
             rows.receive()
             rows.step({0: np.full((40, 4), 0.3)})
-            answer = rows.receive()[0]
-        assert isinstance(answer, StepResult)
-        return answer.state
+            result = rows.receive()[0]
+        assert isinstance(result, StepResult)
+        return result.state
 
     init_states = InitialStateDistribution("door-open-v3").sample(NUM_THREADS, seed=0, stream="collect")
     together = run_in_threads(run, [(init_state,) for init_state in init_states])
     assert np.array_equal(together, [run(init_state) for init_state in init_states])
 
 
-def test_one_simulator_refuses_a_second_thread() -> None:
+def test_a_simulator_refuses_a_second_thread() -> None:
     (init_state,) = InitialStateDistribution("reach-v3").sample(1, seed=0, stream="collect")
     simulator = Simulator("reach-v3")
     refused: list[InUseError] = []
@@ -99,7 +99,7 @@ def test_one_simulator_refuses_a_second_thread() -> None:
     simulator.reset(init_state)
 
 
-def test_an_episode_may_go_on_in_another_thread() -> None:
+def test_an_episode_can_continue_in_another_thread() -> None:
     (init_state,) = InitialStateDistribution("reach-v3").sample(1, seed=0, stream="collect")
     simulator, alone = Simulator("reach-v3"), Simulator("reach-v3")
     simulator.reset(init_state)
@@ -114,9 +114,9 @@ def test_a_vector_simulator_refuses_a_second_thread() -> None:
     with VectorSimulator(0) as rows:
         rows.reset(dict(enumerate(init_states)))
         with ThreadPoolExecutor(1) as pool:
-            answers = pool.submit(rows.receive)
+            receiving = pool.submit(rows.receive)
             refused = []
-            while not answers.done():
+            while not receiving.done():
                 try:
                     rows.step({0: np.zeros((1, 4))})
                 except InUseError as error:
@@ -125,7 +125,7 @@ def test_a_vector_simulator_refuses_a_second_thread() -> None:
         assert "make one for each thread" in refused[0]
 
 
-def test_two_collections_in_two_threads_are_those_of_one(tmp_path: Path) -> None:
+def test_two_collections_in_two_threads_are_bit_exact(tmp_path: Path) -> None:
     config = compose("collect", CollectConfig, flags={"task": "drawer-open-v3", "n": 6})
 
     def make(name: str) -> EpisodeStore:
@@ -138,8 +138,8 @@ def test_two_collections_in_two_threads_are_those_of_one(tmp_path: Path) -> None
     assert contents(tmp_path / "two") == alone
 
 
-def test_experts_in_threads_leave_warnings_as_they_were() -> None:
-    """Where warnings are errors, as here, one that gets through ends the thread."""
+def test_experts_in_threads_restore_the_warning_filters() -> None:
+    """In the tests warnings are errors, so an unfiltered warning would end the thread."""
     import warnings
 
     (init_state,) = InitialStateDistribution("pick-place-v3").sample(1, seed=0, stream="collect")
@@ -156,19 +156,19 @@ def test_experts_in_threads_leave_warnings_as_they_were() -> None:
 
 
 def test_metaworlds_goals_of_one_seed_are_the_same_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metaworld, "_N_GOALS", 5)  # of 50, each of which it resets an environment for
+    monkeypatch.setattr(metaworld, "_N_GOALS", 5)  # of 50; each goal takes a reset of an environment
 
-    def draw(seed: int) -> list[InitialState]:
+    def sample(seed: int) -> list[InitialState]:
         return InitialStateDistribution("reach-v3", "mt1").sample(5, seed=seed, stream="collect")
 
-    one, other = run_in_threads(draw, [(0,), (0,)])
+    one, other = run_in_threads(sample, [(0,), (0,)])
     assert one == other
 
 
-def draw_in_threads(init_states: Sequence[InitialState]) -> tuple[list[object], list[object]]:
-    """Draw moving bodies and stepping simulators in threads, and again in one; for a process with a GL library."""
+def render_in_threads(init_states: Sequence[InitialState]) -> tuple[list[object], list[object]]:
+    """Render several tasks in threads, and again in one thread, in a process whose environment selects a GL library."""
 
-    def draw(init_state: InitialState) -> list[np.ndarray]:
+    def render(init_state: InitialState) -> list[np.ndarray]:
         simulator, frames = Simulator(init_state.task), []
         simulator.reset(init_state)
         for _ in range(5):
@@ -177,22 +177,22 @@ def draw_in_threads(init_states: Sequence[InitialState]) -> tuple[list[object], 
         frames.append(render_episode(SETTINGS, ["topview"], init_state, simulator.physics()[None]).images)
         with VectorSimulator(0, views=CameraViews(cameras=("corner",), settings=SETTINGS)) as rows:
             rows.reset({0: init_state})
-            answer = rows.receive()[0]
-        assert isinstance(answer, StepResult)
-        assert answer.images is not None
-        return [*frames, answer.images]
+            result = rows.receive()[0]
+        assert isinstance(result, StepResult)
+        assert result.images is not None
+        return [*frames, result.images]
 
-    return run_in_threads(draw, [(init_state,) for init_state in init_states]), [
-        draw(init_state) for init_state in init_states
-    ]
+    together = run_in_threads(render, [(init_state,) for init_state in init_states])
+    return together, [render(init_state) for init_state in init_states]
 
 
 @pytest.mark.e2e
 @pytest.mark.gl
-def test_pictures_in_threads_are_those_of_one(gl: Gl) -> None:
+def test_images_in_threads_are_bit_exact(gl: Gl) -> None:
     init_states = InitialStateDistribution("drawer-open-v3").sample(3, seed=0, stream="collect")
     init_states += InitialStateDistribution("push-v3").sample(1, seed=0, stream="collect")
     with LocalExecutor(1, gl.environment) as executor:
-        ((together, alone),) = executor.map(draw_in_threads, [(init_states,)])
-    for ours, theirs in zip(together, alone, strict=True):
-        assert all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True))  # type: ignore[call-overload]
+        ((together, alone),) = executor.map(render_in_threads, [(init_states,)])
+    for actual, expected in zip(together, alone, strict=True):
+        for images, expected_images in zip(actual, expected, strict=True):  # type: ignore[call-overload]
+            assert np.array_equal(images, expected_images)

@@ -1,4 +1,4 @@
-"""Gradient steps: how a batch is divided, where pictures are and what is averaged change what they may, and no more."""
+"""Gradient steps: micro-batches, precision, weight averaging, image storage, multi-task training and compilation."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def fit(config: TrainConfig, run: Path, *stores: EpisodeStore) -> Trainer:
     return trainer
 
 
-def curve(run: Path, name: str = "train/l1_posterior") -> list[float]:
+def curve(run: Path, name: str = "train/l1_reconstruction") -> list[float]:
     return [value for _, value in series(run, name)]
 
 
 def test_parts_of_a_batch_add_up_to_it(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    """Padding is spread unevenly over the parts, and the latent noise is that of the whole batch."""
+    """Padding is spread unevenly over the parts, and the latent noise is drawn for the whole batch."""
     for parts in (1, 3):
         fit(tiny_config(*SHORT, f"compute.micro_batches={parts}"), tmp_path / str(parts), reach_store)
     assert curve(tmp_path / "1") == pytest.approx(curve(tmp_path / "3"), rel=1e-4)
@@ -43,7 +43,7 @@ def test_parts_of_a_batch_add_up_to_it(reach_store: EpisodeStore, tmp_path: Path
         fit(tiny_config("compute.micro_batches=33"), tmp_path / "33", reach_store)
 
 
-def test_bfloat16_rounds_and_no_more(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_bfloat16_changes_losses_only_by_rounding(reach_store: EpisodeStore, tmp_path: Path) -> None:
     for precision in ("float32", "bfloat16"):
         fit(tiny_config(*SHORT, f"compute.precision={precision}"), tmp_path / precision, reach_store)
     exact, rounded = curve(tmp_path / "float32"), curve(tmp_path / "bfloat16")
@@ -57,20 +57,20 @@ def test_the_average_of_the_weights_becomes_the_policy(reach_store: EpisodeStore
 
     def follow(trainer: Trainer) -> None:
         weights = trainer.learner.model.state_dict()
-        memory = min(0.5, trainer.step / (9 + trainer.step))
-        for name, now in weights.items():
-            before = expected.get(name, begin.state_dict()[name])
-            expected[name] = memory * before + (1 - memory) * now
+        decay = min(0.5, trainer.step / (9 + trainer.step))
+        for name, weight in weights.items():
+            average = expected.get(name, initial.state_dict()[name])
+            expected[name] = decay * average + (1 - decay) * weight
 
     trainer = Trainer(config, [reach_store], tmp_path, selector=None)
-    begin = copy.deepcopy(trainer.learner.model)
+    initial = copy.deepcopy(trainer.learner.model)
     policy = trainer.train(follow)
     for name, weight in policy.model.state_dict().items():
         assert torch.allclose(weight, expected[name], atol=1e-6), name
     assert not torch.equal(policy.model.queries, trainer.learner.model.queries)
 
 
-def test_resumed_with_an_average_it_ends_with_the_same_bits(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_resuming_with_averaged_weights_is_bit_exact(reach_store: EpisodeStore, tmp_path: Path) -> None:
     config = tiny_config("trainer.ema_decay=0.9")
 
     def interrupt(trainer: Trainer) -> None:
@@ -84,41 +84,39 @@ def test_resumed_with_an_average_it_ends_with_the_same_bits(reach_store: Episode
     resumed = Trainer(config, [reach_store], tmp_path / "parts", selector=None)
     resumed.resume()
     resumed.train()
-    for ours, theirs in (
+    for expected, model in (
         (whole.learner.model, resumed.learner.model),
         (whole.learner.eval_model, resumed.learner.eval_model),
     ):
-        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(expected.parameters(), model.parameters(), strict=True))
 
 
-def test_a_rehearsal_counts_and_changes_nothing(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    for name in ("with", "without"):
-        (tmp_path / name).mkdir()
-    rehearsed = Trainer(tiny_config(), [reach_store], tmp_path / "with", selector=None)
-    assert "GFLOP/s of large float32 matrix products here" in rehearsed.dry_run()
-    assert torch.equal(
-        rehearsed.train().model.queries, fit(tiny_config(), tmp_path / "without", reach_store).learner.model.queries
-    )
+def test_a_dry_run_counts_operations_and_changes_nothing(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    (tmp_path / "with").mkdir()
+    trainer = Trainer(tiny_config(), [reach_store], tmp_path / "with", selector=None)
+    assert "GFLOP/s of large float32 matrix products on this machine" in trainer.dry_run()
+    expected = fit(tiny_config(), tmp_path / "without", reach_store).learner.model
+    assert torch.equal(trainer.train().model.queries, expected.queries)
     assert series(tmp_path / "with", "train/roofline_fraction")
     assert not series(tmp_path / "without", "train/roofline_fraction")
 
 
-def test_the_count_is_that_of_the_matrix_products(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    """Without a CVAE and its layers' attentions, by hand: 2 operations per weight and token, 3 times with gradients."""
+def test_counted_operations_match_a_count_by_hand(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    """The model has no CVAE; by hand, 2 operations per weight and token, 3 times with gradients."""
     config = tiny_config("policy.cvae_layers=0", "trainer.batch_size=16")
     trainer = Trainer(config, [reach_store], tmp_path, selector=None)
     width, hidden, chunk = 32, 64, 8
-    attention, dim_feedforward = 4 * width**2, 2 * width * hidden
+    attention, feedforward = 4 * width**2, 2 * width * hidden
     state = 21 * hidden + hidden * width
-    decoder = (attention + 2 * width**2 + dim_feedforward) * chunk + 2 * width**2
-    weights = state + attention + dim_feedforward + decoder + 4 * width * chunk
+    decoder = (attention + 2 * width**2 + feedforward) * chunk + 2 * width**2
+    weights = state + attention + feedforward + decoder + 4 * width * chunk
     mixing = 2 * (1 + chunk**2 + chunk) * width
     by_hand = 3 * 2 * 16 * (weights + mixing)
     assert trainer.learner.dry_run() == pytest.approx(by_hand, rel=0.1)
 
 
 @pytest.mark.parametrize("value", [50.0, math.nan])
-def test_an_exploding_loss_stops_the_run_with_the_last_good_checkpoint(
+def test_a_diverging_loss_stops_the_run_and_keeps_the_last_checkpoint(
     reach_store: EpisodeStore, tmp_path: Path, value: float
 ) -> None:
     def explode(trainer: Trainer) -> None:
@@ -128,40 +126,40 @@ def test_an_exploding_loss_stops_the_run_with_the_last_good_checkpoint(
 
     with pytest.raises(TrainingError, match=r"diverged: .*at step 50. The last checkpoint is from before"):
         Trainer(tiny_config(), [reach_store], tmp_path, selector=None).train(explode)
-    assert Policy.load(tmp_path).contract.step == 40
+    assert Policy.load(tmp_path).metadata.step == 40
 
 
 @pytest.mark.gl
-def test_streamed_and_resident_pictures_give_the_same_bits(images_store: EpisodeStore, tmp_path: Path) -> None:
-    for frames in ("device", "disk"):
-        config = tiny_config(*IMAGES, *SHORT, f"compute.image_storage={frames}")
-        trainer = fit(config, tmp_path / frames, images_store)
-        assert {"device": ": kept on the device", "disk": ": read from disk"}[frames] in trainer.summary()
+def test_images_on_the_device_and_on_disk_give_the_same_bits(images_store: EpisodeStore, tmp_path: Path) -> None:
+    for storage, description in (("device", ": kept on the device"), ("disk", ": read from disk")):
+        config = tiny_config(*IMAGES, *SHORT, f"compute.image_storage={storage}")
+        trainer = fit(config, tmp_path / storage, images_store)
+        assert description in trainer.summary()
     assert curve(tmp_path / "device") == curve(tmp_path / "disk")
 
 
 @pytest.mark.gl
-def test_pictures_are_learnt_from_shifted_and_judged_as_they_are(images_store: EpisodeStore, tmp_path: Path) -> None:
+def test_images_are_shifted_in_training_and_not_in_validation(images_store: EpisodeStore, tmp_path: Path) -> None:
     for shift in (0, 4):
         fit(tiny_config(*IMAGES, *SHORT, f"trainer.shift_px={shift}"), tmp_path / str(shift), images_store)
     assert curve(tmp_path / "0") != curve(tmp_path / "4")
     config = tiny_config(*IMAGES, "policy.cameras=[topview,corner4]")
-    policy = fit(config, tmp_path / "both", images_store).learner
-    assert policy.validate() == policy.validate()
+    learner = fit(config, tmp_path / "both", images_store).learner
+    assert learner.validate() == learner.validate()
     assert curve(tmp_path / "both")[-1] < curve(tmp_path / "both")[0]
 
 
 @pytest.mark.gl
-def test_a_policy_on_pictures_says_what_it_must_be_shown(images_store: EpisodeStore, tmp_path: Path) -> None:
+def test_an_image_policy_records_its_cameras_and_renderer(images_store: EpisodeStore, tmp_path: Path) -> None:
     fit(tiny_config(*IMAGES, *SHORT), tmp_path / "run", images_store)
     policy = Policy.load(tmp_path / "run")
     assert policy.views is not None
     assert (policy.views.cameras, str(policy.views.settings)) == (("corner4",), "32x32")
-    assert policy.contract.gl_renderer
-    assert not policy.contract.goal_visible
+    assert policy.metadata.gl_renderer
+    assert not policy.metadata.goal_visible
 
 
-def test_several_tasks_are_learnt_and_told_apart(
+def test_several_tasks_are_learned_and_distinguished(
     reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path
 ) -> None:
     from safetensors.torch import save_file
@@ -169,21 +167,21 @@ def test_several_tasks_are_learnt_and_told_apart(
     torch.manual_seed(0)
     vectors = {"reach-v3": torch.randn(48), "push-v3": torch.randn(48), "other": torch.randn(3)}
     save_file(vectors, tmp_path / "sentences.safetensors")
-    for name, given in (("learnt", ""), ("given", str(tmp_path / "sentences.safetensors"))):
+    for name, given in (("learned", ""), ("given", str(tmp_path / "sentences.safetensors"))):
         fit(tiny_config(*SHORT, f"policy.task_embeddings={given}"), tmp_path / name, reach_store, push_store)
         policy = Policy.load(tmp_path / name)
         assert policy.tasks == ("reach-v3", "push-v3")
         state = reach_store.steps("state")[:1]
-        ours, theirs = (policy.for_task(task).predict(state) for task in policy.tasks)
-        assert abs(ours - theirs).max() > 1e-4
-    assert curve(tmp_path / "learnt") != curve(tmp_path / "given")
+        reach, push = (policy.for_task(task).predict(state) for task in policy.tasks)
+        assert abs(reach - push).max() > 1e-4
+    assert curve(tmp_path / "learned") != curve(tmp_path / "given")
     (tmp_path / "sentences.safetensors").unlink()
-    Policy.load(tmp_path / "given")  # a checkpoint brings its own
+    Policy.load(tmp_path / "given")  # a checkpoint contains its embeddings
     del vectors["push-v3"]
     save_file(vectors, tmp_path / "sentences.safetensors")
     config = tiny_config(*SHORT, f"policy.task_embeddings={tmp_path / 'sentences.safetensors'}")
     with pytest.raises(ConfigError, match="has no vector named push-v3; it has other, reach-v3"):
-        fit(config, tmp_path / "lacking", reach_store, push_store)
+        fit(config, tmp_path / "missing", reach_store, push_store)
 
 
 @pytest.mark.slow  # a minute of compilation
@@ -194,7 +192,7 @@ def test_a_compiled_step_is_the_same_step(reach_store: EpisodeStore, tmp_path: P
     assert curve(tmp_path / "off") == pytest.approx(curve(tmp_path / "on"), rel=1e-3)
 
 
-def test_records_say_how_much_memory_the_process_has(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_records_contain_the_memory_of_the_process(reach_store: EpisodeStore, tmp_path: Path) -> None:
     fit(tiny_config(*SHORT), tmp_path, reach_store)
     (memory, *_) = curve(tmp_path, "host/memory")
     assert 0.1 < memory < 10
@@ -202,7 +200,7 @@ def test_records_say_how_much_memory_the_process_has(reach_store: EpisodeStore, 
 
 
 @pytest.mark.gl
-def test_a_backbone_begins_with_the_weights_of_a_file_and_keeps_its_statistics(
+def test_a_backbone_is_initialized_from_a_file_and_keeps_its_statistics(
     images_store: EpisodeStore, tmp_path: Path
 ) -> None:
     torch.manual_seed(7)
@@ -217,4 +215,4 @@ def test_a_backbone_begins_with_the_weights_of_a_file_and_keeps_its_statistics(
     assert torch.equal(net.state_dict()["bn1.running_mean"], weights["bn1.running_mean"])
     assert not torch.equal(net.state_dict()["conv1.weight"], weights["conv1.weight"])
     (tmp_path / "resnet18.pth").unlink()
-    Policy.load(tmp_path)  # a checkpoint brings its own
+    Policy.load(tmp_path)  # a checkpoint contains its weights

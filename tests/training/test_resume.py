@@ -1,4 +1,4 @@
-"""What a run can be resumed with: more steps, moved data, before it began; and another run to begin with."""
+"""Resuming a run with more steps or moved data, and initializing a run from another one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHORT = (*TINY, "selection.num_evaluations=0", "trainer.steps=40")
 
 
 @pytest.fixture
-def begun(reach_store: EpisodeStore, tmp_path: Path) -> Path:
+def finished(reach_store: EpisodeStore, tmp_path: Path) -> Path:
     """A run of 40 steps, finished."""
     run = tmp_path / "run"
     config = create_run(run, [reach_store.path], SHORT, {}, overwrite=False)
@@ -28,85 +28,85 @@ def begun(reach_store: EpisodeStore, tmp_path: Path) -> Path:
     return run
 
 
-def test_more_steps_continue_on_the_longer_schedule_and_are_on_record(begun: Path, reach_store: EpisodeStore) -> None:
-    before = Policy.load(begun).model.state_dict()
-    config, folders = resume_run(begun, [], [], {"trainer.steps": 60})
+def test_more_steps_continue_on_the_longer_schedule_and_are_recorded(finished: Path, reach_store: EpisodeStore) -> None:
+    before = Policy.load(finished).model.state_dict()
+    config, folders = resume_run(finished, [], [], {"trainer.steps": 60})
     assert config.trainer.steps == 60
-    trainer = Trainer(config, [EpisodeStore.open(path) for path in folders], begun, selector=None)
+    trainer = Trainer(config, [EpisodeStore.open(path) for path in folders], finished, selector=None)
     trainer.resume()
     assert trainer.step == 40
     trainer.train()
-    policy = Policy.load(begun)
-    assert policy.contract.step == 60
+    policy = Policy.load(finished)
+    assert policy.metadata.step == 60
     assert any(not torch.equal(value, before[name]) for name, value in policy.model.state_dict().items())
     assert policy.folder is not None
     recorded = config_of(policy.folder)
     assert recorded is not None
     assert (recorded["trainer"]["steps"], recorded["extended_at"]) == (60, [40])
-    assert resume_run(begun, [], [], {})[0] == config
+    assert resume_run(finished, [], [], {})[0] == config
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "message"),
     [
         (["trainer.steps=20"], "trainer.steps=40, not 20"),
         (["trainer.lr=0.5"], "trainer.lr=0.001, not 0.5"),
         (["policy=act"], "policy.chunk_size=8, not 100"),
     ],
 )
-def test_other_options_than_it_was_begun_with_are_named(begun: Path, given: list[str], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
-        resume_run(begun, [], given, {})
-    resume_run(begun, [], SHORT, {})
+def test_changed_options_are_refused_and_named(finished: Path, given: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resume_run(finished, [], given, {})
+    resume_run(finished, [], SHORT, {})
 
 
-def test_data_that_moved_are_checked_by_their_fingerprint(
-    begun: Path, reach_store: EpisodeStore, one_init_state_store: EpisodeStore, tmp_path: Path
+def test_moved_data_are_checked_by_fingerprint(
+    finished: Path, reach_store: EpisodeStore, one_init_state_store: EpisodeStore, tmp_path: Path
 ) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(reach_store.path, moved)
     with pytest.raises(CheckpointError, match="fingerprints differ"):
-        resume_run(begun, [one_init_state_store.path], [], {})
-    assert resume_run(begun, [moved], [], {})[1] == [moved]
-    assert load_run(begun)[1] == [moved]
+        resume_run(finished, [one_init_state_store.path], [], {})
+    assert resume_run(finished, [moved], [], {})[1] == [moved]
+    assert load_run(finished)[1] == [moved]
     shutil.rmtree(moved)
-    missing = act("train", "--resume", "--out", begun, check=2).stderr
-    assert f"act train --resume --out {begun} --data PATH" in missing
+    missing = act("train", "--resume", "--out", finished, check=2).stderr
+    assert f"act train --resume --out {finished} --data PATH" in missing
 
 
-def test_the_same_command_begins_and_resumes(
+def test_the_same_command_starts_and_resumes_a_run(
     reach_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "a run [1]"
     command = ("train", "--data", reach_store.path, *SHORT, "--out", out, "--resume")
     for _ in range(2):
-        code, told, err = run_here(monkeypatch, capsys, *command)
+        code, output, err = run_here(monkeypatch, capsys, *command)
         assert code == 0, err
-        assert f"act eval '{out}'" in told
+        assert f"act eval '{out}'" in output
     code, _, err = run_here(monkeypatch, capsys, *command, "trainer.lr=0.3")
     assert (code, "trainer.lr=0.001, not 0.3" in err) == (2, True), err
 
 
-def test_a_run_begins_with_the_weights_and_the_normaliser_of_another(
-    begun: Path, push_store: EpisodeStore, tmp_path: Path
+def test_a_run_is_initialized_with_the_weights_and_normalizer_of_another(
+    finished: Path, push_store: EpisodeStore, tmp_path: Path
 ) -> None:
-    config = tiny_config("selection.num_evaluations=0", "trainer.steps=1", "trainer.lr=1e-12", f"init_from={begun}")
-    Trainer(config, [push_store], str(tmp_path / "made" / "for it"), selector=None).train()
-    ours, theirs = Policy.load(tmp_path / "made" / "for it"), Policy.load(begun)
-    for name, value in theirs.model.state_dict().items():
-        assert torch.allclose(ours.model.state_dict()[name], value, atol=1e-6), name
-    for name, value in theirs.normalizer.state_dict().items():
-        assert torch.equal(ours.normalizer.state_dict()[name], value), name
+    config = tiny_config("selection.num_evaluations=0", "trainer.steps=1", "trainer.lr=1e-12", f"init_from={finished}")
+    Trainer(config, [push_store], str(tmp_path / "new" / "folder"), selector=None).train()
+    policy, initial = Policy.load(tmp_path / "new" / "folder"), Policy.load(finished)
+    for name, value in initial.model.state_dict().items():
+        assert torch.allclose(policy.model.state_dict()[name], value, atol=1e-6), name
+    for name, value in initial.normalizer.state_dict().items():
+        assert torch.equal(policy.normalizer.state_dict()[name], value), name
 
 
-def test_a_run_that_cannot_begin_leaves_no_folder(begun: Path, images: Path, tmp_path: Path) -> None:
+def test_a_run_that_fails_its_checks_creates_no_folder(finished: Path, images: Path, tmp_path: Path) -> None:
     small = ("policy.dim_model=32", "policy.dim_feedforward=64")
     (tmp_path / "bad.pth").write_bytes(b"not weights")
     wrong = [*IMAGES, "policy.backbone=resnet18", f"policy.backbone_weights={tmp_path / 'bad.pth'}"]
     with pytest.raises(CheckpointError, match=r"bad\.pth"):
         create_run(tmp_path / "new", [images], [*small, *wrong], {}, overwrite=False)
     with pytest.raises(CheckpointError, match=r"policy\.chunk_size=8, here it is 16"):
-        create_run(tmp_path / "new", [images], [f"init_from={begun}"], {}, overwrite=False)
+        create_run(tmp_path / "new", [images], [f"init_from={finished}"], {}, overwrite=False)
     with pytest.raises(ConfigError, match=r"bad\.pth"):
         create_run(tmp_path / "new", [images], [f"policy.task_embeddings={tmp_path / 'bad.pth'}"], {}, overwrite=False)
     with pytest.raises(DatasetError):
@@ -116,7 +116,7 @@ def test_a_run_that_cannot_begin_leaves_no_folder(begun: Path, images: Path, tmp
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A dataset that has frames of corner4, black ones."""
+    """A dataset with black images of corner4."""
     from act_kit.datasets.images import ImageStore
     from act_kit.sim.render import RenderSettings
 
@@ -128,9 +128,7 @@ def images(tmp_path: Path) -> Path:
     return store.path
 
 
-def test_torchs_global_state_stays_as_the_caller_has_it(
-    reach_store: EpisodeStore, tiny_run: Path, tmp_path: Path
-) -> None:
+def test_torchs_global_state_is_left_unchanged(reach_store: EpisodeStore, tiny_run: Path, tmp_path: Path) -> None:
     config = tiny_config()
     torch.set_default_dtype(torch.float64)
     try:
@@ -142,5 +140,5 @@ def test_torchs_global_state_stays_as_the_caller_has_it(
         assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
-    ours, theirs = (Policy.load(run).model.state_dict() for run in (tmp_path / "new", tiny_run))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    trained, expected = (Policy.load(run).model.state_dict() for run in (tmp_path / "new", tiny_run))
+    assert all(torch.equal(trained[name], expected[name]) for name in expected)

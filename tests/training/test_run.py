@@ -1,4 +1,4 @@
-"""A run's folder and the data it accepts."""
+"""Run folders, and the checks of the data before training."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from act_kit.training.run import check_data, create_run, load_run
 from tests.conftest import IMAGES, TINY
 
 
-def test_degenerate_data_is_refused_unless_allowed(one_init_state_store: EpisodeStore) -> None:
-    with pytest.raises(DatasetError, match=r"one and the same start.*\n.*--allow-low-diversity"):
+def test_data_of_low_diversity_is_refused_unless_allowed(one_init_state_store: EpisodeStore) -> None:
+    with pytest.raises(DatasetError, match=r"the same initial state.*\n.*--allow-low-diversity"):
         check_data(one_init_state_store, allow_low_diversity=False)
     warning = check_data(one_init_state_store, allow_low_diversity=True)
     assert warning is not None
     assert warning.startswith("FAIL")
 
 
-def test_good_data_passes_without_a_word(reach_store: EpisodeStore) -> None:
+def test_good_data_passes_without_a_warning(reach_store: EpisodeStore) -> None:
     assert check_data(reach_store, allow_low_diversity=False) is None
 
 
-def test_a_run_comes_back_as_it_was_begun(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_a_run_loads_as_it_was_created(reach_store: EpisodeStore, tmp_path: Path) -> None:
     config = create_run(tmp_path / "run", [reach_store.path], TINY, {"trainer.seed": 3}, overwrite=False)
     assert load_run(tmp_path / "run") == (config, [reach_store.path])
-    with pytest.raises(OutputError, match=r"exists. act train --resume .* goes on with it, --overwrite replaces it"):
+    with pytest.raises(OutputError, match=r"exists. act train --resume .* Fix: --overwrite replaces it"):
         create_run(tmp_path / "run", [reach_store.path], TINY, {}, overwrite=False)
     create_run(tmp_path / "run", [reach_store.path], TINY, {}, overwrite=True)
 
 
-def test_a_run_on_pictures_that_are_not_there_leaves_nothing(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"looks through corner4, but .* has .* none. Draw them: act render"):
+def test_a_run_without_its_images_creates_no_folder(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"uses camera corner4, but .* has .* none. Fix: act render"):
         create_run(tmp_path / "run", [reach_store.path], [*TINY, *IMAGES], {}, overwrite=False)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_of_datasets_is_all_of_them(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_a_folder_of_datasets_stands_for_all_of_them(reach_store: EpisodeStore, tmp_path: Path) -> None:
     for name in ("b", "a"):
         shutil.copytree(reach_store.path, tmp_path / name)
     assert find_datasets([tmp_path]) == [tmp_path / "a", tmp_path / "b"]
@@ -54,7 +54,7 @@ def test_missing_and_damaged_runs_are_named(tmp_path: Path) -> None:
         load_run(tmp_path)
 
 
-def test_a_folder_of_the_users_is_never_deleted(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_a_folder_of_the_user_is_never_deleted(reach_store: EpisodeStore, tmp_path: Path) -> None:
     precious = tmp_path / "thesis"
     precious.mkdir()
     (precious / "thesis.tex").write_text("years of work")

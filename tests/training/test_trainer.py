@@ -1,4 +1,4 @@
-"""Training: exact, resumable, and guided by the simulator rather than by the loss."""
+"""Training: deterministic, resumable, and with checkpoints selected by rollouts instead of the loss."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tests.conftest import tiny_config
 
 
 class Killed(Exception):
-    """What a test stops a training with."""
+    """Exception that stops a training run in a test."""
 
 
-def scripted_trials(*successes: int) -> list[SelectionResult]:
+def selection_results(*successes: int) -> list[SelectionResult]:
     return [SelectionResult(successes=s, num=10, low=0, high=1, final_distance=0.1) for s in successes]
 
 
@@ -41,21 +41,26 @@ def config_with_dropout() -> TrainConfig:
     return tiny_config("policy.dropout=0.1")
 
 
-def without_rate(run: Path) -> list[dict[str, float]]:
-    measured = ("train/steps_per_s", "host/memory")
-    return [{k: v for k, v in record.items() if k not in measured} for record in read_metrics(run)]
+def without_machine_metrics(run: Path) -> list[dict[str, float]]:
+    records = read_metrics(run)
+    for record in records:
+        record.pop("train/steps_per_s", None)
+        record.pop("host/memory", None)
+    return records
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_others(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_weights_and_another_seed_other_ones(
+    reach_store: EpisodeStore, tmp_path: Path
+) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         (tmp_path / name).mkdir()
         Trainer(tiny_config(f"trainer.seed={seed}"), [reach_store], tmp_path / name, selector=None).train()
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
-    assert without_rate(tmp_path / "a") == without_rate(tmp_path / "b")
+    assert without_machine_metrics(tmp_path / "a") == without_machine_metrics(tmp_path / "b")
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
-def test_interrupted_between_two_steps_it_stops_with_that_step(
+def test_an_interrupted_run_stops_with_a_checkpoint_of_its_last_step(
     reach_store: EpisodeStore, tiny_run: Path, tmp_path: Path
 ) -> None:
     def interrupt(trainer: Trainer) -> None:
@@ -73,64 +78,62 @@ def test_interrupted_between_two_steps_it_stops_with_that_step(
 
 
 @pytest.mark.parametrize("killed_at", [5, 27, 40])
-def test_killed_and_resumed_it_ends_with_the_same_bits(
-    reach_store: EpisodeStore, tmp_path: Path, killed_at: int
-) -> None:
-    """Latent noise and dropout included; before the first checkpoint, after one and at one."""
-    trials = scripted_trials(3, 5)
+def test_resuming_a_killed_run_is_bit_exact(reach_store: EpisodeStore, tmp_path: Path, killed_at: int) -> None:
+    """This includes latent noise and dropout; the kill is before the first checkpoint, after one and at one."""
+    results = selection_results(3, 5)
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     config = config_with_dropout()
-    Trainer(
-        config, [reach_store], tmp_path / "whole", selector=lambda policy: trials[policy.contract.step == 60]
-    ).train()
+
+    def selector(policy: Policy) -> SelectionResult:
+        return results[policy.metadata.step == 60]
+
+    Trainer(config, [reach_store], tmp_path / "whole", selector=selector).train()
 
     def kill(trainer: Trainer) -> None:
         if trainer.step == killed_at:
             raise Killed
 
     with pytest.raises(Killed):
-        Trainer(
-            config, [reach_store], tmp_path / "parts", selector=lambda policy: trials[policy.contract.step == 60]
-        ).train(kill)
-    torch.randn(1000)  # another process's generator stands elsewhere
-    resumed = Trainer(
-        config, [reach_store], tmp_path / "parts", selector=lambda policy: trials[policy.contract.step == 60]
-    )
+        Trainer(config, [reach_store], tmp_path / "parts", selector=selector).train(kill)
+    torch.randn(1000)  # the generator of a new process is in another state
+    resumed = Trainer(config, [reach_store], tmp_path / "parts", selector=selector)
     resumed.resume()
     assert resumed.step == killed_at // 20 * 20
     resumed.train()
     for link in ("last", "best"):
         assert same(weights(tmp_path / "whole", link), weights(tmp_path / "parts", link))
-    assert without_rate(tmp_path / "whole") == without_rate(tmp_path / "parts")
+    assert without_machine_metrics(tmp_path / "whole") == without_machine_metrics(tmp_path / "parts")
     assert Checkpoints(tmp_path / "parts").load_last()[1].best_successes == 5
 
 
 @pytest.mark.parametrize(
-    ("successes", "best"), [((9, 2, 4, 3), 38), ((2, 9, 9, 4), 52)], ids=["an early one", "of equals the later"]
+    ("successes", "best"), [((9, 2, 4, 3), 38), ((2, 9, 9, 4), 52)], ids=["an early one", "the later one on a tie"]
 )
-def test_the_best_checkpoint_is_chosen_by_success_not_by_loss(
+def test_the_best_checkpoint_is_selected_by_success_not_by_loss(
     reach_store: EpisodeStore, tmp_path: Path, successes: tuple[int, ...], best: int
 ) -> None:
-    trials = iter(scripted_trials(*successes))
+    results = iter(selection_results(*successes))
     steps = []
 
     def selector(policy: Policy) -> SelectionResult:
-        steps.append(policy.contract.step)
-        return next(trials)
+        steps.append(policy.metadata.step)
+        return next(results)
 
     policy = Trainer(tiny_config("selection.num_evaluations=4"), [reach_store], tmp_path, selector=selector).train()
     assert steps == [38, 45, 52, 60]
-    assert policy.contract.step == best
+    assert policy.metadata.step == best
     losses = dict(series(tmp_path, "val/l1"))
-    assert min(losses, key=losses.__getitem__) > 38, "the loss would have chosen the same: the test shows nothing"
+    assert min(losses, key=losses.__getitem__) > 38, (
+        "the loss would have selected the same checkpoint, so the test proves nothing"
+    )
     assert series(tmp_path, "eval/success") == [(s, k / 10) for s, k in zip(steps, successes, strict=True)]
     links = {os.readlink(tmp_path / "checkpoints" / link) for link in ("best", "last")}
     assert links == {f"step-{best:06d}", "step-000060"}
     assert {path.name for path in (tmp_path / "checkpoints").glob("step-*")} == links
 
 
-def test_how_often_one_validates_does_not_change_what_is_learnt(reach_store: EpisodeStore, tmp_path: Path) -> None:
+def test_the_validation_frequency_does_not_change_the_weights(reach_store: EpisodeStore, tmp_path: Path) -> None:
     for every in (7, 60):
         (tmp_path / str(every)).mkdir()
         Trainer(
@@ -140,13 +143,13 @@ def test_how_often_one_validates_does_not_change_what_is_learnt(reach_store: Epi
 
 
 def test_both_l1_losses_are_logged_and_fall(tiny_run: Path) -> None:
-    for name in ("val/l1_reconstruction", "val/l1", "train/l1_posterior"):
+    for name in ("val/l1_reconstruction", "val/l1", "train/l1_reconstruction"):
         values = [value for _, value in series(tiny_run, name)]
         assert values[-1] < values[0]
 
 
 @pytest.mark.parametrize("poisoned_at", [45, 58])
-def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     reach_store: EpisodeStore, tmp_path: Path, poisoned_at: int
 ) -> None:
     trainer = Trainer(tiny_config("trainer.log_every=50"), [reach_store], tmp_path, selector=None)
@@ -158,10 +161,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(
 
     with pytest.raises(TrainingError, match=r"diverged: .* not finite at step [56]0.*trainer.lr"):
         trainer.train(poison)
-    assert Policy.load(tmp_path).contract.step == 40
+    assert Policy.load(tmp_path).metadata.step == 40
 
 
-def test_a_checkpoint_of_other_data_does_not_resume(tiny_run: Path, one_init_state_store: EpisodeStore) -> None:
+def test_a_run_does_not_resume_on_other_data(tiny_run: Path, one_init_state_store: EpisodeStore) -> None:
     with pytest.raises(CheckpointError, match="was trained on other data"):
         Trainer(tiny_config(), [one_init_state_store], tiny_run, selector=None).resume()
 
@@ -190,23 +193,23 @@ def test_rollouts_are_spread_and_end_with_the_last_step() -> None:
     assert rollout_steps(60, 1) == [60]
 
 
-def test_the_status_line_says_na_before_anything_was_measured(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    seen: list[str] = []
-    trainer = Trainer(tiny_config(), [reach_store], tmp_path, selector=lambda policy: scripted_trials(7)[0])
-    trainer.train(lambda state: seen.append(state.status()))
-    assert "val n/a, success n/a" in seen[0]
-    assert "success 70 [0, 100] %" in seen[-1]
+def test_the_status_line_shows_na_before_the_first_measurement(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    lines: list[str] = []
+    trainer = Trainer(tiny_config(), [reach_store], tmp_path, selector=lambda policy: selection_results(7)[0])
+    trainer.train(lambda trainer: lines.append(trainer.status()))
+    assert "val n/a, success n/a" in lines[0]
+    assert "success 70 [0, 100] %" in lines[-1]
 
 
 @pytest.mark.e2e
-def test_a_training_that_is_slowed_says_so(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    said: dict[int, str] = {}
+def test_a_run_that_slows_down_warns(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    warnings: dict[int, str] = {}
 
     def on_step(trainer: Trainer) -> None:
         if trainer.logged_at == trainer.step:
-            said[trainer.step] = trainer.slowed()
+            warnings[trainer.step] = trainer.slowed()
         if trainer.step >= 40:
             time.sleep(0.3)
 
     Trainer(tiny_config(), [reach_store], tmp_path / "run", selector=None).train(on_step)
-    assert "were reached before" in said[60]
+    assert "down from" in warnings[60]

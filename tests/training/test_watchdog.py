@@ -1,4 +1,4 @@
-"""The watchdog: silence ends the process, work does not."""
+"""Watchdog: a hang ends the process, progress does not."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from act_kit.training.watchdog import EXIT_CODE, Watchdog
 from tests.conftest import ONE_THREAD
 
 
-def test_silence_is_reported() -> None:
+def test_a_hang_is_reported() -> None:
     messages: list[str] = []
     with Watchdog(0.2, on_stall=messages.append):
         time.sleep(0.6)
     assert len(messages) == 1
-    assert "nothing has happened" in messages[0]
+    assert "no progress for" in messages[0]
     assert "--resume" in messages[0]
 
 
-def test_a_run_that_works_is_left_alone() -> None:
+def test_a_run_with_progress_is_not_stopped() -> None:
     messages: list[str] = []
     with Watchdog(0.5, on_stall=messages.append) as watchdog:
         for _ in range(10):
@@ -32,7 +32,7 @@ def test_a_run_that_works_is_left_alone() -> None:
     assert messages == []
 
 
-def test_a_hung_process_ends_with_the_stack_of_what_hangs() -> None:
+def test_a_hung_process_ends_with_the_stack_of_the_hanging_function() -> None:
     code = (
         "import time\n"
         "from act_kit.training.watchdog import Watchdog\n"

@@ -1,6 +1,6 @@
-"""Connections to the page's server, whoever makes them: how many, how long, how much, and what is logged of them.
+"""Limits on connections to the teleoperation server: their number, duration, data rate and log lines.
 
-Whatever a peer sends or leaves unread ends its own connection at most, without a traceback, and never delays a step.
+Data that a peer sends or does not read can end its own connection only, without a traceback, and never delays a step.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 MAX_REQUESTS = 64
-"""HTTP connections at a time. One more ends the oldest, so that idle ones never keep the operator's page out."""
+"""Maximum number of HTTP connections. One more ends the oldest, so that idle ones never block the operator's page."""
 REQUEST_S = 10.0
-"""Seconds that an HTTP connection lasts, from the first byte or none to the answer. A page takes milliseconds."""
+"""Maximum duration of an HTTP connection in seconds, from its opening to the response. A page takes milliseconds."""
 STALLED_S = 5.0
-"""Seconds that a page may leave what it was sent unread before it is disconnected. An image is due every 0.05."""
+"""Seconds without reading after which a page is disconnected. An image is sent every 0.05 s."""
 MAX_BYTES_PER_S = 32 * 1024
-"""From one page. Steering takes 2 KiB a second, so ten seconds of it that a network held back still pass."""
+"""Maximum data rate from one page. Steering takes 2 KiB/s, so that ten seconds of it may arrive at once."""
 MAX_MESSAGE_BYTES = 2048
-"""Of one message from a page; the longest that it sends has 100."""
+"""Maximum size of a message from a page; the longest one that the page sends has 100 bytes."""
 _KERNEL_BYTES = 64 * 1024
-"""Buffered by the kernel for each direction of a connection: a few images, so that no page sees what is long past,
-and a flood arrives in pieces that take milliseconds to read."""
+"""Kernel buffer of each direction of a connection: a few images, so that no page shows outdated ones, and a flood of
+messages arrives in parts that take milliseconds to read."""
 
 LOG_EVERY_S = 10.0
-"""Between two lines that the server's libraries may log, so that no peer can flood the terminal."""
+"""Minimum time in seconds between two log lines of the server's libraries, so that no peer can flood the terminal."""
 
 
 def limit_buffers(listening: socket.socket) -> None:
-    """Bound what the kernel buffers for each connection that is accepted from a socket which does not listen yet."""
+    """Limit the kernel buffers of the connections accepted from a socket that does not listen yet."""
     for direction in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         listening.setsockopt(socket.SOL_SOCKET, direction, _KERNEL_BYTES)
 
 
 class RequestProtocol(H11Protocol):
-    """An HTTP connection that ends after some time, and on whatever is not HTTP."""
+    """HTTP connection that ends after :data:`REQUEST_S`, and on invalid HTTP."""
 
-    _made_at: float
+    _opened_at: float
     _deadline: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._made_at = self.loop.time()
+        self._opened_at = self.loop.time()
         self._deadline = self.loop.call_later(REQUEST_S, transport.abort)
         others = [other for other in self.connections if isinstance(other, RequestProtocol)]
         if len(others) > MAX_REQUESTS:
-            min(others, key=lambda other: other._made_at).transport.abort()
+            min(others, key=lambda other: other._opened_at).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._deadline.cancel()
@@ -61,7 +61,7 @@ class RequestProtocol(H11Protocol):
     def handle_events(self) -> None:
         try:
             super().handle_events()
-        except Exception:  # h11 and websockets raise many kinds: of what a peer sends, none is worth more than its end
+        except Exception:  # h11 and websockets raise many types on invalid data: each ends the connection
             self.transport.abort()
 
     def handle_websocket_upgrade(self, event: Any) -> None:
@@ -73,35 +73,35 @@ class RequestProtocol(H11Protocol):
 
 
 class PageProtocol(WebSocketsSansIOProtocol):
-    """A page's connection, which ends where the page stops reading, or sends too much."""
+    """WebSocket connection of a page, which ends if the page stops reading or sends too much."""
 
-    _stalled: asyncio.TimerHandle | None = None
-    _second = -1
+    _stall_timer: asyncio.TimerHandle | None = None
+    _current_s = -1
     _num_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.transport.set_write_buffer_limits(high=0)  # so that writing pauses as soon as anything is left unread
+        self.transport.set_write_buffer_limits(high=0)  # writing pauses as soon as data is unread
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._stalled:
-            self._stalled.cancel()
+        if self._stall_timer:
+            self._stall_timer.cancel()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled = self.loop.call_later(STALLED_S, self.transport.abort)
+        self._stall_timer = self.loop.call_later(STALLED_S, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._stalled:
-            self._stalled.cancel()
+        if self._stall_timer:
+            self._stall_timer.cancel()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        if int(self.loop.time()) != self._second:
-            self._second, self._num_bytes = int(self.loop.time()), 0
+        if int(self.loop.time()) != self._current_s:
+            self._current_s, self._num_bytes = int(self.loop.time()), 0
         self._num_bytes += len(data)
         if self._num_bytes > MAX_BYTES_PER_S:
             self.transport.abort()
@@ -113,21 +113,21 @@ class PageProtocol(WebSocketsSansIOProtocol):
 
     def shutdown(self) -> None:
         super().shutdown()
-        if self.transport.get_write_buffer_size():  # of a page that does not read, which would be waited for
+        if self.transport.get_write_buffer_size():  # the page does not read: do not wait for it
             self.transport.abort()
 
 
-class _OneLine(logging.Filter):
-    """Cuts a record to one line without its traceback, and lets one pass in :data:`LOG_EVERY_S`."""
+class _OneLineFilter(logging.Filter):
+    """Filter that reduces a record to one line without traceback, and passes one per :data:`LOG_EVERY_S`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._last = -LOG_EVERY_S
+        self._last_s = -LOG_EVERY_S
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if time.monotonic() - self._last < LOG_EVERY_S:
+        if time.monotonic() - self._last_s < LOG_EVERY_S:
             return False
-        self._last = time.monotonic()
+        self._last_s = time.monotonic()
         line = record.getMessage().strip().partition("\n")[0]
         error = record.exc_info[1] if record.exc_info else None
         record.msg = f"{line} ({type(error).__name__}: {error})".partition("\n")[0] if error else line
@@ -137,8 +137,8 @@ class _OneLine(logging.Filter):
 
 @contextmanager
 def quiet_logs() -> Generator[None]:
-    """Let the server's libraries log errors only, each in one line, and few."""
-    one_line = _OneLine()
+    """Limit the logs of the server's libraries to one line per error, and one error per :data:`LOG_EVERY_S`."""
+    one_line = _OneLineFilter()
     loggers = [logging.getLogger(name) for name in ("uvicorn.error", "asyncio", "concurrent.futures")]
     for logger in loggers:
         logger.addFilter(one_line)

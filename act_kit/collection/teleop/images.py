@@ -1,4 +1,4 @@
-"""What who demonstrates sees, drawn in a process of its own, so that drawing never delays a step."""
+"""Images for the operator, rendered in a separate process so that rendering never delays a step."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import numpy as np
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import Gl, RenderSettings, get_renderer, is_rotated
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.workers import Pool, environment
+from act_kit.workers import Pool, environment
 
 _JPEG_QUALITY = 85
 
 
 class ImageWorker:
-    """Draws states as JPEGs, the cameras' frames side by side."""
+    """Renderer of states as JPEGs, the cameras side by side, in a separate process."""
 
     def __init__(self, gl: Gl, cameras: Sequence[str], settings: RenderSettings) -> None:
         self._gl = gl
-        self._what = settings, tuple(cameras)
+        self._view = settings, tuple(cameras)
         self._pool = Pool(1)
 
     async def draw(self, init_state: InitialState, physics: np.ndarray) -> bytes:
-        """Return a JPEG of a state, float64 (P,), of the episode from ``init_state``.
+        """Return a JPEG of the physics state ``physics``, float64 (P,), of an episode from ``init_state``.
 
         Raises:
-            BrokenProcessPool: The process that draws died twice in a row.
+            BrokenProcessPool: The rendering process died twice in a row.
         """
         try:
             return await self._draw(init_state, physics)
@@ -39,12 +39,12 @@ class ImageWorker:
             return await self._draw(init_state, physics)
 
     async def _draw(self, init_state: InitialState, physics: np.ndarray) -> bytes:
-        with environment(self._gl.environment):  # for the process, which starts with the first call
-            job = self._pool.submit(_draw_jpeg, *self._what, init_state, physics)
+        with environment(self._gl.environment):  # the process starts with the first call and inherits it
+            job = self._pool.submit(_draw_jpeg, *self._view, init_state, physics)
         return await asyncio.wrap_future(job)
 
     def close(self) -> None:
-        """End the process."""
+        """End the rendering process."""
         self._pool.shutdown(cancel_futures=True)
 
 
@@ -52,7 +52,7 @@ _simulator = functools.lru_cache(maxsize=1)(Simulator)
 
 
 @functools.lru_cache(maxsize=1)
-def _standing_at(init_state: InitialState) -> Simulator:
+def _reset_simulator(init_state: InitialState) -> Simulator:
     simulator = _simulator(init_state.task)
     simulator.reset(init_state)
     return simulator
@@ -63,14 +63,14 @@ def _draw_jpeg(
 ) -> bytes:
     from PIL import Image
 
-    frames = get_renderer(settings).draw(_standing_at(init_state), physics, cameras)
+    frames = get_renderer(settings).draw(_reset_simulator(init_state), physics, cameras)
     file = io.BytesIO()
     Image.fromarray(np.concatenate(list(frames), axis=1)).save(file, "JPEG", quality=_JPEG_QUALITY)
     return file.getvalue()
 
 
 def ground_axes(simulator: Simulator, camera: str) -> np.ndarray:
-    """Return what is right, away and up for who looks at a camera's picture, as rows in the world's axes; (3, 3).
+    """Return the directions right, away and up in a camera's image, as rows in world axes; float64 (3, 3).
 
     Right and away lie in the plane of the table.
     """

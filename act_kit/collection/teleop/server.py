@@ -1,7 +1,7 @@
-"""The page to demonstrate by hand from: who may open it, who holds the controls, and what is sent to whom.
+"""Web server of the teleoperation page: access, control of the arm, and messages to the pages.
 
-Steps are made at their own rate, whatever a browser or a renderer does. One page at a time holds the controls; if it is
-closed, loses the focus or its connection, the arm stops and time stands still until it is back.
+Steps are made at the control rate, independent of browsers and rendering. One page at a time is the controller; if it
+is closed, or loses the focus or its connection, the arm stops and time stops until it is back.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ from act_kit.sim.tasks import CONTROL_HZ, HORIZON, get_task
 
 HOST = "127.0.0.1"
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
-"""Hosts that the page may be asked for as: another name that leads here is someone else's page (DNS rebinding)."""
+"""Allowed values of the Host header: another name that resolves to this machine may be DNS rebinding."""
 
-SILENCE_S = 0.3
-"""Without a word from the page for so long, the arm stops. A page says something 20 times a second."""
-RESERVED_S = 10.0
-"""How long the controls wait for a page whose connection dropped, before another may take them."""
+INPUT_TIMEOUT_S = 0.3
+"""Seconds without a message from the controller after which the arm stops. A page sends 20 messages a second."""
+RESERVATION_S = 10.0
+"""Seconds that control is reserved for a page whose connection dropped, before another may take it."""
 MAX_PAGES = 65
-"""Pages that are connected at a time: a class watches, and one steers."""
-SPECTATORS_A_TICK = 8
-"""Spectators that are sent something in one control period; where there are more, they take turns, and see fewer images
-a second, because sending takes time of the thread that makes the steps."""
-_FAREWELL_S = 1.0
+"""Maximum number of connected pages: one controller and a class of spectators."""
+SPECTATORS_PER_TICK = 8
+"""Maximum number of spectators served in one control period. More take turns and see fewer images a second, because
+sending takes time of the thread that makes the steps."""
+_CLOSE_DELAY_S = 1.0
 
 _log = logging.getLogger(__name__)
 
 
 class _Client:
-    """A page: what it has not been sent yet. What is newer replaces what is older."""
+    """Connected page and its unsent messages, of which a newer one replaces an older one of the same kind."""
 
     def __init__(self, name: str, socket: WebSocket) -> None:
         self.name = name
@@ -80,7 +80,7 @@ class _Client:
         self._wake.set()
 
     def close(self, code: int) -> None:
-        """Close the connection once the page has read what it was sent before; one that does not is disconnected."""
+        """Close the connection after the message being sent; a page that does not read it is disconnected."""
         self._close_code = code
         self._wake.set()
 
@@ -101,10 +101,11 @@ class _Client:
 
 
 class Teleop:
-    """A session and the pages that show it.
+    """Teleoperation session and the pages that show it.
 
     Attributes:
-        rate_hz: Steps a second, measured over the last two seconds of steps; NaN before there are any.
+        live: True while the controller is connected and has the focus.
+        rate_hz: Measured steps per second over the last two seconds of steps; NaN before the first ones.
     """
 
     def __init__(self, session: Session, simulator: Simulator, image: ImageWorker, token: str) -> None:
@@ -116,27 +117,27 @@ class Teleop:
         self._coverage = CoverageMap(get_task(config.task), config.n)
         self._clients: dict[str, _Client] = {}
         self._controller: str | None = None
-        self._heard = time.monotonic()
-        self._let_go = True
-        self._says = ""
-        self._steps: deque[float] = deque(maxlen=2 * config.teleop.rate_hz + 1)
+        self._last_message_s = time.monotonic()
+        self._is_released = True
+        self._notice = ""
+        self._step_times_s: deque[float] = deque(maxlen=2 * config.teleop.rate_hz + 1)
         self._changed = asyncio.Event()
         self._changed.set()
         self._frame: bytes | None = None
         self._turn = 0
-        self._map = self._draw_map()
+        self._map_json = self._coverage_json()
         self.app = self._make_app()
 
     # -- time --------------------------------------------------------------------------------------------------------
 
     async def run(self, listening: socket.socket) -> None:
-        """Serve pages on a listening socket until all is demonstrated, or Ctrl-C."""
+        """Serve pages on a listening socket until the dataset is complete, or until Ctrl-C."""
         config = uvicorn.Config(
             self.app,
             http=RequestProtocol,
             ws=PageProtocol,
             ws_max_size=MAX_MESSAGE_BYTES,
-            ws_per_message_deflate=False,  # images are compressed already: it takes a millisecond for nothing
+            ws_per_message_deflate=False,  # images are compressed already: it would only cost a millisecond
             log_config=None,
             log_level="error",
             access_log=False,
@@ -149,12 +150,12 @@ class Teleop:
 
     async def _run(self, server: uvicorn.Server, listening: socket.socket) -> None:
         serving = asyncio.create_task(server.serve(sockets=[listening]))
-        loops = [asyncio.create_task(self._keep_time()), asyncio.create_task(self._draw_forever())]
+        loops = [asyncio.create_task(self._keep_time()), asyncio.create_task(self._render_images())]
         try:
             done, _ = await asyncio.wait([serving, *loops], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            await asyncio.sleep(_FAREWELL_S)  # for the last message to every page
+            await asyncio.sleep(_CLOSE_DELAY_S)  # for the last message to each page
         finally:
             for task in loops:
                 task.cancel()
@@ -163,7 +164,7 @@ class Teleop:
                 await serving
 
     async def _keep_time(self) -> None:
-        """Tick at the control rate; late, skip what was missed rather than hurry after it."""
+        """Tick at the control rate; when late, skip the missed ticks."""
         period = 1 / self._session.config.teleop.rate_hz
         due = time.monotonic()
         while self._session.phase != "done" and not interrupts.interrupted():
@@ -172,96 +173,92 @@ class Teleop:
             if not self.live:
                 self._session.release()
             elif self._session.tick():
-                self._steps.append(time.monotonic())
+                self._step_times_s.append(time.monotonic())
                 self._changed.set()
-            if self._steps and time.monotonic() - self._steps[-1] > 2 * period:
-                self._steps.clear()  # time stood still, which is no slow step
-            self._tell()
-        self._tell()
+            if self._step_times_s and time.monotonic() - self._step_times_s[-1] > 2 * period:
+                self._step_times_s.clear()  # a pause is not a slow step
+            self._send_status()
+        self._send_status()
 
     @property
     def live(self) -> bool:
-        """Whether a page that holds the controls is there and has the focus."""
-        return self._controller in self._clients and not self._let_go and self._silence_s <= SILENCE_S
+        """True while the controller is connected and has the focus."""
+        return self._controller in self._clients and not self._is_released and self._idle_s <= INPUT_TIMEOUT_S
 
     @property
-    def _silence_s(self) -> float:
-        return time.monotonic() - self._heard
+    def _idle_s(self) -> float:
+        return time.monotonic() - self._last_message_s
 
     @property
     def _is_free(self) -> bool:
-        """Whether a page may take the controls: nobody has them, or who had them has been silent for a while."""
-        return self._controller is None or self._silence_s > RESERVED_S
+        """True if a page may take control: there is no controller, or its messages have stopped for a while."""
+        return self._controller is None or self._idle_s > RESERVATION_S
 
     @property
     def rate_hz(self) -> float:
-        num = len(self._steps) - 1
-        return num / (self._steps[-1] - self._steps[0]) if num > 0 else math.nan
+        num = len(self._step_times_s) - 1
+        return num / (self._step_times_s[-1] - self._step_times_s[0]) if num > 0 else math.nan
 
-    async def _draw_forever(self) -> None:
+    async def _render_images(self) -> None:
         while True:
             await self._changed.wait()
             self._changed.clear()
             try:
                 self._frame = await self._image.draw(self._session.init_state, self._session.physics())
             except BrokenProcessPool:
-                self._says = "The picture was lost: the process that draws died (out of memory?)."
+                self._notice = "No image: the rendering process died (out of memory?)."
                 await asyncio.sleep(1.0)
                 continue
             if self._controller in self._clients:
                 self._clients[self._controller].put_frame(self._frame)
 
-    # -- what pages are told -----------------------------------------------------------------------------------------
+    # -- messages to the pages --------------------------------------------------------------------------------------
 
-    def _tell(self) -> None:
-        """Tell the page that steers, and the spectators whose turn it is, where things stand."""
+    def _send_status(self) -> None:
+        """Send the status to the controller and to the spectators whose turn it is."""
         if self._controller in self._clients:
             self._clients[self._controller].put("status", self._status("controller"))
         spectators = [client for name, client in self._clients.items() if name != self._controller]
         status = self._status("spectator") if spectators else ""
-        for i in range(min(SPECTATORS_A_TICK, len(spectators))):
+        for i in range(min(SPECTATORS_PER_TICK, len(spectators))):
             client = spectators[(self._turn + i) % len(spectators)]
             client.put("status", status)
             if self._frame is not None and self._frame is not client.last_frame:
                 client.put_frame(self._frame)
-        self._turn += SPECTATORS_A_TICK
+        self._turn += SPECTATORS_PER_TICK
 
     def _status(self, role: str) -> str:
-        s = self._session
-        rate = self.rate_hz
+        session = self._session
+        rate_hz = self.rate_hz
         status = {
             "type": "status",
             "role": role,
             "free": self._is_free,
             "live": self.live,
-            "phase": s.phase,
-            "waits": s.waits and s.phase == "running",
-            "attempt": s.attempt,
-            "kept": s.num_kept,
-            "discarded": s.num_discarded,
-            "step": s.num_steps,
-            "distance": s.distance,
-            "succeeds": s.succeeds_now,
-            "succeeded": s.succeeded,
-            "gripper": "closed" if s.gripper == CLOSED else "open",
-            "rate": None if math.isnan(rate) else rate,
-            "says": self._says,
+            "phase": session.phase,
+            "waits": session.waits and session.phase == "running",
+            "attempt": session.attempt,
+            "kept": session.num_kept,
+            "discarded": session.num_discarded,
+            "step": session.num_steps,
+            "distance": session.distance,
+            "succeeds": session.succeeds_now,
+            "succeeded": session.succeeded,
+            "gripper": "closed" if session.gripper == CLOSED else "open",
+            "rate": None if math.isnan(rate_hz) else rate_hz,
+            "says": self._notice,
         }
         return json.dumps(status)
 
-    def _draw_map(self) -> str:
-        s = self._session
-        return json.dumps(
-            {
-                "type": "map",
-                **self._coverage.of(s.init_states(kept=True), s.init_states(kept=False), s.init_state.array),
-            }
-        )
+    def _coverage_json(self) -> str:
+        session = self._session
+        kept, discarded = session.init_states(kept=True), session.init_states(kept=False)
+        return json.dumps({"type": "map", **self._coverage.compute(kept, discarded, session.init_state.array)})
 
-    # -- what pages say ----------------------------------------------------------------------------------------------
+    # -- messages from the pages -------------------------------------------------------------------------------------
 
-    def _hear(self, client: _Client, text: str) -> None:
-        """Do what a page asks for; what makes no sense, or is not for it to ask, is left."""
+    def _handle_message(self, client: _Client, text: str) -> None:
+        """Process a message from a page; ignore an invalid one, and one that the page may not send."""
         try:
             message = json.loads(text)
         except (ValueError, RecursionError):
@@ -269,44 +266,46 @@ class Teleop:
         if not isinstance(message, dict):
             return
         if message.get("type") == "take" and self._is_free:
-            self._controller, self._heard, self._let_go = client.name, time.monotonic(), True
+            self._controller, self._last_message_s, self._is_released = client.name, time.monotonic(), True
         if client.name != self._controller or self._session.phase == "done":
             return
         match message:
             case {"type": "input", "right": right, "away": away, "up": up, "slow": bool(slow)}:
-                wish = (right, away, up)
-                if all(map(_is_share, wish)):
-                    self._heard, self._let_go = time.monotonic(), False
-                    self._session.steer(np.array(wish, dtype=np.float64) @ self._axes, slow=slow)
+                direction = (right, away, up)
+                if all(map(_is_fraction, direction)):
+                    self._last_message_s, self._is_released = time.monotonic(), False
+                    self._session.steer(np.array(direction, dtype=np.float64) @ self._axes, slow=slow)
             case {"type": "release"}:
-                self._heard, self._let_go = time.monotonic(), True
+                self._last_message_s, self._is_released = time.monotonic(), True
             case {"type": "command", "name": str(name), "attempt": self._session.attempt}:
-                self._obey(name)
+                self._run_command(name)
 
-    def _obey(self, name: str) -> None:
-        s = self._session
+    def _run_command(self, name: str) -> None:
+        session = self._session
         commands: dict[str, tuple[Callable[[], None], str]] = {
-            "gripper": (s.toggle_gripper, ""),
-            "keep": (s.keep, f"Episode {s.num_kept + 1} is kept: it is on disk."),
-            "discard": (s.skip, "Discarded. The next start."),
-            "restart": (s.restart, "The same start again."),
-            "skip": (s.skip, "Left out. The next start."),
+            "gripper": (session.toggle_gripper, ""),
+            "keep": (session.keep, f"Episode {session.num_kept + 1} is kept: it is on disk."),
+            "discard": (session.skip, "Discarded. Next initial state."),
+            "restart": (session.restart, "Same initial state again."),
+            "skip": (session.skip, "Skipped. Next initial state."),
         }
         if name not in commands:
             return
-        command, says = commands[name]
+        command, notice = commands[name]
         try:
             command()
         except ActKitError as error:
-            says = str(error)
+            notice = str(error)
         except OSError as error:
-            says = f"It could not be stored ({error}), and is still here. Make room, and keep it again."
-            _log.warning(says)
-        self._says = says
+            notice = (
+                f"The episode could not be stored ({error}); it is still in memory. Fix: free some space, then keep it."
+            )
+            _log.warning(notice)
+        self._notice = notice
         self._changed.set()
-        self._map = self._draw_map()
+        self._map_json = self._coverage_json()
         for client in self._clients.values():
-            client.put("map", self._map)
+            client.put("map", self._map_json)
 
     # -- connections -------------------------------------------------------------------------------------------------
 
@@ -317,14 +316,14 @@ class Teleop:
         return app
 
     def _refusal(self, headers: Headers, token: str, *, origin: bool) -> str:
-        """Return why a request is not answered, or ""."""
+        """Return the reason for refusing a request, or "" to answer it."""
         host = headers.get("host", "")
         if not _LOOPBACK.fullmatch(host):
-            return f"This page is served to this machine only, not as {host[:100]!r}."
+            return f"This page is served to this machine only, not as {host[:100]!r}. Fix: open the printed address."
         if origin and headers.getlist("origin") != [f"http://{host}"]:
             return "Only this server's own page may connect."
         if not secrets.compare_digest(token.encode(), self._token.encode()):
-            return "The token is missing or wrong: open the whole address that act collect printed."
+            return "The token is missing or wrong. Fix: open the whole address that act collect printed."
         return ""
 
     async def _page(self, request: Request) -> Response:
@@ -341,7 +340,7 @@ class Teleop:
         page = render_page(
             "teleop.html.j2",
             {
-                "title": f"{config.task}: demonstrating by hand",
+                "title": f"{config.task}: teleoperation",
                 "nonce": nonce,
                 "task": get_task(config.task),
                 "num_wanted": config.n,
@@ -368,37 +367,37 @@ class Teleop:
 
     async def _connect(self, socket: WebSocket) -> None:
         name = socket.query_params.get("client", "")[:64] or secrets.token_hex(8)
-        refused = self._refusal(socket.headers, socket.query_params.get("token", ""), origin=True)
-        if refused or (self._is_full and name != self._controller and name not in self._clients):
+        refusal = self._refusal(socket.headers, socket.query_params.get("token", ""), origin=True)
+        if refusal or (self._is_full and name != self._controller and name not in self._clients):
             await socket.close(1008)
             return
         await socket.accept()
         client = _Client(name, socket)
-        before = self._clients.pop(name, None)
-        if before:  # the same page again, before it was noticed that its connection had dropped
-            before.close(4001)
+        replaced = self._clients.pop(name, None)
+        if replaced:  # the same page, reconnected before the drop was noticed
+            replaced.close(4001)
         self._clients[name] = client
         if self._controller is None:
-            self._controller, self._heard = name, time.monotonic()
+            self._controller, self._last_message_s = name, time.monotonic()
         if name == self._controller:
-            self._session.release()  # a reload may take less than a control period: nobody saw the page go
+            self._session.release()  # a reload may take less than a control period
         client.put("status", self._status("controller" if name == self._controller else "spectator"))
-        client.put("map", self._map)
+        client.put("map", self._map_json)
         if self._frame is not None:
             client.put_frame(self._frame)
         sending = asyncio.create_task(client.send_until_closed())
         try:
             while (received := await socket.receive())["type"] == "websocket.receive":
-                self._hear(client, received.get("text") or "")
-                await asyncio.sleep(0)  # many that have arrived together do not delay a step
+                self._handle_message(client, received.get("text") or "")
+                await asyncio.sleep(0)  # messages that arrive together do not delay a step
         finally:
             sending.cancel()
             if self._clients.get(name) is client:
                 del self._clients[name]
 
 
-def _is_share(value: object) -> bool:
-    """Return whether a value is a number in [-1, 1], which NaN, ``true`` and lists are not."""
+def _is_fraction(value: object) -> bool:
+    """Return True if a value is a number in [-1, 1]; NaN, ``true`` and lists are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -1 <= value <= 1
 
 
@@ -406,7 +405,7 @@ def listen(port: int) -> socket.socket:
     """Return a socket that listens on this machine's loopback interface.
 
     Raises:
-        ConfigError: The port is taken, or not ours to take.
+        ConfigError: The port is taken, or needs privileges.
     """
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -416,5 +415,7 @@ def listen(port: int) -> socket.socket:
         listening.listen()
     except OSError as error:
         listening.close()
-        raise ConfigError(f"teleop.port={port}: {error.strerror}. Take another, or teleop.port=0 for any.") from error
+        raise ConfigError(
+            f"teleop.port={port}: {error.strerror}. Fix: another port, or teleop.port=0 for a free one"
+        ) from error
     return listening

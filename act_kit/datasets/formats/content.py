@@ -1,7 +1,7 @@
-"""What a dataset holds, whatever its format; what may be taken from a file that anybody may have written.
+"""Content of a dataset independent of its format, and checks of files from unknown sources.
 
-Datasets that go out are accompanied by ``act_kit.json``, in which other readers have no interest: what it says of
-starts, sources and attempts comes back with them.
+Exported datasets contain ``act_kit.json``, which other readers ignore: it restores initial states, sources and attempts
+when the data is imported again.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from act_kit.versions import git_commit, versions
 
 SIDECAR = "act_kit.json"
 EPISODE_BYTES = 6_000_000_000
-"""The most that an episode may declare: 1,500 steps of four cameras at 480x640 are 5.5 GB. Files of a few kilobytes can
-declare terabytes, so nothing is allocated before this was checked."""
+"""Maximum size that an episode may declare: 1,500 steps of four cameras at 480x640 are 5.5 GB. Files of a few kilobytes
+can declare terabytes, so this is checked before any allocation."""
 
 _NAME_BYTES = 120
-"""Of the name of a camera or task, which names files: they may have 255, a suffix included."""
+"""Maximum length of the name of a camera or task; files named after it may have 255 bytes, including a suffix."""
 
 IMAGES = "images/"
-"""How the names of cameras begin in a :data:`Layout`."""
+"""Prefix of the names of cameras in a :data:`Layout`."""
 
 Layout = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
-"""Shape and type of every array of an episode, known before any is read."""
+"""Shape and dtype of every array of an episode, known before any is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Keys:
-    """The names of the arrays to take for states and actions; "" for the format's own."""
+    """Names of the arrays to use as states and actions; "" for the defaults of the format."""
 
     state: str = ""
     action: str = ""
@@ -51,16 +51,16 @@ class Keys:
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """A dataset, about to be written in another format.
+    """A dataset to be written in another format.
 
     Attributes:
-        info: What it says about itself.
-        num_episodes: How many there are.
-        recordings: The episodes with their images, one at a time, once.
-        attempts: What they came of, if that is known.
-        cameras: Whose images they have.
-        fingerprint: Of the dataset of act_kit that this is, or was exported from; None where it was not.
-        notes: What is said to the user: what could not be taken along, and what was assumed.
+        info: Metadata of the dataset.
+        num_episodes: Number of episodes.
+        recordings: Iterator over the episodes with their images; it can be used once.
+        attempts: Attempts of the collection; empty if unknown.
+        cameras: Cameras of the images.
+        fingerprint: Fingerprint of the dataset, or of the dataset from which it was exported; None for other data.
+        notes: Messages to the user: data that could not be converted, and assumptions.
     """
 
     info: DatasetInfo
@@ -76,19 +76,20 @@ def of_store(store: EpisodeStore) -> Content:
     """Return the content of a dataset of act_kit.
 
     Raises:
-        DatasetError: It is not finished, or some of its pictures are missing.
+        DatasetError: The dataset is unfinished, or images are missing.
     """
     if store.fingerprint is None:
-        again = f"{store.info.command} --out {quoted(store.path)} --resume"
-        raise DatasetError(f"{store.path} is not finished. Resume with: {again}")
+        command = f"{store.info.command} --out {quoted(store.path)} --resume"
+        raise DatasetError(f"{store.path} is not finished. Resume with: {command}")
     store.check_content()
     images = [ImageStore(store, camera) for camera in ImageStore.cameras(store)]
     for image in images:
-        next(image.blocks(), None)  # complains of what is missing
+        next(image.blocks(), None)  # raises if frames are missing
 
     def recordings() -> Iterator[Recording]:
         for index, recording in enumerate(store.recordings()):
-            yield replace(recording, images={image.camera: image.checked_episode(index) for image in images})
+            frames = {image.camera: image.checked_episode(index) for image in images}
+            yield replace(recording, images=frames)
 
     return Content(
         info=store.info,
@@ -100,17 +101,17 @@ def of_store(store: EpisodeStore) -> Content:
     )
 
 
-# -- the companion -----------------------------------------------------------------------------------------------------
+# -- act_kit.json ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What is known of a dataset besides its arrays.
+    """Metadata of a dataset in another format, without its arrays.
 
     Attributes:
         info, attempts, cameras, fingerprint: As in :class:`Content`.
-        fields: Which of ``STEP_FIELDS`` its arrays are.
-        episodes: Of each its source, start and attempt.
+        fields: Names of the recorded ``STEP_FIELDS``.
+        episodes: Source, initial state and attempt of each episode.
     """
 
     info: DatasetInfo
@@ -122,17 +123,19 @@ class Known:
 
 
 def to_json(content: Content, fields: Sequence[str], episodes: Sequence[Recording]) -> dict[str, Any]:
-    """Return what ``act_kit.json`` says; floats survive JSON to the bit."""
+    """Return the content of ``act_kit.json``; floats are bit-exact in JSON."""
+    attempts = [
+        {"init_state": attempt.init_state.rand_vec, "num_steps": attempt.num_steps, "kept": attempt.kept}
+        for attempt in content.attempts
+    ]
     return {
         "format": "act_kit.export",
         "version": 1,
         "fingerprint": content.fingerprint,
         "info": asdict(content.info),
         "fields": list(fields),
-        "cameras": {name: asdict(drawn) for name, drawn in content.cameras.items()},
-        "attempts": [
-            {"init_state": a.init_state.rand_vec, "num_steps": a.num_steps, "kept": a.kept} for a in content.attempts
-        ],
+        "cameras": {name: asdict(rendered) for name, rendered in content.cameras.items()},
+        "attempts": attempts,
         "episodes": [
             {"init_state": e.init_state and e.init_state.rand_vec, "source": e.source, "attempt": e.attempt}
             for e in episodes
@@ -141,16 +144,16 @@ def to_json(content: Content, fields: Sequence[str], episodes: Sequence[Recordin
 
 
 def from_json(where: Path, text: bytes) -> Known:
-    """Return what ``act_kit.json`` says.
+    """Parse ``act_kit.json``.
 
     Raises:
-        DatasetError: Somebody has edited it.
+        DatasetError: The file is damaged, for example edited by hand.
     """
     try:
-        said = json.loads(text)
-        info = DatasetInfo(**said["info"])
-        if (said["format"], said["version"]) != ("act_kit.export", 1):
-            raise ValueError("of another version")
+        content = json.loads(text)
+        info = DatasetInfo(**content["info"])
+        if (content["format"], content["version"]) != ("act_kit.export", 1):
+            raise ValueError("another version")
         kinds: dict[str, Any] = {
             "task": str,
             "num_wanted": int,
@@ -165,37 +168,37 @@ def from_json(where: Path, text: bytes) -> Known:
             raise ValueError(f"task is {some([info.task])!r}")
         if info.control_hz < 1:
             raise ValueError(f"control_hz is {info.control_hz}")
-        fields = tuple(name for name in STEP_FIELDS if name in said["fields"])
-        fingerprint = None if said["fingerprint"] is None else str(said["fingerprint"])
+        fields = tuple(name for name in STEP_FIELDS if name in content["fields"])
+        fingerprint = None if content["fingerprint"] is None else str(content["fingerprint"])
 
         def init_state_of(numbers: Sequence[float] | None) -> InitialState | None:
-            return (
-                None if numbers is None else InitialState.of(info.task, np.array(numbers, dtype=np.float64).reshape(-1))
-            )
+            if numbers is None:
+                return None
+            return InitialState.of(info.task, np.array(numbers, dtype=np.float64).reshape(-1))
 
-        episodes = [
-            Recording(
-                steps={}, source=str(e["source"]), init_state=init_state_of(e["init_state"]), attempt=int(e["attempt"])
-            )
-            for e in said["episodes"]
-        ]
-        attempts = [
-            Attempt(init_state=begin, num_steps=int(a["num_steps"]), kept=bool(a["kept"]))
-            for a in said["attempts"]
-            if (begin := init_state_of(a["init_state"])) is not None
-        ]
-        cameras = {
-            str(name): Drawn(settings=RenderSettings(**drawn["settings"]), renderer=str(drawn["renderer"]))
-            for name, drawn in said["cameras"].items()
-        }
-        init_states = [e.init_state.rand_vec for e in episodes if e.init_state] + [
-            a.init_state.rand_vec for a in attempts
-        ]
-        if not {"state", "action"} <= set(fields) or len({len(s) for s in init_states}) > 1:
-            raise ValueError("without states, actions or starts that are alike")
+        episodes: list[Recording] = []
+        for entry in content["episodes"]:
+            init_state = init_state_of(entry["init_state"])
+            source, attempt = str(entry["source"]), int(entry["attempt"])
+            episodes.append(Recording(steps={}, source=source, init_state=init_state, attempt=attempt))
+        attempts: list[Attempt] = []
+        for entry in content["attempts"]:
+            init_state = init_state_of(entry["init_state"])
+            if init_state is not None:
+                num_steps, kept = int(entry["num_steps"]), bool(entry["kept"])
+                attempts.append(Attempt(init_state=init_state, num_steps=num_steps, kept=kept))
+        cameras: dict[str, Drawn] = {}
+        for name, entry in content["cameras"].items():
+            settings = RenderSettings(**entry["settings"])
+            cameras[str(name)] = Drawn(settings=settings, renderer=str(entry["renderer"]))
+        dims = {len(episode.init_state.rand_vec) for episode in episodes if episode.init_state}
+        dims |= {len(attempt.init_state.rand_vec) for attempt in attempts}
+        if not {"state", "action"} <= set(fields) or len(dims) > 1:
+            raise ValueError("states or actions are missing, or initial states differ in length")
     except (ActKitError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise DatasetError(
-            f"{where / SIDECAR} is damaged ({one_line(error)}). Without this file, what it says is simply not known."
+            f"{where / SIDECAR} is damaged ({one_line(error)}). Fix: copy it again, or delete it to import the data "
+            "without its metadata."
         ) from error
     return Known(
         info=info, attempts=attempts, cameras=cameras, fingerprint=fingerprint, fields=fields, episodes=episodes
@@ -203,25 +206,39 @@ def from_json(where: Path, text: bytes) -> Known:
 
 
 def foreign(task: str, num_episodes: int, cameras: Sequence[str], layout: Layout, horizon: int, hz: int) -> Known:
-    """Return what is known of data that others made: nothing but what their arrays show.
+    """Return the metadata of data that act_kit did not write, derived from its arrays.
 
     Raises:
-        DatasetError: No folder can be called as the task is.
+        DatasetError: ``task`` is not a valid folder name.
     """
     if not _is_name(task):
-        raise DatasetError(f"A task cannot be called {some([task])!r}. Name it: --task NAME, such as pick-place-v3.")
+        raise DatasetError(
+            f"{some([task])!r} is not a valid task name: it must be at most {_NAME_BYTES} bytes of letters, digits, "
+            "'_', '-' and '.'. Fix: --task NAME, such as pick-place-v3."
+        )
     info = DatasetInfo(
-        task=task, num_wanted=num_episodes, seed=None, init_distribution="unknown", demonstrator="imported", noise=0.0,
-        steps_after_success=0, command="", versions=versions(), git_commit=git_commit(), horizon=horizon, control_hz=hz,
-    )  # fmt: skip
-    shapes = {camera: layout[IMAGES + camera][0] for camera in cameras}
+        task=task,
+        num_wanted=num_episodes,
+        seed=None,
+        init_distribution="unknown",
+        demonstrator="imported",
+        noise=0.0,
+        steps_after_success=0,
+        command="",
+        versions=versions(),
+        git_commit=git_commit(),
+        horizon=horizon,
+        control_hz=hz,
+    )
+    rendered: dict[str, Drawn] = {}
+    for camera in cameras:
+        _, height, width, _ = layout[IMAGES + camera][0]
+        settings = RenderSettings(height_px=height, width_px=width)
+        rendered[camera] = Drawn(settings=settings, renderer="imported")
     return Known(
         info=info,
         attempts=[],
-        cameras={
-            camera: Drawn(settings=RenderSettings(height_px=height, width_px=width), renderer="imported")
-            for camera, (_, height, width, _) in shapes.items()
-        },
+        cameras=rendered,
         fingerprint=None,
         fields=("state", "action"),
         episodes=[Recording(steps={}, source="imported", init_state=None)] * num_episodes,
@@ -232,17 +249,17 @@ def foreign(task: str, num_episodes: int, cameras: Sequence[str], layout: Layout
 
 
 def _is_name(text: str) -> bool:
-    """Tell whether a file or folder may be called so, whatever file the name comes from."""
+    """Return True if a name from an untrusted file is safe as the name of a file or folder."""
     return re.fullmatch(r"\w[\w.-]*", text) is not None and len(text.encode()) <= _NAME_BYTES
 
 
 def one_line(error: BaseException) -> str:
-    """Return the first line of what an error says."""
+    """Return the first line of an error message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def some(names: Sequence[str], most: int = 8) -> str:
-    """Return names for a message, and of many the number of the others."""
+    """Join names for a message; beyond ``most``, only their number is given."""
     others = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(name if len(name) <= 80 else name[:79] + "…" for name in names[:most]) + others
 
@@ -251,20 +268,21 @@ def check_layout(where: str, layout: Layout, like: Layout) -> int:
     """Check the arrays of an episode before any is read, and return its number of steps.
 
     Args:
-        where: The file, and of several episodes in it the episode.
-        layout: Its arrays.
-        like: Those of the first episode, which have the same shapes and cameras.
+        where: Name of the file, and of the episode if the file has several.
+        layout: Arrays of the episode.
+        like: Arrays of the first episode, whose shapes and cameras must be the same.
 
     Raises:
-        DatasetError: They do not belong together, have another rank or type than they must, or declare far too much.
+        DatasetError: The arrays are inconsistent, have a wrong rank or dtype, or declare too large a size.
     """
     num_bytes = sum(int(np.prod(shape, dtype=object)) * dtype.itemsize for shape, dtype in layout.values())
     if num_bytes > EPISODE_BYTES:
         raise DatasetError(
-            f"{where} declares {num_bytes / 1e9:.0f} GB; an episode may have {EPISODE_BYTES / 1e9:.0f} GB."
+            f"{where} declares {num_bytes / 1e9:.0f} GB; an episode may have {EPISODE_BYTES / 1e9:.0f} GB at most."
         )
     for name, (shape, dtype) in layout.items():
-        rank = 4 if name.startswith(IMAGES) else 1 if name in ("reward", "success", "distance") else 2
+        rank = 1 if name in ("reward", "success", "distance") else 2
+        rank = 4 if name.startswith(IMAGES) else rank
         kinds = "fiu" if name.startswith(IMAGES) else "fiub"
         if len(shape) != rank or dtype.kind not in kinds or 0 in shape:
             raise DatasetError(
@@ -275,53 +293,59 @@ def check_layout(where: str, layout: Layout, like: Layout) -> int:
         camera = name.removeprefix(IMAGES)
         if not _is_name(camera) or camera in set(STEP_FIELDS) - {name}:
             raise DatasetError(
-                f"{where}: a camera cannot be called {some([camera])!r}. Rename it: at most {_NAME_BYTES} bytes of "
-                "letters, digits, '_', '-' and '.'."
+                f"{where}: {some([camera])!r} is not a valid camera name. Fix: rename it to at most {_NAME_BYTES} "
+                "bytes of letters, digits, '_', '-' and '.'."
             )
     (num_steps, *_), _ = layout["action"]
     for name, (shape, _) in layout.items():
         if shape[0] != num_steps:
             raise DatasetError(f"{where}: {name} has {shape[0]} steps, the actions have {num_steps}.")
-    here, there = ({name: shape[1:] for name, (shape, _) in each.items()} for each in (layout, like))
-    if here != there:
-        raise DatasetError(f"{where} has {here}, the first episode {there}: a dataset needs the same of all.")
+    shapes = {name: shape[1:] for name, (shape, _) in layout.items()}
+    expected = {name: shape[1:] for name, (shape, _) in like.items()}
+    if shapes != expected:
+        raise DatasetError(
+            f"{where} has {shapes}, the first episode {expected}: all episodes of a dataset must have the same arrays."
+        )
     return num_steps
 
 
 def check_steps(where: str, name: str, values: np.ndarray) -> np.ndarray:
-    """Return one of ``STEP_FIELDS`` in the type it is stored in.
+    """Convert one of ``STEP_FIELDS`` to the dtype in which it is stored.
 
     Raises:
-        DatasetError: Numbers are not finite, or not after the conversion.
+        DatasetError: Values are not finite, before or after the conversion.
     """
     with np.errstate(over="ignore"):
         stored: np.ndarray = values.astype(dtype_of(name))
     if not np.isfinite(stored).all():
-        raise DatasetError(f"{where}: {name} has numbers that are not finite (NaN or infinite).")
+        raise DatasetError(f"{where}: {name} has values that are not finite (NaN or infinite).")
     return stored
 
 
 def check_frames(where: str, camera: str, frames: np.ndarray) -> np.ndarray:
-    """Return frames as uint8; whole numbers from 0 to 255 may have been stored as another type.
+    """Convert frames to uint8; integers from 0 to 255 may be stored in another dtype.
 
     Raises:
-        DatasetError: They are something else.
+        DatasetError: Values are not integers from 0 to 255.
     """
     if frames.dtype == np.uint8:
         return frames
     with np.errstate(invalid="ignore"):
         stored: np.ndarray = frames.astype(np.uint8)
     if not (stored == frames).all():
-        raise DatasetError(f"{where}: the frames of {camera} are {frames.dtype}, and not whole numbers from 0 to 255.")
+        raise DatasetError(f"{where}: the frames of {camera} are {frames.dtype}, but not integers from 0 to 255.")
     return stored
 
 
 def check_known(where: Path, known: Known, layout: Layout, num_episodes: int) -> None:
-    """Raise :class:`DatasetError` unless ``act_kit.json`` is about these arrays."""
+    """Raise :class:`DatasetError` unless ``act_kit.json`` matches the arrays."""
     sizes = {name: shape[1:3] for name, (shape, _) in layout.items() if name.startswith(IMAGES)}
-    said = {IMAGES + name: (d.settings.height_px, d.settings.width_px) for name, d in known.cameras.items()}
-    if len(known.episodes) != num_episodes or said != sizes:
+    declared: dict[str, tuple[int, ...]] = {}
+    for name, rendered in known.cameras.items():
+        declared[IMAGES + name] = (rendered.settings.height_px, rendered.settings.width_px)
+    if len(known.episodes) != num_episodes or declared != sizes:
         raise DatasetError(
-            f"{where / SIDECAR} is about {len(known.episodes)} episodes with frames {said}; there are {num_episodes} "
-            f"with {sizes}. Without this file, what it says is simply not known."
+            f"{where / SIDECAR} is for {len(known.episodes)} episodes with frames {declared}; the data has "
+            f"{num_episodes} with {sizes}. Fix: copy the data again, or delete {SIDECAR} to import the data without "
+            "its metadata."
         )

@@ -1,4 +1,4 @@
-"""From one dataset format to another: which one it is, what was lost, and a whole result or none."""
+"""Conversion between dataset formats: format detection, notes on lost data, and atomic output."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from act_kit.errors import ConfigError, DamagedFileError, DatasetError, did_you_
 from act_kit.files import new_folder, read_json, require_apart, write_json
 from act_kit.rollouts.episode import Recording
 
-OURS = "act_kit"
+ACT_KIT = "act_kit"
 _READERS: dict[str, Callable[[Path, str, Keys], Content]] = {
-    OURS: lambda path, task, keys: of_store(EpisodeStore.open(path)),
+    ACT_KIT: lambda path, task, keys: of_store(EpisodeStore.open(path)),
     "act-hdf5": act_hdf5.read,
     "diffusion-policy": diffusion_policy.read,
 }
@@ -29,37 +29,36 @@ _WRITERS: dict[str, Callable[[Path, Content], list[str]]] = {
     "diffusion-policy": diffusion_policy.write,
     "lerobot": lerobot.write,
 }
-FORMATS = (OURS, *_WRITERS)
+FORMATS = (ACT_KIT, *_WRITERS)
 
 
 def detect(path: Path) -> str:
-    """Return the format of what is at ``path``.
+    """Return the format of the data at ``path``.
 
     Raises:
-        DatasetError: Nothing is there, or nothing that is read.
+        DatasetError: ``path`` is missing, or its format is not supported.
     """
     if not path.exists():
-        raise DatasetError(f"There is nothing at {path}.")
+        raise DatasetError(f"{path} does not exist: a dataset was expected.")
     if path.is_file():
-        found = (
-            "diffusion-policy" if zipfile.is_zipfile(path) else "act-hdf5" if path.suffix in (".hdf5", ".h5") else ""
-        )
+        found = "act-hdf5" if path.suffix in (".hdf5", ".h5") else ""
+        found = "diffusion-policy" if zipfile.is_zipfile(path) else found
     elif (path / "zarr.json").is_file():
-        found = OURS if _is_ours(path / "zarr.json") else "diffusion-policy"
+        found = ACT_KIT if _is_act_kit(path / "zarr.json") else "diffusion-policy"
     elif (path / ".zgroup").is_file() or (path / "meta" / "episode_ends" / ".zarray").is_file():
         found = "diffusion-policy"
     else:
         found = "act-hdf5" if act_hdf5.find_files(path) else ""
     if not found:
         raise DatasetError(
-            f"{path} is in no format that is read: a dataset of act_kit, episode_*.hdf5 of ACT, or a replay buffer of "
+            f"{path} is in no supported format: a dataset of act_kit, episode_*.hdf5 of ACT, or a replay buffer of "
             "diffusion policy (a zarr group with meta/episode_ends, or a zip of one)."
         )
     return found
 
 
-def _is_ours(file: Path) -> bool:
-    """Tell datasets of act_kit, damaged ones too, from replay buffers in the same format of zarr."""
+def _is_act_kit(file: Path) -> bool:
+    """Return True for datasets of act_kit, also damaged ones, and False for replay buffers in zarr format 3."""
     try:
         attributes = read_json(file)["attributes"]
         return "format" in attributes or not (file.parent / "meta" / "episode_ends").is_dir()
@@ -77,51 +76,51 @@ def convert(
     keys: Keys | None = None,
     on_progress: Callable[[int, int], None] = lambda num_done, num: None,
 ) -> tuple[str, Content]:
-    """Convert the dataset at ``path`` and return its format, and what it held, with notes on what was lost.
+    """Convert the dataset at ``path``, and return its format and its content with notes on lost data.
 
     Args:
-        path: A dataset in a format that :func:`detect` knows.
-        out: Where to; it is there and whole afterwards, or not there.
+        path: Dataset in a format that :func:`detect` supports.
+        out: Output path, written atomically.
         to: One of ``FORMATS``.
-        task: What the task is called where the data do not say; "" for the name of ``path``.
-        overwrite: Replace what is at ``out``.
-        keys: Which arrays of others' data are states and actions.
-        on_progress: Called with the number of episodes that are written, and that there are.
+        task: Task name for data without one; "" for the name of ``path``.
+        overwrite: Replace an existing output.
+        keys: Arrays to use as states and actions, for data that act_kit did not write.
+        on_progress: Function called with the number of written episodes and the number of all episodes.
 
     Raises:
-        DatasetError: The data are damaged, or not what they must be.
-        OutputError: Something is at ``out``, or it and ``path`` overlap.
+        DatasetError: The data is damaged or inconsistent.
+        OutputError: ``out`` exists, or overlaps ``path``.
     """
     if to not in FORMATS:
-        raise ConfigError(f"'{to}' is not a format; there are {', '.join(FORMATS)}." + did_you_mean(to, FORMATS))
+        raise ConfigError(f"'{to}' is not a format; choose from: {', '.join(FORMATS)}." + did_you_mean(to, FORMATS))
     require_apart(out, [path])
     origin = detect(path)
     if origin == to:
-        raise DatasetError(f"{path} is in this format already: {to}. Choose another with --to.")
+        raise DatasetError(f"{path} is already in the format {to}. Fix: choose another with --to.")
     keys = keys or Keys()
     task = task or re.sub(r"[^\w-]+", "-", path.resolve().name.split(".")[0])[:60].strip("-") or "imported"
     content = _READERS[origin](path, task, keys)
     if keys != Keys() and content.fingerprint is not None:
         raise ConfigError(
-            f"{path} is data of act_kit, whose states and actions are known. Leave out --state, --action."
+            f"{path} is data of act_kit, whose states and actions are known. Fix: omit --state and --action."
         )
-    content = replace(content, recordings=_counted(content, on_progress))
+    content = replace(content, recordings=_with_progress(content, on_progress))
     with new_folder(out, overwrite=overwrite, how_to_go_on="Another name keeps it") as fresh:
-        if to == OURS:
-            _write_ours(path, out, fresh, origin, content, keys)
+        if to == ACT_KIT:
+            _write_act_kit(path, out, fresh, origin, content, keys)
         else:
-            content.notes.extend(_write_theirs(fresh, _WRITERS[to], content))
+            content.notes.extend(_write_export(fresh, _WRITERS[to], content))
     return origin, content
 
 
-def _counted(content: Content, on_progress: Callable[[int, int], None]) -> Iterator[Recording]:
+def _with_progress(content: Content, on_progress: Callable[[int, int], None]) -> Iterator[Recording]:
     for num_done, recording in enumerate(content.recordings):
         on_progress(num_done, content.num_episodes)
         yield recording
     on_progress(content.num_episodes, content.num_episodes)
 
 
-def _write_ours(path: Path, out: Path, fresh: Path, origin: str, content: Content, keys: Keys) -> None:
+def _write_act_kit(path: Path, out: Path, fresh: Path, origin: str, content: Content, keys: Keys) -> None:
     parent = {
         "path": str(path),
         "format": origin,
@@ -136,26 +135,26 @@ def _write_ours(path: Path, out: Path, fresh: Path, origin: str, content: Conten
     info = replace(content.info, command=command, parents=[parent])
     store = write_dataset(fresh, info, content.recordings, attempts=content.attempts, cameras=content.cameras)
     if content.fingerprint not in (None, store.fingerprint):
-        content.notes.append("the steps are not those that were exported: they were changed on the way")
+        content.notes.append("the steps differ from those that were exported: the files were changed")
 
 
-def _write_theirs(part: Path, write: Callable[[Path, Content], list[str]], content: Content) -> list[str]:
+def _write_export(folder: Path, write: Callable[[Path, Content], list[str]], content: Content) -> list[str]:
     episodes: list[Recording] = []
     fields: dict[str, None] = {}
 
-    def noted() -> Iterator[Recording]:
+    def recordings() -> Iterator[Recording]:
         for recording in content.recordings:
             episodes.append(replace(recording, steps={}, images={}))
             fields.update(dict.fromkeys(recording.steps))
             yield recording
 
-    notes = write(part, replace(content, recordings=noted()))
-    write_json(part / SIDECAR, to_json(content, list(fields), episodes))
+    notes = write(folder, replace(content, recordings=recordings()))
+    write_json(folder / SIDECAR, to_json(content, list(fields), episodes))
     return notes
 
 
 def _hash_files(path: Path) -> str:
-    """Return the SHA-256 of all files at ``path``, their names included."""
+    """Return the SHA-256 of the names and contents of all files at ``path``."""
     digest = hashlib.sha256()
     for file in sorted(file for file in (path, *path.rglob("*")) if file.is_file()):
         digest.update(str(file.relative_to(path)).encode())

@@ -1,10 +1,10 @@
-"""The replay buffers of diffusion policy (Chi et al. 2023, arXiv:2303.04137), in and out.
+"""Reader and writer of the replay buffers of diffusion policy (Chi et al. 2023, arXiv:2303.04137).
 
 The layout is that of ``ReplayBuffer`` in github.com/real-stanford/diffusion_policy: a zarr group with the steps of all
 episodes, one after the other, in ``data/state``, ``data/action``, ``data/<camera>``, and with ``meta/episode_ends``. It
-is distributed as a folder or as a zip of one, in zarr's format 2 or 3.
+is distributed as a folder or a zipped folder, in zarr format 2 or 3.
 
-What is written is written with zarr, in format 2. What is read is anybody's file, and read here (``zarr_files.py``).
+Buffers are written with zarr, in format 2. Files to be read are untrusted, so they are parsed in ``zarr_files.py``.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ from act_kit.rollouts.episode import Recording
 from act_kit.sim.tasks import STATE_DIM, TASKS
 
 HZ = 10
-"""Of their tasks; the files do not say."""
+"""Control frequency of the tasks of diffusion policy; the files do not contain it."""
 
 _ENDS = "meta/episode_ends"
 
 
-# -- in ----------------------------------------------------------------------------------------------------------------
+# -- reading -----------------------------------------------------------------------------------------------------------
 
 
 def read(path: Path, task: str, keys: Keys) -> Content:
-    """Open the replay buffer at ``path``, a folder or a zip; its episodes are read one at a time, later.
+    """Open the replay buffer at ``path``; the data is read later, one episode at a time.
 
     Args:
-        path: Where it is.
-        task: What the task is called where the data do not say.
-        keys: The arrays in ``data`` to take for states and actions.
+        path: Folder or zip.
+        task: Task name for data without one.
+        keys: Arrays in ``data`` to use as states and actions.
 
     Raises:
-        DatasetError: It is damaged, is something else, or uses what their own code does not.
+        DatasetError: The file is damaged, is not a replay buffer, or uses an unsupported feature of zarr.
     """
     try:
         files = open_files(path, _ENDS)
@@ -67,13 +67,13 @@ def read(path: Path, task: str, keys: Keys) -> Content:
         names = [name.removeprefix("data/") for name in files.arrays() if name != _ENDS]
         arrays = {name: ZarrArray(files, f"data/{name}") for name in names if f"data/{name}" in files.arrays()}
         fields = known.fields if known else ("state", "action")
-        sources = {name: name for name in fields} | ({} if known else _choose(path, arrays, keys, task))
-        taken = {name: arrays[source] for name, source in sources.items() if source in arrays}
-        if len(taken) < len(fields):
-            missing = next(source for name, source in sources.items() if name not in taken)
+        sources = {name: name for name in fields} | ({} if known else _choose_keys(path, arrays, keys, task))
+        step_arrays = {name: arrays[source] for name, source in sources.items() if source in arrays}
+        if len(step_arrays) < len(fields):
+            missing = next(source for name, source in sources.items() if name not in step_arrays)
             raise DatasetError(
                 f"{path} lacks data/{missing}; it has {some(list(arrays)) or 'no arrays'}. "
-                "Choose with --state KEY and --action KEY."
+                "Fix: choose the arrays with --state KEY and --action KEY."
             )
         images = {
             name: array
@@ -85,7 +85,7 @@ def read(path: Path, task: str, keys: Keys) -> Content:
     except Exception as error:
         raise DatasetError(f"{path} is damaged: {one_line(error)}.") from error
     lengths = np.diff(ends, prepend=0)
-    read_arrays = taken | {IMAGES + camera: array for camera, array in images.items()}
+    read_arrays = step_arrays | {IMAGES + camera: array for camera, array in images.items()}
 
     def layout(num_steps: int) -> Layout:
         shapes = {name: array.shape[1:] for name, array in read_arrays.items()}
@@ -98,13 +98,13 @@ def read(path: Path, task: str, keys: Keys) -> Content:
         if len(array.shape) == 0 or array.shape[0] < ends[-1]:
             raise DatasetError(f"{path}: {name} has shape {array.shape}, but the episodes end at step {ends[-1]}.")
     check_layout(str(path), layout(int(lengths.max())), layout(int(lengths.max())))
-    notes = _unwritten(read_arrays, int(ends[-1]), is_ours=known is not None)
-    notes += _beyond(read_arrays, int(ends[-1]))
+    notes = _missing_chunk_notes(read_arrays, int(ends[-1]), is_export=known is not None)
+    notes += _trailing_step_notes(read_arrays, int(ends[-1]))
     others = {name: array for name, array in arrays.items() if array not in read_arrays.values()}
-    notes += _left(others, [name for name in names if name not in arrays], files)
+    notes += _ignored_notes(others, [name for name in names if name not in arrays], files)
     if known is None:
         known = foreign(task, len(ends), list(images), layout(1), int(lengths.max()), HZ)
-        notes += _assumed(sources, taken, others)
+        notes += _assumption_notes(sources, step_arrays, others)
         notes += [
             f"the axes of {camera}, {array.shape[1:]}, were reordered to height, width, channels"
             for camera, array in images.items()
@@ -117,8 +117,8 @@ def read(path: Path, task: str, keys: Keys) -> Content:
             where, end = f"{path}, episode {index}", int(ends[index])
             begin = end - int(lengths[index])
             try:
-                steps = {name: check_steps(where, name, a.rows(begin, end)) for name, a in taken.items()}
-                frames = {camera: _frames(where, camera, a, begin, end) for camera, a in images.items()}
+                steps = {name: check_steps(where, name, array.rows(begin, end)) for name, array in step_arrays.items()}
+                frames = {camera: _frames(where, camera, array, begin, end) for camera, array in images.items()}
             except DatasetError:
                 raise
             except Exception as error:
@@ -136,14 +136,14 @@ def read(path: Path, task: str, keys: Keys) -> Content:
     )
 
 
-def _choose(path: Path, arrays: Mapping[str, ZarrArray], keys: Keys, task: str) -> dict[str, str]:
-    """Return which arrays are states and actions: those asked for; of Meta-World, its whole state if it is there."""
+def _choose_keys(path: Path, arrays: Mapping[str, ZarrArray], keys: Keys, task: str) -> dict[str, str]:
+    """Return the arrays to use as states and actions: those in ``keys``; for Meta-World its full state, if any."""
     chosen = {"state": keys.state or "state", "action": keys.action or "action"}
-    wide = [name for name, array in arrays.items() if array.shape[1:] == (STATE_DIM,)]
-    if not keys.state and task in TASKS and chosen["state"] not in wide and len(wide) == 1:
-        chosen["state"] = wide[0]
+    full_states = [name for name, array in arrays.items() if array.shape[1:] == (STATE_DIM,)]
+    if not keys.state and task in TASKS and chosen["state"] not in full_states and len(full_states) == 1:
+        chosen["state"] = full_states[0]
     if chosen["state"] == chosen["action"]:
-        raise DatasetError(f"{path}: --state and --action both name {chosen['state']}. Name two arrays.")
+        raise DatasetError(f"{path}: --state and --action both name {chosen['state']}. Fix: name two different arrays.")
     return chosen
 
 
@@ -152,7 +152,7 @@ def _is_image(array: ZarrArray) -> bool:
 
 
 def _is_channels_first(array: ZarrArray) -> bool:
-    """Tell frames whose channels come first; narrow ones could be either, and are no frames."""
+    """Return True for frames with channels first; frames below 16 px are ambiguous and not counted as frames."""
     return len(array.shape) == 4 and array.shape[1] == 3 and min(array.shape[2:]) >= 16
 
 
@@ -161,110 +161,115 @@ def _frames(where: str, camera: str, array: ZarrArray, begin: int, end: int) -> 
     return np.ascontiguousarray(frames.transpose(0, 2, 3, 1)) if _is_channels_first(array) else frames
 
 
-# -- what is not taken over --------------------------------------------------------------------------------------------
+# -- notes -------------------------------------------------------------------------------------------------------------
 
 
-def _unwritten(arrays: Mapping[str, ZarrArray], num_steps: int, *, is_ours: bool) -> list[str]:
-    """Say which chunks are not stored: zarr leaves out those that hold nothing but the fill value.
+def _missing_chunk_notes(arrays: Mapping[str, ZarrArray], num_steps: int, *, is_export: bool) -> list[str]:
+    """Return notes on chunks that are not stored; zarr omits chunks that contain only the fill value.
 
     Raises:
-        DatasetError: They are damage: act_kit writes every chunk, no fill value is declared, or none at all is stored.
+        DatasetError: Missing chunks mean damage: act_kit wrote the file and writes every chunk, no fill value is
+            declared, or no chunk is stored at all.
     """
     counts = {name: array.count_chunks(num_steps) for name, array in arrays.items()}
     is_empty = not any(num_stored for num_stored, _ in counts.values())
     notes = []
     for name, (num_stored, num) in counts.items():
         fill = arrays[name].fill
-        if num_stored < num and (is_ours or is_empty or fill is None):
+        if num_stored < num and (is_export or is_empty or fill is None):
             raise DatasetError(
-                f"{arrays[name].where} lacks chunk files: {num_stored} of {num} are stored. Copy it again."
+                f"{arrays[name].where} lacks chunk files: {num_stored} of {num} are stored. Fix: copy it again."
             )
         if num_stored < num:
             notes.append(
-                f"{num - num_stored} of {num} chunks of {name} are not stored: they were read as {fill:g}, the fill "
-                "value (if the copy is not complete, these numbers are wrong)"
+                f"{num - num_stored} of {num} chunks of {name} are not stored: they are read as {fill:g}, the fill "
+                "value (if the copy is incomplete, these values are wrong)"
             )
     return notes
 
 
-def _beyond(arrays: Mapping[str, ZarrArray], num_steps: int) -> list[str]:
-    beyond = {name: array.shape[0] - num_steps for name, array in arrays.items() if array.shape[0] > num_steps}
-    if not beyond:
+def _trailing_step_notes(arrays: Mapping[str, ZarrArray], num_steps: int) -> list[str]:
+    trailing = {name: array.shape[0] - num_steps for name, array in arrays.items() if array.shape[0] > num_steps}
+    if not trailing:
         return []
-    if len(set(beyond.values())) == 1 and len(beyond) == len(arrays):
-        return [f"{next(iter(beyond.values()))} steps after the last episode's end, step {num_steps}, are left behind"]
-    counts = some([f"{num} of {name}" for name, num in beyond.items()])
-    return [f"steps after the last episode's end, step {num_steps}, are left behind: {counts}"]
+    if len(set(trailing.values())) == 1 and len(trailing) == len(arrays):
+        return [f"{next(iter(trailing.values()))} steps after the last episode's end, step {num_steps}, are ignored"]
+    counts = some([f"{num} of {name}" for name, num in trailing.items()])
+    return [f"steps after the last episode's end, step {num_steps}, are ignored: {counts}"]
 
 
-def _left(arrays: Mapping[str, ZarrArray], elsewhere: Sequence[str], files: ZarrFiles) -> list[str]:
-    """Say which arrays are not read and why, which attributes, and how many hidden files."""
+def _ignored_notes(arrays: Mapping[str, ZarrArray], elsewhere: Sequence[str], files: ZarrFiles) -> list[str]:
+    """Return notes on arrays that are not read and why, on attributes, and on hidden files."""
     notes = []
     images = {name: array for name, array in arrays.items() if len(array.shape) == 4}
     plain = [*(name for name in arrays if name not in images), *elsewhere]
     if plain:
-        notes.append(f"left behind: {some(plain)} ({len(plain)} arrays: neither states, actions nor images)")
+        notes.append(f"ignored: {some(plain)} ({len(plain)} arrays: neither states, actions nor images)")
     notes += [
-        f"left behind: {name}, whose shape {array.shape} is that of no image: 3 channels, first or last, and sides of "
-        "16 to 1024 px"
+        f"ignored: {name}, whose shape {array.shape} is not that of images: 3 channels, first or last, and sides of 16 "
+        "to 1024 px"
         for name, array in images.items()
     ]
     attributes = files.attributes()
     if attributes:
-        notes.append(f"left behind: {len(attributes)} attributes ({some(attributes)})")
+        notes.append(f"ignored: {len(attributes)} attributes ({some(attributes)})")
     if files.num_hidden:
-        notes.append(f"{files.num_hidden} hidden files were skipped")
+        notes.append(f"{files.num_hidden} hidden files are ignored")
     return notes
 
 
-def _assumed(
-    sources: Mapping[str, str], taken: Mapping[str, ZarrArray], others: Mapping[str, ZarrArray]
+def _assumption_notes(
+    sources: Mapping[str, str], step_arrays: Mapping[str, ZarrArray], others: Mapping[str, ZarrArray]
 ) -> Iterator[str]:
-    """Say what the files do not."""
-    yield f"the files name no rate: {HZ} Hz is assumed, their tasks'"
-    state, width = sources["state"], taken["state"].shape[1:]
-    wide = [name for name, array in others.items() if array.shape[1:] == (STATE_DIM,)]
+    """Yield notes on assumptions about data that act_kit did not write."""
+    yield f"the files contain no control frequency: {HZ} Hz is assumed, that of diffusion policy's tasks"
+    state, shape = sources["state"], step_arrays["state"].shape[1:]
+    full_states = [name for name, array in others.items() if array.shape[1:] == (STATE_DIM,)]
     if state != "state":
         rest = f" (data/state, of shape {others['state'].shape[1:]}: --state state)" if "state" in others else ""
-        yield f"states are those of data/{state}, of shape {width}{rest}"
-    elif wide:
-        yield f"states are those of data/state, of shape {width} (data/{wide[0]}, of {STATE_DIM}: --state {wide[0]})"
+        yield f"states are read from data/{state}, of shape {shape}{rest}"
+    elif full_states:
+        other = full_states[0]
+        yield f"states are read from data/state, of shape {shape} (data/{other}, of {STATE_DIM}: --state {other})"
     if sources["action"] != "action":
-        yield f"actions are those of data/{sources['action']}"
-    if taken["action"].dtype == np.float64:
+        yield f"actions are read from data/{sources['action']}"
+    if step_arrays["action"].dtype == np.float64:
         yield "actions are rounded to float32"
 
 
 def _read_ends(files: ZarrFiles) -> np.ndarray:
     array = ZarrArray(files, _ENDS)
     if len(array.shape) != 1 or array.dtype.kind not in "iu" or array.shape[0] * 8 > EPISODE_BYTES:
-        raise DatasetError(f"{array.where} is {array.dtype} of shape {array.shape}; one axis of integers is expected.")
+        raise DatasetError(f"{array.where} is {array.dtype} of shape {array.shape}; one axis of integers was expected.")
     num_stored, num = array.count_chunks(array.shape[0])
     if num_stored < num:
-        raise DatasetError(f"{array.where} lacks chunk files: {num_stored} of {num} are stored. Copy it again.")
+        raise DatasetError(f"{array.where} lacks chunk files: {num_stored} of {num} are stored. Fix: copy it again.")
     ends = array.rows(0, array.shape[0]).astype(np.int64)
     if len(ends) == 0 or (np.diff(ends, prepend=0) <= 0).any():
-        raise DatasetError(f"{array.where} must grow from episode to episode, and there must be one.")
+        raise DatasetError(f"{array.where} must increase from episode to episode, with at least one episode.")
     return ends
 
 
-# -- out ---------------------------------------------------------------------------------------------------------------
+# -- writing -----------------------------------------------------------------------------------------------------------
 
 
 def write(path: Path, content: Content) -> list[str]:
-    """Write the episodes into a new folder ``path``; return what the format cannot hold: nothing."""
+    """Write the episodes to a new folder ``path``; return no notes, since the format can store everything."""
     group = zarr.open_group(path, mode="w-", zarr_format=2)
     arrays: dict[str, Any] = {}
     ends = [0]
-    with zarr.config.set({"array.write_empty_chunks": True}):  # a missing chunk is then always damage
+    with zarr.config.set({"array.write_empty_chunks": True}):  # then a missing chunk always means damage
         for recording in content.recordings:
             for name, values in {**recording.steps, **recording.images}.items():
                 if name not in arrays:
+                    chunk_rows = max(1, 2_000_000 // values[0].nbytes) if values.ndim == 4 else 1024
                     arrays[name] = group.create_array(
-                        f"data/{name}", shape=(0, *values.shape[1:]), dtype=values.dtype,
-                        chunks=(max(1, 2_000_000 // values[0].nbytes) if values.ndim == 4 else 1024, *values.shape[1:]),
+                        f"data/{name}",
+                        shape=(0, *values.shape[1:]),
+                        dtype=values.dtype,
+                        chunks=(chunk_rows, *values.shape[1:]),
                         compressors=numcodecs.Blosc("zstd", clevel=5, shuffle=numcodecs.Blosc.BITSHUFFLE),
-                    )  # fmt: skip
+                    )
                 arrays[name].resize((ends[-1] + len(values), *values.shape[1:]))
                 arrays[name][ends[-1] :] = values
             ends.append(ends[-1] + len(recording))

@@ -1,10 +1,10 @@
-"""LeRobot datasets, version 3.0 (github.com/huggingface/lerobot), out: Parquet files and one video per episode.
+"""Writer of LeRobot datasets, version 3.0 (github.com/huggingface/lerobot): Parquet files and one video per episode.
 
-The layout is what ``LeRobotDataset`` of lerobot 0.4.4 reads. Its API is not used: lerobot needs other versions of much
-of what act_kit needs.
+The layout is that of ``LeRobotDataset`` of lerobot 0.4.4. Its API is not used, because lerobot and act_kit need
+different versions of several dependencies.
 
-One video per episode, with a keyframe at every second frame as lerobot's own: any frame is found after decoding two,
-and timestamps, which lerobot keeps as float32, stay small enough to tell frames apart.
+Each episode has its own video, with a keyframe at every second frame as in lerobot's own: a random access decodes at
+most two frames, and timestamps, which lerobot stores as float32, stay small enough to distinguish frames.
 """
 
 from __future__ import annotations
@@ -23,48 +23,51 @@ from act_kit.rollouts.episode import Recording
 
 _STATE, _ENVIRONMENT, _IMAGES = "observation.state", "observation.environment_state", "observation.images."
 _PROPRIOCEPTION = 4
-"""Numbers of Meta-World's state that a robot knows of itself: hand and gripper."""
+"""Number of proprioceptive dimensions of the Meta-World state: hand position and gripper opening."""
 
 _FILES_PER_CHUNK = 1000
 _FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 _QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 _STATS_FRAMES = 50
-"""Frames of an episode that its statistics are of."""
+"""Number of frames per episode from which image statistics are computed."""
 
 _CRF = 18
-"""Of x264; lerobot's default of 30, for AV1, is coarser."""
+"""Quality of x264; lerobot's default of 30, for AV1, is coarser."""
 
 Stats = dict[str, np.ndarray]
 
 
 def write(path: Path, content: Content) -> list[str]:
-    """Write the episodes into a new folder ``path``; return what the format cannot hold.
+    """Write the episodes to a new folder ``path``; return notes on data that the format cannot store.
 
     Raises:
-        DatasetError: pyarrow is not installed, or frames have sides of an odd number of pixels.
+        DatasetError: pyarrow is not installed, or frames have an odd height or width.
     """
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
         raise DatasetError(f"LeRobot datasets are Parquet files: {install_hint('lerobot')}") from error
-    for camera, drawn in content.cameras.items():
-        if drawn.settings.height_px % 2 or drawn.settings.width_px % 2:
-            raise DatasetError(f"The frames of {camera} are {drawn.settings}; videos need even sides. Draw them anew.")
-    fps, begin, episodes, of_episodes = content.info.control_hz, 0, list[dict[str, Any]](), list[dict[str, Stats]]()
+    for camera, rendered in content.cameras.items():
+        if rendered.settings.height_px % 2 or rendered.settings.width_px % 2:
+            raise DatasetError(
+                f"The frames of {camera} are {rendered.settings}; videos need an even height and width. Fix: render "
+                "them again in another size."
+            )
+    fps, begin = content.info.control_hz, 0
+    episodes: list[dict[str, Any]] = []
+    episode_stats: list[dict[str, Stats]] = []
     (path / "meta" / "episodes" / "chunk-000").mkdir(parents=True)
     (path / "data" / "chunk-000").mkdir(parents=True)
     writer: Any = None
     features: dict[str, dict[str, Any]] = {}
-    left, rounded = set[str](), set[str]()
+    omitted, rounded = set[str](), set[str]()
     try:
         for index, recording in enumerate(content.recordings):
             columns = _columns(recording, index, begin, fps)
-            rounded |= {
-                name
-                for name in {"state", "reward"} & set(recording.steps)
-                if (recording.steps[name] != recording.steps[name].astype(np.float32)).any()
-            }
+            for name in {"state", "reward"} & set(recording.steps):
+                if (recording.steps[name] != recording.steps[name].astype(np.float32)).any():
+                    rounded.add(name)
             features = features or _features(columns, content, fps)
             table = pa.table({name: _to_arrow(values) for name, values in columns.items()})
             writer = writer or pq.ParquetWriter(
@@ -72,27 +75,32 @@ def write(path: Path, content: Content) -> list[str]:
             )
             writer.write_table(table)
             stats = {name: _stats(values) for name, values in columns.items()}
-            at = {"chunk_index": index // _FILES_PER_CHUNK, "file_index": index % _FILES_PER_CHUNK}
+            file = {"chunk_index": index // _FILES_PER_CHUNK, "file_index": index % _FILES_PER_CHUNK}
             videos: dict[str, Any] = {}
             for camera, frames in recording.images.items():
                 key = _IMAGES + camera
-                _write_video(path / "videos" / key / (_FILE.format(**at) + ".mp4"), frames, fps)
+                _write_video(path / "videos" / key / (_FILE.format(**file) + ".mp4"), frames, fps)
                 stats[key] = _frame_stats(frames)
-                videos |= {f"videos/{key}/{name}": number for name, number in at.items()}
+                videos |= {f"videos/{key}/{name}": number for name, number in file.items()}
                 videos |= {f"videos/{key}/from_timestamp": 0.0, f"videos/{key}/to_timestamp": len(frames) / fps}
-            episodes.append(
-                {
-                    "episode_index": index, "tasks": [content.info.task], "length": len(recording),
-                    "data/chunk_index": 0, "data/file_index": 0,
-                    "dataset_from_index": begin, "dataset_to_index": begin + len(recording),
-                    "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0,
-                    **videos,
-                    **{f"stats/{key}/{name}": v.tolist() for key, of in stats.items() for name, v in of.items()},
-                }
-            )  # fmt: skip
-            of_episodes.append(stats)
+            episode = {
+                "episode_index": index,
+                "tasks": [content.info.task],
+                "length": len(recording),
+                "data/chunk_index": 0,
+                "data/file_index": 0,
+                "dataset_from_index": begin,
+                "dataset_to_index": begin + len(recording),
+                "meta/episodes/chunk_index": 0,
+                "meta/episodes/file_index": 0,
+                **videos,
+            }
+            for key, values_of in stats.items():
+                episode |= {f"stats/{key}/{name}": value.tolist() for name, value in values_of.items()}
+            episodes.append(episode)
+            episode_stats.append(stats)
             begin += len(recording)
-            left |= set(recording.steps) - {"state", "action", "reward", "success"}
+            omitted |= set(recording.steps) - {"state", "action", "reward", "success"}
     finally:
         if writer is not None:
             writer.close()
@@ -101,9 +109,10 @@ def write(path: Path, content: Content) -> list[str]:
         path / "meta" / "episodes" / (_FILE.format(chunk_index=0, file_index=0) + ".parquet"),
     )
     _write_tasks(path / "meta" / "tasks.parquet", content.info.task)
-    _write_json(
-        path / "meta" / "stats.json", {key: _aggregate([s[key] for s in of_episodes]) for key in of_episodes[0]}
-    )
+    total_stats: dict[str, Stats] = {}
+    for key in episode_stats[0]:
+        total_stats[key] = _aggregate([stats[key] for stats in episode_stats])
+    _write_json(path / "meta" / "stats.json", total_stats)
     info = {
         "codebase_version": "v3.0",
         "robot_type": None,
@@ -121,24 +130,24 @@ def write(path: Path, content: Content) -> list[str]:
     }
     _write_json(path / "meta" / "info.json", info)
     notes = [f"rounded to float32: {', '.join(sorted(rounded))}"] if rounded else []
-    notes += [f"left behind: {', '.join(sorted(left))}"] if left else []
+    notes += [f"omitted: {', '.join(sorted(omitted))}"] if omitted else []
     if content.cameras:
-        notes.append("frames become videos, which are not exact")
+        notes.append("images are stored as videos, with lossy compression")
         if _ENVIRONMENT in features:
-            notes.append(f"for a policy that only looks, take {_ENVIRONMENT} out of its inputs")
+            notes.append(f"for an image-only policy, remove {_ENVIRONMENT} from its inputs")
     return notes
 
 
 def _columns(recording: Recording, index: int, begin: int, fps: int) -> dict[str, np.ndarray]:
     """Return the columns of an episode, each (T, D) or (T,).
 
-    Meta-World's state is split as lerobot's policies expect it: what the robot knows of itself, and the rest.
+    Meta-World's state is split as lerobot's policies expect it: proprioception, and the state of the environment.
     """
     state = recording.steps["state"].astype(np.float32)
-    known = _PROPRIOCEPTION if recording.init_state is not None else state.shape[1]
-    columns = {_STATE: state[:, :known]}
-    if known < state.shape[1]:
-        columns[_ENVIRONMENT] = state[:, known:]
+    width = _PROPRIOCEPTION if recording.init_state is not None else state.shape[1]
+    columns = {_STATE: state[:, :width]}
+    if width < state.shape[1]:
+        columns[_ENVIRONMENT] = state[:, width:]
     columns["action"] = recording.steps["action"]
     for name, dtype in (("reward", np.float32), ("success", np.bool_)):
         if name in recording.steps:
@@ -158,43 +167,48 @@ def _features(columns: Mapping[str, np.ndarray], content: Content, fps: int) -> 
         name: {"dtype": str(values.dtype), "shape": list(values.shape[1:] or (1,)), "names": None}
         for name, values in columns.items()
     }
-    for camera, drawn in content.cameras.items():
-        height, width = drawn.settings.height_px, drawn.settings.width_px
+    for camera, rendered in content.cameras.items():
+        height, width = rendered.settings.height_px, rendered.settings.width_px
         features[_IMAGES + camera] = {
             "dtype": "video",
             "shape": [height, width, 3],
             "names": ["height", "width", "channels"],
             "info": {
-                "video.height": height, "video.width": width, "video.codec": "h264", "video.pix_fmt": "yuv420p",
-                "video.is_depth_map": False, "video.fps": fps, "video.channels": 3, "has_audio": False,
+                "video.height": height,
+                "video.width": width,
+                "video.codec": "h264",
+                "video.pix_fmt": "yuv420p",
+                "video.is_depth_map": False,
+                "video.fps": fps,
+                "video.channels": 3,
+                "has_audio": False,
             },
-        }  # fmt: skip
+        }
     return features
 
 
 def _to_arrow(values: np.ndarray) -> Any:
     import pyarrow as pa
 
-    if values.ndim == 1 or values.shape[1] == 1:  # what has one number is no list to lerobot
+    if values.ndim == 1 or values.shape[1] == 1:  # lerobot stores single numbers without a list
         return pa.array(values.reshape(-1))
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
 
 
 def _write_tasks(path: Path, task: str) -> None:
-    """Write the one task as pandas would write a table whose index it is."""
+    """Write the task in the format of a pandas table with the task as index."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     index = "__index_level_0__"
+    column = {"name": "task_index", "field_name": "task_index", "metadata": None}
+    index_column = {"name": None, "field_name": index, "metadata": None}
     pandas = {
         "index_columns": [index],
         "column_indexes": [],
         "columns": [
-            {"name": None if field == index else field, "field_name": field, "metadata": None, **types}
-            for field, types in (
-                ("task_index", {"pandas_type": "int64", "numpy_type": "int64"}),
-                (index, {"pandas_type": "unicode", "numpy_type": "object"}),
-            )
+            {**column, "pandas_type": "int64", "numpy_type": "int64"},
+            {**index_column, "pandas_type": "unicode", "numpy_type": "object"},
         ],
     }
     table = pa.table({"task_index": pa.array([0], pa.int64()), index: [task]})
@@ -205,7 +219,7 @@ def _write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     import imageio.v2 as imageio
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = ["-crf", str(_CRF), "-g", "2", "-bf", "0"]  # without B-frames, which would shift all timestamps
+    options = ["-crf", str(_CRF), "-g", "2", "-bf", "0"]  # no B-frames, which would shift all timestamps
     writer: Any
     with imageio.get_writer(
         path, fps=fps, codec="libx264", quality=None, pixelformat="yuv420p", macro_block_size=1, ffmpeg_params=options
@@ -218,38 +232,43 @@ def _write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=4, default=np.ndarray.tolist) + "\n")
 
 
-# -- statistics, which lerobot normalises with ----------------------------------------------------------------------
+# -- statistics for lerobot's normalization -------------------------------------------------------------------------
 
 
 def _stats(values: np.ndarray) -> Stats:
     """Return lerobot's statistics of the rows of ``values``, (T,) or (T, D), each of shape (D,)."""
     rows = values.reshape(len(values), -1).astype(np.float64)
     stats = {
-        "min": rows.min(axis=0), "max": rows.max(axis=0), "mean": rows.mean(axis=0), "std": rows.std(axis=0),
+        "min": rows.min(axis=0),
+        "max": rows.max(axis=0),
+        "mean": rows.mean(axis=0),
+        "std": rows.std(axis=0),
         "count": np.array([len(rows)]),
-    }  # fmt: skip
+    }
     quantiles = np.quantile(rows, _QUANTILES, axis=0)
     return stats | {f"q{100 * q:02.0f}": values for q, values in zip(_QUANTILES, quantiles, strict=True)}
 
 
 def _frame_stats(frames: np.ndarray) -> Stats:
-    """Return the statistics of frames, uint8 (T, H, W, 3), by channel in [0, 1], each of shape (3, 1, 1)."""
-    some = frames[np.unique(np.linspace(0, len(frames) - 1, _STATS_FRAMES).round().astype(int))]
-    stats = {
-        name: (value / 255).reshape(3, 1, 1) for name, value in _stats(some.reshape(-1, 3)).items() if name != "count"
-    }
-    return stats | {"count": np.array([len(some)])}
+    """Return the statistics of frames, uint8 (T, H, W, 3), per channel in [0, 1], each of shape (3, 1, 1)."""
+    sampled = frames[np.unique(np.linspace(0, len(frames) - 1, _STATS_FRAMES).round().astype(int))]
+    channel_stats = _stats(sampled.reshape(-1, 3))
+    del channel_stats["count"]
+    stats = {name: (value / 255).reshape(3, 1, 1) for name, value in channel_stats.items()}
+    return stats | {"count": np.array([len(sampled)])}
 
 
-def _aggregate(of_episodes: list[Stats]) -> Stats:
-    """Return the statistics of all episodes; quantiles are, as lerobot's, the mean of theirs."""
-    stacked = {name: np.stack([stats[name] for stats in of_episodes]) for name in of_episodes[0]}
+def _aggregate(episode_stats: list[Stats]) -> Stats:
+    """Return the statistics of all episodes; quantiles are averaged over the episodes, as in lerobot."""
+    stacked: Stats = {}
+    for name in episode_stats[0]:
+        stacked[name] = np.stack([stats[name] for stats in episode_stats])
     weights = stacked["count"].reshape(-1, *[1] * (stacked["mean"].ndim - 1)) / stacked["count"].sum()
     means = {name: (values * weights).sum(axis=0) for name, values in stacked.items() if name[0] in "qm"}
-    spread = stacked["std"] ** 2 + (stacked["mean"] - means["mean"]) ** 2
+    variances = stacked["std"] ** 2 + (stacked["mean"] - means["mean"]) ** 2
     return means | {
         "min": stacked["min"].min(axis=0),
         "max": stacked["max"].max(axis=0),
-        "std": np.sqrt((spread * weights).sum(axis=0)),
+        "std": np.sqrt((variances * weights).sum(axis=0)),
         "count": stacked["count"].sum(axis=0),
     }

@@ -1,7 +1,7 @@
-"""The files of anybody's zarr group, of format 2 or 3, in a folder or a zip.
+"""Reader of untrusted zarr groups, in format 2 or 3, in a folder or a zip.
 
-They are read here and not with zarr, which would take missing chunks for zeros without a word, unpickle objects, and
-unpack a chunk to whatever size it says.
+The zarr package is not used, because it silently reads missing chunks as zeros, unpickles objects, and decompresses a
+chunk to whatever size it declares.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from act_kit.datasets.formats.content import EPISODE_BYTES, one_line
 from act_kit.errors import DatasetError
 
 _MAX_CHUNKS = 2_000_000
-"""Of an array: more would take minutes to look for."""
+"""Maximum number of chunks of an array: to look for more would take minutes."""
 _MAX_UNWRITTEN_BYTES = 1_000_000_000
-"""What chunks that are not stored may stand for: a file of a kilobyte can declare terabytes of zeros."""
+"""Maximum size of the chunks that are not stored: a file of a kilobyte can declare terabytes of zeros."""
 _MAX_JSON_BYTES = 1_000_000
 _HIDDEN = re.compile(r"(^|/)(\._[^/]*|\.DS_Store|__MACOSX/.*)$")
 
@@ -36,7 +36,7 @@ class ZarrFiles(ABC):
     """The files of a group.
 
     Attributes:
-        path: Where the group is.
+        path: Path of the group.
         zarr_format: 2 or 3.
     """
 
@@ -45,12 +45,12 @@ class ZarrFiles(ABC):
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """The names of all files that are not hidden."""
+        """Names of all files that are not hidden."""
         return frozenset(name for name in self._all_names if not _HIDDEN.search(name))
 
     @property
     def num_hidden(self) -> int:
-        """Files that macOS left there."""
+        """Number of hidden files, which macOS creates."""
         return len(self._all_names) - len(self.names)
 
     @cached_property
@@ -58,15 +58,15 @@ class ZarrFiles(ABC):
     def _all_names(self) -> frozenset[str]: ...
 
     @abstractmethod
-    def get(self, name: str, most: int) -> bytes | None:
-        """Return a file, None where there is none.
+    def get(self, name: str, max_bytes: int) -> bytes | None:
+        """Return the content of a file, or None if it does not exist.
 
         Raises:
-            DatasetError: It has more than ``most`` bytes.
+            DatasetError: The file has more than ``max_bytes`` bytes.
         """
 
     def arrays(self) -> list[str]:
-        """Name the arrays, at any depth."""
+        """Return the names of the arrays, at any depth."""
         end = "/.zarray" if self.zarr_format == 2 else "/zarr.json"
         found = sorted(name for name in self.names if name.endswith(end))
         if self.zarr_format == 3:
@@ -74,26 +74,28 @@ class ZarrFiles(ABC):
         return [name.removesuffix(end) for name in found]
 
     def attributes(self) -> list[str]:
-        """Name the attributes of groups and arrays."""
+        """Return the names of the attributes of groups and arrays."""
         end = ".zattrs" if self.zarr_format == 2 else "zarr.json"
         found = []
         for name in sorted(self.names):
             if name.rpartition("/")[2] == end:
-                said = self._describe(name)
-                values = said if self.zarr_format == 2 else said.get("attributes")
+                content = self._describe(name)
+                values = content if self.zarr_format == 2 else content.get("attributes")
                 if isinstance(values, dict):
                     found += [name.removesuffix(end) + key for key in values]
         return found
 
     def _describe(self, name: str) -> dict[str, Any]:
         try:
-            said = json.loads(self.get(name, _MAX_JSON_BYTES) or b"{}")
+            content = json.loads(self.get(name, _MAX_JSON_BYTES) or b"{}")
         except (ValueError, RecursionError) as error:
             raise DatasetError(f"{self.path / name} is damaged: {one_line(error)}.") from error
-        return said if isinstance(said, dict) else {}
+        return content if isinstance(content, dict) else {}
 
 
 class _Folder(ZarrFiles):
+    """A group in a folder."""
+
     def __init__(self, path: Path, zarr_format: int) -> None:
         self.path, self.zarr_format = path, zarr_format
 
@@ -101,16 +103,16 @@ class _Folder(ZarrFiles):
     def _all_names(self) -> frozenset[str]:
         return frozenset(str(file.relative_to(self.path)) for file in self.path.rglob("*") if file.is_file())
 
-    def get(self, name: str, most: int) -> bytes | None:
+    def get(self, name: str, max_bytes: int) -> bytes | None:
         file = self.path / name
         if not file.is_file():
             return None
-        _check_size(file, file.stat().st_size, most)
+        _check_size(file, file.stat().st_size, max_bytes)
         return file.read_bytes()
 
 
 class _Zip(ZarrFiles):
-    """A group that is zipped, perhaps with the folders it was in."""
+    """A group in a zip, at the top or in folders."""
 
     def __init__(self, path: Path, ends: str) -> None:
         self.path = path
@@ -125,35 +127,35 @@ class _Zip(ZarrFiles):
     @cached_property
     def _all_names(self) -> frozenset[str]:
         names = [name for name in self._zip.namelist() if not name.endswith("/")]
-        ours = [name for name in names if name.startswith(self._root) or _HIDDEN.search(name)]
-        return frozenset(name.removeprefix(self._root) for name in ours)
+        inside = [name for name in names if name.startswith(self._root) or _HIDDEN.search(name)]
+        return frozenset(name.removeprefix(self._root) for name in inside)
 
-    def get(self, name: str, most: int) -> bytes | None:
+    def get(self, name: str, max_bytes: int) -> bytes | None:
         if name not in self._all_names:
             return None
-        _check_size(self.path / name, self._zip.getinfo(self._root + name).file_size, most)
-        return self._zip.read(self._root + name)  # never more than it declares
+        _check_size(self.path / name, self._zip.getinfo(self._root + name).file_size, max_bytes)
+        return self._zip.read(self._root + name)  # at most the declared size
 
 
 def open_files(path: Path, ends: str) -> ZarrFiles:
-    """Open the files of the group at ``path``, which has an array ``ends``."""
+    """Open the files of the group at ``path``, which contains an array ``ends``."""
     if path.is_file():
         return _Zip(path, ends)
     return _Folder(path, 3 if (path / ends / "zarr.json").is_file() else 2)
 
 
-def _check_size(file: Path, size: int, most: int) -> None:
-    if size > most:
-        raise DatasetError(f"{file} has {size} bytes; at most {most} can belong there.")
+def _check_size(file: Path, size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise DatasetError(f"{file} has {size} bytes; at most {max_bytes} were expected.")
 
 
 class ZarrArray:
     """An array of numbers.
 
     Attributes:
-        where: What messages call it.
-        shape, dtype: As they are declared.
-        fill: The value of what is not stored; None where none is declared.
+        where: Name in messages.
+        shape, dtype: Declared shape and dtype.
+        fill: Value of chunks that are not stored; None if none is declared.
     """
 
     def __init__(self, files: ZarrFiles, name: str) -> None:
@@ -164,15 +166,15 @@ class ZarrArray:
         if text is None:
             raise DatasetError(f"{files.path} lacks {name}: it is not a replay buffer of diffusion policy.")
         try:
-            said = json.loads(text)
-            if said["zarr_format"] != files.zarr_format:
-                raise ValueError(f"zarr_format is {said['zarr_format']}")
-            shape, chunks = self._describe_2(said) if files.zarr_format == 2 else self._describe_3(said)
+            content = json.loads(text)
+            if content["zarr_format"] != files.zarr_format:
+                raise ValueError(f"zarr_format is {content['zarr_format']}")
+            shape, chunks = self._parse_format_2(content) if files.zarr_format == 2 else self._parse_format_3(content)
             self.shape = tuple(int(size) for size in shape)
             self._chunks = tuple(int(size) for size in chunks)
             if len(self._chunks) != len(self.shape) or min((*self.shape, 0)) < 0 or min((*self._chunks, 1)) < 1:
                 raise ValueError(f"shape {self.shape} in chunks of {self._chunks}")
-            fill = said.get("fill_value")
+            fill = content.get("fill_value")
             with np.errstate(all="ignore"):
                 self.fill = None if fill is None else float(np.array(float(fill)).astype(self.dtype))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -181,52 +183,52 @@ class ZarrArray:
         if self._chunk_bytes > EPISODE_BYTES:
             raise DatasetError(f"{self.where} declares chunks of {self._chunk_bytes / 1e9:.0f} GB.")
 
-    def _describe_2(self, said: Mapping[str, Any]) -> tuple[Any, Any]:
-        if not re.fullmatch(r"[<>|][fiub]\d{1,2}", said["dtype"]):
-            raise ValueError(f"dtype {said['dtype']}, numbers were expected")
-        self.dtype = np.dtype(said["dtype"])
-        compressor = said["compressor"]
+    def _parse_format_2(self, content: Mapping[str, Any]) -> tuple[Any, Any]:
+        if not re.fullmatch(r"[<>|][fiub]\d{1,2}", content["dtype"]):
+            raise ValueError(f"dtype {content['dtype']}, numbers were expected")
+        self.dtype = np.dtype(content["dtype"])
+        compressor = content["compressor"]
         self._codec = "" if compressor is None else compressor["id"]
-        if said.get("filters") or self._codec not in ("", *_DECODERS):
+        if content.get("filters") or self._codec not in ("", *_DECODERS):
             raise ValueError(
-                f"compressor {compressor}, filters {said.get('filters')}; only {', '.join(_DECODERS)} are read"
+                f"compressor {compressor}, filters {content.get('filters')}; only {', '.join(_DECODERS)} are supported"
             )
-        self._separator = {".": ".", "/": "/"}[said.get("dimension_separator", ".")]
+        self._separator = {".": ".", "/": "/"}[content.get("dimension_separator", ".")]
         self._prefix = ""
-        self._order = {"C": "C", "F": "F"}[said["order"]]
-        return said["shape"], said["chunks"]
+        self._order = {"C": "C", "F": "F"}[content["order"]]
+        return content["shape"], content["chunks"]
 
-    def _describe_3(self, said: Mapping[str, Any]) -> tuple[Any, Any]:
-        if not re.fullmatch(r"bool|u?int(8|16|32|64)|float(16|32|64)", said["data_type"]):
-            raise ValueError(f"data type {said['data_type']}, numbers were expected")
-        first, *rest = said["codecs"]
+    def _parse_format_3(self, content: Mapping[str, Any]) -> tuple[Any, Any]:
+        if not re.fullmatch(r"bool|u?int(8|16|32|64)|float(16|32|64)", content["data_type"]):
+            raise ValueError(f"data type {content['data_type']}, numbers were expected")
+        first, *rest = content["codecs"]
         names = [codec["name"] for codec in rest]
         if first["name"] != "bytes" or len(names) > 1 or not {*names} <= {*_DECODERS}:
-            raise ValueError(f"codecs {[first['name'], *names]}; bytes and one of {', '.join(_DECODERS)} are read")
+            raise ValueError(f"codecs {[first['name'], *names]}; bytes and one of {', '.join(_DECODERS)} are supported")
         endian = first.get("configuration", {}).get("endian", "little")
-        self.dtype = np.dtype(said["data_type"]).newbyteorder({"little": "<", "big": ">"}[endian])
+        self.dtype = np.dtype(content["data_type"]).newbyteorder({"little": "<", "big": ">"}[endian])
         self._codec = "".join(names)
-        keys = said["chunk_key_encoding"]
+        keys = content["chunk_key_encoding"]
         is_default = {"default": True, "v2": False}[keys["name"]]
         separator = keys.get("configuration", {}).get("separator", "/" if is_default else ".")
         self._separator = {".": ".", "/": "/"}[separator]
         self._prefix = f"c{self._separator}" if is_default else ""
         self._order = "C"
-        if said["chunk_grid"]["name"] != "regular":
-            raise ValueError(f"chunk grid {said['chunk_grid']['name']}; a regular one is read")
-        return said["shape"], said["chunk_grid"]["configuration"]["chunk_shape"]
+        if content["chunk_grid"]["name"] != "regular":
+            raise ValueError(f"chunk grid {content['chunk_grid']['name']}; only regular grids are supported")
+        return content["shape"], content["chunk_grid"]["configuration"]["chunk_shape"]
 
     def count_chunks(self, num_steps: int) -> tuple[int, int]:
-        """Return how many chunks of the first steps are stored, and how many there should be.
+        """Return how many chunks of the first ``num_steps`` steps are stored, and how many are expected.
 
         Raises:
-            DatasetError: There are far too many, or those that are not stored stand for far too much.
+            DatasetError: The array declares too many chunks, or the missing ones are too large.
         """
         sizes = (num_steps, *self.shape[1:])
         counts = [math.ceil(size / chunk) for size, chunk in zip(sizes, self._chunks, strict=True)]
         num = math.prod(counts)
         if num > _MAX_CHUNKS:
-            raise DatasetError(f"{self.where} declares {num} chunks; at most {_MAX_CHUNKS} are read.")
+            raise DatasetError(f"{self.where} declares {num} chunks; at most {_MAX_CHUNKS} are supported.")
         keys = (self._key(number) for number in itertools.product(*map(range, counts)))
         num_stored = sum(f"{self._name}/{key}" in self._files.names for key in keys)
         if (num - num_stored) * self._chunk_bytes > _MAX_UNWRITTEN_BYTES:
@@ -243,7 +245,7 @@ class ZarrArray:
             chunk = self._chunk(number)
             low = [n * size for n, size in zip(number, self._chunks, strict=True)]
             top = max(begin, low[0]), min(end, low[0] + first)
-            rest = [slice(at, at + size) for at, size in zip(low[1:], others, strict=True)]  # may end beyond the array
+            rest = [slice(at, at + size) for at, size in zip(low[1:], others, strict=True)]  # can end beyond the array
             target = rows[(slice(top[0] - begin, top[1] - begin), *rest)]
             target[:] = chunk[(slice(top[0] - low[0], top[1] - low[0]), *map(slice, target.shape[1:]))]
         return rows
@@ -252,7 +254,7 @@ class ZarrArray:
         return self._prefix + self._separator.join(map(str, number))
 
     def _chunk(self, number: tuple[int, ...]) -> np.ndarray:
-        if self._last is not None and self._last[0] == number:  # the next episode often begins in it
+        if self._last is not None and self._last[0] == number:  # the next episode often begins in the same chunk
             return self._last[1]
         key = self._key(number)
         data: Any = self._files.get(f"{self._name}/{key}", 2 * self._chunk_bytes + 4096)
@@ -266,18 +268,20 @@ class ZarrArray:
             except Exception as error:
                 raise DatasetError(f"{self.where}: chunk {key} is damaged: {one_line(error)}.") from error
             if len(data) != self._chunk_bytes:
-                raise DatasetError(f"{self.where}: chunk {key} is truncated, or no chunk of {self._chunk_bytes} bytes.")
+                raise DatasetError(
+                    f"{self.where}: chunk {key} is truncated, or not a chunk of {self._chunk_bytes} bytes."
+                )
             order: Any = self._order
             chunk = np.frombuffer(data, self.dtype).reshape(self._chunks, order=order)
         self._last = number, chunk
         return chunk
 
 
-# -- codecs: none may unpack to more than it must -------------------------------------------------------------------
+# -- codecs, which decompress to at most the expected size ----------------------------------------------------------
 
 
 def _decode_blosc(data: bytes, num_bytes: int) -> bytes:
-    # Its header, in c-blosc's README_HEADER.rst: what it unpacks to, and how long it is, which is not checked.
+    # Header, from c-blosc's README_HEADER.rst: uncompressed and compressed size; the decoder does not check the latter.
     sizes = np.frombuffer(data[4:16], "<u4").tolist()
     if len(sizes) != 3 or sizes[0] != num_bytes or sizes[2] != len(data):
         return b""
@@ -285,13 +289,15 @@ def _decode_blosc(data: bytes, num_bytes: int) -> bytes:
 
 
 def _decode_zstd(data: bytes, num_bytes: int) -> bytes:
-    return bytes(numcodecs.Zstd().decode(data, np.empty(num_bytes, np.uint8)))  # refuses to write beyond its end
+    return bytes(
+        numcodecs.Zstd().decode(data, np.empty(num_bytes, np.uint8))
+    )  # the decoder never writes beyond the buffer
 
 
 def _decode_zlib(data: bytes, num_bytes: int) -> bytes:
-    unpacker = zlib.decompressobj(wbits=47)  # of zlib or gzip, whichever it says
-    unpacked = unpacker.decompress(data, num_bytes + 1)
-    return unpacked if unpacker.eof else b""
+    decompressor = zlib.decompressobj(wbits=47)  # detects zlib and gzip
+    decompressed = decompressor.decompress(data, num_bytes + 1)
+    return decompressed if decompressor.eof else b""
 
 
 _DECODERS = {"blosc": _decode_blosc, "zstd": _decode_zstd, "gzip": _decode_zlib, "zlib": _decode_zlib}

@@ -1,4 +1,4 @@
-"""Whatever connects, sends or does not read: one line at most, no traceback, and the arm goes on at its rate."""
+"""Invalid data and slow peers: at most one log line, no traceback, and steps continue at their rate."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from websockets.sync.client import ClientConnection
 from act_kit.collection.teleop import connections, server
 from act_kit.sim.render import Gl
 from benchmarks.teleop import TOKEN, Served, serve, unread_page, wait_until
-from tests.collection.teleop.test_server import UP, begin, command, connect, say, status_of
+from tests.collection.teleop.test_server import UP, begin, command, connect, send, status_of
 
 pytestmark = pytest.mark.gl
 
-WILD: list[Any] = [
+INVALID: list[Any] = [
     None,
     True,
     "1",
@@ -51,7 +51,7 @@ WILD: list[Any] = [
 def served(
     gl: Gl, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Served]:
-    """Serve, and hold what is printed against what may be."""
+    """Serve a session, and check what was printed and logged afterwards."""
     with serve(gl, tmp_path / "data", n=3) as served:
         yield served
     printed = "".join(capfd.readouterr())
@@ -59,31 +59,31 @@ def served(
     assert len(printed.splitlines()) + len(caplog.records) <= 1, printed + caplog.text
 
 
-def ask(served: Served, request: bytes, timeout_s: float = 5.0) -> bytes:
-    """Return what is answered to some bytes until the connection ends."""
+def request_bytes(served: Served, request: bytes, timeout_s: float = 5.0) -> bytes:
+    """Send bytes and return the response until the connection ends."""
     host, port = served.host.split(":")
-    answer = b""
+    response = b""
     with socket.create_connection((host, int(port)), timeout=timeout_s) as peer, contextlib.suppress(ConnectionError):
         peer.sendall(request)
         peer.shutdown(socket.SHUT_WR)
         while received := peer.recv(65536):
-            answer += received
-    return answer
+            response += received
+    return response
 
 
 def get(served: Served, path: str = f"/?token={TOKEN}") -> bytes:
-    return ask(served, f"GET {path} HTTP/1.1\r\nHost: {served.host}\r\nConnection: close\r\n\r\n".encode())
+    return request_bytes(served, f"GET {path} HTTP/1.1\r\nHost: {served.host}\r\nConnection: close\r\n\r\n".encode())
 
 
-def steps_on(served: Served, page: ClientConnection) -> bool:
-    """Return whether the arm goes on when it is steered."""
+def can_steer(served: Served, page: ClientConnection) -> bool:
+    """Return True if the arm moves when it is steered."""
     before = served.steps
-    say(page, UP, 0.5)
+    send(page, UP, 0.5)
     return served.steps > before
 
 
-def wild_messages(attempt: int) -> Iterator[dict[str, Any]]:
-    """Every message with every value in the place of each of its own, without it, and with one more."""
+def invalid_messages(attempt: int) -> Iterator[dict[str, Any]]:
+    """Yield each message with each field replaced by each value, without the field, and with another field."""
     messages: list[dict[str, Any]] = [
         UP,
         {"type": "release"},
@@ -93,15 +93,15 @@ def wild_messages(attempt: int) -> Iterator[dict[str, Any]]:
     for message in messages:
         for key in message:
             yield {name: value for name, value in message.items() if name != key}
-            for value in WILD:
+            for value in INVALID:
                 yield {**message, key: value}
-        yield {**message, "more": WILD[3]}
+        yield {**message, "more": INVALID[3]}
 
 
-def test_messages_of_any_content_leave_an_episode_that_can_be_kept(served: Served) -> None:
+def test_messages_with_any_content_leave_a_valid_episode(served: Served) -> None:
     with connect(served) as page:
         begin(served, page)
-        for message in wild_messages(served.session.attempt):
+        for message in invalid_messages(served.session.attempt):
             with contextlib.suppress(ConnectionClosed):
                 page.send(json.dumps(message))
             time.sleep(0.01)
@@ -110,7 +110,7 @@ def test_messages_of_any_content_leave_an_episode_that_can_be_kept(served: Serve
         for data in (b"", b"\x00", b"\xff" * 100):
             page.send(data)
         status_of(page)
-        assert steps_on(served, page)
+        assert can_steer(served, page)
     episode = served.session._recorder.episode(attempt=0, source="teleop:anna")
     assert episode.action.shape == (len(episode.action), 4)
     assert np.abs(episode.action).max() <= 1
@@ -143,11 +143,11 @@ def frame(opcode: int, payload: bytes, *, masked: bool = True, fin: bool = True)
     ],
     ids=range(13),
 )
-def test_frames_of_any_kind_end_their_own_connection_at_most(served: Served, data: bytes) -> None:
-    with connect(served) as page, unread_page(served, "wild") as peer:
+def test_invalid_frames_end_only_their_own_connection(served: Served, data: bytes) -> None:
+    with connect(served) as page, unread_page(served, "invalid") as peer:
         begin(served, page)
         peer.sendall(data)
-        assert steps_on(served, page)
+        assert can_steer(served, page)
 
 
 HOSTS = [
@@ -180,7 +180,7 @@ def test_a_host_that_is_not_this_machine_is_refused(served: Served, upgrade: str
     path = "/ws" if upgrade else "/"
     for host in HOSTS:
         request = f"GET {path}?token={TOKEN} HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\n{upgrade}{key}\r\n"
-        status = ask(served, request.encode("utf-8"))[:12]
+        status = request_bytes(served, request.encode("utf-8"))[:12]
         assert status in (b"HTTP/1.1 400", b"HTTP/1.1 403", b""), (host, status)
     assert get(served)[:12] == b"HTTP/1.1 200"
 
@@ -203,7 +203,7 @@ def test_origins_other_than_the_page_itself_are_refused(served: Served) -> None:
 
 
 def requests(host: str) -> Iterator[bytes]:
-    """Requests that no browser makes."""
+    """Yield requests that no browser makes."""
     line, head = b"GET / HTTP/1.1\r\n", f"Host: {host}\r\n".encode()
     upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
     yield from (
@@ -259,16 +259,17 @@ def requests(host: str) -> Iterator[bytes]:
     yield (line + head + b"\r\n") * 50
 
 
-def test_requests_of_any_kind_are_answered_or_ended(served: Served) -> None:
+def test_invalid_requests_are_answered_or_ended(served: Served) -> None:
     for request in requests(served.host):
-        answer = ask(served, request)
-        assert not answer or answer[:10] in (b"HTTP/1.1 4", b"HTTP/1.1 5", b"HTTP/1.1 1"), (request[:80], answer[:80])
-        assert b"HTTP/1.1 500" not in answer, request[:80]
+        response = request_bytes(served, request)
+        statuses = (b"HTTP/1.1 4", b"HTTP/1.1 5", b"HTTP/1.1 1")
+        assert not response or response[:10] in statuses, (request[:80], response[:80])
+        assert b"HTTP/1.1 500" not in response, request[:80]
     assert get(served)[:12] == b"HTTP/1.1 200"
 
 
 @pytest.mark.e2e
-def test_idle_and_slow_connections_end_and_keep_nobody_out(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_and_slow_connections_end_and_do_not_block_others(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "REQUEST_S", 2.0)
     host, port = served.host.split(":")
     with contextlib.ExitStack() as stack:
@@ -283,11 +284,11 @@ def test_idle_and_slow_connections_end_and_keep_nobody_out(served: Served, monke
                     peers[-1].send(b"G")
                 time.sleep(0.2)
             assert num_open(peers) == 0
-            assert steps_on(served, page)
+            assert can_steer(served, page)
 
 
 def num_open(peers: list[socket.socket]) -> int:
-    """Return how many connections the other side has not ended."""
+    """Return the number of connections that the server has not ended."""
     return sum(map(is_open, peers))
 
 
@@ -302,7 +303,7 @@ def is_open(peer: socket.socket) -> bool:
 
 
 @pytest.mark.e2e
-def test_spectators_who_do_not_read_are_disconnected(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spectators_that_do_not_read_are_disconnected(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "STALLED_S", 3.0)
     with contextlib.ExitStack() as stack, connect(served) as page:
         begin(served, page)
@@ -311,22 +312,24 @@ def test_spectators_who_do_not_read_are_disconnected(served: Served, monkeypatch
         wait_until(lambda: len(served.teleop._clients) == 11, "the pages")
         end = time.monotonic() + 30
         while len(served.teleop._clients) > 1 and time.monotonic() < end:
-            say(page, UP, 0.5)
+            send(page, UP, 0.5)
             command(served, page, "restart")
         assert list(served.teleop._clients) == ["one"]
 
 
-def test_a_page_that_stopped_reading_can_be_loaded_again(served: Served) -> None:
+def test_a_page_that_stopped_reading_can_be_reloaded(served: Served) -> None:
     with unread_page(served, "one"):
         with connect(served, "two") as other:
-            for _ in range(40):  # fills what is buffered for the page that does not read
+            for _ in range(40):  # fill the buffers of the page that does not read
                 status_of(other)
         with connect(served, "one") as page:
             assert status_of(page)["role"] == "controller"
             begin(served, page)
 
 
-def test_pages_are_counted_and_the_one_that_steers_comes_back(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_pages_is_limited_and_the_controller_can_reconnect(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(server, "MAX_PAGES", 3)
     with connect(served, "one") as page, connect(served, "two"), connect(served, "three"):
         wait_until(lambda: len(served.teleop._clients) == 3, "the pages")
@@ -340,8 +343,8 @@ def test_pages_are_counted_and_the_one_that_steers_comes_back(served: Served, mo
             begin(served, page)
 
 
-def test_all_spectators_see_images_by_turns(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "SPECTATORS_A_TICK", 2)
+def test_spectators_take_turns(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SPECTATORS_PER_TICK", 2)
     with contextlib.ExitStack() as stack, connect(served) as page:
         pages = [stack.enter_context(connect(served, f"s{i}")) for i in range(5)]
         begin(served, page)
@@ -351,17 +354,17 @@ def test_all_spectators_see_images_by_turns(served: Served, monkeypatch: pytest.
                 pass
 
 
-def test_a_flood_of_messages_ends_the_page_that_sends_it(served: Served) -> None:
+def test_a_page_that_floods_the_server_is_disconnected(served: Served) -> None:
     with connect(served, "one") as page, connect(served, "flood") as flood:
         begin(served, page)
         with contextlib.suppress(ConnectionClosed):
             for _ in range(100_000):
                 flood.send("")
         assert flood.close_code == 1006
-        assert steps_on(served, page)
+        assert can_steer(served, page)
 
 
-def test_what_a_library_logs_is_one_line_and_seldom(caplog: pytest.LogCaptureFixture) -> None:
+def test_library_logs_are_limited_to_one_line(caplog: pytest.LogCaptureFixture) -> None:
     log = logging.getLogger("uvicorn.error")
     with connections.quiet_logs():
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""Demonstrating through the page in a real browser: keys are pressed until the task is done, and a policy trains."""
+"""Teleoperation in a real browser: keys are pressed until the task succeeds, and a policy is trained on the data."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.gl, pytest.mark.browser]
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     context = browser.new_context(viewport={"width": 1280, "height": 800})
-    complaints: list[str] = []
-    context.on("console", lambda message: complaints.append(message.text))
-    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    errors: list[str] = []
+    context.on("console", lambda message: errors.append(message.text))
+    context.on("weberror", lambda error: errors.append(str(error.error)))
     yield context
     context.close()
-    assert [text for text in complaints if "WebSocket" not in text] == [], "a connection that drops is said to have"
+    assert [text for text in errors if "WebSocket" not in text] == [], "only dropped connections may be logged"
 
 
 @pytest.fixture
@@ -41,12 +41,16 @@ def served(gl: Gl, tmp_path: Path) -> Iterator[Served]:
 def open_page(context: BrowserContext, served: Served) -> Page:
     page = context.new_page()
     page.goto(served.url)
-    wait_until(lambda: page.evaluate("shownAt.length"), "a picture")  # first: the page forgets it after two seconds
-    wait_until(lambda: served.teleop.live, "the page at the controls")
+    wait_until(
+        lambda: page.evaluate("shownAt.length"), "an image"
+    )  # first: the page counts images of the last two seconds only
+    wait_until(lambda: served.teleop.live, "the page to have control")
     return page
 
 
-def test_reach_is_demonstrated_by_keys_and_trains(context: BrowserContext, served: Served, tmp_path: Path) -> None:
+def test_reach_is_demonstrated_with_keys_and_a_policy_trains_on_it(
+    context: BrowserContext, served: Served, tmp_path: Path
+) -> None:
     page = open_page(context, served)
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
     for number in (1, 2):
@@ -54,7 +58,7 @@ def test_reach_is_demonstrated_by_keys_and_trains(context: BrowserContext, serve
         page.get_by_text("Success. Enter keeps it").wait_for()
         page.keyboard.press("Enter")
         page.get_by_text(f"Episode {number} is kept: it is on disk.").wait_for()
-        assert EpisodeStore.open(tmp_path / "data").num_episodes == number, "before the page says so"
+        assert EpisodeStore.open(tmp_path / "data").num_episodes == number, "stored before the page shows it"
     page.get_by_text("All 2 demonstrations are on disk").wait_for()
     store = EpisodeStore.open(tmp_path / "data")
     assert measure_diversity(store).quality[0].source == "teleop:anna"
@@ -63,7 +67,7 @@ def test_reach_is_demonstrated_by_keys_and_trains(context: BrowserContext, serve
     assert Policy.load(tmp_path / "run").tasks == ("reach-v3",)
 
 
-def test_push_is_demonstrated_by_keys(gl: Gl, context: BrowserContext, tmp_path: Path) -> None:
+def test_push_is_demonstrated_with_keys(gl: Gl, context: BrowserContext, tmp_path: Path) -> None:
     with serve(gl, tmp_path / "data", task="push-v3", n=1) as served:
         page = open_page(context, served)
         go(page, served, lambda state: np.add(state[4:7], [0, 0, 0.15]), near_m=0.01)
@@ -79,7 +83,7 @@ def test_push_is_demonstrated_by_keys(gl: Gl, context: BrowserContext, tmp_path:
     assert set(np.unique(episode.action[:, 3])) == {-1.0, 1.0}, "the gripper was closed"
 
 
-def test_a_page_that_is_closed_goes_on_where_it_was(context: BrowserContext, served: Served) -> None:
+def test_a_reloaded_page_continues_the_episode(context: BrowserContext, served: Served) -> None:
     page = open_page(context, served)
     page.keyboard.down("KeyW")
     wait_until(lambda: served.steps > 10, "some steps")
@@ -94,7 +98,7 @@ def test_a_page_that_is_closed_goes_on_where_it_was(context: BrowserContext, ser
     wait_until(lambda: served.steps > before + 5, "more steps")
 
 
-def test_a_connection_that_drops_comes_back(context: BrowserContext, served: Served) -> None:
+def test_a_dropped_connection_is_restored(context: BrowserContext, served: Served) -> None:
     page = open_page(context, served)
     page.keyboard.down("KeyW")
     wait_until(lambda: served.steps > 5, "some steps")
@@ -103,10 +107,10 @@ def test_a_connection_that_drops_comes_back(context: BrowserContext, served: Ser
     before = served.steps
     page.get_by_text("No connection: the arm has stopped").wait_for()
     assert served.steps == before
-    wait_until(lambda: served.steps > before + 5, "the key that is still held, once the connection is back")
+    wait_until(lambda: served.steps > before + 5, "steps from the key that is still held, once the connection is back")
 
 
-def test_without_focus_it_stops(context: BrowserContext, served: Served) -> None:
+def test_the_arm_stops_without_focus(context: BrowserContext, served: Served) -> None:
     page = open_page(context, served)
     page.keyboard.down("KeyW")
     wait_until(lambda: served.steps > 5, "some steps")
@@ -117,10 +121,10 @@ def test_without_focus_it_stops(context: BrowserContext, served: Served) -> None
     assert served.steps == before
     page.evaluate("document.hasFocus = () => true; dispatchEvent(new Event('focus'))")
     page.wait_for_timeout(500)
-    assert served.steps <= before + 1, "what was held before is let go"
+    assert served.steps <= before + 1, "the key held before is released"
 
 
-def test_keys_can_be_changed_and_stay_so(context: BrowserContext, served: Served) -> None:
+def test_changed_keys_are_kept_after_a_reload(context: BrowserContext, served: Served) -> None:
     page = open_page(context, served)
     page.locator("[data-action=skip] >> nth=0").click()
     page.keyboard.press("KeyX")
@@ -128,15 +132,15 @@ def test_keys_can_be_changed_and_stay_so(context: BrowserContext, served: Served
     wait_until(lambda: served.teleop.live, "the page again")
     page.keyboard.press("KeyN")
     page.keyboard.press("KeyX")
-    wait_until(lambda: served.session.num_discarded == 1, "the next start")
+    wait_until(lambda: served.session.num_discarded == 1, "the next initial state")
     page.get_by_role("button", name="Default keys").click()
     page.keyboard.press("KeyN")
-    wait_until(lambda: served.session.num_discarded == 2, "the next start")
+    wait_until(lambda: served.session.num_discarded == 2, "the next initial state")
 
 
 @pytest.mark.slow
-def test_time_passes_steadily_while_the_picture_moves(context: BrowserContext, served: Served) -> None:
-    """On a machine that does nothing else; see ``python -m benchmarks.teleop``."""
+def test_the_step_rate_is_steady_while_images_are_shown(context: BrowserContext, served: Served) -> None:
+    """Needs an idle machine; see ``python -m benchmarks.teleop``."""
     page = open_page(context, served)
     steps_per_s, _, frames_per_s = measure(page, served, seconds=10)
     assert 18 <= steps_per_s <= 22
@@ -151,11 +155,11 @@ navigator.getGamepads = () => [{
 """
 
 
-def test_a_gamepad_steers(context: BrowserContext, served: Served) -> None:
+def test_a_gamepad_steers_the_arm(context: BrowserContext, served: Served) -> None:
     context.add_init_script(PAD)
     page = open_page(context, served)
 
-    def pull(x: float) -> float:
+    def moved(x: float) -> float:
         before = ground_axes(served.simulator, "corner4") @ served.simulator.state[:3]
         at = served.steps
         page.evaluate(f"window.axes = [{x}, 0, 0, 0]")
@@ -166,10 +170,10 @@ def test_a_gamepad_steers(context: BrowserContext, served: Served) -> None:
 
     page.evaluate("window.axes = [0.1, 0, 0, 0]")
     page.wait_for_timeout(300)
-    assert served.steps == 0, "a stick that is not quite in the middle"
-    far, less = pull(1.0), pull(0.5)
-    assert far > 1.5 * less > 0, "half way is slower"
+    assert served.steps == 0, "dead zone of the stick"
+    far, less = moved(1.0), moved(0.5)
+    assert far > 1.5 * less > 0, "half deflection is slower"
     page.evaluate("window.button = 0")
     wait_until(lambda: served.session.gripper > 0, "the gripper")
     page.wait_for_timeout(200)
-    assert served.session.gripper > 0, "once, however long it is pressed"
+    assert served.session.gripper > 0, "toggled once, however long it is pressed"

@@ -1,4 +1,4 @@
-"""Who may connect, who holds the controls, and that nothing moves by itself: spoken to as a page would speak."""
+"""Teleoperation server: access, control, and when the arm stops, tested with messages like those of a page."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def connect(served: Served, client: str = "one", *, token: str = TOKEN, origin: 
 
 
 def status_of(page: ClientConnection) -> dict[str, Any]:
-    """Return what a page is told next."""
+    """Return the next status that a page receives."""
     page.socket.settimeout(None)
     while True:
         received = page.recv(timeout=10)
         if isinstance(received, str) and (message := json.loads(received))["type"] == "status":
-            newer: dict[str, Any] = message
-            return newer
+            status: dict[str, Any] = message
+            return status
 
 
-def say(page: ClientConnection, message: dict[str, Any], seconds: float = 0.0) -> None:
-    """Send a message, again and again for some time, as a page does while a key is held."""
+def send(page: ClientConnection, message: dict[str, Any], seconds: float = 0.0) -> None:
+    """Send a message repeatedly for some seconds, as a page does while a key is held."""
     end = time.monotonic() + seconds
     page.send(json.dumps(message))
     while time.monotonic() < end:
@@ -57,29 +57,31 @@ def say(page: ClientConnection, message: dict[str, Any], seconds: float = 0.0) -
 
 
 def begin(served: Served, page: ClientConnection) -> None:
-    say(page, STAY)
-    say(page, UP, 0.5)
+    send(page, STAY)
+    send(page, UP, 0.5)
     assert served.steps
 
 
 def command(served: Served, page: ClientConnection, name: str) -> None:
-    say(page, {"type": "command", "name": name, "attempt": served.session.attempt})
+    send(page, {"type": "command", "name": name, "attempt": served.session.attempt})
 
 
 @pytest.mark.parametrize(
-    ("token", "origin", "path"),
+    ("token", "origin"),
     [
-        ("wrong", None, "/ws"), ("", None, "/ws"), (TOKEN, "http://evil.example", "/ws"),
-        (TOKEN, "https://127.0.0.1", "/ws"),
+        ("wrong", None),
+        ("", None),
+        (TOKEN, "http://evil.example"),
+        (TOKEN, "https://127.0.0.1"),
     ],
-)  # fmt: skip
-def test_strangers_cannot_connect(served: Served, token: str, origin: str | None, path: str) -> None:
+)
+def test_a_wrong_token_or_origin_is_refused(served: Served, token: str, origin: str | None) -> None:
     with pytest.raises(InvalidStatus) as refused:
         connect(served, token=token, origin=origin)
     assert refused.value.response.status_code == 403
 
 
-def test_the_page_is_shown_to_who_has_the_token_and_asks_this_machine(served: Served) -> None:
+def test_the_page_requires_the_token_and_a_local_host(served: Served) -> None:
     def get(query: str, **headers: str) -> tuple[int, str]:
         try:
             request = urllib.request.Request(f"http://{served.host}/{query}", headers=headers)
@@ -91,53 +93,53 @@ def test_the_page_is_shown_to_who_has_the_token_and_asks_this_machine(served: Se
                 return error.code, error.read().decode()
 
     assert get(f"?token={TOKEN}")[0] == 200
-    code, says = get("?token=guess")
-    assert (code, "open the whole address" in says) == (403, True)
-    code, says = get(f"?token={TOKEN}", Host="rebound.example:8765")
-    assert (code, "this machine only" in says) == (403, True)
+    code, text = get("?token=guess")
+    assert (code, "open the whole address" in text) == (403, True)
+    code, text = get(f"?token={TOKEN}", Host="rebound.example:8765")
+    assert (code, "this machine only" in text) == (403, True)
 
 
 @pytest.mark.e2e
-def test_the_arm_stops_when_the_page_falls_silent_closes_or_lets_go(served: Served) -> None:
-    def stands() -> bool:
-        time.sleep(server.SILENCE_S + 0.15)
+def test_the_arm_stops_when_the_page_is_silent_closed_or_released(served: Served) -> None:
+    def is_stopped() -> bool:
+        time.sleep(server.INPUT_TIMEOUT_S + 0.15)
         before, physics = served.steps, served.session.physics()
         time.sleep(0.5)
         return served.steps == before and np.array_equal(served.session.physics(), physics)
 
     with connect(served) as page:
         begin(served, page)
-        assert stands(), "silence"
-        say(page, UP, 0.3)
-        say(page, {"type": "release"})
-        assert stands(), "the focus was lost"
-        say(page, UP, 0.3)
+        assert is_stopped(), "silence"
+        send(page, UP, 0.3)
+        send(page, {"type": "release"})
+        assert is_stopped(), "the focus was lost"
+        send(page, UP, 0.3)
         at = served.steps
-    assert stands(), "closed in the middle of an episode"
+    assert is_stopped(), "closed in the middle of an episode"
     with connect(served) as page:
         assert status_of(page)["role"] == "controller"
-        assert served.steps >= at, "nothing is lost"
-        assert stands(), "back, but nothing pressed"
-        say(page, UP, 0.3)
-        assert served.steps > at, "and goes on where it was"
+        assert served.steps >= at, "no step is lost"
+        assert is_stopped(), "reconnected without input"
+        send(page, UP, 0.3)
+        assert served.steps > at, "the episode continues"
 
 
 def test_one_page_steers_and_the_others_watch(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     with connect(served, "one") as one, connect(served, "two") as two:
         assert (status_of(one)["role"], status_of(two)["role"]) == ("controller", "spectator")
-        say(two, STAY)
-        say(two, UP, 0.3)
+        send(two, STAY)
+        send(two, UP, 0.3)
         command(served, two, "skip")
-        say(two, {"type": "take"})
+        send(two, {"type": "take"})
         time.sleep(0.2)
-        assert (served.steps, served.session.num_discarded) == (0, 0), "who watches changes nothing"
-        assert isinstance(_next_frame(two), bytes), "but sees it"
-        monkeypatch.setattr(server, "RESERVED_S", 0.2)
+        assert (served.steps, served.session.num_discarded) == (0, 0), "a spectator changes nothing"
+        assert isinstance(_next_frame(two), bytes), "a spectator receives images"
+        monkeypatch.setattr(server, "RESERVATION_S", 0.2)
         one.close()
-        wait_until(lambda: status_of(two)["free"], "the controls to be free")
-        assert status_of(two)["role"] == "spectator", "they are taken, not given"
-        say(two, {"type": "take"})
-        wait_until(lambda: status_of(two)["role"] == "controller", "the controls")
+        wait_until(lambda: status_of(two)["free"], "control to be free")
+        assert status_of(two)["role"] == "spectator", "control must be requested"
+        send(two, {"type": "take"})
+        wait_until(lambda: status_of(two)["role"] == "controller", "control")
         begin(served, two)
         with connect(served, "one") as one:
             assert status_of(one)["role"] == "spectator"
@@ -157,7 +159,7 @@ def _read_on(page: ClientConnection) -> None:
         page.recv(timeout=10)
 
 
-def test_the_same_page_again_replaces_the_one_whose_connection_dropped(served: Served) -> None:
+def test_a_reconnected_page_replaces_its_dropped_connection(served: Served) -> None:
     with connect(served, "one") as before, connect(served, "one") as now:
         assert status_of(now)["role"] == "controller"
         with pytest.raises(ConnectionClosed, match="4001"):
@@ -165,16 +167,23 @@ def test_the_same_page_again_replaces_the_one_whose_connection_dropped(served: S
         begin(served, now)
 
 
-def test_late_and_senseless_messages_do_no_harm(served: Served) -> None:
+def test_late_and_invalid_messages_have_no_effect(served: Served) -> None:
     with connect(served) as page:
         begin(served, page)
         late = {"type": "command", "name": "discard", "attempt": served.session.attempt - 1}
-        nonsense: list[Any] = [
-            late, [], 3, {"type": "input"}, {**UP, "up": "much"}, {**UP, "up": 1e400}, {**UP, "slow": 1},
-            {"type": "command", "name": "explode", "attempt": served.session.attempt}, {"type": "command", "name": 1},
+        invalid: list[Any] = [
+            late,
+            [],
+            3,
+            {"type": "input"},
+            {**UP, "up": "much"},
+            {**UP, "up": 1e400},
+            {**UP, "slow": 1},
+            {"type": "command", "name": "explode", "attempt": served.session.attempt},
+            {"type": "command", "name": 1},
             {"type": "take"},
-        ]  # fmt: skip
-        for message in nonsense:
+        ]
+        for message in invalid:
             page.send(json.dumps(message))
         page.send("{")
         page.send(b"\x00\x01")
@@ -184,5 +193,5 @@ def test_late_and_senseless_messages_do_no_harm(served: Served) -> None:
             command(served, page, "keep")
             wait_until(lambda: "only successes are kept" in status_of(page)["says"], "the refusal")
             command(served, page, "discard")
-            wait_until(lambda: status_of(page)["discarded"] == 1, "the next start")
+            wait_until(lambda: status_of(page)["discarded"] == 1, "the next initial state")
             assert served.steps == 0

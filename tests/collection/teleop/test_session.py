@@ -1,4 +1,4 @@
-"""Demonstrating by hand, without a page: when time passes, what is kept, what stays on record."""
+"""Teleoperation session without a page: when time passes, which episodes are kept, which attempts are recorded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from act_kit.sim.render import CAMERAS
 from act_kit.sim.simulator import Simulator
 from benchmarks.teleop import teleop_config
 
-NOWHERE = np.zeros(3)
+STAY = np.zeros(3)
 UP = np.array([0.0, 0.0, 1.0])
 
 
@@ -32,24 +32,24 @@ def session(simulator: Simulator, tmp_path: Path) -> Session:
 
 
 def reach(session: Session, simulator: Simulator) -> None:
-    """Demonstrate: straight to the goal."""
-    session.steer(NOWHERE, slow=False)
+    """Demonstrate by moving straight to the goal."""
+    session.steer(STAY, slow=False)
     while session.phase in ("ready", "running"):
         state = simulator.state
-        way = 20 * (state[36:39] - state[:3])
-        session.steer(way if np.linalg.norm(way) > 0.1 else UP, slow=False)
+        direction = 20 * (state[36:39] - state[:3])
+        session.steer(direction if np.linalg.norm(direction) > 0.1 else UP, slow=False)
         session.tick()
     assert session.phase == "succeeded"
 
 
-def test_time_begins_with_the_first_input_and_waits_for_the_next(session: Session) -> None:
-    assert not session.tick(), "nothing was pressed yet"
+def test_time_starts_with_the_first_input_and_stops_without_input(session: Session) -> None:
+    assert not session.tick(), "no input yet"
     session.steer(UP, slow=False)
-    assert not session.tick(), "a key that was held before the episode began"
-    session.steer(NOWHERE, slow=False)
+    assert not session.tick(), "a key held since before the episode"
+    session.steer(STAY, slow=False)
     session.steer(UP, slow=False)
     assert session.tick()
-    session.steer(NOWHERE, slow=False)
+    session.steer(STAY, slow=False)
     num = sum(session.tick() for _ in range(200))
     assert num == SETTLE_S * 20
     session.toggle_gripper()
@@ -57,15 +57,15 @@ def test_time_begins_with_the_first_input_and_waits_for_the_next(session: Sessio
 
 
 @pytest.mark.parametrize("direction", [np.eye(3), [0, 0], [0, 0, np.nan], ["0", "0", "1"], [True, False, False]])
-def test_a_direction_is_three_numbers(session: Session, direction: Any) -> None:
+def test_an_invalid_direction_is_refused(session: Session, direction: Any) -> None:
     with pytest.raises(ArrayError, match="The direction"):
         session.steer(direction, slow=False)
 
 
-def test_slow_is_slow_and_diagonal_is_not_fast(session: Session, simulator: Simulator) -> None:
+def test_slow_is_slower_and_diagonal_is_not_faster(session: Session, simulator: Simulator) -> None:
     def distance(direction: np.ndarray, *, slow: bool) -> float:
         session.restart()
-        session.steer(NOWHERE, slow=False)
+        session.steer(STAY, slow=False)
         before = simulator.state[:3].copy()
         for _ in range(10):
             session.steer(direction, slow=slow)
@@ -77,7 +77,7 @@ def test_slow_is_slow_and_diagonal_is_not_fast(session: Session, simulator: Simu
     assert distance(np.array([0.0, 1.0, 0.0]), slow=True) < 0.4 * straight
 
 
-def test_what_is_kept_is_on_disk_and_replays(session: Session, simulator: Simulator, tmp_path: Path) -> None:
+def test_a_kept_episode_is_on_disk_and_replays(session: Session, simulator: Simulator, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="only successes are kept"):
         session.keep()
     reach(session, simulator)
@@ -93,10 +93,10 @@ def test_what_is_kept_is_on_disk_and_replays(session: Session, simulator: Simula
     assert EpisodeStore.open(tmp_path / "data").fingerprint
 
 
-def test_every_attempt_stays_on_record(session: Session, simulator: Simulator, tmp_path: Path) -> None:
+def test_every_attempt_is_recorded(session: Session, simulator: Simulator, tmp_path: Path) -> None:
     first = session.init_state
     session.restart()
-    assert (session.init_state, session.num_discarded) == (first, 0), "nothing was done yet"
+    assert (session.init_state, session.num_discarded) == (first, 0), "no step was made"
     reach(session, simulator)
     session.restart()
     assert (session.init_state, session.num_discarded) == (first, 1)
@@ -110,10 +110,12 @@ def test_every_attempt_stays_on_record(session: Session, simulator: Simulator, t
     assert attempts[0].num_steps > 0 == attempts[1].num_steps
 
 
-def test_somebody_else_goes_on_from_the_next_start(session: Session, simulator: Simulator, tmp_path: Path) -> None:
+def test_another_operator_resumes_at_the_next_initial_state(
+    session: Session, simulator: Simulator, tmp_path: Path
+) -> None:
     reach(session, simulator)
     session.keep()
-    reach(session, simulator)  # and the machine is switched off
+    reach(session, simulator)  # not kept: the session is lost
     following = session.init_state
     config = teleop_config(n=3, **{"teleop.operator": "ben"})
     session = Session(config, tmp_path / "data", simulator, resume=True)
@@ -127,11 +129,11 @@ def test_somebody_else_goes_on_from_the_next_start(session: Session, simulator: 
     assert store.fingerprint == store.compute_fingerprint()
     assert store.sources == ["teleop:anna", "teleop:ben", "teleop:ben"]
     assert store.info.num_wanted == 3
-    with pytest.raises(DatasetError, match="was begun with seed 0; asked for was 1"):
+    with pytest.raises(DatasetError, match=r"was collected with seed 0, not 1\. Resume with: act collect"):
         Session(teleop_config(seed=1), tmp_path / "data", simulator, resume=True)
 
 
-def test_starts_used_over_and_over_go_on_where_they_were(simulator: Simulator, tmp_path: Path) -> None:
+def test_reused_initial_states_resume_at_the_next_one(simulator: Simulator, tmp_path: Path) -> None:
     flags = {"n": 5, "num_init_states": 2}
     session = Session(teleop_config(**flags), tmp_path / "data", simulator)
     first = session.init_state
@@ -142,40 +144,40 @@ def test_starts_used_over_and_over_go_on_where_they_were(simulator: Simulator, t
     assert resumed.init_state == session.init_state != first
 
 
-def test_a_write_that_fails_can_be_repeated(
+def test_a_failed_write_can_be_repeated(
     session: Session, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reach(session, simulator)
 
-    def full(*arguments: object) -> None:
+    def fail(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(EpisodeStore, "append", full)
+        patch.setattr(EpisodeStore, "append", fail)
         with pytest.raises(OSError, match="No space"):
             session.keep()
     assert (session.num_kept, session.phase) == (0, "succeeded")
     session.keep()
     assert EpisodeStore.open(tmp_path / "data").num_episodes == 1
-    left_out = session.init_state
+    skipped = session.init_state
     with monkeypatch.context() as patch:
-        patch.setattr(EpisodeStore, "append", full)
+        patch.setattr(EpisodeStore, "append", fail)
         session.skip()
     reach(session, simulator)
     session.keep()
     attempts = EpisodeStore.open(tmp_path / "data").attempts()
     assert [attempt.kept for attempt in attempts] == [True, False, True]
-    assert attempts[1].init_state == left_out, "once, and on record as soon as there is room"
+    assert attempts[1].init_state == skipped, "recorded once, by the next successful write"
 
 
 @pytest.mark.parametrize("camera", CAMERAS)
-def test_directions_are_those_of_the_picture(session: Session, simulator: Simulator, camera: str) -> None:
+def test_directions_refer_to_the_image(session: Session, simulator: Simulator, camera: str) -> None:
     data = simulator.engine.data
-    turned = -1.0 if camera.startswith("corner") else 1.0
-    axes_33 = data.camera(camera).xmat.reshape(3, 3).T * np.array([[turned], [turned], [1.0]])
+    sign = -1.0 if camera.startswith("corner") else 1.0
+    axes_33 = data.camera(camera).xmat.reshape(3, 3).T * np.array([[sign], [sign], [1.0]])
     right, away, up = ground_axes(simulator, camera)
     across = axes_33 @ right
-    assert across[0] > 0.95, "right is right in the picture"
+    assert across[0] > 0.95, "right is right in the image"
     assert abs(across[1]) < 0.2, "and level"
-    assert (axes_33 @ away)[2] < 0 or (axes_33 @ away)[1] > 0.5, "away from the viewer, or up in a picture from above"
+    assert (axes_33 @ away)[2] < 0 or (axes_33 @ away)[1] > 0.5, "away from the viewer, or up in an image from above"
     np.testing.assert_allclose(np.stack([right, away, up]) @ np.stack([right, away, up]).T, np.eye(3), atol=1e-9)

@@ -1,4 +1,4 @@
-"""Files as others write them, made by the lines that write them there."""
+"""Files in the formats of other projects, written by the code of those projects."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from PIL import Image
 
 
 def write_aloha_episode(file: Path, *, steps: int = 6, seed: int = 0, cameras: tuple[str, ...] = ("top",)) -> None:
-    """Write what ``record_sim_episodes.py`` of ACT writes, 480x640 frames included.
+    """Write an episode as ``record_sim_episodes.py`` of ACT does, including 480x640 frames.
 
-    It names no type for the other arrays, which makes them float32.
+    ACT specifies no dtype for the other arrays, which makes them float32.
     """
     rng = np.random.default_rng(seed)
     with h5py.File(file, "w", rdcc_nbytes=1024**2 * 2) as root:
@@ -35,13 +35,13 @@ def write_aloha_episode(file: Path, *, steps: int = 6, seed: int = 0, cameras: t
 
 
 def smooth_frames(steps: int) -> np.ndarray:
-    """Return frames that JPEG keeps well, with channels that are easily told apart: uint8 (T, 32, 48, 3)."""
+    """Return frames with small JPEG errors and distinct channels, uint8 (T, 32, 48, 3)."""
     ramp = np.broadcast_to(np.linspace(0, 60, 48).astype(np.uint8), (steps, 32, 48))
     return np.stack([200 + ramp // 2, 100 + ramp, ramp], axis=-1)
 
 
 def compress_episode(file: Path, frames: np.ndarray) -> None:
-    """Replace the frames as ``compress_data.py`` of act-plus-plus does: OpenCV takes the first channel for blue."""
+    """Compress the frames as ``compress_data.py`` of act-plus-plus does: OpenCV treats the first channel as blue."""
     jpegs = []
     for frame in frames:
         buffer = io.BytesIO()
@@ -64,9 +64,9 @@ def write_replay_buffer(
     compressors: Any = None,
     **others: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Write a replay buffer as that of PushT is: frames as float32, other arrays beside them; two episodes.
+    """Write a replay buffer like that of PushT: two episodes, frames as float32, and further arrays.
 
-    ``others`` are arrays to add, or to write in the place of those; compressors are Blosc, and the default in format 3.
+    ``others`` are arrays to add or replace; compressors default to Blosc, in format 3 to zarr's default.
     """
     rng = np.random.default_rng(0)
     data = {

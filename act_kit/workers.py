@@ -1,4 +1,7 @@
-"""Processes that simulate: started fresh (never forked from one with threads or a GPU), ended with their parent."""
+"""Worker processes, which end with their parent.
+
+They are spawned, because a process with threads or a GPU cannot be forked safely.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,17 @@ from act_kit import interrupts
 from act_kit.errors import WorkerError
 
 _NO_GUARD = 77
-"""Exit code of a process that was about to start processes of its own while it imported its parent's script."""
+"""Exit code of a worker that would start worker processes while it imports its parent's script."""
 
 _GUARD = "if __name__ == '__main__':"
 
 _JOIN_S = 1.0
-"""How long a process that broke a pool may take to end."""
+"""Time to wait for the exit code of a process that broke a pool."""
 
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Generator[None]:
-    """Set environment variables for the processes started within: inherited, they hold before any import there."""
+    """Set environment variables for processes started in this context, which inherit them before their first import."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -44,7 +47,7 @@ def environment(variables: Mapping[str, str]) -> Generator[None]:
 
 
 def init_worker() -> None:
-    """Set up a worker: Ctrl-C is the parent's to handle, and a worker whose parent was killed ends too."""
+    """Initialize a worker: it ignores Ctrl-C, which the parent handles, and it ends when its parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True, name="end-with-parent").start()
 
@@ -57,49 +60,50 @@ def _end_with_parent() -> None:
 
 
 def _end_if_importing() -> None:
-    """End this process if it is a worker that is still importing its parent's script, which has no guard."""
+    """Exit if this process is a worker that still imports its parent's script, which therefore has no guard."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         os._exit(_NO_GUARD)
 
 
 class Worker(SpawnProcess):
-    """A process that a Ctrl-C leaves alone from its first moment on."""
+    """Process that ignores Ctrl-C from its first moment on."""
 
     def start(self) -> None:
-        """Start it.
+        """Start the process.
 
         Raises:
-            WorkerError: The user's script was read from standard input, so a new process cannot import it.
+            WorkerError: The user's script was read from standard input, so a worker process cannot import it.
         """
         _end_if_importing()
         script = getattr(sys.modules["__main__"], "__file__", None)
         if script is not None and not Path(script).exists():
             raise WorkerError(
-                f"The script {script} is not a file, and worker processes have to import it. Fix: save it to a file, "
-                f"with its calls under {_GUARD}, or use one worker."
+                f"The script {script} is not a file: worker processes must import it. Fix: save it to a file, with its "
+                f"calls under {_GUARD}, or use one worker."
             )
         with interrupts.held():
             super().start()
 
 
 class _Context(SpawnContext):
-    """What makes worker processes, and remembers them."""
+    """Multiprocessing context that creates :class:`Worker` processes and keeps a list of them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.workers: list[Worker] = []
 
-    def Process(self, *args: Any, **kwargs: Any) -> Worker:  # type: ignore[override]  # its name there
+    def Process(self, *args: Any, **kwargs: Any) -> Worker:  # type: ignore[override]  # the base class's name
         worker = Worker(*args, **kwargs)
         self.workers.append(worker)
         return worker
 
 
 class Pool(ProcessPoolExecutor):
-    """Processes, each of which starts with the first job that needs it.
+    """Pool of worker processes, each of which starts with the first job that needs it.
 
     Attributes:
-        workers: All that were made. The pool itself forgets them as it breaks, before anyone can ask why.
+        workers: All processes ever created. The base class discards its own list when the pool breaks, before the exit
+            codes can be read.
     """
 
     def __init__(self, num_workers: int) -> None:
@@ -109,25 +113,25 @@ class Pool(ProcessPoolExecutor):
         super().__init__(num_workers, mp_context=context, initializer=init_worker)
 
 
-def died(what: str, workers: Iterable[SpawnProcess]) -> WorkerError:
-    """Return the error to raise when one of ``workers`` has died that ``what``, and why."""
+def worker_error(activity: str, workers: Iterable[SpawnProcess]) -> WorkerError:
+    """Return the error to raise after one of ``workers`` died during ``activity``, with the reason."""
     codes = [_exit_code(worker) for worker in workers if worker.pid is not None]
     if _NO_GUARD in codes:
         return WorkerError(
-            f"Worker processes import the script that starts them, and this one starts them when it is imported. "
-            f"Fix: put its calls under {_GUARD}"
+            "The script starts worker processes when it is imported: worker processes must be able to import it. Fix: "
+            f"put its calls under {_GUARD}"
         )
     if any(code is not None and code > 0 for code in codes):
-        return WorkerError(f"A process that {what} ended with an error of its own; see above.")
+        return WorkerError(f"A worker process failed while {activity}; its error is printed above.")
     return WorkerError(
-        f"A process that {what} died (killed, or out of memory?). What was stored is whole; try again with fewer "
-        "--workers."
+        f"A worker process died while {activity} (killed, or out of memory?). The stored files are intact. Fix: try "
+        "again with fewer --workers."
     )
 
 
 def _exit_code(worker: SpawnProcess) -> int | None:
-    """Return how a process ended, or None if it still runs."""
+    """Return the exit code of a process, or None if it still runs."""
     deadline = time.monotonic() + _JOIN_S
-    while worker.exitcode is None and time.monotonic() < deadline:  # another thread may have just asked in our place
+    while worker.exitcode is None and time.monotonic() < deadline:  # another thread may be joining it
         worker.join(timeout=_JOIN_S / 10)
     return worker.exitcode

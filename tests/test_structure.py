@@ -1,0 +1,101 @@
+"""The form of the code: imports point one way, statements stay simple, and names are the field's."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import act_kit
+
+PACKAGE = Path(act_kit.__file__).parent
+ROOT = PACKAGE.parent
+
+LAYERS = (
+    {"errors", "files", "interrupts", "processors", "versions", "arrays", "statistics", "config", "overrides", "pages"},
+    {"workers", "sim"},
+    {"metrics", "parallel"},
+    {"rollouts"},
+    {"datasets"},
+    {"diversity", "policies"},
+    {"collection", "training"},
+    {"eval"},
+    {"compare"},
+    {"doctor"},
+    {"reports"},
+    {"demo"},
+    {"cli"},
+)
+"""Parts of the package, from the lowest: each imports parts of its own layer and of those below."""
+
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+OLD_WORDS = (
+    r"to mend it",
+    r"learnt by heart",
+    r"hardly trained",
+    r"start law",
+    r"carr(y|ies|ied|ying) out",
+    r"success for nothing",
+    r"got as far as",
+    r"as many as are worth it",
+    r"goes? on with",
+    r"\bpictures?\b",
+    r"normalis",
+    r"randomis",
+    r"\bcolou?r_?s? of the starts\b",
+)
+"""Words with a plain equivalent: "Fix:", "memorizes its initial states", "underfitting", "image", "execute", …"""
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("act_kit."):
+            yield node.module.split(".")[1]
+
+
+def test_every_part_has_a_layer() -> None:
+    parts = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in modules()}
+    assert parts - {"__init__", "__main__"} == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("path", modules(), ids=str)
+def test_imports_point_down(path: Path) -> None:
+    layer_of = {part: number for number, parts in enumerate(LAYERS) for part in parts}
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if part in layer_of:
+        above = [imported for imported in imports(path) if layer_of[imported] > layer_of[part]]
+        assert above == []
+
+
+@pytest.mark.parametrize("path", modules(), ids=str)
+def test_no_comprehension_is_nested(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, COMPREHENSIONS):
+            nested = [
+                inner.lineno for inner in ast.walk(node) if inner is not node and isinstance(inner, COMPREHENSIONS)
+            ]
+            assert nested == []
+
+
+@pytest.mark.parametrize("path", modules(), ids=str)
+def test_the_formatter_formats_everything(path: Path) -> None:
+    assert "fmt: " + "skip" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("word", OLD_WORDS)
+def test_texts_use_the_fields_words(word: str) -> None:
+    found = []
+    for path in sorted(PACKAGE.rglob("*")):
+        if path.suffix in {".py", ".j2", ".yaml"}:
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+                if re.search(word, line, re.IGNORECASE):
+                    found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert found == []
