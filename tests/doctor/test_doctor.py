@@ -285,7 +285,9 @@ def test_the_report_refuses_a_run_of_other_data(healthy: Case, push_store: Episo
 
 def test_the_command_prints_and_writes_all_findings_and_exits_with_2(healthy: Case, tmp_path: Path) -> None:
     case = healthy.copy(tmp_path / "case")
-    (case.run / "metrics.jsonl").write_text((case.run / "metrics.jsonl").read_text().replace("train/kl", "train/k1"))
+    (case.run / "metrics.jsonl").write_text(
+        (case.run / "metrics.jsonl").read_text().replace('"train/kl"', '"train/kll"')
+    )
     done = act("doctor", case.folder, "--out", tmp_path / "findings.json", "--workers", 1, check=2)
     assert "Did you mean 'train/kl'?" in done.stdout.replace("\n", " ")
     assert f"act train --data {case.data}" in json.dumps(json.loads((tmp_path / "findings.json").read_text()))
