@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from act_kit.config import CollectConfig, EvalConfig, TrainConfig
     from act_kit.datasets.chunk_dataset import ChunkDataset
     from act_kit.datasets.store import EpisodeStore
-    from act_kit.diversity.measure import measure
+    from act_kit.diversity.measure import measure_diversity
     from act_kit.diversity.result import DiversityReport
     from act_kit.errors import ActKitError
     from act_kit.eval.evaluate import Evaluation, evaluate
@@ -62,7 +62,7 @@ _HOMES = {
     "compose": "overrides",
     "evaluate": "eval.evaluate",
     "make_init_state_set": "eval.init_state_sets",
-    "measure": "diversity.measure",
+    "measure_diversity": "diversity.measure",
 }
 
 __all__ = [
@@ -90,7 +90,7 @@ __all__ = [
     "compose",
     "evaluate",
     "make_init_state_set",
-    "measure",
+    "measure_diversity",
 ]
 
 

@@ -57,8 +57,8 @@ class Side:
             "distinct initial states": str(self.diversity.num_distinct),
             "diversity report": self.diversity.level,
             "validation loss (L1)": f"{self.validation_loss:.4f}",
-            "success from new initial states": str(self.evaluation.success),
-            "success at the end of the horizon": str(self.evaluation.success_at_end),
+            "success at any step": str(self.evaluation.success),
+            "success at the last step": str(self.evaluation.success_at_end),
             "final distance (mean)": f"{self.evaluation.mean_distance('final'):.3f} {unit}",
         }
 

@@ -75,7 +75,7 @@ def quoted(path: str | Path) -> str:
     return shlex.quote(str(path))
 
 
-def free_beside(path: Path) -> Path:
+def next_free_path(path: Path) -> Path:
     """Return ``path`` with a suffix ``-2``, ``-3``, …: the first such path that does not exist."""
     for number in itertools.count(2):
         candidate = path.with_name(f"{path.name}-{number}")
@@ -84,15 +84,15 @@ def free_beside(path: Path) -> Path:
     return candidate
 
 
-def check_output(path: Path, *, overwrite: bool, how_to_go_on: str = "") -> None:
+def check_output(path: Path, *, overwrite: bool, hint: str = "") -> None:
     """Raise :class:`OutputError` if ``path`` exists without ``overwrite``, or was not made by this package.
 
-    ``how_to_go_on`` is a sentence, without a final period, that the error message adds.
+    ``hint`` is a sentence, without a final period, that the error message adds.
     """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
-        hint = how_to_go_on and f"{how_to_go_on}. "
+        hint = hint and f"{hint}. "
         raise OutputError(f"{path} exists. {hint}Fix: --overwrite replaces it, or choose another --out.")
     if not path.is_dir() or not any((path / marker).exists() for marker in _MARKERS):
         raise OutputError(f"{path} was not made by act, so --overwrite does not delete it. Fix: choose another --out.")
@@ -106,7 +106,7 @@ def require_apart(out: Path, inputs: Iterable[Path]) -> None:
             raise OutputError(f"--out {out} and its input {path} overlap. Fix: choose another --out.")
 
 
-def prepare_output(path: Path, *, overwrite: bool, how_to_go_on: str = "") -> None:
+def prepare_output(path: Path, *, overwrite: bool, hint: str = "") -> None:
     """Free ``path``, whose lock is held, for a folder that is built there step by step.
 
     The folder that it replaces is set aside until :func:`finish_output` is called.
@@ -116,7 +116,7 @@ def prepare_output(path: Path, *, overwrite: bool, how_to_go_on: str = "") -> No
     """
     if not overwrite:
         restore_output(path)
-    check_output(path, overwrite=overwrite, how_to_go_on=how_to_go_on)
+    check_output(path, overwrite=overwrite, hint=hint)
     _set_aside(_real(path))
 
 
@@ -126,9 +126,7 @@ def finish_output(path: Path) -> None:
 
 
 @contextmanager
-def new_folder(
-    path: Path, *, overwrite: bool = False, is_complete: bool = True, how_to_go_on: str = ""
-) -> Generator[Path]:
+def new_folder(path: Path, *, overwrite: bool = False, is_complete: bool = True, hint: str = "") -> Generator[Path]:
     """Yield an empty folder next to ``path``, which replaces ``path`` when the block ends.
 
     Until then ``path`` is unchanged, and it remains unchanged if the block raises. If ``is_complete`` is False, the
@@ -143,11 +141,11 @@ def new_folder(
     with locked(path):
         if not overwrite:
             restore_output(path)
-        check_output(path, overwrite=overwrite, how_to_go_on=how_to_go_on)
+        check_output(path, overwrite=overwrite, hint=hint)
         try:
             _delete(fresh)
             fresh.mkdir()
-            with still_there(fresh, path):
+            with require_existing(fresh, path):
                 yield fresh
                 _set_aside(real)
                 fresh.rename(real)
@@ -219,7 +217,7 @@ def is_new_folder(path: Path) -> bool:
 
 
 @contextmanager
-def still_there(folder: Path, shown: Path | None = None) -> Generator[None]:
+def require_existing(folder: Path, shown: Path | None = None) -> Generator[None]:
     """Replace an error in the block by an :class:`OutputError` if the folder was deleted meanwhile.
 
     Raises:

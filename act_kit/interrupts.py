@@ -82,7 +82,7 @@ def tell() -> None:
     os.write(2, f"Stopped.{advice()}\n".encode(errors="replace"))
 
 
-def leave_it_to_the_parent_to_tell() -> None:
+def leave_report_to_parent() -> None:
     """Print nothing when this process is stopped: its parent is stopped too and reports it."""
     _state.is_reported = True
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from act_kit.errors import ConfigError, DamagedFileError, MetricError, did_you_mean, install_hint
-from act_kit.files import SEEDS, read_text, require_regular, still_there, write_text
+from act_kit.files import SEEDS, read_text, require_existing, require_regular, write_text
 from act_kit.sim.tasks import expand_tasks
 
 
@@ -115,7 +115,7 @@ class MetricLogger:
             declared = metric(name)
             if not (math.isfinite(value) and declared.low <= value <= declared.high):
                 raise MetricError(f"{name} = {value} is not in its range: {declared.low} to {declared.high}.")
-        with still_there(self.path, self.path.parent):
+        with require_existing(self.path, self.path.parent):
             self.path.stat()
         self._step = step
         self._file.write(json.dumps({"step": step, **values}) + "\n")

@@ -13,7 +13,7 @@ from act_kit.files import write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, RED, GREY = "#2563eb", "#d97706", "#15803d", "#dc2626", "#c4c9d4"
+BLUE, ORANGE, GREEN, RED, GRAY = "#2563eb", "#d97706", "#15803d", "#dc2626", "#c4c9d4"
 PALETTE = (BLUE, GREEN, "#7c3aed", "#0891b2", "#db2777", "#854d0e", "#111827")
 """Colors of items of one kind; none of them suggests a warning."""
 

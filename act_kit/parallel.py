@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 
 from act_kit import interrupts
 from act_kit.errors import ConfigError, did_you_mean, install_hint
-from act_kit.versions import what_decides_bits
+from act_kit.versions import numeric_environment
 from act_kit.workers import Pool, environment, worker_error
 
 R = TypeVar("R")
@@ -139,7 +139,7 @@ class RayExecutor(Executor):
             ) from error
         self._ray: Any = ray
         try:
-            self.num_workers = self._check_nodes(what_decides_bits())
+            self.num_workers = self._check_nodes(numeric_environment())
         except BaseException:
             self.close()
             raise
@@ -160,7 +160,7 @@ class RayExecutor(Executor):
         pending = {}
         for name in nodes:
             on_node = NodeAffinitySchedulingStrategy(name, soft=False)
-            pending[name] = ray.remote(scheduling_strategy=on_node)(what_decides_bits).remote()
+            pending[name] = ray.remote(scheduling_strategy=on_node)(numeric_environment).remote()
         for name, reference in pending.items():
             host = nodes[name]["NodeManagerHostname"]
             try:

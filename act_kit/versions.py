@@ -17,7 +17,7 @@ def versions() -> dict[str, str]:
     return packages | {"platform": f"{platform.machine()} {libc}"}
 
 
-def what_decides_bits() -> dict[str, str]:
+def numeric_environment() -> dict[str, str]:
     """Return :func:`versions` and a digest of norms, whose last bit depends on the processor's rounding."""
     import numpy as np
 

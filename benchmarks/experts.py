@@ -14,7 +14,7 @@ import numpy as np
 from act_kit.collection.collect import collect
 from act_kit.collection.verify import replay
 from act_kit.config import CollectConfig
-from act_kit.diversity.measure import measure
+from act_kit.diversity.measure import measure_diversity
 from act_kit.eval.evaluate import success_rate
 from act_kit.overrides import compose
 from act_kit.parallel import LocalExecutor
@@ -36,7 +36,7 @@ def row(task: str, roll: RolloutFunction) -> str:
     with tempfile.TemporaryDirectory() as folder, LocalExecutor(num_cpus()) as executor:
         config = compose("collect", CollectConfig, flags={"task": task, "n": NUM_DEMONSTRATIONS})
         store = collect(config, Path(folder) / "data", executor=executor)
-        diversity = measure(store)
+        diversity = measure_diversity(store)
         exact = sum(result.first_difference is None for result in replay(store, executor=executor))
     cells = (
         task, TASKS[task].group, success_rate(outcomes), f"{np.mean(steps):.0f} (at most {max(steps)})",

@@ -20,7 +20,7 @@ from act_kit import (
     compose,
     evaluate,
     make_init_state_set,
-    measure,
+    measure_diversity,
 )
 from act_kit.eval.selection import make_checkpoint_evaluator
 from act_kit.reports.evaluation import write_results
@@ -39,7 +39,7 @@ def main() -> None:
     config = CollectConfig(task=args.task, n=args.demonstrations)
     with LocalExecutor(args.workers) as executor:
         store = collect(config, args.out / "data", executor=executor)
-    print(measure(store).verdict)
+    print(measure_diversity(store).verdict)
 
     train_config = compose("train", TrainConfig, flags={"trainer.steps": args.steps, "selection.num_evaluations": 3})
     selection = InitialStateDistribution(args.task).sample(10, seed=0, stream="select")

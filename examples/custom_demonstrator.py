@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from act_kit import CollectConfig, InitialState, LocalExecutor, collect, measure
+from act_kit import CollectConfig, InitialState, LocalExecutor, collect, measure_diversity
 from act_kit.collection.demonstrators import DEMONSTRATORS
 from act_kit.sim.expert import ScriptedExpert
 
@@ -49,7 +49,7 @@ def main() -> None:
     store = collect(config, args.out, executor=LocalExecutor(1))
     lengths = store.episode_lengths
     print(f"{store.num_episodes} episodes of {set(store.sources)}, {lengths.min()} to {lengths.max()} steps.")
-    print(measure(store).verdict)
+    print(measure_diversity(store).verdict)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from playwright.sync_api import Page
 
 from act_kit.datasets.store import EpisodeStore
 from act_kit.demo import Side, write_demo
-from act_kit.diversity.measure import measure
+from act_kit.diversity.measure import measure_diversity
 from act_kit.eval.evaluate import Evaluation
 from act_kit.eval.sweep import SweepRow
 from act_kit.parallel import LocalExecutor
@@ -117,7 +117,7 @@ def test_overview_links_to_its_tasks(
 
 
 def test_dataset_report_opens(show: Open, reach_store: EpisodeStore, tmp_path: Path) -> None:
-    page = show(write_report(reach_store, measure(reach_store), tmp_path))
+    page = show(write_report(reach_store, measure_diversity(reach_store), tmp_path))
     assert "10 demonstrations of reach-v3" in page.title()
 
 
@@ -129,7 +129,7 @@ def test_demo_page_opens(
         name="one initial state",
         folder=tmp_path,
         store=reach_store,
-        diversity=measure(reach_store),
+        diversity=measure_diversity(reach_store),
         policy=Policy.load(tiny_run),
         evaluation=evaluation,
     )

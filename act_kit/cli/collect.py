@@ -154,7 +154,7 @@ def collect(
     for config in configs:
         context.with_resource(locked(folders[config.task]))
         if not resume:
-            prepare_output(folders[config.task], overwrite=overwrite, how_to_go_on="--resume resumes it")
+            prepare_output(folders[config.task], overwrite=overwrite, hint="--resume resumes it")
     num_steps = 150 * sum(config.n for config in configs)
     content = f"{first.n} demonstrations" + (f" of each of {len(configs)} tasks" if len(configs) > 1 else "")
     require_space(folders[first.task], num_steps * _STEP_BYTES, content)

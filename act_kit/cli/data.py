@@ -52,7 +52,7 @@ def show_info(
         ("steps", f"{store.num_steps} ({lengths.min(initial=500)} to {lengths.max(initial=0)} per episode)"),
         ("initial states", _init_states(store)),
         ("noise", f"{store.info.noise:g}"),
-        ("lacks", ", ".join(store.lacks) or "nothing"),
+        ("lacks", ", ".join(store.missing_fields) or "nothing"),
         ("images", "; ".join(_images(store)) or "none: act render"),
         ("size", f"{store.size_bytes() / 1e6:.1f} MB"),
         ("fingerprint", store.fingerprint or "none until the dataset is finished"),

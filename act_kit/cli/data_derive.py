@@ -47,7 +47,7 @@ def filter_(
     """Keep the episodes for which an expression is true.
 
     Columns are episode, steps, task, source, succeeded, success_step, final_distance, path_efficiency, idle_fraction, \
-clipped_fraction, jerk, gripper_switches, object_x to goal_z (the initial state), first_of_its_start and random: \
+clipped_fraction, jerk, gripper_switches, object_x to goal_z (the initial state), first_with_init_state and random: \
 "random < 0.5" keeps half of the distinct initial states, sampled with --seed. Data that were not recorded have no \
 column. A comparison with a missing value, such as the success_step of a failure, is false, also with != or not in.
 

@@ -41,7 +41,7 @@ def demo(
     from act_kit.cli.policy_stages import run_evaluation, run_training
     from act_kit.config import CollectConfig, EvalConfig
     from act_kit.demo import Side, comparison_table, write_demo
-    from act_kit.diversity.measure import measure
+    from act_kit.diversity.measure import measure_diversity
     from act_kit.eval.init_state_sets import make_init_state_set
     from act_kit.files import finish_output, locked, new_folder, write_json
     from act_kit.overrides import compose
@@ -56,8 +56,8 @@ def demo(
     seed = _find_solvable_seed(task)
     init_state_set = make_init_state_set(task, "test", eval_config.episodes, eval_config.seed, [])
     context.with_resource(locked(out))
-    how_to_go_on = "It holds an earlier demo"
-    with new_folder(out, overwrite=overwrite, is_complete=False, how_to_go_on=how_to_go_on) as fresh:
+    hint = "It holds an earlier demo"
+    with new_folder(out, overwrite=overwrite, is_complete=False, hint=hint) as fresh:
         write_json(fresh / "demo.json", None)
     start_time = time.monotonic()
     sides = []
@@ -69,7 +69,7 @@ def demo(
         )
         with executor_config.make_executor() as executor:
             store = run_collection(config, folder / "data", executor=executor)
-        diversity = measure(store)
+        diversity = measure_diversity(store)
         write_report(store, diversity, folder / "data-report")
         info(diversity.verdict)
         train_config = create_run(folder / "run", [folder / "data"], [], train_flags, overwrite=False)

@@ -107,7 +107,7 @@ def evaluate(
     from act_kit.policies.policy import Policy
     from act_kit.reports.evaluation import terminal_table
     from act_kit.reports.overview import overview_table
-    from act_kit.training.run import note_evaluation
+    from act_kit.training.run import record_evaluation
 
     # A second thread of the policy would take a processor from the simulators. (Never call this in a process that also
     # trains: after this call, even if it is reverted, training takes a sixth longer.)
@@ -125,7 +125,7 @@ def evaluate(
         )
     out = out or run / f"eval-{init_state_sets[0].kind}"
     context.with_resource(locked(out))
-    check_output(out, overwrite=overwrite, how_to_go_on="It holds an evaluation")
+    check_output(out, overwrite=overwrite, hint="It holds an evaluation")
     evaluations = run_evaluation(
         policy,
         init_state_sets,
@@ -137,7 +137,7 @@ def evaluate(
         spread=executor_config,
     )
     if policy.folder:
-        note_evaluation(policy.folder, out)
+        record_evaluation(policy.folder, out)
     console.print(terminal_table(evaluations[0]) if len(evaluations) == 1 else overview_table(evaluations))
     for evaluation in evaluations:
         if evaluation.interpretation:

@@ -111,7 +111,7 @@ def run_evaluation(
         sweeps: list[list[SweepRow]] = [[] for _ in evaluations]
         if sweep_chunking:
             sweeps = sweep(policy, evaluations, roll=roll, on_progress=show)
-    with new_folder(out, overwrite=overwrite, how_to_go_on="It holds an evaluation") as fresh:
+    with new_folder(out, overwrite=overwrite, hint="It holds an evaluation") as fresh:
         folders = (
             [fresh / init_state_set.task for init_state_set in init_state_sets] if len(init_state_sets) > 1 else [fresh]
         )

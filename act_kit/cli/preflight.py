@@ -107,7 +107,7 @@ def require_free(path: Path, *, overwrite: bool, otherwise: str) -> None:
     Raises:
         OutputError: ``otherwise`` is a sentence about the existing content that the message adds.
     """
-    check_output(path, overwrite=overwrite, how_to_go_on=otherwise)
+    check_output(path, overwrite=overwrite, hint=otherwise)
     require_writable(path)
 
 

@@ -110,18 +110,18 @@ def _run_case(run: Path) -> RunCase:
 
 def _predict(store: EpisodeStore, case: RunCase | None) -> Generator[tuple[str, str, str]]:
     """Yield rows (quantity, value, expected value) that predict success before any rollout of a policy."""
-    from act_kit.doctor.generalization import Incomparable, memory_succeeds
+    from act_kit.doctor.generalization import IncomparableError, nearest_replay_rate
 
-    if not store.lacks:
+    if not store.missing_fields:
         yield (
             "success rate of the nearest demonstration, replayed from test initial states",
-            str(memory_succeeds(store)),
+            str(nearest_replay_rate(store)),
             "memorization alone achieves this; a policy should do better",
         )
     if case:
         try:
             gap = case.gap_of(store)
-        except Incomparable as error:
+        except IncomparableError as error:
             info(f"The loss of {case.folder} on new demonstrations is not comparable: {error}")
             return
         succeeds = {result.task: result.succeeds for result in case.results} if gap.is_alarming else {}

@@ -52,8 +52,8 @@ def create_seed_runs(
     from act_kit.compare.experiments import SEED_FOLDER
     from act_kit.training.run import create_run
 
-    how_to_go_on = f"act train --resume --out {quoted(out)} resumes it"
-    with new_folder(out, overwrite=overwrite, is_complete=False, how_to_go_on=how_to_go_on) as fresh:
+    hint = f"act train --resume --out {quoted(out)} resumes it"
+    with new_folder(out, overwrite=overwrite, is_complete=False, hint=hint) as fresh:
         write_json(fresh / SEEDS, list(seeds))
         for seed in seeds:
             create_run(fresh / f"{SEED_FOLDER}{seed}", data, overrides, {**flags, SEED: seed}, overwrite=False)
@@ -124,7 +124,7 @@ def child() -> None:
     from act_kit.cli import main
 
     threading.Thread(target=_end_with_parent, daemon=True, name="end-with-parent").start()
-    interrupts.leave_it_to_the_parent_to_tell()
+    interrupts.leave_report_to_parent()
     main()
 
 

@@ -228,12 +228,12 @@ def _reopen(config: CollectConfig, info: DatasetInfo, path: Path) -> EpisodeStor
     if recorded.parents != info.parents:
         raise DatasetError(
             f"{info.parents[0]['path']} has changed since {path} was collected with it: the episodes would be "
-            f"inconsistent. Fix: collect the dataset again: {store.command_again}"
+            f"inconsistent. Fix: collect the dataset again: {store.reproduce_command}"
         )
     if recorded.versions != info.versions:
         raise DatasetError(
             f"{path} was collected with {recorded.versions}, but {info.versions} is installed: the episodes would be "
-            f"inconsistent. Fix: install those versions, or collect the dataset again: {store.command_again}"
+            f"inconsistent. Fix: install those versions, or collect the dataset again: {store.reproduce_command}"
         )
     if recorded.num_wanted != config.n:
         _require_prefix(store, config)

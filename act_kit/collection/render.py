@@ -39,10 +39,10 @@ def render(
             f"The collection of {store.path} is not finished. Resume with: {store.info.command} --out "
             f"{quoted(store.path)} --resume"
         )
-    if {"init_state", "physics"} & set(store.lacks):
+    if {"init_state", "physics"} & set(store.missing_fields):
         raise DatasetError(
-            f"{store.path} was imported without {', '.join(store.lacks)}: expected initial states and physics, from "
-            "which images are rendered."
+            f"{store.path} was imported without {', '.join(store.missing_fields)}: expected initial states and "
+            "physics, from which images are rendered."
         )
     store.recover()  # a killed rendering leaves incomplete files
     store.check_content()

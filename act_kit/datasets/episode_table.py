@@ -20,7 +20,7 @@ from act_kit.sim.tasks import TASKS
 def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
     """Return the columns of the episode table.
 
-    ====================  ==============================================================================================
+    =====================  =============================================================================================
     episode               Index of the episode, from 0.
     steps                 Number of steps.
     task                  Task of the dataset.
@@ -30,12 +30,13 @@ def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
     final_distance        Distance to success after the last step, in meters (radians for lever-pull).
     path_efficiency …     See :class:`~act_kit.diversity.quality.Quality`: path_efficiency, idle_fraction,
                           clipped_fraction, jerk, gripper_switches.
-    object_x …            Initial state in meters: object_x to goal_z, as the task has them; start_0 … for other data.
-    first_of_its_start    True if no earlier episode has the same initial state.
+    object_x …            Initial state in meters: object_x to goal_z, as the task has them; init_state_0 … for
+                          other data.
+    first_with_init_state True if no earlier episode has the same initial state.
     random                In [0, 1), equal for equal initial states: the n distinct initial states, shuffled by
                           ``seed``, have 0/n, 1/n, … So ``random < 0.8`` selects 80 % of the initial states. Without
                           recorded initial states, each episode counts as a distinct one.
-    ====================  ==============================================================================================
+    =====================  =============================================================================================
 
     Data that was not recorded has no column. A missing value (the success step of a failure) is NaN: every comparison
     with it is false, including ``!=``.
@@ -52,7 +53,7 @@ def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
         columns["success_step"] = np.where(steps >= 0, steps, math.nan).tolist()
     if "distance" in store.fields:
         columns["final_distance"] = store.steps("distance")[store.episode_ends - 1].tolist()
-    if store.is_of_metaworld:
+    if store.is_metaworld:
         states = np.split(store.steps("state"), store.episode_ends[:-1])
         actions = np.split(store.steps("action"), store.episode_ends[:-1])
         motions = [asdict(measure_motion(*arrays)) for arrays in zip(states, actions, strict=True)]
@@ -64,10 +65,10 @@ def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
         init_states = store.rand_vecs
         task = TASKS.get(store.info.task)
         for dim in range(init_states.shape[1]):
-            name = task.dim_name(dim).replace(" ", "_") if task else f"start_{dim}"
+            name = task.dim_name(dim).replace(" ", "_") if task else f"init_state_{dim}"
             columns[name] = init_states[:, dim].tolist()
         numbers = number_distinct(init_states)
-        columns["first_of_its_start"] = (np.diff(np.maximum.accumulate(numbers), prepend=-1) > 0).tolist()
+        columns["first_with_init_state"] = (np.diff(np.maximum.accumulate(numbers), prepend=-1) > 0).tolist()
     num = int(numbers.max(initial=-1)) + 1
     columns["random"] = (np.random.default_rng(seed).permutation(num)[numbers] / max(1, num)).tolist()
     return columns

@@ -19,7 +19,7 @@ from zarr.codecs import BloscCodec
 from act_kit.datasets.array_files import ArrayFiles
 from act_kit.datasets.store import EpisodeStore, set_attributes
 from act_kit.errors import DatasetError
-from act_kit.files import check_name, discard, quoted, still_there
+from act_kit.files import check_name, discard, quoted, require_existing
 from act_kit.sim.render import RenderSettings
 
 _CHUNK_BYTES = 3_000_000
@@ -143,7 +143,7 @@ class ImageStore:
         """
         at, num_steps = self._num_steps, self._num_steps + len(frames)
         digests = [*self._digests, _digest(frames)]
-        with still_there(self._store.path / "zarr.json", self._store.path):
+        with require_existing(self._store.path / "zarr.json", self._store.path):
             self._store.check_there()
             with zarr.config.set({"array.write_empty_chunks": True}):  # then a missing chunk always means damage
                 self._frames.resize((num_steps, *self._frames.shape[1:]))

@@ -77,7 +77,7 @@ def merge(stores: Sequence[EpisodeStore]) -> Derivations:
 
     Raises:
         ConfigError: Two of the datasets are the same.
-        DatasetError: Datasets of one task cannot be merged (see :func:`check_alike`).
+        DatasetError: Datasets of one task cannot be merged (see :func:`check_mergeable`).
     """
     seen: dict[str, Path] = {}
     for store in stores:
@@ -90,7 +90,7 @@ def merge(stores: Sequence[EpisodeStore]) -> Derivations:
     for task in tasks:
         task_stores = [store for store in stores if store.info.task == task]
         for store in task_stores[1:]:
-            check_alike(task_stores[0], store)
+            check_mergeable(task_stores[0], store)
         command = shlex.join(["act", "data", "merge", *(str(store.path) for store in task_stores)])
         parts = [Part.all_of(store) for store in task_stores]
         merged[task if len(tasks) > 1 else ""] = Derivation(parts=parts, command=command)
@@ -190,7 +190,7 @@ def write_derived(out: Path, derivations: Derivations, command: str, *, overwrit
     require_apart(out, stores)
     for derivation in derivations.values():
         for part in derivation.parts:
-            check_alike(derivation.parts[0].store, part.store)
+            check_mergeable(derivation.parts[0].store, part.store)
     with new_folder(out, overwrite=overwrite) as fresh:
         for parent in parents:
             parent.check_content()
@@ -303,7 +303,7 @@ def _rendered_cameras(store: EpisodeStore) -> dict[str, Drawn]:
     return {image.camera: Drawn(settings=image.settings, renderer=image.renderer) for image in images}
 
 
-def check_alike(store: EpisodeStore, other: EpisodeStore) -> None:
+def check_mergeable(store: EpisodeStore, other: EpisodeStore) -> None:
     """Raise :class:`DatasetError` unless two datasets of a task can be merged."""
     facts: dict[str, Callable[[EpisodeStore], object]] = {
         "recorded fields": lambda store: store.widths,

@@ -25,13 +25,13 @@ from act_kit.datasets.array_files import ArrayFiles
 from act_kit.errors import DamagedFileError, DatasetError, did_you_mean
 from act_kit.files import (
     check_name,
-    free_beside,
     hidden_sibling,
     is_new_folder,
+    next_free_path,
     quoted,
     read_json,
+    require_existing,
     restore_output,
-    still_there,
 )
 from act_kit.rollouts.episode import STEP_FIELDS, Attempt, Episode, Recording, dtype_of
 from act_kit.sim.initial_states import InitialState
@@ -221,9 +221,9 @@ class EpisodeStore:
                 )
 
     @property
-    def command_again(self) -> str:
+    def reproduce_command(self) -> str:
         """Command that reproduces these bytes in a new folder next to this one."""
-        out = str(free_beside(self.path))
+        out = str(next_free_path(self.path))
         try:
             words = shlex.split(str(self.info.command))
         except ValueError:  # the attribute was edited by hand
@@ -259,13 +259,13 @@ class EpisodeStore:
         steps = {name: np.asarray(self._array(f"data/{name}")[first : self._ends[number]]) for name in self.fields}
         attempt, source = int(np.asarray(self._array("meta/attempt")[number])), self.sources[number]
         init_state = self.init_states[number] if self.has_init_states else None
-        if self.lacks or init_state is None:
+        if self.missing_fields or init_state is None:
             return Recording(init_state=init_state, attempt=attempt, source=source, steps=steps)
         unrecorded: dict[str, Any] = {"reward": None}
         return Episode(init_state=init_state, attempt=attempt, source=source, **unrecorded | steps)
 
     def __iter__(self) -> Iterator[Episode | Recording]:
-        return iter(self.recordings() if self.lacks else self.episodes())
+        return iter(self.recordings() if self.missing_fields else self.episodes())
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -301,7 +301,7 @@ class EpisodeStore:
         return {name: self._array(f"data/{name}").shape[1:] for name in self.fields}
 
     @property
-    def is_of_metaworld(self) -> bool:
+    def is_metaworld(self) -> bool:
         """True if the task is of Meta-World and states and actions have its widths."""
         widths = self.widths
         return self.info.task in TASKS and (widths["state"], widths["action"]) == ((STATE_DIM,), (ACTION_DIM,))
@@ -312,7 +312,7 @@ class EpisodeStore:
         return "meta/rand_vec" in self._group
 
     @property
-    def lacks(self) -> list[str]:
+    def missing_fields(self) -> list[str]:
         """Names of the required fields of :class:`~act_kit.rollouts.episode.Episode` that are not recorded."""
         lacking = [name for name in STEP_FIELDS if name != "reward" and name not in self.fields]
         return lacking if self.has_init_states else ["init_state", *lacking]
@@ -403,10 +403,10 @@ class EpisodeStore:
         Raises:
             DatasetError: A required field of Meta-World episodes was not recorded (see :attr:`lacks`).
         """
-        if self.lacks:
+        if self.missing_fields:
             fix = f" Fix: act collect --task {self.info.task}" if self.info.task in TASKS else ""
             raise DatasetError(
-                f"{self.path} was imported without {', '.join(self.lacks)}, which is required here.{fix}"
+                f"{self.path} was imported without {', '.join(self.missing_fields)}, which is required here.{fix}"
             )
         unrecorded: dict[str, Any] = {"reward": None}
         return [
@@ -448,7 +448,7 @@ class EpisodeStore:
             num_steps=int(ends[-1]) if episodes else at.num_steps,
             num_attempts=at.num_attempts + (len(attempts) if self.has_init_states else 0),
         )
-        with still_there(self.path / "zarr.json", self.path):
+        with require_existing(self.path / "zarr.json", self.path):
             self.check_there()
             if episodes:
                 for name in self.fields:
@@ -503,7 +503,7 @@ class EpisodeStore:
 
     def finish(self) -> str:
         """Mark the collection as finished and return its fingerprint."""
-        with still_there(self.path / "zarr.json", self.path):
+        with require_existing(self.path / "zarr.json", self.path):
             self.check_there()
             fingerprint = self.compute_fingerprint()
             set_attributes(self._group, {"fingerprint": fingerprint})

@@ -18,12 +18,12 @@ import numpy as np
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity.integrity import Finding, Level, check_numbers, reset_map, worst
-from act_kit.diversity.measure import measure, measure_init_states
+from act_kit.diversity.measure import measure_diversity, measure_init_states
 from act_kit.diversity.result import DiversityReport, percent
 from act_kit.diversity.soundness import Soundness, check_soundness
 from act_kit.diversity.verdict import TOO_FEW
 from act_kit.errors import DatasetError
-from act_kit.files import free_beside, quoted
+from act_kit.files import next_free_path, quoted
 from act_kit.rollouts.episode import Recording
 from act_kit.sim.initial_states import distinct
 from act_kit.sim.simulator import Simulator
@@ -109,15 +109,17 @@ def measure_dataset(
     Raises:
         DatasetError: The dataset is empty or cannot be measured.
     """
-    measured = measure_first(store, against=against) if store.lacks else measure(store, against=against)
+    measured = (
+        measure_first(store, against=against) if store.missing_fields else measure_diversity(store, against=against)
+    )
     soundness = soundness or check_soundness(store)
     findings = [*soundness.findings(), *measured.findings]
     is_unsound = any(finding.about != "coverage" and finding.level == worst(findings) for finding in findings)
     fix = measured.fix
     if is_unsound:
         fix = soundness.fix_for(store)
-    elif store.is_of_metaworld:
-        fix += f" --out {quoted(free_beside(store.path))}"
+    elif store.is_metaworld:
+        fix += f" --out {quoted(next_free_path(store.path))}"
     return replace(measured, soundness=soundness, findings=findings, fix=fix)
 
 
@@ -131,7 +133,7 @@ def measure_first(store: EpisodeStore, *, against: np.ndarray | None = None) -> 
     if not recordings:
         raise DatasetError(f"{store.path} contains no demonstrations.")
     compared = np.unique(np.linspace(0, len(recordings) - 1, _MAX_COMPARED).round().astype(int))
-    of_metaworld = store.is_of_metaworld
+    is_metaworld = store.is_metaworld
     first = np.stack([recording.steps["state"][0] for recording in recordings]).astype(np.float64)
     tolerance = np.maximum(_STATE_TOLERANCE * _spread(recordings), _MIN_STATE_TOLERANCE)
     num_states = _count_distinct(np.nan_to_num(first[compared]) / tolerance)
@@ -147,13 +149,13 @@ def measure_first(store: EpisodeStore, *, against: np.ndarray | None = None) -> 
         None if rand_vecs is None else measure_init_states(get_task(store.info.task), rand_vecs, against=against)
     )
     if store.has_init_states:
-        notes.append(f"Not checked because not recorded: {', '.join(store.lacks)}.")
+        notes.append(f"Not checked because not recorded: {', '.join(store.missing_fields)}.")
     elif init_states:
         notes.append("No initial states were recorded; they were computed from the first states.")
     else:
         notes.append(f"No initial states were recorded, so their coverage of {store.info.task} was not measured.")
     collect_again = (
-        f"act collect --task {store.info.task}" if of_metaworld else "record demonstrations that begin differently"
+        f"act collect --task {store.info.task}" if is_metaworld else "record demonstrations that begin differently"
     )
     measured = FirstObservations(
         task=store.info.task,
@@ -171,7 +173,7 @@ def measure_first(store: EpisodeStore, *, against: np.ndarray | None = None) -> 
         findings=[],
         fix=init_states.fix if init_states else collect_again,
     )
-    measured.findings.extend(check_numbers(recordings, of_metaworld=of_metaworld))
+    measured.findings.extend(check_numbers(recordings, is_metaworld=is_metaworld))
     measured.findings.extend(_find_problems(measured))
     if store.fingerprint is not None and store.fingerprint != store.compute_fingerprint():
         text = "the content does not match its fingerprint: it was edited after it was written."
@@ -187,7 +189,7 @@ def known_init_states(store: EpisodeStore) -> np.ndarray | None:
     """
     if store.has_init_states:
         return store.rand_vecs
-    if not store.is_of_metaworld:
+    if not store.is_metaworld:
         return None
     task = get_task(store.info.task)
     _, linear, coefficients = reset_map(task, Simulator(task.name))

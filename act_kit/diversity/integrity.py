@@ -44,7 +44,7 @@ def worst(findings: Sequence[Finding]) -> Level:
     return "FAIL" if "FAIL" in levels else "WARN" if "WARN" in levels else "OK"
 
 
-def check_numbers(episodes: Sequence[Episode | Recording], *, of_metaworld: bool = True) -> list[Finding]:
+def check_numbers(episodes: Sequence[Episode | Recording], *, is_metaworld: bool = True) -> list[Finding]:
     """Find values that are not finite, actions out of range, hidden goals and episodes without success.
 
     Fields that were not recorded are skipped; goals and the range of actions are only checked in Meta-World datasets.
@@ -69,7 +69,7 @@ def check_numbers(episodes: Sequence[Episode | Recording], *, of_metaworld: bool
     checks: dict[str, Callable[[Episode | Recording], bool]] = {
         "values that are not finite (NaN or infinite)": has_invalid_values
     }
-    if of_metaworld:
+    if is_metaworld:
         checks["actions outside [-1, 1]"] = has_actions_out_of_range
         checks["a hidden goal: the last three numbers of the state are zero"] = has_hidden_goal
     checks["no successful step"] = lacks_success

@@ -55,7 +55,7 @@ _NUM_SCALING_DRAWS = 8
 """Number of random draws that each point of the scaling curve averages."""
 
 
-def measure(store: EpisodeStore, *, against: np.ndarray | None = None) -> DiversityReport:
+def measure_diversity(store: EpisodeStore, *, against: np.ndarray | None = None) -> DiversityReport:
     """Measure a dataset: coverage (see :func:`measure_init_states`), integrity, quality and sources.
 
     Raises:

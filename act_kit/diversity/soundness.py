@@ -29,7 +29,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity.integrity import Finding
 from act_kit.diversity.signatures import Signature, differing_rows, explain_actions, explain_states
 from act_kit.errors import InitialStateError
-from act_kit.files import free_beside
+from act_kit.files import next_free_path
 from act_kit.rollouts.episode import Episode, Recording, is_corrected
 from act_kit.rollouts.resimulation import ROUNDING, Resimulation, first_difference, resimulate
 from act_kit.sim.expert import ScriptedExpert
@@ -179,9 +179,9 @@ class Soundness:
         """Return the command that removes the faulty episodes if they are known and few, or collects all again."""
         faulty = sorted(self._faulty_episodes)
         if self.num_checked < self.num or not 0 < len(faulty) <= min(_MAX_EXCLUDED_FRACTION * self.num, _MAX_EXCLUDED):
-            return store.command_again
+            return store.reproduce_command
         words = ["act", "data", "filter", str(store.path), "--where", f"episode not in {faulty}"]
-        return shlex.join([*words, "--out", str(free_beside(store.path))])
+        return shlex.join([*words, "--out", str(next_free_path(store.path))])
 
     def findings(self) -> list[Finding]:
         """Return the faults as findings of the diversity report."""
@@ -198,7 +198,7 @@ class Soundness:
 def check_soundness(store: EpisodeStore, *, of_all: bool = False) -> Soundness:
     """Check every demonstration of a dataset; of a large one, an evenly spaced sample unless ``of_all`` is True."""
     num = store.num_episodes
-    if not store.is_of_metaworld:
+    if not store.is_metaworld:
         reason = f"'{store.info.task}' is not a Meta-World task."
         return Soundness(num=num, num_replayed=0, num_asked=0, num_states=0, not_replayed=reason, not_asked="")
     chosen = np.arange(num)
@@ -259,7 +259,7 @@ class _Checker:
     def check(self, chosen: Iterable[int]) -> Soundness:
         """Check the chosen episodes."""
         store = self._store
-        self._episodes: list[Any] = list(store.recordings()) if store.lacks else list(store.episodes())
+        self._episodes: list[Any] = list(store.recordings()) if store.missing_fields else list(store.episodes())
         for index in chosen:
             if all(np.isfinite(values).all() for values in self._episodes[index].steps.values()):
                 self._checks[index] = self._check_episode(self._episodes[index])
@@ -275,7 +275,9 @@ class _Checker:
             num_asked=num_asked,
             num_compared=sum(check.expected is not None for check in checks) - num_asked,
             num_states=sum(len(check.episode) for check in checks),
-            not_replayed=f"Not replayed because not recorded: {', '.join(store.lacks)}." if store.lacks else "",
+            not_replayed=f"Not replayed because not recorded: {', '.join(store.missing_fields)}."
+            if store.missing_fields
+            else "",
             not_asked=not_asked,
             faults=self._faults(),
         )

@@ -27,7 +27,7 @@ from act_kit.doctor.generalization import SEED, Gap, comparable, evenly, measure
 from act_kit.errors import ActKitError, CheckpointError, DatasetError
 from act_kit.eval.evaluate import success_rate
 from act_kit.eval.init_state_sets import check_disjoint, make_init_state_set
-from act_kit.files import free_beside, quoted, read_json, read_text
+from act_kit.files import next_free_path, quoted, read_json, read_text
 from act_kit.metrics import read_metrics
 from act_kit.overrides import compose
 from act_kit.parallel import LocalExecutor
@@ -38,7 +38,7 @@ from act_kit.rollouts.rollout import Outcome, RolloutPool
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import find_gl
 from act_kit.statistics import Rate
-from act_kit.training.run import load_run, noted_evaluations, train_command
+from act_kit.training.run import load_run, recorded_evaluations, train_command
 
 _NUM_FRESH = 24
 """Number of test initial states, over all tasks; at least ten per task."""
@@ -125,7 +125,7 @@ class DatasetCase:
 
     def require_metaworld(self) -> None:
         """Raise :class:`DatasetError` unless states and actions are those of a Meta-World task."""
-        if not self.store.is_of_metaworld:
+        if not self.store.is_metaworld:
             raise DatasetError(f"'{self.store.info.task}' is not a Meta-World task.")
 
 
@@ -219,7 +219,7 @@ class RunCase:
             return sorted(self._evaluation.rglob("summary.json"))
         inside = {path.resolve(): path for path in self.folder.rglob("summary.json")}
         elsewhere = list(self.folder.resolve().parent.glob("eval*/**/summary.json"))
-        for folder in noted_evaluations(self.folder):
+        for folder in recorded_evaluations(self.folder):
             elsewhere += [*folder.glob("summary.json"), *folder.glob("*/summary.json")]
         found = {path.resolve(): path for path in elsewhere if self._is_evaluation_of_run(path)} | inside
         return sorted(found.values())
@@ -288,7 +288,7 @@ class RunCase:
 
     def train_on_fixed(self, dataset: DatasetCase, fix: str) -> str:
         """Return ``fix``, followed by the training command if ``fix`` makes a new dataset next to the old one."""
-        fixed = free_beside(dataset.path)
+        fixed = next_free_path(dataset.path)
         if f" {quoted(fixed)} " not in f"{fix} ":
             return fix
         data = [fixed if other is dataset else other.path for other in self.datasets]
@@ -335,7 +335,7 @@ class RunCase:
         """Compare the loss on the dataset's held-out demonstrations with the loss on new ones of its task.
 
         Raises:
-            Incomparable: The new demonstrations, made by the scripted expert, differ in kind from the dataset's.
+            IncomparableError: The new demonstrations, made by the scripted expert, differ in kind from the dataset's.
             DatasetError: The policy was not trained on the dataset as it is now, so its held-out episodes are unknown.
         """
         if (store.fingerprint or store.compute_fingerprint()) not in self._trained_on:

@@ -30,7 +30,7 @@ def contract(case: DatasetCase) -> Result:
             f"{case.path} was recorded with a horizon of {info.horizon} steps at {info.control_hz} Hz; the benchmark "
             f"has {HORIZON} at {CONTROL_HZ} Hz.",
             case.path / "zarr.json",
-            case.store.command_again,
+            case.store.reproduce_command,
         )
     return ruled_out(f"{HORIZON} steps at {CONTROL_HZ} Hz.")
 
@@ -46,7 +46,7 @@ def goal(case: DatasetCase) -> Result:
             f"the goal is hidden in {hidden} of {len(states)} states (their last three numbers are 0): a policy cannot "
             "imitate behavior that depends on the goal.",
             case.path / "data/state",
-            case.store.command_again,
+            case.store.reproduce_command,
         )
     task = get_task(case.store.info.task)
     moving = [int(dim) for dim in task.informative if dim >= 3]
@@ -60,7 +60,7 @@ def goal(case: DatasetCase) -> Result:
         return critical(
             "the initial states have different goals, but the goal in the states is constant.",
             case.path / "data/state",
-            case.store.command_again,
+            case.store.reproduce_command,
         )
     return ruled_out("Every state contains the goal.")
 
@@ -112,7 +112,7 @@ def clipped(case: DatasetCase) -> Result:
         values = case.store.steps(name)
         if not np.isfinite(values).all():
             return critical(
-                f"{name} contains values that are not finite.", case.path / "data" / name, case.store.command_again
+                f"{name} contains values that are not finite.", case.path / "data" / name, case.store.reproduce_command
             )
         beyond = float((np.abs(values) > 1).any(axis=1).mean())
         if beyond:
@@ -120,7 +120,7 @@ def clipped(case: DatasetCase) -> Result:
                 f"{100 * beyond:.1f} % of the recorded actions are outside [-1, 1] (up to {np.abs(values).max():.1f}): "
                 "they are not clipped, but the environment clips them before it executes them.",
                 case.path / "data" / name,
-                case.store.command_again,
+                case.store.reproduce_command,
             )
     return ruled_out("All actions are in [-1, 1].")
 
@@ -142,7 +142,7 @@ def executed(case: DatasetCase) -> Result:
             f"{100 * differs:.1f} % of the labels differ from the executed actions, although the dataset states no "
             "noise.",
             case.path / "data/action",
-            case.store.command_again,
+            case.store.reproduce_command,
         )
     return ruled_out("The labels are the executed actions.")
 
@@ -154,13 +154,13 @@ def sound(case: DatasetCase) -> Result:
         level, message = _report(case, "data")
     except InitialStateError as error:
         return critical(
-            f"an initial state is impossible: {error}", case.path / "meta/rand_vec", case.store.command_again
+            f"an initial state is impossible: {error}", case.path / "meta/rand_vec", case.store.reproduce_command
         )
     if level == "OK":
-        if case.store.lacks:
-            return ruled_out(f"All values are finite. Not recorded: {', '.join(case.store.lacks)}.")
+        if case.store.missing_fields:
+            return ruled_out(f"All values are finite. Not recorded: {', '.join(case.store.missing_fields)}.")
         return ruled_out("Every first state matches its initial state; all values are finite and in range.")
-    return (critical if level == "FAIL" else warning)(message, case.path, case.store.command_again)
+    return (critical if level == "FAIL" else warning)(message, case.path, case.store.reproduce_command)
 
 
 @CHECKS.add("images changed", stage="data", how_to_verify="act data info DATASET --verify")
@@ -212,6 +212,6 @@ def whole(case: DatasetCase) -> Result:
         return critical(
             f"the content of {store.path} was changed since collection: its fingerprint does not match.",
             store.path,
-            case.store.command_again,
+            case.store.reproduce_command,
         )
     return ruled_out("The content matches its fingerprint.")

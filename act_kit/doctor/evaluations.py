@@ -21,14 +21,14 @@ from act_kit.eval.distance_to_demos import near_copies
 from act_kit.eval.evaluate import distance_at, success_rate
 from act_kit.eval.init_state_sets import InitialStateSet
 from act_kit.eval.recount import check_summary, read_rows
-from act_kit.files import free_beside, quoted
+from act_kit.files import next_free_path, quoted
 from act_kit.overrides import to_dict
 from act_kit.rollouts.agents import Agent, ExpertAgent, RandomAgent, ZeroActionAgent
 from act_kit.rollouts.rollout import Outcome
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution, distinct, stack
 from act_kit.sim.tasks import HORIZON
 from act_kit.statistics import Rate, mcnemar
-from act_kit.training.run import noted_evaluations
+from act_kit.training.run import recorded_evaluations
 
 CHECKS = Checks[RunCase]()
 
@@ -148,7 +148,7 @@ def whole(case: RunCase) -> Result:
     """Check that the files of each evaluation agree with each other."""
     evaluations, damaged = case.read_evaluations
     if damaged:
-        return critical(damaged[0], case.folder, case.evaluate_with(free_beside(case.folder / "eval-test")))
+        return critical(damaged[0], case.folder, case.evaluate_with(next_free_path(case.folder / "eval-test")))
     for evaluation in _evaluations(case):
         disagreement = _disagreement(evaluation)
         if disagreement:
@@ -366,7 +366,11 @@ def baselines_repeat(case: RunCase) -> Result:
     return ruled_out("The baselines, run again, have the recorded success rates.")
 
 
-_BASELINES: dict[str, Callable[[], Agent]] = {"expert": ExpertAgent, "nothing": ZeroActionAgent, "random": RandomAgent}
+_BASELINES: dict[str, Callable[[], Agent]] = {
+    "expert": ExpertAgent,
+    "zero actions": ZeroActionAgent,
+    "random": RandomAgent,
+}
 
 
 @CHECKS.add("crashed episodes", stage="rollouts", how_to_verify="run them again")
@@ -388,7 +392,7 @@ def crashes(case: RunCase) -> Result:
 def baselines(case: RunCase) -> Result:
     """Check that a zero-action policy and random actions do not succeed."""
     for evaluation in _evaluations(case):
-        for name, baseline in (("nothing", "a zero-action policy succeeds"), ("random", "random actions succeed")):
+        for name, baseline in (("zero actions", "a zero-action policy succeeds"), ("random", "random actions succeed")):
             rate = evaluation.summary["baselines"].get(name)
             if rate and rate["low"] > 0.2:
                 return warning(
@@ -434,7 +438,7 @@ def _differing(evaluated: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 def _evaluations(case: RunCase) -> list[EvaluationFiles]:
     if case.evaluations:
         return case.evaluations
-    missing = [str(folder) for folder in noted_evaluations(case.folder) if not folder.exists()]
+    missing = [str(folder) for folder in recorded_evaluations(case.folder) if not folder.exists()]
     note = f" (those in {', '.join(missing)} no longer exist)" if missing else ""
     raise ActKitError(f"This run was not evaluated{note}. Fix: act eval {quoted(case.folder)}")
 
@@ -470,4 +474,4 @@ def _on_test_states(case: RunCase, evaluation: EvaluationFiles) -> str:
 def _new_folder(evaluation: EvaluationFiles) -> Path:
     """Return a free path next to an evaluation, or next to the multi-task evaluation that contains it."""
     parent = evaluation.folder.parent
-    return free_beside(parent if (parent / "summary.json").exists() else evaluation.folder)
+    return next_free_path(parent if (parent / "summary.json").exists() else evaluation.folder)

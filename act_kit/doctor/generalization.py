@@ -44,7 +44,7 @@ _MIN_NOISE = 0.3
 """Minimum fraction of a dataset's noise that each episode shows; clipping reduces the noise."""
 
 
-class Incomparable(DatasetError):
+class IncomparableError(DatasetError):
     """Demonstrations whose loss is not comparable with the loss on new ones by the scripted expert."""
 
 
@@ -105,19 +105,19 @@ def comparable(store: EpisodeStore, episodes: np.ndarray) -> np.ndarray:
     states.
 
     Raises:
-        Incomparable: No episode is comparable.
+        IncomparableError: No episode is comparable.
     """
     info, sources = store.info, store.sources
     scripted = [int(i) for i in episodes if sources[i] == "scripted"]
     if not scripted:
         demonstrators = ", ".join(dict.fromkeys(sources[i] for i in episodes))
-        raise Incomparable(
+        raise IncomparableError(
             f"The held-out demonstrations of {store.path} are by {demonstrators}, and new ones cannot be generated; "
             "those of the scripted expert are not comparable."
         )
     matching = _as_collected(store, evenly(np.array(scripted)))
     if not matching:
-        raise Incomparable(
+        raise IncomparableError(
             f"No held-out demonstration of {store.path} has the noise ({info.noise:g}) and the steps after success "
             f"({info.steps_after_success}) that the dataset names, so new ones are not comparable."
         )
@@ -128,7 +128,7 @@ def comparable(store: EpisodeStore, episodes: np.ndarray) -> np.ndarray:
         expert_actions = np.stack([expert.act(state) for state in states[i]])
         agrees += np.isclose(expert_actions, actions[i], atol=1e-5).all(axis=1).tolist()
     if np.mean(agrees) < _MIN_AGREEMENT:
-        raise Incomparable(
+        raise IncomparableError(
             f"The recorded actions of {store.path} are the scripted expert's in {100 * np.mean(agrees):.0f} % of the "
             "states, so its new demonstrations are not comparable."
         )
@@ -207,7 +207,7 @@ def replay_nearest(store: EpisodeStore, init_states: Sequence[InitialState]) -> 
     return successes
 
 
-def memory_succeeds(store: EpisodeStore, num: int = 40) -> Rate:
+def nearest_replay_rate(store: EpisodeStore, num: int = 40) -> Rate:
     """Return the success rate of the nearest demonstration's actions from test initial states, without any policy."""
     init_states = InitialStateDistribution(store.info.task).sample(num, seed=SEED, stream="evaluate")
     return Rate(sum(replay_nearest(store, init_states)), num)

@@ -10,7 +10,7 @@ from act_kit.doctor.finding import Checks, Result, critical, ruled_out, suspecte
 from act_kit.doctor.generalization import measure_loss
 from act_kit.errors import CheckpointError
 from act_kit.eval.evaluate import success_rate
-from act_kit.files import free_beside
+from act_kit.files import next_free_path
 from act_kit.policies.normalizer import MIN_STD, Normalizer
 from act_kit.policies.policy import Policy, find_checkpoint
 from act_kit.sim.tasks import STATE_DIM
@@ -158,5 +158,5 @@ def _effect_of_chunking(case: RunCase, folder: object, used: dict[str, float | b
         f"{' and a temporal ensemble' if case.config.chunking.temporal_ensemble else ''}: from the same {len(pairs)} "
         f"test initial states {success_rate(results)} instead of {success_rate(case.from_fresh)} (p = {p_value:.2g})."
     )
-    fix = case.evaluate_with(free_beside(case.folder / "eval-test"))
+    fix = case.evaluate_with(next_free_path(case.folder / "eval-test"))
     return critical(message, folder, fix) if lost > won and p_value < 0.05 else warning(message, folder, fix)

@@ -15,7 +15,7 @@ from act_kit.doctor.case import DatasetCase, RunCase, TaskRollouts
 from act_kit.doctor.finding import Checks, Result, ruled_out, suspected, untested
 from act_kit.doctor.generalization import evenly, measure_loss
 from act_kit.errors import DatasetError
-from act_kit.files import free_beside, quoted
+from act_kit.files import next_free_path, quoted
 from act_kit.overrides import option, preset_of
 
 CHECKS = Checks[RunCase]()
@@ -274,7 +274,7 @@ def _train_more(case: RunCase) -> str:
 def _collect_more(case: RunCase, store: EpisodeStore, *, noise: float) -> str:
     """Return the commands that collect twice as many demonstrations in the same way and also train on them."""
     info = store.info
-    fresh = free_beside(store.path)
+    fresh = next_free_path(store.path)
     words = ["act", "collect", "--task", info.task, "--n", str(2 * store.num_episodes), "--out", str(fresh)]
     sources = set(store.sources)
     if any(source.startswith("teleop") for source in sources):

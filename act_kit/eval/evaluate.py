@@ -53,7 +53,7 @@ class Evaluation:
         init_state_set: Initial states.
         episodes: Results of the policy, one per initial state.
         baselines: Outcomes by name: ``expert``, ``nothing`` (zero actions) and ``random`` from the first of the same
-            initial states, and the policy itself from ``demonstrated starts``.
+            initial states, and the policy itself from ``demonstrated initial states``.
         engine: Name of the simulation engine.
     """
 
@@ -132,7 +132,7 @@ class Evaluation:
     @property
     def interpretation(self) -> str:
         """Sentence on what the baselines imply for the success rate; empty if they imply nothing."""
-        expert, demonstrated = self.baselines.get("expert"), self.baselines.get("demonstrated starts")
+        expert, demonstrated = self.baselines.get("expert"), self.baselines.get("demonstrated initial states")
         if expert and success_rate(expert).value < 0.8 and self.success.value < 0.8:
             return (
                 f"The scripted expert itself succeeds only {success_rate(expert)} times from these initial states. "
@@ -232,9 +232,9 @@ def evaluate_all(
     ]
     baselines = {
         "expert": run("expert", ExpertAgent(), baseline_states),
-        "nothing": run("nothing", ZeroActionAgent(), baseline_states),
+        "zero actions": run("zero actions", ZeroActionAgent(), baseline_states),
         "random": run("random", RandomAgent(), baseline_states),
-        "demonstrated starts": run("demonstrated starts", PolicyAgent(policy), demonstrated),
+        "demonstrated initial states": run("demonstrated initial states", PolicyAgent(policy), demonstrated),
     }
     evaluations: list[Evaluation] = []
     for i, init_state_set in enumerate(init_state_sets):

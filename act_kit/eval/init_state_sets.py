@@ -18,7 +18,7 @@ from act_kit.policies.policy import PolicyMetadata
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution, distinct, stack
 from act_kit.sim.tasks import get_task
 
-FORMAT = "act_kit.evalset"
+FORMAT = "act_kit.init_state_set"
 VERSION = 1
 Kind = Literal["test", "train", "grid", "ood", "file"]
 CHOICES = ("test", "train", "grid", "ood")

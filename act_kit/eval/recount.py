@@ -190,7 +190,7 @@ def recount(evaluation: EvaluationRows) -> dict[str, Any]:
         "crashes": [i for i, row in enumerate(rows) if row.crash],
         "stage_counts": stage_counts,
         "failures": {failure_mode: failure_modes.count(failure_mode) for failure_mode in failure_modes},
-        "success_by_nearest_demonstration": [
+        "success_by_distance_to_nearest_demo": [
             {"low": each.low, "high": each.high, "success_once": each.rate.to_dict()} for each in bins
         ],
         "init_state_set": {

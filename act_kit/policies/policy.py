@@ -26,7 +26,7 @@ from act_kit.policies.one_hot import split_observations
 from act_kit.policies.weights import state_dict_mismatch
 from act_kit.sim.render import CameraViews, RenderSettings, check_cameras
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, get_task
-from act_kit.sim.threads import Exclusive
+from act_kit.sim.threads import SingleThreadGuard
 
 FORMAT = "act_kit.policy"
 VERSION = 2
@@ -528,8 +528,8 @@ class Policy:
         return len(self._tensors())
 
 
-def _single_thread_guard() -> Exclusive:
-    return Exclusive("policy", "make one with the same weights for each thread: policy.with_chunking()")
+def _single_thread_guard() -> SingleThreadGuard:
+    return SingleThreadGuard("policy", "make one with the same weights for each thread: policy.with_chunking()")
 
 
 def _choose_device(device: str) -> str:

@@ -89,7 +89,7 @@ def plots_of(store: EpisodeStore) -> list[Plot]:
     """Return the plots of a dataset: named signals for Meta-World, all dimensions by index for other data."""
     state, action = store.steps("state"), store.steps("action").astype(np.float64)
     plots = []
-    if store.is_of_metaworld:
+    if store.is_metaworld:
         plots = [
             Plot(name="hand (m)", lines="xyz", values=state[:, :3], is_centered=True),
             Plot(name="object (m)", lines="xyz", values=state[:, 4:7], is_centered=True),
@@ -177,7 +177,7 @@ def make_videos(
     else:
         available = f"images of {', '.join(stored)}" if stored else "no images"
         names = {"init_state": "initial state", "physics": "physics"}
-        missing = [name for key, name in names.items() if key in store.lacks]
+        missing = [name for key, name in names.items() if key in store.missing_fields]
         if missing or store.info.task not in TASKS:
             needed = f"{' and '.join(missing)} of each episode" if missing else f"simulator of {store.info.task}"
             return f"There is no video: the dataset has {available}, and rendering needs the {needed}."

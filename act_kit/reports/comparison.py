@@ -13,7 +13,7 @@ from rich.text import Text
 from act_kit.compare.compare import Comparison, Pair, kinds_of, mean_of, points
 from act_kit.compare.experiments import Method
 from act_kit.files import write_json
-from act_kit.pages import BLUE, GREEN, GREY, ORANGE, RED, figure_uri, write_page
+from act_kit.pages import BLUE, GRAY, GREEN, ORANGE, RED, figure_uri, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,6 +111,6 @@ def success_figure(methods: Sequence[Method]) -> Figure:
                 axes.plot(100 * seed.value, -i - 0.15 - 0.06 * (j % 4), "o", color=color, alpha=0.6, markersize=6)
         axes.text(0, -i + 0.2, method.label, color=color, fontsize=10)
     axes.set(xlim=(-2, 102), ylim=(0.4 - len(methods), 0.6), yticks=[], xlabel="success, %")
-    axes.grid(axis="x", color=GREY, linewidth=0.5)
+    axes.grid(axis="x", color=GRAY, linewidth=0.5)
     axes.spines[["left", "right", "top"]].set_visible(False)
     return figure

@@ -10,7 +10,7 @@ import numpy as np
 from act_kit.diversity.measure import is_inside
 from act_kit.diversity.reference import reference_init_states
 from act_kit.diversity.result import ScalingPoint
-from act_kit.pages import BLUE, GREY, ORANGE, PALETTE, RED, new_maps
+from act_kit.pages import BLUE, GRAY, ORANGE, PALETTE, RED, new_maps
 from act_kit.sim.tasks import Task, map_planes
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def coverage_figure(
     outside = np.clip(finite[~inside], task.low, task.high)
     for axes, pair in zip(figure.axes, pairs, strict=True):
         draw_axes(axes, task, pair)
-        axes.scatter(*place(evaluated, pair), s=9, color=GREY, linewidths=0, label="evaluated")
+        axes.scatter(*place(evaluated, pair), s=9, color=GRAY, linewidths=0, label="evaluated")
         if failed is not None and len(failed):
             axes.scatter(*place(failed, pair), s=30, color=RED, marker="x", label="failed attempts")
         for source, color in colors.items():
@@ -103,7 +103,7 @@ def distribution_figure(task: Task, dim: int, demonstrated: np.ndarray, against:
     edges = np.linspace(task.low[dim], task.high[dim], _NUM_BINS + 1)
     evaluated = reference_init_states(task) if against is None else against
     centers, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
-    for init_states, color, bar_width in ((evaluated, GREY, 0.95), (demonstrated, BLUE, 0.5)):
+    for init_states, color, bar_width in ((evaluated, GRAY, 0.95), (demonstrated, BLUE, 0.5)):
         shares = np.histogram(init_states[np.isfinite(init_states[:, dim]), dim], edges)[0] / len(init_states)
         axes.bar(centers, 100 * shares, bar_width * width, color=color)
     axes.set_xlabel(f"{task.dim_name(dim)} (m)")
@@ -118,7 +118,7 @@ def scaling_figure(scaling: Sequence[ScalingPoint], num: int) -> Figure:
     (axes,) = figure.axes
     nums = [point.num for point in scaling]
     axes.plot(
-        nums, [100 * point.nearest_random for point in scaling], color=GREY, linewidth=5, label="random initial states"
+        nums, [100 * point.nearest_random for point in scaling], color=GRAY, linewidth=5, label="random initial states"
     )
     axes.plot(nums, [100 * point.nearest for point in scaling], color=BLUE, marker="o", label="this dataset")
     axes.axvline(num, color=ORANGE, linestyle=":", label="current size")

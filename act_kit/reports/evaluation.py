@@ -29,9 +29,9 @@ from act_kit.versions import versions
 
 _BASELINES = {
     "expert": "the scripted expert, same initial states",
-    "nothing": "zero actions, same initial states",
+    "zero actions": "zero actions, same initial states",
     "random": "random actions, same initial states",
-    "demonstrated starts": "the policy, from demonstrated initial states",
+    "demonstrated initial states": "the policy, from demonstrated initial states",
 }
 
 
@@ -53,7 +53,7 @@ def summarize(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
         "crashes": evaluation.crashes,
         "stage_counts": evaluation.stage_counts,
         "failures": evaluation.failures,
-        "success_by_nearest_demonstration": [
+        "success_by_distance_to_nearest_demo": [
             {"low": each.low, "high": each.high, "success_once": each.rate.to_dict()}
             for each in success_by_distance(evaluation)
         ],

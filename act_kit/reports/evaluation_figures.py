@@ -9,7 +9,7 @@ import numpy as np
 
 from act_kit.eval.distance_to_demos import Bin
 from act_kit.eval.evaluate import Evaluation
-from act_kit.pages import BLUE, GREEN, GREY, RED, new_maps
+from act_kit.pages import BLUE, GRAY, GREEN, RED, new_maps
 from act_kit.policies.policy import Policy
 from act_kit.reports.coverage import draw_axes, place
 from act_kit.sim.initial_states import OOD_MARGIN, SAME_INIT_STATE_M, InitialStateDistribution, stack
@@ -43,7 +43,7 @@ def success_figure(rows: Mapping[str, tuple[Evaluation, Policy]]) -> Figure:
             draw_axes(axes, task, pair)
             if evaluation.init_state_set.kind == "ood":
                 legend["reset box"] = _widen(axes, task, pair)
-            legend["demonstrated"] = axes.scatter(*place(demonstrated, pair), s=40, color=GREY, marker="+")
+            legend["demonstrated"] = axes.scatter(*place(demonstrated, pair), s=40, color=GRAY, marker="+")
             for mask, color, result in ((succeeded, GREEN, "success"), (~succeeded, RED, "failure")):
                 if mask.any():
                     legend[result] = axes.scatter(*place(rand_vecs[mask], pair), s=16, color=color, linewidths=0)
@@ -61,7 +61,7 @@ def _widen(axes: Axes, task: Task, pair: tuple[int, int | None]) -> Any:
     if y is not None:
         axes.set_ylim(task.low[y] - margin[y], task.high[y] + margin[y])
     low, height = (0.0, 1.0) if y is None else (task.low[y], float(task.width[y]))
-    return axes.add_patch(Rectangle((task.low[x], low), float(task.width[x]), height, fill=False, color=GREY))
+    return axes.add_patch(Rectangle((task.low[x], low), float(task.width[x]), height, fill=False, color=GRAY))
 
 
 def heat_figure(evaluation: Evaluation, policy: Policy) -> Figure:

@@ -18,7 +18,7 @@ from act_kit.sim.fast import FastEngine
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.reference import ReferenceEngine
 from act_kit.sim.tasks import ACTION_DIM, HORIZON, STATE_DIM, get_task
-from act_kit.sim.threads import Exclusive
+from act_kit.sim.threads import SingleThreadGuard
 
 ENGINES: dict[str, Callable[[str], Engine]] = {"fast": FastEngine, "reference": ReferenceEngine}
 """Engines by name, as in ``sim.engine``. Their results are bit-exact; ``reference`` is Meta-World's own code."""
@@ -201,5 +201,5 @@ def _empty_batch(rewards: bool) -> StepBatch:
     )
 
 
-def _make_exclusive() -> Exclusive:
-    return Exclusive("simulator", "make one for each thread; simulators of one task share their memory.")
+def _make_exclusive() -> SingleThreadGuard:
+    return SingleThreadGuard("simulator", "make one for each thread; simulators of one task share their memory.")

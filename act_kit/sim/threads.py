@@ -12,7 +12,7 @@ from act_kit.errors import InUseError
 R = TypeVar("R")
 
 
-class Exclusive:
+class SingleThreadGuard:
     """Context manager that raises :class:`InUseError` while another thread is inside: ``with self._exclusive: …``.
 
     Args:

@@ -22,7 +22,7 @@ from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import CameraViews, find_gl, get_renderer
 from act_kit.sim.simulator import Simulator, as_actions
 from act_kit.sim.tasks import get_task
-from act_kit.sim.threads import Exclusive
+from act_kit.sim.threads import SingleThreadGuard
 from act_kit.workers import Worker, environment, init_worker, worker_error
 
 
@@ -158,7 +158,7 @@ class VectorSimulator:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._num_pending = 0
         self._reset_rows: set[int] = set()
-        self._exclusive = Exclusive("vector simulator", "make one for each thread.")
+        self._exclusive = SingleThreadGuard("vector simulator", "make one for each thread.")
         self._local_rows = None if num_workers else _Rows(engine, views)
         self._inbox: deque[tuple[_Method, Mapping[int, Any]]] = deque()
         self._workers: list[tuple[Worker, Connection]] = []

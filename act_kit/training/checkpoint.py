@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from act_kit.errors import CheckpointError
-from act_kit.files import read_json, still_there, write_json
+from act_kit.files import read_json, require_existing, write_json
 from act_kit.policies.policy import Policy
 from act_kit.policies.weights import load_tensors, state_dict_mismatch
 
@@ -67,7 +67,7 @@ class Checkpoints:
             OutputError: The run has been deleted in the meantime.
         """
         name = _name(state.step)
-        with still_there(self.folder.parent), _convert_disk_errors():
+        with require_existing(self.folder.parent), _convert_disk_errors():
             self.folder.mkdir(exist_ok=True)
             for torn in self.folder.glob(".step-*"):
                 shutil.rmtree(torn)

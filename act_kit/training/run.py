@@ -21,8 +21,8 @@ from act_kit.diversity.first_observations import measure_dataset
 from act_kit.errors import CheckpointError, ConfigError, DamagedFileError, DatasetError
 from act_kit.files import (
     SEEDS,
-    free_beside,
     new_folder,
+    next_free_path,
     quoted,
     read_json,
     read_text,
@@ -50,7 +50,7 @@ def create_run(
     check_files(config, [EpisodeStore.open(path) for path in data])
     values = {"data": [str(path.resolve()) for path in data], **to_dict(config)}
     resume_hint = f"act train --resume --out {quoted(run)} resumes it"
-    with new_folder(run, overwrite=overwrite, is_complete=False, how_to_go_on=resume_hint) as fresh:
+    with new_folder(run, overwrite=overwrite, is_complete=False, hint=resume_hint) as fresh:
         _write_config(fresh, values)
     return config
 
@@ -205,7 +205,7 @@ def steps_taken(run: Path) -> int:
         raise CheckpointError(f"{run}: its last checkpoint is damaged: {error!r}. Fix: act train") from error
 
 
-def note_evaluation(checkpoint: Path, folder: Path) -> None:
+def record_evaluation(checkpoint: Path, folder: Path) -> None:
     """Record the folder of a checkpoint's evaluation in its run; do nothing if the run is not writable.
 
     An evaluation inside the run's folder is found without a record.
@@ -221,7 +221,7 @@ def note_evaluation(checkpoint: Path, folder: Path) -> None:
         return
 
 
-def noted_evaluations(run: Path) -> list[Path]:
+def recorded_evaluations(run: Path) -> list[Path]:
     """Return the recorded evaluation folders of a run; some may no longer exist."""
     path = run / _EVALUATIONS
     folders: list[Path] = []
@@ -243,7 +243,7 @@ def train_command(config: TrainConfig, data: Sequence[Path], run: Path, changes:
         words += ["--data", str(path)]
     while (run.parent / SEEDS).exists():  # a folder next to the seeds would count as one of them
         run = run.parent.with_name(f"{run.parent.name}-{run.name}")
-    return shlex.join([*words, "--out", str(free_beside(run)), *train_overrides(config, changes)])
+    return shlex.join([*words, "--out", str(next_free_path(run)), *train_overrides(config, changes)])
 
 
 def check_data(store: EpisodeStore, *, allow_low_diversity: bool) -> str | None:
@@ -256,7 +256,7 @@ def check_data(store: EpisodeStore, *, allow_low_diversity: bool) -> str | None:
         raise DatasetError(
             f"{store.path} has no demonstrations yet. Fix: {store.info.command} --out {quoted(store.path)} --resume"
         )
-    if not store.is_of_metaworld:
+    if not store.is_metaworld:
         (state_dim,), (action_dim,) = store.widths["state"], store.widths["action"]
         raise DatasetError(
             f"{store.path} holds states of {state_dim} and actions of {action_dim} numbers of '{store.info.task}'; "

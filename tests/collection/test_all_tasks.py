@@ -9,7 +9,7 @@ import pytest
 
 from act_kit.collection.verify import replay
 from act_kit.datasets.store import EpisodeStore
-from act_kit.diversity.measure import measure
+from act_kit.diversity.measure import measure_diversity
 from act_kit.rollouts.agents import ExpertAgent
 from act_kit.rollouts.rollout import rollout
 from act_kit.sim.engine import make_environment
@@ -47,7 +47,7 @@ def assert_matches_metaworld(store: EpisodeStore) -> None:
 def test_all_steps_work(task: str, tmp_path: Path) -> None:
     store = make_dataset(tmp_path / "data", task=task, n=2)
     assert all(result.first_difference is None for result in replay(store, executor=SERIAL))
-    diversity = measure(store)
+    diversity = measure_diversity(store)
     assert diversity.level == "WARN"
     assert "too few to assess" in diversity.verdict
     assert_matches_metaworld(store)

@@ -18,7 +18,7 @@ from act_kit.collection.demonstrators import ExpertDemonstrator
 from act_kit.config import CollectConfig
 from act_kit.datasets.ops import merge, write_derived
 from act_kit.datasets.store import EpisodeStore
-from act_kit.diversity.measure import measure
+from act_kit.diversity.measure import measure_diversity
 from act_kit.errors import DatasetError
 from act_kit.overrides import compose
 from act_kit.parallel import LocalExecutor
@@ -123,7 +123,7 @@ def test_an_interruption_at_any_array_leaves_only_committed_episodes(
     assert torn.sources == ["scripted"] * 2
     (merged,) = write_derived(tmp_path / "merged", merge([torn]), "act data merge", overwrite=False)
     assert merged.num_episodes == 2
-    assert measure(torn).num == 2
+    assert measure_diversity(torn).num == 2
     collect(wanted, tmp_path / "parts", executor=SERIAL, resume=True)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 

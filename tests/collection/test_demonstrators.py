@@ -13,7 +13,7 @@ from act_kit.collection.collect import collect
 from act_kit.config import CollectConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity.integrity import check_numbers
-from act_kit.diversity.measure import measure
+from act_kit.diversity.measure import measure_diversity
 from act_kit.doctor.diagnose import examine_dataset, examine_run
 from act_kit.errors import ActKitError
 from act_kit.overrides import compose
@@ -94,7 +94,7 @@ def test_failed_attempts_are_kept_and_cause_no_findings(dagger_store: EpisodeSto
     assert dagger_store.num_episodes == len(dagger_store.attempts()) == 6
     assert set(dagger_store.sources) == {f"policy:{tiny_run.name}"}
     assert check_numbers(dagger_store.episodes()) == []
-    assert [finding.text for finding in measure(dagger_store).findings if finding.about == "data"] == []
+    assert [finding.text for finding in measure_diversity(dagger_store).findings if finding.about == "data"] == []
     findings = {finding.name: finding.result for finding in examine_dataset(dagger_store.path)}
     assert {result.status for result in findings.values()} == {"RULED OUT", "UNTESTED"}
     assert findings["actions off by some steps"].status == "RULED OUT"

@@ -17,7 +17,7 @@ from act_kit.datasets.images import ImageStore
 from act_kit.datasets.ops import filter_episodes, merge, split_by, split_parts, write_derived
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
-from act_kit.diversity.measure import measure
+from act_kit.diversity.measure import measure_diversity
 from act_kit.errors import ConfigError, DatasetError
 from act_kit.rollouts.episode import Recording
 from act_kit.sim.initial_states import distinct
@@ -92,7 +92,7 @@ def test_parts_share_no_initial_state_and_can_be_trained_on(noisy: EpisodeStore,
     for one, other in itertools.combinations(parts, 2):
         both = np.concatenate([one.rand_vecs, other.rand_vecs])
         assert len(distinct(both)) == len(distinct(one.rand_vecs)) + len(distinct(other.rand_vecs))
-    assert measure(parts[0]).num == parts[0].num_episodes
+    assert measure_diversity(parts[0]).num == parts[0].num_episodes
     (tmp_path / "run").mkdir()
     Trainer(tiny_config("trainer.steps=2"), [parts[0]], tmp_path / "run", selector=None).train()
     with pytest.raises(DatasetError, match="No episode"):
@@ -108,8 +108,8 @@ def test_datasets_of_several_tasks_are_merged_into_a_folder(
     merged = derive(tmp_path / "all", merge([reach_store, push_store]))
     assert [store.path for store in merged] == [tmp_path / "all" / "reach-v3", tmp_path / "all" / "push-v3"]
     assert merged[0].fingerprint == reach_store.fingerprint
-    act("data", "split", tmp_path / "all", "--by", "first_of_its_start", "--out", tmp_path / "split", check=0)
-    assert EpisodeStore.open(tmp_path / "split/first_of_its_start/push-v3").fingerprint == push_store.fingerprint
+    act("data", "split", tmp_path / "all", "--by", "first_with_init_state", "--out", tmp_path / "split", check=0)
+    assert EpisodeStore.open(tmp_path / "split/first_with_init_state/push-v3").fingerprint == push_store.fingerprint
     act("data", "split", tmp_path / "all", "--parts", "1,1", "--out", tmp_path / "split", "--overwrite", check=0)
     assert {path.name for path in (tmp_path / "split").iterdir()} == {"part-0", "part-1", "datasets.json"}
 
@@ -141,7 +141,7 @@ def test_images_are_copied(images_store: EpisodeStore, tmp_path: Path) -> None:
 
 def test_columns_of_the_episode_table(noisy: EpisodeStore) -> None:
     columns = columns_of(noisy)
-    assert choose(columns, "first_of_its_start").tolist() == sorted(
+    assert choose(columns, "first_with_init_state").tolist() == sorted(
         np.unique(noisy.rand_vecs, axis=0, return_index=True)[1].tolist()
     )
     same = np.flatnonzero(noisy.rand_vecs[:, 0] == noisy.rand_vecs[3, 0]).tolist()

@@ -13,7 +13,7 @@ import pytest
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import Drawn, write_dataset
 from act_kit.diversity.first_observations import FirstObservations, known_init_states, measure_dataset
-from act_kit.diversity.measure import measure
+from act_kit.diversity.measure import measure_diversity
 from act_kit.doctor.diagnose import examine_dataset, examine_run
 from act_kit.policies.policy import Policy
 from act_kit.rollouts.episode import Recording
@@ -129,7 +129,7 @@ def test_imported_metaworld_data_are_compared_with_the_tasks_distribution(
     reach_store: EpisodeStore, one_init_state_store: EpisodeStore, tmp_path: Path
 ) -> None:
     measured = measure_first(imported(tmp_path / "test", reach_store))
-    assert measured.level == measure(reach_store).level == "OK"
+    assert measured.level == measure_diversity(reach_store).level == "OK"
     assert "their initial states cover the initial states of reach-v3" in measured.verdict
     fixed = measure_first(imported(tmp_path / "fixed", one_init_state_store))
     assert fixed.level == "FAIL"
@@ -161,8 +161,8 @@ def test_imported_metaworld_data_train_and_are_evaluated(reach_store: EpisodeSto
     assert Policy.load(run).metadata.init_states_of("reach-v3") == []
     act("eval", run, "--episodes", 3, "--workers", 1, "baseline_episodes=1", check=0)
     summary = json.loads((run / "eval-test" / "summary.json").read_text())
-    assert summary["success_by_nearest_demonstration"] == []
-    assert "demonstrated starts" not in summary["baselines"]
+    assert summary["success_by_distance_to_nearest_demo"] == []
+    assert "demonstrated initial states" not in summary["baselines"]
     assert (
         "the initial states of the demonstrations were not recorded" in (run / "eval-test" / "report.html").read_text()
     )

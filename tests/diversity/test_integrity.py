@@ -16,7 +16,7 @@ from act_kit.datasets.split import split_stores
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.diversity.integrity import check_init_states
-from act_kit.diversity.measure import DiversityReport, measure
+from act_kit.diversity.measure import DiversityReport, measure_diversity
 from act_kit.diversity.reference import draw
 from act_kit.errors import DatasetError
 from act_kit.eval.init_state_sets import InitialStateSet, make_init_state_set
@@ -45,7 +45,7 @@ def edit(store: EpisodeStore, folder: Path, **edits: Edit) -> Path:
 
 
 def measure_path(path: Path) -> DiversityReport:
-    diversity = measure(EpisodeStore.open(path))
+    diversity = measure_diversity(EpisodeStore.open(path))
     json.dumps(diversity.to_dict(), allow_nan=False)
     return diversity
 
@@ -100,7 +100,7 @@ def test_every_edit_is_reported(name: str, reach_store: EpisodeStore, tmp_path: 
 
 
 def test_a_sound_dataset_has_no_findings(reach_store: EpisodeStore) -> None:
-    diversity = measure(reach_store)
+    diversity = measure_diversity(reach_store)
     assert diversity.findings == []
     assert (diversity.num_leaked, diversity.num_validation) == (0, 1)
 
@@ -125,7 +125,7 @@ def test_initial_states_of_another_task_or_too_few_are_refused(reach_store: Epis
     array.resize((10, 6))
     group.attrs["task"] = "door-open-v3"
     with pytest.raises(DatasetError, match=r"expected \(10, 3\) for 10 demonstrations of door-open-v3"):
-        measure(EpisodeStore.open(path))
+        measure_diversity(EpisodeStore.open(path))
 
 
 @pytest.mark.parametrize("moved", [0.0, 1e-5])
@@ -149,7 +149,7 @@ def test_trajectories_that_are_in_the_training_split_are_leaks(reach_store: Epis
     """The initial states differ, so the split does not group the copies."""
     first, *others = reach_store.recordings()
     copies = [first, *(replace(first, init_state=other.init_state) for other in others)]
-    diversity = measure(write_dataset(tmp_path / "data", reach_store.info, copies))
+    diversity = measure_diversity(write_dataset(tmp_path / "data", reach_store.info, copies))
     assert (diversity.num_leaked, diversity.num_validation) == (1, 1)
     assert any("validation demonstrations of act train" in finding.text for finding in diversity.findings)
 
@@ -169,13 +169,13 @@ def test_copies_stay_on_one_side_across_datasets_and_without_initial_states(
 
 def test_an_expert_that_ignores_the_goal_is_not_a_leak(tmp_path: Path) -> None:
     store = make_dataset(tmp_path / "data", task="plate-slide-side-v3", n=10)
-    diversity = measure(store)
+    diversity = measure_diversity(store)
     assert diversity.duplicate_trajectories > 0
     assert diversity.findings == []
 
 
 def test_quality_of_a_scripted_expert(reach_store: EpisodeStore) -> None:
-    (quality,) = measure(reach_store).quality
+    (quality,) = measure_diversity(reach_store).quality
     assert (quality.source, quality.num, quality.num_distinct) == ("scripted", 10, 10)
     assert quality.steps_least <= quality.steps <= quality.steps_most
     assert quality.path_efficiency is not None
@@ -188,7 +188,7 @@ def test_quality_detects_idle_steps_and_noise(reach_store: EpisodeStore, tmp_pat
     def freeze(states: np.ndarray) -> None:
         states[1:] = np.where(np.arange(1, len(states))[:, None] % 2, states[:-1], states[1:])
 
-    (before,) = measure(reach_store).quality
+    (before,) = measure_diversity(reach_store).quality
     noisy = np.random.default_rng(0).uniform(-1, 1, (reach_store.num_steps, 4))
     (after,) = measure_path(edit(reach_store, tmp_path, data_state=freeze, data_action=put(slice(None), noisy))).quality
     assert after.gripper_switches > 5

@@ -8,7 +8,7 @@ import pytest
 from act_kit.config import TrainConfig
 from act_kit.datasets.split import SPLIT_SEED, VAL_FRACTION
 from act_kit.datasets.store import EpisodeStore
-from act_kit.diversity.measure import DiversityReport, holm, measure, measure_init_states
+from act_kit.diversity.measure import DiversityReport, holm, measure_diversity, measure_init_states
 from act_kit.errors import DatasetError
 from act_kit.overrides import compose
 from act_kit.sim.initial_states import InitialStateDistribution, scale, stack
@@ -173,7 +173,7 @@ def test_many_demonstrations_are_measured_by_a_sample() -> None:
 
 
 def test_more_demonstrations_reduce_the_distance(reach_store: EpisodeStore) -> None:
-    diversity = measure(reach_store)
+    diversity = measure_diversity(reach_store)
     assert [point.num for point in diversity.scaling] == [2, 5, 10, 20, 40]
     nearest = [point.nearest for point in diversity.scaling]
     assert nearest == sorted(nearest, reverse=True)

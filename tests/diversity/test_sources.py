@@ -10,7 +10,7 @@ import pytest
 
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
-from act_kit.diversity.measure import measure
+from act_kit.diversity.measure import measure_diversity
 from act_kit.reports.diversity import terminal_table, write_report
 from act_kit.rollouts.episode import Attempt
 
@@ -33,7 +33,7 @@ def two_sources(reach_store: EpisodeStore, tmp_path: Path) -> EpisodeStore:
 
 
 def test_each_source_has_its_share(two_sources: EpisodeStore, tmp_path: Path) -> None:
-    diversity = measure(two_sources)
+    diversity = measure_diversity(two_sources)
     assert not [finding for finding in diversity.findings if "no successful step" in finding.text]
     shares = {share.source: share for share in diversity.sources}
     assert shares["anna"].num + shares["policy:run"].num == 11
@@ -51,7 +51,7 @@ def test_each_source_has_its_share(two_sources: EpisodeStore, tmp_path: Path) ->
 
 
 def test_a_single_source_is_not_compared(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    diversity = measure(reach_store)
+    diversity = measure_diversity(reach_store)
     (share,) = diversity.sources
     assert (share.source, share.num, share.num_succeeded, share.nearest) == ("scripted", 10, 10, 1.0)
     page = write_report(reach_store, diversity, tmp_path / "report").read_text()

@@ -186,7 +186,7 @@ def test_the_command_of_a_converted_dataset_makes_it_again(demonstrations: Episo
     def pretend(command: str) -> str:
         store = EpisodeStore.open(demonstrations.path)
         store.info = replace(store.info, command=command)
-        return store.command_again.replace(str(demonstrations.path), "DATA")
+        return store.reproduce_command.replace(str(demonstrations.path), "DATA")
 
     assert pretend("act data convert a.hdf5 old --task 'my task'") == "act data convert a.hdf5 DATA-2 --task 'my task'"
     assert pretend("act data merge a 'b c'") == "act data merge a 'b c' --out DATA-2"

@@ -19,7 +19,7 @@ from act_kit.doctor import consistency, evaluations, inference, learning, record
 from act_kit.doctor.case import EvaluationFiles, RunCase, TaskRollouts
 from act_kit.doctor.diagnose import _run_of, examine_dataset, examine_run, find_targets
 from act_kit.doctor.finding import Finding, Result
-from act_kit.doctor.generalization import Incomparable, comparable, measure_loss, replay_nearest
+from act_kit.doctor.generalization import IncomparableError, comparable, measure_loss, replay_nearest
 from act_kit.errors import ActKitError, CheckpointError, DatasetError
 from act_kit.files import SEEDS, read_json, write_json, write_text
 from act_kit.metrics import series
@@ -28,7 +28,7 @@ from act_kit.policies.policy import Policy
 from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.tasks import TASKS
 from act_kit.statistics import Rate
-from act_kit.training.run import create_run, note_evaluation
+from act_kit.training.run import create_run, record_evaluation
 from benchmarks.faults import (
     DATA_FAULTS,
     FAULTS,
@@ -412,7 +412,7 @@ def test_an_evaluation_in_another_folder_is_found(healthy: Case, tmp_path: Path)
 def test_a_read_only_run_can_be_evaluated(healthy: Case, tmp_path: Path) -> None:
     case = healthy.copy(tmp_path / "case")
     (case.run / "evaluations.jsonl").mkdir()
-    note_evaluation(case.checkpoint, tmp_path)
+    record_evaluation(case.checkpoint, tmp_path)
 
 
 def test_data_of_other_demonstrators_are_not_compared_with_the_expert(healthy: Case, tmp_path: Path) -> None:
@@ -426,7 +426,7 @@ def test_data_of_other_demonstrators_are_not_compared_with_the_expert(healthy: C
     for change, phrase in ((rename, "are by teleop:ann"), (halve, "are the scripted expert's in")):
         case = healthy.copy(tmp_path / change.__name__)
         edit(case, change)
-        with pytest.raises(Incomparable, match=phrase):
+        with pytest.raises(IncomparableError, match=phrase):
             comparable(EpisodeStore.open(case.data), np.arange(50))
 
 
@@ -438,7 +438,7 @@ def test_only_merged_episodes_with_the_noise_of_new_ones_are_compared(tmp_path: 
     assert comparable(EpisodeStore.open(tmp_path / "two"), np.arange(6)).tolist() == [3, 4, 5]
     parts = [Part(store=store, episodes=np.arange(3)) for store in (stores[0], stores[2])]
     write_derived(tmp_path / "mixed", {"": Derivation(parts=parts, command="merge")}, "merge", overwrite=False)
-    with pytest.raises(Incomparable, match="has the noise"):
+    with pytest.raises(IncomparableError, match="has the noise"):
         comparable(EpisodeStore.open(tmp_path / "mixed"), np.arange(3))
 
 

@@ -171,7 +171,7 @@ def test_evaluating_tasks_together_equals_evaluating_each(two_tasks: Policy, tmp
             on_progress=lambda name, progress, num: num_episodes.update({name: num}),
         )
         separate = [evaluate(two_tasks, init_state_set, config, roll=roll) for init_state_set in init_state_sets]
-    assert num_episodes == {"policy": 4, "expert": 2, "nothing": 2, "random": 2, "demonstrated starts": 2}
+    assert num_episodes == {"policy": 4, "expert": 2, "zero actions": 2, "random": 2, "demonstrated initial states": 2}
     assert [evaluation.init_state_set.task for evaluation in together] == ["reach-v3", "push-v3"]
     for one, other in zip(together, separate, strict=True):
         assert summarize(one, two_tasks) == summarize(other, two_tasks)
@@ -187,10 +187,10 @@ def test_evaluating_tasks_together_equals_evaluating_each(two_tasks: Policy, tmp
 
 def test_baselines_run_from_the_same_initial_states(evaluation: Evaluation, reach_store: EpisodeStore) -> None:
     same_init_states = list(evaluation.init_state_set.init_states[:2])
-    for name in ("expert", "nothing", "random"):
+    for name in ("expert", "zero actions", "random"):
         assert [outcome.init_state for outcome in evaluation.baselines[name]] == same_init_states
     assert all(outcome.success_once for outcome in evaluation.baselines["expert"])
-    from_demonstrated = {outcome.init_state for outcome in evaluation.baselines["demonstrated starts"]}
+    from_demonstrated = {outcome.init_state for outcome in evaluation.baselines["demonstrated initial states"]}
     assert from_demonstrated <= set(reach_store.init_states)
 
 
@@ -215,7 +215,7 @@ def test_result_files_agree_with_the_evaluation(evaluation: Evaluation, tiny_pol
     assert sum(summary["failures"].values()) == 3 - summary["success_once"]["successes"]
     assert list(summary["stage_counts"])[-1] == "success"
     assert summary["stage_counts"]["success"] == summary["success_once"]["successes"]
-    assert sum(each["success_once"]["num"] for each in summary["success_by_nearest_demonstration"]) == 3
+    assert sum(each["success_once"]["num"] for each in summary["success_by_distance_to_nearest_demo"]) == 3
     assert summary["init_state_set"]["hash"] == InitialStateSet.load(tmp_path / "init_states.json").hash
     assert "success (at any step, the benchmark" in page.read_text()
 
@@ -229,15 +229,15 @@ def test_interpretation_names_uncovered_initial_states(evaluation: Evaluation) -
     from_demonstrated = [outcome(True, init_state) for init_state in init_states[:20]]
     expert = [outcome(True, init_state) for init_state in init_states[:20]]
     uncovered = replace(
-        evaluation, episodes=failing, baselines={"expert": expert, "demonstrated starts": from_demonstrated}
+        evaluation, episodes=failing, baselines={"expert": expert, "demonstrated initial states": from_demonstrated}
     )
     assert "do not cover the initial states" in uncovered.interpretation
     all_failed = [outcome(False, init_state) for init_state in init_states]
-    failing_everywhere = replace(uncovered, baselines={"expert": expert, "demonstrated starts": all_failed})
+    failing_everywhere = replace(uncovered, baselines={"expert": expert, "demonstrated initial states": all_failed})
     assert failing_everywhere.interpretation == ""
     outside = replace(uncovered, init_state_set=replace(evaluation.init_state_set, kind="ood"))
     assert "it does not extrapolate" in outside.interpretation
-    infeasible = replace(uncovered, baselines={"expert": all_failed, "demonstrated starts": from_demonstrated})
+    infeasible = replace(uncovered, baselines={"expert": all_failed, "demonstrated initial states": from_demonstrated})
     assert "The scripted expert itself succeeds only 0/50" in infeasible.interpretation
 
 

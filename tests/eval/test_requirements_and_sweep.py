@@ -90,10 +90,7 @@ def test_unmet_requirement_exits_with_3(tiny_run: Path, tmp_path: Path) -> None:
     assert "PASS reach-v3: crashes = 0" in failed.stdout
     act(*few, "--out", tmp_path / "b", "--require", "success<=1", "--init-states", "ood", check=0)
     assert json.loads((tmp_path / "b" / "summary.json").read_text())["init_state_set"]["kind"] == "ood"
-    for wrong, message in (
-        (("--require", "succes>1"), "Did you mean 'success'"),
-        (("--episodes 30", "--episodes 500"), "give one"),
-    ):
+    for wrong, message in ((("--require", "succes>1"), "Did you mean 'success'"),):
         done = act(*few, "--out", tmp_path / "c", *wrong, check=2)
         assert message in done.stderr
         assert not (tmp_path / "c").exists(), "refused before the evaluation"

@@ -105,7 +105,7 @@ def convert(
             f"{path} is data of act_kit, whose states and actions are known. Fix: omit --state and --action."
         )
     content = replace(content, recordings=_with_progress(content, on_progress))
-    with new_folder(out, overwrite=overwrite, how_to_go_on="Another name keeps it") as fresh:
+    with new_folder(out, overwrite=overwrite, hint="Another name keeps it") as fresh:
         if to == ACT_KIT:
             _write_act_kit(path, out, fresh, origin, content, keys)
         else:

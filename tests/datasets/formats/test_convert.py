@@ -146,7 +146,7 @@ def test_aloha_is_imported(tmp_path: Path) -> None:
     assert (store.info.task, store.info.control_hz) == ("sim_transfer_cube_scripted", 50)
     assert store.episode_lengths.tolist() == [3, 5, 5]
     assert store.sources == ["imported"] * 3
-    assert store.lacks[0] == "init_state"
+    assert store.missing_fields[0] == "init_state"
     with h5py.File(folder / "episode_2.hdf5") as root:
         _, second, _ = store.recordings()
         assert np.array_equal(second.steps["state"], root["observations/qpos"][()].astype(np.float64))

@@ -410,7 +410,7 @@ def test_an_invalid_act_kit_json_is_rejected(reach_store: EpisodeStore, tmp_path
         assert_rejected(path, tmp_path / "out", "act_kit.json is")
     sidecar.unlink()
     convert_dataset(path, tmp_path / "out", to="act_kit", task="reach-v3", overwrite=False)
-    assert EpisodeStore.open(tmp_path / "out").lacks[0] == "init_state"
+    assert EpisodeStore.open(tmp_path / "out").missing_fields[0] == "init_state"
 
 
 def test_the_command_exits_with_one_line_and_code_2(tmp_path: Path) -> None:
