@@ -26,7 +26,7 @@ import os
 import sys
 import tempfile
 import types
-from importlib.metadata import distribution, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def act(options: argparse.Namespace) -> None:
     dataset = theirs.EpisodicDataset(range(len(episodes)), options.folder / "act-hdf5", list(images), identity)
     for index, episode in enumerate(episodes):
         frames, qpos, actions, is_pad = (part.numpy() for part in dataset[index])
-        begin = episode.init_state + int(is_pad.sum())  # it pads as many as it skipped
+        begin = episode.start + int(is_pad.sum())  # it pads as many as it skipped
         require(qpos == arrays["state"][begin].astype(np.float32), f"qpos in {index}")
         require(actions[~is_pad] == arrays["action"][begin : episode.stop], f"action in {index}")
         for number, (camera, of_camera) in enumerate(images.items()):
@@ -125,13 +125,10 @@ def diffusion_policy(options: argparse.Namespace) -> None:
 
 def lerobot(options: argparse.Namespace) -> None:
     """Read the LeRobot dataset with lerobot: all steps with what comes before and after, and its sums."""
-    import torch
 
-    (compiled,) = Path(str(distribution("torchvision").locate_file("torchvision"))).glob("_C.*")
-    try:
-        torch.ops.load_library(compiled)
-    except OSError:  # beside a torch it was not built for; see benchmarks/lerobot_act.py
-        torch.library.define("torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    from lerobot_act import declare_missing_operator  # beside this script
+
+    declare_missing_operator()
     arrays, images, episodes, fps = load(options.folder)
     with tempfile.TemporaryDirectory() as home:
         os.environ |= {"HF_HOME": home, "HF_HUB_OFFLINE": "1"}
@@ -143,7 +140,7 @@ def lerobot(options: argparse.Namespace) -> None:
         require(len(dataset) == len(arrays["action"]) and dataset.fps == fps, "its length or rate")
         worst, total, from_earlier = 0.0, 0.0, 0.0
         for index, episode in enumerate(episodes):
-            for step in range(episode.init_state, episode.stop):
+            for step in range(episode.start, episode.stop):
                 item = dataset[step]
                 where = f"in step {step}"
                 require(item["episode_index"] == index and item["task"], f"episode or task {where}")
@@ -155,7 +152,7 @@ def lerobot(options: argparse.Namespace) -> None:
                 require(item["next.success"].item() == arrays["success"][step], f"next.success {where}")
                 for camera, key in keys.items():
                     shown = np.moveaxis(item[key].numpy(), 1, -1) * 255
-                    recorded = images[camera][[max(step - 1, episode.init_state), step]]
+                    recorded = images[camera][[max(step - 1, episode.start), step]]
                     difference = np.abs(shown - recorded)
                     worst, total = max(worst, float(np.percentile(difference, 99))), total + float(difference.mean())
                     from_earlier += float(np.abs(shown - recorded[0]).mean(axis=(1, 2, 3))[1])

@@ -62,11 +62,11 @@ WARM_UP = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class RolloutPlan:
+class Sizes:
     """Of both models, with the names of :class:`act_kit.config.PolicyConfig`; both have a ResNet-18 and one camera."""
 
     chunk_size: int
-    width: int
+    dim_model: int
     dim_feedforward: int
     num_heads: int
     encoder_layers: int
@@ -76,13 +76,13 @@ class RolloutPlan:
     dropout: float
 
 
-PAPER = RolloutPlan(
+PAPER = Sizes(
     chunk_size=100, dim_model=512, dim_feedforward=3200, num_heads=8, encoder_layers=4, decoder_layers=1, cvae_layers=4,
     latent_dim=32, dropout=0.1,
 )  # fmt: skip
 """Those of Zhao et al. 2023, arXiv:2304.13705; of its 7 decoder layers the original code reads one."""
 
-SMALL = RolloutPlan(
+SMALL = Sizes(
     chunk_size=16, dim_model=128, dim_feedforward=512, num_heads=4, encoder_layers=2, decoder_layers=1, cvae_layers=2,
     latent_dim=32, dropout=0.1,
 )  # fmt: skip
@@ -219,7 +219,7 @@ def count_parameters(model: torch.nn.Module) -> dict[str, int]:
     return counts | {"total": sum(counts.values())}
 
 
-def train_as_lerobot(root: Path, storage: str, sizes: RolloutPlan, options: argparse.Namespace) -> dict[str, Any]:
+def train_as_lerobot(root: Path, storage: str, sizes: Sizes, options: argparse.Namespace) -> dict[str, Any]:
     """Time lerobot's training from a dataset on disk, and its step alone; what stands here is what its script does."""
     from accelerate import Accelerator
     from lerobot.configs.default import DatasetConfig

@@ -419,7 +419,7 @@ def run_case(material: Path, seed: int, number: int) -> Ended:
         name = str(damaged.relative_to(folder))
         way = damage_file(damaged, rng)
         held = os.open(damaged, os.O_RDWR) if damaged.name.endswith("lock") and damaged.is_file() else None
-        if held is not None:  # somebody's who writes there
+        if held is not None:  # the lock of a process that is writing there
             fcntl.flock(held, fcntl.LOCK_EX)
         wrong, output, usage = execute(command, folder)
         if held is not None:

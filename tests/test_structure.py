@@ -46,7 +46,7 @@ OLD_WORDS = (
     r"\bpictures?\b",
     r"normalis",
     r"randomis",
-    r"\bcolou?r_?s? of the starts\b",
+    r"\b(somebody|nobody|whoever|complain)",
 )
 """Words with a plain equivalent: "Fix:", "memorizes its initial states", "underfitting", "image", "execute", …"""
 

@@ -37,14 +37,7 @@ from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import HORIZON, TASKS, get_task
 from act_kit.versions import versions
 
-KINDS = (
-    "episodes of another task",
-    "rows out of order",
-    "initial states changed",
-    "states in another unit",
-    "states rounded",
-    "states off by some steps",
-    "states changed",
+LABEL_KINDS = (
     "actions off by some steps",
     "actions scaled",
     "actions with a wrong sign",
@@ -54,6 +47,18 @@ KINDS = (
     "labels are noisy",
     "actions of another episode",
     "labels changed",
+)
+"""Faults that comparing the labels with the executed actions detects too if there is no noise."""
+
+KINDS = (
+    "episodes of another task",
+    "rows out of order",
+    "initial states changed",
+    "states in another unit",
+    "states rounded",
+    "states off by some steps",
+    "states changed",
+    *LABEL_KINDS,
     "actions are not the expert's",
     "executed actions changed",
     "episodes truncated",
@@ -65,20 +70,6 @@ KINDS = (
 
 EXPERT_KINDS = frozenset({"episodes of another task", "actions are not the expert's"})
 """Faults that only querying the expert detects."""
-LABEL_KINDS = frozenset(
-    {
-        "actions off by some steps",
-        "actions scaled",
-        "actions with a wrong sign",
-        "action axes swapped",
-        "action axis is constant",
-        "actions offset",
-        "labels are noisy",
-        "actions of another episode",
-        "labels changed",
-    }
-)
-"""Faults that comparing the labels with the executed actions detects too if there is no noise."""
 
 _MAX_FULL_CHECK = 200
 """Largest number of episodes of which a report checks each one."""
@@ -147,7 +138,7 @@ class Soundness:
 
     def untested(self, kind: str) -> str:
         """Return why a fault of this kind could not be detected, or "" if it could."""
-        if kind in EXPERT_KINDS | LABEL_KINDS:
+        if kind in EXPERT_KINDS.union(LABEL_KINDS):
             num = self.num_asked + (self.num_compared if kind in LABEL_KINDS else 0)
             return "" if num else self.not_asked or self.not_replayed
         return "" if self.num_replayed else self.not_replayed

@@ -122,7 +122,7 @@ def terminal_table(evaluation: Evaluation) -> Table:
     title = f"{init_state_set.task}: {num} {init_state_set.kind} initial states, {num_distinct} distinct"
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_row("success", Text(str(evaluation.success), style="bold"))
-    table.add_row("success at the end of the horizon", Text(str(evaluation.success_at_end)))
+    table.add_row("success at the last step", Text(str(evaluation.success_at_end)))
     for when in ("initial", "min", "final"):
         table.add_row(f"{when} distance (mean)", f"{evaluation.mean_distance(when):.3f} {unit}")
     table.add_row("furthest from the demonstrated states", evaluation.far_text)

@@ -17,7 +17,7 @@ from act_kit.reports.evaluation import provenance
 from act_kit.sim.tasks import Difficulty, get_task
 from act_kit.statistics import MacroAverageRate, Rate
 
-COLUMNS = ("task", "difficulty", "success", "at the end of the horizon", "final distance", "expert", "failures")
+COLUMNS = ("task", "difficulty", "success", "at the last step", "final distance", "expert", "failures")
 
 
 def summarize_all(evaluations: Sequence[Evaluation], policy: Policy) -> dict[str, Any]:
