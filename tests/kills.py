@@ -372,7 +372,7 @@ def main() -> None:
     rendering.render_episode = render_fake_images  # type: ignore[assignment]
     data_stages.find_gl = lambda num_processes=1: Gl("egl", "llvmpipe", {})  # type: ignore[assignment]
     policy_stages.find_gl = find_no_gl
-    seeds._act = run_here
+    seeds._run_act = run_here
     ExecutorConfig.make_executor = lambda self, variables=None: LocalExecutor(1)  # type: ignore[method-assign]
     root, fault, most, *names = sys.argv[1:]
     for name in names:

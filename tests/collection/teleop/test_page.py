@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page
 
 from act_kit.collection.teleop.images import ground_axes
 from act_kit.datasets.store import EpisodeStore
-from act_kit.diversity.measure import measure_diversity as measure_diversity
+from act_kit.diversity.measure import measure_diversity
 from act_kit.policies.policy import Policy
 from act_kit.sim.render import Gl
 from act_kit.training.trainer import Trainer
@@ -142,7 +142,7 @@ def test_changed_keys_are_kept_after_a_reload(context: BrowserContext, served: S
 def test_the_step_rate_is_steady_while_images_are_shown(context: BrowserContext, served: Served) -> None:
     """Needs an idle machine; see ``python -m benchmarks.teleop``."""
     page = open_page(context, served)
-    steps_per_s, _, frames_per_s = measure_diversity(page, served, seconds=10)
+    steps_per_s, _, frames_per_s = measure(page, served, seconds=10)
     assert 18 <= steps_per_s <= 22
     assert frames_per_s >= 15
 
