@@ -1,12 +1,12 @@
-"""How many distinct starts do 200 demonstrations need? The figure and the table of the README.
+"""How many distinct initial states do 200 demonstrations need? The figure and the table of the README.
 
     python -m benchmarks.coverage --out coverage
     python -m benchmarks.coverage --out coverage --table
 
-For each task, each number K of distinct starts and each seed: 200 demonstrations from K starts, used over and over;
-their diversity report; one training of the same steps; success from the same 100 fresh starts. Data and training have
-the seed; the evaluation set is the same for all. The last checkpoint is judged, not a chosen one. What is finished is
-kept: stopped, the same command goes on.
+For each task, each number K of distinct initial states and each seed: 200 demonstrations from K initial states, used
+over and over; their diversity report; one training of the same steps; success from the same 100 new initial states.
+Data and training have the seed; the evaluation set is the same for all. The last checkpoint is evaluated, not the best.
+What is finished is kept: stopped, the same command goes on.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Cell:
 
 
 def rows(cells: list[Cell]) -> dict[tuple[str, int], list[Cell]]:
-    """Return what is done, by task and number of starts."""
+    """Return what is done, by task and number of initial states."""
     found: dict[tuple[str, int], list[Cell]] = {key: [] for key in product(TASKS, DISTINCT)}
     for cell in cells:
         if cell.is_done:
@@ -87,7 +87,7 @@ def rows(cells: list[Cell]) -> dict[tuple[str, int], list[Cell]]:
 
 def print_table(done: dict[tuple[str, int], list[Cell]]) -> None:
     """Print the report's verdicts and the successes of each seed, with the mean and its interval over seeds."""
-    print("| distinct starts of 200 | " + " | ".join(task.removesuffix("-v3") for task in TASKS) + " |")
+    print("| distinct initial states of 200 | " + " | ".join(task.removesuffix("-v3") for task in TASKS) + " |")
     print("|---|" + "---|" * len(TASKS))
     for distinct in DISTINCT:
         texts = []
@@ -112,7 +112,7 @@ def _interval(of_seeds: list[Cell]) -> tuple[float, float, float]:
 
 
 def draw(done: dict[tuple[str, int], list[Cell]], path: Path) -> None:
-    """Draw success against the number of distinct starts, each seed a point, with the report's verdicts below."""
+    """Draw success against the number of distinct initial states, with a point per seed and the report's verdicts."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.4), layout="constrained")
@@ -136,8 +136,10 @@ def draw(done: dict[tuple[str, int], list[Cell]], path: Path) -> None:
     axes.set_xticks(DISTINCT, [str(distinct) for distinct in DISTINCT])
     axes.minorticks_off()
     axes.set_ylim(-3, 103)
-    axes.set_ylabel("success from 100 fresh starts (%)")
-    axes.set_xlabel(f"distinct starts among {NUM} demonstrations; below, what act report said before any training")
+    axes.set_ylabel("success from 100 new initial states (%)")
+    axes.set_xlabel(
+        f"distinct initial states among {NUM} demonstrations; below, what act report said before any training"
+    )
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=120)

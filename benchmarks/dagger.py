@@ -3,9 +3,9 @@
     python -m benchmarks.dagger --seeds 0 1 2 --out dagger
 
 A policy is trained on 10 demonstrations of push-v3. Then 30 attempts of it are corrected by the scripted expert, with
-different shares of the expert in what is carried out, and a policy is trained on both; or on 30 demonstrations more.
-Every training is the same number of gradient steps; its last checkpoint is judged from 100 fresh starts that no figure
-elsewhere is measured on. What is finished is kept: stopped, the same command goes on.
+different shares of the expert in what is executed, and a policy is trained on both; or on 30 demonstrations more.
+Every training is the same number of gradient steps; its last checkpoint is judged from 100 new initial states that
+no figure elsewhere is measured on. What is finished is kept: stopped, the same command goes on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MIXTURES = {"a half": (0.5, 0.5), "a half, falling to none": (0.5, 0.0), "all, f
 
 
 def train(data: list[Path], seed: int, folder: Path) -> np.ndarray:
-    """Train on datasets and return the successes from 100 fresh starts, bool (100,)."""
+    """Train on datasets and return the successes from 100 new initial states, bool (100,)."""
     if not (folder / "eval" / "report.html").exists():
         named = [argument for dataset in data for argument in ("--data", dataset)]
         options = ("selection.num_evaluations=0", f"trainer.steps={STEPS}", f"trainer.seed={seed}")

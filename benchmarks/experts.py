@@ -1,4 +1,4 @@
-"""Every task's expert: success over 20 fresh starts, and what the diversity report says of 50 collected demonstrations.
+"""Every task's expert: success over 20 new initial states, and the diversity report of 50 demonstrations.
 
 python benchmarks/experts.py [TASK …]        about 8 minutes for all 50 on two cores; prints a Markdown table
 """

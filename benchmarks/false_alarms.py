@@ -83,7 +83,7 @@ def frozen(task: Task, num: int, seed: int) -> np.ndarray:
 
 
 def repeated(num_distinct: int) -> Callable[[Task, int, int], np.ndarray]:
-    """Repeat so many starts."""
+    """Repeat so many initial states."""
     return lambda task, num, seed: np.resize(draw(task, num_distinct, seed), (num, len(task.low)))
 
 
@@ -124,7 +124,7 @@ def without_rectangle(share: float, num_dims: int) -> Callable[[Task, int, int],
 
 
 def with_a_hole(task: Task, num: int, seed: int) -> np.ndarray:
-    """Drop the tenth of starts that lie together about some point, as if the expert had failed there."""
+    """Drop the tenth of initial states that lie together about some point, as if the expert had failed there."""
     init_states = draw(task, -(-num * 10 // 9), seed)
     scaled = scale(task, init_states)
     apart = np.linalg.norm(scaled - scale(task, draw(task, 1, seed + 1)), axis=1)
@@ -142,9 +142,9 @@ HEALTHY: dict[str, tuple[Callable[[Task, int, int], np.ndarray], int]] = {
     "a tenth missing in one place": (with_a_hole, 20),
 }
 FAULTS: dict[str, Callable[[Task, int, int], np.ndarray]] = {
-    "one start repeated": repeated(1),
-    "5 starts repeated": repeated(5),
-    "20 starts repeated": repeated(20),
+    "one initial state repeated": repeated(1),
+    "5 initial states repeated": repeated(5),
+    "20 initial states repeated": repeated(20),
     "one dimension frozen": frozen,
     "half of one dimension": half_a_box,
     "two dimensions correlated, 0.9": correlated,
@@ -170,8 +170,8 @@ def levels(name: str, num: int) -> dict[str, list[Level]]:
         for kind, (make, count) in HEALTHY.items()
     }
     for fault, make in FAULTS.items():
-        # 20 of 20 starts repeated are no fault.
-        if (fault == "20 starts repeated" and num <= 20) or (make is correlated and len(task.informative) < 2):
+        # 20 of 20 initial states repeated are no fault.
+        if (fault == "20 initial states repeated" and num <= 20) or (make is correlated and len(task.informative) < 2):
             continue
         judged[fault] = [judge(make(task, num, FIRST_SEED + seed)) for seed in range(NUM_FAULTY)]
     return judged

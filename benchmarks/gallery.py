@@ -1,9 +1,9 @@
-"""The pictures of the pages in the README, from real runs.
+"""The images of the pages in the README, from real runs.
 
     python -m benchmarks.gallery --out gallery
 
 Demonstrates push-v3 a few times through the page, with keys; collects more of it, trains and evaluates a policy, and
-photographs the pages in the system's Chromium. What is finished is kept: the same command goes on. The pictures are
+photographs the pages in the system's Chromium. What is finished is kept: the same command goes on. The images are
 ``docs/teleop.png``, ``docs/data.png`` and ``docs/evaluation.png``.
 """
 
@@ -49,7 +49,7 @@ def by_hand(browser: Browser, data: Path) -> None:
     with serve(find_gl(), data, resume=data.exists(), **flags) as served:
         page = browser.new_page(viewport=_SIZE)
         page.goto(served.url)
-        wait_until(lambda: page.evaluate("shownAt.length"), "a picture")
+        wait_until(lambda: page.evaluate("shownAt.length"), "an image")
         while served.session.num_kept < NUM_BY_HAND:
             push(page, served)
             attempt = served.session.attempt

@@ -48,7 +48,7 @@ def make_policy(
 
 
 def draw_init_states(tasks: Sequence[str], num: int) -> list[InitialState]:
-    """Draw starts, as many of each task as of any other, but for one."""
+    """Draw initial states, as many of each task as of any other, but for one."""
     counts = [len(range(i, num, len(tasks))) for i in range(len(tasks))]
     draws = zip(tasks, counts, strict=True)
     return [

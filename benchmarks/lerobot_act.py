@@ -1,4 +1,4 @@
-"""ACT's training step, images included: samples a second here and in lerobot (Hugging Face), from the same pictures.
+"""ACT's training step, images included: samples a second here and in lerobot (Hugging Face), from the same images.
 
     act collect --task button-press-topdown-v3 --randomize --n 60 --out DATA
     act render DATA --camera corner4 --size 128                                   # or 480x640
@@ -30,7 +30,7 @@ torchvision's compiled part does not load there; nothing that ACT runs on is in 
 
 What is timed is lerobot's own: its functions make the dataset, the policy, the optimiser and the step, put together as
 ``lerobot-train`` does, with its defaults (4 loader processes, AdamW, gradients clipped at 10, TF32 allowed on a GPU, no
-mixed precision, means and deviations for normalising). Its defaults are the paper's sizes. The ResNet-18 begins from
+mixed precision, means and deviations for normalizing). Its defaults are the paper's sizes. The ResNet-18 begins from
 random weights, which cost the same and need no download. Pictures are stored as lerobot stores them by default, as AV1
 video, and once more as its alternative, PNG; the better of the two is the one to compare with. The step alone, from one
 batch that is on the device already, is timed both times. So that no epoch ends while the clock runs, at which lerobot
@@ -117,7 +117,7 @@ def ours(options: argparse.Namespace) -> None:
 
     stores, device = [EpisodeStore.open(options.dataset)], torch.device(options.device)
     with tempfile.TemporaryDirectory() as folder:
-        # Weights from a file give the ResNet frozen batch normalisation, as lerobot's has.
+        # Weights from a file give the ResNet frozen batch normalization, as lerobot's has.
         weights = Path(folder) / "resnet18.pth"
         torch.save(ResNet18(FrozenBatchNorm2d).state_dict(), weights)
         sizes = [f"policy.{name}={value}" for name, value in asdict(SMALL if options.small else PAPER).items()]
@@ -138,7 +138,7 @@ def ours(options: argparse.Namespace) -> None:
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "batch": options.batch,
-        "picture": str(frames.views.settings),
+        "image": str(frames.views.settings),
         "sizes": "small" if options.small else "paper",
         "precision": str(learner.dtype).removeprefix("torch."),
         "frames": frames.reason,
@@ -165,7 +165,7 @@ def declare_missing_operator() -> None:
 
 
 def make_lerobot_dataset(data: dict[str, np.ndarray], root: Path, storage: str) -> None:
-    """Write the steps as a LeRobotDataset whose pictures are stored as ``video`` or ``image``."""
+    """Write the steps as a LeRobotDataset whose images are stored as ``video`` or ``image``."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     image = f"observation.images.{CAMERA}"
@@ -304,7 +304,7 @@ def peer(options: argparse.Namespace) -> None:
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "batch": options.batch,
-        "picture": "x".join(map(str, data["images"].shape[1:3])),
+        "image": "x".join(map(str, data["images"].shape[1:3])),
         "sizes": "small" if options.small else "paper",
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -2,9 +2,9 @@
 
 python benchmarks/sameness.py [TASK …]       about 6 minutes for all 50 on one core; prints a Markdown table
 
-For each task: rollouts of the scripted expert and of random actions from several starts; after every step qpos, qvel,
-state, success, distance and reward; the same again in chunks of other lengths; then 300 more episodes in the same
-process, and the first ones once more.
+For each task: rollouts of the scripted expert and of random actions from several initial states; after every step
+qpos, qvel, state, success, distance and reward; the same again in chunks of other lengths; then 300 more episodes in
+the same process, and the first ones once more.
 """
 
 from __future__ import annotations

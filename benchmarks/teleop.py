@@ -135,7 +135,7 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 20
 
 
 def go(page: Page, served: Served, target: Target, near_m: float = 0.0) -> None:
-    """Press keys as somebody would who wants the hand at ``target``, until it is, or the episode is over."""
+    """Press keys as an operator moves the hand to ``target``, until it is, or the episode is over."""
     axes = ground_axes(served.simulator, "corner4")
     held: set[str] = set()
     end = time.monotonic() + 60
@@ -260,7 +260,7 @@ def main() -> None:
     if arguments.spectators:
         compare_crowds(gl, arguments.spectators, seconds)
         return
-    print("| picture | steps/s | longest gap (ms) | frames/s | key to picture (ms) |\n|---|---|---|---|---|")
+    print("| image | steps/s | longest gap (ms) | frames/s | key to image (ms) |\n|---|---|---|---|---|")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--disable-dev-shm-usage"])
         for size, cameras in CASES:
@@ -268,7 +268,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder, serve(gl, Path(folder) / "data", **flags) as served:
                 page = browser.new_page()
                 page.goto(served.url)
-                wait_until(lambda page=page: page.evaluate("shownAt.length"), "a picture")
+                wait_until(lambda page=page: page.evaluate("shownAt.length"), "an image")
                 rate, gap, fps = measure(page, served, seconds)
                 delay = latency_ms(page, served)
                 page.close()

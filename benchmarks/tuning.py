@@ -4,9 +4,9 @@
     python -m benchmarks.tuning --out tuning --table
 
 Every training is the same number of gradient steps on 100 demonstrations collected with the seed of the training. Its
-last checkpoint (not a chosen one) is judged from 100 fresh starts that no figure elsewhere is measured on, those of
-evaluation seed 100 + training seed. Changes to the execution are evaluated on the checkpoints of the defaults. What is
-finished is kept: stopped, the same command goes on.
+last checkpoint (not a chosen one) is judged from 100 new initial states that no figure elsewhere is measured on,
+those of evaluation seed 100 + training seed. Changes of chunking are evaluated on the checkpoints of the defaults. What
+is finished is kept: stopped, the same command goes on.
 """
 
 from __future__ import annotations

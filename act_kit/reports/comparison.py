@@ -23,7 +23,6 @@ COLORS = {"better": "green", "worse": "red", "no difference shown": "yellow"}
 
 METHOD_COLUMNS = ("", "training seeds", "each seed", "mean [95 %, for seeds of the same mode]")
 PAIR_COLUMNS = ("compared", "task", "difference", "p", "p after Holm", "verdict")
-CHANGE_COLUMNS = ("key", "first", "second", "")
 
 
 def methods_table(methods: Sequence[Method]) -> Table:
