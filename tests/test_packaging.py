@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,10 +19,13 @@ ROOT = Path(act_kit.__file__).parent.parent
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with our wheel unpacked beside a stand-in for Hugging Face's package, which has the same name."""
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, ROOT],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    sources = folder / "sources"  # a build writes into its sources, and several tests may build at the same time
+    shutil.copytree(ROOT / "act_kit", sources / "act_kit", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, sources]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
     site = tmp_path_factory.mktemp("site")
     (site / "datasets").mkdir()
     (site / "datasets" / "__init__.py").write_text("whose = 'hugging face'\n")
