@@ -24,7 +24,7 @@ from act_kit.eval.recount import check_summary, read_rows
 from act_kit.files import next_free_path, quoted
 from act_kit.overrides import to_dict
 from act_kit.rollouts.agents import Agent, ExpertAgent, RandomAgent, ZeroActionAgent
-from act_kit.rollouts.rollout import Outcome
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution, distinct, stack
 from act_kit.sim.tasks import HORIZON
 from act_kit.statistics import Rate, mcnemar
@@ -298,7 +298,7 @@ def _implausibility(row: Mapping[str, str]) -> float:
     return closest if int(row["success_once"]) else -closest
 
 
-def _differs(row: Mapping[str, str], outcome: Outcome) -> bool:
+def _differs(row: Mapping[str, str], outcome: Episode) -> bool:
     """Return True if an episode run again has another result than its row."""
     step = "" if outcome.success_step is None else str(outcome.success_step)
     recorded = (bool(int(row["success_once"])), bool(int(row["success_at_end"])), row["success_step"])
@@ -311,7 +311,7 @@ def _differs(row: Mapping[str, str], outcome: Outcome) -> bool:
 
 
 def _not_repeated(
-    case: RunCase, evaluation: EvaluationFiles, sample: _Sample, differing: Sequence[tuple[int, Outcome]]
+    case: RunCase, evaluation: EvaluationFiles, sample: _Sample, differing: Sequence[tuple[int, Episode]]
 ) -> Result:
     """Report the episodes that do not repeat; the fault is confirmed if they change the success rate one way."""
     i, outcome = differing[0]

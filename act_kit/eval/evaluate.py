@@ -21,7 +21,8 @@ from act_kit.eval.stages import Stage, stage_counts
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy, PolicyMetadata
 from act_kit.rollouts.agents import Agent, ExpertAgent, RandomAgent, ZeroActionAgent
-from act_kit.rollouts.rollout import Outcome, Progress, RolloutFunction
+from act_kit.rollouts.episode import Episode
+from act_kit.rollouts.rollout import Progress, RolloutFunction
 from act_kit.sim.initial_states import InitialState
 from act_kit.statistics import Rate
 
@@ -40,7 +41,7 @@ class EpisodeResult:
         largest_z: Largest normalized coordinate of any state that the policy was queried with.
     """
 
-    outcome: Outcome
+    outcome: Episode
     distance_to_nearest_demo: float | None
     largest_z: float
 
@@ -59,11 +60,11 @@ class Evaluation:
 
     init_state_set: InitialStateSet
     episodes: list[EpisodeResult]
-    baselines: dict[str, list[Outcome]]
+    baselines: dict[str, list[Episode]]
     engine: str
 
     @property
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[Episode]:
         """Outcomes of the policy."""
         return [episode.outcome for episode in self.episodes]
 
@@ -153,14 +154,16 @@ class Evaluation:
         return ""
 
 
-def success_rate(outcomes: Sequence[Outcome]) -> Rate:
+def success_rate(outcomes: Sequence[Episode]) -> Rate:
     """Return the rate of episodes with success at any step."""
     return Rate(sum(outcome.success_once for outcome in outcomes), len(outcomes))
 
 
-def distance_at(outcome: Outcome, when: str) -> float:
+def distance_at(outcome: Episode, when: str) -> float:
     """Return the ``initial``, ``min`` or ``final`` distance of an episode."""
-    return float({"initial": outcome.distance[0], "min": outcome.distance.min(), "final": outcome.distance[-1]}[when])
+    return float(
+        {"initial": outcome.distances[0], "min": outcome.distances.min(), "final": outcome.distances[-1]}[when]
+    )
 
 
 def evaluate(
@@ -204,7 +207,7 @@ def evaluate_all(
 
     def run(
         name: str, agent: Agent, init_states: Sequence[Sequence[InitialState]], *, stop_at_success: bool = True
-    ) -> list[list[Outcome]]:
+    ) -> list[list[Episode]]:
         """Roll out from the initial states of all sets in one batch; return the outcomes by set."""
         all_init_states = list(chain.from_iterable(init_states))
         if not all_init_states:
@@ -260,7 +263,7 @@ def _demonstrated_states(
 
 
 def _episode_results(
-    policy: Policy, init_state_set: InitialStateSet, outcomes: Sequence[Outcome]
+    policy: Policy, init_state_set: InitialStateSet, outcomes: Sequence[Episode]
 ) -> list[EpisodeResult]:
     """Measure the distance of each episode from the demonstrations."""
     known = policy.metadata.init_states_of(init_state_set.task)
@@ -273,6 +276,6 @@ def _episode_results(
     ]
 
 
-def _largest_z(policy: Policy, outcome: Outcome) -> float:
+def _largest_z(policy: Policy, outcome: Episode) -> float:
     states = torch.as_tensor(outcome.query_states, dtype=torch.float32, device=policy.device)
     return float(policy.normalizer.largest_z(states).max())

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from act_kit.rollouts.rollout import Outcome
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.distance import norms
 from act_kit.sim.tasks import get_task
 
@@ -90,15 +90,15 @@ def stages(task: str) -> tuple[Stage, ...]:
     return "near", "grasped" if task in GRASPING else "moved", "half way", "success"
 
 
-def near(outcome: Outcome) -> np.ndarray:
+def near(outcome: Episode) -> np.ndarray:
     """Return after which steps the hand was near the object (in reach tasks: the goal), bool (T,)."""
     task = outcome.init_state.task
     path = outcome.path[1:]
-    distance = outcome.distance[1:] if task in REACHING else norms(path[:, :3] - path[:, 4:])
+    distance = outcome.distances[1:] if task in REACHING else norms(path[:, :3] - path[:, 4:])
     return np.asarray(distance <= _NEAR_M.get(task, NEAR_M))
 
 
-def held(outcome: Outcome) -> np.ndarray:
+def held(outcome: Episode) -> np.ndarray:
     """Return after which steps the object was lifted with the hand near, bool (T,)."""
     is_near = near(outcome)
     if not is_near.any():
@@ -110,7 +110,7 @@ def held(outcome: Outcome) -> np.ndarray:
     return lifted
 
 
-def moved(outcome: Outcome) -> np.ndarray:
+def moved(outcome: Episode) -> np.ndarray:
     """Return after which steps the object was displaced from where it was when the hand came near, bool (T,)."""
     is_near = near(outcome)
     if not is_near.any():
@@ -122,21 +122,21 @@ def moved(outcome: Outcome) -> np.ndarray:
     return np.asarray(is_displaced)
 
 
-def reached_stages(outcome: Outcome) -> dict[Stage, bool]:
+def reached_stages(outcome: Episode) -> dict[Stage, bool]:
     """Return for each stage of the task whether the episode reached it, each by its own criterion."""
     task = get_task(outcome.init_state.task)
-    half = max(task.radius, outcome.distance[0] / 2)
+    half = max(task.radius, outcome.distances[0] / 2)
     tests: dict[Stage, Callable[[], bool | np.bool]] = {
         "near": lambda: near(outcome).any(),
         "moved": lambda: moved(outcome).any(),
         "grasped": lambda: held(outcome).sum() >= HELD_STEPS,
-        "half way": lambda: outcome.distance.min() <= half,
+        "half way": lambda: outcome.distances.min() <= half,
         "success": lambda: outcome.success_once,
     }
     return {stage: bool(tests[stage]()) for stage in stages(task.name)}
 
 
-def furthest_stage(outcome: Outcome) -> Stage | None:
+def furthest_stage(outcome: Episode) -> Stage | None:
     """Return the last stage that the episode reached, which implies those before; None if it reached none.
 
     A stage can be skipped: the lowest goals of pick-place can be reached without lifting the object.
@@ -145,7 +145,7 @@ def furthest_stage(outcome: Outcome) -> Stage | None:
     return reached[-1] if reached else None
 
 
-def stage_counts(task: str, outcomes: Iterable[Outcome]) -> dict[Stage, int]:
+def stage_counts(task: str, outcomes: Iterable[Episode]) -> dict[Stage, int]:
     """Count the episodes that reached each stage or a later one."""
     order = stages(task)
     reached = [order.index(last) for last in map(furthest_stage, outcomes) if last is not None]

@@ -28,7 +28,8 @@ from act_kit.policies.policy import Policy
 from act_kit.reports.evaluation import summarize, write_results
 from act_kit.reports.overview import mean_rows, overview_title, summarize_all, task_rows, write_overview
 from act_kit.reports.video import choose
-from act_kit.rollouts.rollout import Outcome, RolloutPool
+from act_kit.rollouts.episode import Episode
+from act_kit.rollouts.rollout import RolloutPool
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution, stack
 from act_kit.statistics import MacroAverageRate, Rate
 from tests.eval.untrained import untrained_policy
@@ -49,16 +50,17 @@ def two_tasks(reach_store: EpisodeStore, push_store: EpisodeStore) -> Policy:
     return untrained_policy([reach_store, push_store])
 
 
-def outcome(success: bool, init_state: InitialState) -> Outcome:
-    return Outcome(
+def outcome(success: bool, init_state: InitialState) -> Episode:
+    return Episode(
         init_state=init_state,
         success=np.array([False, success]),
-        distance=np.array([0.3, 0.2, 0.0 if success else 0.1]),
-        actions=np.zeros((2, 4), np.float32),
-        path=np.zeros((3, 7), np.float32),
+        initial_distance=0.3,
+        distance=np.array([0.2, 0.0 if success else 0.1]),
+        action=np.zeros((2, 4), np.float32),
+        executed_action=np.zeros((2, 4), np.float32),
+        state=np.zeros((2, 39)),
+        last_state=np.zeros(39),
         query_steps=np.array([0]),
-        query_states=np.zeros((1, 39)),
-        clip_fraction=0.0,
     )
 
 
@@ -179,7 +181,7 @@ def test_evaluating_tasks_together_equals_evaluating_each(two_tasks: Policy, tmp
             assert episode.distance_to_nearest_demo == expected.distance_to_nearest_demo
         for name in one.baselines:
             for a, b in zip(one.baselines[name], other.baselines[name], strict=True):
-                assert np.array_equal(a.actions, b.actions)
+                assert np.array_equal(a.executed_action, b.executed_action)
         assert one.baselines["expert"][0].success_once
     init_state_sets[1].save(tmp_path / "init_states.json")
     assert init_state_sets_from(str(tmp_path / "init_states.json"), two_tasks.metadata, config) == init_state_sets[1:]
@@ -209,7 +211,7 @@ def test_result_files_agree_with_the_evaluation(evaluation: Evaluation, tiny_pol
     assert tuple(map(float, rows[1]["init_state"].split())) == evaluation.init_state_set.init_states[1].rand_vec
     for row, result in zip(rows, evaluation.outcomes, strict=True):
         assert row["success_once"] == str(int(result.success_once))
-        assert float(row["final_distance"]) == pytest.approx(result.distance[-1], abs=1e-6)
+        assert float(row["final_distance"]) == pytest.approx(result.distances[-1], abs=1e-6)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary == json.loads(json.dumps(summarize(evaluation, tiny_policy)))
     assert sum(summary["failures"].values()) == 3 - summary["success_once"]["successes"]
@@ -256,7 +258,7 @@ def test_selection_reports_success_per_task(two_tasks: Policy) -> None:
     for task in two_tasks.tasks:
         init_states += InitialStateDistribution(task).sample(2, seed=0, stream="select")
 
-    def roll(agent: object, init_states: list[InitialState], **options: object) -> list[Outcome]:
+    def roll(agent: object, init_states: list[InitialState], **options: object) -> list[Episode]:
         return [
             outcome(init_state.task == "push-v3" or init_state is init_states[0], init_state)
             for init_state in init_states
