@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from act_kit.errors import ConfigError, did_you_mean
 from act_kit.files import quoted
@@ -38,7 +38,8 @@ def _convert(option: dataclasses.Field[Any], value: Any) -> Any:
         _require(is_valid, f"{option.name}={value!r}: expected a finite number.")
         return float(value)
     expected = {"str": "a string", "bool": "True or False"}.get(str(option.type), f"a {option.type}")
-    _require(isinstance(value, type(option.default)), f"{option.name}={value!r}: expected {expected}.")
+    kind = PolicyConfig if option.type == "PolicyConfig" else type(option.default)
+    _require(isinstance(value, kind), f"{option.name}={value!r}: expected {expected}.")
     return value
 
 
@@ -273,24 +274,12 @@ BACKBONES = ("resnet18", "small")
 """Image encoders; see :mod:`act_kit.policies.vision`."""
 
 
-_MAX_SIZES = {
-    "chunk_size": 500,  # steps of an episode
-    "dim_model": 8192,
-    "dim_feedforward": 65536,
-    "num_heads": 256,
-    "encoder_layers": 64,
-    "decoder_layers": 64,
-    "cvae_layers": 64,
-    "latent_dim": 4096,
-}
-"""Largest sizes of a model, so that a damaged file with larger ones is refused before memory is allocated."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyConfig(_Options):
-    """Inputs and sizes of an ACT model.
+    """Options of every chunk model; each model adds its own in a subclass, which is found by ``name``.
 
     Attributes:
+        name: Name of the model: act, or one that a module of the user registers.
         inputs: state (hand, gripper, objects and goal), image+proprio (images, hand and gripper, which a real robot
             has) or image+state.
         cameras: Cameras of the images; none for state.
@@ -300,29 +289,33 @@ class PolicyConfig(_Options):
         task_embeddings: File with an embedding per task (for example of its sentence) of a multi-task policy; "" to
             learn the embeddings.
         chunk_size: Number of actions predicted at once, K.
-        dim_model: Width of the tokens, D; a multiple of ``num_heads``.
-        dim_feedforward: Width of the hidden layer after each attention.
-        num_heads: Heads of each attention.
-        encoder_layers, decoder_layers: Depth of the observation encoder and of the chunk decoder.
-        cvae_layers: Depth of the CVAE encoder, used in training only; 0 for a model without a latent.
-        latent_dim: Size of the latent z.
-        dropout: Dropout probability of every layer, in training.
+
+    Class attributes:
+        kinds: Classes of options by name.
+        training_only: Options that matter in training only; a policy can be trained further with other values.
+        far_factors: Factors below and above its preset beyond which an option may cause a low success rate.
     """
 
+    kinds: ClassVar[dict[str, type[PolicyConfig]]] = {}
+    training_only: ClassVar[tuple[str, ...]] = ()
+    far_factors: ClassVar[Mapping[str, tuple[float, float]]] = {}
+
+    name: str = ""
     inputs: str = "state"
     cameras: tuple[str, ...] = ()
     backbone: str = "resnet18"
     backbone_weights: str = ""
     task_embeddings: str = ""
     chunk_size: int = 16
-    dim_model: int = 96
-    dim_feedforward: int = 384
-    num_heads: int = 4
-    encoder_layers: int = 1
-    decoder_layers: int = 1
-    cvae_layers: int = 1
-    latent_dim: int = 32
-    dropout: float = 0.0
+
+    def __init_subclass__(cls) -> None:
+        PolicyConfig.kinds[cls.name] = cls
+
+    @staticmethod
+    def find(name: str) -> type[PolicyConfig]:
+        """Return the class of options of a model, or raise :class:`ConfigError` if none of that name is registered."""
+        _require_one_of(list(PolicyConfig.kinds), "policy.name", name)
+        return PolicyConfig.kinds[name]
 
     @property
     def sees_images(self) -> bool:
@@ -336,18 +329,10 @@ class PolicyConfig(_Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require(self.name == type(self).name, f"policy.name={self.name}: expected {type(self).name}.")
         for name, known in (("inputs", INPUTS), ("backbone", BACKBONES)):
             _require_one_of(known, f"policy.{name}", getattr(self, name))
-        for name, largest in _MAX_SIZES.items():
-            smallest, value = 0 if name == "cvae_layers" else 1, getattr(self, name)
-            _require(smallest <= value <= largest, f"policy.{name}={value}: expected {smallest} to {largest}.")
-        _require(0 <= self.dropout < 1, f"policy.dropout={self.dropout}: expected 0 to less than 1.")
-        factor = 4 if self.sees_images else 2
-        _require(
-            self.dim_model % self.num_heads == 0 and self.dim_model % factor == 0,
-            f"policy.dim_model={self.dim_model}: expected a multiple of {factor} and of "
-            f"policy.num_heads={self.num_heads}.",
-        )
+        _require(1 <= self.chunk_size <= 500, f"policy.chunk_size={self.chunk_size}: expected 1 to 500.")
         _require(
             bool(self.cameras) == self.sees_images and len(set(self.cameras)) == len(self.cameras),
             f"policy.cameras=[{','.join(self.cameras)}] with policy.inputs={self.inputs}: expected one or more "
@@ -356,6 +341,66 @@ class PolicyConfig(_Options):
         _require(
             not self.backbone_weights or (self.sees_images and self.backbone == "resnet18"),
             "policy.backbone_weights: expected a policy with images and policy.backbone=resnet18.",
+        )
+
+
+_ACT_SIZES = {
+    "dim_model": 8192,
+    "dim_feedforward": 65536,
+    "num_heads": 256,
+    "encoder_layers": 64,
+    "decoder_layers": 64,
+    "cvae_layers": 64,
+    "latent_dim": 4096,
+}
+"""Largest sizes of a model, so that a damaged file with larger ones is refused before memory is allocated."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ACTConfig(PolicyConfig):
+    """Options of ACT.
+
+    Attributes:
+        dim_model: Width of the tokens, D; a multiple of ``num_heads``.
+        dim_feedforward: Width of the hidden layer after each attention.
+        num_heads: Heads of each attention.
+        encoder_layers, decoder_layers: Depth of the observation encoder and of the chunk decoder.
+        cvae_layers: Depth of the CVAE encoder, used in training only; 0 for a model without a latent.
+        latent_dim: Size of the latent z.
+        kl_weight: Weight of the KL term in the loss.
+        dropout: Dropout probability of every layer, in training.
+    """
+
+    training_only: ClassVar[tuple[str, ...]] = ("kl_weight", "dropout")
+    far_factors: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "dim_model": (6, math.inf),
+        "dim_feedforward": (12, math.inf),
+        "kl_weight": (100, 10),
+    }
+
+    name: str = "act"
+    dim_model: int = 96
+    dim_feedforward: int = 384
+    num_heads: int = 4
+    encoder_layers: int = 1
+    decoder_layers: int = 1
+    cvae_layers: int = 1
+    latent_dim: int = 32
+    kl_weight: float = 10.0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, largest in _ACT_SIZES.items():
+            smallest, value = 0 if name == "cvae_layers" else 1, getattr(self, name)
+            _require(smallest <= value <= largest, f"policy.{name}={value}: expected {smallest} to {largest}.")
+        _require(self.kl_weight >= 0, f"policy.kl_weight={self.kl_weight}: expected 0 or more.")
+        _require(0 <= self.dropout < 1, f"policy.dropout={self.dropout}: expected 0 to less than 1.")
+        factor = 4 if self.sees_images else 2
+        _require(
+            self.dim_model % self.num_heads == 0 and self.dim_model % factor == 0,
+            f"policy.dim_model={self.dim_model}: expected a multiple of {factor} and of "
+            f"policy.num_heads={self.num_heads}.",
         )
 
 
@@ -393,7 +438,6 @@ class TrainerConfig(_Options):
         warmup_fraction: Fraction of the steps with a rising learning rate.
         weight_decay: Weight decay of AdamW.
         grad_clip: Largest norm of the gradient.
-        kl_weight: Weight of the KL term in the loss.
         shift_px: Largest random shift of images, in pixels.
         ema_decay: Decay of the moving average of the weights that becomes the policy; 0 = no average.
         seed: Seed of the initial weights, the batches, the latent noise and the validation split.
@@ -409,7 +453,6 @@ class TrainerConfig(_Options):
     warmup_fraction: float = 0.1
     weight_decay: float = 0.0001
     grad_clip: float = 10.0
-    kl_weight: float = 10.0
     shift_px: int = 4
     ema_decay: float = 0.0
     seed: int = 0
@@ -424,7 +467,7 @@ class TrainerConfig(_Options):
             _require(getattr(self, name) >= 1, f"trainer.{name}={getattr(self, name)}: expected at least 1.")
         for name in ("lr", "grad_clip", "stall_timeout_s"):
             _require(getattr(self, name) > 0, f"trainer.{name}={getattr(self, name)}: expected more than 0.")
-        for name in ("weight_decay", "kl_weight", "shift_px", "seed"):
+        for name in ("weight_decay", "shift_px", "seed"):
             _require(getattr(self, name) >= 0, f"trainer.{name}={getattr(self, name)}: expected 0 or more.")
         _require(
             0 < self.val_fraction <= 0.5,
@@ -488,7 +531,7 @@ class TrainConfig(_Options):
     """Options that, with the data, determine a trained policy.
 
     Attributes:
-        policy: Inputs and sizes of the model.
+        policy: The model, its inputs and its sizes.
         chunking: Action chunking.
         trainer: Optimization.
         compute: Computation of a gradient step.
@@ -499,7 +542,7 @@ class TrainConfig(_Options):
         wandb_project: Weights & Biases project that also gets the records of ``metrics.jsonl``; "" = none.
     """
 
-    policy: PolicyConfig = PolicyConfig()
+    policy: PolicyConfig = ACTConfig()
     chunking: ChunkingConfig = ChunkingConfig()
     trainer: TrainerConfig = TrainerConfig()
     compute: ComputeConfig = ComputeConfig()

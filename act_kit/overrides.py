@@ -11,11 +11,12 @@ import dataclasses
 import functools
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, TypeVar
 
 from act_kit.config import (
+    ACTConfig,
     ChunkingConfig,
     ComputeConfig,
     DaggerConfig,
@@ -47,17 +48,18 @@ def compose(name: str, kind: type[T], overrides: Sequence[str] = (), flags: Mapp
         ConfigError: A key is unknown (the message suggests the closest), or a value has the wrong type or is out of
             range.
     """
-    string_options = {key for key, field in _fields(kind) if field.type == "str"}
+    known = _all_fields(kind)
+    defaults = options(kind)
     given: dict[str, Any] = {}
     parsed: list[str] = []
     for override in overrides:
         _check_override(override, kind)
         key, _, value = override.partition("=")
-        if key in string_options and value[:1] not in ("'", '"'):
+        if key in known and known[key].type == "str" and value[:1] not in ("'", '"'):
             given[key] = value
         else:
             given.pop(key, None)
-            parsed.append(override)
+            parsed.append(override if key in defaults or key not in known else f"++{override}")
     values = _compose_with_hydra(name, parsed)
     for key, value in {**given, **(flags or {})}.items():
         if value is not None:
@@ -66,7 +68,21 @@ def compose(name: str, kind: type[T], overrides: Sequence[str] = (), flags: Mapp
             for parent in parents:
                 inner = inner[parent]
             inner[leaf] = value
+    if "policy" in values:
+        values["policy"] = _fit_to_model(values["policy"], {override.partition("=")[0] for override in overrides})
     return build(kind, values)
+
+
+def _fit_to_model(policy: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """Return the options of the model ``policy.name``: those of the preset that it has, else its own defaults.
+
+    An option that was given and that it does not have stays, to be refused by :func:`build`.
+    """
+    fitted = to_dict(PolicyConfig.find(policy["name"])())
+    for key, value in policy.items():
+        if key in fitted or f"policy.{key}" in given:
+            fitted[key] = value
+    return fitted
 
 
 _HYDRA = threading.Lock()
@@ -116,7 +132,7 @@ def build(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
 
 
 _SECTIONS: dict[str, type] = {
-    "PolicyConfig": PolicyConfig,
+    "PolicyConfig": ACTConfig,
     "ChunkingConfig": ChunkingConfig,
     "TrainerConfig": TrainerConfig,
     "ComputeConfig": ComputeConfig,
@@ -133,7 +149,10 @@ def _convert(key: str, value: Any, type_name: str) -> Any:
     if type_name in _SECTIONS:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{key}={value!r}: expected a group of options.")
-        return build(_SECTIONS[type_name], value, prefix=f"{key}.")
+        section = _SECTIONS[type_name]
+        if type_name == "PolicyConfig":
+            section = PolicyConfig.find(value.get("name", ""))
+        return build(section, value, prefix=f"{key}.")
     if type_name == "float" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type_name == "tuple[str, ...]":
@@ -146,19 +165,27 @@ def _convert(key: str, value: Any, type_name: str) -> Any:
     return value
 
 
-def options(kind: type) -> list[str]:
-    """List the dotted keys of a configuration."""
-    return [key for key, _ in _fields(kind)]
+def options(config: Any) -> list[str]:
+    """List the dotted keys of a configuration, or of a class of configurations with its default model."""
+    return [key for key, _ in _fields(config)]
 
 
-def _fields(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
     """Yield every option's dotted key and field."""
-    for field in dataclasses.fields(kind):
-        section = _SECTIONS.get(str(field.type))
-        if section:
-            yield from _fields(section, f"{prefix}{field.name}.")
+    for field in dataclasses.fields(config):
+        if str(field.type) in _SECTIONS:
+            yield from _fields(getattr(config, field.name), f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, field
+
+
+def _all_fields(kind: type) -> dict[str, dataclasses.Field[Any]]:
+    """Return every option's field by its dotted key, including the options of all registered models."""
+    fields = dict(_fields(kind))
+    if "policy.name" in fields:
+        for model in PolicyConfig.kinds.values():
+            fields |= dict(_fields(model, "policy."))
+    return fields
 
 
 def closest(key: str, keys: Sequence[str]) -> str:
@@ -174,7 +201,7 @@ def _check_override(override: str, kind: type) -> None:
     Raises:
         ConfigError: Its key or its preset does not exist, or it is not of the form key=value.
     """
-    keys = options(kind)
+    keys = list(_all_fields(kind))
     groups = {known.partition(".")[0] for known in keys if "." in known}
     key, has_value, value = override.partition("=")
     if not has_value and key in keys:
@@ -213,8 +240,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def option(config: Any, key: str) -> Any:
-    """Return the value of a dotted key."""
-    return functools.reduce(getattr, key.split("."), config)
+    """Return the value of a dotted key; None for an option of another model."""
+    return functools.reduce(lambda part, name: getattr(part, name, None), key.split("."), config)
 
 
 def override(key: str, value: Any) -> str:
@@ -246,25 +273,29 @@ def _presets() -> dict[str, TrainConfig]:
 
 def preset_of(config: TrainConfig) -> tuple[str, TrainConfig]:
     """Return the preset closest to a configuration (fewest differing options), after the override that selects it."""
-    choice = min(_presets(), key=lambda choice: len(_differing(config, _presets()[choice])))
-    return choice, _presets()[choice]
+    candidates = {choice: preset for choice, preset in _presets().items() if type(preset.policy) is type(config.policy)}
+    if not candidates:
+        choice = f"policy.name={config.policy.name}"
+        return choice, compose("train", TrainConfig, [choice])
+    choice = min(candidates, key=lambda choice: len(_differing(config, candidates[choice])))
+    return choice, candidates[choice]
 
 
 def train_overrides(config: TrainConfig, changes: Mapping[str, Any]) -> list[str]:
     """Return the overrides of ``act train`` that compose to ``config`` with ``changes``, values by dotted key."""
     choice, preset = preset_of(config)
-    values = {key: option(config, key) for key in options(TrainConfig)} | dict(changes)
+    values = {key: option(config, key) for key in options(config)} | dict(changes)
     overrides = [override(key, value) for key, value in values.items() if value != option(preset, key)]
     return [choice, *overrides] if choice else overrides
 
 
 def _differing(config: TrainConfig, other: TrainConfig) -> list[str]:
-    return [key for key in options(TrainConfig) if option(config, key) != option(other, key)]
+    return [key for key in options(config) if option(config, key) != option(other, key)]
 
 
 def given_options(overrides: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
     """Return the dotted keys of the training options that were given; a preset counts as all it sets except steps."""
-    known = options(TrainConfig)
+    known = list(_all_fields(TrainConfig))
     keys = [key for key, value in flags.items() if value is not None]
     for override in overrides:
         key = override.partition("=")[0]

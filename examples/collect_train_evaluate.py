@@ -45,10 +45,10 @@ def main() -> None:
     selection = InitialStateDistribution(args.task).sample(10, seed=0, stream="select")
     init_state_set = make_init_state_set(args.task, "test", args.episodes, seed=0, demonstrated=[])
     with RolloutPool(args.workers) as roll:
-        selector = make_checkpoint_evaluator(roll, selection)
-        trainer = Trainer(train_config, [store], args.out / "run", selector=selector)
+        evaluator = make_checkpoint_evaluator(roll, selection)
+        trainer = Trainer(train_config, [store], args.out / "run", evaluator=evaluator)
         policy = trainer.train()
-        print(trainer.outcome())
+        print(trainer.result_text())
         evaluation = evaluate(policy, init_state_set, EvalConfig(), roll=roll)
     page = write_results(evaluation, policy, args.out / "eval", videos={})
     print(f"Success {evaluation.success}, failure modes {evaluation.failures}. Page: {page}")

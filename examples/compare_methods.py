@@ -47,7 +47,7 @@ def main() -> None:
                 run = method / f"seed-{seed}"
                 flags = {"policy.chunk_size": size, "trainer.seed": seed, "trainer.steps": args.steps}
                 train_config = create_run(run, [store.path], [], flags, overwrite=False)
-                policy = Trainer(train_config, [store], run, selector=None).train()
+                policy = Trainer(train_config, [store], run, evaluator=None).train()
                 evaluation = evaluate(policy, init_state_set, EvalConfig(), roll=roll)
                 write_results(evaluation, policy, run / "eval-test", videos={})
                 print(f"{run}: success {evaluation.success}")

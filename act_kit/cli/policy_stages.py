@@ -54,7 +54,7 @@ def run_training(
         num_workers, engine=config.sim.engine, num_envs=config.rollout.num_envs, on_plan=_print_first_plan()
     ) as roll:
         trainer = Trainer(
-            config, stores, run, selector=make_checkpoint_evaluator(roll, init_states), device=device, group=group
+            config, stores, run, evaluator=make_checkpoint_evaluator(roll, init_states), device=device, group=group
         )
         if trainer.frames and config.selection.num_evaluations and group.is_first:
             _find_renderer(trainer.frames.gl_renderer, num_workers)
@@ -69,16 +69,16 @@ def run_training(
 
             def show(state: Trainer) -> None:
                 nonlocal is_slow
-                is_record = state.logged_at == state.step
+                is_record = state.last_logged_step == state.step
                 bar.update(line, completed=state.step, status=state.status(), record=is_record)
                 if is_record:
-                    was_slow, is_slow = is_slow, bool(state.slowed())
+                    was_slow, is_slow = is_slow, bool(state.slow_warning())
                     if is_slow and not was_slow:
-                        warn(state.slowed())
+                        warn(state.slow_warning())
                 raise_if_interrupted()
 
             policy = trainer.train(show)
-    print_message(trainer.outcome())
+    print_message(trainer.result_text())
     return policy
 
 

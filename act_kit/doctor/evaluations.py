@@ -78,7 +78,7 @@ def of_this_policy(case: RunCase) -> Result:
                 evaluation.folder / "summary.json",
                 _again(case, evaluation),
             )
-        trained_on = [data.fingerprint for data in policy.metadata.demonstrations if data.task == evaluation.task]
+        trained_on = [data.fingerprint for data in policy.metadata.datasets if data.task == evaluation.task]
         if summary["dataset"]["fingerprint"] != "; ".join(trained_on):
             return critical(
                 f"{evaluation.folder} evaluates a policy trained on data {summary['dataset']['fingerprint'][:8]}, the "

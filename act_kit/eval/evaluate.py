@@ -19,7 +19,8 @@ from act_kit.eval.failure_modes import FAILURE_MODES, FailureMode, failure_mode
 from act_kit.eval.init_state_sets import InitialStateSet, check_disjoint, make_init_state_set
 from act_kit.eval.stages import Stage, stage_counts
 from act_kit.policies.agent import PolicyAgent
-from act_kit.policies.policy import Policy, PolicyMetadata
+from act_kit.policies.metadata import PolicyMetadata
+from act_kit.policies.policy import Policy
 from act_kit.rollouts.agents import Agent, ExpertAgent, RandomAgent, ZeroActionAgent
 from act_kit.rollouts.episode import Episode
 from act_kit.rollouts.rollout import Progress, RolloutFunction

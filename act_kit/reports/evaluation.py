@@ -38,7 +38,7 @@ _BASELINES = {
 def summarize(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
     """Return the results, the baselines and the provenance of an evaluation as plain values."""
     task = get_task(evaluation.init_state_set.task)
-    datasets = [data for data in policy.metadata.demonstrations if data.task == task.name]
+    datasets = [data for data in policy.metadata.datasets if data.task == task.name]
     return {
         "task": task.name,
         "success_once": evaluation.success.to_dict(),
@@ -89,7 +89,7 @@ def provenance(policy: Policy) -> dict[str, Any]:
             "config": None if policy.folder is None else config_of(policy.folder),
             "data": [
                 {"task": data.task, "fingerprint": data.fingerprint, "command": data.command}
-                for data in policy.metadata.demonstrations
+                for data in policy.metadata.datasets
             ],
             "versions": policy.metadata.versions,
             "views": policy.metadata.views and asdict(policy.metadata.views),

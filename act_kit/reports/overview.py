@@ -106,7 +106,7 @@ def write_overview(evaluations: Sequence[Evaluation], policy: Policy, out: Path)
                 task: values["interpretation"] for task, values in summary["tasks"].items() if values["interpretation"]
             },
             "summary": summary,
-            "commands": [data.command for data in policy.metadata.demonstrations],
+            "commands": [data.command for data in policy.metadata.datasets],
         },
     )
     return page
