@@ -121,10 +121,14 @@ class Evaluation:
         """Initial states, float64 (N, D)."""
         return stack(self.init_state_set.init_states)
 
+    def column(self, name: str) -> list[Any]:
+        """Return a field of every :class:`EpisodeResult`."""
+        return [getattr(episode, name) for episode in self.episodes]
+
     @property
     def successes(self) -> np.ndarray:
         """Success at any step, bool (N,)."""
-        return np.array([episode.success_once for episode in self.episodes])
+        return np.array(self.column("success_once"), dtype=bool)
 
     @property
     def success(self) -> Rate:
@@ -134,11 +138,11 @@ class Evaluation:
     @property
     def success_at_end(self) -> Rate:
         """Rate of episodes with success at the last step of the horizon."""
-        return Rate(sum(episode.success_at_end for episode in self.episodes), len(self.episodes))
+        return Rate(sum(self.column("success_at_end")), len(self.episodes))
 
     def mean_distance(self, when: str) -> float:
         """Return the mean of the ``initial``, ``min`` or ``final`` distance over the episodes."""
-        return float(np.mean([getattr(episode, f"{when}_distance") for episode in self.episodes]))
+        return float(np.mean(self.column(f"{when}_distance")))
 
     @property
     def closed_distance_fraction(self) -> float:
@@ -148,13 +152,13 @@ class Evaluation:
     @property
     def largest_z(self) -> float | None:
         """Largest normalized coordinate of any state that the policy was queried with; None if unknown."""
-        known = [episode.largest_z for episode in self.episodes if episode.largest_z is not None]
+        known = [z for z in self.column("largest_z") if z is not None]
         return max(known, default=None)
 
     @property
     def num_far(self) -> int:
         """Number of episodes with a state farther than ``FAR_Z`` from the demonstrated ones."""
-        return sum((episode.largest_z or 0) > FAR_Z for episode in self.episodes)
+        return sum(z is not None and z > FAR_Z for z in self.column("largest_z"))
 
     @property
     def far_text(self) -> str:
@@ -170,7 +174,7 @@ class Evaluation:
     @property
     def clip_fraction(self) -> float:
         """Mean fraction of the commanded action values outside [-1, 1]."""
-        return float(np.mean([episode.clip_fraction for episode in self.episodes]))
+        return float(np.mean(self.column("clip_fraction")))
 
     @property
     def crashes(self) -> list[int]:
@@ -180,21 +184,21 @@ class Evaluation:
     @property
     def stage_counts(self) -> dict[Stage, int]:
         """Number of episodes that reached each stage of the task or a later one, the first stage first."""
-        return stage_counts(self.task, [episode.furthest_stage for episode in self.episodes])
+        return stage_counts(self.task, self.column("furthest_stage"))
 
     @property
     def failures(self) -> dict[FailureMode, int]:
         """Number of failures of each failure mode, the most frequent first."""
-        modes = [episode.failure_mode for episode in self.episodes]
+        modes = self.column("failure_mode")
         by_frequency = sorted(FAILURE_MODES, key=lambda mode: -modes.count(mode))
         return {mode: modes.count(mode) for mode in by_frequency if mode in modes}
 
     @property
     def success_by_distance(self) -> list[Bin]:
         """Success by the distance to the nearest demonstration; no bins if the distances are unknown."""
-        known = [episode for episode in self.episodes if episode.distance_to_nearest_demo is not None]
-        distances = np.array([episode.distance_to_nearest_demo for episode in known], dtype=np.float64)
-        return divide(distances, np.array([episode.success_once for episode in known]))
+        distances = np.array(self.column("distance_to_nearest_demo"), dtype=np.float64)  # NaN where unknown
+        is_known = ~np.isnan(distances)
+        return divide(distances[is_known], self.successes[is_known])
 
     @property
     def interpretation(self) -> str:

@@ -385,18 +385,17 @@ def test_edited_baselines_are_not_reproducible(healthy: Case, tmp_path: Path) ->
 
 
 def test_the_least_plausible_and_random_episodes_of_many_are_run_again(healthy: Case) -> None:
-    case = RunCase(healthy.run, 1)
     evaluation = read_evaluation(healthy.evaluation)
     episodes = [evaluation.episodes[i % 40] for i in range(1000)]
     episodes[777] = replace(episodes[0], success_once=True, min_distance=0.4)
-    evaluation.episodes[:] = episodes
-    sample = evaluations._Sample.of(case, evaluation)
-    assert 777 in sample.episodes
-    assert len(set(sample.episodes)) == 200
-    assert "200 of 1000" in str(sample)
-    assert re.search(r"if 2\d or more of the others were edited, one is found with a probability of 95 %", str(sample))
-    evaluation.episodes[3] = replace(episodes[3], final_distance=0.5)
-    assert sample.episodes != evaluations._Sample.of(case, evaluation).episodes, "the sample depends on the rows"
+    evaluation = replace(evaluation, episodes=episodes)
+    sampled, description = evaluations.sample_episodes(evaluation, with_images=False)
+    assert 777 in sampled
+    assert len(set(sampled)) == 200
+    assert "200 of 1000" in description
+    assert re.search(r"if 2\d or more of the others were edited, one is found with a probability of 95 %", description)
+    episodes[3] = replace(episodes[3], final_distance=0.5)
+    assert sampled != evaluations.sample_episodes(evaluation, with_images=False)[0], "the sample depends on the rows"
 
 
 def test_an_evaluation_in_another_folder_is_found(healthy: Case, tmp_path: Path) -> None:
