@@ -12,7 +12,6 @@ What is finished is kept: stopped, the same command goes on.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from act_kit.eval.files import read_evaluation
 from act_kit.pages import BLUE, GREEN, ORANGE
 from act_kit.statistics import seeds_mean
 from benchmarks.command import act
@@ -72,8 +72,7 @@ class Cell:
     @property
     def successes(self) -> np.ndarray:
         """Of each start, bool (100,)."""
-        with (self.folder / "eval" / "episodes.csv").open(newline="") as file:
-            return np.array([row["success_once"] == "1" for row in csv.DictReader(file)])
+        return read_evaluation(self.folder / "eval").successes
 
 
 def rows(cells: list[Cell]) -> dict[tuple[str, int], list[Cell]]:

@@ -12,7 +12,6 @@ is finished is kept: stopped, the same command goes on.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from act_kit.eval.files import read_evaluation
 from act_kit.statistics import compare_seeds, seeds_mean
 from benchmarks.command import act
 
@@ -97,9 +97,7 @@ def _successes(out: Path, setting: str, task: str) -> dict[int, np.ndarray]:
     """Return the successes, bool (100,), of every training seed that was measured."""
     found = {}
     for folder in sorted((out / "results").glob(f"{setting.replace(' ', '-')}-{task}-*")):
-        with (folder / "episodes.csv").open(newline="") as file:
-            successes = np.array([row["success_once"] == "1" for row in csv.DictReader(file)])
-        found[int(folder.name.rpartition("-")[2])] = successes
+        found[int(folder.name.rpartition("-")[2])] = read_evaluation(folder).successes
     return found
 
 
