@@ -22,7 +22,7 @@ from act_kit.metrics import log_evaluation
 from act_kit.parallel import ExecutorConfig, LocalExecutor
 from act_kit.policies.policy import Policy
 from act_kit.reports.evaluation import write_results
-from act_kit.reports.overview import write_overview
+from act_kit.reports.overview import overview_report
 from act_kit.reports.video import choose, record, video_path
 from act_kit.rollouts.rollout import Outcome, Progress, RolloutFunction, RolloutPlan, RolloutPool, roll_with
 from act_kit.sim.initial_states import InitialStateDistribution
@@ -123,7 +123,7 @@ def run_evaluation(
             if rows:
                 console.print(sweep_table(evaluation.init_state_set.task, rows))
         if len(evaluations) > 1:
-            write_overview(evaluations, policy, fresh)
+            overview_report(evaluations, policy).write(fresh / "report.html", fresh / "summary.json")
     train_config = config_of(policy.folder) if policy.folder else None
     if policy.folder and train_config and train_config["wandb_project"]:
         for init_state_set in init_state_sets:
