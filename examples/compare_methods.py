@@ -19,7 +19,7 @@ from act_kit import (
     make_init_state_set,
 )
 from act_kit.compare.compare import compare
-from act_kit.reports.comparison import write_comparison
+from act_kit.reports.comparison import comparison_report
 from act_kit.reports.evaluation import write_results
 from act_kit.training.run import create_run
 
@@ -49,11 +49,12 @@ def main() -> None:
                 train_config = create_run(run, [store.path], [], flags, overwrite=False)
                 policy = Trainer(train_config, [store], run, selector=None).train()
                 evaluation = evaluate(policy, init_state_set, EvalConfig(), roll=roll)
-                write_results(evaluation, policy, run / "eval-test", videos={})
+                write_results(evaluation, run / "eval-test")
                 print(f"{run}: success {evaluation.success}")
     comparison = compare(methods, ["policy.chunk_size"])
     print(*comparison.notes, *(pair.sentence for pair in comparison.pairs), sep="\n")
-    print(f"Page: {write_comparison(comparison, args.out / 'comparison')}")
+    out = args.out / "comparison"
+    print(f"Page: {comparison_report(comparison).write(out / 'compare.html', out / 'compare.json')}")
 
 
 if __name__ == "__main__":  # processes are spawned, and import this file

@@ -81,9 +81,7 @@ def demo(
         (evaluation,) = run_evaluation(
             policy, [init_state_set], eval_config, folder / "eval", record_video=True, spread=executor_config
         )
-        sides.append(
-            Side(name=name, folder=folder, store=store, diversity=diversity, policy=policy, evaluation=evaluation)
-        )
+        sides.append(Side(name=name, folder=folder, store=store, diversity=diversity, evaluation=evaluation))
     report = write_demo(sides, out, eval_config)
     finish_output(out)
     report.print()

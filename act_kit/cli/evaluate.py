@@ -138,9 +138,9 @@ def evaluate(
     )
     if policy.folder:
         record_evaluation(policy.folder, out)
-    report = evaluation_report(evaluations[0], policy)
+    report = evaluation_report(evaluations[0])
     if len(evaluations) > 1:
-        report = overview_report(evaluations, policy)
+        report = overview_report(evaluations)
     report.print()
     info(f"Page: {out / 'report.html'}")
     verdicts = [require.check(evaluation) for require in requirements for evaluation in evaluations]

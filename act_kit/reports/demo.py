@@ -17,11 +17,10 @@ from act_kit.config import EvalConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity.result import DiversityReport
 from act_kit.errors import RenderError
-from act_kit.eval.evaluate import Evaluation
+from act_kit.eval.results import Evaluation, summarize
 from act_kit.metrics import series
 from act_kit.parallel import LocalExecutor
-from act_kit.policies.policy import Policy
-from act_kit.reports.evaluation import baseline_rows, rate_headline, summarize
+from act_kit.reports.evaluation import baseline_rows, rate_headline
 from act_kit.reports.figures import comparison_figure, coverage_figures, success_figures
 from act_kit.reports.report import Cell, Chart, Headline, Report, Section, Table, Video, text_columns
 from act_kit.reports.video import record, video_path
@@ -38,14 +37,13 @@ class Side:
     Attributes:
         name: Name of the dataset: ``one initial state`` or ``randomized initial states``.
         folder: Folder of the run and the evaluation.
-        store, diversity, policy, evaluation: Results of the stages.
+        store, diversity, evaluation: Results of the stages.
     """
 
     name: str
     folder: Path
     store: EpisodeStore
     diversity: DiversityReport
-    policy: Policy
     evaluation: Evaluation
 
     @property
@@ -58,9 +56,9 @@ class Side:
         videos = []
         for path in sorted((self.folder / "eval" / "videos").glob("*.mp4")):
             index = int(path.name[:4])
-            outcome = self.evaluation.outcomes[index]
-            step = f", step {outcome.success_step}" if outcome.success_once else ""
-            videos.append(Video(path=path, caption=f"episode {index}{step}", is_success=outcome.success_once))
+            episode = self.evaluation.episodes[index]
+            step = f", step {episode.success_step}" if episode.success_once else ""
+            videos.append(Video(path=path, caption=f"episode {index}{step}", is_success=episode.success_once))
         return videos
 
     def column(self) -> dict[str, Any]:
@@ -116,7 +114,7 @@ def demo_report(sides: Sequence[Side], out: Path, pair: Sequence[Video] = ()) ->
         data[side.name] = {
             "diversity": side.diversity.to_dict(),
             "validation_loss": side.validation_loss,
-            "evaluation": summarize(side.evaluation, side.policy),
+            "evaluation": summarize(side.evaluation),
         }
     sections = [_table(sides)]
     if pair:
@@ -171,7 +169,7 @@ def _success(sides: Sequence[Side]) -> Section:
     charts = []
     for side in sides:
         caption = f"{side.name}: success {side.evaluation.success}"
-        for figure in success_figures(side.evaluation, side.policy):
+        for figure in success_figures(side.evaluation):
             charts.append(Chart(figure=figure, label=f"Successes and failures, {caption}", caption=caption))
     texts = [f"{side.name}: {side.evaluation.interpretation}" for side in sides if side.evaluation.interpretation]
     return Section(title="Success over initial states", text=" ".join(texts), charts=charts)
@@ -192,7 +190,7 @@ def _coverage(sides: Sequence[Side]) -> Section:
 
 def write_demo(sides: Sequence[Side], out: Path, config: EvalConfig) -> Report:
     """Write ``demo.json``, ``maps.png``, ``report.html`` and videos from one initial state, and return the report."""
-    maps = {f"{side.name}: success {side.evaluation.success}": (side.evaluation, side.policy) for side in sides}
+    maps = {f"{side.name}: success {side.evaluation.success}": side.evaluation for side in sides}
     comparison_figure(maps).savefig(out / "maps.png", dpi=110)
     report = demo_report(sides, out, record_pair(sides, out, config))
     report.write(out / "report.html", out / "demo.json")

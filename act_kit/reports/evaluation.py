@@ -1,28 +1,20 @@
-"""Output files of the evaluation of one task.
-
-They are ``init_states.json``, ``episodes.csv``, ``summary.json``, ``report.html``, and ``sweep.json`` after a sweep.
-"""
+"""The report of the evaluation of one task, next to the files of :mod:`act_kit.eval.files`."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from act_kit.eval.distance_to_demos import Bin, divide
-from act_kit.eval.evaluate import EpisodeResult, Evaluation, distance_at, success_rate
-from act_kit.eval.failure_modes import FAILURE_MODES, failure_mode
-from act_kit.eval.stages import MEANINGS, furthest_stage
-from act_kit.eval.sweep import COLUMNS, WARNING, SweepRow, table_rows, write_sweep
-from act_kit.policies.policy import Policy
+from act_kit.eval.failure_modes import FAILURE_MODES
+from act_kit.eval.files import write_evaluation
+from act_kit.eval.results import Evaluation, summarize
+from act_kit.eval.stages import MEANINGS
+from act_kit.eval.sweep import COLUMNS, WARNING, SweepRow, table_rows
 from act_kit.reports.figures import distance_figure, success_figures
 from act_kit.reports.report import Cell, Chart, Column, Headline, Report, Section, Table, Video, text_columns
-from act_kit.sim.tasks import HORIZON, get_task
+from act_kit.sim.tasks import get_task
 from act_kit.statistics import MacroAverageRate, Rate
-from act_kit.training.run import config_of
-from act_kit.versions import versions
 
 _BASELINES = {
     "expert": "the scripted expert, same initial states",
@@ -32,83 +24,9 @@ _BASELINES = {
 }
 
 
-def summarize(evaluation: Evaluation, policy: Policy) -> dict[str, Any]:
-    """Return the results, the baselines and the provenance of an evaluation as plain values."""
-    task = get_task(evaluation.init_state_set.task)
-    datasets = [data for data in policy.metadata.demonstrations if data.task == task.name]
-    return {
-        "task": task.name,
-        "success_once": evaluation.success.to_dict(),
-        "success_at_end": evaluation.success_at_end.to_dict(),
-        "success_rule": task.success_rule,
-        "distance_unit": task.unit,
-        "distance": {when: evaluation.mean_distance(when) for when in ("initial", "min", "final")},
-        "closed_distance_fraction": evaluation.closed_distance_fraction,
-        "largest_z": evaluation.largest_z,
-        "num_far": evaluation.num_far,
-        "clip_fraction": evaluation.clip_fraction,
-        "crashes": evaluation.crashes,
-        "stage_counts": evaluation.stage_counts,
-        "failures": evaluation.failures,
-        "success_by_distance_to_nearest_demo": [
-            {"low": each.low, "high": each.high, "success_once": each.rate.to_dict()}
-            for each in success_by_distance(evaluation)
-        ],
-        "baselines": {name: success_rate(outcomes).to_dict() for name, outcomes in evaluation.baselines.items()},
-        "interpretation": evaluation.interpretation,
-        "engine": evaluation.engine,
-        "init_state_set": {
-            "kind": evaluation.init_state_set.kind,
-            "seed": evaluation.init_state_set.seed,
-            "num": len(evaluation.init_state_set.init_states),
-            "num_distinct": evaluation.init_state_set.num_distinct,
-            "hash": evaluation.init_state_set.hash,
-        },
-        "dataset": {
-            "fingerprint": "; ".join(data.fingerprint for data in datasets),
-            "command": "; ".join(data.command for data in datasets),
-        },
-        "weights": policy.weights_hash,
-        **provenance(policy),
-    }
-
-
-def provenance(policy: Policy) -> dict[str, Any]:
-    """Return the versions, the chunking and the training of a policy as plain values, for comparisons."""
-    return {
-        "horizon": HORIZON,
-        "chunking": asdict(policy.chunking),
-        "policy_step": policy.metadata.step,
-        "versions": versions(),
-        "device": policy.device.type,
-        "training": {
-            "checkpoint": None if policy.folder is None else str(policy.folder),
-            "config": None if policy.folder is None else config_of(policy.folder),
-            "data": [
-                {"task": data.task, "fingerprint": data.fingerprint, "command": data.command}
-                for data in policy.metadata.demonstrations
-            ],
-            "versions": policy.metadata.versions,
-            "views": policy.metadata.views and asdict(policy.metadata.views),
-            "gl_renderer": policy.metadata.gl_renderer,
-        },
-    }
-
-
-def success_by_distance(evaluation: Evaluation) -> list[Bin]:
-    """Return success by the distance to the nearest demonstration; no bins if the distances are unknown."""
-    distances: list[float] = []
-    successes: list[bool] = []
-    for episode in evaluation.episodes:
-        if episode.distance_to_nearest_demo is not None:
-            distances.append(episode.distance_to_nearest_demo)
-            successes.append(episode.outcome.success_once)
-    return divide(distances, successes) if distances else []
-
-
 def baseline_rows(evaluation: Evaluation) -> list[tuple[str, Rate]]:
     """Return the names of the baselines and their success rates."""
-    return [(_BASELINES[name], success_rate(outcomes)) for name, outcomes in evaluation.baselines.items()]
+    return [(_BASELINES[name], rate) for name, rate in evaluation.baselines.items()]
 
 
 def rate_headline(label: str, rate: Rate | MacroAverageRate) -> Headline:
@@ -126,12 +44,15 @@ def rate_headline(label: str, rate: Rate | MacroAverageRate) -> Headline:
 
 def provenance_rows(summary: Mapping[str, Any], commands: Sequence[str]) -> list[tuple[str, str]]:
     """Return what determined the results: the policy, its data and the versions."""
-    actions = f"{summary['chunking']['n_action_steps']} actions a query"
-    if summary["chunking"]["temporal_ensemble"]:
-        actions = "every step, ensembled"
+    policy: list[tuple[str, str]] = []
+    if summary["chunking"]:
+        actions = f"{summary['chunking']['n_action_steps']} actions a query"
+        if summary["chunking"]["temporal_ensemble"]:
+            actions = "every step, ensembled"
+        policy = [("policy", f"step {summary['policy_step']}, executing {actions}")]
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     return [
-        ("policy", f"step {summary['policy_step']}, executing {actions}"),
+        *policy,
         ("data", "; ".join(commands)),
         ("horizon", f"{summary['horizon']} steps"),
         ("versions", versions),
@@ -139,13 +60,13 @@ def provenance_rows(summary: Mapping[str, Any], commands: Sequence[str]) -> list
 
 
 def evaluation_report(
-    evaluation: Evaluation, policy: Policy, videos: Mapping[int, Path] | None = None, sweep: Sequence[SweepRow] = ()
+    evaluation: Evaluation, videos: Mapping[int, Path] | None = None, sweep: Sequence[SweepRow] = ()
 ) -> Report:
     """Return the report of the evaluation of one task; ``videos`` are the paths of the videos, by episode."""
-    summary = summarize(evaluation, policy)
+    summary = summarize(evaluation)
     expert = [rate_headline(name, rate) for name, rate in baseline_rows(evaluation) if "expert" in name]
     sections = [
-        _maps(evaluation, policy),
+        _maps(evaluation),
         _results(evaluation, summary),
         _stages(evaluation),
         _failures(evaluation),
@@ -163,7 +84,7 @@ def evaluation_report(
     sections.append(_episodes(evaluation, videos or {}))
     return Report(
         kind="Evaluation",
-        title=f"{evaluation.init_state_set.task}: success {evaluation.success}",
+        title=f"{evaluation.task}: success {evaluation.success}",
         verdicts=[("FAIL", evaluation.interpretation)] if evaluation.interpretation else [],
         headlines=[
             rate_headline("success", evaluation.success),
@@ -205,7 +126,7 @@ def _results(evaluation: Evaluation, summary: Mapping[str, Any]) -> Section:
         ("crashed episodes", ", ".join(map(str, evaluation.crashes)) or "none"),
         ("hash of the initial states", Cell(text=init_state_set.hash[:16], is_code=True)),
     ]
-    title = f"{init_state_set.task}: {num} {init_state_set.kind} initial states, {init_state_set.num_distinct} distinct"
+    title = f"{evaluation.task}: {num} {init_state_set.kind} initial states, {init_state_set.num_distinct} distinct"
     table = Table(columns=text_columns("", "result"), rows=rows)
     return Section(title=title, table=table, in_terminal=True, is_half=True)
 
@@ -233,7 +154,7 @@ def _failures(evaluation: Evaluation) -> Section:
     return Section(title="Failure modes", table=table, explanation=explanation, is_half=True, in_terminal=True)
 
 
-def _maps(evaluation: Evaluation, policy: Policy) -> Section:
+def _maps(evaluation: Evaluation) -> Section:
     """Return the section with the maps of the initial states."""
     texts = {
         "grid": "A cell is one episode; the other dimensions of its initial state are random. Empty: the benchmark "
@@ -243,14 +164,14 @@ def _maps(evaluation: Evaluation, policy: Policy) -> Section:
         "state may be infeasible.",
     }
     label = "Map of successes and failures over the demonstrated initial states"
-    charts = [Chart(figure=figure, label=label) for figure in success_figures(evaluation, policy)]
+    charts = [Chart(figure=figure, label=label) for figure in success_figures(evaluation)]
     text = texts.get(evaluation.init_state_set.kind, "")
     return Section(title="Success over initial states", text=text, charts=charts)
 
 
 def _distances(evaluation: Evaluation) -> Section:
     title = "Success by distance to the nearest demonstration"
-    bins = success_by_distance(evaluation)
+    bins = evaluation.success_by_distance
     if not bins:
         text = "n/a: the initial states of the demonstrations were not recorded."
         return Section(title=title, text=text, is_half=True)
@@ -264,15 +185,15 @@ def _distances(evaluation: Evaluation) -> Section:
 def _videos(evaluation: Evaluation, videos: Mapping[int, Path]) -> list[Video]:
     shown = []
     for i, path in sorted(videos.items()):
-        outcome = evaluation.outcomes[i]
-        caption = f"episode {i}: {failure_mode(outcome) or f'at step {outcome.success_step}'}"
-        shown.append(Video(path=path, caption=caption, is_success=outcome.success_once, id=f"video-{i}"))
+        episode = evaluation.episodes[i]
+        caption = f"episode {i}: {episode.failure_mode or f'at step {episode.success_step}'}"
+        shown.append(Video(path=path, caption=caption, is_success=episode.success_once, id=f"video-{i}"))
     return shown
 
 
 def _episodes(evaluation: Evaluation, videos: Mapping[int, Path]) -> Section:
     """Return the section with the table of the episodes, which can be sorted and filtered."""
-    unit = get_task(evaluation.init_state_set.task).unit
+    unit = get_task(evaluation.task).unit
     columns = [
         Column("episode", digits=0),
         *text_columns("result", "failure mode", "furthest stage"),
@@ -290,27 +211,27 @@ def _episodes(evaluation: Evaluation, videos: Mapping[int, Path]) -> Section:
         columns.append(Column("crash"))
     rows, tags = [], []
     for i, episode in enumerate(evaluation.episodes):
-        outcome, mode = episode.outcome, failure_mode(episode.outcome)
-        result = "success" if outcome.success_once else "failure"
+        mode = episode.failure_mode or ""
+        result = "success" if episode.success_once else "failure"
         row: list[Any] = [
             i,
-            Cell(text=result, level="OK" if outcome.success_once else "FAIL"),
-            mode or "",
-            furthest_stage(outcome) or "none",
-            "" if outcome.success_step is None else outcome.success_step,
-            distance_at(outcome, "min"),
-            distance_at(outcome, "final"),
+            Cell(text=result, level="OK" if episode.success_once else "FAIL"),
+            mode,
+            episode.furthest_stage or "none",
+            "" if episode.success_step is None else episode.success_step,
+            episode.min_distance,
+            episode.final_distance,
             episode.distance_to_nearest_demo,
             episode.largest_z,
-            100 * outcome.clip_fraction,
-            " ".join(f"{x:.3f}" for x in outcome.init_state.rand_vec),
+            100 * episode.clip_fraction,
+            " ".join(f"{x:.3f}" for x in evaluation.init_states[i]),
         ]
         if videos:
             row.append(Cell(text="▶ video", href=f"#video-{i}") if i in videos else "")
         if evaluation.crashes:
-            row.append(outcome.crash or "")
+            row.append(episode.crash or "")
         rows.append(row)
-        tags.append(f"{result}|{mode or ''}{'|video' if i in videos else ''}")
+        tags.append(f"{result}|{mode}{'|video' if i in videos else ''}")
     num, num_succeeded = len(rows), evaluation.success.successes
     filters = [(f"all {num}", ""), (f"failures {num - num_succeeded}", "failure")]
     filters += [(f"{mode} {count}", mode) for mode, count in evaluation.failures.items()]
@@ -322,43 +243,8 @@ def _episodes(evaluation: Evaluation, videos: Mapping[int, Path]) -> Section:
 
 
 def write_results(
-    evaluation: Evaluation, policy: Policy, out: Path, videos: Mapping[int, Path], sweep: Sequence[SweepRow] = ()
+    evaluation: Evaluation, out: Path, videos: Mapping[int, Path] | None = None, sweep: Sequence[SweepRow] = ()
 ) -> Path:
     """Write all files except the videos into ``out``, and return the path of the page."""
-    out.mkdir(parents=True, exist_ok=True)
-    evaluation.init_state_set.save(out / "init_states.json")
-    table = []
-    for index, episode in enumerate(evaluation.episodes):
-        video = str(videos[index].relative_to(out)) if index in videos else ""
-        table.append(_episode_row(index, episode, video))
-    with (out / "episodes.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
-    if sweep:
-        write_sweep(sweep, out / "sweep.json")
-    return evaluation_report(evaluation, policy, videos, sweep).write(out / "report.html", out / "summary.json")
-
-
-def _episode_row(index: int, episode: EpisodeResult, video: str) -> dict[str, Any]:
-    """Return the columns of an episode in ``episodes.csv``."""
-    outcome, nearest = episode.outcome, episode.distance_to_nearest_demo
-    return {
-        "episode": index,
-        "init_state": " ".join(repr(x) for x in outcome.init_state.rand_vec),
-        "success_once": int(outcome.success_once),
-        "success_at_end": int(outcome.success_at_end),
-        "success_step": "" if outcome.success_step is None else outcome.success_step,
-        "initial_distance": f"{distance_at(outcome, 'initial'):.6f}",
-        "min_distance": f"{distance_at(outcome, 'min'):.6f}",
-        "final_distance": f"{distance_at(outcome, 'final'):.6f}",
-        # All digits: after rounding, two episodes at the edge of a bin could swap bins.
-        "distance_to_nearest_demo": "" if nearest is None else repr(nearest),
-        "largest_z": f"{episode.largest_z:.3f}",
-        "clip_fraction": f"{outcome.clip_fraction:.4f}",
-        "furthest_stage": furthest_stage(outcome) or "",
-        "failure_mode": failure_mode(outcome) or "",
-        "num_steps": len(outcome),
-        "crash": outcome.crash or "",
-        "video": video,
-    }
+    write_evaluation(evaluation, out, videos, sweep)
+    return evaluation_report(evaluation, videos, sweep).write(out / "report.html")

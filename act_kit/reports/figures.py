@@ -11,10 +11,9 @@ from act_kit.diversity.measure import is_inside
 from act_kit.diversity.reference import reference_init_states
 from act_kit.diversity.result import ScalingPoint
 from act_kit.eval.distance_to_demos import Bin
-from act_kit.eval.evaluate import Evaluation
+from act_kit.eval.results import Evaluation
 from act_kit.pages import BLUE, GRAY, GREEN, ORANGE, PURPLE, RED, SKY, new_figure
-from act_kit.policies.policy import Policy
-from act_kit.sim.initial_states import OOD_MARGIN, SAME_INIT_STATE_M, InitialStateDistribution, stack
+from act_kit.sim.initial_states import OOD_MARGIN, SAME_INIT_STATE_M, InitialStateDistribution
 from act_kit.sim.tasks import Task, get_task, map_planes
 
 if TYPE_CHECKING:
@@ -137,15 +136,14 @@ def scaling_figure(scaling: Sequence[ScalingPoint], num: int) -> Figure:
     return figure
 
 
-def draw_success(axes: Axes, evaluation: Evaluation, policy: Policy, plane: Plane) -> None:
-    """Draw successes and failures over the demonstrated initial states of the policy."""
-    task = get_task(evaluation.init_state_set.task)
-    rand_vecs = stack(evaluation.init_state_set.init_states)
-    succeeded = np.array([outcome.success_once for outcome in evaluation.outcomes])
+def draw_success(axes: Axes, evaluation: Evaluation, plane: Plane) -> None:
+    """Draw successes and failures over the demonstrated initial states."""
+    task = get_task(evaluation.task)
+    rand_vecs, succeeded = evaluation.init_states, evaluation.successes
     draw_plane(axes, task, plane)
     if evaluation.init_state_set.kind == "ood":
         _draw_reset_box(axes, task, plane)
-    demonstrated = place(_demonstrated(policy, task), plane)
+    demonstrated = place(evaluation.demonstrated, plane)
     axes.scatter(*demonstrated, s=40, color=GRAY, marker="+", label="demonstrated")
     if succeeded.any():
         axes.scatter(*place(rand_vecs[succeeded], plane), s=22, color=GREEN, linewidths=0, label="success")
@@ -153,38 +151,33 @@ def draw_success(axes: Axes, evaluation: Evaluation, policy: Policy, plane: Plan
         axes.scatter(*place(rand_vecs[~succeeded], plane), s=22, color=RED, marker="x", linewidths=1.3, label="failure")
 
 
-def success_figures(evaluation: Evaluation, policy: Policy) -> list[Figure]:
+def success_figures(evaluation: Evaluation) -> list[Figure]:
     """Draw success over the initial states: as cells if they are a lattice, otherwise as points, a figure per plane."""
     if evaluation.init_state_set.kind == "grid":
-        return [_heat_figure(evaluation, policy)]
+        return [_heat_figure(evaluation)]
     figures = []
-    for plane in map_planes(get_task(evaluation.init_state_set.task)):
+    for plane in map_planes(get_task(evaluation.task)):
         figure = new_figure()
-        draw_success(figure.axes[0], evaluation, policy, plane)
+        draw_success(figure.axes[0], evaluation, plane)
         add_legend(figure)
         figures.append(figure)
     return figures
 
 
-def comparison_figure(rows: Mapping[str, tuple[Evaluation, Policy]]) -> Figure:
+def comparison_figure(rows: Mapping[str, Evaluation]) -> Figure:
     """Draw the success of policies of one task over their initial states, a titled row each."""
-    planes = map_planes(get_task(next(iter(rows.values()))[0].init_state_set.task))
+    planes = map_planes(get_task(next(iter(rows.values())).task))
     figure = new_figure(len(planes), len(rows))
-    for i, (title, (evaluation, policy)) in enumerate(rows.items()):
+    for i, (title, evaluation) in enumerate(rows.items()):
         figure.axes[i * len(planes)].set_title(title, loc="left", fontsize=10)
         for j, plane in enumerate(planes):
-            draw_success(figure.axes[i * len(planes) + j], evaluation, policy, plane)
+            draw_success(figure.axes[i * len(planes) + j], evaluation, plane)
     labels: dict[str, Any] = {}
     for axes in figure.axes:
         handles, names = axes.get_legend_handles_labels()
         labels |= dict(zip(names, handles, strict=True))
     figure.legend(labels.values(), labels.keys(), loc="outside upper right", ncols=4, frameon=False, fontsize=9)
     return figure
-
-
-def _demonstrated(policy: Policy, task: Task) -> np.ndarray:
-    """Return the initial states that a policy was trained on, float64 (N, D)."""
-    return np.array(policy.metadata.init_states_of(task.name)).reshape(-1, len(task.low))
 
 
 def _draw_reset_box(axes: Axes, task: Task, plane: Plane) -> None:
@@ -202,14 +195,14 @@ def _draw_reset_box(axes: Axes, task: Task, plane: Plane) -> None:
     axes.add_patch(box)
 
 
-def _heat_figure(evaluation: Evaluation, policy: Policy) -> Figure:
+def _heat_figure(evaluation: Evaluation) -> Figure:
     """Draw the result of each cell of a lattice of initial states as a color, over the first two dimensions.
 
     A failure is hatched. A cell stays empty if the benchmark allows no initial state there and another was used.
     """
     from matplotlib.patches import Rectangle
 
-    task, init_states = get_task(evaluation.init_state_set.task), evaluation.init_state_set.init_states
+    task, init_states = get_task(evaluation.task), evaluation.init_state_set.init_states
     rows, cols = InitialStateDistribution(task.name, "grid").grid_shape(len(init_states))
     dims = task.informative[:2]
     plane = (int(dims[0]), int(dims[1]) if len(dims) > 1 else None)
@@ -219,18 +212,18 @@ def _heat_figure(evaluation: Evaluation, policy: Policy) -> Figure:
     low, width = np.asarray(task.low)[dims], task.width[dims]
     size = width / np.array([cols, rows])[: len(dims)]
     labeled: set[str] = set()
-    for i, outcome in enumerate(evaluation.outcomes):
+    for i, succeeded in enumerate(evaluation.successes):
         cell = np.array([i % cols, i // cols])[: len(dims)]
         corner = low + cell * size
         if np.abs(init_states[i].array[dims] - (corner + size / 2)).max() > SAME_INIT_STATE_M:
             continue
-        result, color, hatch = ("success", GREEN, None) if outcome.success_once else ("failure", RED, "xx")
+        result, color, hatch = ("success", GREEN, None) if succeeded else ("failure", RED, "xx")
         y, height = (corner[1], size[1]) if len(dims) > 1 else (0.0, 1.0)
         patch = Rectangle((corner[0], y), size[0], height, facecolor=color, edgecolor="white", hatch=hatch, alpha=0.75)
         patch.set_label("" if result in labeled else result)
         axes.add_patch(patch)
         labeled.add(result)
-    demonstrated = place(_demonstrated(policy, task), plane)
+    demonstrated = place(evaluation.demonstrated, plane)
     axes.scatter(*demonstrated, s=30, color="black", marker="+", linewidths=0.8, label="demonstrated")
     add_legend(figure)
     return figure
