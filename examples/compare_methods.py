@@ -19,7 +19,7 @@ from act_kit import (
     make_init_state_set,
 )
 from act_kit.compare.compare import compare
-from act_kit.reports.comparison import write_comparison
+from act_kit.reports.comparison import comparison_report
 from act_kit.reports.evaluation import write_results
 from act_kit.training.run import create_run
 
@@ -53,7 +53,8 @@ def main() -> None:
                 print(f"{run}: success {evaluation.success}")
     comparison = compare(methods, ["policy.chunk_size"])
     print(*comparison.notes, *(pair.sentence for pair in comparison.pairs), sep="\n")
-    print(f"Page: {write_comparison(comparison, args.out / 'comparison')}")
+    out = args.out / "comparison"
+    print(f"Page: {comparison_report(comparison).write(out / 'compare.html', out / 'compare.json')}")
 
 
 if __name__ == "__main__":  # processes are spawned, and import this file

@@ -26,7 +26,6 @@ LAYERS = (
     {"compare"},
     {"doctor"},
     {"reports"},
-    {"demo"},
     {"cli"},
 )
 """Parts of the package, from the lowest: each imports parts of its own layer and of those below."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from act_kit.cli.console import console, info, warn
+from act_kit.cli.console import info
 from act_kit.cli.options import Overwrite
 from act_kit.errors import ComparisonError, OutputError
 from act_kit.files import prepare_output, restore_output
@@ -41,25 +41,13 @@ def compare(
         if not path.is_dir():
             raise ComparisonError(f"There is no folder {path}.")
     check_output(out, overwrite=overwrite)
-    from rich.table import Table
-    from rich.text import Text
-
     from act_kit.compare import compare as comparing
-    from act_kit.reports.comparison import COLORS, PAIR_COLUMNS, methods_table, pair_rows, write_comparison
+    from act_kit.reports.comparison import comparison_report
 
     comparison = comparing.compare(methods, vary or [])
-    page = write_comparison(comparison, out)
-    console.print(methods_table(comparison.methods))
-    table = Table(*PAIR_COLUMNS)
-    for pair in comparison.pairs:
-        for row in pair_rows(pair):
-            table.add_row(*map(Text, row))
-    if table.row_count:
-        console.print(table)
-    for note in comparison.notes:
-        warn(note)
-    for pair in comparison.pairs:
-        console.print(Text(pair.sentence, style=f"bold {COLORS.get(pair.verdict, 'red')}"), soft_wrap=True)
+    report = comparison_report(comparison)
+    page = report.write(out / "compare.html", out / "compare.json")
+    report.print()
     info(f"Page: {page}")
     raise typer.Exit(0 if comparison.decided else 2)
 

@@ -40,13 +40,13 @@ def demo(
     from act_kit.cli.data_stages import run_collection
     from act_kit.cli.policy_stages import run_evaluation, run_training
     from act_kit.config import CollectConfig, EvalConfig
-    from act_kit.demo import Side, comparison_table, write_demo
     from act_kit.diversity.measure import measure_diversity
     from act_kit.eval.init_state_sets import make_init_state_set
     from act_kit.files import finish_output, locked, new_folder, write_json
     from act_kit.overrides import compose
     from act_kit.parallel import ExecutorConfig
-    from act_kit.reports.diversity import write_report
+    from act_kit.reports.dataset import dataset_report
+    from act_kit.reports.demo import Side, write_demo
     from act_kit.training.run import create_run
 
     device = choose_device(device)
@@ -70,7 +70,9 @@ def demo(
         with executor_config.make_executor() as executor:
             store = run_collection(config, folder / "data", executor=executor)
         diversity = measure_diversity(store)
-        write_report(store, diversity, folder / "data-report")
+        dataset_report(store, diversity).write(
+            folder / "data-report" / "report.html", folder / "data-report" / "diversity.json"
+        )
         info(diversity.verdict)
         train_config = create_run(folder / "run", [folder / "data"], [], train_flags, overwrite=False)
         policy = run_training(
@@ -79,13 +81,11 @@ def demo(
         (evaluation,) = run_evaluation(
             policy, [init_state_set], eval_config, folder / "eval", record_video=True, spread=executor_config
         )
-        sides.append(
-            Side(name=name, folder=folder, store=store, diversity=diversity, policy=policy, evaluation=evaluation)
-        )
-    page = write_demo(sides, out)
+        sides.append(Side(name=name, folder=folder, store=store, diversity=diversity, evaluation=evaluation))
+    report = write_demo(sides, out, eval_config)
     finish_output(out)
-    console.print(comparison_table(sides))
-    info(f"{time.monotonic() - start_time:.0f} s. Page: {page}")
+    report.print()
+    info(f"{time.monotonic() - start_time:.0f} s. Page: {out / 'report.html'}")
 
 
 def _find_solvable_seed(task: str) -> int:

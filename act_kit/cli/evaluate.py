@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from act_kit.cli.console import console, info, warn
+from act_kit.cli.console import info, warn
 from act_kit.cli.options import (
     Device,
     DryRun,
@@ -105,8 +105,8 @@ def evaluate(
     from act_kit.eval.requirements import Requirement
     from act_kit.files import check_output, locked
     from act_kit.policies.policy import Policy
-    from act_kit.reports.evaluation import terminal_table
-    from act_kit.reports.overview import overview_table
+    from act_kit.reports.evaluation import evaluation_report
+    from act_kit.reports.overview import overview_report
     from act_kit.training.run import record_evaluation
 
     # A second thread of the policy would take a processor from the simulators. (Never call this in a process that also
@@ -138,10 +138,10 @@ def evaluate(
     )
     if policy.folder:
         record_evaluation(policy.folder, out)
-    console.print(terminal_table(evaluations[0]) if len(evaluations) == 1 else overview_table(evaluations))
-    for evaluation in evaluations:
-        if evaluation.interpretation:
-            warn(f"{evaluation.init_state_set.task}: {evaluation.interpretation}")
+    report = evaluation_report(evaluations[0])
+    if len(evaluations) > 1:
+        report = overview_report(evaluations)
+    report.print()
     info(f"Page: {out / 'report.html'}")
     verdicts = [require.check(evaluation) for require in requirements for evaluation in evaluations]
     for passed, line in verdicts:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from act_kit.cli.console import console, info, warn
+from act_kit.cli.console import info, warn
 from act_kit.cli.preflight import require_datasets, require_file, require_free, require_run, require_writable
 from act_kit.errors import InitialStateError
 from act_kit.files import require_apart, unfinished
@@ -55,12 +55,9 @@ def report(
     if not _is_report(out, datasets):
         require_free(out, overwrite=False, otherwise="It holds no report: empty it")
     require_writable(out)
-    from rich.text import Text
-
     from act_kit.datasets.store import EpisodeStore, find_datasets
     from act_kit.diversity.first_observations import measure_dataset
-    from act_kit.diversity.result import DiversityReport
-    from act_kit.reports.diversity import COLORS, terminal_table, write_overview, write_report
+    from act_kit.reports.dataset import dataset_report, datasets_report
 
     folders = find_datasets([dataset])
     stores = [EpisodeStore.open(folder) for folder in folders]
@@ -72,23 +69,14 @@ def report(
         is_damaged = any(finding.about != "coverage" and finding.level == "FAIL" for finding in diversity.findings)
         predictors = [] if is_damaged else list(_predict(store, case))
         folder = out if len(stores) == 1 else out / store.path.name
-        page = write_report(store, diversity, folder, against=init_states, predictors=predictors)
+        result = dataset_report(store, diversity, against=init_states, predictors=predictors)
+        page = result.write(folder / "report.html", folder / "diversity.json")
         results.append((store.path.name, diversity))
-        console.print(terminal_table(diversity))
-        for quantity, value, expected in predictors:
-            info(f"{quantity}: {value} ({expected})")
-        for finding in diversity.findings:
-            if finding.level != diversity.level:
-                warn(f"Also: {finding.text}")
-        for note in diversity.notes:
-            info(note)
-        if isinstance(diversity, DiversityReport) and diversity.more:
-            info(diversity.more)
-        console.print(Text(diversity.verdict, style=f"bold {COLORS[diversity.level]}"), soft_wrap=True)
+        result.print()
     if case:
         case.close()
     if len(stores) > 1:
-        page = write_overview(results, f"{dataset}: {len(stores)} datasets", out)
+        page = datasets_report(results, dataset).write(out / "report.html", out / "diversity.json")
     info(f"Page: {page}")
     raise typer.Exit(2 if any(diversity.level == "FAIL" for _, diversity in results) else 0)
 
