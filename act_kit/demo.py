@@ -23,7 +23,7 @@ from act_kit.policies.policy import Policy
 from act_kit.reports.coverage import coverage_figure
 from act_kit.reports.evaluation import baseline_rows
 from act_kit.reports.evaluation_figures import success_figure
-from act_kit.rollouts.rollout import Outcome
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.tasks import get_task
 
 
@@ -116,7 +116,7 @@ def _title(sides: list[Side]) -> str:
 
 def _side_values(side: Side, out: Path) -> dict[str, Any]:
     outcomes = side.evaluation.outcomes
-    videos: list[tuple[int, Outcome, str]] = []
+    videos: list[tuple[int, Episode, str]] = []
     for path in sorted((side.folder / "eval" / "videos").glob("*.mp4")):
         index = int(path.name[:4])
         videos.append((index, outcomes[index], video_uri(path)))

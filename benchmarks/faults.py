@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from act_kit.collection.recorder import Recorder
 from act_kit.datasets.ops import Derivation, Part, write_derived
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
@@ -31,10 +30,12 @@ from act_kit.eval.init_state_sets import InitialStateSet
 from act_kit.eval.results import summarize
 from act_kit.files import read_json, read_text, write_json, write_text
 from act_kit.policies.policy import Policy
-from act_kit.rollouts.episode import Attempt, Recording
+from act_kit.rollouts.agents import ExpertAgent
+from act_kit.rollouts.episode import AttemptRecord
+from act_kit.rollouts.rollout import rollout
 from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution
-from act_kit.sim.simulator import Simulator
+from act_kit.sim.vector import VectorSimulator
 from benchmarks.command import act
 
 TASK = "reach-v3"
@@ -374,7 +375,7 @@ def truncate(store: EpisodeStore) -> None:
     for recording, success_step in zip(store.recordings(), store.success_steps, strict=True):
         steps = {name: values[: max(success_step // 2, 2)].copy() for name, values in recording.steps.items()}
         steps["success"][-1] = True
-        recordings.append(replace(recording, steps=steps))
+        recordings.append(replace(recording, **steps))
     attempts = store.attempts()
     shutil.rmtree(store.path)
     write_dataset(store.path, store.info, recordings, attempts=attempts)
@@ -521,30 +522,36 @@ def far_from_the_preset(case: Case) -> None:
 # -- sound runs of other kinds ---------------------------------------------------------------------------------------
 
 
+class UnsteadyExpert(ExpertAgent):
+    """The scripted expert like an operator at a keyboard: slower, with a disturbance that changes every six steps."""
+
+    source = "teleop:ann"
+
+    def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
+        super().begin(row, init_state, attempt)
+        self.rngs = {**getattr(self, "rngs", {}), row: np.random.default_rng(attempt)}
+        self.jitter = {**getattr(self, "jitter", {}), row: []}
+
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
+        actions = super().plan(states, rows, images)
+        for i, row in enumerate(rows.tolist()):
+            if not self.jitter[row]:
+                self.jitter[row] = [self.rngs[row].normal(0, 0.15, 4)] * 6
+            actions[i, 0] = np.clip(0.4 * actions[i, 0] + self.jitter[row].pop(), -1, 1)
+        return actions
+
+
 def by_hand(case: Case) -> None:
     """Demonstrate like an operator at a keyboard: more slowly than the expert, and unsteadily."""
     case.collect()
     scripted = EpisodeStore.open(case.data)
-    recorder = Recorder(Simulator(TASK), steps_after_success=10)
-    expert = ScriptedExpert(TASK)
-    episodes = []
-    for number, init_state in enumerate(scripted.init_states):
-        rng = np.random.default_rng(number)
-        recorder.begin(init_state)
-        while recorder.steps_left:
-            if len(recorder) % 6 == 0:
-                jitter = rng.normal(0, 0.15, 4)
-            action = np.clip(0.4 * expert.act(recorder.state) + jitter, -1, 1).astype(np.float32)
-            recorder.step(action, action)
-        episodes.append(recorder.episode(attempt=number, source="teleop:ann"))
-    attempts = [Attempt(init_state=e.init_state, num_steps=len(e), kept=bool(e.success.any())) for e in episodes]
+    with VectorSimulator(0) as simulators:
+        episodes = rollout(simulators, UnsteadyExpert(), scripted.init_states, steps_after_success=10, physics=True)
+    attempts = [AttemptRecord(init_state=e.init_state, num_steps=len(e), kept=bool(e.success.any())) for e in episodes]
     episodes = [episode for episode in episodes if episode.success.any()]
-    recordings = [
-        Recording(init_state=e.init_state, attempt=e.attempt, source=e.source, steps=e.steps) for e in episodes
-    ]
     shutil.rmtree(case.data)
     info = replace(scripted.info, demonstrator="teleop:ann", command=f"act collect --task {TASK} --demonstrator teleop")
-    write_dataset(case.data, info, recordings, attempts=attempts)
+    write_dataset(case.data, info, episodes, attempts=attempts)
     case.train()
 
 

@@ -9,20 +9,14 @@ import argparse
 
 import numpy as np
 
-from act_kit import InitialState, RolloutPool, make_init_state_set
+from act_kit import RolloutPool, make_init_state_set
 from act_kit.eval.failure_modes import failure_mode
 from act_kit.eval.results import success_rate
 from act_kit.rollouts.agents import Agent, ExpertAgent, RandomAgent, ZeroActionAgent
-from act_kit.sim.render import CameraViews
 
 
-class GoToGoal:
+class GoToGoal(Agent):
     """Proportional controller of the hand's position; the gripper stays open."""
-
-    views: CameraViews | None = None  # this agent needs no images
-
-    def begin(self, row: int, init_state: InitialState) -> None:
-        """Begin an episode in environment ``row``; this agent has no state to reset."""
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
         """Return the next actions (B, N, 4) for states (B, 39); here N = 1: plan again after every step."""

@@ -90,14 +90,13 @@ def demo(
 
 def _find_solvable_seed(task: str) -> int:
     """Return the first seed from whose initial state the expert succeeds; in some tasks it fails from a few."""
-    from act_kit.collection.collect import collect_episode
-    from act_kit.collection.demonstrators import ExpertDemonstrator
+    from act_kit.rollouts.agents import ExpertAgent
+    from act_kit.rollouts.rollout import RolloutPool
     from act_kit.sim.initial_states import InitialStateDistribution
-    from act_kit.sim.simulator import Simulator
 
-    simulator, expert = Simulator(task), ExpertDemonstrator(task)
-    for seed in itertools.count():
-        init_state = InitialStateDistribution(task).sample(1, seed=seed, stream="collect")[0]
-        if collect_episode(simulator, expert, init_state).success_step >= 0:
-            break
+    with RolloutPool(1) as roll:
+        for seed in itertools.count():
+            init_states = InitialStateDistribution(task).sample(1, seed=seed, stream="collect")
+            if roll(ExpertAgent(), init_states, stop_at_success=True)[0].success_once:
+                break
     return seed

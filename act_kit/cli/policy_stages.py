@@ -25,7 +25,8 @@ from act_kit.policies.policy import Policy
 from act_kit.reports.evaluation import write_results
 from act_kit.reports.overview import write_overview
 from act_kit.reports.video import choose, record, video_path
-from act_kit.rollouts.rollout import Outcome, Progress, RolloutFunction, RolloutPlan, RolloutPool, roll_with
+from act_kit.rollouts.episode import Episode
+from act_kit.rollouts.rollout import Progress, RolloutFunction, RolloutPlan, RolloutPool, make_rollout_function
 from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.render import Gl, RenderSettings, find_gl
 from act_kit.training.distributed import SINGLE_PROCESS, ProcessGroup
@@ -142,7 +143,7 @@ def _roll(
     gl = _find_renderer(policy.metadata.gl_renderer, num_workers) if policy.views else None
     if spread.executor != "local":
         with spread.make_executor(gl.environment if gl else None) as executor:
-            yield roll_with(executor, config.sim.engine)
+            yield make_rollout_function(executor, config.sim.engine)
         return
     with RolloutPool(
         num_workers, engine=config.sim.engine, num_envs=config.rollout.num_envs, on_plan=_print_first_plan()
@@ -186,7 +187,7 @@ def _record(
         warn(f"No videos: {error}")
         return [{} for _ in folders]
     chosen = choose([evaluation.outcomes for evaluation in evaluations], config.num_videos)
-    videos: dict[Path, Outcome] = {}
+    videos: dict[Path, Episode] = {}
     paths: list[dict[int, Path]] = []
     for evaluation, folder, indices in zip(evaluations, folders, chosen, strict=True):
         paths.append({i: video_path(folder, i, evaluation.outcomes[i]) for i in indices})

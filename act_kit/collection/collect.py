@@ -13,21 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from act_kit.collection.demonstrators import Demonstrator, make_demonstrator
-from act_kit.collection.recorder import Recorder
+from act_kit.collection.demonstrators import make_demonstrator
 from act_kit.collection.replay import replayed_init_states
 from act_kit.config import CollectConfig
 from act_kit.datasets.store import DatasetInfo, EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.files import finish_output, quoted
 from act_kit.parallel import Executor
-from act_kit.rollouts.episode import Attempt, Episode
+from act_kit.rollouts.agents import Agent
+from act_kit.rollouts.episode import AttemptRecord, Episode
+from act_kit.rollouts.rollout import rollout
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution, Stream
-from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON
 from act_kit.sim.threads import cache_per_thread
+from act_kit.sim.vector import VectorSimulator
 from act_kit.versions import git_commit, versions
 
 COMMIT_EVERY = 50
@@ -45,58 +44,33 @@ class Progress:
     num_attempts: int
 
 
-def collect_episode(
-    simulator: Simulator,
-    demonstrator: Demonstrator,
-    init_state: InitialState,
-    *,
-    attempt: int = 0,
-    seed: int = 0,
-    noise: float = 0.0,
-    steps_after_success: int = 10,
-    rewards: bool = False,
-) -> Episode:
-    """Demonstrate from ``init_state`` until some steps after the first success, the demonstrator's end or the horizon.
-
-    ``noise`` is the standard deviation of Gaussian noise, in units of the action. It is added to the executed action
-    only, not to the label, so that the data show how to recover (DART, Laskey et al. 2017).
-    """
-    rng = np.random.default_rng([seed, attempt])
-    recorder = Recorder(simulator, steps_after_success=steps_after_success, rewards=rewards)
-    recorder.begin(init_state)
-    demonstrator.begin(init_state, attempt)
-    while recorder.steps_left and (decision := demonstrator.act(recorder.state)) is not None:
-        action, executed_action = decision
-        disturbance = noise * rng.standard_normal(4) if noise else 0.0
-        recorder.step(action, np.clip(executed_action + disturbance, -1.0, 1.0).astype(np.float32))
-    return recorder.episode(attempt=attempt, source=demonstrator.source)
-
-
-def _make_simulator_and_demonstrator(config: CollectConfig, parent: str) -> tuple[Simulator, Demonstrator]:
-    """Make a simulator and a demonstrator.
+def _make_agent_and_simulators(config: CollectConfig, parent: str) -> tuple[Agent, VectorSimulator]:
+    """Make an agent and a simulator.
 
     ``parent``, a fingerprint, is part of the cache's key: another policy may have been at the same path before.
     """
-    return Simulator(config.task, config.sim.engine), make_demonstrator(config)
+    return make_demonstrator(config), VectorSimulator(0, engine=config.sim.engine)
 
 
-_simulator_and_demonstrator = cache_per_thread(_make_simulator_and_demonstrator, 1)
-"""Simulator and demonstrator of this thread; making them takes longer than an episode."""
+_agent_and_simulators = cache_per_thread(_make_agent_and_simulators, 1)
+"""Agent and simulator of this thread; making them takes longer than an episode."""
 
 
-def attempt(config: CollectConfig, parent: str, index: int, init_state: InitialState) -> Episode:
+def run_attempt(config: CollectConfig, parent: str, index: int, init_state: InitialState) -> Episode:
     """Run attempt number ``index`` in this process."""
-    simulator, demonstrator = _simulator_and_demonstrator(config, parent)
-    return collect_episode(
-        simulator,
-        demonstrator,
-        init_state,
-        attempt=index,
-        seed=config.seed,
-        noise=config.noise,
+    agent, simulators = _agent_and_simulators(config, parent)
+    (episode,) = rollout(
+        simulators,
+        agent,
+        [init_state],
+        first_attempt=index,
         steps_after_success=config.steps_after_success,
         rewards=config.rewards,
+        physics=True,
     )
+    if episode.crash is not None:
+        raise RuntimeError(f"The simulation of attempt {index} failed: {episode.crash}")
+    return episode
 
 
 def _init_states(config: CollectConfig) -> list[InitialState]:
@@ -118,7 +92,7 @@ def _run_attempts(config: CollectConfig, parent: str, first: int, executor: Exec
     """Yield the attempts from number ``first`` on, in order."""
     init_states = _init_states(config)
     jobs = [(config, parent, index, init_states[index]) for index in range(first, len(init_states))]
-    return executor.map(attempt, jobs)
+    return executor.map(run_attempt, jobs)
 
 
 def _init_distribution(config: CollectConfig) -> str:
@@ -127,7 +101,7 @@ def _init_distribution(config: CollectConfig) -> str:
     return config.init_distribution
 
 
-def describe(config: CollectConfig, parent: dict[str, Any] | None) -> DatasetInfo:
+def make_dataset_info(config: CollectConfig, parent: dict[str, Any] | None) -> DatasetInfo:
     """Return the attributes of the dataset that ``config`` describes; ``parent`` is that of its demonstrator."""
     return DatasetInfo(
         task=config.task,
@@ -165,14 +139,14 @@ def collect(
     Raises:
         DatasetError: The success rate of the demonstrator is too low, or the dataset to resume has other options.
     """
-    info = describe(config, make_demonstrator(config).parent)
+    info = make_dataset_info(config, make_demonstrator(config).parent)
     store = _reopen(config, info, path) if resume and path.exists() else None
     parent = str(info.parents[0]["fingerprint"]) if info.parents else ""
     num_attempts = store.recover() if store else 0
     num_kept = store.num_episodes if store else 0
     noise_flags = "--noise or --init-perturbation" if config.demonstrator == "replay" else "--noise"
     episodes: list[Episode] = []
-    attempts: list[Attempt] = []
+    attempts: list[AttemptRecord] = []
 
     def commit() -> None:
         if store and attempts:
@@ -188,8 +162,8 @@ def collect(
                     break
                 if store is None:
                     store = EpisodeStore.create(path, info, episode)
-                kept = config.keeps_failures or episode.success_step >= 0
-                attempts.append(Attempt(init_state=episode.init_state, num_steps=len(episode), kept=kept))
+                kept = config.keeps_failures or episode.success_once
+                attempts.append(AttemptRecord(init_state=episode.init_state, num_steps=len(episode), kept=kept))
                 num_attempts += 1
                 if kept:
                     episodes.append(episode)

@@ -22,7 +22,7 @@ from act_kit.datasets.store import DatasetInfo, EpisodeStore
 from act_kit.datasets.write import Drawn, write_dataset
 from act_kit.errors import ConfigError, DatasetError
 from act_kit.files import DATASETS, new_folder, require_apart, require_space, write_json
-from act_kit.rollouts.episode import Attempt, Recording
+from act_kit.rollouts.episode import AttemptRecord, Episode
 
 SEVERAL = "several"
 """Value of an attribute that differs between the parents of a dataset."""
@@ -204,7 +204,7 @@ def write_derived(out: Path, derivations: Derivations, command: str, *, overwrit
 
 def _write(path: Path, derivation: Derivation) -> None:
     path.mkdir(parents=True, exist_ok=True)
-    attempts: list[Attempt] = []
+    attempts: list[AttemptRecord] = []
     for part in derivation.parts:
         attempts += _attempts(part)
     cameras = _rendered_cameras(derivation.parts[0].store)
@@ -254,7 +254,7 @@ def describe(derivation: Derivation) -> DatasetInfo:
     )
 
 
-def _recordings(parts: Sequence[Part]) -> Iterator[Recording]:
+def _recordings(parts: Sequence[Part]) -> Iterator[Episode]:
     """Yield the selected episodes with their images, one at a time, with renumbered attempts."""
     num_attempts = 0
     for part in parts:
@@ -268,14 +268,14 @@ def _recordings(parts: Sequence[Part]) -> Iterator[Recording]:
         num_attempts += len(_attempts(part))
 
 
-def _attempts(part: Part) -> list[Attempt]:
+def _attempts(part: Part) -> list[AttemptRecord]:
     """Return the attempts of a dataset; only those of the selected episodes count as kept."""
     store, chosen = part.store, set(part.episodes.tolist())
     attempts = store.attempts()
     if store.has_init_states and not attempts:  # imported: only successful attempts are known
         lengths = store.episode_lengths.tolist()
         attempts = [
-            Attempt(init_state=init_state, num_steps=num_steps, kept=True)
+            AttemptRecord(init_state=init_state, num_steps=num_steps, kept=True)
             for init_state, num_steps in zip(store.init_states, lengths, strict=True)
         ]
     episodes = np.cumsum([attempt.kept for attempt in attempts]) - 1

@@ -33,7 +33,7 @@ from act_kit.files import (
     require_existing,
     restore_output,
 )
-from act_kit.rollouts.episode import STEP_FIELDS, Attempt, Episode, Recording, dtype_of
+from act_kit.rollouts.episode import STEP_FIELDS, AttemptRecord, Episode, dtype_of
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, TASKS
 
@@ -135,7 +135,7 @@ class EpisodeStore:
     # -- opening ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: Path, info: DatasetInfo, like: Episode | Recording) -> EpisodeStore:
+    def create(cls, path: Path, info: DatasetInfo, like: Episode) -> EpisodeStore:
         """Create an empty dataset for episodes with the fields of ``like``; ``path`` is free or an empty folder."""
         check_name(info.task, "task")
         # Under another name until it is complete, so that a killed process leaves a dataset or nothing.
@@ -247,8 +247,8 @@ class EpisodeStore:
         """Return True, also without episodes."""
         return True
 
-    def __getitem__(self, index: int) -> Episode | Recording:
-        """Load episode ``index``, negative from the end: a Recording if fields of an Episode are missing.
+    def __getitem__(self, index: int) -> Episode:
+        """Load episode ``index``, negative from the end.
 
         Raises:
             TypeError: ``index`` is not an integer.
@@ -259,13 +259,10 @@ class EpisodeStore:
         steps = {name: np.asarray(self._array(f"data/{name}")[first : self._ends[number]]) for name in self.fields}
         attempt, source = int(np.asarray(self._array("meta/attempt")[number])), self.sources[number]
         init_state = self.init_states[number] if self.has_init_states else None
-        if self.missing_fields or init_state is None:
-            return Recording(init_state=init_state, attempt=attempt, source=source, steps=steps)
-        unrecorded: dict[str, Any] = {"reward": None}
-        return Episode(init_state=init_state, attempt=attempt, source=source, **unrecorded | steps)
+        return Episode(init_state=init_state, attempt=attempt, source=source, **steps)  # type: ignore[arg-type]
 
-    def __iter__(self) -> Iterator[Episode | Recording]:
-        return iter(self.recordings() if self.missing_fields else self.episodes())
+    def __iter__(self) -> Iterator[Episode]:
+        return self.recordings()
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -386,16 +383,14 @@ class EpisodeStore:
         names: Any = self._group.attrs["sources"]
         return [str(names[number]) for number in self._read("meta/source", self.num_episodes)]
 
-    def recordings(self) -> Iterator[Recording]:
+    def recordings(self) -> Iterator[Episode]:
         """Yield the episodes with all recorded fields, without images."""
         steps = {name: np.split(self.steps(name), self._ends[:-1]) for name in self.fields}
-        init_states: Sequence[InitialState | None] = (
-            self.init_states if self.has_init_states else [None] * self.num_episodes
-        )
+        init_states = self.init_states if self.has_init_states else [None] * self.num_episodes
         attempts, sources = self._read("meta/attempt", self.num_episodes), self.sources
         for i, init_state in enumerate(init_states):
-            recorded = {name: values[i] for name, values in steps.items()}
-            yield Recording(init_state=init_state, attempt=int(attempts[i]), source=sources[i], steps=recorded)
+            recorded: dict[str, Any] = {name: values[i] for name, values in steps.items()}
+            yield Episode(init_state=init_state, attempt=int(attempts[i]), source=sources[i], **recorded)
 
     def episodes(self) -> list[Episode]:
         """Load all episodes.
@@ -408,20 +403,15 @@ class EpisodeStore:
             raise DatasetError(
                 f"{self.path} was imported without {', '.join(self.missing_fields)}, which is required here.{fix}"
             )
-        unrecorded: dict[str, Any] = {"reward": None}
-        return [
-            Episode(init_state=r.init_state, attempt=r.attempt, source=r.source, **unrecorded | dict(r.steps))
-            for r in self.recordings()
-            if r.init_state is not None
-        ]
+        return list(self.recordings())
 
-    def attempts(self) -> list[Attempt]:
+    def attempts(self) -> list[AttemptRecord]:
         """Return all attempts in order, including failed ones; empty without recorded initial states."""
         if not self.has_init_states:
             return []
         columns = {name: self._read(f"meta/attempts/{name}", self._committed.num_attempts) for name in _ATTEMPT_FIELDS}
         return [
-            Attempt(
+            AttemptRecord(
                 init_state=InitialState(self.info.task, tuple(rand_vec.tolist())),
                 num_steps=int(num_steps),
                 kept=bool(kept),
@@ -431,7 +421,7 @@ class EpisodeStore:
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    def append(self, episodes: Sequence[Episode | Recording], attempts: Sequence[Attempt]) -> None:
+    def append(self, episodes: Sequence[Episode], attempts: Sequence[AttemptRecord]) -> None:
         """Append attempts and the episodes they produced, atomically.
 
         An interrupted append can be repeated. Attempts are only stored if initial states are recorded.
@@ -457,7 +447,7 @@ class EpisodeStore:
                 columns = {
                     "attempt": [episode.attempt for episode in episodes],
                     "source": [sources.index(episode.source) for episode in episodes],
-                    "success_step": [episode.success_step for episode in episodes],
+                    "success_step": [-1 if e.success_step is None else e.success_step for e in episodes],
                     "episode_ends": ends,
                 }
                 if self.has_init_states:

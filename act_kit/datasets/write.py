@@ -10,7 +10,7 @@ from pathlib import Path
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import DatasetInfo, EpisodeStore
 from act_kit.errors import DatasetError
-from act_kit.rollouts.episode import Attempt, Recording
+from act_kit.rollouts.episode import AttemptRecord, Episode
 from act_kit.sim.render import RenderSettings
 
 _EPISODES_PER_WRITE = 50
@@ -28,9 +28,9 @@ class Drawn:
 def write_dataset(
     path: Path,
     info: DatasetInfo,
-    recordings: Iterable[Recording],
+    recordings: Iterable[Episode],
     *,
-    attempts: Sequence[Attempt] = (),
+    attempts: Sequence[AttemptRecord] = (),
     cameras: Mapping[str, Drawn] | None = None,
 ) -> EpisodeStore:
     """Write a finished dataset to ``path``, where nothing exists yet; see :func:`~act_kit.files.new_folder`.
@@ -56,7 +56,7 @@ def write_dataset(
         images[camera] = ImageStore.create(store, camera, rendered.settings)
     for camera, rendered in (cameras or {}).items():
         images[camera].begin(rendered.renderer)
-    pending: list[Recording] = []
+    pending: list[Episode] = []
     for recording in chain([first], recordings):
         _check_alike(recording, first)
         for camera, target in images.items():
@@ -71,7 +71,7 @@ def write_dataset(
     return EpisodeStore.open(path)
 
 
-def _check_alike(recording: Recording, first: Recording) -> None:
+def _check_alike(recording: Episode, first: Episode) -> None:
     fields = {name: values.shape[1:] for name, values in recording.steps.items()}
     expected = {name: values.shape[1:] for name, values in first.steps.items()}
     if fields != expected or (recording.init_state is None) != (first.init_state is None):

@@ -24,7 +24,7 @@ from act_kit.diversity.soundness import Soundness, check_soundness
 from act_kit.diversity.verdict import TOO_FEW
 from act_kit.errors import DatasetError
 from act_kit.files import next_free_path, quoted
-from act_kit.rollouts.episode import Recording
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.initial_states import distinct
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import get_task
@@ -204,7 +204,7 @@ def known_init_states(store: EpisodeStore) -> np.ndarray | None:
     return rand_vecs if bool(np.abs(predicted - first).max() <= _RESET_TOLERANCE_M) else None
 
 
-def _spread(recordings: Sequence[Recording]) -> np.ndarray:
+def _spread(recordings: Sequence[Episode]) -> np.ndarray:
     """Return the root mean square of the standard deviations of the state within each episode, (S,)."""
     deviations = [np.nan_to_num(recording.steps["state"].std(axis=0)) for recording in recordings]
     spread: np.ndarray = np.sqrt(np.mean(np.square(deviations), axis=0))

@@ -33,7 +33,8 @@ from act_kit.parallel import LocalExecutor
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
 from act_kit.rollouts.agents import ExpertAgent
-from act_kit.rollouts.rollout import Outcome, RolloutPool
+from act_kit.rollouts.episode import Episode
+from act_kit.rollouts.rollout import RolloutPool
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import find_gl
 from act_kit.statistics import Rate
@@ -365,17 +366,17 @@ class RunCase:
         return init_states
 
     @cached_property
-    def from_fresh(self) -> list[Outcome]:
+    def from_fresh(self) -> list[Episode]:
         """Results of the policy from test initial states."""
         return self.act_from(self.policy, self.test_init_states)
 
     @cached_property
-    def from_demonstrated(self) -> list[Outcome]:
+    def from_demonstrated(self) -> list[Episode]:
         """Results of the policy from demonstrated initial states; empty if these were not recorded."""
         return self.act_from(self.policy, self.train_init_states) if self.train_init_states else []
 
     @cached_property
-    def expert(self) -> list[Outcome]:
+    def expert(self) -> list[Episode]:
         """Results of the scripted expert from the same test initial states."""
         return self.roll(ExpertAgent(), self.test_init_states, stop_at_success=True)
 
@@ -386,7 +387,7 @@ class RunCase:
 
     def act_from(
         self, policy: Policy, init_states: Sequence[InitialState], *, to_the_end: bool = False
-    ) -> list[Outcome]:
+    ) -> list[Episode]:
         """Run rollouts of a policy."""
         return self.roll(PolicyAgent(policy), init_states, stop_at_success=not to_the_end)
 
@@ -395,5 +396,5 @@ class RunCase:
         return max(least, num // len(self.policy.tasks))
 
 
-def _of_task(outcomes: Sequence[Outcome], task: str) -> list[Outcome]:
+def _of_task(outcomes: Sequence[Episode], task: str) -> list[Episode]:
     return [outcome for outcome in outcomes if outcome.init_state.task == task]

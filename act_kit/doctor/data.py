@@ -14,7 +14,7 @@ from act_kit.doctor.case import DatasetCase
 from act_kit.doctor.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
 from act_kit.errors import InitialStateError
 from act_kit.files import quoted
-from act_kit.rollouts.episode import is_corrected
+from act_kit.rollouts.episode import is_dagger
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON, get_task
 
 CHECKS = Checks[DatasetCase]()
@@ -133,7 +133,7 @@ def executed(case: DatasetCase) -> Result:
         return untested("The executed actions differ from the labels by the noise, as intended.")
     if "executed_action" not in store.fields:
         return untested("The executed actions were not recorded.")
-    own = np.repeat([not is_corrected(source) for source in store.sources], store.episode_lengths)
+    own = np.repeat([not is_dagger(source) for source in store.sources], store.episode_lengths)
     if not own.any():
         return untested("The expert labeled a policy's rollouts: executed actions differ from labels, as intended.")
     differs = float((store.steps("action") != store.steps("executed_action"))[own].any(axis=1).mean())

@@ -17,7 +17,8 @@ from act_kit.eval.results import success_rate
 from act_kit.parallel import LocalExecutor
 from act_kit.processors import SPIN_COUNT, cpu_quota, num_cpus, num_visible_cpus
 from act_kit.rollouts.agents import ExpertAgent
-from act_kit.rollouts.rollout import Outcome, RolloutPool
+from act_kit.rollouts.episode import Episode
+from act_kit.rollouts.rollout import RolloutPool
 from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.render import RenderSettings, find_gl, render_episode
 from act_kit.sim.simulator import Simulator
@@ -38,7 +39,7 @@ class MachineCase:
         self.num_workers = num_workers
 
     @cached_property
-    def expert(self) -> list[Outcome]:
+    def expert(self) -> list[Episode]:
         """Results of the scripted expert in ``TASKS``."""
         init_states = []
         for task in TASKS:

@@ -21,9 +21,9 @@ from act_kit.eval.results import EpisodeResult, Evaluation, success_rate
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
 from act_kit.rollouts.agents import Agent, ExpertAgent, RandomAgent, ZeroActionAgent
-from act_kit.rollouts.rollout import Outcome, Progress, RolloutFunction
+from act_kit.rollouts.episode import Episode
+from act_kit.rollouts.rollout import Progress, RolloutFunction
 from act_kit.sim.initial_states import InitialState
-from act_kit.sim.render import CameraViews
 from act_kit.sim.tasks import HORIZON, get_task
 from act_kit.training.run import config_of
 from act_kit.versions import versions
@@ -35,16 +35,11 @@ ProgressFunction = Callable[[str, Progress, int], None]
 """Function that receives the name of an agent, its progress, and its number of episodes."""
 
 
-class FunctionAgent:
+class FunctionAgent(Agent):
     """Agent that calls an :data:`ActionFunction`."""
-
-    views: CameraViews | None = None
 
     def __init__(self, function: ActionFunction) -> None:
         self._function = function
-
-    def begin(self, row: int, init_state: InitialState) -> None:
-        """Do nothing: a function has no state."""
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
         actions = np.asarray(self._function(states))
@@ -95,7 +90,7 @@ def evaluate_all(
 
     def run(
         name: str, agent: Agent, init_states: Sequence[Sequence[InitialState]], *, stop_at_success: bool = True
-    ) -> list[list[Outcome]]:
+    ) -> list[list[Episode]]:
         """Roll out from the initial states of all sets in one batch; return the outcomes by set."""
         all_init_states = list(chain.from_iterable(init_states))
         if not all_init_states:
@@ -151,7 +146,7 @@ def as_agent(agent: Policy | Agent | ActionFunction) -> Agent:
 
 
 def _episode_results(
-    policy: Policy | None, init_state_set: InitialStateSet, demonstrated: np.ndarray, outcomes: Sequence[Outcome]
+    policy: Policy | None, init_state_set: InitialStateSet, demonstrated: np.ndarray, outcomes: Sequence[Episode]
 ) -> list[EpisodeResult]:
     """Measure the distance of each episode from the demonstrations."""
     nearest: list[float | None] = [None] * len(outcomes)

@@ -17,7 +17,7 @@ from act_kit.eval.distance_to_demos import Bin, divide
 from act_kit.eval.failure_modes import FAILURE_MODES, FailureMode, failure_mode
 from act_kit.eval.init_state_sets import InitialStateSet
 from act_kit.eval.stages import Stage, furthest_stage, stage_counts
-from act_kit.rollouts.rollout import Outcome
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.initial_states import stack
 from act_kit.sim.tasks import Difficulty, get_task
 from act_kit.statistics import MacroAverageRate, Rate
@@ -67,16 +67,17 @@ class EpisodeResult:
 
     @classmethod
     def of(
-        cls, outcome: Outcome, *, distance_to_nearest_demo: float | None = None, largest_z: float | None = None
+        cls, outcome: Episode, *, distance_to_nearest_demo: float | None = None, largest_z: float | None = None
     ) -> EpisodeResult:
         """Derive the result of an episode from its record."""
+        distances = outcome.distances
         return cls(
             success_once=outcome.success_once,
             success_at_end=outcome.success_at_end,
             success_step=outcome.success_step,
-            initial_distance=float(outcome.distance[0]),
-            min_distance=float(outcome.distance.min()),
-            final_distance=float(outcome.distance[-1]),
+            initial_distance=float(distances[0]),
+            min_distance=float(distances.min()),
+            final_distance=float(distances[-1]),
             distance_to_nearest_demo=distance_to_nearest_demo,
             largest_z=largest_z,
             clip_fraction=outcome.clip_fraction,
@@ -108,7 +109,7 @@ class Evaluation:
     baselines: dict[str, Rate]
     demonstrated: np.ndarray
     provenance: dict[str, Any]
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[Episode] = field(default_factory=list)
     folder: Path = Path()
 
     @property
@@ -228,7 +229,7 @@ class Evaluation:
         return self.init_state_set.hash == other.init_state_set.hash and self.episodes == other.episodes
 
 
-def success_rate(episodes: Sequence[Outcome | EpisodeResult]) -> Rate:
+def success_rate(episodes: Sequence[Episode | EpisodeResult]) -> Rate:
     """Return the rate of episodes with success at any step."""
     return Rate(sum(episode.success_once for episode in episodes), len(episodes))
 

@@ -25,7 +25,7 @@ def make_checkpoint_evaluator(roll: RolloutFunction, init_states: Sequence[Initi
         outcomes = roll(PolicyAgent(policy), init_states, stop_at_success=True)
         rate = success_rate(outcomes)
         low, high = rate.interval
-        final_distance = float(np.mean([outcome.distance[-1] for outcome in outcomes]))
+        final_distance = float(np.mean([outcome.distances[-1] for outcome in outcomes]))
         by_task: dict[str, float] = {}
         for task in tasks if len(tasks) > 1 else ():
             by_task[task] = success_rate([outcome for outcome in outcomes if outcome.init_state.task == task]).value

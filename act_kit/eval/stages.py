@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from act_kit.rollouts.rollout import Outcome
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.distance import norms
 from act_kit.sim.tasks import get_task
 
@@ -77,27 +77,27 @@ def stages(task: str) -> tuple[Stage, ...]:
     return "near", "grasped" if task in GRASPING else "moved", "half way", "success"
 
 
-def near(outcome: Outcome) -> np.ndarray:
+def near(outcome: Episode) -> np.ndarray:
     """Return after which steps the hand was near the object (in reach tasks: the goal), bool (T,)."""
     task = outcome.init_state.task
     path = outcome.path[1:]
-    distance = outcome.distance[1:] if task in REACHING else norms(path[:, :3] - path[:, 4:])
+    distance = outcome.distance if task in REACHING else norms(path[:, :3] - path[:, 4:])
     return np.asarray(distance <= _NEAR_M.get(task, NEAR_M))
 
 
-def held(outcome: Outcome) -> np.ndarray:
+def held(outcome: Episode) -> np.ndarray:
     """Return after which steps the object was lifted with the hand near, bool (T,)."""
     height = _displacements(outcome)[:, 2]
     return np.asarray(near(outcome) & (height >= LIFTED_M))
 
 
-def moved(outcome: Outcome) -> np.ndarray:
+def moved(outcome: Episode) -> np.ndarray:
     """Return after which steps the object was displaced from where it was when the hand came near, bool (T,)."""
     limit = _MOVED_M.get(outcome.init_state.task, MOVED_M)
     return np.asarray(norms(_displacements(outcome)) >= limit)
 
 
-def _displacements(outcome: Outcome) -> np.ndarray:
+def _displacements(outcome: Episode) -> np.ndarray:
     """Return how far the object is from where it was when the hand came near, (T, 3); 0 before that."""
     is_near, positions = near(outcome), outcome.path[1:, 4:]
     if not is_near.any():
@@ -108,21 +108,21 @@ def _displacements(outcome: Outcome) -> np.ndarray:
     return np.asarray(displacements)
 
 
-def reached_stages(outcome: Outcome) -> dict[Stage, bool]:
+def reached_stages(outcome: Episode) -> dict[Stage, bool]:
     """Return for each stage of the task whether the episode reached it, each by its own criterion."""
     task = get_task(outcome.init_state.task)
-    half = max(task.radius, outcome.distance[0] / 2)
+    half = max(task.radius, outcome.initial_distance / 2)
     reached: dict[Stage, bool | np.bool] = {
         "near": near(outcome).any(),
         "moved": moved(outcome).any(),
         "grasped": held(outcome).sum() >= HELD_STEPS,
-        "half way": outcome.distance.min() <= half,
+        "half way": outcome.distances.min() <= half,
         "success": outcome.success_once,
     }
     return {stage: bool(reached[stage]) for stage in stages(task.name)}
 
 
-def furthest_stage(outcome: Outcome) -> Stage | None:
+def furthest_stage(outcome: Episode) -> Stage | None:
     """Return the last stage that the episode reached, which implies those before; None if it reached none.
 
     A stage can be skipped: the lowest goals of pick-place can be reached without lifting the object.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import mujoco
@@ -23,15 +24,28 @@ class StepBatch:
         success: bool (T,), the benchmark's success at that step.
         distance: float64 (T,); see :mod:`act_kit.sim.distance`.
         reward: float64 (T,), Meta-World's dense reward, 0 to 10; None if not requested.
+        physics: float64 (T, P), MuJoCo's full integration state before each action; None if not requested.
     """
 
     state: np.ndarray
     success: np.ndarray
     distance: np.ndarray
     reward: np.ndarray | None
+    physics: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.success)
+
+
+def concatenate(batches: Sequence[StepBatch]) -> StepBatch:
+    """Concatenate the results of consecutive chunks of actions, at least one."""
+    if len(batches) == 1:
+        return batches[0]
+    arrays: dict[str, Any] = {}
+    for field in fields(StepBatch):
+        parts = [getattr(batch, field.name) for batch in batches]
+        arrays[field.name] = None if parts[0] is None else np.concatenate(parts)
+    return StepBatch(**arrays)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from act_kit.sim.engine import (
     PHYSICS,
     EngineState,
     StepBatch,
+    concatenate,
     get_numbers,
     get_physics,
     make_environment,
@@ -221,11 +222,7 @@ class FastEngine:
             self._bind_model()
             if not rewards:
                 return self._step(actions)
-            steps = [self._step_with_reward(action[None]) for action in actions]
-        fields = {}
-        for name in ("state", "success", "distance", "reward"):
-            fields[name] = np.concatenate([getattr(step, name) for step in steps])
-        return StepBatch(**fields)
+            return concatenate([self._step_with_reward(action[None]) for action in actions])
 
     def _step_with_reward(self, action: np.ndarray) -> StepBatch:
         step = self._step(action)

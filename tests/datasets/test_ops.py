@@ -19,7 +19,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.diversity.measure import measure_diversity
 from act_kit.errors import ConfigError, DatasetError
-from act_kit.rollouts.episode import Recording
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.initial_states import distinct
 from act_kit.training.trainer import Trainer
 from tests.conftest import act, contents, make_dataset, tiny_config
@@ -42,10 +42,10 @@ def noisy(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 def import_foreign(path: Path, like: EpisodeStore) -> EpisodeStore:
     """Write three episodes of another robot, by two operators, without initial states."""
     rng = np.random.default_rng(0)
-    recordings: list[Recording] = []
+    recordings: list[Episode] = []
     for source in ("lab/ann", "bob", "bob"):
         steps = {"state": rng.normal(size=(20, 14)), "action": rng.normal(size=(20, 14)).astype(np.float32)}
-        recordings.append(Recording(init_state=None, source=source, steps=steps))
+        recordings.append(Episode(init_state=None, source=source, **steps))
     return write_dataset(path, replace(like.info, task="aloha-cube", demonstrator="people", seed=None), recordings)
 
 
@@ -196,7 +196,7 @@ def test_an_interruption_leaves_no_output(
     original: Callable[..., None] = EpisodeStore.append
     written: list[int] = []
 
-    def stop(store: EpisodeStore, episodes: list[Recording], attempts: object) -> None:
+    def stop(store: EpisodeStore, episodes: list[Episode], attempts: object) -> None:
         written.append(len(episodes))
         if sum(written) > 6:
             raise KeyboardInterrupt

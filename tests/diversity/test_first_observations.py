@@ -16,7 +16,7 @@ from act_kit.diversity.first_observations import FirstObservations, known_init_s
 from act_kit.diversity.measure import measure_diversity
 from act_kit.doctor.diagnose import examine_dataset, examine_run
 from act_kit.policies.policy import Policy
-from act_kit.rollouts.episode import Recording
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.render import RenderSettings
 from act_kit.sim.tasks import TASKS
 from tests.conftest import TINY, act, make_dataset
@@ -44,7 +44,7 @@ def aloha(
             frames[:, place : place + 8, 40:48] = 250
             images = {"top": frames}
         steps = {"state": state, "action": rng.normal(size=(STEPS, 14)).astype(np.float32) * 3}
-        recordings.append(Recording(steps=steps, source="human", init_state=None, images=images, attempt=i))
+        recordings.append(Episode(**steps, source="human", init_state=None, images=images, attempt=i))
     info = replace(template.info, task="aloha", demonstrator="human", command="act data convert x", control_hz=50)
     size = RenderSettings(height_px=SIZE * 4, width_px=SIZE * 4)
     cameras = {"top": Drawn(settings=size, renderer="a camera")} if cubes else None
@@ -56,7 +56,7 @@ def imported(path: Path, store: EpisodeStore, keep: Sequence[str] = ("state", "a
     recordings = []
     for recording in store.recordings():
         steps = {name: recording.steps[name] for name in keep}
-        recordings.append(replace(recording, init_state=None, source="human", steps=steps))
+        recordings.append(Episode(source="human", attempt=recording.attempt, **steps))
     return write_dataset(path, replace(store.info, demonstrator="human"), recordings)
 
 
@@ -118,10 +118,7 @@ def test_initial_states_that_do_not_follow_from_first_states_are_unknown(
     assert (
         "No initial states were recorded, so their coverage of push-v3 was not measured." in measure_first(store).notes
     )
-    moved = [
-        replace(r, init_state=None, steps={**r.steps, "state": r.steps["state"] + 0.01})
-        for r in reach_store.recordings()
-    ]
+    moved = [replace(r, init_state=None, state=r.state + 0.01) for r in reach_store.recordings()]
     assert known_init_states(write_dataset(tmp_path / "moved", reach_store.info, moved)) is None
 
 

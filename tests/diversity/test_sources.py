@@ -12,7 +12,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.diversity.measure import measure_diversity
 from act_kit.reports.diversity import terminal_table, write_report
-from act_kit.rollouts.episode import Attempt
+from act_kit.rollouts.episode import AttemptRecord
 
 
 @pytest.fixture
@@ -26,9 +26,9 @@ def two_sources(reach_store: EpisodeStore, tmp_path: Path) -> EpisodeStore:
             recordings.append(replace(recording, source="anna"))
         else:
             steps = {**recording.steps, "success": recording.steps["success"] & (i % 2 == 0)}
-            recordings.append(replace(recording, source="policy:run", steps=steps))
+            recordings.append(replace(recording, source="policy:run", **steps))
     recordings.append(replace(left, source="policy:run"))
-    attempts = [Attempt(init_state=r.init_state, num_steps=len(r), kept=True) for r in recordings if r.init_state]
+    attempts = [AttemptRecord(init_state=r.init_state, num_steps=len(r), kept=True) for r in recordings if r.init_state]
     return write_dataset(tmp_path / "two", reach_store.info, recordings, attempts=attempts)
 
 

@@ -31,7 +31,8 @@ from act_kit.policies.policy import Policy
 from act_kit.reports.evaluation import write_results
 from act_kit.reports.overview import mean_rows, overview_title, task_rows, write_overview
 from act_kit.reports.video import choose
-from act_kit.rollouts.rollout import Outcome, RolloutFunction, RolloutPool
+from act_kit.rollouts.episode import Episode
+from act_kit.rollouts.rollout import RolloutFunction, RolloutPool
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution, stack
 from act_kit.statistics import MacroAverageRate, Rate
 from tests.eval.untrained import untrained_policy
@@ -42,10 +43,10 @@ CONFIG = compose("eval", EvalConfig, ["episodes=3", "baseline_episodes=2", "demo
 AGENTS = ("policy", "expert", "zero actions", "random", "demonstrated initial states")
 
 
-def recording(roll: RolloutFunction, records: dict[str, list[Outcome]]) -> RolloutFunction:
+def recording(roll: RolloutFunction, records: dict[str, list[Episode]]) -> RolloutFunction:
     """Return a function like ``roll`` that also records the outcomes of each agent, in the order of evaluate."""
 
-    def record(*arguments: Any, **options: Any) -> list[Outcome]:
+    def record(*arguments: Any, **options: Any) -> list[Episode]:
         outcomes = roll(*arguments, **options)
         records.setdefault(AGENTS[len(records)], outcomes)
         return outcomes
@@ -54,13 +55,13 @@ def recording(roll: RolloutFunction, records: dict[str, list[Outcome]]) -> Rollo
 
 
 @pytest.fixture(scope="module")
-def rollouts() -> dict[str, list[Outcome]]:
+def rollouts() -> dict[str, list[Episode]]:
     """Outcomes of the agents in the evaluation, by name."""
     return {}
 
 
 @pytest.fixture(scope="module")
-def evaluation(tiny_run: Path, rollouts: dict[str, list[Outcome]]) -> Evaluation:
+def evaluation(tiny_run: Path, rollouts: dict[str, list[Episode]]) -> Evaluation:
     policy = Policy.load(tiny_run)
     (init_state_set,) = init_state_sets_from("test", policy.metadata, CONFIG)
     with RolloutPool(1) as roll:
@@ -72,16 +73,17 @@ def two_tasks(reach_store: EpisodeStore, push_store: EpisodeStore) -> Policy:
     return untrained_policy([reach_store, push_store])
 
 
-def outcome(success: bool, init_state: InitialState) -> Outcome:
-    return Outcome(
+def outcome(success: bool, init_state: InitialState) -> Episode:
+    return Episode(
         init_state=init_state,
         success=np.array([False, success]),
-        distance=np.array([0.3, 0.2, 0.0 if success else 0.1]),
-        actions=np.zeros((2, 4), np.float32),
-        path=np.zeros((3, 7), np.float32),
+        initial_distance=0.3,
+        distance=np.array([0.2, 0.0 if success else 0.1]),
+        action=np.zeros((2, 4), np.float32),
+        executed_action=np.zeros((2, 4), np.float32),
+        state=np.zeros((2, 39)),
+        last_state=np.zeros(39),
         query_steps=np.array([0]),
-        query_states=np.zeros((1, 39)),
-        clip_fraction=0.0,
     )
 
 
@@ -186,8 +188,8 @@ def test_evaluating_tasks_together_equals_evaluating_each(two_tasks: Policy, tmp
     init_state_sets = init_state_sets_from("test", two_tasks.metadata, config)
     num_episodes: dict[str, int] = {}
     separate: list[Evaluation] = []
-    all_rollouts: dict[str, list[Outcome]] = {}
-    separate_rollouts: dict[str, list[Outcome]] = {name: [] for name in AGENTS}
+    all_rollouts: dict[str, list[Episode]] = {}
+    separate_rollouts: dict[str, list[Episode]] = {name: [] for name in AGENTS}
     with RolloutPool(1) as roll:
         together = evaluate_all(
             two_tasks,
@@ -197,7 +199,7 @@ def test_evaluating_tasks_together_equals_evaluating_each(two_tasks: Policy, tmp
             on_progress=lambda name, progress, num: num_episodes.update({name: num}),
         )
         for init_state_set in init_state_sets:
-            rollouts: dict[str, list[Outcome]] = {}
+            rollouts: dict[str, list[Episode]] = {}
             separate.append(evaluate(two_tasks, init_state_set, config, roll=recording(roll, rollouts)))
             for name in AGENTS:
                 separate_rollouts[name] += rollouts[name]
@@ -210,13 +212,13 @@ def test_evaluating_tasks_together_equals_evaluating_each(two_tasks: Policy, tmp
         assert one.baselines["expert"] == Rate(1, 1)
     for name in AGENTS:
         for a, b in zip(all_rollouts[name], separate_rollouts[name], strict=True):
-            assert np.array_equal(a.actions, b.actions)
+            assert np.array_equal(a.executed_action, b.executed_action)
     init_state_sets[1].save(tmp_path / "init_states.json")
     assert init_state_sets_from(str(tmp_path / "init_states.json"), two_tasks.metadata, config) == init_state_sets[1:]
 
 
 def test_baselines_run_from_the_same_initial_states(
-    evaluation: Evaluation, rollouts: dict[str, list[Outcome]], reach_store: EpisodeStore
+    evaluation: Evaluation, rollouts: dict[str, list[Episode]], reach_store: EpisodeStore
 ) -> None:
     same_init_states = list(evaluation.init_state_set.init_states[:2])
     for name in ("expert", "zero actions", "random"):
@@ -241,7 +243,7 @@ def test_result_files_agree_with_the_evaluation(evaluation: Evaluation, tmp_path
     assert tuple(map(float, rows[1]["init_state"].split())) == evaluation.init_state_set.init_states[1].rand_vec
     for row, result in zip(rows, evaluation.outcomes, strict=True):
         assert row["success_once"] == str(int(result.success_once))
-        assert float(row["final_distance"]) == pytest.approx(result.distance[-1], abs=1e-6)
+        assert float(row["final_distance"]) == pytest.approx(result.distances[-1], abs=1e-6)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary == json.loads(json.dumps(summarize(evaluation)))
     assert sum(summary["failures"].values()) == 3 - summary["success_once"]["successes"]
@@ -326,7 +328,7 @@ def test_selection_reports_success_per_task(two_tasks: Policy) -> None:
     for task in two_tasks.tasks:
         init_states += InitialStateDistribution(task).sample(2, seed=0, stream="select")
 
-    def roll(agent: object, init_states: list[InitialState], **options: object) -> list[Outcome]:
+    def roll(agent: object, init_states: list[InitialState], **options: object) -> list[Episode]:
         return [
             outcome(init_state.task == "push-v3" or init_state is init_states[0], init_state)
             for init_state in init_states

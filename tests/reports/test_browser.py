@@ -17,7 +17,7 @@ from act_kit.datasets.episode_table import choose, columns_of
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.reports.browser import make_videos, write_view
-from act_kit.rollouts.episode import Recording
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.render import Gl, RenderSettings
 from tests.conftest import ONE_THREAD, Open, act
 
@@ -30,7 +30,7 @@ def mixed(push_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) ->
     recordings = []
     for i, recording in enumerate(push_store.recordings()):
         steps = {**recording.steps, "success": recording.steps["success"] & (i != 1)}
-        recordings.append(replace(recording, source=["scripted", "teleop:<ann>"][i % 2], steps=steps))
+        recordings.append(replace(recording, source=["scripted", "teleop:<ann>"][i % 2], **steps))
     return write_dataset(
         tmp_path_factory.mktemp("mixed") / "data", push_store.info, recordings, attempts=push_store.attempts()
     )
@@ -148,7 +148,7 @@ def test_imported_data_has_a_page(show: Open, push_store: EpisodeStore, tmp_path
     state[3, 2] = np.nan
     steps: dict[str, np.ndarray] = {"state": state, "action": state.astype(np.float32)}
     info = replace(push_store.info, task="aloha-cube", control_hz=50)
-    store = write_dataset(tmp_path / "data", info, [Recording(init_state=None, source="ann", steps=steps)] * 2)
+    store = write_dataset(tmp_path / "data", info, [Episode(init_state=None, source="ann", **steps)] * 2)
     reason = make_videos(store, 2, tmp_path / "videos", num_workers=1)
     assert "rendering needs the initial state and physics of each episode" in reason
     page = show(write_view(store, 2, tmp_path, no_video=reason))

@@ -40,7 +40,7 @@ from act_kit.datasets.formats.content import (
 )
 from act_kit.errors import DatasetError
 from act_kit.files import read_text, require_regular
-from act_kit.rollouts.episode import Recording
+from act_kit.rollouts.episode import Episode
 
 HZ = 50
 """Control frequency of ALOHA: ``DT`` in ACT's ``constants.py``. The files do not contain it."""
@@ -110,14 +110,14 @@ def read(path: Path, task: str, keys: Keys) -> Content:
     if len(ignored_notes) > _MAX_NOTES:
         ignored_notes[_MAX_NOTES:] = [f"{len(ignored_notes) - _MAX_NOTES} more arrays and attributes are ignored"]
 
-    def recordings() -> Iterator[Recording]:
+    def recordings() -> Iterator[Episode]:
         for file, layout, episode in zip(files, layouts, known.episodes, strict=True):
             with _opened(file) as root:
-                steps: dict[str, np.ndarray] = {}
+                steps: dict[str, Any] = {}
                 for name in fields:
                     steps[name] = check_steps(str(file), name, _array(file, root, _path_of(name, keys))[()])
                 images = {camera: _frames(file, root, camera, layout[IMAGES + camera][0]) for camera in cameras}
-            yield replace(episode, steps=steps, images=images)
+            yield replace(episode, **steps, images=images)
 
     return Content(
         info=known.info,

@@ -21,7 +21,7 @@ from act_kit.datasets.store import DatasetInfo, EpisodeStore
 from act_kit.datasets.write import Drawn
 from act_kit.errors import ActKitError, DatasetError
 from act_kit.files import quoted
-from act_kit.rollouts.episode import STEP_FIELDS, Attempt, Recording, dtype_of
+from act_kit.rollouts.episode import STEP_FIELDS, AttemptRecord, Episode, dtype_of
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import RenderSettings
 from act_kit.versions import git_commit, versions
@@ -65,8 +65,8 @@ class Content:
 
     info: DatasetInfo
     num_episodes: int
-    recordings: Iterator[Recording]
-    attempts: Sequence[Attempt]
+    recordings: Iterator[Episode]
+    attempts: Sequence[AttemptRecord]
     cameras: Mapping[str, Drawn]
     fingerprint: str | None
     notes: list[str] = field(default_factory=list)
@@ -86,7 +86,7 @@ def of_store(store: EpisodeStore) -> Content:
     for image in images:
         next(image.blocks(), None)  # raises if frames are missing
 
-    def recordings() -> Iterator[Recording]:
+    def recordings() -> Iterator[Episode]:
         for index, recording in enumerate(store.recordings()):
             frames = {image.camera: image.checked_episode(index) for image in images}
             yield replace(recording, images=frames)
@@ -115,14 +115,14 @@ class Known:
     """
 
     info: DatasetInfo
-    attempts: Sequence[Attempt]
+    attempts: Sequence[AttemptRecord]
     cameras: Mapping[str, Drawn]
     fingerprint: str | None
     fields: tuple[str, ...]
-    episodes: Sequence[Recording]
+    episodes: Sequence[Episode]
 
 
-def to_json(content: Content, fields: Sequence[str], episodes: Sequence[Recording]) -> dict[str, Any]:
+def to_json(content: Content, fields: Sequence[str], episodes: Sequence[Episode]) -> dict[str, Any]:
     """Return the content of ``act_kit.json``; floats are bit-exact in JSON."""
     attempts = [
         {"init_state": attempt.init_state.rand_vec, "num_steps": attempt.num_steps, "kept": attempt.kept}
@@ -171,22 +171,22 @@ def from_json(where: Path, text: bytes) -> Known:
         fields = tuple(name for name in STEP_FIELDS if name in content["fields"])
         fingerprint = None if content["fingerprint"] is None else str(content["fingerprint"])
 
-        def init_state_of(numbers: Sequence[float] | None) -> InitialState | None:
+        def init_state_of(numbers: Sequence[float] | None) -> InitialState | Any:
             if numbers is None:
                 return None
             return InitialState.of(info.task, np.array(numbers, dtype=np.float64).reshape(-1))
 
-        episodes: list[Recording] = []
+        episodes: list[Episode] = []
         for entry in content["episodes"]:
             init_state = init_state_of(entry["init_state"])
             source, attempt = str(entry["source"]), int(entry["attempt"])
-            episodes.append(Recording(steps={}, source=source, init_state=init_state, attempt=attempt))
-        attempts: list[Attempt] = []
+            episodes.append(Episode(source=source, init_state=init_state, attempt=attempt))
+        attempts: list[AttemptRecord] = []
         for entry in content["attempts"]:
             init_state = init_state_of(entry["init_state"])
             if init_state is not None:
                 num_steps, kept = int(entry["num_steps"]), bool(entry["kept"])
-                attempts.append(Attempt(init_state=init_state, num_steps=num_steps, kept=kept))
+                attempts.append(AttemptRecord(init_state=init_state, num_steps=num_steps, kept=kept))
         cameras: dict[str, Drawn] = {}
         for name, entry in content["cameras"].items():
             settings = RenderSettings(**entry["settings"])
@@ -241,7 +241,7 @@ def foreign(task: str, num_episodes: int, cameras: Sequence[str], layout: Layout
         cameras=rendered,
         fingerprint=None,
         fields=("state", "action"),
-        episodes=[Recording(steps={}, source="imported", init_state=None)] * num_episodes,
+        episodes=[Episode(source="imported")] * num_episodes,
     )
 
 

@@ -16,7 +16,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.errors import ConfigError, DamagedFileError, DatasetError, did_you_mean
 from act_kit.files import new_folder, read_json, require_apart, write_json
-from act_kit.rollouts.episode import Recording
+from act_kit.rollouts.episode import Episode
 
 ACT_KIT = "act_kit"
 _READERS: dict[str, Callable[[Path, str, Keys], Content]] = {
@@ -113,7 +113,7 @@ def convert(
     return origin, content
 
 
-def _with_progress(content: Content, on_progress: Callable[[int, int], None]) -> Iterator[Recording]:
+def _with_progress(content: Content, on_progress: Callable[[int, int], None]) -> Iterator[Episode]:
     for num_done, recording in enumerate(content.recordings):
         on_progress(num_done, content.num_episodes)
         yield recording
@@ -139,12 +139,14 @@ def _write_act_kit(path: Path, out: Path, fresh: Path, origin: str, content: Con
 
 
 def _write_export(folder: Path, write: Callable[[Path, Content], list[str]], content: Content) -> list[str]:
-    episodes: list[Recording] = []
+    episodes: list[Episode] = []
     fields: dict[str, None] = {}
 
-    def recordings() -> Iterator[Recording]:
+    def recordings() -> Iterator[Episode]:
         for recording in content.recordings:
-            episodes.append(replace(recording, steps={}, images={}))
+            episodes.append(
+                Episode(source=recording.source, init_state=recording.init_state, attempt=recording.attempt)
+            )
             fields.update(dict.fromkeys(recording.steps))
             yield recording
 

@@ -36,7 +36,7 @@ from act_kit.datasets.formats.content import (
 )
 from act_kit.datasets.formats.zarr_files import ZarrArray, ZarrFiles, open_files
 from act_kit.errors import DatasetError
-from act_kit.rollouts.episode import Recording
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.tasks import STATE_DIM, TASKS
 
 HZ = 10
@@ -112,18 +112,20 @@ def read(path: Path, task: str, keys: Keys) -> Content:
         ]
     check_known(path, known, layout(1), len(ends))
 
-    def recordings() -> Iterator[Recording]:
+    def recordings() -> Iterator[Episode]:
         for index, episode in enumerate(known.episodes):
             where, end = f"{path}, episode {index}", int(ends[index])
             begin = end - int(lengths[index])
             try:
-                steps = {name: check_steps(where, name, array.rows(begin, end)) for name, array in step_arrays.items()}
+                steps: dict[str, Any] = {}
+                for name, array in step_arrays.items():
+                    steps[name] = check_steps(where, name, array.rows(begin, end))
                 frames = {camera: _frames(where, camera, array, begin, end) for camera, array in images.items()}
             except DatasetError:
                 raise
             except Exception as error:
                 raise DatasetError(f"{where} is damaged: {one_line(error)}.") from error
-            yield replace(episode, steps=steps, images=frames)
+            yield replace(episode, **steps, images=frames)
 
     return Content(
         info=known.info,

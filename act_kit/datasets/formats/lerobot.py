@@ -19,7 +19,7 @@ import numpy as np
 from act_kit.datasets.formats.content import Content
 from act_kit.errors import DatasetError, install_hint
 from act_kit.files import write_text
-from act_kit.rollouts.episode import Recording
+from act_kit.rollouts.episode import Episode
 
 _STATE, _ENVIRONMENT, _IMAGES = "observation.state", "observation.environment_state", "observation.images."
 _PROPRIOCEPTION = 4
@@ -138,7 +138,7 @@ def write(path: Path, content: Content) -> list[str]:
     return notes
 
 
-def _columns(recording: Recording, index: int, begin: int, fps: int) -> dict[str, np.ndarray]:
+def _columns(recording: Episode, index: int, begin: int, fps: int) -> dict[str, np.ndarray]:
     """Return the columns of an episode, each (T, D) or (T,).
 
     Meta-World's state is split as lerobot's policies expect it: proprioception, and the state of the environment.
