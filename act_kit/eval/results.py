@@ -70,13 +70,14 @@ class EpisodeResult:
         cls, outcome: Episode, *, distance_to_nearest_demo: float | None = None, largest_z: float | None = None
     ) -> EpisodeResult:
         """Derive the result of an episode from its record."""
+        distances = outcome.distances
         return cls(
             success_once=outcome.success_once,
             success_at_end=outcome.success_at_end,
             success_step=outcome.success_step,
-            initial_distance=float(outcome.initial_distance),
-            min_distance=float(outcome.distances.min()),
-            final_distance=float(outcome.distances[-1]),
+            initial_distance=float(distances[0]),
+            min_distance=float(distances.min()),
+            final_distance=float(distances[-1]),
             distance_to_nearest_demo=distance_to_nearest_demo,
             largest_z=largest_z,
             clip_fraction=outcome.clip_fraction,
