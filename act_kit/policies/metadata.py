@@ -61,6 +61,11 @@ class PolicyMetadata:
         """Tasks, in the order of the model's task indices."""
         return tuple(dict.fromkeys(data.task for data in self.datasets))
 
+    @property
+    def fingerprints(self) -> list[str]:
+        """Fingerprints of the datasets."""
+        return [data.fingerprint for data in self.datasets]
+
     def init_states_of(self, task: str) -> list[list[float]]:
         """Return every known demonstrated initial state of a task, as ``rand_vec``."""
         init_states: list[list[float]] = []

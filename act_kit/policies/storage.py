@@ -69,9 +69,7 @@ def write_policy(
     write_json(folder / "policy.json", FORMAT | parts)
 
 
-def read_policy(
-    folder: Path,
-) -> tuple[ChunkModel, Normalizer, PolicyMetadata, ChunkingConfig, dict[str, np.ndarray]]:
+def read_policy(folder: Path) -> tuple[ChunkModel, Normalizer, PolicyMetadata, ChunkingConfig, dict[str, np.ndarray]]:
     """Read what :func:`write_policy` wrote; every tensor must be present and match the options of the model.
 
     Raises:

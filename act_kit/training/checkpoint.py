@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,19 +134,16 @@ def _read_state(folder: Path, policy: Policy) -> TrainingState:
         raise ValueError(f"training.json: {numbers}")
     if numbers["step"] != policy.metadata.step:
         raise ValueError(f"training.json is of step {numbers['step']}, policy.json of {policy.metadata.step}")
-    groups: dict[str, dict[str, Tensor]] = {group: {} for group in _TENSORS}
+    groups: dict[str, dict[str, Tensor]] = defaultdict(dict, optimizer={}, weights={})
     for name, tensor in load_tensors(folder / "training.safetensors").items():
         if not tensor.isfinite().all():
             raise ValueError("training.safetensors holds numbers that are not finite")
         group, _, key = name.partition("/")
         groups[group][key] = tensor
     torch.Generator().set_state(groups["rng"]["host"])
-    if groups["weights"]:
-        mismatch = state_dict_mismatch(policy.model.state_dict(), groups["weights"])
-        if mismatch:
-            raise ValueError(mismatch)
-    if groups["rng"].keys() != {"host", "device"}:
-        raise KeyError("rng/device")
+    mismatch = state_dict_mismatch(policy.model.state_dict(), groups["weights"]) if groups["weights"] else ""
+    if mismatch or "device" not in groups["rng"]:
+        raise ValueError(mismatch or "training.safetensors has no rng/device")
     fields: dict[str, Any] = {**numbers, **groups}
     return TrainingState(**fields)
 
@@ -186,12 +184,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
     Raises:
         CheckpointError: A tensor is missing or has the wrong shape.
     """
+    states: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, tensor in saved.items():
+        name, _, moment = key.rpartition(".")
+        states[name][moment] = tensor.clone()
     for parameter, name in names.items():
-        state: dict[str, Tensor] = {}
-        for key, tensor in saved.items():
-            owner, _, moment = key.rpartition(".")
-            if owner == name:
-                state[moment] = tensor.clone()
-        if not state or any(tensor.shape not in (parameter.shape, ()) for tensor in state.values()):
+        if not states[name] or any(moment.shape not in (parameter.shape, ()) for moment in states[name].values()):
             raise CheckpointError(f"The checkpoint's optimizer state of {name} is missing or has the wrong shape.")
-        optimizer.state[parameter] = state
+        optimizer.state[parameter] = states[name]

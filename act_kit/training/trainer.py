@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,15 @@ def rollout_steps(steps: int, rollouts: int) -> list[int]:
     return sorted({round(steps * (0.5 + 0.5 * (i + 1) / rollouts)) for i in range(rollouts)})
 
 
+def _describe(store: EpisodeStore) -> TrainingDataset:
+    return TrainingDataset(
+        task=store.info.task,
+        fingerprint=store.fingerprint or store.compute_fingerprint(),
+        command=store.info.command,
+        init_states=store.recorded_init_states,
+    )
+
+
 class Trainer:
     """One training run. Its behavior is determined by the configuration, the data and the current step."""
 
@@ -106,20 +115,18 @@ class Trainer:
             device=self.device,
             images_TCHW3=None if self.frames is None else self.frames.images_TCHW3,
         )
-        self._datasets: list[TrainingDataset] = []
-        for store in stores:
-            fingerprint = store.fingerprint or store.compute_fingerprint()
-            self._datasets.append(
-                TrainingDataset(
-                    task=store.info.task,
-                    fingerprint=fingerprint,
-                    command=store.info.command,
-                    init_states=store.recorded_init_states,
-                )
-            )
-        self.tasks = tuple(dict.fromkeys(data.task for data in self._datasets))
         goals_TG = self.sampler.states_TS[self.sampler.train_steps, -3:]
-        self._goal_visible = config.policy.sees_state and bool(goals_TG.any(dim=1).all())
+        self.metadata = PolicyMetadata(
+            datasets=[_describe(store) for store in stores],
+            horizon=stores[0].info.horizon,
+            control_hz=stores[0].info.control_hz,
+            versions=versions(),
+            step=0,
+            goal_visible=config.policy.sees_state and bool(goals_TG.any(dim=1).all()),
+            views=self.frames.views if self.frames else None,
+            gl_renderer=self.frames.gl_renderer if self.frames else "",
+        )
+        self.tasks = self.metadata.tasks
         self.step = 0
         self.best_successes = -1
         self.best_step = 0
@@ -168,9 +175,8 @@ class Trainer:
         if not self.checkpoints.exist:
             return
         policy, state = self.checkpoints.load_last()
-        trained_on = policy.metadata.datasets
-        if [data.fingerprint for data in trained_on] != [data.fingerprint for data in self._datasets]:
-            commands = "; ".join(data.command for data in trained_on)
+        if policy.metadata.fingerprints != self.metadata.fingerprints:
+            commands = "; ".join(data.command for data in policy.metadata.datasets)
             raise CheckpointError(f"{self.run} was trained on other data: {commands}")
         self.learner.eval_model.load_state_dict(policy.model.state_dict())
         if self.learner.average is not None:
@@ -244,7 +250,7 @@ class Trainer:
         return losses
 
     def _check_losses(self, losses: Mapping[str, float]) -> None:
-        l1 = losses.get(self._l1_name, 0.0)
+        l1 = losses.get(f"train/{self.learner.model.training_l1}", 0.0)
         not_finite = [name for name, value in losses.items() if not math.isfinite(value)]
         if not_finite:
             problem = f"{', '.join(not_finite)} not finite"
@@ -282,7 +288,8 @@ class Trainer:
     def _checkpoint(self, *, roll_out: bool) -> None:
         learner = self.learner
         model, normalizer = copy.deepcopy(learner.eval_model), copy.deepcopy(learner.normalizer)
-        policy = Policy(model, normalizer, self._metadata(), self.config.chunking, device=str(self.device))
+        metadata = replace(self.metadata, step=self.step)
+        policy = Policy(model, normalizer, metadata, self.config.chunking, device=str(self.device))
         if roll_out and self.evaluator is not None:
             self._select(self.evaluator(policy))
         state = TrainingState(
@@ -322,19 +329,6 @@ class Trainer:
             self_test["images"] = batch.images_BCHW3.cpu().numpy()
         return self_test
 
-    def _metadata(self) -> PolicyMetadata:
-        info = self.stores[0].info
-        return PolicyMetadata(
-            datasets=self._datasets,
-            horizon=info.horizon,
-            control_hz=info.control_hz,
-            versions=versions(),
-            step=self.step,
-            goal_visible=self._goal_visible,
-            views=self.frames.views if self.frames else None,
-            gl_renderer=self.frames.gl_renderer if self.frames else "",
-        )
-
     # -- texts -----------------------------------------------------------------------------------------------------
 
     def dry_run(self) -> str:
@@ -372,10 +366,6 @@ class Trainer:
         """Step of the last record."""
         return self.logger.step if self.logger else 0
 
-    @property
-    def _l1_name(self) -> str:
-        return f"train/{self.learner.model.training_l1}"
-
     def _latest(self, name: str) -> float | None:
         return self.logger.latest(name) if self.logger else None
 
@@ -388,7 +378,7 @@ class Trainer:
         steps_per_s = self._latest("train/steps_per_s")
         if steps_per_s is not None:
             speed = f"{steps_per_s:.3g}" if steps_per_s < 100 else f"{steps_per_s:.0f}"
-        losses = [self._latest(self._l1_name), self._latest("val/l1")]
+        losses = [self._latest(f"train/{self.learner.model.training_l1}"), self._latest("val/l1")]
         l1, val_l1 = ("n/a" if loss is None else f"{loss:.4f}" for loss in losses)
         roofline = f" of {self._roofline_steps_per_s:.0f}" if self._roofline_steps_per_s else ""
         return f"{speed}{roofline}/s, L1 {l1} val {val_l1}, success {success}"
