@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from act_kit.arrays import as_array, as_bytes, as_mask, check_shape, name_rows
+from act_kit.arrays import as_array, as_colors, as_mask, check_shape, name_rows
 from act_kit.config import ChunkingConfig, PolicyConfig
 from act_kit.errors import ActKitError, ArrayError, CheckpointError, ConfigError
 from act_kit.files import quoted, read_json, write_json
@@ -351,7 +351,7 @@ class Policy:
             raise ArrayError(f"{expected}, not channels first, {given}. Fix: images.transpose(0, 1, 3, 4, 2)")
         if given[1:] == shape[1:] and given != shape:
             raise ArrayError(f"{expected}, not {given[0]} rows: expected one row of images for each state.")
-        return as_bytes(images, f"{expected}. Given images", shape)
+        return as_colors(images, f"{expected}. Given images", shape)
 
     def plan(
         self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None = None, tasks: Tasks | None = None
