@@ -7,7 +7,7 @@ uninterrupted or after any number of interruptions.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,26 +88,16 @@ def _init_states(config: CollectConfig) -> list[InitialState]:
     return [drawn[index % num_drawn] for index in range(num)]
 
 
-def _run_attempts(config: CollectConfig, parent: str, first: int, executor: Executor) -> Generator[Episode]:
-    """Yield the attempts from number ``first`` on, in order."""
-    init_states = _init_states(config)
-    jobs = [(config, parent, index, init_states[index]) for index in range(first, len(init_states))]
-    return executor.map(run_attempt, jobs)
-
-
-def _init_distribution(config: CollectConfig) -> str:
-    if config.demonstrator == "replay":
-        return "near dataset" if config.replay.init_perturbation else "dataset"
-    return config.init_distribution
-
-
 def make_dataset_info(config: CollectConfig, parent: dict[str, Any] | None) -> DatasetInfo:
     """Return the attributes of the dataset that ``config`` describes; ``parent`` is that of its demonstrator."""
+    init_distribution = config.init_distribution
+    if config.demonstrator == "replay":
+        init_distribution = "near dataset" if config.replay.init_perturbation else "dataset"
     return DatasetInfo(
         task=config.task,
         num_wanted=config.n,
         seed=config.seed,
-        init_distribution=_init_distribution(config),
+        init_distribution=init_distribution,
         demonstrator=config.demonstrator,
         noise=config.noise,
         steps_after_success=config.steps_after_success,
@@ -154,7 +144,9 @@ def collect(
             episodes.clear()
             attempts.clear()
 
-    with closing(_run_attempts(config, parent, num_attempts, executor)) as results:
+    init_states = enumerate(_init_states(config)[num_attempts:], start=num_attempts)
+    jobs = ((config, parent, index, init_state) for index, init_state in init_states)
+    with closing(executor.map(run_attempt, jobs)) as results:
         try:
             while num_kept < config.n:
                 episode = next(results, None)
@@ -194,10 +186,15 @@ def _reopen(config: CollectConfig, info: DatasetInfo, path: Path) -> EpisodeStor
     """Open the dataset to resume: collected with the options of ``config``, but perhaps with a smaller ``n``."""
     store = EpisodeStore.open(path, writable=True)
     recorded = store.info
-    if _without_n(recorded.command) != _without_n(info.command):
+    was, now = _options_of(recorded.command), _options_of(info.command)
+    if was != now:
+        differences: list[str] = []
+        for key in {**was, **now}:
+            if was.get(key) != now.get(key):
+                differences.append(f"{key} was {was.get(key, 'not given')}, now {now.get(key, 'not given')}")
         raise DatasetError(
-            f"{path} was collected with other options: {_differences(recorded.command, info.command)}. Resume with: "
-            f"{recorded.command} --out {quoted(path)} --resume"
+            f"{path} was collected with other options: {'; '.join(differences)}. Resume with: {recorded.command} "
+            f"--out {quoted(path)} --resume"
         )
     if recorded.parents != info.parents:
         raise DatasetError(
@@ -239,7 +236,7 @@ def _require_prefix(store: EpisodeStore, config: CollectConfig) -> None:
 
 
 def _options_of(command: str) -> dict[str, str]:
-    """Return the options of a collection's command, by flag or key; a flag without a value has an empty one."""
+    """Return the options of a collection's command except --n, by flag or key; a flag without a value has ""."""
     words = shlex.split(command)[2:]
     options: dict[str, str] = {}
     while words:
@@ -249,18 +246,5 @@ def _options_of(command: str) -> dict[str, str]:
             options[word] = words.pop(0) if words and not words[0].startswith("--") else ""
         elif is_override:
             options[key] = value
+    options.pop("--n", None)
     return options
-
-
-def _without_n(command: str) -> dict[str, str]:
-    return {key: value for key, value in _options_of(command).items() if key != "--n"}
-
-
-def _differences(recorded_command: str, command: str) -> str:
-    recorded, requested = _without_n(recorded_command), _without_n(command)
-    parts: list[str] = []
-    for key in {**recorded, **requested}:
-        was, now = recorded.get(key, "not given"), requested.get(key, "not given")
-        if was != now:
-            parts.append(f"{key} was {was}, now {now}")
-    return "; ".join(parts)

@@ -99,7 +99,7 @@ def _perturb(init_state: InitialState, reach_m: float, seed: list[int]) -> Initi
         perturbed = init_state.array
         perturbed[dims] += offset
         inside = (perturbed[dims] >= np.asarray(task.low)[dims]) & (perturbed[dims] <= np.asarray(task.high)[dims])
-        if inside.all() and not task.rejects(perturbed):
+        if inside.all() and not task.is_resampled(perturbed):
             return InitialState.of(task.name, perturbed)
     raise DatasetError(
         f"{task.name} has no valid initial state within {reach_m:g} m of {init_state.rand_vec}. "

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from act_kit.arrays import as_array, as_bytes, check_shape, name_rows
+from act_kit.arrays import as_array, as_colors, check_shape, name_rows
 from act_kit.errors import ArrayError
 from act_kit.policies.metadata import PolicyMetadata
 from act_kit.sim.render import CameraViews
@@ -141,4 +141,4 @@ def check_images(images: np.ndarray | None, num_rows: int, views: CameraViews | 
         raise ArrayError(f"{expected}, not channels first, {given}. Fix: images.transpose(0, 1, 3, 4, 2)")
     if given[1:] == shape[1:] and given != shape:
         raise ArrayError(f"{expected}, not {given[0]} rows: expected one row of images for each state.")
-    return as_bytes(images, f"{expected}. Given images", shape)
+    return as_colors(images, f"{expected}. Given images", shape)

@@ -61,8 +61,10 @@ class EpisodeRecorder:
         ``labels``, float32 (N, 4) in [-1, 1], are the actions to imitate, if they are not the executed ones.
         """
         num = len(step_batch)
-        self._num_clipped += int((np.abs(actions[:num]) > 1.0).sum())
-        executed = np.clip(actions[:num], -1.0, 1.0).astype(np.float32)
+        planned = actions[:num]
+        clipped = np.minimum(np.maximum(planned, -1.0), 1.0)
+        self._num_clipped += np.count_nonzero(clipped != planned)
+        executed = clipped.astype(np.float32)
         self._arrays["executed_action"].append(executed)
         self._arrays["action"].append(executed if labels is None else labels[:num])
         for name in _RESULTS:

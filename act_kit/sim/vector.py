@@ -234,22 +234,19 @@ class VectorSimulator:
     def receive(self) -> dict[int, _Result]:
         """Wait for results and return all available ones, by row; empty if no message is pending."""
         with self._exclusive:
-            return self._receive_all()
-
-    def _receive_all(self) -> dict[int, _Result]:
-        if self._local_rows is not None:
-            results = self._local_rows.execute(self._inbox.popleft()) if self._inbox else {}
-            self._add_seconds(self._local_rows.seconds)
-            self._local_rows.seconds.clear()
+            results: dict[int, _Result] = {}
+            if self._local_rows is not None:
+                if self._inbox:
+                    results = self._local_rows.execute(self._inbox.popleft())
+                self._add_seconds(self._local_rows.seconds)
+                self._local_rows.seconds.clear()
+            elif self._num_pending:
+                for connection in wait([connection for _, connection in self._workers]):
+                    results |= self._receive(connection)
             return results
-        results = {}
-        if self._num_pending:
-            connections = [connection for _, connection in self._workers]
-            for connection in wait(connections):
-                results |= self._receive(connection)
-        return results
 
     def _receive(self, connection: Any) -> dict[int, _Result]:
+        results: dict[int, _Result] | Exception
         try:
             results, seconds = connection.recv()
         except (EOFError, OSError) as error:
@@ -258,8 +255,7 @@ class VectorSimulator:
         if isinstance(results, Exception):
             raise results
         self._add_seconds(seconds)
-        received: dict[int, _Result] = results
-        return received
+        return results
 
     def _add_seconds(self, seconds: Mapping[str, float]) -> None:
         for activity, spent in seconds.items():

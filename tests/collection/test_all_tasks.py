@@ -55,7 +55,7 @@ def test_all_steps_work(task: str, tmp_path: Path) -> None:
     for episode in store.episodes():
         assert np.isfinite(episode.distance).all()
         assert (episode.distance >= 0).all()
-        if not spec.also:
+        if not spec.extra_condition:
             assert np.array_equal(episode.distance <= spec.radius, episode.success)
     init_states = InitialStateDistribution(task).sample(2, seed=11, stream="evaluate")
     with VectorSimulator(0) as simulators:
