@@ -1,6 +1,6 @@
 """Demo of a policy that memorizes its initial state, and of the fix.
 
-The same ACT is trained on the same number of demonstrations, once all from one initial state and once from randomized
+The same model is trained on the same number of demonstrations, once all from one initial state and once from randomized
 ones, and evaluated from the same new initial states.
 """
 
@@ -111,7 +111,7 @@ def write_demo(sides: list[Side], out: Path) -> Path:
 
 def _title(sides: list[Side]) -> str:
     num = len(sides[0].evaluation.episodes)
-    return f"{sides[0].store.info.task}: the same ACT, the same {num} new initial states, two datasets"
+    return f"{sides[0].store.info.task}: the same model, the same {num} new initial states, two datasets"
 
 
 def _side_values(side: Side, out: Path) -> dict[str, Any]:
