@@ -45,7 +45,7 @@ def deterministic(case: RunCase) -> Result:
             f"two predictions from the same states have losses that differ by {difference:.2g}: the policy samples, "
             "or applies dropout, at inference.",
             f"{type(case.policy.model).__name__}.predict",
-            "predict without sampling and in eval mode; a latent is its prior mean",
+            "predict without sampling, and in eval mode",
         )
     return ruled_out("Two predictions from the same states are bit-exactly equal.")
 

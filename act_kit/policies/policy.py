@@ -218,27 +218,23 @@ class Policy:
         images = np.asarray(image)[None] if is_one and image is not None else image
         tasks = [tasks] * len(states) if isinstance(tasks, str) else tasks
         with self._exclusive:
-            actions = self._act(states, images, tasks)
+            states, indices = check_states(states, tasks, self.metadata, self._task)
+            if self._num_envs not in (None, len(states)):
+                raise ArrayError(
+                    f"{len(states)} states: expected {self._num_envs}, one for each environment as in the last call. "
+                    "Fix: policy.reset() before other episodes begin."
+                )
+            self._num_envs = len(states)
+            idle = np.array([row for row in range(len(states)) if not len(self._queue.get(row, ()))], dtype=np.int64)
+            checked = check_images(images, len(states), self.views) if len(idle) or images is not None else None
+            if len(idle):
+                planned = self.plan(states[idle], idle, None if checked is None else checked[idle], indices[idle])
+                self._queue.update(zip(idle.tolist(), planned, strict=True))
+            actions = np.empty((len(states), ACTION_DIM), dtype=np.float32)
+            for row in range(len(states)):
+                actions[row] = self._queue[row][0]
+                self._queue[row] = self._queue[row][1:]
         return actions[0] if is_one else actions
-
-    def _act(self, states: np.ndarray, images: np.ndarray | None, tasks: Tasks | None) -> np.ndarray:
-        states, indices = check_states(states, tasks, self.metadata, self._task)
-        if self._num_envs not in (None, len(states)):
-            raise ArrayError(
-                f"{len(states)} states: expected {self._num_envs}, one for each environment as in the last call. Fix: "
-                "policy.reset() before other episodes begin."
-            )
-        self._num_envs = len(states)
-        idle = np.array([row for row in range(len(states)) if not len(self._queue.get(row, ()))], dtype=np.int64)
-        checked = check_images(images, len(states), self.views) if len(idle) or images is not None else None
-        if len(idle):
-            planned = self.plan(states[idle], idle, None if checked is None else checked[idle], indices[idle])
-            self._queue.update(zip(idle.tolist(), planned, strict=True))
-        actions = np.empty((len(states), ACTION_DIM), dtype=np.float32)
-        for row in range(len(states)):
-            actions[row] = self._queue[row][0]
-            self._queue[row] = self._queue[row][1:]
-        return actions
 
     def reset(self, env_mask: np.ndarray | None = None) -> None:
         """Discard the action chunks of all environments, or of those where ``env_mask``, bool (B,), is true.

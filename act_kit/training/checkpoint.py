@@ -82,7 +82,7 @@ class Checkpoints:
             tensors: dict[str, Tensor] = {}
             for group in _TENSORS:
                 for key, tensor in getattr(state, group).items():
-                    tensors[f"{group}/{key}"] = tensor
+                    tensors[f"{group}/{key}"] = tensor.detach().cpu().contiguous()
             save_file(tensors, fresh / "training.safetensors")
             write_json(fresh / "training.json", {key: getattr(state, key) for key in _NUMBERS})
             target = self.folder / name
@@ -164,17 +164,12 @@ def _name(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def cpu_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
-    """Return copies of a module's weights on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
-
-
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
     """Return an optimizer's state as tensors by ``<parameter>.<key>``."""
     tensors: dict[str, Tensor] = {}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
-            tensors[f"{names[parameter]}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+            tensors[f"{names[parameter]}.{key}"] = torch.as_tensor(value)
     return tensors
 
 

@@ -14,6 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -163,13 +164,9 @@ class Learner:
         parts = torch.arange(settings.batch_size, device=self.device).tensor_split(self._num_parts)
         own_parts = parts[self.group.rank :: self.group.size]
         for number, part in enumerate(own_parts):
-            batch = self._make_batch(
-                steps_B[part],
-                num_valid=num_valid,
-                batch_size=settings.batch_size,
-                offsets_BC2=None if offsets_BC2 is None else offsets_BC2[part],
-                noise=None if noise is None else noise[part],
-            )
+            batch = self._make_batch(steps_B[part], None if offsets_BC2 is None else offsets_BC2[part])
+            part_noise = None if noise is None else noise[part]
+            batch = replace(batch, num_valid=num_valid, batch_size=settings.batch_size, noise=part_noise)
             # Processes exchange gradients after the last part only.
             is_last = number == len(own_parts) - 1
             with nullcontext() if self._distributed is None or is_last else self._distributed.no_sync():
@@ -181,16 +178,8 @@ class Learner:
                 sums[name] = sums[name] + loss.detach() if name in sums else loss.detach().clone()
         return sums
 
-    def _make_batch(
-        self,
-        steps_B: Tensor,
-        *,
-        num_valid: Tensor | None = None,
-        batch_size: int | None = None,
-        offsets_BC2: Tensor | None = None,
-        noise: Tensor | None = None,
-    ) -> ChunkBatch:
-        """Gather samples; ``num_valid`` and ``batch_size`` are those of the whole batch if they are a part of it."""
+    def _make_batch(self, steps_B: Tensor, offsets_BC2: Tensor | None = None) -> ChunkBatch:
+        """Gather samples, with images shifted by ``offsets_BC2``, as a whole batch."""
         samples = self.sampler.gather(steps_B)
         images_BCHW3 = samples.images_BCHW3
         if images_BCHW3 is not None and offsets_BC2 is not None:
@@ -200,9 +189,8 @@ class Learner:
             observation=Observation(states_BS=states_BS, tasks_B=samples.tasks_B, images_BCHW3=images_BCHW3),
             actions_BKA=samples.actions_BKA,
             is_pad_BK=samples.is_pad_BK,
-            num_valid=(~samples.is_pad_BK).sum() if num_valid is None else num_valid,
-            batch_size=len(steps_B) if batch_size is None else batch_size,
-            noise=noise,
+            num_valid=(~samples.is_pad_BK).sum(),
+            batch_size=len(steps_B),
         )
 
     def dry_run(self) -> int:

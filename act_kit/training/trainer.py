@@ -27,7 +27,7 @@ from act_kit.overrides import to_dict
 from act_kit.policies.metadata import PolicyMetadata, TrainingDataset
 from act_kit.policies.policy import Policy
 from act_kit.processors import num_cpus
-from act_kit.training.checkpoint import Checkpoints, TrainingState, cpu_tensors, optimizer_tensors, restore_optimizer
+from act_kit.training.checkpoint import Checkpoints, TrainingState, optimizer_tensors, restore_optimizer
 from act_kit.training.distributed import SINGLE_PROCESS, ProcessGroup
 from act_kit.training.learner import Learner
 from act_kit.training.profiling import measure_peak
@@ -281,12 +281,12 @@ class Trainer:
     def _save(self, *, roll_out: bool) -> None:
         """Validate, optionally roll out, and save a checkpoint in the first process; the others wait for it."""
         if self.group.is_first:
-            self._log(self.learner.validate())
-            self._checkpoint(roll_out=roll_out)
+            self._save_checkpoint(roll_out=roll_out)
         self.group.wait()
 
-    def _checkpoint(self, *, roll_out: bool) -> None:
+    def _save_checkpoint(self, *, roll_out: bool) -> None:
         learner = self.learner
+        self._log(learner.validate())
         model, normalizer = copy.deepcopy(learner.eval_model), copy.deepcopy(learner.normalizer)
         metadata = replace(self.metadata, step=self.step)
         policy = Policy(model, normalizer, metadata, self.config.chunking, device=str(self.device))
@@ -297,7 +297,7 @@ class Trainer:
             best_successes=self.best_successes,
             best_step=self.best_step,
             optimizer=optimizer_tensors(learner.optimizer, learner.names),
-            weights={} if learner.average is None else cpu_tensors(learner.model),
+            weights={} if learner.average is None else learner.model.state_dict(),
             rng=self._rng_state(),
         )
         self.checkpoints.save(policy, state, self._self_test())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import act_kit
 from act_kit.config import ACTConfig, EvalConfig, PolicyConfig, TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.doctor.diagnose import examine_run
@@ -23,6 +25,8 @@ from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.training.run import create_run, load_run, resume_run
 from act_kit.training.trainer import Trainer
 from examples.custom_head import LinearConfig, LinearModel
+
+ACT_WORDS = r"the same ACT|policies\.act import|cvae|l1_reconstruction|\bkl\b|kl_|latent"
 
 OPTIONS = ("policy.name=linear", "policy.chunk_size=8", "trainer.steps=300", "trainer.validate_every=150")
 
@@ -104,6 +108,17 @@ def test_it_is_chosen_by_name(run: Path) -> None:
         compose("train", TrainConfig, ["policy.name=linaer"])
     with pytest.raises(ConfigError, match=r"policy\.dim_model=None, not 8"):
         resume_run(run, [], ["policy.dim_model=8"], {})
+
+
+def test_only_act_itself_names_its_losses() -> None:
+    package = Path(act_kit.__file__).parent
+    modules = [path for folder in ("training", "doctor", "policies") for path in (package / folder).glob("*.py")]
+    for path in [*modules, package / "demo.py", package / "metrics.py"]:
+        if path.name != "act.py":
+            found = re.search(
+                r"the same ACT|policies\.act import|cvae|l1_reconstruction|\bkl\b|kl_|latent", path.read_text()
+            )
+            assert found is None, f"{path}: {found}"
 
 
 def test_a_policy_of_an_unregistered_model_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
