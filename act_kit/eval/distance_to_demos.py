@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.spatial.distance import cdist
 from scipy.stats import beta
 
 from act_kit.sim.initial_states import InitialState
@@ -60,7 +61,7 @@ def near_copies(task: str, rand_vecs: np.ndarray, others: np.ndarray) -> np.ndar
     spec = get_task(task)
     dims = spec.informative
     seen, queried = others[:, dims] / spec.width[dims], rand_vecs[:, dims] / spec.width[dims]
-    nearest = np.array([np.abs(seen - row).max(axis=1).min() for row in queried])
+    nearest = cdist(queried, seen, "chebyshev").min(axis=1)
     p_values = np.minimum(1.0, 2 * len(seen) * (2 * nearest) ** len(dims))
     order = np.argsort(p_values)
     ranks = np.arange(1, len(order) + 1)

@@ -88,34 +88,22 @@ def evaluate_all(
         check_disjoint(init_state_set, known)
     provenance = _provenance(policy)
 
-    def run(
-        name: str, agent: Agent, init_states: Sequence[Sequence[InitialState]], *, stop_at_success: bool = True
-    ) -> list[list[Episode]]:
-        """Roll out from the initial states of all sets in one batch; return the outcomes by set."""
-        all_init_states = list(chain.from_iterable(init_states))
-        if not all_init_states:
-            return [[] for _ in init_states]
-
-        def show(progress: Progress) -> None:
-            on_progress(name, progress, len(all_init_states))
-
-        outcomes = iter(roll(agent, all_init_states, stop_at_success=stop_at_success, on_progress=show))
-        return [list(islice(outcomes, len(states_of_set))) for states_of_set in init_states]
-
-    outcomes = run("policy", as_agent(agent), [each.init_states for each in init_state_sets], stop_at_success=False)
-    first = [init_state_set.init_states[: config.baseline_episodes] for init_state_set in init_state_sets]
+    all_states = [init_state_set.init_states for init_state_set in init_state_sets]
+    outcomes = roll_sets(roll, "policy", as_agent(agent), all_states, on_progress, stop_at_success=False)
+    first: list[Sequence[InitialState]] = [states[: config.baseline_episodes] for states in all_states]
     chosen: list[Sequence[InitialState]] = []
     for init_state_set, known in zip(init_state_sets, demonstrated, strict=True):
         is_unknown = init_state_set.kind == "train" or not known
         num = config.demonstrated_episodes
         task, seed = init_state_set.task, init_state_set.seed
         chosen.append(() if is_unknown else make_init_state_set(task, "train", num, seed, known).init_states)
-    baselines = {
-        "expert": run("expert", ExpertAgent(), first),
-        "zero actions": run("zero actions", ZeroActionAgent(), first),
-        "random": run("random", RandomAgent(), first),
-        "demonstrated initial states": run("demonstrated initial states", as_agent(agent), chosen),
+    runs: dict[str, tuple[Agent, list[Sequence[InitialState]]]] = {
+        "expert": (ExpertAgent(), first),
+        "zero actions": (ZeroActionAgent(), first),
+        "random": (RandomAgent(), first),
+        "demonstrated initial states": (as_agent(agent), chosen),
     }
+    baselines = {name: roll_sets(roll, name, run[0], run[1], on_progress) for name, run in runs.items()}
     evaluations: list[Evaluation] = []
     for i, init_state_set in enumerate(init_state_sets):
         task_spec = get_task(init_state_set.task)
@@ -136,6 +124,25 @@ def evaluate_all(
             )
         )
     return evaluations
+
+
+def roll_sets(
+    roll: RolloutFunction,
+    name: str,
+    agent: Agent,
+    init_states: Sequence[Sequence[InitialState]],
+    on_progress: ProgressFunction,
+    *,
+    stop_at_success: bool = True,
+) -> list[list[Episode]]:
+    """Roll out from the initial states of all sets in one batch; return the episodes by set."""
+    batch = list(chain.from_iterable(init_states))
+
+    def show(progress: Progress) -> None:
+        on_progress(name, progress, len(batch))
+
+    episodes = iter(roll(agent, batch, stop_at_success=stop_at_success, on_progress=show) if batch else ())
+    return [list(islice(episodes, len(states_of_set))) for states_of_set in init_states]
 
 
 def as_agent(agent: Policy | Agent | ActionFunction) -> Agent:

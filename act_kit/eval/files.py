@@ -84,16 +84,8 @@ def write_sweep(rows: Sequence[SweepRow], path: Path) -> None:
     """Write the rows of a sweep as JSON."""
     values: list[dict[str, Any]] = []
     for row in rows:
-        low, high = row.rate.interval
-        values.append(
-            {
-                "chunking": row.chunking,
-                "success_once": {"successes": row.rate.successes, "num": row.rate.num, "low": low, "high": high},
-                "gained": row.gained,
-                "lost": row.lost,
-                "mcnemar_p": row.p,
-            }
-        )
+        compared = {"gained": row.gained, "lost": row.lost, "mcnemar_p": row.p}
+        values.append({"chunking": row.chunking, "success_once": row.rate.to_dict(), **compared})
     write_json(path, {"warning": WARNING, "rows": values})
 
 

@@ -50,23 +50,19 @@ class Requirement:
         """
         match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*(\S+)\s*", text)
         try:
-            quantity, relation, limit = match.groups() if match else ("", "", "")
-            requirement = cls(quantity, relation, float(limit))
+            quantity, relation, number = match.groups() if match else ("", "", "")
+            limit = float(number)
         except ValueError as error:
             raise ConfigError(f"'{text}' is not a requirement. Fix: --require \"success_lower>=0.8\".") from error
         if quantity not in QUANTITIES:
-            raise ConfigError(
-                f"'{quantity}' is not a quantity of an evaluation; choose from: {', '.join(QUANTITIES)}."
-                + did_you_mean(quantity, QUANTITIES)
-            )
-        if not math.isfinite(requirement.limit) or (
-            quantity.startswith(_FRACTIONS) and not 0 <= requirement.limit <= 1
-        ):
-            expected = "between 0 and 1" if quantity.startswith(_FRACTIONS) else "finite"
-            raise ConfigError(
-                f"'{text}' requires {requirement.limit:g}: {quantity} is {expected}. Fix: \"success_lower>=0.8\"."
-            )
-        return requirement
+            hint = did_you_mean(quantity, QUANTITIES)
+            known = ", ".join(QUANTITIES)
+            raise ConfigError(f"'{quantity}' is not a quantity of an evaluation; choose from: {known}.{hint}")
+        is_fraction = quantity.startswith(_FRACTIONS)
+        if not math.isfinite(limit) or (is_fraction and not 0 <= limit <= 1):
+            expected = "between 0 and 1" if is_fraction else "finite"
+            raise ConfigError(f"'{text}': {quantity} is {expected}. Fix: --require \"success_lower>=0.8\".")
+        return cls(quantity, relation, limit)
 
     def check(self, evaluation: Evaluation) -> tuple[bool, str]:
         """Return True if an evaluation meets the requirement, and a line with the numbers."""

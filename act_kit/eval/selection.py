@@ -28,7 +28,8 @@ def make_checkpoint_evaluator(roll: RolloutFunction, init_states: Sequence[Initi
         final_distance = float(np.mean([outcome.distances[-1] for outcome in outcomes]))
         by_task: dict[str, float] = {}
         for task in tasks if len(tasks) > 1 else ():
-            by_task[task] = success_rate([outcome for outcome in outcomes if outcome.init_state.task == task]).value
+            of_task = [outcome for outcome in outcomes if outcome.init_state.task == task]
+            by_task[task] = success_rate(of_task).value
         return SelectionResult(
             successes=rate.successes,
             num=rate.num,
