@@ -26,7 +26,8 @@ _FIND_PROBLEMS = """limit => {
     const texts = new Map();
     for (const element of document.body.querySelectorAll("*")) {
         const hasText = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
-        if (!hasText || !element.checkVisibility() || element.closest("script, style, title, [aria-hidden=true]")) continue;
+        if (!hasText || !element.checkVisibility()) continue;
+        if (element.closest("script, style, title, [aria-hidden=true]")) continue;
         const style = getComputedStyle(element);
         const text = channels(element.closest("svg") ? style.fill : style.color), ground = background(element);
         const [high, low] = [luminance(text), luminance(ground)].sort((a, b) => b - a);

@@ -29,6 +29,7 @@ from act_kit.files import quoted
 from act_kit.pages import write_page
 from act_kit.parallel import LocalExecutor
 from act_kit.reports.figures import Plane, place
+from act_kit.reports.video import write_mp4
 from act_kit.sim.initial_states import InitialState, stack
 from act_kit.sim.render import RenderSettings, check_cameras, find_gl, render_episode
 from act_kit.sim.tasks import TASKS, Task, map_planes
@@ -211,8 +212,6 @@ def render_clip(
 
 def write_clip(path: Path, fps: float, views: Sequence[np.ndarray]) -> None:
     """Write the frames of all cameras, uint8 (T, H, W, 3) each, side by side to a video."""
-    import imageio.v2 as imageio
-
     height = -(-max(view.shape[1] for view in views) // 16) * 16
     width = -(-sum(view.shape[2] for view in views) // 16) * 16
     canvas = np.zeros((len(views[0]), height, width, 3), dtype=np.uint8)
@@ -220,13 +219,7 @@ def write_clip(path: Path, fps: float, views: Sequence[np.ndarray]) -> None:
     for view in views:
         canvas[:, : view.shape[1], left : left + view.shape[2]] = view
         left += view.shape[2]
-    writer: Any
-    # A keyframe every few frames, so that seeking has no delay.
-    with imageio.get_writer(
-        path, fps=fps, codec="libx264", quality=8, macro_block_size=16, output_params=["-g", "5"]
-    ) as writer:
-        for frame in canvas:
-            writer.append_data(frame)
+    write_mp4(path, fps, canvas, quality=8, output_params=["-g", "5"])  # keyframes: seeking has no delay
 
 
 # -- the page ------------------------------------------------------------------------------------------------------
@@ -319,8 +312,9 @@ def _units(store: EpisodeStore, columns: Columns) -> dict[str, str]:
     """Return the units of the columns that have one."""
     task = TASKS.get(store.info.task)
     units = {"final_distance": task.unit if task else "m", "jerk": "m/s³"}
-    for dim in range(len(task.low)) if task else ():
-        units[task.dim_name(dim).replace(" ", "_")] = "m"
+    if task:
+        for dim in range(len(task.low)):
+            units[task.dim_name(dim).replace(" ", "_")] = "m"
     return {name: unit for name, unit in units.items() if name in columns}
 
 
