@@ -26,7 +26,8 @@ _FIND_PROBLEMS = """limit => {
     const texts = new Map();
     for (const element of document.body.querySelectorAll("*")) {
         const hasText = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
-        if (!hasText || !element.checkVisibility() || element.closest("script, style, title, option")) continue;
+        if (!hasText || !element.checkVisibility()) continue;
+        if (element.closest("script, style, title, [aria-hidden=true]")) continue;
         const style = getComputedStyle(element);
         const text = channels(element.closest("svg") ? style.fill : style.color), ground = background(element);
         const [high, low] = [luminance(text), luminance(ground)].sort((a, b) => b - a);
@@ -57,7 +58,8 @@ def check_page(page: Page) -> None:
     grounds = set()
     for scheme in ("dark", "light"):
         page.emulate_media(color_scheme=scheme)
-        assert page.evaluate(_FIND_PROBLEMS, MIN_CONTRAST) == [], scheme
+        problems = page.evaluate(_FIND_PROBLEMS, MIN_CONTRAST)
+        assert problems == [], f"{scheme}: {problems}"
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), scheme
         grounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert len(grounds) == 2, "a scheme of its own for light and for dark"

@@ -27,8 +27,6 @@ from act_kit.reports.video import record, video_path
 from act_kit.sim.render import RenderSettings, find_gl
 from act_kit.sim.tasks import get_task
 
-_FROM_DEMONSTRATED = "the policy, from demonstrated initial states"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
@@ -64,6 +62,7 @@ class Side:
     def column(self) -> dict[str, Any]:
         """Return the column of the table, by row name."""
         unit = get_task(self.store.info.task).unit
+        from_demonstrated = self.evaluation.baselines.get("demonstrated initial states")
         return {
             "demonstrations": self.store.num_episodes,
             "distinct initial states": self.diversity.num_distinct,
@@ -72,8 +71,8 @@ class Side:
             "success at any step": self.evaluation.success,
             "success at the last step": self.evaluation.success_at_end,
             "final distance (mean)": f"{self.evaluation.mean_distance('final'):.3f} {unit}",
-            "success from its demonstrated initial states": dict(baseline_rows(self.evaluation)).get(
-                _FROM_DEMONSTRATED
+            "success from its demonstrated initial states": self.evaluation.baselines.get(
+                "demonstrated initial states"
             ),
         }
 
@@ -85,10 +84,10 @@ def record_pair(sides: Sequence[Side], out: Path, config: EvalConfig) -> list[Vi
         The two videos; none if there is no such initial state, or no renderer.
     """
     first, second = (side.evaluation.outcomes for side in sides)
-    pairs = zip(first, second, strict=True)
-    index = next((i for i, (a, b) in enumerate(pairs) if b.success_once and not a.success_once), None)
-    if index is None:
+    (indices,) = np.nonzero(~sides[0].evaluation.successes & sides[1].evaluation.successes)
+    if not len(indices):
         return []
+    index = int(indices[0])
     try:
         gl = find_gl(len(sides))
     except RenderError:
@@ -99,18 +98,20 @@ def record_pair(sides: Sequence[Side], out: Path, config: EvalConfig) -> list[Vi
         record(executor, paths, config.video_camera, settings, config.video_fps)
     videos = []
     for side, path in zip(sides, paths, strict=True):
-        success = side.evaluation.outcomes[index].success_once
-        videos.append(Video(path=path, caption=f"{side.name}, episode {index}", is_success=success))
+        is_success = side.evaluation.outcomes[index].success_once
+        videos.append(Video(path=path, caption=f"{side.name}, episode {index}", is_success=is_success))
     return videos
 
 
 def demo_report(sides: Sequence[Side], out: Path, pair: Sequence[Video] = ()) -> Report:
     """Return the report of the demo in ``out``; ``pair`` are videos from the same initial state, a failure first."""
     num = len(sides[0].evaluation.episodes)
-    losses, data = [], {}
+    headlines, verdicts, data = [], [], {}
     for side in sides:
         loss = f"{side.validation_loss:.4f}"
-        losses.append(Headline(label=f"validation loss, {side.name}", value=loss, detail="L1 on its own dataset"))
+        headlines.append(rate_headline(f"success, {side.name}", side.evaluation.success))
+        headlines.append(Headline(label=f"validation loss, {side.name}", value=loss, detail="L1 on its own dataset"))
+        verdicts.append((side.diversity.level, f"{side.name}: {side.diversity.verdict}"))
         data[side.name] = {
             "diversity": side.diversity.to_dict(),
             "validation_loss": side.validation_loss,
@@ -120,33 +121,31 @@ def demo_report(sides: Sequence[Side], out: Path, pair: Sequence[Video] = ()) ->
     if pair:
         title = "From the same initial state: one policy fails, the other succeeds"
         sections.insert(0, Section(title=title, videos=pair, is_synchronized=True, is_half=True))
-    sections += [_success(sides), _coverage(sides)]
+    sections += _maps(sides)
+    pages: list[tuple[Any, ...]] = []
     for side in sides:
         videos = side.videos()
         if videos:
             title = f"Episodes of the policy trained from {side.name}, failures first"
             sections.append(Section(title=title, videos=videos, is_half=True))
-    rows: list[tuple[Any, ...]] = []
-    for name, folder in (("dataset report", "data-report"), ("evaluation", "eval")):
-        pages = [str((side.folder / folder / "report.html").relative_to(out)) for side in sides]
-        rows.append((name, *(Cell(text=page, href=page) for page in pages)))
-    table = Table(columns=text_columns("", *(side.name for side in sides)), rows=rows)
+        folder = side.folder.relative_to(out)
+        links = [f"{folder / name / 'report.html'}" for name in ("data-report", "eval")]
+        pages.append((side.name, Cell(text=links[0], href=links[0]), Cell(text=links[1], href=links[1])))
+    table = Table(columns=text_columns("dataset", "dataset report", "evaluation"), rows=pages)
     sections.append(Section(title="Pages of the stages", table=table))
     return Report(
         kind="Demo",
         title=f"{sides[0].store.info.task}: the same ACT, the same {num} new initial states, two datasets",
-        verdicts=[(side.diversity.level, f"{side.name}: {side.diversity.verdict}") for side in sides],
-        headlines=[*(rate_headline(f"success, {side.name}", side.evaluation.success) for side in sides), *losses],
+        verdicts=verdicts,
+        headlines=headlines,
         sections=sections,
         data=data,
     )
 
 
 def _table(sides: Sequence[Side]) -> Section:
-    columns = [side.column() for side in sides]
-    rows = []
-    for name in columns[0]:
-        rows.append((name, *(column[name] for column in columns)))
+    first, second = (side.column() for side in sides)
+    rows = [(name, value, second[name]) for name, value in first.items()]
     baselines = ", ".join(f"{name.split(',')[0]} {rate}" for name, rate in baseline_rows(sides[0].evaluation)[:3])
     explanation = (
         "The validation loss does not show which policy works: each is measured on held-out demonstrations of its own "
@@ -155,7 +154,7 @@ def _table(sides: Sequence[Side]) -> Section:
         "to hold the goal: success at the last step is a different measure from success. Baselines on the same initial "
         f"states: {baselines}. In brackets: Wilson 95 % intervals."
     )
-    table = Table(columns=text_columns("", *(side.name for side in sides)), rows=rows, title="Results")
+    table = Table(columns=text_columns("", sides[0].name, sides[1].name), rows=rows)
     text = (
         "Both policies are the same network, trained in the same way on the same number of successful demonstrations. "
         "Only the initial states differ. Both are evaluated from the same initial states, which are in neither dataset "
@@ -165,27 +164,23 @@ def _table(sides: Sequence[Side]) -> Section:
     return Section(title="Results", text=text, table=table, explanation=explanation, in_terminal=True, is_half=True)
 
 
-def _success(sides: Sequence[Side]) -> Section:
-    charts = []
+def _maps(sides: Sequence[Side]) -> list[Section]:
+    """Return the sections with the maps of success and of the demonstrated initial states."""
+    success, coverage, texts = [], [], []
     for side in sides:
         caption = f"{side.name}: success {side.evaluation.success}"
         for figure in success_figures(side.evaluation):
-            charts.append(Chart(figure=figure, label=f"Successes and failures, {caption}", caption=caption))
-    texts = [f"{side.name}: {side.evaluation.interpretation}" for side in sides if side.evaluation.interpretation]
-    return Section(title="Success over initial states", text=" ".join(texts), charts=charts)
-
-
-def _coverage(sides: Sequence[Side]) -> Section:
-    charts = []
-    for side in sides:
+            success.append(Chart(figure=figure, label=f"Successes and failures, {caption}", caption=caption))
         task = get_task(side.store.info.task)
         for figure in coverage_figures(task, side.store.rand_vecs, np.empty((0, len(task.low)))):
             label = f"Demonstrated initial states over new ones, {side.name}"
-            charts.append(Chart(figure=figure, label=label, caption=side.name))
-    texts = [f"{side.name}: {side.diversity.verdict}" for side in sides]
-    return Section(
-        title="Demonstrated initial states over those of the evaluation", text=" ".join(texts), charts=charts
-    )
+            coverage.append(Chart(figure=figure, label=label, caption=side.name))
+        if side.evaluation.interpretation:
+            texts.append(f"{side.name}: {side.evaluation.interpretation}")
+    return [
+        Section(title="Success over initial states", text=" ".join(texts), charts=success),
+        Section(title="Demonstrated initial states over those of the evaluation", charts=coverage),
+    ]
 
 
 def write_demo(sides: Sequence[Side], out: Path, config: EvalConfig) -> Report:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +49,21 @@ def record(executor: Executor, videos: Mapping[Path, Episode], camera: str, sett
 
 def write_video(outcome: Episode, camera: str, settings: RenderSettings, fps: int, path: Path) -> None:
     """Write the mp4 of one episode, in a process that has a GL library set."""
-    import imageio.v2 as imageio
-
     stride = CONTROL_HZ // fps
     steps = np.arange(0, len(outcome) + 1, stride)
     frames = render_episode(settings, [camera], outcome.init_state, _physics(outcome, stride)).images[:, 0]
-    # A second of the last frame, so that a looping player shows how it ended.
+    drawn = [overlay(frame, outcome, int(step), stride) for step, frame in zip(steps, frames, strict=True)]
+    write_mp4(path, fps, drawn + fps * drawn[-1:], quality=7)  # a second of the last frame shows how it ended
+
+
+def write_mp4(path: Path, fps: float, frames: Iterable[np.ndarray], **options: Any) -> None:
+    """Write frames, uint8 (H, W, 3) each, as a video; ``options`` are those of imageio."""
+    import imageio.v2 as imageio
+
     writer: Any
-    with imageio.get_writer(path, fps=fps, codec="libx264", quality=7, macro_block_size=16) as writer:
-        for step, frame in zip(steps, frames, strict=True):
-            writer.append_data(overlay(frame, outcome, int(step), stride))
-        for _ in range(fps):
-            writer.append_data(overlay(frames[-1], outcome, int(steps[-1]), stride))
+    with imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=16, **options) as writer:
+        for frame in frames:
+            writer.append_data(frame)
 
 
 def _physics(outcome: Episode, stride: int) -> np.ndarray:

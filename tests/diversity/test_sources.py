@@ -33,7 +33,7 @@ def two_sources(reach_store: EpisodeStore, tmp_path: Path) -> EpisodeStore:
 
 
 def test_each_source_has_its_share(
-    two_sources: EpisodeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    two_sources: EpisodeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     diversity = measure_diversity(two_sources)
     assert not [finding for finding in diversity.findings if "no successful step" in finding.text]
@@ -50,6 +50,7 @@ def test_each_source_has_its_share(
     assert "nearest to a demonstration by anna" in page
     shown = json.loads((tmp_path / "diversity.json").read_text())["sources"]
     assert [share["source"] for share in shown] == list(shares)
+    monkeypatch.setenv("COLUMNS", "200")
     report.print()
     assert "nearest to a demonstration by" in capsys.readouterr().out
 

@@ -175,4 +175,4 @@ def test_bar_width_is_the_fraction(successes: int, num: int, tmp_path: Path, sho
     )
     assert widths[1] > 100
     assert widths[0] / widths[1] == pytest.approx(successes / num, abs=0.002)
-    assert colors == ["rgb(37, 99, 235)", "rgb(229, 231, 235)"]
+    assert colors == ["rgb(0, 114, 178)", "rgb(244, 246, 248)"]

@@ -17,6 +17,7 @@ from act_kit.sim.render import Gl
 from act_kit.training.trainer import Trainer
 from benchmarks.teleop import Served, go, measure, serve, wait_until
 from tests.conftest import tiny_config
+from tests.pages import check_page
 
 pytestmark = [pytest.mark.e2e, pytest.mark.gl, pytest.mark.browser]
 
@@ -45,6 +46,7 @@ def open_page(context: BrowserContext, served: Served) -> Page:
         lambda: page.evaluate("shownAt.length"), "an image"
     )  # first: the page counts images of the last two seconds only
     wait_until(lambda: served.teleop.live, "the page to have control")
+    check_page(page)
     return page
 
 
