@@ -17,7 +17,7 @@ from act_kit.sim.initial_states import number_distinct
 from act_kit.sim.tasks import TASKS
 
 
-def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
+def episode_table(store: EpisodeStore, seed: int = 0) -> Columns:
     """Return the columns of the episode table.
 
     =====================  =============================================================================================
@@ -54,8 +54,8 @@ def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
     if "distance" in store.fields:
         columns["final_distance"] = store.steps("distance")[store.episode_ends - 1].tolist()
     if store.is_metaworld:
-        states = np.split(store.steps("state"), store.episode_ends[:-1])
-        actions = np.split(store.steps("action"), store.episode_ends[:-1])
+        states = store.steps_by_episode("state")
+        actions = store.steps_by_episode("action")
         motions = [asdict(measure_motion(*arrays)) for arrays in zip(states, actions, strict=True)]
         for field in fields(Motion):
             values = [motion[field.name] for motion in motions]
@@ -74,7 +74,7 @@ def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
     return columns
 
 
-def choose(columns: Columns, where: str) -> np.ndarray:
+def select_episodes(columns: Columns, where: str) -> np.ndarray:
     """Return the indices, int64, of the episodes for which an expression over their columns is true.
 
     See :mod:`act_kit.datasets.expressions` for the language.

@@ -17,7 +17,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from act_kit.datasets.array_files import ArrayFiles
-from act_kit.datasets.store import EpisodeStore, set_attributes
+from act_kit.datasets.store import EpisodeStore, extend, set_attributes
 from act_kit.errors import DatasetError
 from act_kit.files import check_name, discard, quoted, require_existing
 from act_kit.sim.render import RenderSettings
@@ -145,9 +145,7 @@ class ImageStore:
         digests = [*self._digests, _digest(frames)]
         with require_existing(self._store.path / "zarr.json", self._store.path):
             self._store.check_there()
-            with zarr.config.set({"array.write_empty_chunks": True}):  # then a missing chunk always means damage
-                self._frames.resize((num_steps, *self._frames.shape[1:]))
-                self._frames[at:] = frames
+            self._frames = extend(self._store.group, _key(self.camera, is_new=self._is_new), at, frames)
             self._store.check_there()
             set_attributes(self._frames, {"num_steps": num_steps, "digests": digests})
         self._num_steps, self._digests = num_steps, digests

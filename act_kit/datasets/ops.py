@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from act_kit.datasets.episode_table import choose, columns_of
+from act_kit.datasets.episode_table import episode_table, select_episodes
 from act_kit.datasets.images import ImageStore
-from act_kit.datasets.store import DatasetInfo, EpisodeStore
-from act_kit.datasets.write import Drawn, write_dataset
+from act_kit.datasets.schema import DatasetInfo
+from act_kit.datasets.store import EpisodeStore
+from act_kit.datasets.write import RenderedFrames, write_dataset
 from act_kit.errors import ConfigError, DatasetError
 from act_kit.files import DATASETS, new_folder, require_apart, require_space, write_json
 from act_kit.rollouts.episode import Attempt, Recording
@@ -100,7 +101,7 @@ def merge(stores: Sequence[EpisodeStore]) -> Derivations:
 def filter_episodes(stores: Sequence[EpisodeStore], where: str, seed: int = 0) -> Derivations:
     """Select the episodes of each dataset for which ``where`` is true.
 
-    See :func:`~act_kit.datasets.episode_table.choose`.
+    See :func:`~act_kit.datasets.episode_table.select_episodes`.
 
     Raises:
         ConfigError: ``where`` is not an expression over the columns of every dataset.
@@ -108,7 +109,7 @@ def filter_episodes(stores: Sequence[EpisodeStore], where: str, seed: int = 0) -
     """
     derivations = {}
     for store in stores:
-        chosen = choose(columns_of(store, seed), where)
+        chosen = select_episodes(episode_table(store, seed), where)
         command = ["act", "data", "filter", str(store.path), "--where", where, *(["--seed", str(seed)] if seed else [])]
         if len(chosen):
             part = Part(store=store, episodes=chosen)
@@ -129,7 +130,7 @@ def split_by(stores: Sequence[EpisodeStore], column: str) -> Derivations:
     """
     values: dict[str, Any] = {}
     for store in stores:
-        columns = columns_of(store)
+        columns = episode_table(store)
         discrete: list[str] = []
         for name, values_of_column in columns.items():
             if not any(isinstance(value, float) for value in values_of_column):
@@ -261,7 +262,7 @@ def _recordings(parts: Sequence[Part]) -> Iterator[Recording]:
         images = {camera: ImageStore(part.store, camera) for camera in _rendered_cameras(part.store)}
         kept = [number for number, attempt in enumerate(_attempts(part), num_attempts) if attempt.kept]
         chosen = set(part.episodes.tolist())
-        recordings = (r for episode, r in enumerate(part.store.recordings()) if episode in chosen)
+        recordings = (r for episode, r in enumerate(part.store.iter_episodes()) if episode in chosen)
         for i, (episode, recording) in enumerate(zip(part.episodes.tolist(), recordings, strict=True)):
             frames = {camera: image.checked_episode(episode) for camera, image in images.items()}
             yield replace(recording, images=frames, attempt=kept[i] if kept else 0)
@@ -287,7 +288,7 @@ def _attempts(part: Part) -> list[Attempt]:
     ]
 
 
-def _rendered_cameras(store: EpisodeStore) -> dict[str, Drawn]:
+def _rendered_cameras(store: EpisodeStore) -> dict[str, RenderedFrames]:
     """Return the render settings and the renderer of each camera.
 
     Raises:
@@ -300,7 +301,7 @@ def _rendered_cameras(store: EpisodeStore) -> dict[str, Drawn]:
                 f"Only {image.num_episodes} of {store.num_episodes} episodes of {store.path} are rendered from "
                 f"{image.camera}. Fix: {image.command}"
             )
-    return {image.camera: Drawn(settings=image.settings, renderer=image.renderer) for image in images}
+    return {image.camera: RenderedFrames(settings=image.settings, renderer=image.renderer) for image in images}
 
 
 def check_mergeable(store: EpisodeStore, other: EpisodeStore) -> None:

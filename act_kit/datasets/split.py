@@ -92,5 +92,5 @@ def near_copies(stores: Sequence[EpisodeStore]) -> list[np.ndarray]:
 
 def _state_summaries(store: EpisodeStore) -> np.ndarray:
     """Return the first, the mean and the last state of each episode, (N, 3 S)."""
-    episodes = np.split(store.steps("state"), store.episode_ends[:-1])
+    episodes = store.steps_by_episode("state")
     return np.stack([np.concatenate([states[0], states.mean(axis=0), states[-1]]) for states in episodes])

@@ -8,7 +8,8 @@ from itertools import chain
 from pathlib import Path
 
 from act_kit.datasets.images import ImageStore
-from act_kit.datasets.store import DatasetInfo, EpisodeStore
+from act_kit.datasets.schema import DatasetInfo
+from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.rollouts.episode import Attempt, Recording
 from act_kit.sim.render import RenderSettings
@@ -18,7 +19,7 @@ _EPISODES_PER_WRITE = 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class RenderedFrames:
     """Render settings and ``GL_RENDERER`` of the frames of a camera."""
 
     settings: RenderSettings
@@ -31,7 +32,7 @@ def write_dataset(
     recordings: Iterable[Recording],
     *,
     attempts: Sequence[Attempt] = (),
-    cameras: Mapping[str, Drawn] | None = None,
+    cameras: Mapping[str, RenderedFrames] | None = None,
 ) -> EpisodeStore:
     """Write a finished dataset to ``path``, where nothing exists yet; see :func:`~act_kit.files.new_folder`.
 

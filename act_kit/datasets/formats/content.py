@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from act_kit.datasets.images import ImageStore
-from act_kit.datasets.store import DatasetInfo, EpisodeStore
-from act_kit.datasets.write import Drawn
+from act_kit.datasets.schema import DatasetInfo
+from act_kit.datasets.store import EpisodeStore
+from act_kit.datasets.write import RenderedFrames
 from act_kit.errors import ActKitError, DatasetError
 from act_kit.files import quoted
 from act_kit.rollouts.episode import STEP_FIELDS, Attempt, Recording, dtype_of
@@ -67,7 +68,7 @@ class Content:
     num_episodes: int
     recordings: Iterator[Recording]
     attempts: Sequence[Attempt]
-    cameras: Mapping[str, Drawn]
+    cameras: Mapping[str, RenderedFrames]
     fingerprint: str | None
     notes: list[str] = field(default_factory=list)
 
@@ -87,7 +88,7 @@ def of_store(store: EpisodeStore) -> Content:
         next(image.blocks(), None)  # raises if frames are missing
 
     def recordings() -> Iterator[Recording]:
-        for index, recording in enumerate(store.recordings()):
+        for index, recording in enumerate(store.iter_episodes()):
             frames = {image.camera: image.checked_episode(index) for image in images}
             yield replace(recording, images=frames)
 
@@ -96,7 +97,7 @@ def of_store(store: EpisodeStore) -> Content:
         num_episodes=store.num_episodes,
         recordings=recordings(),
         attempts=store.attempts(),
-        cameras={image.camera: Drawn(settings=image.settings, renderer=image.renderer) for image in images},
+        cameras={image.camera: RenderedFrames(settings=image.settings, renderer=image.renderer) for image in images},
         fingerprint=store.fingerprint,
     )
 
@@ -116,7 +117,7 @@ class Known:
 
     info: DatasetInfo
     attempts: Sequence[Attempt]
-    cameras: Mapping[str, Drawn]
+    cameras: Mapping[str, RenderedFrames]
     fingerprint: str | None
     fields: tuple[str, ...]
     episodes: Sequence[Recording]
@@ -187,10 +188,10 @@ def from_json(where: Path, text: bytes) -> Known:
             if init_state is not None:
                 num_steps, kept = int(entry["num_steps"]), bool(entry["kept"])
                 attempts.append(Attempt(init_state=init_state, num_steps=num_steps, kept=kept))
-        cameras: dict[str, Drawn] = {}
+        cameras: dict[str, RenderedFrames] = {}
         for name, entry in content["cameras"].items():
             settings = RenderSettings(**entry["settings"])
-            cameras[str(name)] = Drawn(settings=settings, renderer=str(entry["renderer"]))
+            cameras[str(name)] = RenderedFrames(settings=settings, renderer=str(entry["renderer"]))
         dims = {len(episode.init_state.rand_vec) for episode in episodes if episode.init_state}
         dims |= {len(attempt.init_state.rand_vec) for attempt in attempts}
         if not {"state", "action"} <= set(fields) or len(dims) > 1:
@@ -230,11 +231,11 @@ def foreign(task: str, num_episodes: int, cameras: Sequence[str], layout: Layout
         horizon=horizon,
         control_hz=hz,
     )
-    rendered: dict[str, Drawn] = {}
+    rendered: dict[str, RenderedFrames] = {}
     for camera in cameras:
         _, height, width, _ = layout[IMAGES + camera][0]
         settings = RenderSettings(height_px=height, width_px=width)
-        rendered[camera] = Drawn(settings=settings, renderer="imported")
+        rendered[camera] = RenderedFrames(settings=settings, renderer="imported")
     return Known(
         info=info,
         attempts=[],
