@@ -17,7 +17,7 @@ from act_kit.sim.initial_states import number_distinct
 from act_kit.sim.tasks import TASKS
 
 
-def episode_table(store: EpisodeStore, seed: int = 0) -> Columns:
+def episode_table(store: EpisodeStore, seed: int = 0) -> dict[str, list[Any]]:
     """Return the columns of the episode table.
 
     =====================  =============================================================================================
@@ -54,12 +54,10 @@ def episode_table(store: EpisodeStore, seed: int = 0) -> Columns:
     if "distance" in store.fields:
         columns["final_distance"] = store.steps("distance")[store.episode_ends - 1].tolist()
     if store.is_metaworld:
-        states = store.steps_by_episode("state")
-        actions = store.steps_by_episode("action")
-        motions = [asdict(measure_motion(*arrays)) for arrays in zip(states, actions, strict=True)]
-        for field in fields(Motion):
-            values = [motion[field.name] for motion in motions]
-            columns[field.name] = [math.nan if value is None else value for value in values]
+        columns |= {field.name: [] for field in fields(Motion)}
+        for states, actions in zip(store.steps_by_episode("state"), store.steps_by_episode("action"), strict=True):
+            for name, value in asdict(measure_motion(states, actions)).items():
+                columns[name].append(math.nan if value is None else value)
     numbers = np.arange(store.num_episodes)
     if store.has_init_states:
         init_states = store.rand_vecs

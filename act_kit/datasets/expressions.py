@@ -61,21 +61,9 @@ SPELLINGS = {spelling: ours for ours, spellings in _FOREIGN.items() for spelling
 
 NUMBER, TEXT, FLAG, LIST = "a number", "text", "true or false", "a list"
 _DTYPES: dict[str, Any] = {FLAG: np.bool_, TEXT: np.object_, NUMBER: np.float64}
-_COMPARISONS: dict[str, np.ufunc] = {
-    "<": np.less,
-    ">": np.greater,
-    "<=": np.less_equal,
-    ">=": np.greater_equal,
-    "==": np.equal,
-    "!=": np.not_equal,
-}
-_CALCULATIONS: dict[str, np.ufunc] = {
-    "+": np.add,
-    "-": np.subtract,
-    "*": np.multiply,
-    "/": np.divide,
-    "%": np.fmod,
-}
+_ORDERS = {"<": np.less, ">": np.greater, "<=": np.less_equal, ">=": np.greater_equal}
+_COMPARISONS: dict[str, np.ufunc] = {**_ORDERS, "==": np.equal, "!=": np.not_equal}
+_CALCULATIONS = {"+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide, "%": np.fmod}
 _WORDS = ("and", "or", "not", "in")
 SIGNS = sorted(
     [*_COMPARISONS, *"()[],+-*/%", *(sign for sign in SPELLINGS if not sign.isalpha())], key=len, reverse=True
@@ -405,7 +393,7 @@ def _compare(left: _Part, sign: str, right: _Part) -> Run:
         raise ExpressionError(f"'{sign}' cannot compare lists: write in")
     if left.kind != right.kind:
         raise _mismatch(left, f"'{sign}'", right)
-    if left.kind != NUMBER and sign not in ("==", "!="):
+    if left.kind != NUMBER and sign in _ORDERS:
         raise ExpressionError(f"'{sign}' compares numbers, but {left.text} is {left.kind}: write == or !=")
 
     def run(rows: np.ndarray) -> np.ndarray:
@@ -429,8 +417,8 @@ def _look_up(left: _Part, sign: str, right: _Part) -> Run:
         values = left.run(rows)
         texts = right.run(rows) if right.kind == TEXT else [right.literals] * len(rows)
         found = np.fromiter((value in text for value, text in zip(values.tolist(), texts, strict=True)), np.bool_)
-        is_known: np.ndarray = values == values  # NaN differs from itself
-        return is_known & (found == (sign == "in"))
+        result: np.ndarray = (values == values) & (found == (sign == "in"))  # NaN differs from itself
+        return result
 
     return run
 
@@ -444,5 +432,5 @@ def _calculate(first: Run, steps: Sequence[tuple[str, Run]], rows: np.ndarray) -
         with np.errstate(all="ignore"):
             result = _CALCULATIONS[sign](result, other)
             if sign == "%":  # Python's has the sign of the divisor
-                result = np.where((result != 0) & ((other < 0) != (result < 0)), result + other, result)
+                result += np.where((result != 0) & ((other < 0) != (result < 0)), other, 0.0)
     return result

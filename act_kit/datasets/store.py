@@ -20,27 +20,13 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 
+from act_kit import files
 from act_kit.arrays import as_index
-from act_kit.datasets.schema import (
-    ARRAYS,
-    EPISODE_ARRAYS,
-    MAX_COUNT,
-    Committed,
-    DatasetInfo,
-    check_arrays,
-    damaged,
-    find_arrays,
-)
+from act_kit.datasets import schema
+from act_kit.datasets.damage import as_dataset_error
+from act_kit.datasets.schema import Committed, DatasetInfo
 from act_kit.errors import DatasetError, did_you_mean
-from act_kit.files import (
-    hidden_sibling,
-    is_new_folder,
-    next_free_path,
-    quoted,
-    read_json,
-    require_existing,
-    restore_output,
-)
+from act_kit.files import quoted
 from act_kit.rollouts.episode import STEP_FIELDS, Attempt, Episode, Recording
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, TASKS
@@ -69,10 +55,10 @@ class EpisodeStore:
         self.info = info
         self.group = group
         self._committed = committed
-        self._arrays = find_arrays(path)
+        self._arrays = schema.find_arrays(path)
         self.fields = tuple(name for name in STEP_FIELDS if f"data/{name}" in self._arrays)
         self.has_init_states = "meta/rand_vec" in self._arrays
-        check_arrays(path, self._arrays, committed)
+        schema.check_arrays(path, self._arrays, committed)
         self.episode_ends = self._read("meta/episode_ends")
         self._check_meta()
 
@@ -82,18 +68,18 @@ class EpisodeStore:
     def create(cls, path: Path, info: DatasetInfo, like: Episode | Recording) -> EpisodeStore:
         """Create an empty dataset for episodes with the fields of ``like``; ``path`` is free or an empty folder."""
         # Under another name until it is complete, so that a killed process leaves a dataset or nothing.
-        fresh = path if is_new_folder(path) else hidden_sibling(path, "new")
+        fresh = path if files.is_new_folder(path) else files.hidden_sibling(path, "new")
         group = zarr.open_group(fresh, mode="w", zarr_format=3)
         shapes: dict[str, tuple[int, ...]] = {}
         for name, values in like.steps.items():
             shapes[f"data/{name}"] = values.shape[1:]
-        shapes |= dict.fromkeys(EPISODE_ARRAYS, ())
+        shapes |= dict.fromkeys(schema.EPISODE_ARRAYS, ())
         if like.init_state is not None:
             rand_vec = (len(like.init_state.rand_vec),)
             shapes |= {"meta/rand_vec": rand_vec, "meta/attempts/rand_vec": rand_vec}
             shapes |= {"meta/attempts/num_steps": (), "meta/attempts/kept": ()}
         for name, shape in shapes.items():
-            group.create_array(name, shape=(0, *shape), chunks=(_CHUNK_ROWS, *shape), dtype=ARRAYS[name])
+            group.create_array(name, shape=(0, *shape), chunks=(_CHUNK_ROWS, *shape), dtype=schema.ARRAYS[name])
         state: dict[str, Any] = {"fingerprint": None, "committed": asdict(Committed()), "sources": []}
         set_attributes(group, {"format": FORMAT, "version": VERSION, **state, **asdict(info)})
         if fresh != path:
@@ -108,11 +94,11 @@ class EpisodeStore:
             DatasetError: ``path`` is missing, is not a dataset or has another version, or the dataset is damaged.
         """
         path = Path(path)
-        restore_output(path)
+        files.restore_output(path)
         if not path.exists():
             raise DatasetError(f"There is no dataset at {path}. Fix: act collect --task TASK --out {quoted(path)}")
         try:
-            read_json(path / "zarr.json")
+            files.read_json(path / "zarr.json")
             # The absolute path: zarr strips the folder's name from its keys, and they contain "data" too. Consolidated
             # metadata is ignored: only the arrays' own files are checked.
             mode: Literal["r", "r+"] = "r+" if writable else "r"
@@ -125,34 +111,30 @@ class EpisodeStore:
         version = attributes.get("version")
         if version != VERSION:
             raise DatasetError(f"{path} has dataset version {version}; this act_kit reads version {VERSION}.")
-        try:
+        with as_dataset_error(f"The dataset {path} is damaged", "collect it again"):
             info = DatasetInfo(**{field.name: attributes[field.name] for field in fields(DatasetInfo)})
             return cls(path, group, info, Committed(**attributes["committed"]))
-        except DatasetError:
-            raise
-        except Exception as error:
-            raise damaged(path, str(error)) from error
 
     def _check_meta(self) -> None:
         last = self.episode_ends[-1] if len(self) else 0
         if (self.episode_lengths <= 0).any() or last != self.num_steps:
-            raise damaged(self.path, f"its episode ends do not increase up to its {self.num_steps} steps")
+            raise ValueError(f"its episode ends do not increase up to its {self.num_steps} steps")
         names: Any = self.group.attrs["sources"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise damaged(self.path, "its sources are not text")
+        if not isinstance(names, list) or not set(map(type, names)) <= {str}:
+            raise ValueError("its sources are not text")
         for name, low, end in (
             ("source", 0, len(names)),
             ("success_step", -1, self.episode_lengths),
-            ("attempt", 0, MAX_COUNT),
+            ("attempt", 0, schema.MAX_COUNT),
         ):
             numbers = self._read(f"meta/{name}")
             if (numbers < low).any() or (numbers >= end).any():
-                raise damaged(self.path, f"meta/{name} is out of range")
+                raise ValueError(f"meta/{name} is out of range")
 
     @property
     def reproduce_command(self) -> str:
         """Command that reproduces these bytes in a new folder next to this one."""
-        out = str(next_free_path(self.path))
+        out = str(files.next_free_path(self.path))
         try:
             words = shlex.split(self.info.command)
         except ValueError:  # the attribute was edited by hand
@@ -205,10 +187,8 @@ class EpisodeStore:
         return array
 
     def _read(self, name: str) -> np.ndarray:
-        try:
+        with as_dataset_error(f"The dataset {self.path} is damaged: {name} cannot be read", "collect it again"):
             return np.asarray(self._array(name)[: self._committed.num_rows(name)])
-        except Exception as error:
-            raise damaged(self.path, f"{name} cannot be read ({error})") from error
 
     @property
     def widths(self) -> dict[str, tuple[int, ...]]:
@@ -293,11 +273,12 @@ class EpisodeStore:
     def sources(self) -> list[str]:
         """Source (demonstrator) of each episode."""
         names: Any = self.group.attrs["sources"]
-        return [str(names[number]) for number in self._read("meta/source")]
+        sources: list[str] = np.array(names, dtype=object)[self._read("meta/source")].tolist()
+        return sources
 
-    def iter_episodes(self) -> Iterator[Recording]:
-        """Yield the episodes with all recorded fields, without images."""
-        steps = {name: self.steps_by_episode(name) for name in self.fields}
+    def iter_episodes(self, fields: Sequence[str] | None = None) -> Iterator[Recording]:
+        """Yield the episodes without images, with some of the recorded fields, or with all of them."""
+        steps = {name: self.steps_by_episode(name) for name in (self.fields if fields is None else fields)}
         init_states: Sequence[InitialState | None] = (
             self.init_states if self.has_init_states else [None] * self.num_episodes
         )
@@ -314,9 +295,8 @@ class EpisodeStore:
         """
         if self.missing_fields:
             fix = f" Fix: act collect --task {self.info.task}" if self.info.task in TASKS else ""
-            raise DatasetError(
-                f"{self.path} was imported without {', '.join(self.missing_fields)}, which is required here.{fix}"
-            )
+            lacking = ", ".join(self.missing_fields)
+            raise DatasetError(f"{self.path} was imported without {lacking}, which is required here.{fix}")
         unrecorded: dict[str, Any] = {"reward": None}
         return [
             Episode(init_state=r.init_state, attempt=r.attempt, source=r.source, **unrecorded | dict(r.steps))
@@ -346,8 +326,7 @@ class EpisodeStore:
         Raises:
             OutputError: The dataset has been deleted in the meantime.
         """
-        known: Any = self.group.attrs["sources"]
-        sources = list(dict.fromkeys([*known, *(episode.source for episode in episodes)]))
+        sources: Any = self.group.attrs["sources"]
         rows: dict[str, list[Any]] = defaultdict(list)
         at, num_steps = self._committed, self._committed.num_steps
         for episode in episodes:
@@ -355,6 +334,7 @@ class EpisodeStore:
             for name in self.fields:
                 rows[f"data/{name}"].append(steps[name])
             num_steps += len(episode)
+            sources = list(dict.fromkeys([*sources, episode.source]))
             rows["meta/attempt"].append(episode.attempt)
             rows["meta/source"].append(sources.index(episode.source))
             rows["meta/success_step"].append(episode.success_step)
@@ -371,7 +351,7 @@ class EpisodeStore:
             num_steps=num_steps,
             num_attempts=at.num_attempts + len(attempts),
         )
-        with require_existing(self.path / "zarr.json", self.path):
+        with files.require_existing(self.path / "zarr.json", self.path):
             self.check_there()
             for name, values in rows.items():
                 whole = np.concatenate(values) if name.startswith("data/") else np.array(values)
@@ -401,7 +381,7 @@ class EpisodeStore:
 
     def finish(self) -> str:
         """Mark the collection as finished and return its fingerprint."""
-        with require_existing(self.path / "zarr.json", self.path):
+        with files.require_existing(self.path / "zarr.json", self.path):
             self.check_there()
             fingerprint = self.compute_fingerprint()
             set_attributes(self.group, {"fingerprint": fingerprint})
@@ -417,15 +397,11 @@ class EpisodeStore:
             bad = np.flatnonzero(~np.isfinite(self.steps(name)).reshape(self.num_steps, -1).all(axis=1))
             if len(bad):
                 episode = int(np.searchsorted(self.episode_ends, bad[0], side="right"))
-                raise DatasetError(
-                    f"{self.path} is damaged: data/{name} is not finite at {len(bad)} steps, the first of them in "
-                    f"episode {episode}. Fix: collect it again."
-                )
+                where = f"not finite at {len(bad)} steps, first in episode {episode}"
+                raise DatasetError(f"{self.path} is damaged: data/{name} is {where}. Fix: collect it again.")
         if self.fingerprint not in (None, self.compute_fingerprint()):
-            raise DatasetError(
-                f"{self.path} does not match its fingerprint: it was changed or damaged since it was finished. "
-                "Fix: copy it again, or collect it again."
-            )
+            fix = "copy it again, or collect it again."
+            raise DatasetError(f"{self.path} does not match its fingerprint: it was changed or damaged. Fix: {fix}")
 
     def compute_fingerprint(self) -> str:
         """Hash the current content on disk: all fields of all steps, the initial states and the episode ends."""
@@ -464,7 +440,7 @@ def find_datasets(paths: Sequence[Path]) -> list[Path]:
     """Return the datasets at ``paths``; each path is a dataset or a folder of datasets."""
     found: list[Path] = []
     for path in paths:
-        restore_output(path)
+        files.restore_output(path)
         # Folders whose names begin with a dot are incomplete.
         inside = [] if (path / "zarr.json").exists() else sorted(entry.parent for entry in path.glob("[!.]*/zarr.json"))
         found += inside or [path]
