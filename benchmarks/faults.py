@@ -149,7 +149,7 @@ def hidden_goal(case: Case) -> None:
 def actions_off_by_one(case: Case) -> None:
     def shift(store: EpisodeStore) -> None:
         for name in ("action", "executed_action"):
-            episodes = np.split(store.steps(name), store.episode_ends[:-1])
+            episodes = store.steps_by_episode(name)
             store.group[f"data/{name}"][:] = np.concatenate([np.roll(steps, 1, axis=0) for steps in episodes])
 
     case.collect()
@@ -314,7 +314,7 @@ def change_steps(
 ) -> None:
     """Change the steps of fields, episode by episode."""
     for name in names:
-        parts = np.split(store.steps(name), store.episode_ends[:-1])
+        parts = store.steps_by_episode(name)
         parts[episodes] = [change(part.copy()) for part in parts[episodes]]
         store.group[f"data/{name}"][:] = np.concatenate(parts)
 
@@ -352,7 +352,7 @@ def noisy(values: np.ndarray) -> np.ndarray:
 def copy_actions(store: EpisodeStore) -> None:
     """Replace the actions of episode 1 by those of episode 3."""
     for name in ACTIONS:
-        parts = np.split(store.steps(name), store.episode_ends[:-1])
+        parts = store.steps_by_episode(name)
         parts[1] = np.resize(parts[3], parts[1].shape)
         store.group[f"data/{name}"][:] = np.concatenate(parts)
 
@@ -372,7 +372,7 @@ def shift_init_states(store: EpisodeStore) -> None:
 def truncate(store: EpisodeStore) -> None:
     """Truncate every episode halfway to its success, and mark its last step as a success."""
     recordings = []
-    for recording, success_step in zip(store.recordings(), store.success_steps, strict=True):
+    for recording, success_step in zip(store.iter_episodes(), store.success_steps, strict=True):
         steps = {name: values[: max(success_step // 2, 2)].copy() for name, values in recording.steps.items()}
         steps["success"][-1] = True
         recordings.append(replace(recording, **steps))

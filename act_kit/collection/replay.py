@@ -26,7 +26,7 @@ class ReplayAgent(Agent):
         store = open_source(config)
         store.check_content()
         name = "executed_action" if "executed_action" in store.fields else "action"
-        self._actions = np.split(store.steps(name), store.episode_ends[:-1])
+        self._actions = store.steps_by_episode(name)
         self._sources = store.sources
         self._remaining: dict[int, Iterator[np.ndarray]] = {}
         self.parent = {

@@ -129,7 +129,7 @@ def measure_first(store: EpisodeStore, *, against: np.ndarray | None = None) -> 
     Raises:
         DatasetError: The dataset is empty.
     """
-    recordings = list(store.recordings())
+    recordings = list(store.iter_episodes())
     if not recordings:
         raise DatasetError(f"{store.path} contains no demonstrations.")
     compared = np.unique(np.linspace(0, len(recordings) - 1, _MAX_COMPARED).round().astype(int))

@@ -250,7 +250,7 @@ class _Checker:
     def check(self, chosen: Iterable[int]) -> Soundness:
         """Check the chosen episodes."""
         store = self._store
-        self._episodes: list[Any] = list(store.recordings()) if store.missing_fields else list(store.episodes())
+        self._episodes: list[Any] = list(store.iter_episodes()) if store.missing_fields else list(store.episodes())
         for index in chosen:
             if all(np.isfinite(values).all() for values in self._episodes[index].steps.values()):
                 self._checks[index] = self._check_episode(self._episodes[index])

@@ -81,7 +81,7 @@ def evenly(episodes: np.ndarray, num: int = MAX_EPISODES) -> np.ndarray:
 
 def measure_loss(policy: Policy, store: EpisodeStore, episodes: np.ndarray) -> Loss:
     """Return the L1 loss of a policy in inference mode on episodes of a dataset."""
-    states, actions = (np.split(store.steps(name), store.episode_ends[:-1]) for name in ("state", "action"))
+    states, actions = (store.steps_by_episode(name) for name in ("state", "action"))
     task = policy.tasks.index(store.info.task)
     sums, counts = [], []
     for episode in episodes:
@@ -122,7 +122,7 @@ def comparable(store: EpisodeStore, episodes: np.ndarray) -> np.ndarray:
             f"({info.steps_after_success}) that the dataset names, so new ones are not comparable."
         )
     expert = ScriptedExpert(info.task)
-    states, actions = (np.split(store.steps(name), store.episode_ends[:-1]) for name in ("state", "action"))
+    states, actions = (store.steps_by_episode(name) for name in ("state", "action"))
     agrees: list[bool] = []
     for i in matching:
         expert_actions = np.stack([expert.act(state) for state in states[i]])

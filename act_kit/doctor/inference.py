@@ -58,7 +58,7 @@ def normalized(case: RunCase) -> Result:
     normalizer = case.policy.normalizer.cpu()
     training_states: list[np.ndarray] = []
     for store in case.stores:
-        episodes = np.split(store.steps("state"), store.episode_ends[:-1])
+        episodes = store.steps_by_episode("state")
         training_states += [episodes[i] for i in case.split(store)[0]]
     expected = Normalizer(STATE_DIM)
     expected.fit(torch.from_numpy(np.concatenate(training_states).astype(np.float32)))

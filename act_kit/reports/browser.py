@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from act_kit.datasets.episode_table import columns_of
+from act_kit.datasets.episode_table import episode_table
 from act_kit.datasets.expressions import MAX_CHARACTERS, MAX_DEPTH, SIGNS, SPELLINGS, Columns
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
@@ -185,7 +185,7 @@ def make_videos(
         except RenderError as error:
             return f"There is no video: {error}"
         function, settings = render_clip, settings or RenderSettings(height_px=192, width_px=192)
-        physics = np.split(store.steps("physics"), store.episode_ends[:-1])
+        physics = store.steps_by_episode("physics")
         jobs = (
             (path, fps, settings, cameras, init_state, rows[::stride])
             for path, init_state, rows in zip(paths, store.init_states, physics, strict=False)
@@ -230,7 +230,7 @@ def write_view(store: EpisodeStore, num: int, out: Path, *, no_video: str = "") 
 
     ``no_video`` is the reason for which there are no videos; if empty, they are in ``out / "videos"``.
     """
-    columns = {name: values[:num] for name, values in columns_of(store).items()}
+    columns = {name: values[:num] for name, values in episode_table(store).items()}
     maps, no_map = _maps(store, num)
     ends = store.episode_ends[:num]
     plots = plots_of(store)

@@ -118,7 +118,7 @@ def test_an_interruption_at_any_array_leaves_only_committed_episodes(
     monkeypatch.undo()
     torn = EpisodeStore.open(tmp_path / "parts")
     assert (torn.num_episodes, len(torn.attempts())) == (2, 2)
-    assert [len(recording) for recording in torn.recordings()] == torn.episode_lengths.tolist()
+    assert [len(recording) for recording in torn.iter_episodes()] == torn.episode_lengths.tolist()
     assert (torn.success_steps >= 0).all()
     assert torn.sources == ["scripted"] * 2
     (merged,) = write_derived(tmp_path / "merged", merge([torn]), "act data merge", overwrite=False)

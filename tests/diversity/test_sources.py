@@ -19,8 +19,8 @@ from act_kit.rollouts.episode import AttemptRecord
 def two_sources(reach_store: EpisodeStore, tmp_path: Path) -> EpisodeStore:
     """Return 11 demonstrations: anna's on the left, the others by a failing policy, one from anna's initial state."""
     recordings = []
-    left = next(r for r in reach_store.recordings() if r.init_state and r.init_state.rand_vec[0] < 0)
-    for i, recording in enumerate(reach_store.recordings()):
+    left = next(r for r in reach_store.iter_episodes() if r.init_state and r.init_state.rand_vec[0] < 0)
+    for i, recording in enumerate(reach_store.iter_episodes()):
         assert recording.init_state
         if recording.init_state.rand_vec[0] < 0:
             recordings.append(replace(recording, source="anna"))
