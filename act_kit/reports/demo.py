@@ -71,9 +71,7 @@ class Side:
             "success at any step": self.evaluation.success,
             "success at the last step": self.evaluation.success_at_end,
             "final distance (mean)": f"{self.evaluation.mean_distance('final'):.3f} {unit}",
-            "success from its demonstrated initial states": self.evaluation.baselines.get(
-                "demonstrated initial states"
-            ),
+            "success from its demonstrated initial states": from_demonstrated,
         }
 
 
