@@ -62,7 +62,7 @@ class Side:
     def column(self) -> dict[str, Any]:
         """Return the column of the table, by row name."""
         unit = get_task(self.store.info.task).unit
-        baselines = self.evaluation.baselines
+        from_demonstrated = self.evaluation.baselines.get("demonstrated initial states")
         return {
             "demonstrations": self.store.num_episodes,
             "distinct initial states": self.diversity.num_distinct,
@@ -71,7 +71,7 @@ class Side:
             "success at any step": self.evaluation.success,
             "success at the last step": self.evaluation.success_at_end,
             "final distance (mean)": f"{self.evaluation.mean_distance('final'):.3f} {unit}",
-            "success from its demonstrated initial states": baselines.get("demonstrated initial states"),
+            "success from its demonstrated initial states": from_demonstrated,
         }
 
 
