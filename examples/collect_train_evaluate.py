@@ -41,7 +41,7 @@ def main() -> None:
         store = collect(config, args.out / "data", executor=executor)
     print(measure_diversity(store).verdict)
 
-    train_config = compose("train", TrainConfig, flags={"trainer.steps": args.steps, "selection.num_evaluations": 3})
+    train_config = compose(TrainConfig, flags={"trainer.steps": args.steps, "selection.num_evaluations": 3})
     selection = InitialStateDistribution(args.task).sample(10, seed=0, stream="select")
     init_state_set = make_init_state_set(args.task, "test", args.episodes, seed=0, demonstrated=[])
     with RolloutPool(args.workers) as roll:

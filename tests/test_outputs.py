@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from act_kit.cli.preflight import require_datasets
+from act_kit.preflight import require_datasets
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ActKitError, DatasetError, OutputError
 from act_kit.files import (

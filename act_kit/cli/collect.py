@@ -20,7 +20,7 @@ from act_kit.cli.options import (
     count_workers,
     show_config,
 )
-from act_kit.cli.preflight import require_datasets, require_free, require_run, require_writable
+from act_kit.preflight import require_datasets, require_free, require_run, require_writable
 from act_kit.config import CollectConfig
 from act_kit.errors import ConfigError
 from act_kit.files import quoted
@@ -123,7 +123,7 @@ def collect(
         **_source_option(demonstrator, source),
     }
     tasks = expand_tasks(task) if task else [None]
-    first = compose("collect", CollectConfig, overrides or [], {"task": tasks[0], **flags})
+    first = compose(CollectConfig, overrides or [], {"task": tasks[0], **flags})
     configs = [replace(first, task=name or first.task) for name in tasks]
     folders = {config.task: (out or Path("data")) / config.task for config in configs}
     if out and len(tasks) == 1:

@@ -9,7 +9,7 @@ import typer
 
 from act_kit.cli.console import info, progress_bar, warn
 from act_kit.cli.options import Overwrite, Workers, count_workers
-from act_kit.cli.preflight import require_datasets, require_free
+from act_kit.preflight import require_datasets, require_free
 from act_kit.files import new_folder, require_apart
 
 

@@ -11,7 +11,7 @@ import typer
 
 from act_kit.cli.console import console, info
 from act_kit.cli.options import Device, Overwrite, Workers, check_device, choose_device, count_workers
-from act_kit.cli.preflight import require_free
+from act_kit.preflight import require_free
 
 _SIDES = {"one initial state": 1, "randomized initial states": 0}
 """Number of distinct initial states of each dataset; 0 = a new one for each episode."""
@@ -52,7 +52,7 @@ def demo(
     device = choose_device(device)
     executor_config = ExecutorConfig(executor="local", num_workers=count_workers(workers))
     train_flags = {"trainer.steps": steps, "selection.num_evaluations": 3, "selection.episodes": 10}
-    eval_config = compose("eval", EvalConfig, flags={"episodes": episodes, "num_videos": 3})
+    eval_config = compose(EvalConfig, flags={"episodes": episodes, "num_videos": 3})
     seed = _find_solvable_seed(task)
     init_state_set = make_init_state_set(task, "test", eval_config.episodes, eval_config.seed, [])
     context.with_resource(locked(out))
@@ -64,9 +64,7 @@ def demo(
     for name, num_init_states in _SIDES.items():
         console.rule(name, align="left")
         folder = out / name.replace(" ", "-")
-        config = compose(
-            "collect", CollectConfig, flags={"task": task, "n": n, "num_init_states": num_init_states, "seed": seed}
-        )
+        config = compose(CollectConfig, flags={"task": task, "n": n, "num_init_states": num_init_states, "seed": seed})
         with executor_config.make_executor() as executor:
             store = run_collection(config, folder / "data", executor=executor)
         diversity = measure_diversity(store)

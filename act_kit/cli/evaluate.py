@@ -21,7 +21,7 @@ from act_kit.cli.options import (
     count_workers,
     show_config,
 )
-from act_kit.cli.preflight import require_free, require_run
+from act_kit.preflight import require_free, require_run
 from act_kit.config import EvalConfig
 from act_kit.errors import DatasetError, did_you_mean
 from act_kit.files import read_json
@@ -86,7 +86,7 @@ def evaluate(
     [dim]act eval runs/pick-place-v3 --episodes 100 --record-video[/]
     """
     require_run(run)
-    config = compose("eval", EvalConfig, overrides or [], {"episodes": episodes, "seed": seed})
+    config = compose(EvalConfig, overrides or [], {"episodes": episodes, "seed": seed})
     if print_config:
         show_config(config)
         return

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from act_kit.errors import ConfigError
-from act_kit.overrides import to_dict
+from act_kit.options import to_dict
 from act_kit.processors import num_cpus
 
 Workers = Annotated[

@@ -21,7 +21,7 @@ from act_kit.cli.options import (
     count_workers,
     show_config,
 )
-from act_kit.cli.preflight import require_datasets, require_file, require_free, require_run, require_writable
+from act_kit.preflight import require_datasets, require_file, require_free, require_run, require_writable
 from act_kit.config import TrainConfig
 from act_kit.errors import CheckpointError, ConfigError, DatasetError
 from act_kit.files import SEEDS, finish_output, locked, quoted, read_json, require_apart, restore_output
@@ -84,7 +84,7 @@ def train(
     overrides, data = overrides or [], data or []
     out = _choose_out(overrides, data, out, resume=resume)
     datasets = require_datasets(data)
-    config = compose("train", TrainConfig, overrides, flags)
+    config = compose(TrainConfig, overrides, flags)
     if print_config:
         show_config(config)
         return

@@ -22,7 +22,7 @@ from act_kit.eval.evaluate import distance_at, success_rate
 from act_kit.eval.init_state_sets import InitialStateSet
 from act_kit.eval.recount import check_summary, read_rows
 from act_kit.files import next_free_path, quoted
-from act_kit.overrides import to_dict
+from act_kit.options import to_dict
 from act_kit.rollouts.agents import Agent, ExpertAgent, RandomAgent, ZeroActionAgent
 from act_kit.rollouts.rollout import Outcome
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution, distinct, stack

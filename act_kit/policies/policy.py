@@ -18,7 +18,7 @@ from act_kit.arrays import as_array, as_bytes, as_mask, check_shape, name_rows
 from act_kit.config import ChunkingConfig, PolicyConfig
 from act_kit.errors import ActKitError, ArrayError, CheckpointError, ConfigError
 from act_kit.files import quoted, read_json, write_json
-from act_kit.overrides import build
+from act_kit.options import build
 from act_kit.policies.act import ACT, Observation
 from act_kit.policies.chunking import ActionChunker
 from act_kit.policies.normalizer import Normalizer
