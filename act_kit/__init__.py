@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from act_kit.diversity.measure import measure_diversity
     from act_kit.diversity.result import DiversityReport
     from act_kit.errors import ActKitError
-    from act_kit.eval.evaluate import Evaluation, evaluate
+    from act_kit.eval.evaluate import evaluate
     from act_kit.eval.init_state_sets import InitialStateSet, make_init_state_set
+    from act_kit.eval.results import Evaluation
     from act_kit.overrides import compose
     from act_kit.parallel import LocalExecutor
     from act_kit.policies.policy import Policy
@@ -46,7 +47,7 @@ _HOMES = {
     "EpisodeStore": "datasets.store",
     "EvalConfig": "config",
     "InitialStateSet": "eval.init_state_sets",
-    "Evaluation": "eval.evaluate",
+    "Evaluation": "eval.results",
     "LocalExecutor": "parallel",
     "RolloutPool": "rollouts.rollout",
     "Policy": "policies.policy",

@@ -15,13 +15,13 @@ from rich.text import Text
 
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity.result import DiversityReport
-from act_kit.eval.evaluate import Evaluation
+from act_kit.eval.results import Evaluation, summarize
 from act_kit.files import write_json
 from act_kit.metrics import series
 from act_kit.pages import figure_uri, video_uri, write_page
 from act_kit.policies.policy import Policy
 from act_kit.reports.coverage import coverage_figure
-from act_kit.reports.evaluation import baseline_rows, summarize
+from act_kit.reports.evaluation import baseline_rows
 from act_kit.reports.evaluation_figures import success_figure
 from act_kit.rollouts.rollout import Outcome
 from act_kit.sim.tasks import get_task
@@ -82,12 +82,12 @@ def write_demo(sides: list[Side], out: Path) -> Path:
         side.name: {
             "diversity": side.diversity.to_dict(),
             "validation_loss": side.validation_loss,
-            "evaluation": summarize(side.evaluation, side.policy),
+            "evaluation": summarize(side.evaluation),
         }
         for side in sides
     }
     write_json(out / "demo.json", result)
-    maps = {f"{side.name}: success {side.evaluation.success}": (side.evaluation, side.policy) for side in sides}
+    maps = {f"{side.name}: success {side.evaluation.success}": side.evaluation for side in sides}
     success_figure(maps).savefig(out / "maps.png", dpi=110)
     table: list[tuple[str, list[str]]] = []
     for name in columns[0]:
@@ -126,7 +126,7 @@ def _side_values(side: Side, out: Path) -> dict[str, Any]:
         "steps_after_success": side.store.info.steps_after_success,
         "diversity": side.diversity,
         "coverage": figure_uri(coverage_figure(task, side.store.rand_vecs)),
-        "map": figure_uri(success_figure({"": (side.evaluation, side.policy)})),
+        "map": figure_uri(success_figure({"": side.evaluation})),
         "interpretation": side.evaluation.interpretation,
         "success": str(side.evaluation.success),
         "from_demonstrated": dict(baseline_rows(side.evaluation)).get(

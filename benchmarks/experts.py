@@ -15,7 +15,7 @@ from act_kit.collection.collect import collect
 from act_kit.collection.verify import replay
 from act_kit.config import CollectConfig
 from act_kit.diversity.measure import measure_diversity
-from act_kit.eval.evaluate import success_rate
+from act_kit.eval.results import success_rate
 from act_kit.overrides import compose
 from act_kit.parallel import LocalExecutor
 from act_kit.processors import num_cpus

@@ -26,8 +26,9 @@ from act_kit.collection.recorder import Recorder
 from act_kit.datasets.ops import Derivation, Part, write_derived
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
+from act_kit.eval.files import read_evaluation
 from act_kit.eval.init_state_sets import InitialStateSet
-from act_kit.eval.recount import read_rows, recount
+from act_kit.eval.results import summarize
 from act_kit.files import read_json, read_text, write_json, write_text
 from act_kit.policies.policy import Policy
 from act_kit.rollouts.episode import Attempt, Recording
@@ -479,8 +480,7 @@ def edited_alike(case: Case) -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    summary = read_json(case.evaluation / "summary.json")
-    write_json(case.evaluation / "summary.json", {**summary, **recount(read_rows(case.evaluation))})
+    write_json(case.evaluation / "summary.json", summarize(read_evaluation(case.evaluation)))
 
 
 def evaluated_before_trained(case: Case) -> None:

@@ -50,7 +50,7 @@ def main() -> None:
         policy = trainer.train()
         print(trainer.outcome())
         evaluation = evaluate(policy, init_state_set, EvalConfig(), roll=roll)
-    page = write_results(evaluation, policy, args.out / "eval", videos={})
+    page = write_results(evaluation, args.out / "eval")
     print(f"Success {evaluation.success}, failure modes {evaluation.failures}. Page: {page}")
 
 

@@ -49,7 +49,7 @@ def main() -> None:
                 train_config = create_run(run, [store.path], [], flags, overwrite=False)
                 policy = Trainer(train_config, [store], run, selector=None).train()
                 evaluation = evaluate(policy, init_state_set, EvalConfig(), roll=roll)
-                write_results(evaluation, policy, run / "eval-test", videos={})
+                write_results(evaluation, run / "eval-test")
                 print(f"{run}: success {evaluation.success}")
     comparison = compare(methods, ["policy.chunk_size"])
     print(*comparison.notes, *(pair.sentence for pair in comparison.pairs), sep="\n")

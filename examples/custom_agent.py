@@ -10,8 +10,8 @@ import argparse
 import numpy as np
 
 from act_kit import InitialState, RolloutPool, make_init_state_set
-from act_kit.eval.evaluate import success_rate
 from act_kit.eval.failure_modes import failure_mode
+from act_kit.eval.results import success_rate
 from act_kit.rollouts.agents import Agent, ExpertAgent, RandomAgent, ZeroActionAgent
 from act_kit.sim.render import CameraViews
 

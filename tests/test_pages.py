@@ -12,7 +12,7 @@ from playwright.sync_api import Page
 from act_kit.datasets.store import EpisodeStore
 from act_kit.demo import Side, write_demo
 from act_kit.diversity.measure import measure_diversity
-from act_kit.eval.evaluate import Evaluation
+from act_kit.eval.results import Evaluation
 from act_kit.eval.sweep import SweepRow
 from act_kit.parallel import LocalExecutor
 from act_kit.policies.policy import Policy
@@ -24,7 +24,6 @@ from act_kit.sim.render import Gl, RenderSettings
 from act_kit.statistics import Rate
 from tests.conftest import Open
 from tests.eval.test_evaluate import evaluation_of
-from tests.eval.untrained import untrained_policy
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser]
 
@@ -55,12 +54,10 @@ def evaluation() -> Evaluation:
     return replace(evaluation, episodes=episodes)
 
 
-def test_rows_of_an_evaluation_sort_and_hide(
-    show: Open, evaluation: Evaluation, tiny_policy: Policy, tmp_path: Path
-) -> None:
+def test_rows_of_an_evaluation_sort_and_hide(show: Open, evaluation: Evaluation, tmp_path: Path) -> None:
     rows = [SweepRow(chunking="4 actions a query", rate=evaluation.success)]
     rows.append(SweepRow(chunking="1 action a query", rate=Rate(9, 12), gained=3, lost=1, p=0.625))
-    page = show(write_results(evaluation, tiny_policy, tmp_path, {}, rows))
+    page = show(write_results(evaluation, tmp_path, sweep=rows))
     assert column(page, "episode") == [str(i) for i in range(12)]
     press(page, "largest z")
     zs = [float(z) for z in column(page, "largest z")]
@@ -83,14 +80,12 @@ def test_rows_of_an_evaluation_sort_and_hide(
 
 
 @pytest.mark.gl
-def test_videos_play_in_their_rows(
-    show: Open, gl: Gl, evaluation: Evaluation, tiny_policy: Policy, tmp_path: Path
-) -> None:
+def test_videos_play_in_their_rows(show: Open, gl: Gl, evaluation: Evaluation, tmp_path: Path) -> None:
     videos = {i: video_path(tmp_path, i, evaluation.outcomes[i]) for i in (7, 0)}
     with LocalExecutor(1, gl.environment) as executor:
         outcomes = {path: evaluation.outcomes[i] for i, path in videos.items()}
         record(executor, outcomes, "corner4", RenderSettings(height_px=64, width_px=64), 20)
-    page = show(write_results(evaluation, tiny_policy, tmp_path, videos))
+    page = show(write_results(evaluation, tmp_path, videos))
     press(page, "with video 2")
     assert column(page, "episode") == ["0", "7"]
     for video in page.locator("tr:visible video").all():
@@ -99,14 +94,11 @@ def test_videos_play_in_their_rows(
         page.wait_for_function("video => video.currentTime > 0.2", arg=video.element_handle())
 
 
-def test_overview_links_to_its_tasks(
-    show: Open, reach_store: EpisodeStore, push_store: EpisodeStore, tmp_path: Path
-) -> None:
-    policy = untrained_policy([reach_store, push_store])
+def test_overview_links_to_its_tasks(show: Open, tmp_path: Path) -> None:
     evaluations = [evaluation_of("reach-v3", 9, 10), evaluation_of("push-v3", 10, 10)]
     for each in evaluations:
-        write_results(each, policy, tmp_path / each.init_state_set.task, {})
-    page = show(write_overview(evaluations, policy, tmp_path))
+        write_results(each, tmp_path / each.task)
+    page = show(write_overview(evaluations, tmp_path))
     first = page.locator("table.sortable tbody tr >> nth=0")
     assert "push" not in first.inner_text()
     press(page, "success")

@@ -20,11 +20,11 @@ from act_kit.cli.options import (
     count_workers,
     show_config,
 )
-from act_kit.preflight import require_datasets, require_free, require_run, require_writable
 from act_kit.config import CollectConfig
 from act_kit.errors import ConfigError
 from act_kit.files import quoted
 from act_kit.overrides import compose
+from act_kit.preflight import require_datasets, require_free, require_run, require_writable
 
 if TYPE_CHECKING:
     from act_kit.datasets.store import EpisodeStore

@@ -9,8 +9,8 @@ import typer
 
 from act_kit.cli.console import info, progress_bar, warn
 from act_kit.cli.options import Overwrite, Workers, count_workers
-from act_kit.preflight import require_datasets, require_free
 from act_kit.files import new_folder, require_apart
+from act_kit.preflight import require_datasets, require_free
 
 
 def browse(

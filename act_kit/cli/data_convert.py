@@ -9,9 +9,9 @@ import typer
 
 from act_kit.cli.console import info, progress_bar
 from act_kit.cli.options import Overwrite
-from act_kit.preflight import require_free
 from act_kit.errors import DatasetError
 from act_kit.files import require_apart, restore_output
+from act_kit.preflight import require_free
 
 
 def convert(

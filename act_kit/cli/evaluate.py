@@ -21,12 +21,12 @@ from act_kit.cli.options import (
     count_workers,
     show_config,
 )
-from act_kit.preflight import require_free, require_run
 from act_kit.config import EvalConfig
 from act_kit.errors import DatasetError, did_you_mean
 from act_kit.files import read_json
 from act_kit.overrides import compose
 from act_kit.parallel import ExecutorConfig
+from act_kit.preflight import require_free, require_run
 
 INIT_STATES = ("test", "train", "grid", "ood")
 """Values of ``--init-states`` other than a file."""

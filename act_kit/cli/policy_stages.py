@@ -13,8 +13,9 @@ from act_kit.cli.console import console, info, progress_bar, warn
 from act_kit.config import EvalConfig, TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import RenderError
-from act_kit.eval.evaluate import Evaluation, evaluate_all
+from act_kit.eval.evaluate import evaluate_all
 from act_kit.eval.init_state_sets import InitialStateSet
+from act_kit.eval.results import Evaluation
 from act_kit.eval.selection import make_checkpoint_evaluator
 from act_kit.eval.sweep import SweepRow, sweep, sweep_table
 from act_kit.files import new_folder
@@ -119,11 +120,11 @@ def run_evaluation(
         if record_video:
             videos = _record(evaluations, config, folders, spread.num_workers)
         for evaluation, folder, evaluation_videos, rows in zip(evaluations, folders, videos, sweeps, strict=True):
-            write_results(evaluation, policy, folder, evaluation_videos, rows)
+            write_results(evaluation, folder, evaluation_videos, rows)
             if rows:
-                console.print(sweep_table(evaluation.init_state_set.task, rows))
+                console.print(sweep_table(evaluation.task, rows))
         if len(evaluations) > 1:
-            write_overview(evaluations, policy, fresh)
+            write_overview(evaluations, fresh)
     train_config = config_of(policy.folder) if policy.folder else None
     if policy.folder and train_config and train_config["wandb_project"]:
         for init_state_set in init_state_sets:

@@ -10,8 +10,8 @@ import typer
 from act_kit import interrupts
 from act_kit.cli.console import info
 from act_kit.cli.options import ExecutorName, Workers, count_workers
-from act_kit.preflight import require_datasets, require_writable
 from act_kit.files import quoted
+from act_kit.preflight import require_datasets, require_writable
 
 
 def render(

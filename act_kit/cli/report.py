@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from act_kit.cli.console import console, info, warn
-from act_kit.preflight import require_datasets, require_file, require_free, require_run, require_writable
 from act_kit.errors import InitialStateError
 from act_kit.files import require_apart, unfinished
+from act_kit.preflight import require_datasets, require_file, require_free, require_run, require_writable
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,11 +21,11 @@ from act_kit.cli.options import (
     count_workers,
     show_config,
 )
-from act_kit.preflight import require_datasets, require_file, require_free, require_run, require_writable
 from act_kit.config import TrainConfig
 from act_kit.errors import CheckpointError, ConfigError, DatasetError
 from act_kit.files import SEEDS, finish_output, locked, quoted, read_json, require_apart, restore_output
 from act_kit.overrides import compose
+from act_kit.preflight import require_datasets, require_file, require_free, require_run, require_writable
 
 
 def train(

@@ -289,9 +289,9 @@ def _seed_values(seed: SeedResult) -> dict[str, Any]:
     tasks: dict[str, Any] = {}
     for name, task_result in seed.tasks.items():
         tasks[name] = {
-            "successes": int(task_result.successes.sum()),
-            "num": len(task_result.successes),
-            "crashes": list(task_result.crashes),
+            "successes": task_result.success.successes,
+            "num": task_result.success.num,
+            "crashes": task_result.crashes,
             "init_state_set": task_result.init_state_set.hash,
         }
     return {"name": seed.name, "evaluation": str(seed.folder), "success": seed.value, "tasks": tasks}
@@ -420,7 +420,7 @@ def mean_of(method: Method) -> Estimate:
     if len(method.seeds) > 1:
         return seeds_mean(method.successes(*method.tasks))
     results = method.seeds[0].tasks.values()
-    rate = MacroAverageRate(tuple(Rate(int(task.successes.sum()), len(task.successes)) for task in results))
+    rate = MacroAverageRate(tuple(task.success for task in results))
     low, high = rate.interval or (0.0, 1.0)
     return Estimate(value=rate.value, low=low, high=high)
 

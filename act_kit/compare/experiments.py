@@ -1,4 +1,4 @@
-"""Methods of a comparison: evaluations written by :mod:`act_kit.reports.evaluation`, one per training seed, and the
+"""Methods of a comparison: evaluations read by :mod:`act_kit.eval.files`, one per training seed, and the
 configurations of their training and evaluation."""
 
 from __future__ import annotations
@@ -11,19 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from act_kit.errors import (
-    ActKitError,
-    ComparisonError,
-    ConfigError,
-    DamagedFileError,
-    DatasetError,
-    TaskError,
-    did_you_mean,
-)
+from act_kit.errors import ActKitError, ComparisonError, ConfigError, did_you_mean
+from act_kit.eval.files import read_evaluations
 from act_kit.eval.init_state_sets import InitialStateSet
-from act_kit.eval.recount import EvaluationRows, check_overview, check_summary, read_rows
+from act_kit.eval.results import Evaluation
 from act_kit.files import SEEDS, quoted, read_json
-from act_kit.sim.tasks import get_task
 from act_kit.statistics import Tasks
 from act_kit.training.run import load_run, steps_taken
 
@@ -37,37 +29,20 @@ _ABSENT = "absent"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskResult:
-    """Result of one checkpoint on one task.
-
-    Attributes:
-        init_state_set: Initial states.
-        successes: Success at any step, bool (N,), one per initial state.
-        crashes: Indices of the crashed episodes, which count as failed.
-        digest: Digest that is equal for copies of an evaluation.
-    """
-
-    init_state_set: InitialStateSet
-    successes: np.ndarray
-    crashes: tuple[int, ...]
-    digest: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class SeedResult:
     """Evaluation of one checkpoint.
 
     Attributes:
         name: Name of the run folder.
         folder: Folder of the evaluation.
-        tasks: Results by task name.
+        tasks: Evaluations by task name.
         config: Training configuration by dotted key; None if the checkpoint was in no run folder.
         conditions: Data and versions of the training, and conditions of the evaluation (``eval.…``), by dotted key.
     """
 
     name: str
     folder: Path
-    tasks: dict[str, TaskResult]
+    tasks: dict[str, Evaluation]
     config: dict[str, Any] | None
     conditions: dict[str, Any]
 
@@ -78,8 +53,9 @@ class SeedResult:
 
     def is_same(self, other: SeedResult) -> bool:
         """Return True if the other is a copy of this: every number of every episode is equal."""
-        own = {name: task.digest for name, task in self.tasks.items()}
-        return own == {name: task.digest for name, task in other.tasks.items()}
+        if set(self.tasks) != set(other.tasks):
+            return False
+        return all(evaluation.is_same(other.tasks[task]) for task, evaluation in self.tasks.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +100,7 @@ class Method:
                 if task.crashes:
                     indices = ", ".join(map(str, task.crashes))
                     found.append(
-                        f"{self.label}, {seed.name}, {name}: {len(task.crashes)} of {len(task.successes)} "
+                        f"{self.label}, {seed.name}, {name}: {len(task.crashes)} of {len(task.episodes)} "
                         f"episodes crashed and count as failed (number {indices})."
                     )
         return found
@@ -265,56 +241,36 @@ def _read_seed(path: Path) -> SeedResult:
 
 
 def _read_evaluation(folder: Path, name: str) -> SeedResult:
-    """Read an evaluation of one or several tasks, and recompute every number of its summaries."""
+    """Read an evaluation of one or several tasks, whose summaries must agree with the episodes."""
+    evaluations = read_evaluations(folder)
     try:
-        summary = read_json(folder / "summary.json")
-        if "tasks" in summary:
-            folders = {task: folder / get_task(task).name for task in summary["tasks"]}
-        else:
-            folders = {get_task(summary["task"]).name: folder}
-        rows = {task: read_rows(task_folder) for task, task_folder in folders.items()}
-        summaries = {task: read_json(task_folder / "summary.json") for task, task_folder in folders.items()}
-        for task, task_folder in folders.items():
-            check_summary(task_folder, summaries[task], rows[task])
-        if "tasks" in summary:
-            check_overview(folder, summary, summaries, rows)
-        training = summary["training"]
-        evaluation = {key: summary[key] for key in ("horizon", "chunking", "versions", "device")}
+        first = evaluations[0].provenance
+        training = first["training"]
+        conditions: dict[str, Any] = {key: first[key] for key in ("horizon", "chunking", "versions", "device")}
         for key in ("engine", "success_rule"):
-            evaluation[key] = _single_or_list([values[key] for values in summaries.values()])
-        evaluation["init_states"] = _single_or_list([task_rows.init_state_set.kind for task_rows in rows.values()])
-        conditions = {
-            "data": [f"{data['fingerprint'][:12]} ({data['command']})" for data in training["data"]],
-            "versions": training["versions"],
-            "views": training["views"] or {},
-            "gl_renderer": training["gl_renderer"],
-            "eval": evaluation,
-        }
+            conditions[key] = _single_or_list([evaluation.provenance[key] for evaluation in evaluations])
+        conditions["init_states"] = _single_or_list([evaluation.init_state_set.kind for evaluation in evaluations])
+        known = flatten(
+            {
+                "data": [f"{data['fingerprint'][:12]} ({data['command']})" for data in training["data"]],
+                "versions": training["versions"],
+                "views": training["views"] or {},
+                "gl_renderer": training["gl_renderer"],
+                "eval": conditions,
+            }
+        )
         config = None if training["config"] is None else flatten(training["config"])
         if config is not None and type(config["trainer.seed"]) is not int:
             raise ValueError(f"trainer.seed is {config['trainer.seed']}")
-    except (DamagedFileError, DatasetError, TaskError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ComparisonError(
-            f"{error} Fix: evaluate again: act eval RUN --out {quoted(folder)} --overwrite"
+            f"{folder} is no evaluation of this act_kit: {error!r}. Fix: evaluate again: act eval RUN --out "
+            f"{quoted(folder)} --overwrite"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise ComparisonError(
-            f"{folder} is damaged, or no evaluation of this act_kit: {error!r}. Fix: evaluate again: act eval RUN "
-            f"--out {quoted(folder)} --overwrite"
-        ) from error
-    tasks = {task: _task_result(task_rows) for task, task_rows in rows.items()}
     # Platforms differ only in rounding, which favors no method.
-    known = {key: value for key, value in flatten(conditions).items() if not key.endswith("versions.platform")}
+    known = {key: value for key, value in known.items() if not key.endswith("versions.platform")}
+    tasks = {evaluation.task: evaluation for evaluation in evaluations}
     return SeedResult(name=name, folder=folder, tasks=tasks, config=config, conditions=known)
-
-
-def _task_result(evaluation: EvaluationRows) -> TaskResult:
-    return TaskResult(
-        init_state_set=evaluation.init_state_set,
-        successes=np.array([row.success_once for row in evaluation.rows]),
-        crashes=tuple(i for i, row in enumerate(evaluation.rows) if row.crash),
-        digest=evaluation.digest,
-    )
 
 
 def _single_or_list(values: Sequence[Any]) -> Any:

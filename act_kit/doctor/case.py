@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -25,9 +23,10 @@ from act_kit.diversity.result import DiversityReport
 from act_kit.diversity.soundness import Soundness, check_soundness
 from act_kit.doctor.generalization import SEED, Gap, comparable, evenly, measure_loss
 from act_kit.errors import ActKitError, CheckpointError, DatasetError
-from act_kit.eval.evaluate import success_rate
+from act_kit.eval.files import read_evaluation
 from act_kit.eval.init_state_sets import check_disjoint, make_init_state_set
-from act_kit.files import next_free_path, quoted, read_json, read_text
+from act_kit.eval.results import Evaluation, success_rate
+from act_kit.files import next_free_path, quoted, read_json
 from act_kit.metrics import read_metrics
 from act_kit.overrides import compose
 from act_kit.parallel import LocalExecutor
@@ -48,50 +47,6 @@ _NUM_DEMONSTRATED = 12
 
 _SUCCEEDS = 0.8
 """Fraction of the expert's success rate: a policy fails in a task if its success rate is significantly lower."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationFiles:
-    """The files of the evaluation of one task.
-
-    Attributes:
-        folder: Folder of the files.
-        summary: Content of ``summary.json``.
-        rows: Rows of ``episodes.csv``.
-        init_states: Initial states of ``init_states.json``, float64 (N, D), unchecked.
-        init_states_file: Content of ``init_states.json``.
-    """
-
-    folder: Path
-    summary: dict[str, Any]
-    rows: list[dict[str, str]]
-    init_states: np.ndarray
-    init_states_file: dict[str, Any]
-
-    @classmethod
-    def read(cls, folder: Path) -> EvaluationFiles:
-        """Read an evaluation without checking its content.
-
-        Raises:
-            DatasetError: A file is missing or cannot be read.
-        """
-        try:
-            rows = list(csv.DictReader(io.StringIO(read_text(folder / "episodes.csv"), newline="")))
-            init_states_file = read_json(folder / "init_states.json")
-            return cls(
-                folder=folder,
-                summary=read_json(folder / "summary.json"),
-                rows=rows,
-                init_states=np.array(init_states_file["init_states"], dtype=np.float64),
-                init_states_file=init_states_file,
-            )
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-            raise DatasetError(f"The evaluation {folder} is damaged: {error!r}. Fix: act eval RUN") from error
-
-    @property
-    def task(self) -> str:
-        """Task named in ``summary.json``."""
-        return str(self.summary["task"])
 
 
 class DatasetCase:
@@ -199,18 +154,18 @@ class RunCase:
         return sorted({path.resolve() for path in (self.folder / "checkpoints").glob("*") if path.is_dir()})
 
     @cached_property
-    def read_evaluations(self) -> tuple[list[EvaluationFiles], list[str]]:
+    def read_evaluations(self) -> tuple[list[Evaluation], list[str]]:
         """Evaluations of the run, one per task, and a message for each damaged one.
 
         They are searched in the run's folder, next to it, and in the folders that the run has recorded.
         """
-        evaluations: list[EvaluationFiles] = []
+        evaluations: list[Evaluation] = []
         damaged: list[str] = []
         for path in self._summaries():
             try:
                 if "tasks" not in read_json(path):  # each task of a multi-task evaluation has its own folder
-                    evaluations.append(EvaluationFiles.read(path.parent))
-            except (OSError, ValueError, TypeError, DatasetError) as error:
+                    evaluations.append(read_evaluation(path.parent))
+            except (OSError, ValueError, TypeError) as error:
                 damaged.append(f"{path}: {error}")
         return evaluations, damaged
 
@@ -255,7 +210,7 @@ class RunCase:
             raise DatasetError("The run's datasets differ from those that the policy was trained on.")
 
     @property
-    def evaluations(self) -> list[EvaluationFiles]:
+    def evaluations(self) -> list[Evaluation]:
         """Evaluations that are not damaged."""
         return self.read_evaluations[0]
 

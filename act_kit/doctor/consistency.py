@@ -97,7 +97,7 @@ def same_environment(case: RunCase) -> Result:
     made = {"training": metadata.versions}
     # The versions of imported data may be unknown.
     made |= {str(data.path): data.store.info.versions for data in case.datasets if data.store.has_init_states}
-    made |= {str(evaluation.folder): evaluation.summary["versions"] for evaluation in case.evaluations}
+    made |= {str(evaluation.folder): evaluation.provenance["versions"] for evaluation in case.evaluations}
     for name in ("metaworld", "mujoco"):
         others = [f"{place}: {used.get(name)}" for place, used in made.items() if used.get(name) != here[name]]
         if others:

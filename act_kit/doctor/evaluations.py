@@ -14,20 +14,19 @@ import numpy as np
 from scipy.stats import hypergeom
 
 from act_kit.compare.experiments import flatten
-from act_kit.doctor.case import EvaluationFiles, RunCase
+from act_kit.doctor.case import RunCase
 from act_kit.doctor.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
 from act_kit.errors import ActKitError
 from act_kit.eval.distance_to_demos import near_copies
-from act_kit.eval.evaluate import distance_at, success_rate
-from act_kit.eval.init_state_sets import InitialStateSet
-from act_kit.eval.recount import check_summary, read_rows
-from act_kit.files import next_free_path, quoted
+from act_kit.eval.files import check_summary
+from act_kit.eval.results import EpisodeResult, Evaluation, success_rate
+from act_kit.files import next_free_path, quoted, read_json
 from act_kit.options import to_dict
 from act_kit.rollouts.agents import Agent, ExpertAgent, RandomAgent, ZeroActionAgent
 from act_kit.rollouts.rollout import Outcome
-from act_kit.sim.initial_states import InitialState, InitialStateDistribution, distinct, stack
-from act_kit.sim.tasks import HORIZON
-from act_kit.statistics import Rate, mcnemar
+from act_kit.sim.initial_states import InitialStateDistribution, stack
+from act_kit.sim.tasks import HORIZON, get_task
+from act_kit.statistics import mcnemar
 from act_kit.training.run import recorded_evaluations
 
 CHECKS = Checks[RunCase]()
@@ -52,8 +51,8 @@ _MIN_EPISODES = 30
 def horizon(case: RunCase) -> Result:
     """Check that every episode has the horizon of the benchmark."""
     for evaluation in _evaluations(case):
-        steps = [int(row["num_steps"]) for row in evaluation.rows if not row["crash"]]
-        if evaluation.summary["horizon"] != HORIZON or any(num != HORIZON for num in steps):
+        steps = [episode.num_steps for episode in evaluation.episodes if not episode.crash]
+        if evaluation.provenance["horizon"] != HORIZON or any(num != HORIZON for num in steps):
             return critical(
                 f"episodes of {evaluation.folder} ended after {min(steps, default=0)} steps; the benchmark's horizon "
                 f"is {HORIZON}.",
@@ -70,7 +69,7 @@ def of_this_policy(case: RunCase) -> Result:
     """Check that each evaluation belongs to the best checkpoint of the run."""
     policy = case.policy
     for evaluation in _evaluations(case):
-        summary = evaluation.summary
+        provenance = evaluation.provenance
         if evaluation.task not in policy.tasks:
             return critical(
                 f"{evaluation.folder} is an evaluation of {evaluation.task}, but the policy was trained on "
@@ -79,15 +78,16 @@ def of_this_policy(case: RunCase) -> Result:
                 _again(case, evaluation),
             )
         trained_on = [data.fingerprint for data in policy.metadata.demonstrations if data.task == evaluation.task]
-        if summary["dataset"]["fingerprint"] != "; ".join(trained_on):
+        if provenance["dataset"]["fingerprint"] != "; ".join(trained_on):
+            evaluated_data = provenance["dataset"]["fingerprint"][:8]
             return critical(
-                f"{evaluation.folder} evaluates a policy trained on data {summary['dataset']['fingerprint'][:8]}, the "
-                f"run's policy was trained on {'; '.join(trained_on)[:8]}: it belongs to another run.",
+                f"{evaluation.folder} evaluates a policy trained on data {evaluated_data}, the run's policy was "
+                f"trained on {'; '.join(trained_on)[:8]}: it belongs to another run.",
                 evaluation.folder / "summary.json",
                 _again(case, evaluation),
             )
-        evaluated = flatten((summary.get("training") or {}).get("config") or {})
-        if summary["policy_step"] != policy.metadata.step:
+        evaluated = flatten(provenance["training"]["config"] or {})
+        if provenance["policy_step"] != policy.metadata.step:
             evaluated.pop("trainer.steps", None)  # training may have continued since
         differing = _differing(evaluated, to_dict(case.config))
         if differing:
@@ -97,7 +97,7 @@ def of_this_policy(case: RunCase) -> Result:
                 _again(case, evaluation),
             )
     for evaluation in _evaluations(case):
-        if evaluation.summary["policy_step"] == policy.metadata.step and not _is_current(case, evaluation):
+        if evaluation.provenance["policy_step"] == policy.metadata.step and not _is_current(case, evaluation):
             return critical(
                 f"{evaluation.folder} evaluates other weights than the run's policy, although of the same step "
                 f"({policy.metadata.step}): it is older than the checkpoint, or belongs to another run.",
@@ -107,7 +107,7 @@ def of_this_policy(case: RunCase) -> Result:
     old = [evaluation for evaluation in _evaluations(case) if not _is_current(case, evaluation)]
     if old:
         return warning(
-            f"{old[0].folder} evaluates step {old[0].summary['policy_step']}, but the run's policy has step "
+            f"{old[0].folder} evaluates step {old[0].provenance['policy_step']}, but the run's policy has step "
             f"{policy.metadata.step}.",
             old[0].folder / "summary.json",
             _again(case, old[0]),
@@ -120,8 +120,8 @@ def as_declared(case: RunCase) -> Result:
     """Check that the initial states of each evaluation are the samples that its kind, seed and number determine."""
     from_file = []
     for evaluation in _evaluations(case):
-        init_state_set = InitialStateSet.load(evaluation.folder / "init_states.json")
-        kind = evaluation.init_states_file["kind"]
+        init_state_set = evaluation.init_state_set
+        kind = read_json(evaluation.folder / "init_states.json")["kind"]
         if init_state_set.kind != kind:
             return critical(
                 f"the initial states in {evaluation.folder} have the kind '{kind}', but are not the "
@@ -150,25 +150,12 @@ def whole(case: RunCase) -> Result:
     if damaged:
         return critical(damaged[0], case.folder, case.evaluate_with(next_free_path(case.folder / "eval-test")))
     for evaluation in _evaluations(case):
-        disagreement = _disagreement(evaluation)
-        if disagreement:
-            return critical(
-                f"the files of an evaluation contradict each other: {disagreement}",
-                evaluation.folder,
-                _again(case, evaluation),
-            )
+        try:
+            check_summary(evaluation)
+        except ActKitError as error:
+            message = f"the files of an evaluation contradict each other: {error}"
+            return critical(message, evaluation.folder, _again(case, evaluation))
     return ruled_out(f"The files of each evaluation agree ({len(evaluations)} evaluations).")
-
-
-def _disagreement(evaluation: EvaluationFiles) -> str:
-    """Return where the files of an evaluation disagree, or "" if they agree."""
-    try:
-        check_summary(evaluation.folder, evaluation.summary, read_rows(evaluation.folder))
-    except ActKitError as error:
-        return str(error)
-    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
-        return f"{evaluation.folder / 'summary.json'} is not in the format of act eval: {error!r}."
-    return ""
 
 
 @CHECKS.add(
@@ -177,7 +164,7 @@ def _disagreement(evaluation: EvaluationFiles) -> str:
 def disjoint(case: RunCase) -> Result:
     """Check that the initial states of evaluations were not demonstrated."""
     for evaluation in _evaluations(case):
-        if evaluation.init_states_file["kind"] == "train":
+        if evaluation.init_state_set.kind == "train":
             continue
         demonstrated = []
         for store in case.stores:
@@ -186,7 +173,7 @@ def disjoint(case: RunCase) -> Result:
         num = int(near_copies(evaluation.task, evaluation.init_states, np.array(demonstrated)).sum())
         if num:
             return critical(
-                f"{num} of the {len(evaluation.init_states)} initial states in {evaluation.folder} are training "
+                f"{num} of the {len(evaluation.episodes)} initial states in {evaluation.folder} are training "
                 "initial states, or closer to one than by chance: success from them may be memorization.",
                 evaluation.folder / "init_states.json",
                 _on_test_states(case, evaluation),
@@ -231,16 +218,16 @@ def repeats(case: RunCase) -> Result:
     samples = []
     for evaluation in current:
         sample = _Sample.of(case, evaluation)
-        used = evaluation.summary["chunking"]
+        used = evaluation.provenance["chunking"]
         policy = case.policy.with_chunking(
             n_action_steps=int(used["n_action_steps"]), temporal_ensemble=bool(used["temporal_ensemble"])
         )
-        init_states = [InitialState.of(evaluation.task, evaluation.init_states[i]) for i in sample.episodes]
+        init_states = [evaluation.init_state_set.init_states[i] for i in sample.episodes]
         outcomes = case.act_from(policy, init_states, to_the_end=True)
         differing = [
             (i, outcome)
             for i, outcome in zip(sample.episodes, outcomes, strict=True)
-            if _differs(evaluation.rows[i], outcome)
+            if _differs(evaluation.episodes[i], outcome)
         ]
         if differing:
             return _not_repeated(case, evaluation, sample, differing)
@@ -263,18 +250,18 @@ class _Sample:
     num: int
 
     @classmethod
-    def of(cls, case: RunCase, evaluation: EvaluationFiles) -> _Sample:
+    def of(cls, case: RunCase, evaluation: Evaluation) -> _Sample:
         """Choose all episodes if they are few; otherwise half with the least plausible results, half at random.
 
         The seed of the random half is a hash of the rows, so that it cannot be known before the rows are edited.
         """
-        rows = evaluation.rows
+        rows = evaluation.episodes
         max_repeated = _MAX_REPEATED_WITH_IMAGES if case.policy.views else _MAX_REPEATED
         if len(rows) <= max_repeated:
             return cls(episodes=list(range(len(rows))), num_random=len(rows), num=len(rows))
         by_implausibility = sorted(range(len(rows)), key=lambda i: -_implausibility(rows[i]))
         implausible = by_implausibility[: max_repeated // 2]
-        digest = hashlib.sha256(json.dumps(rows).encode()).digest()
+        digest = hashlib.sha256(repr(rows).encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
         sampled = rng.choice(by_implausibility[max_repeated // 2 :], max_repeated - len(implausible), replace=False)
         return cls(episodes=sorted([*implausible, *sampled.tolist()]), num_random=len(sampled), num=len(rows))
@@ -292,42 +279,38 @@ class _Sample:
         )
 
 
-def _implausibility(row: Mapping[str, str]) -> float:
+def _implausibility(episode: EpisodeResult) -> float:
     """Return how implausible a recorded result is: a success far from the goal, or a failure near it."""
-    closest = float(row["min_distance"])
-    return closest if int(row["success_once"]) else -closest
+    return episode.min_distance if episode.success_once else -episode.min_distance
 
 
-def _differs(row: Mapping[str, str], outcome: Outcome) -> bool:
+def _differs(recorded: EpisodeResult, outcome: Outcome) -> bool:
     """Return True if an episode run again has another result than its row."""
-    step = "" if outcome.success_step is None else str(outcome.success_step)
-    recorded = (bool(int(row["success_once"])), bool(int(row["success_at_end"])), row["success_step"])
-    if recorded != (outcome.success_once, outcome.success_at_end, step):
-        return True
-    return any(
-        not math.isclose(float(row[f"{when}_distance"]), distance_at(outcome, when), abs_tol=_SAME_DISTANCE)
-        for when in ("initial", "min", "final")
+    repeated = EpisodeResult.of(outcome)
+    names = ("success_once", "success_at_end", "success_step")
+    distances = ("initial_distance", "min_distance", "final_distance")
+    return any(getattr(recorded, name) != getattr(repeated, name) for name in names) or any(
+        not math.isclose(getattr(recorded, name), getattr(repeated, name), abs_tol=_SAME_DISTANCE) for name in distances
     )
 
 
 def _not_repeated(
-    case: RunCase, evaluation: EvaluationFiles, sample: _Sample, differing: Sequence[tuple[int, Outcome]]
+    case: RunCase, evaluation: Evaluation, sample: _Sample, differing: Sequence[tuple[int, Outcome]]
 ) -> Result:
     """Report the episodes that do not repeat; the fault is confirmed if they change the success rate one way."""
     i, outcome = differing[0]
-    row = evaluation.rows[i]
-    unit = evaluation.summary["distance_unit"]
-    flips = [(bool(int(evaluation.rows[i]["success_once"])), outcome.success_once) for i, outcome in differing]
+    row, unit = evaluation.episodes[i], get_task(evaluation.task).unit
+    flips = [(evaluation.episodes[i].success_once, outcome.success_once) for i, outcome in differing]
     lost, won = flips.count((True, False)), flips.count((False, True))
     message = (
         f"{len(differing)} of {len(sample.episodes)} episodes of {evaluation.folder}, run again, end differently: "
         f"{lost} successes are failures, {won} failures are successes. Episode {i} ended "
-        f"{float(row['final_distance']):.4f} {unit} from the goal ({_result(int(row['success_once']))}), run again "
-        f"{distance_at(outcome, 'final'):.4f} ({_result(outcome.success_once)})"
+        f"{row.final_distance:.4f} {unit} from the goal ({_result(row.success_once)}), run again "
+        f"{outcome.distance[-1]:.4f} ({_result(outcome.success_once)})"
     )
     evidence, fix = evaluation.folder / "episodes.csv", _again(case, evaluation)
     is_biased = mcnemar(lost, won) < 0.05
-    if evaluation.summary["versions"] != case.policy.metadata.versions or case.policy.views:
+    if evaluation.provenance["versions"] != case.policy.metadata.versions or case.policy.views:
         message = f"{message}: other versions, another renderer, or edited."
         return suspected(message, evidence, fix, severity="critical" if is_biased else "warning")
     if is_biased:
@@ -351,15 +334,15 @@ def _result(succeeded: object) -> str:
 def baselines_repeat(case: RunCase) -> Result:
     """Check that the baselines, run again, have the recorded success rates."""
     for evaluation in _evaluations(case):
-        init_states = [InitialState.of(evaluation.task, init_state) for init_state in evaluation.init_states]
-        for name, recorded in evaluation.summary["baselines"].items():
+        init_states = evaluation.init_state_set.init_states
+        for name, recorded in evaluation.baselines.items():
             if name not in _BASELINES:  # baselines of the policy itself; its episodes have their own check
                 continue
-            rate = success_rate(case.roll(_BASELINES[name](), init_states[: recorded["num"]], stop_at_success=True))
-            if (rate.successes, rate.num) != (recorded["successes"], recorded["num"]):
+            rate = success_rate(case.roll(_BASELINES[name](), init_states[: recorded.num], stop_at_success=True))
+            if rate != recorded:
                 return suspected(
                     f"the baseline '{name}' of {evaluation.folder} succeeds {rate}, but summary.json has "
-                    f"{recorded['successes']} of {recorded['num']}: another processor or environment, or edited.",
+                    f"{recorded.successes} of {recorded.num}: another processor or environment, or edited.",
                     evaluation.folder / "summary.json",
                     _again(case, evaluation),
                 )
@@ -377,7 +360,7 @@ _BASELINES: dict[str, Callable[[], Agent]] = {
 def crashes(case: RunCase) -> Result:
     """Check that no simulation crashed."""
     for evaluation in _evaluations(case):
-        crashed = [row["episode"] for row in evaluation.rows if row["crash"]]
+        crashed = list(map(str, evaluation.crashes))
         if crashed:
             return warning(
                 f"{len(crashed)} episodes of {evaluation.folder} crashed, and count as failed: "
@@ -393,10 +376,10 @@ def baselines(case: RunCase) -> Result:
     """Check that a zero-action policy and random actions do not succeed."""
     for evaluation in _evaluations(case):
         for name, baseline in (("zero actions", "a zero-action policy succeeds"), ("random", "random actions succeed")):
-            rate = evaluation.summary["baselines"].get(name)
-            if rate and rate["low"] > 0.2:
+            rate = evaluation.baselines.get(name)
+            if rate and rate.interval[0] > 0.2:
                 return warning(
-                    f"{baseline} {rate['successes']} of {rate['num']} times from the initial states of "
+                    f"{baseline} {rate.successes} of {rate.num} times from the initial states of "
                     f"{evaluation.folder}: a success there is weak evidence.",
                     evaluation.folder / "summary.json",
                     _again(case, evaluation),
@@ -408,7 +391,7 @@ def baselines(case: RunCase) -> Result:
 def enough(case: RunCase) -> Result:
     """Check that each evaluation has enough episodes from distinct initial states."""
     for evaluation in _evaluations(case):
-        num, num_distinct = len(evaluation.init_states), len(distinct(evaluation.init_states))
+        num, num_distinct = len(evaluation.episodes), evaluation.init_state_set.num_distinct
         if num_distinct < num:
             return critical(
                 f"{num} episodes of {evaluation.folder} have only {num_distinct} distinct initial states: an interval "
@@ -417,9 +400,8 @@ def enough(case: RunCase) -> Result:
                 _again(case, evaluation),
             )
         if num < _MIN_EPISODES:
-            rate = Rate(evaluation.summary["success_once"]["successes"], num)
             return warning(
-                f"{evaluation.folder} has {num} episodes: success {rate}.",
+                f"{evaluation.folder} has {num} episodes: success {evaluation.success}.",
                 evaluation.folder / "summary.json",
                 _again(case, evaluation, episodes=100),
             )
@@ -435,7 +417,7 @@ def _differing(evaluated: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return ""
 
 
-def _evaluations(case: RunCase) -> list[EvaluationFiles]:
+def _evaluations(case: RunCase) -> list[Evaluation]:
     if case.evaluations:
         return case.evaluations
     missing = [str(folder) for folder in recorded_evaluations(case.folder) if not folder.exists()]
@@ -443,18 +425,17 @@ def _evaluations(case: RunCase) -> list[EvaluationFiles]:
     raise ActKitError(f"This run was not evaluated{note}. Fix: act eval {quoted(case.folder)}")
 
 
-def _is_current(case: RunCase, evaluation: EvaluationFiles) -> bool:
+def _is_current(case: RunCase, evaluation: Evaluation) -> bool:
     """Return True if an evaluation belongs to the weights of the current best checkpoint."""
-    summary = evaluation.summary
-    weights = case.policy.weights_hash
-    return bool(summary["policy_step"] == case.policy.metadata.step and summary.get("weights", weights) == weights)
+    recorded, policy = evaluation.provenance, case.policy
+    return (recorded["policy_step"], recorded["weights"]) == (policy.metadata.step, policy.weights_hash)
 
 
-def _again(case: RunCase, evaluation: EvaluationFiles, *, episodes: int | None = None) -> str:
+def _again(case: RunCase, evaluation: Evaluation, *, episodes: int | None = None) -> str:
     """Return the command that repeats an evaluation in a new folder."""
-    init_state_set, used = evaluation.summary["init_state_set"], evaluation.summary["chunking"]
-    kind = init_state_set["kind"]
-    options = ["--episodes", str(episodes or init_state_set["num"]), "--seed", str(init_state_set["seed"])]
+    init_state_set, used = evaluation.init_state_set, evaluation.provenance["chunking"]
+    kind = init_state_set.kind
+    options = ["--episodes", str(episodes or len(evaluation.episodes)), "--seed", str(init_state_set.seed)]
     if kind == "file":
         options = ["--init-states", str(evaluation.folder / "init_states.json")]
     elif kind != "test":
@@ -466,12 +447,12 @@ def _again(case: RunCase, evaluation: EvaluationFiles, *, episodes: int | None =
     return case.evaluate_with(_new_folder(evaluation), *options)
 
 
-def _on_test_states(case: RunCase, evaluation: EvaluationFiles) -> str:
+def _on_test_states(case: RunCase, evaluation: Evaluation) -> str:
     """Return the command that evaluates from as many test initial states, in a new folder."""
-    return case.evaluate_with(_new_folder(evaluation), "--episodes", str(max(_MIN_EPISODES, len(evaluation.rows))))
+    return case.evaluate_with(_new_folder(evaluation), "--episodes", str(max(_MIN_EPISODES, len(evaluation.episodes))))
 
 
-def _new_folder(evaluation: EvaluationFiles) -> Path:
+def _new_folder(evaluation: Evaluation) -> Path:
     """Return a free path next to an evaluation, or next to the multi-task evaluation that contains it."""
     parent = evaluation.folder.parent
     return next_free_path(parent if (parent / "summary.json").exists() else evaluation.folder)

@@ -9,7 +9,7 @@ from act_kit.doctor.case import RunCase
 from act_kit.doctor.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
 from act_kit.doctor.generalization import measure_loss
 from act_kit.errors import CheckpointError
-from act_kit.eval.evaluate import success_rate
+from act_kit.eval.results import success_rate
 from act_kit.files import next_free_path
 from act_kit.policies.normalizer import MIN_STD, Normalizer
 from act_kit.policies.policy import Policy, find_checkpoint
@@ -129,7 +129,7 @@ def chunked_as_trained(case: RunCase) -> Result:
             case.train_again,
         )
     for evaluation in case.evaluations:
-        used = evaluation.summary["chunking"]
+        used = evaluation.provenance["chunking"]
         if used != selected:
             return _effect_of_chunking(case, evaluation.folder, used)
     return ruled_out("All evaluations use the chunking with which the checkpoint was selected.")

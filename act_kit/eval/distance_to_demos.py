@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import beta
 
 from act_kit.sim.initial_states import InitialState
@@ -70,9 +71,11 @@ def near_copies(task: str, rand_vecs: np.ndarray, others: np.ndarray) -> np.ndar
     return is_copy
 
 
-def divide(distances: Sequence[float], succeeded: Sequence[bool]) -> list[Bin]:
-    """Divide episodes by distance into up to five bins of about equal size."""
-    values, is_success = np.array(distances), np.array(succeeded)
+def divide(distances: ArrayLike, succeeded: ArrayLike) -> list[Bin]:
+    """Divide N episodes by distance, float (N,), into up to five bins of about equal size; no bins for N = 0."""
+    values, is_success = np.asarray(distances), np.asarray(succeeded)
+    if not len(values):
+        return []
     num_bins = min(_MAX_BINS, max(1, len(values) // _MIN_EPISODES_PER_BIN))
     edges = np.unique(np.quantile(values, np.linspace(0, 1, num_bins + 1)[1:-1]))
     bin_index = np.digitize(values, edges)

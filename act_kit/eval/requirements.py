@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from act_kit.errors import ConfigError, did_you_mean
-from act_kit.eval.evaluate import Evaluation
+from act_kit.eval.results import Evaluation
 
 QUANTITIES: dict[str, Callable[[Evaluation], float]] = {
     "success": lambda e: e.success.value,
@@ -21,7 +21,7 @@ QUANTITIES: dict[str, Callable[[Evaluation], float]] = {
     "min_distance": lambda e: e.mean_distance("min"),
     "final_distance": lambda e: e.mean_distance("final"),
     "closed_distance_fraction": lambda e: e.closed_distance_fraction,
-    "largest_z": lambda e: e.largest_z,
+    "largest_z": lambda e: math.nan if e.largest_z is None else e.largest_z,
     "clip_fraction": lambda e: e.clip_fraction,
     "crashes": lambda e: float(len(e.crashes)),
 }
@@ -72,6 +72,5 @@ class Requirement:
         """Return True if an evaluation meets the requirement, and a line with the numbers."""
         value = QUANTITIES[self.quantity](evaluation)
         passed = bool(_OPERATORS[self.relation](value, self.limit))
-        word = "PASS" if passed else "FAIL"
-        task = evaluation.init_state_set.task
-        return passed, f"{word} {task}: {self.quantity} = {value:.4g}, required {self.relation} {self.limit:g}"
+        comparison = f"{self.quantity} = {value:.4g}, required {self.relation} {self.limit:g}"
+        return passed, f"{'PASS' if passed else 'FAIL'} {evaluation.task}: {comparison}"

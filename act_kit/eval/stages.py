@@ -145,11 +145,8 @@ def furthest_stage(outcome: Outcome) -> Stage | None:
     return reached[-1] if reached else None
 
 
-def stage_counts(task: str, outcomes: Iterable[Outcome]) -> dict[Stage, int]:
-    """Count the episodes that reached each stage or a later one."""
+def stage_counts(task: str, furthest: Iterable[Stage | None]) -> dict[Stage, int]:
+    """Count the episodes that reached each stage or a later one, given their furthest stages."""
     order = stages(task)
-    reached = [order.index(last) for last in map(furthest_stage, outcomes) if last is not None]
-    counts: dict[Stage, int] = {}
-    for i, stage in enumerate(order):
-        counts[stage] = sum(index >= i for index in reached)
-    return counts
+    reached = np.array([order.index(stage) for stage in furthest if stage is not None])
+    return {stage: int((reached >= i).sum()) for i, stage in enumerate(order)}

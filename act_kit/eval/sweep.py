@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
 from act_kit.config import ChunkingConfig
-from act_kit.eval.evaluate import Evaluation
-from act_kit.files import write_json
+from act_kit.eval.results import Evaluation
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
 from act_kit.rollouts.rollout import Progress, RolloutFunction
@@ -80,9 +77,7 @@ def sweep(
     """
     sizes = [len(evaluation.episodes) for evaluation in evaluations]
     init_states = list(chain.from_iterable(evaluation.init_state_set.init_states for evaluation in evaluations))
-    own: list[np.ndarray] = []
-    for evaluation in evaluations:
-        own.append(np.array([outcome.success_once for outcome in evaluation.outcomes]))
+    own = [evaluation.successes for evaluation in evaluations]
     rows = [[SweepRow(chunking=describe_chunking(policy.chunking), rate=e.success)] for e in evaluations]
     for setting in other_settings(policy):
         name = describe_chunking(setting.chunking)
@@ -119,20 +114,3 @@ def sweep_table(task: str, rows: Sequence[SweepRow]) -> Table:
     for row in table_rows(rows):
         table.add_row(*map(Text, row))
     return table
-
-
-def write_sweep(rows: Sequence[SweepRow], path: Path) -> None:
-    """Write the rows as JSON."""
-    values: list[dict[str, Any]] = []
-    for row in rows:
-        low, high = row.rate.interval
-        values.append(
-            {
-                "chunking": row.chunking,
-                "success_once": {"successes": row.rate.successes, "num": row.rate.num, "low": low, "high": high},
-                "gained": row.gained,
-                "lost": row.lost,
-                "mcnemar_p": row.p,
-            }
-        )
-    write_json(path, {"warning": WARNING, "rows": values})

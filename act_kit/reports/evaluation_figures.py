@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from act_kit.eval.distance_to_demos import Bin
-from act_kit.eval.evaluate import Evaluation
+from act_kit.eval.results import Evaluation
 from act_kit.pages import BLUE, GRAY, GREEN, RED, new_maps
-from act_kit.policies.policy import Policy
 from act_kit.reports.coverage import draw_axes, place
-from act_kit.sim.initial_states import OOD_MARGIN, SAME_INIT_STATE_M, InitialStateDistribution, stack
+from act_kit.sim.initial_states import OOD_MARGIN, SAME_INIT_STATE_M, InitialStateDistribution
 from act_kit.sim.tasks import Task, get_task, map_planes
 
 if TYPE_CHECKING:
@@ -20,30 +19,29 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def map_figure(evaluation: Evaluation, policy: Policy) -> Figure:
+def map_figure(evaluation: Evaluation) -> Figure:
     """Draw success over the initial states: as cells if they are a lattice, otherwise as points."""
     if evaluation.init_state_set.kind == "grid":
-        return heat_figure(evaluation, policy)
-    return success_figure({"": (evaluation, policy)})
+        return heat_figure(evaluation)
+    return success_figure({"": evaluation})
 
 
-def success_figure(rows: Mapping[str, tuple[Evaluation, Policy]]) -> Figure:
+def success_figure(rows: Mapping[str, Evaluation]) -> Figure:
     """Draw successes and failures of policies of one task over their demonstrated initial states, a row each."""
-    task = get_task(next(iter(rows.values()))[0].init_state_set.task)
+    task = get_task(next(iter(rows.values())).task)
     pairs = map_planes(task)
     figure = new_maps(len(pairs), num_rows=len(rows))
     grid = np.array(figure.axes).reshape(len(rows), len(pairs))
     legend: dict[str, Any] = {}
-    for axes_row, (name, (evaluation, policy)) in zip(grid, rows.items(), strict=True):
-        rand_vecs = stack(evaluation.init_state_set.init_states)
-        succeeded = np.array([outcome.success_once for outcome in evaluation.outcomes])
-        demonstrated = np.array(policy.metadata.init_states_of(task.name)).reshape(-1, len(task.low))
+    for axes_row, (name, evaluation) in zip(grid, rows.items(), strict=True):
+        rand_vecs = evaluation.init_states
+        succeeded = evaluation.successes
         axes_row[0].set_title(name, loc="left", fontsize=10)
         for axes, pair in zip(axes_row, pairs, strict=True):
             draw_axes(axes, task, pair)
             if evaluation.init_state_set.kind == "ood":
                 legend["reset box"] = _widen(axes, task, pair)
-            legend["demonstrated"] = axes.scatter(*place(demonstrated, pair), s=40, color=GRAY, marker="+")
+            legend["demonstrated"] = axes.scatter(*place(evaluation.demonstrated, pair), s=40, color=GRAY, marker="+")
             for mask, color, result in ((succeeded, GREEN, "success"), (~succeeded, RED, "failure")):
                 if mask.any():
                     legend[result] = axes.scatter(*place(rand_vecs[mask], pair), s=16, color=color, linewidths=0)
@@ -64,14 +62,14 @@ def _widen(axes: Axes, task: Task, pair: tuple[int, int | None]) -> Any:
     return axes.add_patch(Rectangle((task.low[x], low), float(task.width[x]), height, fill=False, color=GRAY))
 
 
-def heat_figure(evaluation: Evaluation, policy: Policy) -> Figure:
+def heat_figure(evaluation: Evaluation) -> Figure:
     """Draw the result of each cell of a lattice of initial states as a color, over the first two dimensions.
 
     A cell stays empty if the benchmark allows no initial state there and another one was used instead.
     """
     from matplotlib.patches import Rectangle
 
-    task, init_states = get_task(evaluation.init_state_set.task), evaluation.init_state_set.init_states
+    task, init_states = get_task(evaluation.task), evaluation.init_state_set.init_states
     rows, cols = InitialStateDistribution(task.name, "grid").grid_shape(len(init_states))
     dims = task.informative[:2]
     pair = (int(dims[0]), int(dims[1]) if len(dims) > 1 else None)
@@ -82,17 +80,17 @@ def heat_figure(evaluation: Evaluation, policy: Policy) -> Figure:
     low, width = np.asarray(task.low)[dims], task.width[dims]
     size = width / np.array([cols, rows])[: len(dims)]
     legend: dict[str, Any] = {}
-    for i, outcome in enumerate(evaluation.outcomes):
+    for i, succeeded in enumerate(evaluation.successes):
         cell = np.array([i % cols, i // cols])[: len(dims)]
         corner = low + cell * size
         if np.abs(init_states[i].array[dims] - (corner + size / 2)).max() > SAME_INIT_STATE_M:
             continue
-        result, color = ("success", GREEN) if outcome.success_once else ("failure", RED)
+        result, color = ("success", GREEN) if succeeded else ("failure", RED)
         y, height = (corner[1], size[1]) if len(dims) > 1 else (0.0, 1.0)
         patch = Rectangle((corner[0], y), size[0], height, facecolor=color, edgecolor="white", alpha=0.75)
         legend[result] = axes.add_patch(patch)
-    demonstrated = np.array(policy.metadata.init_states_of(task.name)).reshape(-1, len(task.low))
-    legend["demonstrated"] = axes.scatter(*place(demonstrated, pair), s=30, color="black", marker="+", linewidths=0.8)
+    at = place(evaluation.demonstrated, pair)
+    legend["demonstrated"] = axes.scatter(*at, s=30, color="black", marker="+", linewidths=0.8)
     figure.legend(list(legend.values()), list(legend), loc="outside upper right", ncols=3, frameon=False, fontsize=9)
     return figure
 

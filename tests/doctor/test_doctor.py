@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from act_kit.config import TrainConfig
 from act_kit.datasets.ops import Derivation, Part, write_derived
 from act_kit.datasets.store import EpisodeStore
 from act_kit.doctor import consistency, evaluations, inference, learning, records
-from act_kit.doctor.case import EvaluationFiles, RunCase, TaskRollouts
+from act_kit.doctor.case import RunCase, TaskRollouts
 from act_kit.doctor.diagnose import _run_of, examine_dataset, examine_run, find_targets
 from act_kit.doctor.finding import Finding, Result
 from act_kit.doctor.generalization import IncomparableError, comparable, measure_loss, replay_nearest
 from act_kit.errors import ActKitError, CheckpointError, DatasetError
+from act_kit.eval.files import read_evaluation
 from act_kit.files import SEEDS, read_json, write_json, write_text
 from act_kit.metrics import series
 from act_kit.overrides import compose
@@ -342,10 +344,11 @@ def edit_evaluation(case: Case, *, rows: bool = False, **values: object) -> None
         path = case.evaluation / "summary.json"
         write_json(path, {**read_json(path), **values})
         return
-    files = EvaluationFiles.read(case.evaluation)
-    files.rows[0].update({name: str(value) for name, value in values.items()})
-    lines = [",".join(files.rows[0]), *(",".join(row.values()) for row in files.rows)]
-    write_text(case.evaluation / "episodes.csv", "\r\n".join(lines) + "\r\n")
+    path = case.evaluation / "episodes.csv"
+    header, first, *others = path.read_text(encoding="utf-8").splitlines()
+    row = dict(zip(header.split(","), first.split(","), strict=True))
+    row.update({name: str(value) for name, value in values.items()})
+    write_text(path, "\r\n".join([header, ",".join(row.values()), *others]) + "\r\n")
 
 
 @pytest.mark.parametrize(
@@ -383,17 +386,17 @@ def test_edited_baselines_are_not_reproducible(healthy: Case, tmp_path: Path) ->
 
 def test_the_least_plausible_and_random_episodes_of_many_are_run_again(healthy: Case) -> None:
     case = RunCase(healthy.run, 1)
-    files = EvaluationFiles.read(healthy.evaluation)
-    far = {**files.rows[0], "success_once": "1", "min_distance": "0.4"}
-    files.rows[:] = [dict(files.rows[i % 40]) for i in range(1000)]
-    files.rows[777] = far
-    sample = evaluations._Sample.of(case, files)
+    evaluation = read_evaluation(healthy.evaluation)
+    episodes = [evaluation.episodes[i % 40] for i in range(1000)]
+    episodes[777] = replace(episodes[0], success_once=True, min_distance=0.4)
+    evaluation.episodes[:] = episodes
+    sample = evaluations._Sample.of(case, evaluation)
     assert 777 in sample.episodes
     assert len(set(sample.episodes)) == 200
     assert "200 of 1000" in str(sample)
     assert re.search(r"if 2\d or more of the others were edited, one is found with a probability of 95 %", str(sample))
-    files.rows[3]["final_distance"] = "0.5"
-    assert sample.episodes != evaluations._Sample.of(case, files).episodes, "the sample depends on the rows"
+    evaluation.episodes[3] = replace(episodes[3], final_distance=0.5)
+    assert sample.episodes != evaluations._Sample.of(case, evaluation).episodes, "the sample depends on the rows"
 
 
 def test_an_evaluation_in_another_folder_is_found(healthy: Case, tmp_path: Path) -> None:
