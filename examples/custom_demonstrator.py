@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from act_kit import CollectConfig, InitialState, LocalExecutor, collect, measure_diversity
+import act_kit
 from act_kit.collection.demonstrators import DEMONSTRATORS
 from act_kit.sim.expert import ScriptedExpert
 
@@ -27,7 +27,7 @@ class SlowExpert:
         self._expert = ScriptedExpert(task)
         self._speed = np.array([speed, speed, speed, 1.0], dtype=np.float32)
 
-    def begin(self, init_state: InitialState, attempt: int) -> None:
+    def begin(self, init_state: act_kit.InitialState, attempt: int) -> None:
         """Begin an attempt; actions may depend only on its initial state, its states and its number."""
 
     def act(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -44,12 +44,11 @@ def main() -> None:
     args = parser.parse_args()
 
     DEMONSTRATORS["slow"] = lambda config: SlowExpert(config.task)
-    config = CollectConfig(task=args.task, n=args.demonstrations, demonstrator="slow")
     # One worker is this process. Others would not know the demonstrator: they do not run main().
-    store = collect(config, args.out, executor=LocalExecutor(1))
+    store = act_kit.collect(args.task, args.demonstrations, demonstrator="slow", out=args.out, workers=1)
     lengths = store.episode_lengths
     print(f"{store.num_episodes} episodes of {set(store.sources)}, {lengths.min()} to {lengths.max()} steps.")
-    print(measure_diversity(store).verdict)
+    print(act_kit.measure_diversity(store).verdict)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,18 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
+import typer.main
 import yaml
 
 from act_kit import cli
+from act_kit.cli.app import app
+from act_kit.config import CollectConfig, EvalConfig, TrainConfig
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.eval.init_state_sets import make_init_state_set
 from act_kit.files import hidden_sibling
 from act_kit.metrics import read_metrics
+from act_kit.options import fields
 from act_kit.policies.policy import Policy
 from act_kit.sim.render import Gl
 from tests.conftest import IMAGES, ONE_THREAD, TINY, act, contents, make_dataset
@@ -404,11 +408,45 @@ def test_a_policy_on_images_is_evaluated_during_and_after_training(images_store:
     assert from_above[20:44, 20:44].std() > 5, "the table, seen from above"
 
 
-def test_help_is_fast_and_complete() -> None:
-    for verb in ((), ("collect",), ("report",), ("train",), ("eval",), ("data",), ("data", "info"), ("demo",)):
-        done = act(*verb, "--help", check=0)
-        assert "Usage: act" in done.stdout
+VERBS = (
+    *((verb,) for verb in ("collect", "report", "render", "train", "eval", "compare", "doctor", "demo", "data")),
+    *(("data", verb) for verb in ("info", "verify", "merge", "split", "filter", "convert", "browse")),
+)
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+@pytest.mark.parametrize("columns", [80, 60])
+def test_help_shows_every_flag_whole(
+    verb: tuple[str, ...], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    code, out, _ = run(monkeypatch, capsys, *verb, "--help")
+    command = typer.main.get_command(app)
+    for name in verb:
+        command = command.commands[name]  # type: ignore[attr-defined]
+    flags = [flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)]
+    long = [flag for flag in flags if flag.startswith("--")]
+    assert (code, [flag for flag in long if flag not in re.findall(r"--[\w-]+", out)]) == (0, [])
+    assert verb != ("collect",) or "--init-distribution" in long
+
+
+def test_flags_have_the_help_and_the_default_of_their_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb, kind in (("collect", CollectConfig), ("train", TrainConfig), ("eval", EvalConfig)):
+        _, out, _ = run(monkeypatch, capsys, verb, "--help")
+        text = " ".join(out.split())
+        for _, field in fields(kind):
+            if field.metadata["flag"]:
+                default = "" if field.default == "" else f" [default: {field.default}]"
+                assert field.metadata["help"].replace("``", "") + default in text
+
+
+def test_help_is_fast() -> None:
+    assert "Usage: act" in act("--help", check=0).stdout
     code = "import sys, act_kit.cli; print([m for m in ('torch', 'mujoco', 'zarr', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    code = "import sys, act_kit.cli.app; print([m for m in ('torch', 'mujoco', 'zarr', 'hydra') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 

@@ -27,6 +27,7 @@ LAYERS = (
         "config",
         "overrides",
         "pages",
+        "preflight",
     },
     {"workers", "sim"},
     {"metrics", "parallel"},
@@ -39,6 +40,7 @@ LAYERS = (
     {"doctor"},
     {"reports"},
     {"demo"},
+    {"api"},
     {"cli"},
 )
 """Parts of the package, from the lowest: each imports parts of its own layer and of those below."""

@@ -242,6 +242,9 @@ class Comparison:
     pairs: list[Pair]
     factors: list[str]
 
+    def __repr__(self) -> str:
+        return "\n".join([*self.notes, *(pair.sentence for pair in self.pairs)])
+
     @property
     def decided(self) -> bool:
         """True if every pair has a verdict."""
@@ -326,7 +329,11 @@ def compare(paths: Sequence[Path], factors: Sequence[str]) -> Comparison:
     """
     if len(paths) < 2:
         raise ComparisonError("A comparison requires two or more evaluations or runs. Fix: act compare RUN RUN")
-    methods = read_methods(paths)
+    return compare_methods(read_methods(paths), factors)
+
+
+def compare_methods(methods: Sequence[Method], factors: Sequence[str]) -> Comparison:
+    """Compare two or more methods that differ in ``factors``; see :func:`compare`."""
     check_factors(methods, factors)
     couples = list(combinations(methods, 2))
     tasks = methods[0].tasks
@@ -347,7 +354,7 @@ def compare(paths: Sequence[Path], factors: Sequence[str]) -> Comparison:
                 by_task={task: task_result for task, task_result in by_task.items() if task_result},
             )
         )
-    return Comparison(methods=methods, pairs=pairs, factors=list(factors))
+    return Comparison(methods=list(methods), pairs=pairs, factors=list(factors))
 
 
 def _copies(a: Method, b: Method) -> list[tuple[str, str]]:

@@ -242,7 +242,19 @@ def _read_seed(path: Path) -> SeedResult:
 
 def _read_evaluation(folder: Path, name: str) -> SeedResult:
     """Read an evaluation of one or several tasks, whose summaries must agree with the episodes."""
-    evaluations = read_evaluations(folder)
+    return make_seed_result(read_evaluations(folder), folder, name)
+
+
+def method_of(label: str, evaluations: Sequence[Evaluation]) -> Method:
+    """Return the method whose training seeds have these evaluations, each of one task."""
+    seeds = [make_seed_result([each], each.folder, f"{SEED_FOLDER}{i}") for i, each in enumerate(evaluations)]
+    method = Method(label=label, path=Path(label), seeds=tuple(seeds), missing={})
+    _check_replicates(method)
+    return method
+
+
+def make_seed_result(evaluations: Sequence[Evaluation], folder: Path, name: str) -> SeedResult:
+    """Return the evaluation of one checkpoint on one or several tasks as a replicate of a method."""
     try:
         first = evaluations[0].provenance
         training = first["training"]

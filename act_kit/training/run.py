@@ -41,13 +41,19 @@ _EVALUATIONS = "evaluations.jsonl"
 
 
 def create_run(
-    run: Path, data: Sequence[Path], overrides: Sequence[str], flags: Mapping[str, Any], *, overwrite: bool
+    run: Path,
+    data: Sequence[Path],
+    overrides: Sequence[str],
+    flags: Mapping[str, Any],
+    *,
+    overwrite: bool,
+    base: TrainConfig | None = None,
 ) -> TrainConfig:
     """Compose the configuration, check it against the data and the files it names, and create the run's folder.
 
     A folder that it replaces is kept until the run is trained (:func:`~act_kit.files.finish_output`).
     """
-    config = compose(TrainConfig, overrides, flags)
+    config = compose(TrainConfig, overrides, flags, base)
     check_files(config, [EpisodeStore.open(path) for path in data])
     values = {"data": [str(path.resolve()) for path in data], **options.to_dict(config)}
     resume_hint = f"act train --resume --out {quoted(run)} resumes it"
@@ -98,7 +104,12 @@ def load_initial(config: TrainConfig, tasks: Sequence[str]) -> Policy:
 
 
 def resume_run(
-    run: Path, data: Sequence[Path], overrides: Sequence[str], flags: Mapping[str, Any]
+    run: Path,
+    data: Sequence[Path],
+    overrides: Sequence[str],
+    flags: Mapping[str, Any],
+    *,
+    base: TrainConfig | None = None,
 ) -> tuple[TrainConfig, list[Path]]:
     """Return the result of :func:`load_run`, after writing more steps or moved datasets to the run's configuration.
 
@@ -107,8 +118,9 @@ def resume_run(
         CheckpointError: The datasets differ from those that the run was started with.
     """
     config, folders = load_run(run)
-    requested = compose(TrainConfig, overrides, flags)
-    for key in given_options(overrides, flags):
+    requested = compose(TrainConfig, overrides, flags, base)
+    given = options.keys(TrainConfig) if base else given_options(overrides, flags)
+    for key in given:
         old, new = options.get(config, key), options.get(requested, key)
         if key == "trainer.steps" and new >= old:
             continue
@@ -118,7 +130,7 @@ def resume_run(
                 "leave it out, or choose another --out."
             )
     values = read_yaml(run / "config.yaml")
-    if "trainer.steps" in given_options(overrides, flags) and requested.trainer.steps > config.trainer.steps:
+    if "trainer.steps" in given and requested.trainer.steps > config.trainer.steps:
         taken = steps_taken(run)
         values["extended_at"] = [*values.get("extended_at", []), *([taken] if taken else [])]
         values["trainer"]["steps"] = requested.trainer.steps
