@@ -41,14 +41,9 @@ def compare(
     if out:
         check_comparison(Path(out), overwrite=overwrite)
     from act_kit.compare import compare as comparing
-    from act_kit.compare.experiments import method_of
     from act_kit.reports.comparison import write_comparison
 
-    if isinstance(methods, Mapping):
-        compared = [method_of(name, evaluations) for name, evaluations in methods.items()]
-        comparison = comparing.compare_methods(compared, vary)
-    else:
-        comparison = comparing.compare(paths, vary)
+    comparison = comparing.compare(methods if isinstance(methods, Mapping) else paths, vary)
     if out:
         write_comparison(comparison, Path(out))
     return comparison

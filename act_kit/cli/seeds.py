@@ -15,7 +15,7 @@ from typing import Any
 
 from act_kit import interrupts
 from act_kit.cli.console import console, info, warn
-from act_kit.errors import ActKitError, ConfigError, DamagedFileError
+from act_kit.errors import ActKitError, ConfigError
 from act_kit.files import SEEDS, finish_output, locked, new_folder, quoted, read_json, write_json
 
 SEED = "trainer.seed"
@@ -97,14 +97,12 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
     ``options`` are passed to both verbs. A failed seed is listed at the end and does not stop the others. Each stage is
     a separate process, because an evaluation needs one thread and a training all of them, and PyTorch cannot switch.
     """
-    from act_kit.compare.compare import kinds_of_seeds
-    from act_kit.compare.experiments import SEED_FOLDER, read_method
+    from act_kit.compare.experiments import SEED_FOLDER, read_method, read_seeds
+    from act_kit.compare.modes import describe_modes
     from act_kit.reports.comparison import methods_table
     from act_kit.training.run import load_run, steps_taken
 
-    seeds = read_json(out / SEEDS)
-    if not isinstance(seeds, list) or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise DamagedFileError(f"{out / SEEDS} is damaged: a list of training seeds was expected.")
+    seeds = read_seeds(out)
     failed: list[str] = []
     for seed in seeds:
         run = out / f"{SEED_FOLDER}{seed}"
@@ -125,7 +123,7 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
     if len(failed) < len(seeds):
         method = read_method(out)
         console.print(methods_table([method]))
-        note = kinds_of_seeds(method)
+        note = describe_modes(method)
         if note:
             info(note)
         info(f"Next: act compare {quoted(out)} OTHER --vary KEY")

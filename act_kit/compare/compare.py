@@ -9,44 +9,21 @@ test, so it never contradicts the verdict.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from act_kit.compare.experiments import (
-    ConfigDifference,
-    Method,
-    SeedResult,
-    changes,
-    check_factors,
-    covers,
-    read_methods,
-)
+from act_kit import statistics
+from act_kit.compare.experiments import ConfigDifference, Method, changes, check_factors, covers, read_methods
+from act_kit.compare.modes import bimodal_modes, describe_modes, mean_of, modes_to_dict, success_text
 from act_kit.errors import ComparisonError
 from act_kit.eval.init_state_sets import InitialStateSet
-from act_kit.statistics import (
-    GAP,
-    MIN_SEEDS,
-    Difference,
-    Estimate,
-    MacroAverageRate,
-    Rate,
-    compare_pairs,
-    compare_rates,
-    compare_seeds,
-    holm,
-    holm_levels,
-    largest_unseen_share,
-    seeds_mean,
-    seeds_to_bound,
-    share_interval,
-    split_bimodal,
-)
+from act_kit.eval.results import Evaluation
+from act_kit.statistics import MIN_SEEDS, Difference, Rate
 
 LEVEL = 0.05
 
@@ -56,8 +33,9 @@ MIN_SHARED = 20
 With fewer, an unpaired test of all episodes has more power.
 """
 
-_BOUND = 0.1
-"""Fraction of collapsing seeds that a user may want to rule out."""
+
+ALL_TASKS = ""
+"""Key of the result over all tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +66,12 @@ class SharedStates:
 
     Attributes:
         num_a, num_b: Number of initial states of each.
-        pairs: Indices of the shared ones in a and in b.
+        pairs: Indices of the shared ones in a and in b, int64 (P, 2).
     """
 
     num_a: int
     num_b: int
-    pairs: tuple[tuple[int, int], ...]
+    pairs: np.ndarray
 
     @property
     def are_all(self) -> bool:
@@ -115,7 +93,8 @@ class SharedStates:
         for i, init_state in enumerate(a.init_states):
             if indices.get(init_state.rand_vec):
                 pairs.append((i, indices[init_state.rand_vec].pop(0)))
-        return cls(num_a=len(a.init_states), num_b=len(b.init_states), pairs=tuple(pairs))
+        array = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        return cls(num_a=len(a.init_states), num_b=len(b.init_states), pairs=array)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +106,7 @@ class Pair:
         changes: Differences of their configurations.
         states: Shared initial states, by task.
         copies: Folders of the seeds of a and b that are the same evaluation.
-        result: Result over all tasks; None if there are too few seeds, or copies.
-        by_task: Result of each task, if there are several.
+        results: Results by task, and over all tasks (:data:`ALL_TASKS`); none if there are too few seeds, or copies.
     """
 
     a: Method
@@ -136,8 +114,35 @@ class Pair:
     changes: list[ConfigDifference]
     states: dict[str, SharedStates]
     copies: list[tuple[str, str]]
-    result: Result | None
-    by_task: dict[str, Result]
+    results: dict[str, Result] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, a: Method, b: Method, factors: Sequence[str]) -> Pair:
+        """Find what two methods share and what differs; the results are added later."""
+        states: dict[str, SharedStates] = {}
+        for task, evaluation in a.seeds[0].tasks.items():
+            states[task] = SharedStates.of(evaluation.init_state_set, b.seeds[0].tasks[task].init_state_set)
+        copies: list[tuple[str, str]] = []
+        for one, other in product(a.seeds, b.seeds):
+            if one.is_same(other):
+                copies.append((str(one.folder), str(other.folder)))
+        return cls(a=a, b=b, changes=changes(a, b, factors), states=states, copies=copies)
+
+    @property
+    def result(self) -> Result | None:
+        """Result over all tasks."""
+        return self.results.get(ALL_TASKS)
+
+    @property
+    def by_task(self) -> dict[str, Result]:
+        """Result of each task, if there are several."""
+        return {task: result for task, result in self.results.items() if task != ALL_TASKS}
+
+    @property
+    def is_testable(self) -> bool:
+        """True if both have enough seeds, or one seed each, and none is a copy of another."""
+        num_a, num_b = len(self.a.seeds), len(self.b.seeds)
+        return not self.copies and (min(num_a, num_b) >= MIN_SEEDS or num_a == num_b == 1)
 
     @property
     def confounds(self) -> list[ConfigDifference]:
@@ -159,23 +164,23 @@ class Pair:
     @property
     def states_note(self) -> str:
         """Note on different initial states and how they are compared; "" if they are the same."""
-        if all(states.are_all for states in self.states.values()):
+        states = self.states.values()
+        if all(shared.are_all for shared in states):
             return ""
-        num_shared = sum(len(states.pairs) for states in self.states.values())
-        num_a = sum(states.num_a for states in self.states.values())
-        num_b = sum(states.num_b for states in self.states.values())
+        num_shared = sum(len(shared.pairs) for shared in states)
+        num_a, num_b = sum(shared.num_a for shared in states), sum(shared.num_b for shared in states)
         text = (
             f"{self.a.label} and {self.b.label} were evaluated from different initial states: {num_shared} are shared, "
             f"of {num_a} and {num_b}."
         )
-        if are_paired(list(self.states.values())):
+        if are_paired(states):
             return f"{text} Only the shared ones are compared, in pairs."
         return (
             f"{text} A paired test requires {MIN_SHARED} shared ones that are half of the smaller evaluation's: all "
             "episodes are compared, unpaired. Fix: evaluate both with the same --seed and --episodes."
         )
 
-    @cached_property
+    @property
     def sentence(self) -> str:
         """Sentence with the verdict, the numbers and the fix."""
         a, b = self.a.label, self.b.label
@@ -198,34 +203,49 @@ class Pair:
                 f"No verdict on {a} and {b}: {counts} of the {MIN_SEEDS} training seeds that a comparison of methods "
                 "requires. Fix: train more seeds: act train --seeds 3"
             )
-        text = self._result_text(self.result)
+        sentences = [self._result_text(self.result)]
         for verdict in ("better", "worse", "no difference shown"):
             tasks = [task for task, result in self.by_task.items() if result.verdict == verdict]
             if tasks:
-                text += f" {verdict.capitalize()}: {', '.join(tasks)}."
+                sentences.append(f"{verdict.capitalize()}: {', '.join(tasks)}.")
         if few_seeds:
-            text += (
-                " This holds for these two checkpoints only: one training seed per method is too few to compare "
+            sentences.append(
+                "This holds for these two checkpoints only: one training seed per method is too few to compare "
                 "methods. To compare methods: act train --seeds 3"
             )
-        notes = " ".join(filter(None, (kinds_of_seeds(self.a), kinds_of_seeds(self.b))))
-        return f"{text} {notes}".rstrip()
+        sentences += filter(None, [describe_modes(self.a), describe_modes(self.b)])
+        return " ".join(sentences)
 
     def _result_text(self, result: Result) -> str:
-        difference = result.difference
-        rates = [_success_text(method, mean) for method, mean in zip((self.a, self.b), result.means, strict=True)]
-        correction = ", by Holm" if result.p_holm != difference.p else ""
+        a, b, difference = self.a, self.b, result.difference
         p = "p < 0.001" if result.p_holm < 0.001 else f"p = {result.p_holm:.3f}"
         numbers = (
-            f"success {rates[1]} versus {rates[0]}, a difference of {points(difference)} ({difference.test}, "
-            f"{p}{correction})"
+            f"success {success_text(b, result.means[1])} versus {success_text(a, result.means[0])}, a difference of "
+            f"{points(difference)} ({difference.test}, {p}{', by Holm' if result.p_holm != difference.p else ''})"
         )
         if result.verdict != "no difference shown":
-            return f"{self.b.label} is {result.verdict} than {self.a.label}: {numbers}."
+            return f"{b.label} is {result.verdict} than {a.label}: {numbers}."
         power = f"the minimum detectable difference is {100 * difference.detectable:.0f} points, at a power of 80 %"
         if difference.detectable >= 1:
-            power = f"with so few {'seeds' if len(self.a.seeds) > 1 else 'episodes'}, no difference is detectable"
-        return f"No difference shown between {self.b.label} and {self.a.label}: {numbers}; {power}."
+            power = f"with so few {'seeds' if len(a.seeds) > 1 else 'episodes'}, no difference is detectable"
+        return f"No difference shown between {b.label} and {a.label}: {numbers}; {power}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        initial_states: dict[str, Any] = {}
+        for task, states in self.states.items():
+            initial_states[task] = {"a": states.num_a, "b": states.num_b, "shared": len(states.pairs)}
+        return {
+            "a": self.a.label,
+            "b": self.b.label,
+            "verdict": self.verdict,
+            "sentence": self.sentence,
+            "changes": [asdict(change) for change in self.changes],
+            "copies": self.copies,
+            "initial_states": initial_states,
+            "result": self.result and asdict(self.result),
+            "tasks": {task: {"verdict": result.verdict, **asdict(result)} for task, result in self.by_task.items()},
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,12 +273,16 @@ class Comparison:
     @property
     def notes(self) -> list[str]:
         """Notes in addition to the verdicts: missing seeds, crashes, different initial states, bimodal seeds."""
-        notes = [problem for method in self.methods for problem in method.problems]
+        notes: list[str] = []
+        for method in self.methods:
+            notes += method.problems
         if any(method.missing for method in self.methods):
             notes.append("Missing seeds may be failed ones: without them, a method looks better than it is.")
-        notes += [pair.states_note for pair in self.pairs if pair.states_note]
-        notes += [kinds_of_seeds(method) for method in self.methods if kinds_of(method)]
-        changed_keys = [change.key for pair in self.pairs for change in pair.changes]
+        notes += filter(None, [pair.states_note for pair in self.pairs])
+        notes += [describe_modes(method) for method in self.methods if bimodal_modes(method)]
+        changed_keys: list[str] = []
+        for pair in self.pairs:
+            changed_keys += [change.key for change in pair.changes]
         for factor in self.factors:
             if not any(covers(factor, key) for key in changed_keys):
                 notes.append(f"--vary {factor} does not differ between any two.")
@@ -273,142 +297,102 @@ class Comparison:
             "factors": self.factors,
             "notes": self.notes,
             "methods": [_method_values(method) for method in self.methods],
-            "pairs": [_pair_values(pair) for pair in self.pairs],
+            "pairs": [pair.to_dict() for pair in self.pairs],
         }
 
 
 def _method_values(method: Method) -> dict[str, Any]:
+    seeds: list[dict[str, Any]] = []
+    for seed in method.seeds:
+        tasks: dict[str, Any] = {}
+        for task, evaluation in seed.tasks.items():
+            tasks[task] = {
+                "successes": evaluation.success.successes,
+                "num": evaluation.success.num,
+                "crashes": evaluation.crashes,
+                "init_state_set": evaluation.init_state_set.hash,
+            }
+        seeds.append({"name": seed.name, "evaluation": str(seed.folder), "success": seed.value, "tasks": tasks})
     return {
         "label": method.label,
         "path": str(method.path),
-        "mean": None if kinds_of(method) else asdict(mean_of(method)),
-        "kinds": kinds_values(method),
+        "mean": None if bimodal_modes(method) else asdict(mean_of(method)),
+        "kinds": modes_to_dict(method),
         "missing": method.missing,
-        "seeds": [_seed_values(seed) for seed in method.seeds],
+        "seeds": seeds,
     }
 
 
-def _seed_values(seed: SeedResult) -> dict[str, Any]:
-    tasks: dict[str, Any] = {}
-    for name, task_result in seed.tasks.items():
-        tasks[name] = {
-            "successes": task_result.success.successes,
-            "num": task_result.success.num,
-            "crashes": task_result.crashes,
-            "init_state_set": task_result.init_state_set.hash,
-        }
-    return {"name": seed.name, "evaluation": str(seed.folder), "success": seed.value, "tasks": tasks}
+def compare(methods: Sequence[Path] | Mapping[str, Sequence[Evaluation]], factors: Sequence[str] = ()) -> Comparison:
+    """Compare two or more methods that differ in ``factors``.
 
-
-def _pair_values(pair: Pair) -> dict[str, Any]:
-    initial_states: dict[str, Any] = {}
-    for task, states in pair.states.items():
-        initial_states[task] = {"a": states.num_a, "b": states.num_b, "shared": len(states.pairs)}
-    tasks: dict[str, Any] = {}
-    for task, result in pair.by_task.items():
-        tasks[task] = {"verdict": result.verdict, **asdict(result)}
-    return {
-        "a": pair.a.label,
-        "b": pair.b.label,
-        "verdict": pair.verdict,
-        "sentence": pair.sentence,
-        "changes": [asdict(change) for change in pair.changes],
-        "copies": pair.copies,
-        "initial_states": initial_states,
-        "result": pair.result and asdict(pair.result),
-        "tasks": tasks,
-    }
-
-
-def compare(paths: Sequence[Path], factors: Sequence[str]) -> Comparison:
-    """Compare two or more methods at ``paths`` that differ in ``factors``.
+    Args:
+        methods: Paths of evaluations, runs, or folders of runs; or evaluations of one task by the names of the methods,
+            one for each training seed.
+        factors: Options that are expected to differ, as dotted keys.
 
     Raises:
         ComparisonError: A method is missing, or they cannot be compared.
         ConfigError: A factor does not exist.
     """
-    if len(paths) < 2:
+    if len(methods) < 2:
         raise ComparisonError("A comparison requires two or more evaluations or runs. Fix: act compare RUN RUN")
-    return compare_methods(read_methods(paths), factors)
-
-
-def compare_methods(methods: Sequence[Method], factors: Sequence[str]) -> Comparison:
-    """Compare two or more methods that differ in ``factors``; see :func:`compare`."""
-    check_factors(methods, factors)
-    couples = list(combinations(methods, 2))
-    tasks = methods[0].tasks
-    overall = _results([(a, b, tasks) for a, b in couples])
-    single_task = [(a, b, (task,)) for (a, b), task in product(couples, tasks)] if len(tasks) > 1 else []
-    task_results = iter(_results(single_task))
-    pairs: list[Pair] = []
-    for (a, b), result in zip(couples, overall, strict=True):
-        by_task = {task: next(task_results) for task in tasks} if single_task else {}
-        pairs.append(
-            Pair(
-                a=a,
-                b=b,
-                changes=changes(a, b, factors),
-                states={task: SharedStates.of(a.init_state_set(task), b.init_state_set(task)) for task in tasks},
-                copies=_copies(a, b),
-                result=result,
-                by_task={task: task_result for task, task_result in by_task.items() if task_result},
+    if isinstance(methods, Mapping):
+        all_methods = [Method.of(label, evaluations) for label, evaluations in methods.items()]
+    else:
+        all_methods = read_methods(methods)
+    first = all_methods[0]
+    for method in all_methods[1:]:
+        if set(method.tasks) != set(first.tasks):
+            raise ComparisonError(
+                f"{first.label} was evaluated on {', '.join(first.tasks)}; {method.label} on "
+                f"{', '.join(method.tasks)}: the same tasks were expected. Fix: to compare one task of an evaluation "
+                "of several, give its folder."
             )
-        )
-    return Comparison(methods=list(methods), pairs=pairs, factors=list(factors))
+    check_factors(all_methods, factors)
+    pairs = [Pair.of(a, b, factors) for a, b in combinations(all_methods, 2)]
+    _test(pairs, [ALL_TASKS])
+    _test(pairs, first.tasks if len(first.tasks) > 1 else ())
+    return Comparison(methods=all_methods, pairs=pairs, factors=list(factors))
 
 
-def _copies(a: Method, b: Method) -> list[tuple[str, str]]:
-    """Return the folders of the seeds of two methods that are the same evaluation."""
-    return [(str(one.folder), str(other.folder)) for one, other in product(a.seeds, b.seeds) if one.is_same(other)]
+def _test(pairs: Sequence[Pair], tasks: Sequence[str]) -> None:
+    """Test all pairs on each of the tasks, with Holm's correction over all tests, and add the results to the pairs."""
+    tests = list(product([pair for pair in pairs if pair.is_testable], tasks))
+    p_values = np.array([_difference(pair, task, LEVEL)[0].p for pair, task in tests])
+    adjusted, levels = statistics.holm(p_values), statistics.holm_levels(p_values, level=LEVEL)
+    for (pair, task), p_holm, level in zip(tests, adjusted, levels, strict=True):
+        difference, means = _difference(pair, task, float(level))
+        pair.results[task] = Result(difference=difference, p_holm=float(p_holm), means=means)
 
 
-def _results(comparisons: Sequence[tuple[Method, Method, tuple[str, ...]]]) -> list[Result | None]:
-    """Test comparisons, with Holm's correction over all of them; None where there are too few seeds."""
-    possible = [comparison for comparison in comparisons if _is_testable(*comparison[:2])]
-    p_values = np.array([_difference(*comparison, LEVEL)[0].p for comparison in possible])
-    steps = zip(possible, holm(p_values), holm_levels(p_values, level=LEVEL), strict=True)
-    results: dict[tuple[str, str, tuple[str, ...]], Result] = {}
-    for (a, b, tasks), p_holm, level in steps:
-        difference, means = _difference(a, b, tasks, float(level))
-        results[a.label, b.label, tasks] = Result(difference=difference, p_holm=float(p_holm), means=means)
-    return [results.get((a.label, b.label, tasks)) for a, b, tasks in comparisons]
-
-
-def _is_testable(a: Method, b: Method) -> bool:
-    """Return True if both have enough seeds, or one seed each, and none is a copy of another."""
-    if _copies(a, b):
-        return False
-    return min(len(a.seeds), len(b.seeds)) >= MIN_SEEDS or len(a.seeds) == len(b.seeds) == 1
-
-
-def are_paired(states: Sequence[SharedStates]) -> bool:
+def are_paired(states: Collection[SharedStates]) -> bool:
     """Return True if two evaluations of these tasks are compared on their shared initial states only, in pairs.
 
     The tasks must share equally many initial states, because otherwise they would have different weights.
     """
-    if all(task_states.are_all for task_states in states):
+    if all(shared.are_all for shared in states):
         return True
-    numbers = {len(task_states.pairs) for task_states in states}
-    return all(task_states.enough for task_states in states) and len(numbers) == 1
+    numbers = {len(shared.pairs) for shared in states}
+    return all(shared.enough for shared in states) and len(numbers) == 1
 
 
-def _difference(a: Method, b: Method, tasks: tuple[str, ...], level: float) -> tuple[Difference, tuple[float, float]]:
+def _difference(pair: Pair, task: str, level: float) -> tuple[Difference, tuple[float, float]]:
     """Test the difference of two methods; return it and the mean success of each over the compared episodes."""
-    successes_a, successes_b = list(a.successes(*tasks)), list(b.successes(*tasks))
-    states = [SharedStates.of(a.init_state_set(task), b.init_state_set(task)) for task in tasks]
-    paired = are_paired(states)
-    if paired:
-        for i, task_states in enumerate(states):
-            indices_a, indices_b = np.array(task_states.pairs).T
-            successes_a[i], successes_b[i] = successes_a[i][:, indices_a], successes_b[i][:, indices_b]
-    means = (
-        float(np.mean([successes.mean() for successes in successes_a])),
-        float(np.mean([successes.mean() for successes in successes_b])),
-    )
+    a, b = pair.a, pair.b
+    states = pair.states if task == ALL_TASKS else {task: pair.states[task]}
+    paired = are_paired(states.values())
+    successes_a: list[np.ndarray] = []
+    successes_b: list[np.ndarray] = []
+    for name, shared in states.items():
+        indices_a, indices_b = shared.pairs.T if paired else (slice(None), slice(None))
+        successes_a.append(a.successes(name)[:, indices_a])
+        successes_b.append(b.successes(name)[:, indices_b])
+    means = float(np.mean([each.mean() for each in successes_a])), float(np.mean([each.mean() for each in successes_b]))
     if len(a.seeds) > 1:
-        return compare_seeds(successes_a, successes_b, same_init_states=paired, level=level), means
-    for method, of_tasks in ((a, successes_a), (b, successes_b)):
-        if len({successes.shape[1] for successes in of_tasks}) > 1:
+        return statistics.compare_seeds(successes_a, successes_b, same_init_states=paired, level=level), means
+    for method, successes in ((a, successes_a), (b, successes_b)):
+        if len({each.shape for each in successes}) > 1:
             raise ComparisonError(
                 f"The tasks of {method.label} have different numbers of episodes. Fix: compare the tasks one by one, "
                 "by the folders in its evaluation."
@@ -417,95 +401,14 @@ def _difference(a: Method, b: Method, tasks: tuple[str, ...], level: float) -> t
     # between tasks makes tests and intervals wider than necessary (see MacroAverageRate).
     all_a, all_b = np.concatenate(successes_a, axis=1)[0], np.concatenate(successes_b, axis=1)[0]
     if paired:
-        return compare_pairs(all_a, all_b, level=level), means
-    rates = (Rate(int(successes.sum()), len(successes)) for successes in (all_a, all_b))
-    return compare_rates(*rates, level=level), means
-
-
-def mean_of(method: Method) -> Estimate:
-    """Return the mean success of a method's seeds, or that of its only checkpoint."""
-    if len(method.seeds) > 1:
-        return seeds_mean(method.successes(*method.tasks))
-    results = method.seeds[0].tasks.values()
-    rate = MacroAverageRate(tuple(task.success for task in results))
-    low, high = rate.interval or (0.0, 1.0)
-    return Estimate(value=rate.value, low=low, high=high)
-
-
-def kinds_of(method: Method) -> tuple[list[float], list[float]] | None:
-    """Split the success rates of bimodal seeds into the lower and the upper mode; None if they are not bimodal.
-
-    See :func:`act_kit.statistics.split_bimodal`.
-    """
-    return split_bimodal([seed.value for seed in method.seeds])
-
-
-def kinds_of_seeds(method: Method) -> str:
-    """Describe the modes of a method's seeds, and bound the fraction of seeds of an unseen mode; "" for one seed.
-
-    A mean and its interval describe new seeds only if these belong to the observed mode.
-    """
-    num = len(method.seeds)
-    if num < 2:
-        return ""
-    kinds = kinds_of(method)
-    if kinds:
-        worse, better = (f"{len(side)} at {_span(side)}" for side in kinds)
-        low, high = share_interval(len(kinds[0]), num)
-        means = " and ".join(f"{100 * np.mean(side):.1f} %" for side in kinds)
-        return (
-            f"The seeds of {method.label} are bimodal, {worse} and {better}: their mean describes neither mode. "
-            f"{len(kinds[0])} of {num} collapsed: {100 * low:.0f} to {100 * high:.0f} % of new seeds may collapse "
-            f"(Clopper–Pearson, 95 %). Mean of each mode: {means}."
-        )
-    values = [seed.value for seed in method.seeds]
-    if max(values) - min(values) >= GAP:
-        return (
-            f"The {num} seeds of {method.label} range from {100 * min(values):.0f} to {100 * max(values):.0f} % "
-            "without two separate modes: read each of them, not their mean."
-        )
-    share = f"up to {100 * largest_unseen_share(num):.0f} % of new seeds may"
-    needed = seeds_to_bound(_BOUND)
-    source = "Clopper–Pearson, 95 %"
-    if num < needed:
-        source += f"; {needed} such seeds would bound it at {100 * _BOUND:.0f} %"
-    if max(values) < GAP:
-        return (
-            f"All {num} seeds of {method.label} have a low success rate, but {share} belong to another mode ({source})."
-        )
-    return f"None of the {num} seeds of {method.label} collapsed, but {share} collapse ({source})."
-
-
-def kinds_values(method: Method) -> dict[str, Any] | None:
-    """Return the content of :func:`kinds_of_seeds` as plain values; None for one seed."""
-    num, kinds = len(method.seeds), kinds_of(method)
-    if num < 2:
-        return None
-    if not kinds:
-        return {"num": num, "collapsed": None, "largest_unseen_share": largest_unseen_share(num)}
-    low, high = share_interval(len(kinds[0]), num)
-    return {
-        "num": num,
-        "collapsed": {"num": len(kinds[0]), "low": low, "high": high},
-        "means": [float(np.mean(side)) for side in kinds],
-    }
-
-
-def _success_text(method: Method, mean: float) -> str:
-    """Return the success of a method: its mean, or that of each mode of its seeds."""
-    kinds = kinds_of(method)
-    if kinds:
-        return " and ".join(f"{100 * np.mean(side):.1f} % ({len(side)} of {len(method.seeds)} seeds)" for side in kinds)
-    return f"{100 * mean:.1f} %"
-
-
-def _span(rates: Sequence[float]) -> str:
-    low, high = f"{100 * min(rates):.0f}", f"{100 * max(rates):.0f}"
-    return f"{low} %" if low == high else f"{low} to {high} %"
+        return statistics.compare_pairs(all_a, all_b, level=level), means
+    rate_a, rate_b = Rate(int(all_a.sum()), len(all_a)), Rate(int(all_b.sum()), len(all_b))
+    return statistics.compare_rates(rate_a, rate_b, level=level), means
 
 
 def points(difference: Difference) -> str:
     """Return a difference with its interval, and the confidence of the interval if it is not 95 %."""
-    value, low, high = (f"{100 * x:+.1f}" for x in (difference.value, difference.low, difference.high))
     confidence = "" if difference.level == LEVEL else f" at {100 * (1 - difference.level):.1f} %"
-    return f"{value} points [{low}, {high}]{confidence}"
+    return (
+        f"{100 * difference.value:+.1f} points [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]{confidence}"
+    )

@@ -1,22 +1,19 @@
-"""Methods of a comparison: evaluations read by :mod:`act_kit.eval.files`, one per training seed, and the
-configurations of their training and evaluation."""
+"""Methods of a comparison: evaluations, one per training seed, and the configurations of their training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, combinations
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from act_kit.errors import ActKitError, ComparisonError, ConfigError, did_you_mean
-from act_kit.eval.files import read_evaluations
-from act_kit.eval.init_state_sets import InitialStateSet
+from act_kit.eval.files import damaged, read_evaluations
 from act_kit.eval.results import Evaluation
 from act_kit.files import SEEDS, quoted, read_json
-from act_kit.statistics import Tasks
 from act_kit.training.run import load_run, steps_taken
 
 SEED_FOLDER = "seed-"
@@ -24,8 +21,6 @@ SEED_FOLDER = "seed-"
 
 NO_CONFOUND = ("trainer.seed", "rollout.num_envs", "wandb_project")
 """Options that may differ: those that replicates differ in, and those without effect on the result."""
-
-_ABSENT = "absent"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +41,51 @@ class SeedResult:
     config: dict[str, Any] | None
     conditions: dict[str, Any]
 
+    @classmethod
+    def of(cls, evaluations: Sequence[Evaluation], name: str, folder: Path) -> SeedResult:
+        """Collect the evaluations of a checkpoint, one per task.
+
+        Raises:
+            KeyError, TypeError, ValueError: Their provenance is damaged.
+        """
+        provenance = evaluations[0].provenance
+        training = provenance["training"]
+        conditions = {key: provenance[key] for key in ("horizon", "chunking", "versions", "device")}
+        per_task = {
+            "engine": [evaluation.provenance["engine"] for evaluation in evaluations],
+            "success_rule": [evaluation.provenance["success_rule"] for evaluation in evaluations],
+            "init_states": [evaluation.init_state_set.kind for evaluation in evaluations],
+        }
+        for key, values in per_task.items():
+            conditions[key] = values if len(set(values)) > 1 else values[0]
+        known = flatten(
+            {
+                "data": [f"{data['fingerprint'][:12]} ({data['command']})" for data in training["data"]],
+                "versions": training["versions"],
+                "views": training["views"] or {},
+                "gl_renderer": training["gl_renderer"],
+                "eval": conditions,
+            }
+        )
+        for key in list(known):
+            if key.endswith("versions.platform"):  # platforms differ only in rounding, which favors no method
+                del known[key]
+        config = None if training["config"] is None else flatten(training["config"])
+        if config is not None and type(config["trainer.seed"]) is not int:
+            raise ValueError(f"trainer.seed is {config['trainer.seed']}")
+        tasks = {evaluation.task: evaluation for evaluation in evaluations}
+        return cls(name=name, folder=folder, tasks=tasks, config=config, conditions=known)
+
     @property
     def value(self) -> float:
         """Mean success over the tasks."""
-        return float(np.mean([task.successes.mean() for task in self.tasks.values()]))
+        return float(np.mean([evaluation.success.value for evaluation in self.tasks.values()]))
+
+    def option(self, key: str) -> str:
+        """Return an option of the training or a condition as text; ``config`` is ``known`` or ``unknown``."""
+        if key == "config":
+            return "unknown" if self.config is None else "known"
+        return _text({**(self.config or {}), **self.conditions}.get(key, "absent"))
 
     def is_same(self, other: SeedResult) -> bool:
         """Return True if the other is a copy of this: every number of every episode is equal."""
@@ -74,20 +110,32 @@ class Method:
     seeds: tuple[SeedResult, ...]
     missing: dict[str, str]
 
+    @classmethod
+    def of(cls, label: str, evaluations: Sequence[Evaluation]) -> Method:
+        """Collect the evaluations of a method on one task, one for each training seed.
+
+        Raises:
+            ComparisonError: They are not replicates.
+        """
+        seeds: list[SeedResult] = []
+        for i, evaluation in enumerate(evaluations):
+            seeds.append(SeedResult.of([evaluation], f"seed {i}", evaluation.folder))
+        method = cls(label=label, path=Path(label), seeds=tuple(seeds), missing={})
+        check_replicates(method)
+        return method
+
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.seeds[0].tasks)
 
-    def successes(self, *tasks: str) -> Tasks:
-        """Return the successes of each task, bool (K, N), for K seeds and N episodes."""
-        found: list[np.ndarray] = []
-        for task in tasks:
-            found.append(np.stack([seed.tasks[task].successes for seed in self.seeds]))
-        return found
+    @property
+    def rates(self) -> list[float]:
+        """Mean success of each seed over the tasks."""
+        return [seed.value for seed in self.seeds]
 
-    def init_state_set(self, task: str) -> InitialStateSet:
-        """Return the initial states of a task, which all seeds share."""
-        return self.seeds[0].tasks[task].init_state_set
+    def successes(self, task: str) -> np.ndarray:
+        """Return the successes on a task, bool (K, N), for K seeds and N episodes."""
+        return np.stack([seed.tasks[task].successes for seed in self.seeds])
 
     @property
     def problems(self) -> list[str]:
@@ -96,30 +144,13 @@ class Method:
         found = [f"{len(self.missing)} of {total} seeds of {self.label} missing:"] if self.missing else []
         found += [f"{self.label}/{name}: {reason}" for name, reason in self.missing.items()]
         for seed in self.seeds:
-            for name, task in seed.tasks.items():
-                if task.crashes:
-                    indices = ", ".join(map(str, task.crashes))
+            for task, evaluation in seed.tasks.items():
+                if evaluation.crashes:
                     found.append(
-                        f"{self.label}, {seed.name}, {name}: {len(task.crashes)} of {len(task.episodes)} "
-                        f"episodes crashed and count as failed (number {indices})."
+                        f"{self.label}, {seed.name}, {task}: {len(evaluation.crashes)} of {len(evaluation.episodes)} "
+                        f"episodes crashed and count as failed (number {', '.join(map(str, evaluation.crashes))})."
                     )
         return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConfigDifference:
-    """An option that differs between two methods.
-
-    Attributes:
-        key: Dotted key.
-        a, b: Values; several if the option varies within a method.
-        declared: True if the option was declared as a factor.
-    """
-
-    key: str
-    a: str
-    b: str
-    declared: bool
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -135,83 +166,75 @@ def read_methods(paths: Sequence[Path]) -> list[Method]:
     folders: dict[Path, Path] = {}
     for method in methods:
         for seed in method.seeds:
-            folder = seed.folder.resolve()
-            if folder in folders:
+            other = folders.setdefault(seed.folder.resolve(), method.path)
+            if other != method.path:
                 raise ComparisonError(
-                    f"{folders[folder]} and {method.path} are both {seed.folder}: different evaluations were expected."
+                    f"{other} and {method.path} are both {seed.folder}: different evaluations were expected."
                 )
-            folders[folder] = method.path
-    for method in methods[1:]:
-        if set(method.tasks) != set(methods[0].tasks):
-            raise ComparisonError(
-                f"{methods[0].label} was evaluated on {', '.join(methods[0].tasks)}; {method.label} on "
-                f"{', '.join(method.tasks)}: the same tasks were expected. Fix: to compare one task of an evaluation "
-                "of several, give its folder."
-            )
     return methods
 
 
 def read_method(path: Path) -> Method:
     """Read one method, labeled with the name of its folder; see :func:`read_methods`."""
     missing: dict[str, str] = {}
+    seeds: list[SeedResult] = []
     if not path.is_dir():
         raise ComparisonError(f"There is no folder {path}. Fix: give evaluations or runs: act compare RUN RUN")
     if (path / "summary.json").exists() or (path / "config.yaml").exists():
-        seeds = [_read_seed(path)]
+        seeds.append(_read_seed(path))
     else:
-        folders = {entry for entry in path.glob(f"{SEED_FOLDER}*") if entry.is_dir()} | _planned_folders(path)
+        folders = {entry for entry in path.glob(f"{SEED_FOLDER}*") if entry.is_dir()}
+        if (path / SEEDS).exists():
+            folders |= {path / f"{SEED_FOLDER}{seed}" for seed in read_seeds(path)}
         if not folders:
             raise ComparisonError(
                 f"{path} is neither an evaluation, nor a run, nor a folder of runs {SEED_FOLDER}0, {SEED_FOLDER}1, …"
             )
-        seeds = []
         for folder in sorted(folders, key=lambda folder: (len(folder.name), folder.name)):
             try:
                 seeds.append(_read_seed(folder))
             except ActKitError as error:
                 missing[folder.name] = str(error)
         if not seeds:
-            raise ComparisonError(
-                f"{path} holds no run that was trained and evaluated:\n" + "\n".join(missing.values())
-            )
+            reasons = "\n".join(missing.values())
+            raise ComparisonError(f"{path} holds no run that was trained and evaluated:\n{reasons}")
     method = Method(label=path.resolve().name, path=path, seeds=tuple(seeds), missing=missing)
-    _check_replicates(method)
+    check_replicates(method)
     return method
 
 
-def _planned_folders(path: Path) -> set[Path]:
-    """Return the folders of the seeds planned by ``act train --seeds``, existing or not."""
-    try:
-        seeds = read_json(path / SEEDS)
-    except FileNotFoundError:
-        return set()
+def read_seeds(path: Path) -> list[int]:
+    """Return the training seeds of the runs in ``path`` that ``act train --seeds`` planned.
+
+    Raises:
+        ComparisonError: The file does not hold a list of seeds.
+    """
+    seeds = read_json(path / SEEDS)
     if not isinstance(seeds, list) or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise ComparisonError(f"{path / SEEDS} is damaged: a list of training seeds was expected.")
-    return {path / f"{SEED_FOLDER}{seed}" for seed in seeds}
+    return seeds
 
 
-def _check_replicates(method: Method) -> None:
+def check_replicates(method: Method) -> None:
     """Refuse seeds that are not replicates: copies, equal training seeds, other tasks or other initial states."""
+
+    def init_states(seed: SeedResult) -> set[str]:
+        return {evaluation.init_state_set.hash for evaluation in seed.tasks.values()}
+
     for one, other in combinations(method.seeds, 2):
+        both = f"{method.path}: {one.name} and {other.name}"
         if one.is_same(other):
             raise ComparisonError(
-                f"{method.path}: {one.name} and {other.name} are the same evaluation: every number of every episode is "
-                "equal. Two training seeds were expected. Fix: remove the copy."
+                f"{both} are the same evaluation: every number of every episode is equal. Two training seeds were "
+                "expected. Fix: remove the copy."
             )
-    by_seed: dict[Any, str] = {}
-    for seed in method.seeds:
-        number = seed.config and seed.config["trainer.seed"]
-        if number in by_seed:
+        number = one.config and one.config["trainer.seed"]
+        if number == (other.config and other.config["trainer.seed"]):
+            raise ComparisonError(f"{both} are not replicates: their trainer.seed is the same, {number}, or unknown.")
+        if init_states(one) != init_states(other):
             raise ComparisonError(
-                f"{method.path}: {by_seed[number]} and {seed.name} are not replicates: their trainer.seed is the same, "
-                f"{number}, or unknown."
-            )
-        by_seed[number] = seed.name
-        expected = {name: task.init_state_set.hash for name, task in method.seeds[0].tasks.items()}
-        if {name: task.init_state_set.hash for name, task in seed.tasks.items()} != expected:
-            raise ComparisonError(
-                f"{method.path}: {method.seeds[0].name} and {seed.name} were evaluated from different initial states. "
-                f"Fix: evaluate all from the same: act eval {quoted(seed.folder.parent)} --overwrite"
+                f"{both} were evaluated from different initial states. Fix: evaluate all from the same: act eval "
+                f"{quoted(other.folder.parent)} --overwrite"
             )
 
 
@@ -219,74 +242,25 @@ def _read_seed(path: Path) -> SeedResult:
     """Read an evaluation, or the evaluation of a run."""
     run = path if (path / "config.yaml").exists() else path.parent
     if not path.is_dir():
-        raise ComparisonError(
-            f"{path} is missing: its training was planned. Fix: act train --resume --out {quoted(path.parent)}"
-        )
+        resume = f"act train --resume --out {quoted(path.parent)}"
+        raise ComparisonError(f"{path} is missing: its training was planned. Fix: {resume}")
     if (run / "config.yaml").exists():
         planned, done = load_run(run)[0].trainer.steps, steps_taken(run)
         if done < planned:
-            raise ComparisonError(
-                f"its training is unfinished, at step {done} of {planned}. Resume with: act train --resume --out "
-                f"{quoted(run)}"
-            )
+            resume = f"act train --resume --out {quoted(run)}"
+            raise ComparisonError(f"its training is unfinished, at step {done} of {planned}. Resume with: {resume}")
     if path == run:
         found = [summary.parent for summary in sorted(run.glob("eval-*/summary.json"))]
-        test_folder = run / "eval-test"
         if not found:
             raise ComparisonError(f"it was not evaluated. Fix: act eval {quoted(run)}")
-        if len(found) > 1 and test_folder not in found:
+        if len(found) > 1 and run / "eval-test" not in found:
             raise ComparisonError(f"it has several evaluations. Fix: choose from: {', '.join(map(str, found))}.")
-        path = test_folder if test_folder in found else found[0]
-    return _read_evaluation(path, run.name)
-
-
-def _read_evaluation(folder: Path, name: str) -> SeedResult:
-    """Read an evaluation of one or several tasks, whose summaries must agree with the episodes."""
-    return make_seed_result(read_evaluations(folder), folder, name)
-
-
-def method_of(label: str, evaluations: Sequence[Evaluation]) -> Method:
-    """Return the method whose training seeds have these evaluations, each of one task."""
-    seeds = [make_seed_result([each], each.folder, f"{SEED_FOLDER}{i}") for i, each in enumerate(evaluations)]
-    method = Method(label=label, path=Path(label), seeds=tuple(seeds), missing={})
-    _check_replicates(method)
-    return method
-
-
-def make_seed_result(evaluations: Sequence[Evaluation], folder: Path, name: str) -> SeedResult:
-    """Return the evaluation of one checkpoint on one or several tasks as a replicate of a method."""
+        path = run / "eval-test" if run / "eval-test" in found else found[0]
+    evaluations = read_evaluations(path)
     try:
-        first = evaluations[0].provenance
-        training = first["training"]
-        conditions: dict[str, Any] = {key: first[key] for key in ("horizon", "chunking", "versions", "device")}
-        for key in ("engine", "success_rule"):
-            conditions[key] = _single_or_list([evaluation.provenance[key] for evaluation in evaluations])
-        conditions["init_states"] = _single_or_list([evaluation.init_state_set.kind for evaluation in evaluations])
-        known = flatten(
-            {
-                "data": [f"{data['fingerprint'][:12]} ({data['command']})" for data in training["data"]],
-                "versions": training["versions"],
-                "views": training["views"] or {},
-                "gl_renderer": training["gl_renderer"],
-                "eval": conditions,
-            }
-        )
-        config = None if training["config"] is None else flatten(training["config"])
-        if config is not None and type(config["trainer.seed"]) is not int:
-            raise ValueError(f"trainer.seed is {config['trainer.seed']}")
+        return SeedResult.of(evaluations, run.name, path)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ComparisonError(
-            f"{folder} is no evaluation of this act_kit: {error!r}. Fix: evaluate again: act eval RUN --out "
-            f"{quoted(folder)} --overwrite"
-        ) from error
-    # Platforms differ only in rounding, which favors no method.
-    known = {key: value for key, value in known.items() if not key.endswith("versions.platform")}
-    tasks = {evaluation.task: evaluation for evaluation in evaluations}
-    return SeedResult(name=name, folder=folder, tasks=tasks, config=config, conditions=known)
-
-
-def _single_or_list(values: Sequence[Any]) -> Any:
-    return values[0] if all(value == values[0] for value in values) else list(values)
+        raise damaged(path, error) from error
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -318,9 +292,25 @@ def _labels(paths: Sequence[Path]) -> list[str]:
 # -- differences -------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConfigDifference:
+    """An option that differs between two methods.
+
+    Attributes:
+        key: Dotted key.
+        a, b: Values; several if the option varies within a method.
+        declared: True if the option was declared as a factor.
+    """
+
+    key: str
+    a: str
+    b: str
+    declared: bool
+
+
 def covers(factor: str, key: str) -> bool:
     """Return True if a factor is the key or a group of it; the prefix ``eval.`` of the key may be omitted."""
-    return any(f"{name}.".startswith(f"{factor}.") for name in (key, key.removeprefix("eval.")))
+    return f"{key}.".startswith((f"{factor}.", f"eval.{factor}."))
 
 
 def changes(a: Method, b: Method, factors: Sequence[str]) -> list[ConfigDifference]:
@@ -328,17 +318,18 @@ def changes(a: Method, b: Method, factors: Sequence[str]) -> list[ConfigDifferen
 
     ``config`` is one of them if the training configuration of a checkpoint is unknown because it was in no run folder.
     """
-    known = all(seed.config is not None for seed in (*a.seeds, *b.seeds))
-    keys = _keys([a, b]) if known else ["config", *(key for key in _keys([a, b]) if key in a.seeds[0].conditions)]
+    keys = _keys([a, b])
+    if any(seed.config is None for seed in (*a.seeds, *b.seeds)):
+        keys = ["config", *a.seeds[0].conditions]
     found: list[ConfigDifference] = []
     for key in keys:
-        values_a, values_b = _values(a, key), _values(b, key)
-        if key in NO_CONFOUND or (len(values_a | values_b) == 1 and key != "config"):
+        values_a = sorted({seed.option(key) for seed in a.seeds})
+        values_b = sorted({seed.option(key) for seed in b.seeds})
+        if key in NO_CONFOUND or (values_a == values_b and len(values_a) == 1 and key != "config"):
             continue
         varies_within = max(len(values_a), len(values_b)) > 1
         declared = not varies_within and any(covers(factor, key) for factor in factors)
-        text_a, text_b = " and ".join(sorted(values_a)), " and ".join(sorted(values_b))
-        found.append(ConfigDifference(key=key, a=text_a, b=text_b, declared=declared))
+        found.append(ConfigDifference(key=key, a=" and ".join(values_a), b=" and ".join(values_b), declared=declared))
     return found
 
 
@@ -356,15 +347,13 @@ def check_factors(methods: Sequence[Method], factors: Sequence[str]) -> None:
 
 
 def _keys(methods: Sequence[Method]) -> list[str]:
-    seeds = [seed for method in methods for seed in method.seeds]
-    return list(dict.fromkeys(chain.from_iterable((*(seed.config or {}), *seed.conditions) for seed in seeds)))
-
-
-def _values(method: Method, key: str) -> set[str]:
-    if key == "config":
-        return {"known" if seed.config is not None else "unknown" for seed in method.seeds}
-    return {_text({**(seed.config or {}), **seed.conditions}.get(key, _ABSENT)) for seed in method.seeds}
+    """Return the options and conditions of all seeds, without duplicates."""
+    keys: dict[str, None] = {}
+    for method in methods:
+        for seed in method.seeds:
+            keys |= dict.fromkeys((*(seed.config or {}), *seed.conditions))
+    return list(keys)
 
 
 def _text(value: Any) -> str:
-    return ", ".join(map(_text, value)) or "none" if isinstance(value, list) else str(value)
+    return ", ".join(map(_text, value)) or "none" if isinstance(value, (list, tuple)) else str(value)

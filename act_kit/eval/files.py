@@ -122,7 +122,7 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
             if "tasks" in summary:
                 _refuse_differences(folder, {key: evaluation.provenance[key] for key in SHARED_PROVENANCE}, summary)
     except _DAMAGE as error:
-        raise _damaged(folder, error) from error
+        raise damaged(folder, error) from error
     return evaluations
 
 
@@ -144,7 +144,7 @@ def read_evaluation(folder: Path) -> Evaluation:
             folder=folder,
         )
     except _DAMAGE as error:
-        raise _damaged(folder, error) from error
+        raise damaged(folder, error) from error
 
 
 def check_summary(evaluation: Evaluation) -> None:
@@ -161,7 +161,7 @@ def check_summary(evaluation: Evaluation) -> None:
         expected["closed_distance_fraction"] = 1 - distance["final"] / distance["initial"]
         _refuse_differences(evaluation.folder, expected, reported)
     except _DAMAGE as error:
-        raise _damaged(evaluation.folder, error) from error
+        raise damaged(evaluation.folder, error) from error
 
 
 _DAMAGE = (
@@ -170,7 +170,7 @@ _DAMAGE = (
 )
 
 
-def _damaged(folder: Path, error: Exception) -> DamagedFileError:
+def damaged(folder: Path, error: Exception) -> DamagedFileError:
     if isinstance(error, DamagedFileError) and "Fix: " in str(error):
         return error
     problem = str(error) if isinstance(error, ActKitError) else f"{folder} is no evaluation of this act_kit: {error!r}."

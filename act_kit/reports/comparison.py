@@ -10,8 +10,9 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from act_kit.compare.compare import Comparison, Pair, kinds_of, mean_of, points
+from act_kit.compare.compare import Comparison, Pair, points
 from act_kit.compare.experiments import Method
+from act_kit.compare.modes import bimodal_modes, mean_of
 from act_kit.files import write_json
 from act_kit.pages import BLUE, GRAY, GREEN, ORANGE, RED, figure_uri, write_page
 
@@ -42,7 +43,7 @@ def method_rows(methods: Sequence[Method]) -> list[tuple[str, ...]]:
         num_seeds = str(len(method.seeds))
         if method.missing:
             num_seeds += f" of {len(method.seeds) + len(method.missing)}"
-        kinds = kinds_of(method)
+        kinds = bimodal_modes(method)
         text = f"{100 * mean.value:.1f} % [{100 * mean.low:.0f}, {100 * mean.high:.0f} %]"
         if kinds:
             text = "bimodal: " + " and ".join(f"{len(kind)} at {100 * np.mean(kind):.1f} %" for kind in kinds)
@@ -99,7 +100,7 @@ def success_figure(methods: Sequence[Method]) -> Figure:
     figure = Figure(figsize=(4.6, 0.9 + 0.75 * len(methods)), layout="constrained")
     axes = figure.subplots()
     for i, method in enumerate(methods):
-        mean, kinds = mean_of(method), kinds_of(method)
+        mean, kinds = mean_of(method), bimodal_modes(method)
         color = (BLUE, ORANGE, GREEN, RED)[i % 4]
         if not kinds:
             axes.plot([100 * mean.low, 100 * mean.high], [-i, -i], color=color, linewidth=2)

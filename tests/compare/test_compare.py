@@ -24,7 +24,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ActKitError
 from act_kit.eval.files import read_evaluation
 from act_kit.eval.init_state_sets import InitialStateSet, make_init_state_set
-from act_kit.eval.results import PROVENANCE, summarize, summarize_all
+from act_kit.eval.results import PROVENANCE, Evaluation, summarize, summarize_all
 from act_kit.reports.comparison import method_rows
 from act_kit.statistics import mcnemar
 from tests.conftest import TINY, Open, act, contents
@@ -185,6 +185,17 @@ def test_three_seeds_compare_methods_and_are_all_shown(copy: Copy) -> None:
     assert result()["pairs"][0]["result"]["difference"]["test"] == "t test of seeds"
     worse = compare([Path("good"), Path("bad")], ["policy"])
     assert worse.pairs[0].verdict == "worse"
+
+
+def test_evaluations_in_memory_are_compared_like_their_files(copy: Copy) -> None:
+    a, b = seeds(copy, "a", [3, 5, 4]), seeds(copy, "b", [27, 29, 28], policy__dim_model=64)
+    evaluations: dict[str, list[Evaluation]] = {}
+    for path in (a, b):
+        evaluations[path.name] = [read_evaluation(path / f"seed-{seed}" / "eval-test") for seed in range(3)]
+    (pair,), (expected,) = compare(evaluations, ["policy"]).pairs, compare([a, b], ["policy"]).pairs
+    assert (pair.sentence, pair.result) == (expected.sentence, expected.result)
+    with pytest.raises(ActKitError, match="seed 0 and seed 1 are the same evaluation"):
+        compare({"a": evaluations["a"], "b": evaluations["b"][:1] * 2})
 
 
 def test_episodes_are_not_pooled_over_seeds(copy: Copy) -> None:
