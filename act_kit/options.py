@@ -1,18 +1,17 @@
-"""Declaration of options: default, meaning, range and flag of each stand in one place, a dataclass field.
-
-:func:`option` declares a field, :class:`Options` checks its values and documents it; flags, YAML, overrides and the
-documentation are derived from the fields.
+"""Declaration of options, each once: a field of a dataclass has the default, the range and the flag, and the class's
+docstring the meaning. :class:`Options` checks the values; flags, YAML and overrides are derived from the fields.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 import numbers
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from act_kit.errors import ConfigError, did_you_mean
@@ -24,7 +23,6 @@ Bound = float | None
 
 def option(
     default: Any,
-    help: str,
     *,
     min: Bound = None,
     max: Bound = None,
@@ -34,38 +32,33 @@ def option(
     choices: Sequence[Any] = (),
     flag: str = "",
 ) -> Any:
-    """Declare an option of a class derived from :class:`Options`.
+    """Declare an option with a range or a flag, in a class derived from :class:`Options`.
 
     ``min`` and ``max`` belong to the range, ``above`` and ``below`` do not. ``flag`` is the option's flag on the
     command line, such as ``--seed``; an option without one is set by ``key=value``.
     """
-    return dataclasses.field(
-        default=default,
-        metadata={
-            "help": help,
-            "bounds": {"min": min, "max": max, "above": above, "below": below},
-            "multiple_of": multiple_of,
-            "choices": tuple(choices),
-            "flag": flag,
-        },
-    )
-
-
-def group(kind: type[Options]) -> Any:
-    """Declare a group of options, whose default is that of each of its options."""
-    return option(kind(), (kind.__doc__ or "").partition("\n")[0])
+    bounds = {"min": min, "max": max, "above": above, "below": below}
+    metadata = {"bounds": bounds, "multiple_of": multiple_of, "choices": tuple(choices), "flag": flag}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 class Options:
-    """Base class of groups of options, which are frozen dataclasses whose fields are declared by :func:`option`."""
+    """Base class of groups of options: frozen dataclasses whose docstrings describe every field as an attribute.
 
+    Attributes:
+        help: Meaning of each option, from the docstring.
+    """
+
+    help: ClassVar[dict[str, str]] = {}
     _prefix: ClassVar[str] = ""
 
     def __init_subclass__(cls, group: str = "") -> None:
-        """Name the group in error messages, and list the options in the docstring."""
-        cls._prefix = f"{group}." if group else cls._prefix
-        lines = [f"    {name}: {each.metadata['help']}" for name, each in vars(cls).items() if _is_field(each)]
-        cls.__doc__ = "\n".join([(cls.__doc__ or "").rstrip(), "", "Attributes:", *lines])
+        """Name the group in error messages, and read the meanings of the options."""
+        cls._prefix = f"{group}." if group else ""
+        attributes = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")[2]
+        cls.help = {}
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n        .*)*)", attributes, re.MULTILINE):
+            cls.help[name] = re.sub(r"\s+", " ", text.replace("``", ""))
 
     def __post_init__(self) -> None:
         """Convert every option to its declared type.
@@ -76,12 +69,9 @@ class Options:
         for field in _fields_of(self):
             key = self._prefix + field.name
             value = _convert(key, field, getattr(self, field.name))
-            _check_range(key, value, field.metadata)
+            if field.metadata:
+                _check_range(key, value, field.metadata, self.help[field.name])
             object.__setattr__(self, field.name, value)
-
-
-def _is_field(value: Any) -> bool:
-    return isinstance(value, dataclasses.Field)
 
 
 def _fields_of(options: Any) -> tuple[dataclasses.Field[Any], ...]:
@@ -112,7 +102,7 @@ def _convert(key: str, field: dataclasses.Field[Any], value: Any) -> Any:
     return value
 
 
-def _check_range(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
+def _check_range(key: str, value: Any, metadata: Mapping[str, Any], help: str) -> None:
     choices = metadata["choices"]
     if choices:
         hint = did_you_mean(value, choices) if isinstance(value, str) else ""
@@ -126,7 +116,7 @@ def _check_range(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
         and (bounds["below"] is None or value < bounds["below"])
         and (metadata["multiple_of"] == 1 or value % metadata["multiple_of"] == 0)
     )
-    require(is_inside, f"{key}={value}: expected {_range_text(metadata)}. ({metadata['help']})")
+    require(is_inside, f"{key}={value}: expected {_range_text(metadata)}. ({help})")
 
 
 def _range_text(metadata: Mapping[str, Any]) -> str:
@@ -142,18 +132,35 @@ def _range_text(metadata: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def fields(kind: type[Options], prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
-    """Yield the dotted key and the field of every option, also of those in groups."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Option:
+    """A declared option.
+
+    Attributes:
+        default: Default.
+        type: Type, as it is written in its declaration.
+        flag: Flag on the command line; "" for none.
+        help: Meaning.
+    """
+
+    default: Any
+    type: str
+    flag: str
+    help: str
+
+
+def declared(kind: type[Options], prefix: str = "") -> dict[str, Option]:
+    """Return all options by dotted key, also those in groups."""
+    found: dict[str, Option] = {}
     for field in _fields_of(kind):
         if isinstance(field.default, Options):
-            yield from fields(type(field.default), f"{prefix}{field.name}.")
+            found |= declared(type(field.default), f"{prefix}{field.name}.")
         else:
-            yield prefix + field.name, field
-
-
-def keys(kind: type[Options]) -> list[str]:
-    """List the dotted keys of all options."""
-    return [key for key, _ in fields(kind)]
+            flag = field.metadata.get("flag", "")
+            found[prefix + field.name] = Option(
+                default=field.default, type=str(field.type), flag=flag, help=kind.help[field.name]
+            )
+    return found
 
 
 def get(options: Any, key: str) -> Any:
@@ -163,7 +170,7 @@ def get(options: Any, key: str) -> Any:
 
 def differing_keys(options: Options, other: Options) -> list[str]:
     """Return the dotted keys whose values differ."""
-    return [key for key in keys(type(options)) if get(options, key) != get(other, key)]
+    return [key for key in declared(type(options)) if get(options, key) != get(other, key)]
 
 
 def to_dict(options: Any) -> dict[str, Any]:
@@ -204,12 +211,12 @@ def arguments_of(options: Options, *, without: Sequence[str] = ()) -> str:
     defaults = type(options)()
     flags: list[str] = []
     overrides: list[str] = []
-    for key, field in fields(type(options)):
+    for key, each in declared(type(options)).items():
         value = get(options, key)
         if value == get(defaults, key) or key.partition(".")[0] in without:
             continue
-        if field.metadata["flag"]:
-            flags += [field.metadata["flag"], str(value)]
+        if each.flag:
+            flags += [each.flag, str(value)]
         else:
             overrides.append(override(key, value))
     return shlex.join(flags + overrides)

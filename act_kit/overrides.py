@@ -35,11 +35,11 @@ def compose(
     """
     given: dict[str, Any] = {}
     parsed: list[str] = []
-    types = {key: field.type for key, field in options.fields(kind)}
+    known = options.declared(kind)
     for override in overrides:
-        _check_override(override, list(types))
+        _check_override(override, list(known))
         key, _, value = override.partition("=")
-        if types.get(key) == "str" and value[:1] not in ("'", '"'):
+        if key in known and known[key].type == "str" and value[:1] not in ("'", '"'):
             given[key] = value
         else:
             given.pop(key, None)
@@ -145,7 +145,7 @@ def train_overrides(config: TrainConfig, changes: Mapping[str, Any]) -> list[str
     """Return the overrides of ``act train`` that compose to ``config`` with ``changes``, values by dotted key."""
     choice, preset = preset_of(config)
     overrides = [choice] if choice else []
-    for key in options.keys(TrainConfig):
+    for key in options.declared(TrainConfig):
         value = changes.get(key, options.get(config, key))
         if value != options.get(preset, key):
             overrides.append(options.override(key, value))

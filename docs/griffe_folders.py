@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from pathlib import Path
 from typing import Any
 
 import griffe
-
-from act_kit import config
-from act_kit.options import Options
 
 TABLE = re.compile(r"^(?P<indent> *)=+ =+.*?\n(?P<rows>.*?)^ *=+ =+[^\n]*$", re.DOTALL | re.MULTILINE)
 ROLE = re.compile(r":\w+:`~?(?:[\w.]+\.)?(\w+)`")
@@ -46,12 +42,6 @@ class Folders(griffe.Extension):
                     modules_collection=loader.modules_collection,
                 )
                 parent.set_member(name, module)
-
-    def on_class(self, *, cls: griffe.Class, **kwargs: Any) -> None:
-        """Document the options of a configuration class, which it adds to its docstring when it is made."""
-        made = getattr(config, cls.name, None)
-        if isinstance(made, type) and cls.docstring and issubclass(made, Options):
-            cls.docstring.value = inspect.cleandoc(made.__doc__ or "")
 
     def on_instance(self, *, node: Any, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring:

@@ -54,8 +54,10 @@ def test_evaluate_refuses_with_a_fix(arguments: dict[str, object], message: str)
     assert message in str(error.value)
 
 
-def test_several_tasks_need_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluations = act_kit.evaluate_tasks(still, ["reach-v3", "push-v3"], episodes=1, overrides=SMALL, workers=1)
+def test_several_tasks_are_evaluated_together() -> None:
+    sets = [act_kit.make_init_state_set(task, "test", 1, 0, []) for task in ("reach-v3", "push-v3")]
+    config = act_kit.EvalConfig(baseline_episodes=0)
+    evaluations = act_kit.evaluate_tasks(still, sets, config, workers=1)
     assert [evaluation.task for evaluation in evaluations] == ["reach-v3", "push-v3"]
 
 

@@ -26,7 +26,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.eval.init_state_sets import make_init_state_set
 from act_kit.files import hidden_sibling
 from act_kit.metrics import read_metrics
-from act_kit.options import fields
+from act_kit.options import declared
 from act_kit.policies.policy import Policy
 from act_kit.sim.render import Gl
 from tests.conftest import IMAGES, ONE_THREAD, TINY, act, contents, make_dataset
@@ -436,10 +436,9 @@ def test_flags_have_the_help_and_the_default_of_their_option(
     for verb, kind in (("collect", CollectConfig), ("train", TrainConfig), ("eval", EvalConfig)):
         _, out, _ = run(monkeypatch, capsys, verb, "--help")
         text = " ".join(out.split())
-        for _, field in fields(kind):
-            if field.metadata["flag"]:
-                default = "" if field.default == "" else f" [default: {field.default}]"
-                assert field.metadata["help"].replace("``", "") + default in text
+        for option in declared(kind).values():
+            if option.flag:
+                assert option.help + ("" if option.default == "" else f" [default: {option.default}]") in text
 
 
 def test_help_is_fast() -> None:

@@ -42,7 +42,7 @@ def evaluate(
     *,
     episodes: int | None = None,
     seed: int | None = None,
-    init_states: str | Path | Sequence[InitialStateSet] = "test",
+    init_states: str | Path = "test",
     n_action_steps: int | None = None,
     temporal_ensemble: bool | None = None,
     sweep_chunking: bool = False,
@@ -56,70 +56,18 @@ def evaluate(
     overwrite: bool = False,
     on_progress: OnProgress = ignore,
 ) -> Evaluation:
-    """Evaluate a policy, an agent or a function on one task, as ``act eval`` does; see :func:`evaluate_tasks`.
-
-    Args:
-        task: The task; None for the only task of a policy.
-
-    Raises:
-        ConfigError: The policy has several tasks, or the agent is no policy, and ``task`` is missing.
-    """
-    evaluations = evaluate_tasks(
-        agent,
-        [task] if task else (),
-        episodes=episodes,
-        seed=seed,
-        init_states=init_states,
-        n_action_steps=n_action_steps,
-        temporal_ensemble=temporal_ensemble,
-        sweep_chunking=sweep_chunking,
-        record_video=record_video,
-        out=out,
-        overrides=overrides,
-        config=config,
-        device=device,
-        workers=workers,
-        executor=executor,
-        overwrite=overwrite,
-        on_progress=on_progress,
-        max_tasks=1,
-    )
-    return evaluations[0]
-
-
-def evaluate_tasks(
-    agent: str | Path | Policy | Agent | ActionFunction,
-    tasks: Sequence[str] = (),
-    *,
-    episodes: int | None = None,
-    seed: int | None = None,
-    init_states: str | Path | Sequence[InitialStateSet] = "test",
-    n_action_steps: int | None = None,
-    temporal_ensemble: bool | None = None,
-    sweep_chunking: bool = False,
-    record_video: bool = False,
-    out: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    config: EvalConfig | None = None,
-    device: str = "auto",
-    workers: int = 0,
-    executor: str = "local",
-    overwrite: bool = False,
-    on_progress: OnProgress = ignore,
-    max_tasks: int | None = None,
-) -> list[Evaluation]:
-    """Evaluate a policy, an agent or a function, and its baselines from the same initial states.
+    """Evaluate a policy, an agent or a function on one task, and its baselines from the same initial states.
 
     Args:
         agent: A run or checkpoint, a loaded policy, an :class:`~act_kit.rollouts.agents.Agent`, or a function from
             states (B, 39) to actions (B, 4) or action chunks (B, N, 4).
-        tasks: Tasks; by default those that the policy was trained on.
+        task: The task; None for the only task of a policy.
         episodes, seed: Options of :class:`EvalConfig`; None for the value of ``config``.
-        init_states: ``test``, ``train``, ``grid``, ``ood`` (outside the reset box), an ``init_states.json``, or sets.
+        init_states: ``test``, ``train``, ``grid``, ``ood`` (outside the reset box), or an ``init_states.json``.
         n_action_steps, temporal_ensemble: Chunking of the policy; None for the setting that it was trained with.
         sweep_chunking: Also evaluate other chunking settings on the same initial states.
         record_video: Write videos (mp4) of episodes, failures first; requires ``out``.
-        out: Folder of the results, with a subfolder per task if there are several; None to write nothing.
+        out: Folder of the results; None to write nothing.
         overrides: Further options as on the command line, such as ``num_videos=3``.
         config: Options; by default :class:`EvalConfig`'s.
         device: ``auto``, ``cpu`` or ``cuda``, for a policy that is loaded.
@@ -127,36 +75,63 @@ def evaluate_tasks(
         executor: ``local``, or ``ray``, the cluster at RAY_ADDRESS.
         overwrite: Replace the content of ``out``.
         on_progress: Receives the episodes of the agent and of each baseline.
-        max_tasks: Largest number of tasks; None for any.
 
     Raises:
         ActKitError: There is no such policy, task or set of initial states, ``out`` exists, or no renderer works.
     """
     config = compose(EvalConfig, overrides, {"episodes": episodes, "seed": seed}, config)
-    executor_config = ExecutorConfig(executor=executor, num_workers=workers or num_cpus())
     if isinstance(agent, str | Path):
         agent = Policy.load(agent, device=choose_device(device))
     if isinstance(agent, Policy):
         agent = agent.with_chunking(n_action_steps=n_action_steps, temporal_ensemble=temporal_ensemble)
-    if record_video and out is None:
-        raise ConfigError("record_video=True needs a folder for the videos. Fix: out='FOLDER'")
-    sets = choose_init_states(agent, tasks, init_states, config)
-    if sets[0].kind == "file":
-        log.warning(
-            "The initial states differ from those of --init-states test, grid or ood: this evaluation has the kind "
-            "'file' and does not estimate the success rate on test initial states."
-        )
-    if max_tasks and len(sets) > max_tasks:
+    sets = choose_init_states(agent, [task] if task else (), init_states, config)
+    if len(sets) > 1:
         names = ", ".join(each.task for each in sets)
         raise ConfigError(f"The policy has several tasks: {names}. Fix: name one as task=, or call evaluate_tasks().")
+    (evaluation,) = evaluate_tasks(
+        agent,
+        sets,
+        config,
+        sweep_chunking=sweep_chunking,
+        record_video=record_video,
+        out=out,
+        workers=workers,
+        executor=executor,
+        overwrite=overwrite,
+        on_progress=on_progress,
+    )
+    return evaluation
+
+
+def evaluate_tasks(
+    agent: Policy | Agent | ActionFunction,
+    init_state_sets: Sequence[InitialStateSet],
+    config: EvalConfig,
+    *,
+    sweep_chunking: bool = False,
+    record_video: bool = False,
+    out: str | Path | None = None,
+    workers: int = 0,
+    executor: str = "local",
+    overwrite: bool = False,
+    on_progress: OnProgress = ignore,
+) -> list[Evaluation]:
+    """Evaluate an agent on the initial states of one or several tasks; see :func:`evaluate`.
+
+    With several tasks, ``out`` has a subfolder for each and a page with the means.
+    """
+    executor_config = ExecutorConfig(executor=executor, num_workers=workers or num_cpus())
     if out is None:
-        return _roll_out(agent, sets, config, executor_config, sweep_chunking, on_progress)[0]
+        if record_video:
+            raise ConfigError("record_video=True needs a folder for the videos. Fix: out='FOLDER'")
+        return _roll_out(agent, init_state_sets, config, executor_config, sweep_chunking, on_progress)[0]
     out = Path(out)
+    names = [each.task for each in init_state_sets] if len(init_state_sets) > 1 else [""]
     with locked(out):
         check_output(out, overwrite=overwrite, hint=HINT)
-        evaluations, sweeps = _roll_out(agent, sets, config, executor_config, sweep_chunking, on_progress)
+        evaluations, sweeps = _roll_out(agent, init_state_sets, config, executor_config, sweep_chunking, on_progress)
         with new_folder(out, overwrite=overwrite, hint=HINT) as fresh:
-            folders = [fresh / each.task for each in sets] if len(sets) > 1 else [fresh]
+            folders = [fresh / name for name in names]
             videos: list[dict[int, Path]] = [{} for _ in folders]
             if record_video:
                 videos = _record(evaluations, config, folders, executor_config.num_workers)
@@ -166,39 +141,38 @@ def evaluate_tasks(
                     _log_sweep(evaluation.task, rows)
             if len(evaluations) > 1:
                 write_overview(evaluations, fresh)
+    evaluations = [replace(each, folder=out / name) for each, name in zip(evaluations, names, strict=True)]
     checkpoint = agent.folder if isinstance(agent, Policy) else None
     if checkpoint:
         record_evaluation(checkpoint, out)
         train_config = config_of(checkpoint)
         if train_config and train_config["wandb_project"]:
-            for folder in folders:
-                log_evaluation(checkpoint.parents[1], train_config["wandb_project"], out / folder.relative_to(fresh))
-    return [
-        replace(evaluation, folder=out / folder.relative_to(fresh))
-        for evaluation, folder in zip(evaluations, folders, strict=True)
-    ]
+            for evaluation in evaluations:
+                log_evaluation(checkpoint.parents[1], train_config["wandb_project"], evaluation.folder)
+    return evaluations
 
 
 def choose_init_states(
-    agent: Policy | Agent | ActionFunction,
-    tasks: Sequence[str],
-    init_states: str | Path | Sequence[InitialStateSet],
-    config: EvalConfig,
+    agent: Policy | Agent | ActionFunction, tasks: Sequence[str], choice: str | Path, config: EvalConfig
 ) -> list[InitialStateSet]:
-    """Return the sets of initial states, one per task; see :func:`evaluate_tasks`."""
-    if not isinstance(init_states, str | Path):
-        return list(init_states)
-    choice, policy = str(init_states), agent if isinstance(agent, Policy) else None
+    """Return one set of initial states per task, by default for all tasks of a policy; see :func:`evaluate`."""
+    choice, policy = str(choice), agent if isinstance(agent, Policy) else None
     if policy and not tasks:
-        return init_state_sets_from(choice, policy.metadata, config)
-    if choice not in CHOICES:
-        return [InitialStateSet.load(Path(choice))]
-    if not tasks:
+        sets = init_state_sets_from(choice, policy.metadata, config)
+    elif choice not in CHOICES:
+        sets = [InitialStateSet.load(Path(choice))]
+    elif tasks:
+        sets = []
+        for task in tasks:
+            known = policy.metadata.init_states_of(task) if policy else []
+            sets.append(make_init_state_set(task, cast(Kind, choice), config.episodes, config.seed, known))
+    else:
         raise ConfigError("An agent that is no policy does not know its task. Fix: evaluate(agent, 'reach-v3')")
-    sets: list[InitialStateSet] = []
-    for task in tasks:
-        known = policy.metadata.init_states_of(task) if policy else []
-        sets.append(make_init_state_set(task, cast(Kind, choice), config.episodes, config.seed, known))
+    if sets[0].kind == "file":
+        log.warning(
+            f"The initial states in {choice} differ from those of --init-states test, grid or ood: this evaluation has "
+            "the kind 'file' and does not estimate the success rate on test initial states."
+        )
     return sets
 
 

@@ -22,15 +22,10 @@ from act_kit.cli.options import (
     with_flags,
 )
 from act_kit.config import EvalConfig
-from act_kit.errors import DatasetError, did_you_mean
-from act_kit.files import read_json
 from act_kit.overrides import compose
 from act_kit.parallel import ExecutorConfig
 from act_kit.preflight import require_free, require_run
 from act_kit.processors import num_cpus
-
-INIT_STATES = ("test", "train", "grid", "ood")
-"""Values of ``--init-states`` other than a file."""
 
 REQUIREMENT_FAILED = 3
 """Exit code if a ``--require`` is not met; that of an error is 2."""
@@ -90,7 +85,12 @@ def evaluate(
         return
     check_device(device)
     ExecutorConfig(executor=executor, num_workers=1)  # refuses an unknown name
-    folder = out or run / f"eval-{_kind_of(init_states)}"
+    kind = init_states
+    if init_states not in ("test", "train", "grid", "ood"):
+        from act_kit.eval.init_state_sets import InitialStateSet  # imports PyTorch, which a refusal must not
+
+        kind = InitialStateSet.load(Path(init_states)).kind
+    folder = out or run / f"eval-{kind}"
     require_free(folder, overwrite=overwrite, otherwise="It holds an evaluation")
     if dry_run:
         plan = f"would evaluate {run} on {init_states} initial states into {folder}"
@@ -117,11 +117,11 @@ def evaluate(
     with shown_progress() as on_progress:
         evaluations = evaluate_tasks(
             policy,
-            init_states=sets,
+            sets,
+            config,
             sweep_chunking=sweep_chunking,
             record_video=record_video,
             out=folder,
-            config=config,
             workers=workers,
             executor=executor,
             overwrite=overwrite,
@@ -140,23 +140,3 @@ def evaluate(
             is_met = is_met and passed
     if not is_met:
         raise typer.Exit(REQUIREMENT_FAILED)
-
-
-def _kind_of(init_states: str) -> str:
-    """Return the kind of initial states that ``--init-states`` selects.
-
-    Raises:
-        DatasetError: It is neither a kind nor a file of initial states.
-    """
-    if init_states in INIT_STATES:
-        return init_states
-    try:
-        kind = read_json(Path(init_states))["kind"]
-        return INIT_STATES[INIT_STATES.index(kind)]  # the text of a file must not become part of a path
-    except FileNotFoundError as error:
-        hint = did_you_mean(init_states, INIT_STATES)
-        raise DatasetError(f"'{init_states}' is neither a file nor one of {', '.join(INIT_STATES)}.{hint}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(
-            f"{init_states} is not a set of initial states. Fix: use an init_states.json that act eval wrote."
-        ) from error

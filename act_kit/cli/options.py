@@ -38,13 +38,12 @@ def with_flags(kind: type[options.Options]) -> Callable[[Callable[..., None]], C
     """Return a decorator that gives a verb the flags declared in ``kind``, in place of its parameter ``flags``."""
     keys: dict[str, str] = {}
     declared: list[inspect.Parameter] = []
-    for key, field in options.fields(kind):
-        flag = field.metadata["flag"]
-        if flag:
-            name = flag.removeprefix("--").replace("-", "_")
-            default = "" if field.default == "" else f"  [default: {field.default}]"
-            help_text = field.metadata["help"].replace("``", "") + default
-            annotation: Any = Annotated[_TYPES[str(field.type)] | None, typer.Option(flag, help=help_text)]
+    for key, option in options.declared(kind).items():
+        if option.flag:
+            name = option.flag.removeprefix("--").replace("-", "_")
+            default = "" if option.default == "" else f"  [default: {option.default}]"
+            info = typer.Option(option.flag, help=option.help + default)
+            annotation: Any = Annotated[_TYPES[option.type] | None, info]
             keys[name] = key
             declared.append(
                 inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

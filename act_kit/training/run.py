@@ -119,7 +119,7 @@ def resume_run(
     """
     config, folders = load_run(run)
     requested = compose(TrainConfig, overrides, flags, base)
-    given = options.keys(TrainConfig) if base else given_options(overrides, flags)
+    given = list(options.declared(TrainConfig)) if base else given_options(overrides, flags)
     for key in given:
         old, new = options.get(config, key), options.get(requested, key)
         if key == "trainer.steps" and new >= old:
