@@ -6,7 +6,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+from act_kit.errors import did_you_mean
 from act_kit.options import Options, arguments_of, option, require
 
 ENGINES = ("fast", "reference")
@@ -179,42 +183,53 @@ BACKBONES = ("resnet18", "small")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyConfig(Options, group="policy"):
-    """Inputs and sizes of an ACT model. The limits refuse a damaged file before memory is allocated.
+    """The model, its inputs and its sizes. Each model adds its own options in a subclass, which is found by ``name``.
 
     Attributes:
-        inputs: state (hand, gripper, objects and goal), image+proprio (images, hand and gripper, which a real
-            robot has) or image+state.
+        name: Name of the model: act, or one that a module of the user registers.
+        inputs: state (hand, gripper, objects and goal), image+proprio (images, hand and gripper, which a real robot
+            has) or image+state.
         cameras: Cameras of the images; none for state.
         backbone: resnet18, or small (four convolutions), for 64 px and a CPU.
-        backbone_weights: File with weights of a ResNet-18 under torchvision's names, whose batch statistics are
-            then frozen; "" for random weights with group normalization.
-        task_embeddings: File with an embedding per task (for example of its sentence) of a multi-task policy;
-            "" to learn the embeddings.
+        backbone_weights: File with weights of a ResNet-18 under torchvision's names, whose batch statistics are then
+            frozen; "" for random weights with group normalization.
+        task_embeddings: File with an embedding per task (for example of its sentence) of a multi-task policy; "" to
+            learn the embeddings.
         chunk_size: Number of actions predicted at once, K; an episode has 500 steps.
-        dim_model: Width of the tokens, D; a multiple of ``num_heads``.
-        dim_feedforward: Width of the hidden layer after each attention.
-        num_heads: Heads of each attention.
-        encoder_layers: Depth of the observation encoder.
-        decoder_layers: Depth of the chunk decoder.
-        cvae_layers: Depth of the CVAE encoder, used in training only; 0 for a model without a latent.
-        latent_dim: Size of the latent z.
-        dropout: Dropout probability of every layer, in training.
+
+    Class attributes:
+        kinds: Classes of options by name.
+        training_only: Options that matter in training only; a policy can be trained further with other values.
+        far_factors: Factors below and above its preset beyond which an option may cause a low success rate.
     """
 
+    kinds: ClassVar[dict[str, type[PolicyConfig]]] = {}
+    training_only: ClassVar[tuple[str, ...]] = ()
+    far_factors: ClassVar[Mapping[str, tuple[float, float]]] = {}
+
+    name: str = ""
     inputs: str = option("state", choices=INPUTS)
     cameras: tuple[str, ...] = ()
     backbone: str = option("resnet18", choices=BACKBONES)
     backbone_weights: str = ""
     task_embeddings: str = ""
     chunk_size: int = option(16, min=1, max=500)
-    dim_model: int = option(96, min=1, max=8192)
-    dim_feedforward: int = option(384, min=1, max=65536)
-    num_heads: int = option(4, min=1, max=256)
-    encoder_layers: int = option(1, min=1, max=64)
-    decoder_layers: int = option(1, min=1, max=64)
-    cvae_layers: int = option(1, min=0, max=64)
-    latent_dim: int = option(32, min=1, max=4096)
-    dropout: float = option(0.0, min=0, below=1)
+
+    def __init_subclass__(cls, group: str = "") -> None:
+        super().__init_subclass__(group)
+        PolicyConfig.kinds[cls.name] = cls
+
+    @classmethod
+    def kind_of(cls, values: Mapping[str, Any]) -> type[PolicyConfig]:
+        """Return the class of options of the model ``values["name"]``.
+
+        Raises:
+            ConfigError: No model of that name is registered.
+        """
+        name, known = values.get("name", ""), PolicyConfig.kinds
+        hint = did_you_mean(str(name), known)
+        require(name in known, f"policy.name={name}: choose from: {', '.join(known)}.{hint}")
+        return known[name]
 
     @property
     def sees_images(self) -> bool:
@@ -228,12 +243,7 @@ class PolicyConfig(Options, group="policy"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        factor = 4 if self.sees_images else 2
-        require(
-            self.dim_model % self.num_heads == 0 and self.dim_model % factor == 0,
-            f"policy.dim_model={self.dim_model}: expected a multiple of {factor} and of "
-            f"policy.num_heads={self.num_heads}.",
-        )
+        require(self.name == type(self).name, f"policy.name={self.name}: expected {type(self).name}.")
         require(
             bool(self.cameras) == self.sees_images and len(set(self.cameras)) == len(self.cameras),
             f"policy.cameras=[{','.join(self.cameras)}] with policy.inputs={self.inputs}: expected one or more "
@@ -242,6 +252,50 @@ class PolicyConfig(Options, group="policy"):
         require(
             not self.backbone_weights or (self.sees_images and self.backbone == "resnet18"),
             "policy.backbone_weights: expected a policy with images and policy.backbone=resnet18.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ACTConfig(PolicyConfig):
+    """Options of ACT. The limits refuse a damaged file before memory is allocated.
+
+    Attributes:
+        dim_model: Width of the tokens, D; a multiple of ``num_heads``.
+        dim_feedforward: Width of the hidden layer after each attention.
+        num_heads: Heads of each attention.
+        encoder_layers: Depth of the observation encoder.
+        decoder_layers: Depth of the chunk decoder.
+        cvae_layers: Depth of the CVAE encoder, used in training only; 0 for a model without a latent.
+        latent_dim: Size of the latent z.
+        kl_weight: Weight of the KL term in the loss.
+        dropout: Dropout probability of every layer, in training.
+    """
+
+    training_only: ClassVar[tuple[str, ...]] = ("kl_weight", "dropout")
+    far_factors: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "dim_model": (6, math.inf),
+        "dim_feedforward": (12, math.inf),
+        "kl_weight": (100, 10),
+    }
+
+    name: str = "act"
+    dim_model: int = option(96, min=1, max=8192)
+    dim_feedforward: int = option(384, min=1, max=65536)
+    num_heads: int = option(4, min=1, max=256)
+    encoder_layers: int = option(1, min=1, max=64)
+    decoder_layers: int = option(1, min=1, max=64)
+    cvae_layers: int = option(1, min=0, max=64)
+    latent_dim: int = option(32, min=1, max=4096)
+    kl_weight: float = option(10.0, min=0)
+    dropout: float = option(0.0, min=0, below=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        factor = 4 if self.sees_images else 2
+        require(
+            self.dim_model % self.num_heads == 0 and self.dim_model % factor == 0,
+            f"policy.dim_model={self.dim_model}: expected a multiple of {factor} and of "
+            f"policy.num_heads={self.num_heads}.",
         )
 
 
@@ -272,7 +326,6 @@ class TrainerConfig(Options, group="trainer"):
         warmup_fraction: Fraction of the steps with a rising learning rate.
         weight_decay: Weight decay of AdamW.
         grad_clip: Largest norm of the gradient.
-        kl_weight: Weight of the KL term in the loss.
         shift_px: Largest random shift of images, in pixels.
         ema_decay: Decay of the moving average of the weights that becomes the policy, such as 0.999; 0 = no
             average.
@@ -289,7 +342,6 @@ class TrainerConfig(Options, group="trainer"):
     warmup_fraction: float = option(0.1, above=0, below=1)
     weight_decay: float = option(0.0001, min=0)
     grad_clip: float = option(10.0, above=0)
-    kl_weight: float = option(10.0, min=0)
     shift_px: int = option(4, min=0)
     ema_decay: float = option(0.0, min=0, below=1)
     seed: int = option(0, min=0, flag="--seed")
@@ -338,7 +390,7 @@ class TrainConfig(Options):
     """Options that, with the data, determine a trained policy.
 
     Attributes:
-        policy: Inputs and sizes of an ACT model. The limits refuse a damaged file before memory is allocated.
+        policy: The model, its inputs and its sizes.
         chunking: Action chunking: selection of the actions to execute from predicted chunks.
         trainer: Optimization of the model.
         compute: Computation of a gradient step; changes its numbers by rounding at most.
@@ -349,7 +401,7 @@ class TrainConfig(Options):
         wandb_project: Weights & Biases project that also gets the records of ``metrics.jsonl``; "" = none.
     """
 
-    policy: PolicyConfig = PolicyConfig()
+    policy: PolicyConfig = ACTConfig()
     chunking: ChunkingConfig = ChunkingConfig()
     trainer: TrainerConfig = TrainerConfig()
     compute: ComputeConfig = ComputeConfig()

@@ -46,7 +46,7 @@ class Side:
 
     @property
     def validation_loss(self) -> float:
-        """L1 loss (z = 0) on the validation episodes of its own dataset, at the end of training."""
+        """L1 loss on the validation episodes of its own dataset, at the end of training."""
         return series(self.folder / "run", "val/l1")[-1][1]
 
     def row(self) -> dict[str, str]:

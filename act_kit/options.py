@@ -54,9 +54,10 @@ class Options:
 
     def __init_subclass__(cls, group: str = "") -> None:
         """Name the group in error messages, and read the meanings of the options."""
-        cls._prefix = f"{group}." if group else ""
-        attributes = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")[2]
-        cls.help = {}
+        if group:
+            cls._prefix = f"{group}."
+        attributes = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")[2].partition("\n\n")[0]
+        cls.help = dict(cls.help)
         for name, text in re.findall(r"^    (\w+): (.*(?:\n        .*)*)", attributes, re.MULTILINE):
             cls.help[name] = re.sub(r"\s+", " ", text.replace("``", ""))
 
@@ -70,8 +71,13 @@ class Options:
             key = self._prefix + field.name
             value = _convert(key, field, getattr(self, field.name))
             if field.metadata:
-                _check_range(key, value, field.metadata, self.help[field.name])
+                _check_range(key, value, field.metadata, self.help.get(field.name, ""))
             object.__setattr__(self, field.name, value)
+
+    @classmethod
+    def kind_of(cls, values: Mapping[str, Any]) -> type[Options]:
+        """Return the class that plain values belong to: this one, or one of its subclasses."""
+        return cls
 
 
 def _fields_of(options: Any) -> tuple[dataclasses.Field[Any], ...]:
@@ -98,7 +104,10 @@ def _convert(key: str, field: dataclasses.Field[Any], value: Any) -> Any:
         require(is_valid, f"{key}={value!r}: expected strings, such as [corner4].")
         return tuple(value)
     expected = {"str": "a string", "bool": "True or False"}.get(str(field.type), f"a {field.type}")
-    require(isinstance(value, type(field.default)), f"{key}={value!r}: expected {expected}.")
+    default: Any = field.default
+    is_same_group = isinstance(value, Options) and isinstance(default, Options) and value._prefix == default._prefix
+    is_valid = is_same_group or isinstance(value, type(default))
+    require(is_valid, f"{key}={value!r}: expected {expected}.")
     return value
 
 
@@ -149,28 +158,27 @@ class Option:
     help: str
 
 
-def declared(kind: type[Options], prefix: str = "") -> dict[str, Option]:
-    """Return all options by dotted key, also those in groups."""
+def declared(options: Options | type[Options], prefix: str = "") -> dict[str, Option]:
+    """Return all options by dotted key, also those in groups; a class has its default groups."""
     found: dict[str, Option] = {}
-    for field in _fields_of(kind):
-        if isinstance(field.default, Options):
-            found |= declared(type(field.default), f"{prefix}{field.name}.")
+    for field in _fields_of(options):
+        value = getattr(options, field.name)
+        if isinstance(value, Options):
+            found |= declared(value, f"{prefix}{field.name}.")
         else:
-            flag = field.metadata.get("flag", "")
-            found[prefix + field.name] = Option(
-                default=field.default, type=str(field.type), flag=flag, help=kind.help[field.name]
-            )
+            flag, text = field.metadata.get("flag", ""), options.help.get(field.name, "")
+            found[prefix + field.name] = Option(default=field.default, type=str(field.type), flag=flag, help=text)
     return found
 
 
 def get(options: Any, key: str) -> Any:
-    """Return the value of a dotted key."""
-    return functools.reduce(getattr, key.split("."), options)
+    """Return the value of a dotted key; None for an option of another model."""
+    return functools.reduce(lambda part, name: getattr(part, name, None), key.split("."), options)
 
 
 def differing_keys(options: Options, other: Options) -> list[str]:
     """Return the dotted keys whose values differ."""
-    return [key for key in declared(type(options)) if get(options, key) != get(other, key)]
+    return [key for key in declared(options) if get(options, key) != get(other, key)]
 
 
 def to_dict(options: Any) -> dict[str, Any]:
@@ -194,7 +202,7 @@ def build(kind: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
         value = values[key]
         if isinstance(default, Options):
             require(isinstance(value, Mapping), f"{prefix}{key}={value!r}: expected a group of options.")
-            value = build(type(default), value, f"{prefix}{key}.")
+            value = build(default.kind_of(value), value, f"{prefix}{key}.")
         arguments[key] = value
     return construct(**arguments)  # type: ignore[no-any-return]
 
@@ -211,7 +219,7 @@ def arguments_of(options: Options, *, without: Sequence[str] = ()) -> str:
     defaults = type(options)()
     flags: list[str] = []
     overrides: list[str] = []
-    for key, each in declared(type(options)).items():
+    for key, each in declared(options).items():
         value = get(options, key)
         if value == get(defaults, key) or key.partition(".")[0] in without:
             continue

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, TypeVar
 
 from act_kit import options
-from act_kit.config import TrainConfig
+from act_kit.config import PolicyConfig, TrainConfig
 from act_kit.errors import ConfigError, did_you_mean
-from act_kit.options import Options
+from act_kit.options import Option, Options
 
 T = TypeVar("T", bound=Options)
 
@@ -35,7 +35,7 @@ def compose(
     """
     given: dict[str, Any] = {}
     parsed: list[str] = []
-    known = options.declared(kind)
+    known, defaults = all_options(kind), options.declared(base or kind)
     for override in overrides:
         _check_override(override, list(known))
         key, _, value = override.partition("=")
@@ -43,7 +43,7 @@ def compose(
             given[key] = value
         else:
             given.pop(key, None)
-            parsed.append(override)
+            parsed.append(override if key in defaults or key not in known else f"++{override}")
     values = _compose_with_hydra(base or kind(), parsed, has_preset=base is None and kind is TrainConfig)
     for key, value in {**given, **(flags or {})}.items():
         if value is not None:
@@ -52,7 +52,30 @@ def compose(
             for parent in parents:
                 inner = inner[parent]
             inner[leaf] = value
+    if "policy" in values:
+        values["policy"] = _fit_to_model(values["policy"], {override.partition("=")[0] for override in overrides})
     return options.build(kind, values)
+
+
+def all_options(kind: type[Options]) -> dict[str, Option]:
+    """Return every option by its dotted key, including the options of all registered models."""
+    found = options.declared(kind)
+    if "policy.name" in found:
+        for model in PolicyConfig.kinds.values():
+            found |= options.declared(model, "policy.")
+    return found
+
+
+def _fit_to_model(policy: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """Return the options of the model ``policy.name``: those of the preset that it has, else its own defaults.
+
+    An option that was given and that it does not have stays, to be refused by :func:`act_kit.options.build`.
+    """
+    fitted = options.to_dict(PolicyConfig.kind_of(policy)())
+    for key, value in policy.items():
+        if key in fitted or f"policy.{key}" in given:
+            fitted[key] = value
+    return fitted
 
 
 _HYDRA = threading.Lock()
@@ -138,14 +161,18 @@ def _composed_presets() -> dict[str, TrainConfig]:
 
 def preset_of(config: TrainConfig) -> tuple[str, TrainConfig]:
     """Return the preset closest to a configuration (fewest differing options), after the override that selects it."""
-    return min(_composed_presets().items(), key=lambda item: len(options.differing_keys(config, item[1])))
+    candidates = [item for item in _composed_presets().items() if type(item[1].policy) is type(config.policy)]
+    if not candidates:
+        choice = f"policy.name={config.policy.name}"
+        return choice, compose(TrainConfig, [choice])
+    return min(candidates, key=lambda item: len(options.differing_keys(config, item[1])))
 
 
 def train_overrides(config: TrainConfig, changes: Mapping[str, Any]) -> list[str]:
     """Return the overrides of ``act train`` that compose to ``config`` with ``changes``, values by dotted key."""
     choice, preset = preset_of(config)
     overrides = [choice] if choice else []
-    for key in options.declared(TrainConfig):
+    for key in options.declared(config):
         value = changes.get(key, options.get(config, key))
         if value != options.get(preset, key):
             overrides.append(options.override(key, value))

@@ -20,8 +20,9 @@ from act_kit.config import TrainConfig
 from act_kit.overrides import compose
 from act_kit.policies.act import ACT
 from act_kit.policies.agent import PolicyAgent
+from act_kit.policies.metadata import PolicyMetadata, TrainingDataset
 from act_kit.policies.normalizer import Normalizer
-from act_kit.policies.policy import Policy, PolicyMetadata, TrainingData
+from act_kit.policies.policy import Policy
 from act_kit.processors import num_cpus
 from act_kit.rollouts.rollout import rollout
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution
@@ -38,7 +39,7 @@ def make_policy(
     config = compose(TrainConfig, [f"policy={preset}", f"chunking.n_action_steps={n_action_steps}"])
     cameras = config.policy.cameras
     metadata = PolicyMetadata(
-        demonstrations=[TrainingData(task=task, fingerprint="", command="", init_states=[]) for task in tasks],
+        datasets=[TrainingDataset(task=task, fingerprint="", command="", init_states=[]) for task in tasks],
         horizon=HORIZON, control_hz=CONTROL_HZ, versions={}, step=0, goal_visible=False,
         views=CameraViews(cameras=cameras, settings=settings) if cameras else None, gl_renderer="",
     )  # fmt: skip

@@ -32,7 +32,7 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "without the CVAE": ("clean", ("policy.cvae_layers=0",)),
     "noise 0.1 in collection": ("noise 0.1", ()),
     "noise 0.3 in collection": ("noise 0.3", ()),
-    "kl_weight 1": ("clean", ("trainer.kl_weight=1",)),
+    "kl_weight 1": ("clean", ("policy.kl_weight=1",)),
     "decoder of 2 layers": ("clean", ("policy.decoder_layers=2",)),
     "decoder of 4 layers": ("clean", ("policy.decoder_layers=4",)),
     "chunks of 8": ("clean", ("policy.chunk_size=8",)),

@@ -102,7 +102,7 @@ def images_store(gl: Gl, tmp_path_factory: pytest.TempPathFactory) -> EpisodeSto
 def tiny_run(reach_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of sixty steps without rollouts."""
     run = tmp_path_factory.mktemp("run")
-    Trainer(tiny_config(), [reach_store], run, selector=None).train()
+    Trainer(tiny_config(), [reach_store], run, evaluator=None).train()
     return run
 
 

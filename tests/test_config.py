@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from act_kit.config import CollectConfig, EvalConfig, PolicyConfig, TeleopConfig, TrainConfig
+from act_kit.config import ACTConfig, CollectConfig, EvalConfig, TeleopConfig, TrainConfig
 from act_kit.errors import ConfigError
 from act_kit.options import Options, build, declared, override, to_dict
 from act_kit.overrides import compose, train_overrides
@@ -158,7 +158,7 @@ if __name__ == "__main__":
         (lambda: CollectConfig(noise=math.inf), "noise=inf: expected a finite number"),
         (lambda: CollectConfig(rewards="no"), "rewards='no': expected True or False"),  # type: ignore[arg-type]
         (lambda: CollectConfig(sim="fast"), "sim='fast': expected a SimConfig"),  # type: ignore[arg-type]
-        (lambda: PolicyConfig(cameras="corner4"), "cameras='corner4': expected strings"),  # type: ignore[arg-type]
+        (lambda: ACTConfig(cameras="corner4"), "cameras='corner4': expected strings"),  # type: ignore[arg-type]
     ],
 )
 def test_python_values_of_the_wrong_type_are_refused(make: Callable[[], object], message: str) -> None:
@@ -169,5 +169,5 @@ def test_python_values_of_the_wrong_type_are_refused(make: Callable[[], object],
 def test_numpy_numbers_become_python_numbers() -> None:
     config = CollectConfig(n=np.int64(3), noise=np.float32(0.5))  # type: ignore[arg-type]
     assert json.dumps([config.n, config.noise]) == "[3, 0.5]"
-    policy = PolicyConfig(inputs="image+state", cameras=["corner4"])  # type: ignore[arg-type]
+    policy = ACTConfig(inputs="image+state", cameras=["corner4"])  # type: ignore[arg-type]
     assert policy.cameras == ("corner4",)

@@ -198,8 +198,8 @@ def fit(
     with RolloutPool(
         num_workers, engine=config.sim.engine, num_envs=config.rollout.num_envs, on_plan=log_first_plan()
     ) as roll:
-        selector = make_checkpoint_evaluator(roll, init_states)
-        trainer = Trainer(config, stores, run, selector=selector, device=device, group=group)
+        evaluator = make_checkpoint_evaluator(roll, init_states)
+        trainer = Trainer(config, stores, run, evaluator=evaluator, device=device, group=group)
         if trainer.frames and config.selection.num_evaluations and group.is_first:
             find_renderer(trainer.frames.gl_renderer, num_workers)
         if resume:
@@ -212,7 +212,7 @@ def fit(
 
             def show(state: Trainer) -> None:
                 nonlocal is_slow
-                is_record = state.logged_at == state.step
+                is_record = state.last_logged_step == state.step
                 on_progress(
                     Progress(
                         stage="train",
@@ -223,12 +223,12 @@ def fit(
                     )
                 )
                 if is_record:
-                    was_slow, is_slow = is_slow, bool(state.slowed())
+                    was_slow, is_slow = is_slow, bool(state.slow_warning())
                     if is_slow and not was_slow:
-                        log.warning(state.slowed())
+                        log.warning(state.slow_warning())
                 raise_if_interrupted()
 
             on_progress(Progress(stage="train", num_done=trainer.step, num=config.trainer.steps, is_record=False))
             policy = trainer.train(show)
-    log.log(level, trainer.outcome())
+    log.log(level, trainer.result_text())
     return policy

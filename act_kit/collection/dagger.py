@@ -19,7 +19,8 @@ import numpy as np
 
 from act_kit.config import CollectConfig
 from act_kit.errors import ConfigError
-from act_kit.policies.policy import Policy, find_checkpoint
+from act_kit.policies.policy import Policy
+from act_kit.policies.storage import find_checkpoint
 from act_kit.rollouts.episode import POLICY
 from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.initial_states import InitialState

@@ -76,7 +76,7 @@ class ChunkSampler:
         """Number of steps in the validation episodes."""
         return len(self.val_steps)
 
-    def draw(self, num: int) -> Tensor:
+    def sample(self, num: int) -> Tensor:
         """Sample ``num`` training steps, int64, with equal probability for each task, whatever its number of steps."""
         device = self.train_steps.device
         if len(self.num_per_task) == 1:

@@ -202,7 +202,7 @@ class RunCase:
 
     @property
     def _trained_on(self) -> list[str]:
-        return [demonstrations.fingerprint for demonstrations in self.policy.metadata.demonstrations]
+        return [demonstrations.fingerprint for demonstrations in self.policy.metadata.datasets]
 
     def require_training_data(self) -> None:
         """Raise :class:`DatasetError` unless the policy was trained on the run's datasets as they are now."""

@@ -9,7 +9,7 @@ from act_kit.doctor.case import RunCase
 from act_kit.doctor.finding import Checks, Result, critical, ruled_out, suspected, warning
 from act_kit.doctor.generalization import evenly
 from act_kit.parallel import LocalExecutor
-from act_kit.policies.policy import find_checkpoint
+from act_kit.policies.storage import find_checkpoint
 from act_kit.sim.render import find_gl, render_episode
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON
 from act_kit.versions import versions
@@ -37,7 +37,7 @@ def same_data(case: RunCase) -> Result:
             path,
             case.train_again,
         )
-    for demonstrations, store in zip(metadata.demonstrations, case.stores, strict=False):
+    for demonstrations, store in zip(metadata.datasets, case.stores, strict=False):
         trained, init_states = demonstrations.init_states, store.recorded_init_states
         if trained and len(trained) < len(init_states) and trained == init_states[: len(trained)]:
             return warning(
@@ -46,7 +46,7 @@ def same_data(case: RunCase) -> Result:
                 path,
                 case.train_again,
             )
-    trained_on = [demonstrations.fingerprint for demonstrations in metadata.demonstrations]
+    trained_on = [demonstrations.fingerprint for demonstrations in metadata.datasets]
     if trained_on != case.fingerprints:
         return critical(
             f"the checkpoint was trained on other data than the run names (fingerprints {_short(trained_on)}, not "
@@ -54,7 +54,7 @@ def same_data(case: RunCase) -> Result:
             path,
             case.train_again,
         )
-    for demonstrations, store in zip(metadata.demonstrations, case.stores, strict=True):
+    for demonstrations, store in zip(metadata.datasets, case.stores, strict=True):
         if demonstrations.init_states != store.recorded_init_states:
             return critical(
                 f"the initial states recorded in the checkpoint differ from those of {store.path}.",
@@ -70,7 +70,7 @@ def same_model(case: RunCase) -> Result:
     path = find_checkpoint(case.folder) / "policy.json"
     policy, config = case.policy, case.config
     for name in vars(config.policy).keys() - {"cameras"}:  # see same_images
-        of_policy, of_run = getattr(policy.model.config, name), getattr(config.policy, name)
+        of_policy, of_run = getattr(policy.model.config, name, None), getattr(config.policy, name)
         if of_policy != of_run:
             return critical(
                 f"the checkpoint has policy.{name}={of_policy}, the run's configuration {of_run}: the checkpoint "

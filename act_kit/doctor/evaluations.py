@@ -77,7 +77,7 @@ def of_this_policy(case: RunCase) -> Result:
                 evaluation.folder / "summary.json",
                 _again(case, evaluation),
             )
-        trained_on = [data.fingerprint for data in policy.metadata.demonstrations if data.task == evaluation.task]
+        trained_on = [data.fingerprint for data in policy.metadata.datasets if data.task == evaluation.task]
         if provenance["dataset"]["fingerprint"] != "; ".join(trained_on):
             evaluated_data = provenance["dataset"]["fingerprint"][:8]
             return critical(

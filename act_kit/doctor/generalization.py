@@ -80,7 +80,7 @@ def evenly(episodes: np.ndarray, num: int = MAX_EPISODES) -> np.ndarray:
 
 
 def measure_loss(policy: Policy, store: EpisodeStore, episodes: np.ndarray) -> Loss:
-    """Return the L1 loss (z = 0) of a policy in inference mode on episodes of a dataset."""
+    """Return the L1 loss of a policy in inference mode on episodes of a dataset."""
     states, actions = (np.split(store.steps(name), store.episode_ends[:-1]) for name in ("state", "action"))
     task = policy.tasks.index(store.info.task)
     sums, counts = [], []

@@ -12,7 +12,8 @@ from act_kit.errors import CheckpointError
 from act_kit.eval.results import success_rate
 from act_kit.files import next_free_path
 from act_kit.policies.normalizer import MIN_STD, Normalizer
-from act_kit.policies.policy import Policy, find_checkpoint
+from act_kit.policies.policy import Policy
+from act_kit.policies.storage import find_checkpoint
 from act_kit.sim.tasks import STATE_DIM
 from act_kit.statistics import mcnemar
 
@@ -41,10 +42,10 @@ def deterministic(case: RunCase) -> Result:
     difference = abs(first - second)
     if difference > 1e-6:
         return critical(
-            f"two predictions from the same states have losses that differ by {difference:.2g}: the policy samples its "
-            "latent z, or applies dropout, at inference.",
-            "act_kit/policies/act.py",
-            "call ACT.predict, which uses z = 0, in eval mode",
+            f"two predictions from the same states have losses that differ by {difference:.2g}: the policy samples, "
+            "or applies dropout, at inference.",
+            f"{type(case.policy.model).__name__}.predict",
+            "predict without sampling and in eval mode; a latent is its prior mean",
         )
     return ruled_out("Two predictions from the same states are bit-exactly equal.")
 

@@ -36,14 +36,14 @@ _FACTORS = {
     "trainer.steps": (4, math.inf),
     "trainer.warmup_fraction": (math.inf, 5),
     "trainer.grad_clip": (100, math.inf),
-    "trainer.kl_weight": (100, 10),
     "trainer.weight_decay": (math.inf, 100),
-    "policy.dim_model": (6, math.inf),
-    "policy.dim_feedforward": (12, math.inf),
     "policy.chunk_size": (8, 5),
     "chunking.n_action_steps": (math.inf, 3),
 }
-"""Factors below and above its preset beyond which an option may be the cause of a low success rate."""
+"""Factors below and above its preset beyond which an option may be the cause of a low success rate.
+
+A model adds its own: :attr:`~act_kit.config.PolicyConfig.far_factors`.
+"""
 
 _DROPOUT = 0.2
 """Difference from the preset's dropout beyond which dropout may be the cause."""
@@ -245,14 +245,19 @@ def far_from_preset(config: TrainConfig) -> list[Setting]:
             value, usual = float(options.get(config, key)), float(options.get(preset, key))
             far.append(Setting(key=key, value=value, preset=usual, farness=farness))
 
-    for key, (below, above) in _FACTORS.items():
+    factors = dict(_FACTORS)
+    for name, limits in config.policy.far_factors.items():
+        factors[f"policy.{name}"] = limits
+    for key, (below, above) in factors.items():
         value, usual = float(options.get(config, key)), float(options.get(preset, key))
         if value <= 0:
             add(key, 2.0 if math.isfinite(below) and usual > 0 else 0.0)
             continue
         off = math.log(value / usual)
         add(key, off / math.log(above) if off > 0 else -off / math.log(below))
-    add("policy.dropout", (config.policy.dropout - preset.policy.dropout) / _DROPOUT)
+    if hasattr(config.policy, "dropout"):
+        extra = options.get(config, "policy.dropout") - options.get(preset, "policy.dropout")
+        add("policy.dropout", extra / _DROPOUT)
     add(
         "trainer.ema_decay",
         1 / (1 - config.trainer.ema_decay) / (_AVERAGED * config.trainer.steps) if config.trainer.ema_decay else 0.0,

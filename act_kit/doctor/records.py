@@ -10,7 +10,7 @@ from act_kit.doctor.finding import Checks, Result, critical, ruled_out, untested
 from act_kit.errors import did_you_mean
 from act_kit.files import quoted, read_json, read_text
 from act_kit.metrics import METRICS, read_tensorboard
-from act_kit.policies.policy import find_checkpoint
+from act_kit.policies.storage import find_checkpoint
 from act_kit.training.trainer import rollout_steps
 
 CHECKS = Checks[RunCase]()

@@ -169,7 +169,7 @@ def _episode_results(
 
 def _dataset(policy: Policy | None, task: str) -> dict[str, str]:
     """Return the fingerprints and the commands of the datasets of one task."""
-    datasets = [data for data in policy.metadata.demonstrations if data.task == task] if policy else []
+    datasets = [data for data in policy.metadata.datasets if data.task == task] if policy else []
     return {
         "fingerprint": "; ".join(data.fingerprint for data in datasets),
         "command": "; ".join(data.command for data in datasets),
@@ -181,7 +181,7 @@ def _provenance(policy: Policy | None) -> dict[str, Any]:
     folder = policy.folder if policy else None
     metadata = policy.metadata if policy else None
     data: list[dict[str, str]] = []
-    for each in metadata.demonstrations if metadata else ():
+    for each in metadata.datasets if metadata else ():
         data.append({"task": each.task, "fingerprint": each.fingerprint, "command": each.command})
     return {
         "weights": policy and policy.weights_hash,

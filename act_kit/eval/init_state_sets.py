@@ -14,7 +14,7 @@ from act_kit.config import EvalConfig
 from act_kit.errors import ConfigError, DatasetError, InitialStateError, did_you_mean
 from act_kit.eval.distance_to_demos import distances_to_nearest_demo, near_copies
 from act_kit.files import read_json, write_json
-from act_kit.policies.policy import PolicyMetadata
+from act_kit.policies.metadata import PolicyMetadata
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution, distinct, stack
 from act_kit.sim.tasks import get_task
 

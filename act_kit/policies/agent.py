@@ -20,9 +20,9 @@ class PolicyAgent:
         self._tasks: dict[int, int] = {}
 
     def begin(self, row: int, init_state: InitialState) -> None:
-        self.policy.executor.reset(np.array([row]))
+        self.policy.chunker.reset(np.array([row]))
         self._tasks[row] = self.policy.tasks.index(init_state.task)
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
         tasks = np.array([self._tasks[int(row)] for row in rows])
-        return self.policy.executor.plan(self.policy.predict(states, images, tasks), rows)
+        return self.policy.chunker.plan(self.policy.predict(states, images, tasks), rows)

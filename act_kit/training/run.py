@@ -89,10 +89,11 @@ def load_initial(config: TrainConfig, tasks: Sequence[str]) -> Policy:
     loaded = options.to_dict(policy.model.config)
     for key, value in options.to_dict(config.policy).items():
         is_file = key in ("backbone_weights", "task_embeddings")  # the checkpoint contains their content
-        is_same = bool(loaded[key]) == bool(value) if is_file else loaded[key] == value
-        if not is_same and key != "dropout":
+        old = loaded.get(key)
+        is_same = bool(old) == bool(value) if is_file else old == value
+        if not is_same and key not in config.policy.training_only:
             raise CheckpointError(
-                f"init_from={config.init_from} has policy.{key}={loaded[key]}, here it is {value}. Fix: use the "
+                f"init_from={config.init_from} has policy.{key}={old}, here it is {value}. Fix: use the "
                 "policy options of that run."
             )
     if len(policy.metadata.tasks) != len(tasks) or (len(tasks) > 1 and tuple(policy.metadata.tasks) != tuple(tasks)):
@@ -146,8 +147,8 @@ def resume_run(
 def _check_moved(run: Path, data: Sequence[Path]) -> None:
     """Refuse datasets other than those of the run's last checkpoint; before the first one, accept any."""
     try:
-        demonstrations = read_json(run / "checkpoints" / "last" / "policy.json")["metadata"]["demonstrations"]
-        trained_on = [(str(data["fingerprint"]), str(data["command"])) for data in demonstrations]
+        datasets = read_json(run / "checkpoints" / "last" / "policy.json")["metadata"]["datasets"]
+        trained_on = [(str(data["fingerprint"]), str(data["command"])) for data in datasets]
     except FileNotFoundError:
         return
     except (DamagedFileError, KeyError, TypeError) as error:

@@ -94,7 +94,7 @@ def test_parts_share_no_initial_state_and_can_be_trained_on(noisy: EpisodeStore,
         assert len(distinct(both)) == len(distinct(one.rand_vecs)) + len(distinct(other.rand_vecs))
     assert measure_diversity(parts[0]).num == parts[0].num_episodes
     (tmp_path / "run").mkdir()
-    Trainer(tiny_config("trainer.steps=2"), [parts[0]], tmp_path / "run", selector=None).train()
+    Trainer(tiny_config("trainer.steps=2"), [parts[0]], tmp_path / "run", evaluator=None).train()
     with pytest.raises(DatasetError, match="No episode"):
         split_parts([noisy], [1000, 1, 1])
     # The command of a part reproduces this part alone.

@@ -174,7 +174,7 @@ def test_later_changes_are_no_critical_fault(healthy: Case, tmp_path: Path) -> N
     case = healthy.copy(tmp_path / "case")
     summary = json.loads((case.evaluation / "summary.json").read_text())
     policy = json.loads((case.checkpoint / "policy.json").read_text())
-    (shown,) = policy["metadata"]["demonstrations"]
+    (shown,) = policy["metadata"]["datasets"]
     shown["init_states"], shown["fingerprint"] = shown["init_states"][:40], "0" * 64
     (case.checkpoint / "policy.json").write_text(json.dumps(policy))
     (case.evaluation / "summary.json").write_text(
@@ -476,7 +476,7 @@ def test_a_policy_fails_a_task_only_relative_to_the_expert() -> None:
         (["policy=act_image_small", "trainer.lr=1e-3"], []),
         (["policy=act", "trainer.lr=1e-3"], ["trainer.lr"]),
         (["trainer.ema_decay=0.9999"], ["trainer.ema_decay"]),
-        (["trainer.kl_weight=0"], ["trainer.kl_weight"]),
+        (["policy.kl_weight=0"], ["policy.kl_weight"]),
         (["trainer.batch_size=4", "trainer.grad_clip=0.001"], ["trainer.grad_clip", "trainer.batch_size"]),
         (["policy.dim_model=8"], ["policy.dim_model"]),
         (["trainer.lr=5e-4", "trainer.steps=2000", "policy.chunk_size=32", "policy.dropout=0.1"], []),

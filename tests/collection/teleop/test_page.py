@@ -63,7 +63,7 @@ def test_reach_is_demonstrated_with_keys_and_a_policy_trains_on_it(
     store = EpisodeStore.open(tmp_path / "data")
     assert measure_diversity(store).quality[0].source == "teleop:anna"
     (tmp_path / "run").mkdir()
-    Trainer(tiny_config(), [store], tmp_path / "run", selector=None).train()
+    Trainer(tiny_config(), [store], tmp_path / "run", evaluator=None).train()
     assert Policy.load(tmp_path / "run").tasks == ("reach-v3",)
 
 

@@ -14,9 +14,10 @@ from act_kit.config import TrainConfig
 from act_kit.errors import ArrayError
 from act_kit.overrides import compose
 from act_kit.policies.act import ACT
+from act_kit.policies.inputs import benchmark_tasks
+from act_kit.policies.metadata import PolicyMetadata, TrainingDataset
 from act_kit.policies.normalizer import Normalizer
-from act_kit.policies.one_hot import benchmark_tasks
-from act_kit.policies.policy import Policy, PolicyMetadata, TrainingData
+from act_kit.policies.policy import Policy
 from act_kit.sim.tasks import MT10, STATE_DIM, TASKS
 from tests.conftest import TINY
 
@@ -25,7 +26,7 @@ def policy_of(tasks: Sequence[str]) -> Policy:
     """Make an untrained policy for the given tasks."""
     config = compose(TrainConfig, [*TINY])
     metadata = PolicyMetadata(
-        demonstrations=[TrainingData(task=task, fingerprint="", command="", init_states=[]) for task in tasks],
+        datasets=[TrainingDataset(task=task, fingerprint="", command="", init_states=[]) for task in tasks],
         horizon=500,
         control_hz=80,
         versions={},
