@@ -24,6 +24,7 @@ from act_kit.policies.policy import Policy
 from act_kit.sim.render import Gl, RenderSettings, find_gl
 from act_kit.training.trainer import Trainer
 from benchmarks.teleop import chromium
+from tests.pages import check_page
 
 torch.set_num_threads(1)
 
@@ -162,6 +163,7 @@ def show(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Open]:
         assert page.evaluate("document.documentElement.scrollWidth") <= request.param["width"]
         broken = "[...document.images].filter(image => !image.naturalWidth).length"
         assert page.evaluate(broken) == 0, "pictures that show nothing"
+        check_page(page)
         return page
 
     yield show

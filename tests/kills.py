@@ -34,8 +34,8 @@ from act_kit.parallel import ExecutorConfig, LocalExecutor
 from act_kit.sim.render import Frames, Gl
 
 _PRELOADED_MODULES = (
-    "act_kit.demo",
-    "act_kit.reports.diversity",
+    "act_kit.reports.demo",
+    "act_kit.reports.dataset",
     "act_kit.datasets.ops",
     "act_kit.datasets.formats.convert",
     "act_kit.diversity.measure",

@@ -39,7 +39,6 @@ LAYERS = (
     {"compare"},
     {"doctor"},
     {"reports"},
-    {"demo"},
     {"api"},
     {"cli"},
 )

@@ -41,11 +41,11 @@ def compare(
     if out:
         check_comparison(Path(out), overwrite=overwrite)
     from act_kit.compare import compare as comparing
-    from act_kit.reports.comparison import write_comparison
+    from act_kit.reports.comparison import comparison_report
 
     comparison = comparing.compare(methods if isinstance(methods, Mapping) else paths, vary)
     if out:
-        write_comparison(comparison, Path(out))
+        comparison_report(comparison).write(Path(out) / "compare.html", Path(out) / "compare.json")
     return comparison
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,21 +18,7 @@ if TYPE_CHECKING:
     from act_kit.diversity.first_observations import FirstObservations
     from act_kit.diversity.result import DiversityReport
     from act_kit.doctor.case import RunCase
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetReport:
-    """Report on one dataset.
-
-    Attributes:
-        store: The dataset.
-        diversity: Diversity of its initial states, or of its first observations if those are unknown.
-        predictors: Rows (quantity, value, expected value) that predict success before any rollout of a policy.
-    """
-
-    store: EpisodeStore
-    diversity: DiversityReport | FirstObservations
-    predictors: list[tuple[str, str, str]]
+    from act_kit.reports.report import Report
 
 
 def measure_diversity(
@@ -55,14 +40,14 @@ def measure_diversity(
         ActKitError: There is no such dataset or run, or ``out`` holds something else.
     """
     path = Path(dataset) if isinstance(dataset, str | Path) else dataset.path
-    (report,) = report_datasets(path, reference=reference, run=run, out=out)
-    return report.diversity
+    ((diversity, _),) = report_datasets(path, reference=reference, run=run, out=out)
+    return diversity
 
 
 def report_datasets(
     dataset: Path, *, reference: str | Path = "test", run: str | Path | None = None, out: str | Path | None = None
-) -> Generator[DatasetReport]:
-    """Yield a report on each dataset in a folder; see :func:`measure_diversity`.
+) -> Generator[tuple[DiversityReport | FirstObservations, Report]]:
+    """Yield the measurement of each dataset in a folder, and its report; see :func:`measure_diversity`.
 
     With several datasets, each has its own subfolder of ``out``, and ``out/report.html`` is an overview.
     """
@@ -79,7 +64,7 @@ def report_datasets(
         require_writable(out)
     from act_kit.datasets.store import EpisodeStore, find_datasets
     from act_kit.diversity.first_observations import measure_dataset
-    from act_kit.reports.diversity import write_overview, write_report
+    from act_kit.reports.dataset import dataset_report, datasets_report
 
     stores = [EpisodeStore.open(folder) for folder in find_datasets([dataset])]
     init_states = None if str(reference) == "test" else _init_states_of(Path(reference), stores)
@@ -89,15 +74,16 @@ def report_datasets(
         diversity = measure_dataset(store, against=init_states)
         is_damaged = any(finding.about != "coverage" and finding.level == "FAIL" for finding in diversity.findings)
         predictors = [] if is_damaged else list(_predict(store, case))
+        report = dataset_report(store, diversity, against=init_states, predictors=predictors)
         if out:
             folder = out / store.path.name if len(stores) > 1 else out
-            write_report(store, diversity, folder, against=init_states, predictors=predictors)
+            report.write(folder / "report.html", folder / "diversity.json")
         results.append((store.path.name, diversity))
-        yield DatasetReport(store=store, diversity=diversity, predictors=predictors)
+        yield diversity, report
     if case:
         case.close()
     if out and len(stores) > 1:
-        write_overview(results, f"{dataset}: {len(stores)} datasets", out)
+        datasets_report(results, dataset).write(out / "report.html", out / "diversity.json")
 
 
 def _is_report(out: Path, datasets: list[Path]) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from act_kit.api import compare as comparing
-from act_kit.cli.console import console, info, warn
+from act_kit.cli.console import info
 from act_kit.cli.options import Overwrite
 
 
@@ -34,21 +34,8 @@ def compare(
     The exit code is 2 if a comparison has no verdict.
     """
     comparison = comparing.compare(methods, vary=vary or [], out=out, overwrite=overwrite)
-    from rich.table import Table
-    from rich.text import Text
+    from act_kit.reports.comparison import comparison_report
 
-    from act_kit.reports.comparison import COLORS, PAIR_COLUMNS, methods_table, pair_rows
-
-    console.print(methods_table(comparison.methods))
-    table = Table(*PAIR_COLUMNS)
-    for pair in comparison.pairs:
-        for row in pair_rows(pair):
-            table.add_row(*map(Text, row))
-    if table.row_count:
-        console.print(table)
-    for note in comparison.notes:
-        warn(note)
-    for pair in comparison.pairs:
-        console.print(Text(pair.sentence, style=f"bold {COLORS.get(pair.verdict, 'red')}"), soft_wrap=True)
+    comparison_report(comparison).print()
     info(f"Page: {out / 'compare.html'}")
     raise typer.Exit(0 if comparison.decided else 2)

@@ -39,8 +39,8 @@ def demo(
     check_device(device)
     hint = "It holds an earlier demo"
     require_free(out, overwrite=overwrite, otherwise=hint)
-    from act_kit.demo import Side, comparison_table, write_demo
     from act_kit.files import finish_output, locked, new_folder, write_json
+    from act_kit.reports.demo import Side, write_demo
 
     start_time = time.monotonic()
     seed = _find_solvable_seed(task)
@@ -86,13 +86,11 @@ def demo(
                     workers=workers,
                     on_progress=on_progress,
                 )
-            sides.append(
-                Side(name=name, folder=folder, store=store, diversity=diversity, policy=policy, evaluation=evaluation)
-            )
-        page = write_demo(sides, out)
+            sides.append(Side(name=name, folder=folder, store=store, diversity=diversity, evaluation=evaluation))
+        report = write_demo(sides, out, act_kit.EvalConfig(num_videos=3))
         finish_output(out)
-    console.print(comparison_table(sides))
-    info(f"{time.monotonic() - start_time:.0f} s. Page: {page}")
+    report.print()
+    info(f"{time.monotonic() - start_time:.0f} s. Page: {out / 'report.html'}")
 
 
 def _find_solvable_seed(task: str) -> int:

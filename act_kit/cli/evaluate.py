@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from act_kit.api.device import check_device, choose_device
-from act_kit.cli.console import console, info, shown_progress, warn
+from act_kit.cli.console import info, shown_progress, warn
 from act_kit.cli.options import (
     Device,
     DryRun,
@@ -101,8 +101,8 @@ def evaluate(
     from act_kit.api.evaluate import choose_init_states, evaluate_tasks
     from act_kit.eval.requirements import Requirement
     from act_kit.policies.policy import Policy
-    from act_kit.reports.evaluation import terminal_table
-    from act_kit.reports.overview import overview_table
+    from act_kit.reports.evaluation import evaluation_report
+    from act_kit.reports.overview import overview_report
 
     # A second thread of the policy would take a processor from the simulators. (Never call this in a process that also
     # trains: after this call, even if it is reverted, training takes a sixth longer.)
@@ -127,10 +127,8 @@ def evaluate(
             overwrite=overwrite,
             on_progress=on_progress,
         )
-    console.print(terminal_table(evaluations[0]) if len(evaluations) == 1 else overview_table(evaluations))
-    for evaluation in evaluations:
-        if evaluation.interpretation:
-            warn(f"{evaluation.task}: {evaluation.interpretation}")
+    report = evaluation_report(evaluations[0]) if len(evaluations) == 1 else overview_report(evaluations)
+    report.print()
     info(f"Page: {folder / 'report.html'}")
     is_met = True
     for requirement in requirements:

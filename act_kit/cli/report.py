@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from act_kit.api.report import DatasetReport, report_datasets
-from act_kit.cli.console import console, info, warn
+from act_kit.api.report import report_datasets
+from act_kit.cli.console import info
 
 
 def report(
@@ -34,28 +34,8 @@ def report(
     """
     out = out or dataset.with_name(dataset.resolve().name + "-report")
     levels = []
-    for result in report_datasets(dataset, reference=reference, run=run, out=out):
-        _print_report(result)
-        levels.append(result.diversity.level)
+    for diversity, result in report_datasets(dataset, reference=reference, run=run, out=out):
+        result.print()
+        levels.append(diversity.level)
     info(f"Page: {out / 'report.html'}")
     raise typer.Exit(2 if "FAIL" in levels else 0)
-
-
-def _print_report(report: DatasetReport) -> None:
-    from rich.text import Text
-
-    from act_kit.reports.diversity import COLORS, terminal_table
-
-    diversity = report.diversity
-    console.print(terminal_table(diversity))
-    for quantity, value, expected in report.predictors:
-        info(f"{quantity}: {value} ({expected})")
-    for finding in diversity.findings:
-        if finding.level != diversity.level:
-            warn(f"Also: {finding.text}")
-    for note in diversity.notes:
-        info(note)
-    more = getattr(diversity, "more", "")
-    if more:
-        info(more)
-    console.print(Text(diversity.verdict, style=f"bold {COLORS[diversity.level]}"), soft_wrap=True)

@@ -29,7 +29,7 @@ from act_kit.errors import DatasetError, RenderError
 from act_kit.files import quoted
 from act_kit.pages import write_page
 from act_kit.parallel import LocalExecutor
-from act_kit.reports.coverage import place
+from act_kit.reports.figures import place
 from act_kit.sim.initial_states import InitialState, stack
 from act_kit.sim.render import RenderSettings, check_cameras, find_gl, render_episode
 from act_kit.sim.tasks import TASKS, Task, map_planes

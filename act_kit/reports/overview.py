@@ -1,19 +1,26 @@
-"""Overview of the evaluation of several tasks: one row per task, and means by difficulty and over all tasks."""
+"""The report of the evaluation of several tasks: a row per task, and means by difficulty and over all tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich.table import Table
-from rich.text import Text
+from typing import Any
 
 from act_kit.eval import files
 from act_kit.eval.results import Evaluation, group_by_difficulty, mean_rates, summarize_all
-from act_kit.pages import write_page
+from act_kit.reports.evaluation import provenance_rows, rate_headline
+from act_kit.reports.report import Cell, Column, Level, Report, Section, Table
 from act_kit.sim.tasks import get_task
 
-COLUMNS = ("task", "difficulty", "success", "at the last step", "final distance", "expert", "failures")
+_COLUMNS = (
+    Column("task"),
+    Column("difficulty"),
+    Column("success", digits=0),
+    Column("at the last step", digits=0),
+    Column("final distance", digits=3),
+    Column("expert", digits=0),
+    Column("failures"),
+)
 
 
 def overview_title(evaluations: Sequence[Evaluation]) -> str:
@@ -24,59 +31,66 @@ def overview_title(evaluations: Sequence[Evaluation]) -> str:
     return f"{len(evaluations)} tasks, {num} {kind} initial states: success {mean}"
 
 
-def overview_table(evaluations: Sequence[Evaluation]) -> Table:
-    """Return the result as a table."""
-    table = Table(*COLUMNS, title=Text(overview_title(evaluations)), title_justify="left")
-    for row in task_rows(evaluations):
-        table.add_row(*map(Text, row))
-    table.add_section()
-    for row in mean_rows(evaluations):
-        table.add_row(*map(Text, row))
-    return table
-
-
-def task_rows(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:
-    """Return the row of each task, with the columns :data:`COLUMNS`."""
-    rows: list[tuple[str, ...]] = []
+def task_rows(evaluations: Sequence[Evaluation]) -> list[tuple[Any, ...]]:
+    """Return the row of each task: its values, with a link to its page."""
+    rows: list[tuple[Any, ...]] = []
     for evaluation in evaluations:
         task = get_task(evaluation.task)
+        page = Cell(text=task.name, href=f"{task.name}/report.html")
         distance = f"{evaluation.mean_distance('final'):.3f} {task.unit}"
-        success = str(evaluation.success), str(evaluation.success_at_end)
-        expert = str(evaluation.baselines.get("expert") or "not measured")
         failures = ", ".join(f"{mode} {count}" for mode, count in evaluation.failures.items())
-        rows.append((task.name, task.group, *success, distance, expert, failures))
+        expert = evaluation.baselines.get("expert", "not measured")
+        rows.append((page, task.group, evaluation.success, evaluation.success_at_end, distance, expert, failures))
     return rows
 
 
-def mean_rows(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:
+def mean_rows(evaluations: Sequence[Evaluation]) -> list[tuple[Any, ...]]:
     """Return the rows of the means, with the same columns; distances of different tasks are not averaged."""
-    rows: list[tuple[str, ...]] = []
+    rows: list[tuple[Any, ...]] = []
     for name, members in group_by_difficulty(evaluations).items():
         means = mean_rates(members)
-        success = str(means["success_once"]), str(means["success_at_end"])
-        count = f"{len(members)} task{'s' if len(members) > 1 else ''}"
-        rows.append((f"mean of {count}", name, *success, "", str(means["expert"] or "not measured"), ""))
+        count = f"mean of {len(members)} task{'s' if len(members) > 1 else ''}"
+        expert = means["expert"] or "not measured"
+        rows.append((count, name, means["success_once"], means["success_at_end"], "", expert, ""))
     return rows
+
+
+def overview_report(evaluations: Sequence[Evaluation]) -> Report:
+    """Return the report of all tasks; their own reports are in folders of their names."""
+    summary, means = summarize_all(evaluations), mean_rates(evaluations)
+    names = {"success_once": "success", "success_at_end": "success at the last step", "expert": "scripted expert"}
+    verdicts: list[tuple[Level, str]] = []
+    for evaluation in evaluations:
+        if evaluation.interpretation:
+            verdicts.append(("FAIL", f"{evaluation.task}: {evaluation.interpretation}"))
+    title = overview_title(evaluations)
+    return Report(
+        kind="Evaluation of several tasks",
+        title=title,
+        verdicts=verdicts,
+        headlines=[rate_headline(names[name], mean) for name, mean in means.items() if mean],
+        sections=[
+            Section(
+                title="Tasks",
+                table=Table(columns=_COLUMNS, rows=task_rows(evaluations), is_sortable=True),
+                explanation="The page of a task has its maps, baselines, episodes and videos. In brackets: Wilson 95 % "
+                "intervals.",
+                in_terminal=True,
+            ),
+            Section(
+                title="Means, with equal weight per task",
+                table=Table(columns=_COLUMNS, rows=mean_rows(evaluations)),
+                explanation="Intervals of the means pool all episodes, which is conservative; there are none if tasks "
+                "have different numbers of episodes.",
+                in_terminal=True,
+            ),
+        ],
+        provenance=provenance_rows(summary, [data["command"] for data in summary["training"]["data"]]),
+        data=summary,
+    )
 
 
 def write_overview(evaluations: Sequence[Evaluation], out: Path) -> Path:
     """Write ``summary.json`` and ``report.html`` of all tasks into ``out``, and return the path of the page."""
     files.write_overview(evaluations, out)
-    summary = summarize_all(evaluations)
-    page = out / "report.html"
-    write_page(
-        page,
-        "overview.html.j2",
-        {
-            "title": overview_title(evaluations),
-            "columns": COLUMNS,
-            "tasks": task_rows(evaluations),
-            "means": mean_rows(evaluations),
-            "interpretations": {
-                task: values["interpretation"] for task, values in summary["tasks"].items() if values["interpretation"]
-            },
-            "summary": summary,
-            "commands": [data["command"] for data in summary["training"]["data"]],
-        },
-    )
-    return page
+    return overview_report(evaluations).write(out / "report.html")

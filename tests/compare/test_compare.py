@@ -25,7 +25,7 @@ from act_kit.errors import ActKitError
 from act_kit.eval.files import read_evaluation
 from act_kit.eval.init_state_sets import InitialStateSet, make_init_state_set
 from act_kit.eval.results import PROVENANCE, Evaluation, summarize, summarize_all
-from act_kit.reports.comparison import method_rows
+from act_kit.reports.comparison import method_row
 from act_kit.statistics import mcnemar
 from tests.conftest import TINY, Open, act, contents
 from tests.eval.untrained import untrained_policy
@@ -139,7 +139,7 @@ def test_undeclared_differences_confound(copy: Copy) -> None:
     declared = act("compare", "short", "long", "--vary", "trainer", "--vary", "data", "--out", "declared", check=0)
     assert "long is better than short" in declared.stdout
     page = (Path("declared") / "compare.html").read_text()
-    assert "data:image/svg+xml" in page
+    assert "<svg" in page
     assert "http" not in page.replace("http-equiv", ""), "self-contained"
 
 
@@ -214,7 +214,10 @@ def test_episodes_are_not_pooled_over_seeds(copy: Copy) -> None:
     assert wild["mean"] is None, "no mean for bimodal seeds"
     assert wild["kinds"]["collapsed"] == pytest.approx({"num": 2, "low": 0.0527, "high": 0.8534}, abs=1e-3)
     assert steady["kinds"]["largest_unseen_share"] == pytest.approx(1 - 0.05 ** (1 / 5))
-    assert [row[3].partition(":")[0] for row in method_rows(comparison.methods)] == ["bimodal", "80.0 % [64, 96 %]"]
+    assert [method_row(method)[3].partition(":")[0] for method in comparison.methods] == [
+        "bimodal",
+        "80.0 % [64, 96 %]",
+    ]
 
 
 @pytest.mark.e2e

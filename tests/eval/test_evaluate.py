@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
@@ -366,11 +367,11 @@ def evaluation_of(task: str, successes: int, num: int, *, expert: bool = True) -
 def test_states_unlike_any_demonstration_are_flagged_and_explained(tmp_path: Path) -> None:
     near = evaluation_of("reach-v3", 3, 4)
     assert near.far_text == "2.0 standard deviations"
-    assert 'class="level WARN"' not in write_results(near, tmp_path / "near").read_text()
+    assert 'class="level WARN' not in write_results(near, tmp_path / "near").read_text()
     far = replace(near, episodes=[replace(near.episodes[0], largest_z=61.7), *near.episodes[1:]])
     assert "61.7 standard deviations; in 1 of 4 episodes more than 15: states unlike any" in far.far_text
     page = write_results(far, tmp_path / "far").read_text()
-    assert f'<td class="level WARN">{far.far_text}</td></tr>' in page
+    assert re.search(rf'<td class="level WARN.*</span>{far.far_text}</td></tr>', page)
 
 
 def test_overview_has_every_task_and_means_with_equal_weights(tmp_path: Path) -> None:
@@ -379,18 +380,11 @@ def test_overview_has_every_task_and_means_with_equal_weights(tmp_path: Path) ->
         evaluation_of("push-v3", 5, 10),
         evaluation_of("lever-pull-v3", 0, 10),
     ]
-    rows = {row[0]: row[1:] for row in task_rows(evaluations)}
-    assert rows["lever-pull-v3"] == (
-        "easy",
-        str(Rate(0, 10)),
-        str(Rate(0, 10)),
-        "0.100 rad",
-        str(Rate(1, 1)),
-        "frozen 10",
-    )
+    rows = {row[0].text: row[1:] for row in task_rows(evaluations)}
+    assert rows["lever-pull-v3"] == ("easy", Rate(0, 10), Rate(0, 10), "0.100 rad", Rate(1, 1), "frozen 10")
     means = {row[1]: row for row in mean_rows(evaluations)}
     assert list(means) == ["easy", "hard", "all"]
-    assert means["easy"][:3] == ("mean of 2 tasks", "easy", str(MacroAverageRate((Rate(10, 10), Rate(0, 10)))))
+    assert means["easy"][:3] == ("mean of 2 tasks", "easy", MacroAverageRate((Rate(10, 10), Rate(0, 10))))
     assert overview_title(evaluations) == "3 tasks, 30 test initial states: success 50.0 % [33, 67 %]"
     summary = summarize_all(evaluations)
     assert summary["tasks"]["push-v3"]["success_once"]["successes"] == 5
