@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from act_kit.api.render import render as render
     from act_kit.api.report import measure_diversity as measure_diversity
     from act_kit.api.train import train as train
-    from act_kit.compare.compare import Comparison as Comparison
+    from act_kit.comparison.compare import Comparison as Comparison
     from act_kit.config import CollectConfig as CollectConfig
     from act_kit.config import EvalConfig as EvalConfig
     from act_kit.config import TrainConfig as TrainConfig
@@ -55,7 +55,7 @@ _HOMES = {
     "ActKitError": "errors",
     "ChunkDataset": "datasets.chunk_dataset",
     "CollectConfig": "config",
-    "Comparison": "compare.compare",
+    "Comparison": "comparison.compare",
     "Diagnosis": "api.diagnose",
     "DiversityReport": "diversity.result",
     "Episode": "rollouts.episode",

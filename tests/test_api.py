@@ -38,6 +38,12 @@ def test_a_plain_function_is_evaluated_and_prints_itself(capsys: pytest.CaptureF
     assert "baseline, expert: 2/2" in shown
 
 
+def test_no_public_name_is_a_module_too() -> None:
+    """Importing a module sets the attribute of its name, which would hide a function."""
+    modules = {path.stem for path in Path(act_kit.__file__).parent.iterdir()}
+    assert modules.isdisjoint(act_kit.__all__)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

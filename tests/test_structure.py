@@ -36,7 +36,7 @@ LAYERS = (
     {"diversity", "policies"},
     {"collection", "training"},
     {"eval"},
-    {"compare"},
+    {"comparison"},
     {"doctor"},
     {"reports"},
     {"api"},

@@ -10,7 +10,7 @@ from act_kit.errors import ComparisonError, OutputError
 from act_kit.files import prepare_output, restore_output
 
 if TYPE_CHECKING:
-    from act_kit.compare.compare import Comparison
+    from act_kit.comparison.compare import Comparison
     from act_kit.eval.results import Evaluation
 
 
@@ -40,7 +40,7 @@ def compare(
             raise ComparisonError(f"There is no folder {path}.")
     if out:
         check_comparison(Path(out), overwrite=overwrite)
-    from act_kit.compare import compare as comparing
+    from act_kit.comparison import compare as comparing
     from act_kit.reports.comparison import comparison_report
 
     comparison = comparing.compare(methods if isinstance(methods, Mapping) else paths, vary)

@@ -25,6 +25,7 @@ from act_kit.config import CollectConfig
 from act_kit.errors import ConfigError
 from act_kit.files import quoted
 from act_kit.overrides import compose
+from act_kit.parallel import ExecutorConfig
 
 if TYPE_CHECKING:
     from act_kit.datasets.store import EpisodeStore
@@ -80,6 +81,7 @@ def collect(
         config = replace(first, task=name or first.task)
         folder = out if out and len(tasks) == 1 else (out or Path("data")) / config.task
         datasets[folder] = config
+    ExecutorConfig(executor=executor, num_workers=1)  # refuses an unknown name
     if dry_run:
         check_collection(datasets, resume=resume, overwrite=overwrite)
         show_config(first, [f"would collect into {folder}" for folder in datasets])

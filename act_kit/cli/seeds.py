@@ -81,7 +81,7 @@ def create_seed_runs(
     overwrite: bool,
 ) -> None:
     """Create the folders of all runs, ``out/seed-N``, atomically, so that each run can be resumed."""
-    from act_kit.compare.experiments import SEED_FOLDER
+    from act_kit.comparison.experiments import SEED_FOLDER
     from act_kit.training.run import create_run
 
     hint = f"act train --resume --out {quoted(out)} resumes it"
@@ -97,8 +97,8 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
     ``options`` are passed to both verbs. A failed seed is listed at the end and does not stop the others. Each stage is
     a separate process, because an evaluation needs one thread and a training all of them, and PyTorch cannot switch.
     """
-    from act_kit.compare.experiments import SEED_FOLDER, read_method, read_seeds
-    from act_kit.compare.modes import describe_modes
+    from act_kit.comparison.experiments import SEED_FOLDER, read_method, read_seeds
+    from act_kit.comparison.modes import describe_modes
     from act_kit.reports.comparison import methods_table
     from act_kit.training.run import load_run, steps_taken
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import hypergeom
 
-from act_kit.compare.experiments import flatten
+from act_kit.comparison.experiments import flatten
 from act_kit.doctor.case import RunCase
 from act_kit.doctor.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
 from act_kit.errors import ActKitError

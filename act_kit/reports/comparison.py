@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from act_kit.compare.compare import Comparison, Pair, points
-from act_kit.compare.experiments import Method
-from act_kit.compare.modes import bimodal_modes, mean_of
+from act_kit.comparison.compare import Comparison, Pair, points
+from act_kit.comparison.experiments import Method
+from act_kit.comparison.modes import bimodal_modes, mean_of
 from act_kit.pages import BLUE, GREEN, PURPLE, RED, new_figure
 from act_kit.reports.report import Cell, Chart, Headline, Level, Report, Section, Table, text_columns
 
