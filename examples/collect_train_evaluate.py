@@ -23,7 +23,8 @@ def main() -> None:
 
     store = act_kit.collect(args.task, args.demonstrations, out=args.out / "data", workers=args.workers)
     print(act_kit.measure_diversity(store).verdict)
-    policy = act_kit.train(store.path, args.out / "run", steps=args.steps, workers=args.workers)
+    selection = ["selection.num_evaluations=3", "selection.episodes=10"]
+    policy = act_kit.train(store.path, args.out / "run", steps=args.steps, overrides=selection, workers=args.workers)
     print(act_kit.evaluate(policy, episodes=args.episodes, out=args.out / "eval", workers=args.workers))
 
 
