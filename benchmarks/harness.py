@@ -36,7 +36,7 @@ def make_policy(
 ) -> Policy:
     """Make an untrained policy."""
     preset = {"state": "act", "image": "act_image"}[kind]
-    config = compose("train", TrainConfig, [f"policy={preset}", f"chunking.n_action_steps={n_action_steps}"])
+    config = compose(TrainConfig, [f"policy={preset}", f"chunking.n_action_steps={n_action_steps}"])
     cameras = config.policy.cameras
     metadata = PolicyMetadata(
         datasets=[TrainingDataset(task=task, fingerprint="", command="", init_states=[]) for task in tasks],

@@ -122,8 +122,7 @@ def ours(options: argparse.Namespace) -> None:
         torch.save(ResNet18(FrozenBatchNorm2d).state_dict(), weights)
         sizes = [f"policy.{name}={value}" for name, value in asdict(SMALL if options.small else PAPER).items()]
         sizes += [f"policy.backbone_weights={weights}", "chunking.n_action_steps=1"]
-        config = compose(
-            "train", TrainConfig,
+        config = compose(TrainConfig,
             ["policy=act_image", *sizes, *options.override],
             {"trainer.batch_size": options.batch},
         )  # fmt: skip

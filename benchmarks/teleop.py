@@ -53,8 +53,7 @@ TOKEN = "a-token"
 
 
 def teleop_config(**flags: object) -> CollectConfig:
-    return compose(
-        "collect", CollectConfig,
+    return compose(CollectConfig,
         flags={"task": "reach-v3", "n": 2, "demonstrator": "teleop", "teleop.operator": "anna", **flags},
     )  # fmt: skip
 

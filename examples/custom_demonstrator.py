@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from act_kit import CollectConfig, LocalExecutor, collect, measure_diversity
+import act_kit
 from act_kit.collection.demonstrators import DEMONSTRATORS
 from act_kit.rollouts.agents import ExpertAgent
 
@@ -38,12 +38,11 @@ def main() -> None:
     args = parser.parse_args()
 
     DEMONSTRATORS["slow"] = lambda config: SlowExpert()
-    config = CollectConfig(task=args.task, n=args.demonstrations, demonstrator="slow")
     # One worker is this process. Others would not know the demonstrator: they do not run main().
-    store = collect(config, args.out, executor=LocalExecutor(1))
+    store = act_kit.collect(args.task, args.demonstrations, demonstrator="slow", out=args.out, workers=1)
     lengths = store.episode_lengths
     print(f"{store.num_episodes} episodes of {set(store.sources)}, {lengths.min()} to {lengths.max()} steps.")
-    print(measure_diversity(store).verdict)
+    print(act_kit.measure_diversity(store).verdict)
 
 
 if __name__ == "__main__":

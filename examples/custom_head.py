@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from act_kit import CollectConfig, LocalExecutor, TrainConfig, Trainer, collect, compose
+import act_kit
 from act_kit.config import PolicyConfig
 from act_kit.policies.chunk_model import ChunkBatch, ChunkModel, Observation, register_model
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM
@@ -51,11 +51,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="New folder.")
     args = parser.parse_args()
 
-    store = collect(CollectConfig(task="reach-v3", n=args.demonstrations), args.out / "data", executor=LocalExecutor(1))
-    config = compose("train", TrainConfig, ["policy.name=linear", f"trainer.steps={args.steps}"])
-    trainer = Trainer(config, [store], args.out / "run", evaluator=None)
-    print(trainer.summary())
-    print(trainer.train())
+    store = act_kit.collect("reach-v3", args.demonstrations, out=args.out / "data", workers=1)
+    overrides = ["policy.name=linear", "selection.num_evaluations=2"]
+    print(act_kit.train(store.path, args.out / "run", steps=args.steps, overrides=overrides, workers=1))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ IMAGES = ("policy.inputs=image+proprio", "policy.cameras=[corner4]", "policy.bac
 
 def make_dataset(path: Path, **flags: object) -> EpisodeStore:
     """Collect a dataset in this process."""
-    config = compose("collect", CollectConfig, flags={"task": "reach-v3", "n": 10, **flags})
+    config = compose(CollectConfig, flags={"task": "reach-v3", "n": 10, **flags})
     return collect(config, path, executor=SERIAL)
 
 
@@ -68,7 +68,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 def tiny_config(*overrides: str) -> TrainConfig:
     """Compose a training that takes seconds."""
-    return compose("train", TrainConfig, [*TINY, *overrides])
+    return compose(TrainConfig, [*TINY, *overrides])
 
 
 @pytest.fixture(scope="session")

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 
-import act_kit.cli.data_stages as data_stages
-import act_kit.cli.policy_stages as policy_stages
+import act_kit.api.evaluate as evaluating
 import act_kit.cli.seeds as seeds
 import act_kit.collection.collect as collecting
 import act_kit.collection.render as rendering
+import act_kit.sim.render as sim_render
 from act_kit import cli
 from act_kit.errors import RenderError
 from act_kit.parallel import ExecutorConfig, LocalExecutor
@@ -370,8 +370,8 @@ def main() -> None:
     collecting.COMMIT_EVERY = 2
     collecting.git_commit = lambda: None  # a commit may be made meanwhile
     rendering.render_episode = render_fake_images  # type: ignore[assignment]
-    data_stages.find_gl = lambda num_processes=1: Gl("egl", "llvmpipe", {})  # type: ignore[assignment]
-    policy_stages.find_gl = find_no_gl
+    sim_render.find_gl = lambda num_processes=1: Gl("egl", "llvmpipe", {})  # type: ignore[assignment]
+    evaluating.find_gl = find_no_gl
     seeds._run_act = run_here
     ExecutorConfig.make_executor = lambda self, variables=None: LocalExecutor(1)  # type: ignore[method-assign]
     root, fault, most, *names = sys.argv[1:]

@@ -13,7 +13,7 @@ import pytest
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError, DamagedFileError, MetricError
 from act_kit.metrics import METRICS, MetricLogger, log_evaluation, read_metrics, read_tensorboard, series
-from act_kit.overrides import to_dict
+from act_kit.options import to_dict
 from act_kit.training.trainer import Trainer
 from tests.conftest import tiny_config
 

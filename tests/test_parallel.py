@@ -107,7 +107,7 @@ def kill_process(name: str) -> None:
 
 def check_collection(cluster: SimpleNamespace, folder: Path) -> None:
     """Remove a process, then a node: all attempts are collected once and are equal to those of one process."""
-    config = compose("collect", CollectConfig, flags={"task": "shelf-place-v3", "n": 40, "noise": 0.3})
+    config = compose(CollectConfig, flags={"task": "shelf-place-v3", "n": 40, "noise": 0.3})
     num_attempts: list[int] = []
 
     def disturb(progress: Progress) -> None:

@@ -80,6 +80,9 @@ class FirstObservations:
     fix: str
     soundness: Soundness | None = None
 
+    def __repr__(self) -> str:
+        return self.verdict
+
     @property
     def level(self) -> Level:
         """Level of the worst finding."""

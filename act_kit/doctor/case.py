@@ -279,7 +279,7 @@ class RunCase:
                 "noise": info.noise,
                 "steps_after_success": info.steps_after_success,
             }
-            config = compose("collect", CollectConfig, flags=flags)
+            config = compose(CollectConfig, flags=flags)
             with LocalExecutor(1) as executor:
                 stores.append(collect(config, scratch / info.task, executor=executor))
             if views:

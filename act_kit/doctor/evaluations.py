@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import hypergeom
 
-from act_kit.compare.experiments import flatten
+from act_kit.comparison.experiments import flatten
 from act_kit.doctor.case import RunCase
 from act_kit.doctor.finding import Checks, Result, Stage, critical, ruled_out, suspected, untested, warning
 from act_kit.errors import ActKitError
@@ -19,7 +19,7 @@ from act_kit.eval.distance_to_demos import near_copies
 from act_kit.eval.files import check_summary
 from act_kit.eval.results import EpisodeResult, Evaluation, success_rate
 from act_kit.files import next_free_path, quoted, read_json
-from act_kit.overrides import to_dict
+from act_kit.options import to_dict
 from act_kit.rollouts.agents import Agent, ExpertAgent, RandomAgent, ZeroActionAgent
 from act_kit.sim.initial_states import InitialStateDistribution, stack
 from act_kit.sim.tasks import HORIZON, get_task

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import fisher_exact
 
+from act_kit import options
 from act_kit.config import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.doctor.case import DatasetCase, RunCase, TaskRollouts
@@ -16,7 +17,7 @@ from act_kit.doctor.finding import Checks, Result, ruled_out, suspected, unteste
 from act_kit.doctor.generalization import evenly, measure_loss
 from act_kit.errors import DatasetError
 from act_kit.files import next_free_path, quoted
-from act_kit.overrides import option, preset_of
+from act_kit.overrides import preset_of
 
 CHECKS = Checks[RunCase]()
 
@@ -241,21 +242,22 @@ def far_from_preset(config: TrainConfig) -> list[Setting]:
 
     def add(key: str, farness: float) -> None:
         if farness > 1:
-            value, usual = float(option(config, key)), float(option(preset, key))
+            value, usual = float(options.get(config, key)), float(options.get(preset, key))
             far.append(Setting(key=key, value=value, preset=usual, farness=farness))
 
     factors = dict(_FACTORS)
     for name, limits in config.policy.far_factors.items():
         factors[f"policy.{name}"] = limits
     for key, (below, above) in factors.items():
-        value, usual = float(option(config, key)), float(option(preset, key))
+        value, usual = float(options.get(config, key)), float(options.get(preset, key))
         if value <= 0:
             add(key, 2.0 if math.isfinite(below) and usual > 0 else 0.0)
             continue
         off = math.log(value / usual)
         add(key, off / math.log(above) if off > 0 else -off / math.log(below))
     if hasattr(config.policy, "dropout"):
-        add("policy.dropout", (option(config, "policy.dropout") - option(preset, "policy.dropout")) / _DROPOUT)
+        extra = options.get(config, "policy.dropout") - options.get(preset, "policy.dropout")
+        add("policy.dropout", extra / _DROPOUT)
     add(
         "trainer.ema_decay",
         1 / (1 - config.trainer.ema_decay) / (_AVERAGED * config.trainer.steps) if config.trainer.ema_decay else 0.0,
@@ -266,7 +268,7 @@ def far_from_preset(config: TrainConfig) -> list[Setting]:
 def _with_preset(case: RunCase, far: list[Setting]) -> str:
     """Return the command that trains again with the preset's values of some settings."""
     _, preset = preset_of(case.config)
-    return case.train_with({setting.key: option(preset, setting.key) for setting in far})
+    return case.train_with({setting.key: options.get(preset, setting.key) for setting in far})
 
 
 def _train_more(case: RunCase) -> str:

@@ -112,6 +112,12 @@ class Evaluation:
     outcomes: list[Episode] = field(default_factory=list)
     folder: Path = Path()
 
+    def __repr__(self) -> str:
+        modes = ", ".join(f"{mode} {count}" for mode, count in self.failures.items()) or "none"
+        lines = [f"{self.task}, {len(self.episodes)} {self.init_state_set.kind} initial states: success {self.success}"]
+        lines += [f"    baseline, {name}: {rate}" for name, rate in self.baselines.items()]
+        return "\n".join([*lines, f"    failure modes: {modes}"])
+
     @property
     def task(self) -> str:
         """Meta-World task."""

@@ -21,7 +21,7 @@ import act_kit.policies.act  # noqa: F401, registers the model
 from act_kit.config import ChunkingConfig, PolicyConfig
 from act_kit.errors import CheckpointError
 from act_kit.files import quoted, read_json, write_json
-from act_kit.overrides import build
+from act_kit.options import build
 from act_kit.policies.chunk_model import ChunkModel, make_model
 from act_kit.policies.metadata import PolicyMetadata
 from act_kit.policies.normalizer import Normalizer
@@ -81,7 +81,7 @@ def read_policy(folder: Path) -> tuple[ChunkModel, Normalizer, PolicyMetadata, C
         layout = _read_layout(folder / "model.safetensors")
         metadata = PolicyMetadata.from_dict(description["metadata"])
         chunking = build(ChunkingConfig, description["chunking"])
-        config = build(PolicyConfig.find(description["policy"]["name"]), description["policy"])
+        config = build(PolicyConfig.kind_of(description["policy"]), description["policy"])
         cameras = metadata.views.cameras if metadata.views else ()
         if config.cameras != cameras:
             raise ValueError(f"its model has cameras {config.cameras}, its metadata {cameras}")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from act_kit.compare.compare import Comparison, Pair, points
-from act_kit.compare.experiments import Method
-from act_kit.compare.modes import bimodal_modes, mean_of
+from act_kit.comparison.compare import Comparison, Pair, points
+from act_kit.comparison.experiments import Method
+from act_kit.comparison.modes import bimodal_modes, mean_of
 from act_kit.pages import BLUE, GREEN, PURPLE, RED, new_figure
 from act_kit.reports.report import Cell, Chart, Headline, Level, Report, Section, Table, text_columns
 
@@ -35,10 +35,10 @@ def method_row(method: Method) -> tuple[str, str, str, str]:
     num_seeds = str(len(method.seeds))
     if method.missing:
         num_seeds += f" of {len(method.seeds) + len(method.missing)}"
-    mean, kinds = mean_of(method), bimodal_modes(method)
+    mean, modes = mean_of(method), bimodal_modes(method)
     text = f"{100 * mean.value:.1f} % [{100 * mean.low:.0f}, {100 * mean.high:.0f} %]"
-    if kinds:
-        text = "bimodal: " + " and ".join(f"{len(kind)} at {100 * np.mean(kind):.1f} %" for kind in kinds)
+    if modes:
+        text = "bimodal: " + " and ".join(f"{len(mode)} at {100 * np.mean(mode):.1f} %" for mode in modes)
     return method.label, num_seeds, each, text
 
 
@@ -156,12 +156,12 @@ def success_figure(methods: Sequence[Method]) -> Figure:
     figure.set_size_inches(4.6, 0.9 + 0.75 * len(methods))
     (axes,) = figure.axes
     for i, method in enumerate(methods):
-        mean, kinds = mean_of(method), bimodal_modes(method)
+        mean, modes = mean_of(method), bimodal_modes(method)
         color, marker = _STYLES[i % len(_STYLES)]
-        if not kinds:
+        if not modes:
             axes.plot([100 * mean.low, 100 * mean.high], [-i, -i], color=color, linewidth=2)
-        for kind in kinds or [[mean.value]]:
-            axes.plot(100 * np.mean(kind), -i, "|", color=color, markersize=16, markeredgewidth=2.5)
+        for mode in modes or [[mean.value]]:
+            axes.plot(100 * np.mean(mode), -i, "|", color=color, markersize=16, markeredgewidth=2.5)
         if len(method.seeds) > 1:
             for j, seed in enumerate(method.seeds):
                 height = -i - 0.15 - 0.06 * (j % 4)

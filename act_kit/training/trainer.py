@@ -23,7 +23,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, TrainingError
 from act_kit.files import quoted, require_space
 from act_kit.metrics import MetricLogger
-from act_kit.overrides import to_dict
+from act_kit.options import to_dict
 from act_kit.policies.metadata import PolicyMetadata, TrainingDataset
 from act_kit.policies.policy import Policy
 from act_kit.processors import num_cpus

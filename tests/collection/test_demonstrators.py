@@ -28,12 +28,12 @@ from tests.test_cli import run
 
 def dagger_config(run: Path, *overrides: str, **flags: object) -> CollectConfig:
     flags = {"task": "reach-v3", "n": 6, "demonstrator": "policy", **flags}
-    return compose("collect", CollectConfig, [f"dagger.run={run}", *overrides], flags)
+    return compose(CollectConfig, [f"dagger.run={run}", *overrides], flags)
 
 
 def replay_config(store: EpisodeStore, *overrides: str, **flags: object) -> CollectConfig:
     flags = {"task": "reach-v3", "n": 6, "demonstrator": "replay", **flags}
-    return compose("collect", CollectConfig, [f"replay.dataset={store.path}", *overrides], flags)
+    return compose(CollectConfig, [f"replay.dataset={store.path}", *overrides], flags)
 
 
 @pytest.fixture(scope="module")

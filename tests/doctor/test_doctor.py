@@ -96,7 +96,7 @@ def retraining(command: str) -> tuple[TrainConfig, dict[str, list[str]]]:
             flags.setdefault(word, []).append(words.pop(0))
         else:
             overrides.append(word)
-    return compose("train", TrainConfig, overrides), flags
+    return compose(TrainConfig, overrides), flags
 
 
 def test_a_healthy_run_has_no_finding(healthy: Case) -> None:
@@ -140,7 +140,7 @@ def test_a_short_training_of_two_tasks_is_underfitting(
         assert "reach-v3: " in finding.result.message
         assert "push-v3: " in finding.result.message
     config, flags = retraining(findings[0].result.fix)
-    assert config == compose("train", TrainConfig, [*TINY, "trainer.steps=3500"])
+    assert config == compose(TrainConfig, [*TINY, "trainer.steps=3500"])
     assert flags["--data"] == [str(reach_store.path), str(push_store.path)]
     assert not Path(flags["--out"][0]).exists()
     untested = {finding.name for finding in findings if finding.result.status == "UNTESTED"}
@@ -482,7 +482,7 @@ def test_a_policy_fails_a_task_only_relative_to_the_expert() -> None:
     ],
 )
 def test_settings_far_from_their_preset_are_named(overrides: list[str], far: list[str]) -> None:
-    config = compose("train", TrainConfig, overrides)
+    config = compose(TrainConfig, overrides)
     assert [setting.key for setting in learning.far_from_preset(config)] == far
 
 

@@ -38,7 +38,7 @@ from act_kit.sim.initial_states import InitialState, InitialStateDistribution, s
 from act_kit.statistics import MacroAverageRate, Rate
 from tests.eval.untrained import untrained_policy
 
-CONFIG = compose("eval", EvalConfig, ["episodes=3", "baseline_episodes=2", "demonstrated_episodes=2"])
+CONFIG = compose(EvalConfig, ["episodes=3", "baseline_episodes=2", "demonstrated_episodes=2"])
 
 
 AGENTS = ("policy", "expert", "zero actions", "random", "demonstrated initial states")

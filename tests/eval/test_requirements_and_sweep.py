@@ -27,7 +27,7 @@ from act_kit.statistics import Rate
 from tests.conftest import Open, act
 from tests.eval.test_evaluate import evaluation_of
 
-CONFIG = compose("eval", EvalConfig, ["episodes=3", "baseline_episodes=0", "demonstrated_episodes=0"])
+CONFIG = compose(EvalConfig, ["episodes=3", "baseline_episodes=0", "demonstrated_episodes=0"])
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def untrained_policy(stores: Sequence[EpisodeStore], gl_renderer: str = "") -> P
     if gl_renderer:
         overrides += ["policy=act_image_small", "policy.cameras=[corner4,gripperPOV]"]
         views = CameraViews(cameras=("corner4", "gripperPOV"), settings=RenderSettings(height_px=32, width_px=32))
-    config = compose("train", TrainConfig, overrides)
+    config = compose(TrainConfig, overrides)
     datasets = [
         TrainingDataset(
             task=store.info.task,

@@ -98,14 +98,14 @@ def test_it_resumes_and_is_trained_further(run: Path, reach_store: EpisodeStore,
 
 
 def test_it_is_chosen_by_name(run: Path) -> None:
-    config = compose("train", TrainConfig, OPTIONS)
+    config = compose(TrainConfig, OPTIONS)
     assert config.policy == LinearConfig(chunk_size=8)
-    assert preset_of(config) == ("policy.name=linear", compose("train", TrainConfig, ["policy.name=linear"]))
-    assert compose("train", TrainConfig, train_overrides(config, {})) == config
+    assert preset_of(config) == ("policy.name=linear", compose(TrainConfig, ["policy.name=linear"]))
+    assert compose(TrainConfig, train_overrides(config, {})) == config
     with pytest.raises(ConfigError, match=r"There is no option 'policy\.dim_model'"):
-        compose("train", TrainConfig, [*OPTIONS, "policy.dim_model=8"])
+        compose(TrainConfig, [*OPTIONS, "policy.dim_model=8"])
     with pytest.raises(ConfigError, match=r"policy\.name=linaer: choose from: .*linear.* Did you mean 'linear'"):
-        compose("train", TrainConfig, ["policy.name=linaer"])
+        compose(TrainConfig, ["policy.name=linaer"])
     with pytest.raises(ConfigError, match=r"policy\.dim_model=None, not 8"):
         resume_run(run, [], ["policy.dim_model=8"], {})
 

@@ -24,7 +24,7 @@ from tests.conftest import TINY
 
 def policy_of(tasks: Sequence[str]) -> Policy:
     """Make an untrained policy for the given tasks."""
-    config = compose("train", TrainConfig, [*TINY])
+    config = compose(TrainConfig, [*TINY])
     metadata = PolicyMetadata(
         datasets=[TrainingDataset(task=task, fingerprint="", command="", init_states=[]) for task in tasks],
         horizon=500,

@@ -11,7 +11,7 @@ import pytest
 from act_kit.config import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.metrics import read_metrics
-from act_kit.overrides import options
+from act_kit.options import declared
 from act_kit.training.trainer import Trainer
 from tests.conftest import IMAGES, tiny_config
 
@@ -71,7 +71,7 @@ TESTED_ELSEWHERE = {
 
 
 def test_every_option_has_a_test() -> None:
-    assert sorted(options(TrainConfig)) == sorted([*CHANGES, *IMAGE_CHANGES, *TESTED_ELSEWHERE])
+    assert sorted(declared(TrainConfig)) == sorted([*CHANGES, *IMAGE_CHANGES, *TESTED_ELSEWHERE])
     for option, file in TESTED_ELSEWHERE.items():
         assert f"{option}=" in Path(file).read_text(encoding="utf-8"), option
 

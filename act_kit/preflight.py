@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from act_kit.errors import ActKitError, CheckpointError, DamagedFileError, DatasetError, OutputError
@@ -29,7 +30,7 @@ def kind_of(path: Path) -> str:
     return "datasets" if any(path.glob("[!.]*/zarr.json")) else ""
 
 
-def require_datasets(paths: list[Path]) -> list[Path]:
+def require_datasets(paths: Sequence[Path]) -> list[Path]:
     """Return the datasets at ``paths``, each of which is a dataset or a folder of several.
 
     Raises:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from act_kit import statistics
-from act_kit.compare.experiments import ConfigDifference, Method, changes, check_factors, covers, read_methods
-from act_kit.compare.modes import bimodal_modes, describe_modes, mean_of, modes_to_dict, success_text
+from act_kit.comparison.experiments import ConfigDifference, Method, changes, check_factors, covers, read_methods
+from act_kit.comparison.modes import bimodal_modes, describe_modes, mean_of, modes_to_dict, success_text
 from act_kit.errors import ComparisonError
 from act_kit.eval.init_state_sets import InitialStateSet
 from act_kit.eval.results import Evaluation
@@ -261,6 +261,9 @@ class Comparison:
     methods: list[Method]
     pairs: list[Pair]
     factors: list[str]
+
+    def __repr__(self) -> str:
+        return "\n".join([*self.notes, *(pair.sentence for pair in self.pairs)])
 
     @property
     def decided(self) -> bool:

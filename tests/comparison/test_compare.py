@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from act_kit.compare.compare import compare
-from act_kit.compare.experiments import read_method, read_methods
+from act_kit.comparison.compare import compare
+from act_kit.comparison.experiments import read_method, read_methods
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ActKitError
 from act_kit.eval.files import read_evaluation

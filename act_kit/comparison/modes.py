@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from act_kit import statistics
-from act_kit.compare.experiments import Method
+from act_kit.comparison.experiments import Method
 from act_kit.statistics import GAP, Estimate, MacroAverageRate
 
 _BOUND = 0.1
