@@ -63,7 +63,7 @@ class EpisodeRecorder:
         num = len(step_batch)
         planned = actions[:num]
         clipped = np.minimum(np.maximum(planned, -1.0), 1.0)
-        self._num_clipped += np.count_nonzero(clipped != planned)
+        self._num_clipped += int(np.count_nonzero(clipped != planned))
         executed = clipped.astype(np.float32)
         self._arrays["executed_action"].append(executed)
         self._arrays["action"].append(executed if labels is None else labels[:num])
