@@ -107,3 +107,13 @@ def as_index(index: int, num: int, what: str) -> int:
     if not -num <= index < num:
         raise IndexError(f"There is no {what} with number {index}: there are {num}.")
     return int(index) % num
+
+
+def evenly_spaced(total: int, num: int) -> np.ndarray:
+    """Return at most ``num`` evenly spaced indices into ``total`` items, with the first and the last; int64, sorted."""
+    return np.unique(np.linspace(0, total - 1, num).round().astype(np.int64))
+
+
+def by_episode(steps: np.ndarray, episode_ends: np.ndarray) -> list[np.ndarray]:
+    """Split the rows of all steps, (T, …), into one array per episode."""
+    return np.split(steps, episode_ends[:-1])

@@ -135,7 +135,8 @@ class MetricLogger:
 
     def latest(self, name: str) -> float | None:
         """Return the last value of a declared metric, or None if it was never measured."""
-        return self._latest.get(metric(name).name)
+        metric(name)
+        return self._latest.get(name)
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -215,15 +216,8 @@ def _open_wandb(run: Path, project: str, config: Mapping[str, Any] | None = None
     if not id_file.exists():
         write_text(id_file, uuid.uuid4().hex)
     try:
-        return wandb.init(
-            project=project,
-            group=group,
-            id=read_text(id_file),
-            resume="allow",
-            dir=run,
-            name=run.name,
-            config=dict(config or {}),
-        )
+        where: Any = {"project": project, "group": group, "dir": run, "name": run.name}
+        return wandb.init(**where, id=read_text(id_file), resume="allow", config=dict(config or {}))
     except wandb.errors.Error as error:
         raise ConfigError(
             f"wandb_project={project}: {error} Fix: log in (wandb login), or set WANDB_MODE=offline."
@@ -260,22 +254,20 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     path = run / "metrics.jsonl"
     if not path.exists():
         return []
+    records = []
     *lines, _truncated = read_text(path).split("\n")
-    return [_record(path, number, line) for number, line in enumerate(lines, 1)]
-
-
-def _record(path: Path, number: int, line: str) -> dict[str, float]:
-    try:
-        record = json.loads(line)
-        values = list(record.values())
-        if type(record["step"]) is not int or not all(type(value) in (int, float) for value in values):
-            raise ValueError("expected a step and numbers")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedFileError(f"{path} is damaged: line {number}: {error}.") from error
-    return dict(record)
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            if type(record["step"]) is not int or not {int, float}.issuperset(map(type, record.values())):
+                raise ValueError("expected a step and numbers")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DamagedFileError(f"{path} is damaged: line {number}: {error}.") from error
+        records.append(record)
+    return records
 
 
 def series(run: Path, name: str) -> list[tuple[int, float]]:
     """Return ``(step, value)`` of a declared metric at every step of a run where it was measured."""
-    declared = metric(name).name
-    return [(int(record["step"]), record[declared]) for record in read_metrics(run) if declared in record]
+    metric(name)
+    return [(int(record["step"]), record[name]) for record in read_metrics(run) if name in record]

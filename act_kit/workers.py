@@ -81,7 +81,7 @@ class Worker(SpawnProcess):
                 f"The script {script} is not a file: worker processes must import it. Fix: save it to a file, with its "
                 f"calls under {_GUARD}, or use one worker."
             )
-        with interrupts.held():
+        with interrupts.signals_blocked():
             super().start()
 
 

@@ -15,7 +15,8 @@ PACKAGE = Path(act_kit.__file__).parent
 ROOT = PACKAGE.parent
 
 LAYERS = (
-    {"errors", "files", "interrupts", "processors", "versions", "arrays", "statistics", "config", "overrides", "pages"},
+    {"errors", "files", "outputs", "interrupts", "processors", "versions"},
+    {"arrays", "statistics", "config", "overrides", "pages"},
     {"workers", "sim"},
     {"metrics", "parallel"},
     {"rollouts"},

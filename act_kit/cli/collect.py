@@ -107,7 +107,8 @@ def collect(
 
     [dim]act collect --task pick-place-v3 --randomize --n 200[/]
     """
-    from act_kit.files import locked, prepare_output, require_space
+    from act_kit.files import require_space
+    from act_kit.outputs import locked, prepare_output
     from act_kit.parallel import ExecutorConfig
     from act_kit.sim.tasks import expand_tasks
 
@@ -165,7 +166,7 @@ def collect(
         )
     if first.demonstrator == "teleop":
         folder = folders[first.task]
-        with interrupts.resumed_by(_resume_command(first, folder)):
+        with interrupts.resume_command(_resume_command(first, folder)):
             _print_summary(first, run_teleop(first, folder, resume=resume), folder)
         _print_next_steps(folder)
         return
@@ -175,7 +176,7 @@ def collect(
         for config in configs:
             folder = folders[config.task]
             command = "the same command with --resume" if len(configs) > 1 else _resume_command(config, folder)
-            with interrupts.resumed_by(command):
+            with interrupts.resume_command(command):
                 _print_summary(config, run_collection(config, folder, executor=running, resume=resume), folder)
     if len(configs) == 1:
         _print_next_steps(folders[first.task])

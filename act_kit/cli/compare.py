@@ -10,7 +10,7 @@ import typer
 from act_kit.cli.console import console, info, warn
 from act_kit.cli.options import Overwrite
 from act_kit.errors import ComparisonError, OutputError
-from act_kit.files import prepare_output, restore_output
+from act_kit.outputs import prepare_output, restore_output
 
 
 def compare(

@@ -43,7 +43,8 @@ def demo(
     from act_kit.demo import Side, comparison_table, write_demo
     from act_kit.diversity.measure import measure_diversity
     from act_kit.eval.init_state_sets import make_init_state_set
-    from act_kit.files import finish_output, locked, new_folder, write_json
+    from act_kit.files import write_json
+    from act_kit.outputs import finish_output, locked, new_folder
     from act_kit.overrides import compose
     from act_kit.parallel import ExecutorConfig
     from act_kit.reports.diversity import write_report

@@ -11,7 +11,8 @@ from act_kit.cli.console import console, info
 from act_kit.cli.options import Workers, count_workers
 from act_kit.cli.preflight import kind_of, require_writable
 from act_kit.errors import CheckpointError, OutputError
-from act_kit.files import quoted, restore_output
+from act_kit.files import quoted
+from act_kit.outputs import restore_output
 
 
 def doctor(

@@ -103,7 +103,7 @@ def evaluate(
     from act_kit.cli.policy_stages import run_evaluation
     from act_kit.eval.init_state_sets import init_state_sets_from
     from act_kit.eval.requirements import Requirement
-    from act_kit.files import check_output, locked
+    from act_kit.outputs import check_output, locked
     from act_kit.policies.policy import Policy
     from act_kit.reports.evaluation import terminal_table
     from act_kit.reports.overview import overview_table

@@ -17,8 +17,8 @@ from act_kit.eval.evaluate import Evaluation, evaluate_all
 from act_kit.eval.init_state_sets import InitialStateSet
 from act_kit.eval.selection import make_checkpoint_evaluator
 from act_kit.eval.sweep import SweepRow, sweep, sweep_table
-from act_kit.files import new_folder
 from act_kit.metrics import log_evaluation
+from act_kit.outputs import new_folder
 from act_kit.parallel import ExecutorConfig, LocalExecutor
 from act_kit.policies.policy import Policy
 from act_kit.reports.evaluation import write_results

@@ -32,7 +32,8 @@ def render(
     from act_kit.cli.data_stages import run_rendering
     from act_kit.datasets.images import ImageStore
     from act_kit.datasets.store import EpisodeStore
-    from act_kit.files import locked, require_space
+    from act_kit.files import require_space
+    from act_kit.outputs import locked
     from act_kit.parallel import ExecutorConfig
     from act_kit.sim.render import RenderSettings, check_cameras
 
@@ -46,7 +47,7 @@ def render(
     require_space(dataset, num_bytes, f"{store.num_steps} images of {len(cameras)} cameras")
     executor_config = ExecutorConfig(executor=executor, num_workers=count_workers(workers))
     camera_options = " ".join(f"--camera {name}" for name in cameras)
-    with interrupts.resumed_by(f"act render {quoted(dataset)} {camera_options} --size {size}"):
+    with interrupts.resume_command(f"act render {quoted(dataset)} {camera_options} --size {size}"):
         run_rendering(store, cameras, settings, executor_config=executor_config, overwrite=overwrite)
     renderers = ", ".join(f"{name} by {ImageStore(store, name).renderer}" for name in cameras)
     info(f"{store.num_steps} images of {settings} px from each camera in {dataset}: {renderers}")

@@ -11,7 +11,8 @@ import typer
 from act_kit.cli.console import console, info, warn
 from act_kit.cli.preflight import require_datasets, require_file, require_free, require_run, require_writable
 from act_kit.errors import InitialStateError
-from act_kit.files import require_apart, unfinished
+from act_kit.files import temporary_path
+from act_kit.outputs import require_no_overlap
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +52,7 @@ def report(
     if run:
         require_run(run)
     out = out or dataset.with_name(dataset.resolve().name + "-report")
-    require_apart(out, datasets)
+    require_no_overlap(out, datasets)
     if not _is_report(out, datasets):
         require_free(out, overwrite=False, otherwise="It holds no report: empty it")
     require_writable(out)
@@ -98,7 +99,7 @@ def _is_report(out: Path, datasets: list[Path]) -> bool:
     if not out.is_dir():
         return False
     files = [out / "report.html", out / "diversity.json"]
-    report_paths = {*files, *map(unfinished, files), *(out / path.name for path in datasets)}
+    report_paths = {*files, *map(temporary_path, files), *(out / path.name for path in datasets)}
     return files[0].exists() or set(out.iterdir()) <= report_paths
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from act_kit import interrupts
 from act_kit.cli.console import console, info, warn
 from act_kit.errors import ConfigError, DamagedFileError
-from act_kit.files import SEEDS, finish_output, new_folder, quoted, read_json, write_json
+from act_kit.files import SEEDS, quoted, read_json, write_json
+from act_kit.outputs import finish_output, new_folder
 
 SEED = "trainer.seed"
 
@@ -154,6 +155,6 @@ def _run_act(arguments: Sequence[str]) -> int:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     if stopped:
-        interrupts.tell()
+        interrupts.report_interruption()
         sys.exit(interrupts.EXIT_CODE)
     return code

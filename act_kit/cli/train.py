@@ -24,7 +24,8 @@ from act_kit.cli.options import (
 from act_kit.cli.preflight import require_datasets, require_file, require_free, require_run, require_writable
 from act_kit.config import TrainConfig
 from act_kit.errors import CheckpointError, ConfigError, DatasetError
-from act_kit.files import SEEDS, finish_output, locked, quoted, read_json, require_apart, restore_output
+from act_kit.files import SEEDS, quoted, read_json
+from act_kit.outputs import finish_output, locked, require_no_overlap, restore_output
 from act_kit.overrides import compose
 
 
@@ -92,7 +93,7 @@ def train(
     restore_output(out)
     has_run = resume and ((out / "config.yaml").exists() or (out / SEEDS).exists())
     if not has_run and interrupts.is_first_process():
-        require_apart(out, datasets)
+        require_no_overlap(out, datasets)
         _check_new_run(config, data, out, overwrite=overwrite or resume)
     require_writable(out)
     if dry_run:
@@ -116,7 +117,7 @@ def train(
         else:
             folders = _check_datasets(data, allow_low_diversity=allow_low_diversity)
             several.create_seed_runs(out, folders, numbers, overrides, flags, overwrite=overwrite)
-        with interrupts.resumed_by(f"act train --resume --out {quoted(out)}"):
+        with interrupts.resume_command(f"act train --resume --out {quoted(out)}"):
             raise typer.Exit(several.run_seeds(out, ["--device", device, "--workers", str(workers)]))
     group = ProcessGroup.join(device)
     if group.is_first:
@@ -130,7 +131,7 @@ def train(
     config, folders = load_run(out)
     _require_folders(folders, out)
     stores = [EpisodeStore.open(folder) for folder in folders]
-    with interrupts.resumed_by(f"act train --resume --out {quoted(out)}"):
+    with interrupts.resume_command(f"act train --resume --out {quoted(out)}"):
         try:
             run_training(
                 config, stores, out, device=device, num_workers=count_workers(workers), group=group, resume=resume

@@ -21,7 +21,8 @@ from act_kit.collection.replay import replayed_init_states
 from act_kit.config import CollectConfig
 from act_kit.datasets.store import DatasetInfo, EpisodeStore
 from act_kit.errors import DatasetError
-from act_kit.files import finish_output, quoted
+from act_kit.files import quoted
+from act_kit.outputs import finish_output
 from act_kit.parallel import Executor
 from act_kit.rollouts.episode import Attempt, Episode
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution, Stream

@@ -19,7 +19,8 @@ from zarr.codecs import BloscCodec
 from act_kit.datasets.array_files import ArrayFiles
 from act_kit.datasets.store import EpisodeStore, set_attributes
 from act_kit.errors import DatasetError
-from act_kit.files import check_name, discard, quoted, require_existing
+from act_kit.files import check_name, quoted, require_existing
+from act_kit.outputs import discard
 from act_kit.sim.render import RenderSettings
 
 _CHUNK_BYTES = 3_000_000

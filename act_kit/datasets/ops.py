@@ -21,7 +21,8 @@ from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import DatasetInfo, EpisodeStore
 from act_kit.datasets.write import Drawn, write_dataset
 from act_kit.errors import ConfigError, DatasetError
-from act_kit.files import DATASETS, new_folder, require_apart, require_space, write_json
+from act_kit.files import DATASETS, require_space, write_json
+from act_kit.outputs import new_folder, require_no_overlap
 from act_kit.rollouts.episode import Attempt, Recording
 
 SEVERAL = "several"
@@ -187,7 +188,7 @@ def write_derived(out: Path, derivations: Derivations, command: str, *, overwrit
     for derivation in derivations.values():
         stores.update({part.store.path: part.store for part in derivation.parts})
     parents = list(stores.values())
-    require_apart(out, stores)
+    require_no_overlap(out, stores)
     for derivation in derivations.values():
         for part in derivation.parts:
             check_mergeable(derivation.parts[0].store, part.store)

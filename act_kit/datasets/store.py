@@ -23,16 +23,8 @@ import zarr
 from act_kit.arrays import as_index
 from act_kit.datasets.array_files import ArrayFiles
 from act_kit.errors import DamagedFileError, DatasetError, did_you_mean
-from act_kit.files import (
-    check_name,
-    hidden_sibling,
-    is_new_folder,
-    next_free_path,
-    quoted,
-    read_json,
-    require_existing,
-    restore_output,
-)
+from act_kit.files import check_name, next_free_path, quoted, read_json, require_existing
+from act_kit.outputs import hidden_sibling, is_new_folder, restore_output
 from act_kit.rollouts.episode import STEP_FIELDS, Attempt, Episode, Recording, dtype_of
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, TASKS

@@ -33,7 +33,7 @@ def write_dataset(
     attempts: Sequence[Attempt] = (),
     cameras: Mapping[str, Drawn] | None = None,
 ) -> EpisodeStore:
-    """Write a finished dataset to ``path``, where nothing exists yet; see :func:`~act_kit.files.new_folder`.
+    """Write a finished dataset to ``path``, where nothing exists yet; see :func:`~act_kit.outputs.new_folder`.
 
     Args:
         path: Folder of the dataset.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from act_kit.diversity.integrity import Finding, Level, worst
+from act_kit.diversity.faults import Soundness
+from act_kit.diversity.integrity import Finding, Level, worst_level
 from act_kit.diversity.power import POWER, VisibleHole
 from act_kit.diversity.quality import Quality
-from act_kit.diversity.soundness import Soundness
 from act_kit.diversity.sources import SourceShare
 
 
@@ -51,8 +52,35 @@ class ScalingPoint:
     nearest_random: float
 
 
+class Measured(ABC):
+    """Measurements of a dataset, with a verdict: the worst of the findings."""
+
+    findings: list[Finding]
+    fix: str
+
+    @property
+    @abstractmethod
+    def healthy(self) -> str:
+        """Verdict without a finding."""
+
+    @property
+    def level(self) -> Level:
+        """Level of the worst finding."""
+        return worst_level(self.findings)
+
+    @property
+    def verdict(self) -> str:
+        """Verdict as a sentence, including the fix."""
+        problems = " ".join(finding.text for finding in self.findings if finding.level == self.level)
+        return f"{self.level}: {problems} Fix: {self.fix}" if problems else f"OK: {self.healthy}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields and the verdict for JSON."""
+        return {"level": self.level, "verdict": self.verdict, **asdict(self)}  # type: ignore[call-overload]
+
+
 @dataclass(frozen=True, kw_only=True)
-class DiversityReport:
+class DiversityReport(Measured):
     """Coverage of the evaluated initial states Y by N demonstrated ones X, and the quality of the demonstrations.
 
     Attributes:
@@ -124,28 +152,20 @@ class DiversityReport:
     fix: str
 
     @property
-    def level(self) -> Level:
-        """Level of the worst finding."""
-        return worst(self.findings)
-
-    @property
-    def verdict(self) -> str:
-        """Verdict as a sentence, including the fix."""
-        if self.level == "OK":
-            return (
-                f"OK: {self.num} demonstrations from {self.num_distinct} distinct initial states cover {self.against} "
-                f"as well as {self.num} random draws."
-            )
-        problems = " ".join(finding.text for finding in self.findings if finding.level == self.level)
-        return f"{self.level}: {problems} Fix: {self.fix}"
+    def healthy(self) -> str:
+        """Verdict without a finding."""
+        return (
+            f"{self.num} demonstrations from {self.num_distinct} distinct initial states cover {self.against} as well "
+            f"as {self.num} random draws."
+        )
 
     @property
     def could_see(self) -> str:
         """Smallest detectable holes, as a sentence."""
-        sizes = [
-            f"{percent(hole.share)} {hole.where}" if hole.share else f"no hole {hole.where} of any size"
-            for hole in self.visible_holes
-        ]
+        sizes = []
+        for hole in self.visible_holes:
+            share = percent(hole.share) if hole.share else ""
+            sizes.append(f"{share} {hole.where}" if share else f"no hole {hole.where} of any size")
         if not sizes:
             return ""
         return (
@@ -157,17 +177,9 @@ class DiversityReport:
     def more(self) -> str:
         """Expected benefit of more demonstrations, as a sentence."""
         now = next((point.nearest for point in self.scaling if point.num >= self.num), 0.0)
-        gains = [
-            f"with {point.num - self.num} more random initial states, by {percent(1 - point.nearest / now)}"
-            for point in self.scaling
-            if point.num > self.num
-        ]
-        return (
-            f"The mean distance to the nearest demonstration would decrease: {'; '.join(gains)}."
-            if gains and now
-            else ""
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields and the verdict for JSON."""
-        return {"level": self.level, "verdict": self.verdict, **asdict(self)}
+        gains = []
+        for point in self.scaling:
+            if point.num > self.num and now:
+                gain = percent(1 - point.nearest / now)
+                gains.append(f"with {point.num - self.num} more random initial states, by {gain}")
+        return f"The mean distance to the nearest demonstration would decrease: {'; '.join(gains)}." if gains else ""

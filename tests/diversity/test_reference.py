@@ -111,7 +111,7 @@ def test_simulations_are_cached_and_damaged_files_are_replaced(tmp_path: Path, m
 @pytest.mark.parametrize("kind", ["another shape", "another type", "pipe", "folder"])
 def test_foreign_cache_files_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setenv("ACT_KIT_CACHE", str(tmp_path))
-    reference.cached("x", 1, ["a"], lambda: {"a": np.arange(6.0)})
+    reference.cached("x", 1, lambda: {"a": np.arange(6.0)})
     (file,) = tmp_path.iterdir()
     with np.load(file) as stored:
         digest = str(stored["digest"])
@@ -123,7 +123,7 @@ def test_foreign_cache_files_are_ignored(tmp_path: Path, monkeypatch: pytest.Mon
     else:
         other = np.arange(6.0).reshape(2, 3) if kind == "another shape" else np.arange(6)
         np.savez(file, a=other, digest=digest)
-    again = reference.cached("x", 1, ["a"], lambda: {"a": np.arange(6.0)})["a"]
+    again = reference.cached("x", 1, lambda: {"a": np.arange(6.0)})["a"]
     assert (again.dtype, again.shape) == (np.float64, (6,))
 
 

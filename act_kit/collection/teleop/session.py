@@ -19,7 +19,8 @@ from act_kit.collection.recorder import Recorder
 from act_kit.config import CollectConfig
 from act_kit.datasets.store import EpisodeStore, set_attributes
 from act_kit.errors import DatasetError
-from act_kit.files import finish_output, quoted
+from act_kit.files import quoted
+from act_kit.outputs import finish_output
 from act_kit.rollouts.episode import Attempt
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution
 from act_kit.sim.simulator import Simulator
