@@ -112,8 +112,3 @@ def as_index(index: int, num: int, what: str) -> int:
 def evenly_spaced(total: int, num: int) -> np.ndarray:
     """Return at most ``num`` evenly spaced indices into ``total`` items, with the first and the last; int64, sorted."""
     return np.unique(np.linspace(0, total - 1, num).round().astype(np.int64))
-
-
-def by_episode(steps: np.ndarray, episode_ends: np.ndarray) -> list[np.ndarray]:
-    """Split the rows of all steps, (T, …), into one array per episode."""
-    return np.split(steps, episode_ends[:-1])

@@ -1,4 +1,4 @@
-"""Files: names and paths, text, JSON and YAML read with limits, and text written atomically."""
+"""Files: names and paths, text, JSON and YAML read with limits, text written atomically, and videos."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import re
 import shlex
 import shutil
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from act_kit.errors import DamagedFileError, OutputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_TEXT_BYTES = 256 * 2**20
 """Maximum size of a text file that is read whole; the ``metrics.jsonl`` of a day has a hundredth of it."""
@@ -178,3 +181,14 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON to ``path`` atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float, **options: Any) -> None:
+    """Write frames, uint8 (H, W, 3) each, as H.264, with options of imageio's ffmpeg writer."""
+    import imageio.v2 as imageio
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer: Any
+    with imageio.get_writer(path, fps=fps, codec="libx264", **options) as writer:
+        for frame in frames:
+            writer.append_data(frame)

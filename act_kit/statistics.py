@@ -67,8 +67,13 @@ class MacroAverageRate:
     rates: tuple[Rate, ...]
 
     @property
+    def _counts(self) -> np.ndarray:
+        """Numbers of successes and of episodes, int64 (2, T)."""
+        return np.array([(rate.successes, rate.num) for rate in self.rates]).T
+
+    @property
     def value(self) -> float:
-        return float(np.mean([rate.value for rate in self.rates]))
+        return float(np.mean(np.divide(*self._counts)))
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -79,9 +84,9 @@ class MacroAverageRate:
         mean of the p_t. As p (1 - p) is concave, this is never smaller (Jensen), and grows with the differences
         between the tasks.
         """
-        if len({rate.num for rate in self.rates}) > 1:
+        if np.ptp(self._counts[1]):
             return None
-        return Rate(sum(rate.successes for rate in self.rates), sum(rate.num for rate in self.rates)).interval
+        return Rate(*self._counts.sum(axis=1).tolist()).interval
 
     def __str__(self) -> str:
         ends = "" if self.interval is None else " [{:.0f}, {:.0f} %]".format(*100 * np.array(self.interval))

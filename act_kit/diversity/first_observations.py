@@ -20,7 +20,7 @@ from act_kit.diversity.faults import Soundness
 from act_kit.diversity.integrity import Finding, Level, check_numbers, reset_map, worst_level
 from act_kit.diversity.measure import fingerprint_findings, measure_diversity, measure_init_states
 from act_kit.diversity.quality import duplicate_fraction, trajectories
-from act_kit.diversity.result import DiversityReport, Measured, percent
+from act_kit.diversity.result import DatasetReport, DiversityReport, percent
 from act_kit.diversity.soundness import check_soundness
 from act_kit.diversity.verdict import TOO_FEW
 from act_kit.errors import DatasetError
@@ -43,29 +43,21 @@ _RESET_TOLERANCE_M = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class FirstObservations(Measured):
+class FirstObservations(DatasetReport):
     """Diversity of the first observations of N demonstrations without recorded initial states.
 
+    Trajectories are compared by their states and actions.
+
     Attributes:
-        task: Name of the task in the dataset.
-        num: Number of demonstrations, N.
         state_dim, action_dim: Dimensions of a state and of an action.
         num_compared: Number of demonstrations whose first observations were compared.
         num_distinct: Lower bound of the number of distinct first observations among them.
         num_distinct_states: Number of distinct first states.
         num_distinct_frames: Number of distinct first images per camera.
         frozen: Dimensions of the state that are constant in the first states but vary later.
-        duplicate_trajectories: Share of episodes whose states and actions equal those of an earlier episode
-            (bit-exact).
         init_states: Coverage of the initial states if they are known or follow from the first states, or None.
-        notes: Checks that were skipped, and why.
-        findings: Problems.
-        fix: How to fix them.
-        soundness: Result of replaying the demonstrations and querying the expert.
     """
 
-    task: str
-    num: int
     state_dim: int
     action_dim: int
     num_compared: int
@@ -73,12 +65,7 @@ class FirstObservations(Measured):
     num_distinct_states: int
     num_distinct_frames: dict[str, int]
     frozen: list[int]
-    duplicate_trajectories: float
     init_states: DiversityReport | None
-    notes: list[str]
-    findings: list[Finding]
-    fix: str
-    soundness: Soundness | None = None
 
     @property
     def healthy(self) -> str:
@@ -120,9 +107,12 @@ def measure_first(store: EpisodeStore, *, against: np.ndarray | None = None) -> 
         raise DatasetError(f"{store.path} contains no demonstrations.")
     task, is_metaworld, notes = store.info.task, store.is_metaworld, []
     compared = evenly_spaced(len(recordings), _MAX_COMPARED)
-    first = np.stack([recording.steps["state"][0] for recording in recordings]).astype(np.float64)
-    deviations = [np.nan_to_num(recording.steps["state"].std(axis=0)) for recording in recordings]
-    tolerance = np.maximum(_STATE_TOLERANCE * np.sqrt(np.mean(np.square(deviations), axis=0)), _MIN_STATE_TOLERANCE)
+    first = np.empty((len(recordings), recordings[0].steps["state"].shape[1]))
+    deviations = np.empty_like(first)
+    for i, recording in enumerate(recordings):
+        first[i], deviations[i] = recording.steps["state"][0], recording.steps["state"].std(axis=0)
+    spread = np.sqrt(np.mean(np.square(np.nan_to_num(deviations)), axis=0))
+    tolerance = np.maximum(_STATE_TOLERANCE * spread, _MIN_STATE_TOLERANCE)
     num_states = _count_distinct(np.nan_to_num(first[compared]), tolerance)
     num_frames = {}
     for camera in ImageStore.cameras(store):
@@ -207,16 +197,17 @@ def _first_findings(measured: FirstObservations) -> list[Finding]:
     compared = "first states"
     if measured.num_distinct_frames:
         compared += f" and first images ({', '.join(measured.num_distinct_frames)})"
-    problems: list[tuple[Level, str]] = []
+    findings = []
+
+    def find(level: Level, text: str) -> None:
+        findings.append(Finding(level=level, text=text, about="coverage"))
+
     if num > 1 and num_distinct == 1:
-        text = f"all {num} demonstrations begin from the same observation: their {compared} are equal."
-        problems.append(("FAIL", text))
+        find("FAIL", f"all {num} demonstrations begin from the same observation: their {compared} are equal.")
     elif num < TOO_FEW:
-        problems.append(("WARN", f"{num} demonstrations are too few to assess their diversity."))
+        find("WARN", f"{num} demonstrations are too few to assess their diversity.")
     elif num_distinct < max(5, 0.05 * num):
-        text = f"the {num} demonstrations begin from only {num_distinct} distinct observations ({compared})."
-        problems.append(("WARN", text))
+        find("WARN", f"the {num} demonstrations begin from only {num_distinct} distinct observations ({compared}).")
     if duplicates > 0.02:
-        problems.append(("WARN", f"{percent(duplicates)} of the demonstrations are bit-exact copies of another one."))
-    findings = [Finding(level=level, text=text, about="coverage") for level, text in problems]
+        find("WARN", f"{percent(duplicates)} of the demonstrations are bit-exact copies of another one.")
     return findings + (measured.init_states.findings if measured.init_states else [])

@@ -5,6 +5,7 @@ Shapes: N episodes, S state, D numbers of an initial state.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -64,7 +65,7 @@ def check_numbers(episodes: Sequence[Episode | Recording], *, is_metaworld: bool
 
     Fields that were not recorded are skipped; goals and the range of actions are only checked in Meta-World datasets.
     """
-    faulty: dict[str, list[int]] = {problem: [] for problem in _PROBLEMS}
+    faulty: dict[str, list[int]] = defaultdict(list)
     for index, episode in enumerate(episodes):
         steps = episode.steps
         actions = [steps[name] for name in ("action", "executed_action") if name in steps]
@@ -80,9 +81,9 @@ def check_numbers(episodes: Sequence[Episode | Recording], *, is_metaworld: bool
             if is_faulty:
                 faulty[problem].append(index)
     findings = []
-    for problem, indices in faulty.items():
-        if indices:
-            text = f"{affected(indices, len(episodes))} {problem}."
+    for problem in _PROBLEMS:
+        if problem in faulty:
+            text = f"{affected(faulty[problem], len(episodes))} {problem}."
             findings.append(Finding(level="FAIL", text=text))
     return findings
 

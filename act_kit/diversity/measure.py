@@ -52,21 +52,20 @@ def measure_diversity(store: EpisodeStore, *, against: np.ndarray | None = None)
     """
     task = get_task(store.info.task)
     init_states = store.rand_vecs
-    if not store.num_episodes:
+    num, expected = store.num_episodes, (store.num_episodes, len(task.low))
+    if not num:
+        fix = f"{store.info.command} --out {quoted(store.path)} --resume"
+        raise DatasetError(f"{store.path} contains no demonstrations. Fix: {fix}")
+    if init_states.shape != expected:
+        problem = f"initial states of shape {init_states.shape}: expected {expected}"
         raise DatasetError(
-            f"{store.path} contains no demonstrations. Fix: {store.info.command} --out {quoted(store.path)} --resume"
-        )
-    if init_states.shape != (store.num_episodes, len(task.low)):
-        raise DatasetError(
-            f"{store.path} has initial states of shape {init_states.shape}: expected "
-            f"{(store.num_episodes, len(task.low))} for {store.num_episodes} demonstrations of {task.name}. It was "
-            "edited. Fix: collect it again."
+            f"{store.path} has {problem} for {num} demonstrations of {task.name}. It was edited. Fix: collect it again."
         )
     episodes = store.episodes()
-    # In three tasks the expert ignores the goal: equal actions from distinct initial states are not copies.
-    num_validation, num_leaked = _count_leaked(store, trajectories(episodes))
     num_failed = sum(not attempt.kept for attempt in store.attempts())
     diversity = measure_init_states(task, init_states, against=against, num_failed=num_failed)
+    # In three tasks the expert ignores the goal: equal actions from distinct initial states are not copies.
+    num_validation, num_leaked = _count_leaked(store, trajectories(episodes))
     findings = [*check_numbers(episodes), *check_init_states(task, episodes), *diversity.findings]
     if num_leaked and diversity.num_distinct > 1:
         text = (
@@ -100,9 +99,7 @@ def measure_init_states(
     num, num_sampled = len(rand_vecs), min(len(rand_vecs), reference.MAX_INIT_STATES)
     finite = rand_vecs[np.isfinite(rand_vecs).all(axis=1)]
     if not len(finite):
-        raise DatasetError(
-            f"None of the {num} initial states of {task.name} is finite. Fix: collect the dataset again."
-        )
+        raise DatasetError(f"None of the {num} initial states of {task.name} is finite. Fix: collect them again.")
     inside = finite[is_inside(task, finite)]
     num_distinct = count_distinct(finite)
     x = scale(task, _sample(inside if len(inside) else finite, len(inside) * num_sampled // num))
@@ -129,14 +126,9 @@ def measure_init_states(
     ks_p = holm(np.array([p_of["ks", i] for i in range(x.shape[1])]))
     dimensions = []
     for i, dim in enumerate(task.informative):
-        dimension = Dimension(
-            name=task.dim_name(int(dim)),
-            range_fraction=-value_of["range", i],
-            std_ratio=-value_of["std", i],
-            ks_p=float(ks_p[i]),
-            shift=float(wasserstein_distance(x[:, i], y[:, i])),
-        )
-        dimensions.append(dimension)
+        ranges = {"range_fraction": -value_of["range", i], "std_ratio": -value_of["std", i]}
+        shift = float(wasserstein_distance(x[:, i], y[:, i]))
+        dimensions.append(Dimension(name=task.dim_name(int(dim)), ks_p=float(ks_p[i]), shift=shift, **ranges))
     differences = np.triu(np.abs(reference.correlations(x) - reference_set.correlation_DD), 1)
     first, second = np.unravel_index(differences.argmax(), differences.shape)
     nearest_mean, nearest_p95, nearest_max = summary.tolist()

@@ -52,9 +52,25 @@ class ScalingPoint:
     nearest_random: float
 
 
-class Measured(ABC):
-    """Measurements of a dataset, with a verdict: the worst of the findings."""
+@dataclass(frozen=True, kw_only=True)
+class DatasetReport(ABC):
+    """Measurements of a dataset, with a verdict: the worst of the findings.
 
+    Attributes:
+        task: Name of the task.
+        num: Number of demonstrations, N.
+        duplicate_trajectories: Share of episodes whose trajectory equals that of an earlier episode (bit-exact).
+        soundness: Result of replaying the demonstrations and querying the expert.
+        notes: Checks that were skipped, and why.
+        findings: Problems.
+        fix: The command that collects a dataset without these findings, or other advice.
+    """
+
+    task: str
+    num: int
+    duplicate_trajectories: float
+    soundness: Soundness | None = None
+    notes: list[str]
     findings: list[Finding]
     fix: str
 
@@ -76,23 +92,22 @@ class Measured(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields and the verdict for JSON."""
-        return {"level": self.level, "verdict": self.verdict, **asdict(self)}  # type: ignore[call-overload]
+        return {"level": self.level, "verdict": self.verdict, **asdict(self)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiversityReport(Measured):
+class DiversityReport(DatasetReport):
     """Coverage of the evaluated initial states Y by N demonstrated ones X, and the quality of the demonstrations.
 
+    Trajectories are compared by their actions.
+
     Attributes:
-        task: Meta-World task.
         against: Description of Y.
-        num: Number of demonstrations, N.
         num_distinct: Number of initial states that differ by more than 1e-6 m in some dimension.
         num_apart: Number of initial states where near copies, within 0.5 % of the box in every dimension, count once.
         num_outside: Number of initial states outside the task's distribution; they cover nothing.
         num_shared: Number of initial states that are also in the evaluation set, if Y is one.
         duplicate_fraction: Share of initial states that repeat an earlier one.
-        duplicate_trajectories: Share of episodes whose actions equal those of an earlier episode (bit-exact).
         num_attempts, num_failed: Number of all and of failed attempts of the collection; failed ones leave holes.
         dimensions: One row per informative dimension.
         nearest_mean, nearest_p95, nearest_max: Distance from Y to the nearest of X, in box widths.
@@ -109,21 +124,14 @@ class DiversityReport(Measured):
         quality: Quality of the demonstrations of each source.
         num_validation, num_leaked: Number of validation episodes of ``act train``, and of those whose initial state, or
             states and actions, are also in a training episode.
-        soundness: Result of replaying the demonstrations and querying the expert.
-        notes: Checks that were skipped, and why.
-        findings: Problems.
-        fix: The command that collects a dataset without these findings.
     """
 
-    task: str
     against: str
-    num: int
     num_distinct: int
     num_apart: int
     num_outside: int
     num_shared: int
     duplicate_fraction: float
-    duplicate_trajectories: float
     num_attempts: int
     num_failed: int
     dimensions: list[Dimension]
@@ -146,10 +154,6 @@ class DiversityReport(Measured):
     quality: list[Quality] = field(default_factory=list)
     num_validation: int = 0
     num_leaked: int = 0
-    soundness: Soundness | None = None
-    notes: list[str]
-    findings: list[Finding]
-    fix: str
 
     @property
     def healthy(self) -> str:

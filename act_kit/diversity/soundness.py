@@ -139,19 +139,23 @@ class _Checker:
         for index in map(int, chosen):
             if all(np.isfinite(values).all() for values in self._episodes[index].steps.values()):
                 self._checks[index] = self._check_episode(index)
-        checks = self._checks.values()
-        num_queried = sum(_is_by_expert(check.episode.source) for check in checks)
-        others = dict.fromkeys(source for source in store.sources if not _is_by_expert(source))
-        not_queried = f"The demonstrator ({', '.join(others)}) cannot be queried."
+        counts: Counter[str] = Counter()
+        for check in self._checks.values():
+            is_by_expert = _is_by_expert(check.episode.source)
+            counts["num_replayed"] += check.is_replayed
+            counts["num_queried"] += is_by_expert
+            counts["num_compared"] += not is_by_expert and check.expected is not None
+            counts["num_states"] += len(check.episode)
         missing = ", ".join(store.missing_fields)
+        not_queried = ""
+        if counts["num_queried"] < len(self._checks):
+            others = dict.fromkeys(source for source in store.sources if not _is_by_expert(source))
+            not_queried = f"The demonstrator ({', '.join(others)}) cannot be queried."
         return Soundness(
             num=store.num_episodes,
-            num_replayed=sum(check.is_replayed for check in checks),
-            num_queried=num_queried,
-            num_compared=sum(check.expected is not None for check in checks) - num_queried,
-            num_states=sum(len(check.episode) for check in checks),
+            **counts,
             not_replayed=f"Not replayed because not recorded: {missing}." if missing else "",
-            not_queried=not_queried if num_queried < len(checks) else "",
+            not_queried=not_queried,
             faults=self._faults(),
         )
 

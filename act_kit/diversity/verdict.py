@@ -82,9 +82,12 @@ def coverage_findings(
     num_apart = min(num_inside, d.num_apart)
     if num_inside < max(5, 0.05 * d.num) or num_apart < 5:
         find("FAIL", f"the {d.num} demonstrations begin from only {num_apart} distinct initial states.")
-    frozen = [i for i, row in enumerate(d.dimensions) if row.range_fraction < 0.05 and ("range", i) not in skipped]
+    frozen: dict[int, str] = {}
+    for i, row in enumerate(d.dimensions):
+        if row.range_fraction < 0.05 and ("range", i) not in skipped:
+            frozen[i] = row.name
     if frozen:
-        names = ", ".join(d.dimensions[i].name for i in frozen)
+        names = ", ".join(frozen.values())
         find("FAIL", f"{names} hardly varies: less than 5 % of the range it is evaluated on.")
     # In one dimension, a single hole where an expert failed doubles the mean distance: require a large effect too.
     is_far = d.nearest_ratio > (2.0 if len(d.dimensions) <= 3 else 1.5) and d.beyond_p99 > 0.2

@@ -26,7 +26,7 @@ from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity.reference import reference_init_states
 from act_kit.errors import DatasetError, RenderError
-from act_kit.files import quoted
+from act_kit.files import quoted, write_mp4
 from act_kit.pages import write_page
 from act_kit.parallel import LocalExecutor
 from act_kit.reports.coverage import place
@@ -214,8 +214,6 @@ def render_clip(
 
 def write_clip(path: Path, fps: float, views: Sequence[np.ndarray]) -> None:
     """Write the frames of all cameras, uint8 (T, H, W, 3) each, side by side to a video."""
-    import imageio.v2 as imageio
-
     height = -(-max(view.shape[1] for view in views) // 16) * 16
     width = -(-sum(view.shape[2] for view in views) // 16) * 16
     canvas = np.zeros((len(views[0]), height, width, 3), dtype=np.uint8)
@@ -223,13 +221,8 @@ def write_clip(path: Path, fps: float, views: Sequence[np.ndarray]) -> None:
     for view in views:
         canvas[:, : view.shape[1], left : left + view.shape[2]] = view
         left += view.shape[2]
-    writer: Any
     # A keyframe every few frames, so that seeking has no delay.
-    with imageio.get_writer(
-        path, fps=fps, codec="libx264", quality=8, macro_block_size=16, output_params=["-g", "5"]
-    ) as writer:
-        for frame in canvas:
-            writer.append_data(frame)
+    write_mp4(path, canvas, fps, quality=8, macro_block_size=16, output_params=["-g", "5"])
 
 
 # -- the page ------------------------------------------------------------------------------------------------------

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from act_kit.files import write_mp4
 from act_kit.parallel import Executor
 from act_kit.rollouts.rollout import Outcome
 from act_kit.sim.render import RenderSettings, render_episode
@@ -49,18 +49,12 @@ def record(executor: Executor, videos: Mapping[Path, Outcome], camera: str, sett
 
 def write_video(outcome: Outcome, camera: str, settings: RenderSettings, fps: int, path: Path) -> None:
     """Write the mp4 of one episode, in a process that has a GL library set."""
-    import imageio.v2 as imageio
-
     stride = CONTROL_HZ // fps
     steps = np.arange(0, len(outcome) + 1, stride)
     frames = render_episode(settings, [camera], outcome.init_state, _physics(outcome, stride)).images[:, 0]
+    shown = [overlay(frame, outcome, int(step), stride) for step, frame in zip(steps, frames, strict=True)]
     # A second of the last frame, so that a looping player shows how it ended.
-    writer: Any
-    with imageio.get_writer(path, fps=fps, codec="libx264", quality=7, macro_block_size=16) as writer:
-        for step, frame in zip(steps, frames, strict=True):
-            writer.append_data(overlay(frame, outcome, int(step), stride))
-        for _ in range(fps):
-            writer.append_data(overlay(frames[-1], outcome, int(steps[-1]), stride))
+    write_mp4(path, shown + [shown[-1]] * fps, fps, quality=7, macro_block_size=16)
 
 
 def _physics(outcome: Outcome, stride: int) -> np.ndarray:
