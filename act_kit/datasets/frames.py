@@ -108,7 +108,10 @@ def _find_camera(store: EpisodeStore, camera: str) -> ImageStore:
     available = ImageStore.cameras(store)
     if camera not in available:
         has = f"only those of {', '.join(available)}" if available else "none"
-        raise DatasetError(f"{store.path} has no images of {camera}, {has}. Fix: {_command(store, camera)}")
+        raise DatasetError(
+            f"The policy uses camera {camera}, but {store.path} has no images of it, {has}. "
+            f"Fix: {_command(store, camera)}"
+        )
     return ImageStore(store, camera)
 
 

@@ -1,6 +1,6 @@
 """The report of the demo: a policy that memorizes its initial state, and the fix.
 
-The same ACT is trained on the same number of demonstrations, once all from one initial state and once from randomized
+The same model is trained on the same number of demonstrations, once all from one initial state and once from randomized
 ones, and evaluated from the same new initial states.
 """
 
@@ -133,7 +133,7 @@ def demo_report(sides: Sequence[Side], out: Path, pair: Sequence[Video] = ()) ->
     sections.append(Section(title="Pages of the stages", table=table))
     return Report(
         kind="Demo",
-        title=f"{sides[0].store.info.task}: the same ACT, the same {num} new initial states, two datasets",
+        title=f"{sides[0].store.info.task}: the same model, the same {num} new initial states, two datasets",
         verdicts=verdicts,
         headlines=headlines,
         sections=sections,

@@ -69,5 +69,5 @@ def test_all_steps_work(task: str, tmp_path: Path) -> None:
         env = make_environment(task)
         env._last_rand_vec = init_states[0].array
         env.reset()
-        for action, distance in zip(results[0].executed_action[:30], results[0].distance[1:], strict=False):
+        for action, distance in zip(results[0].executed_action[:30], results[0].distance, strict=False):
             assert distance == pytest.approx(float(env.step(action)[4]["obj_to_target"]), abs=1e-12)
