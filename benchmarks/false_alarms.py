@@ -197,11 +197,16 @@ def collect_and_report(job: tuple[str, int]) -> list[dict[str, Any]]:
             report = measure_dataset(store)
             results.append(
                 {
-                    "task": name, "round": round_, "num": num, "noise": noise, "seed": seed, "level": report.level,
+                    "task": name,
+                    "round": round_,
+                    "num": num,
+                    "noise": noise,
+                    "seed": seed,
+                    "level": report.level,
                     "num_failed": len(store.attempts()) - num,
                     "findings": [[finding.level, finding.text] for finding in report.findings],
                 }
-            )  # fmt: skip
+            )
     return results
 
 
@@ -225,8 +230,8 @@ def print_collected(results: list[dict[str, Any]]) -> None:
     print(f"{len(results)} datasets of {len(tasks)} tasks\n")
     print("| demonstrations | expert | datasets | FAIL | WARN |\n" + "| --- " * 5 + "|")
     for num in sorted({num for num, _ in ROUND}):
-        for expert, is_meant in (("never failed", lambda n: n == 0), ("failed now and then", lambda n: n > 0)):
-            found = [r["level"] for r in results if r["num"] == num and is_meant(r["num_failed"])]
+        for expert, has_failed in (("never failed", False), ("failed now and then", True)):
+            found = [r["level"] for r in results if r["num"] == num and bool(r["num_failed"]) == has_failed]
             if found:
                 print(f"| {num} | {expert} | {len(found)} | {cell(found, 'FAIL')} | {cell(found, 'WARN')} |")
     texts = [(level, text, result["task"]) for result in results for level, text in result["findings"]]
@@ -237,10 +242,17 @@ def print_collected(results: list[dict[str, Any]]) -> None:
 
 
 PHRASES = (
-    "a hole: no demonstration has", "in the middle", "a hole: no demonstration begins near", "a hole",
-    "covers only", "varies only", "is distributed differently", "vary together", "repeat the initial state",
+    "a hole: no demonstration has",
+    "in the middle",
+    "a hole: no demonstration begins near",
+    "a hole",
+    "covers only",
+    "varies only",
+    "is distributed differently",
+    "vary together",
+    "repeat the initial state",
     "are farther from",
-)  # fmt: skip
+)
 
 
 def phrase_of(text: str) -> str:

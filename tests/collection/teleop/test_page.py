@@ -15,7 +15,7 @@ from act_kit.diversity.measure import measure_diversity
 from act_kit.policies.policy import Policy
 from act_kit.sim.render import Gl
 from act_kit.training.trainer import Trainer
-from benchmarks.teleop import Served, go, measure, serve, wait_until
+from tests.collection.teleop.serving import Served, go, measure, serve, wait_until
 from tests.conftest import tiny_config
 
 pytestmark = [pytest.mark.e2e, pytest.mark.gl, pytest.mark.browser]
