@@ -12,7 +12,6 @@ What is finished is kept: stopped, the same command goes on.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ import numpy as np
 
 from act_kit.pages import BLUE, GREEN, ORANGE
 from act_kit.statistics import seeds_mean
-from benchmarks.command import act
+from benchmarks.command import act, read_successes
 
 TASKS = {"push-v3": BLUE, "pick-place-v3": ORANGE, "shelf-place-v3": GREEN}
 NUM = 200
@@ -71,9 +70,8 @@ class Cell:
 
     @property
     def successes(self) -> np.ndarray:
-        """Of each start, bool (100,)."""
-        with (self.folder / "eval" / "episodes.csv").open(newline="") as file:
-            return np.array([row["success_once"] == "1" for row in csv.DictReader(file)])
+        """Success from each initial state, bool (100,)."""
+        return read_successes(self.folder / "eval")
 
 
 def rows(cells: list[Cell]) -> dict[tuple[str, int], list[Cell]]:

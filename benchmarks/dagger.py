@@ -11,7 +11,6 @@ no figure elsewhere is measured on. What is finished is kept: stopped, the same 
 from __future__ import annotations
 
 import argparse
-import csv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from act_kit.datasets.store import EpisodeStore
 from act_kit.statistics import seeds_mean
-from benchmarks.command import act
+from benchmarks.command import act, read_successes
 
 TASK, STEPS = "push-v3", 1500
 FEW, MORE = 10, 30
@@ -33,8 +32,7 @@ def train(data: list[Path], seed: int, folder: Path) -> np.ndarray:
         options = ("selection.num_evaluations=0", f"trainer.steps={STEPS}", f"trainer.seed={seed}")
         act("train", *named, "--out", folder / "run", "--overwrite", "--allow-low-diversity", *options)
         act("eval", folder / "run", "--out", folder / "eval", "--overwrite", "--seed", 200 + seed, "--workers", 1)
-    with (folder / "eval" / "episodes.csv").open(newline="") as file:
-        return np.array([row["success_once"] == "1" for row in csv.DictReader(file)])
+    return read_successes(folder / "eval")
 
 
 def measure(seed: int, out: Path) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,9 @@ class _Rows:
         self._only = only
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        pattern = re.compile("|".join(map(re.escape, self._only)))
         recording = (item for item in items if "record_property" in getattr(item, "fixturenames", ()))
-        items[:] = [item for item in recording if any(text in item.name for text in self._only)]
+        items[:] = [item for item in recording if pattern.search(item.name)]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         recorded: dict[str, Any] = dict(report.user_properties)

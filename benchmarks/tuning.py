@@ -12,16 +12,16 @@ is finished is kept: stopped, the same command goes on.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from act_kit.statistics import compare_seeds, seeds_mean
-from benchmarks.command import act
+from benchmarks.command import act, read_successes
 
 TASKS = ("shelf-place-v3", "peg-insert-side-v3", "stick-pull-v3", "basketball-v3", "disassemble-v3")
 STEPS = 2000
@@ -81,11 +81,13 @@ def table(out: Path) -> None:
     defaults = [_successes(out, "defaults", task) for task in TASKS]
     for setting in settings:
         measured = [_successes(out, setting, task) for task in TASKS]
-        cells = [" ".join(str(of_seed.sum()) for of_seed in of_task.values()) for of_task in measured]
-        seeds = sorted(set.intersection(*(set(of_task) for of_task in (*measured, *defaults))))
+        cells = []
+        for of_task in measured:
+            cells.append(" ".join(str(of_seed.sum()) for of_seed in of_task.values()))
+        seeds = sorted(set.intersection(*map(set, (*measured, *defaults))))
         cells += ["", ""]
         if len(seeds) > 1:
-            ours, theirs = ([np.stack([of[seed] for seed in seeds]) for of in tasks] for tasks in (measured, defaults))
+            ours, theirs = _of_seeds(measured, seeds), _of_seeds(defaults, seeds)
             mean, gain = seeds_mean(ours), compare_seeds(theirs, ours, same_init_states=True, level=0.05)
             cells[-2] = f"{100 * mean.value:.1f} [{100 * mean.low:.0f}, {100 * mean.high:.0f}] %"
             if setting != "defaults":
@@ -93,13 +95,16 @@ def table(out: Path) -> None:
         print(f"| {setting} | " + " | ".join(cells) + " |")
 
 
+def _of_seeds(tasks: Sequence[Mapping[int, np.ndarray]], seeds: Sequence[int]) -> list[np.ndarray]:
+    """Return the successes of each task, bool (seeds, 100)."""
+    return [np.stack([of_task[seed] for seed in seeds]) for of_task in tasks]
+
+
 def _successes(out: Path, setting: str, task: str) -> dict[int, np.ndarray]:
     """Return the successes, bool (100,), of every training seed that was measured."""
     found = {}
     for folder in sorted((out / "results").glob(f"{setting.replace(' ', '-')}-{task}-*")):
-        with (folder / "episodes.csv").open(newline="") as file:
-            successes = np.array([row["success_once"] == "1" for row in csv.DictReader(file)])
-        found[int(folder.name.rpartition("-")[2])] = successes
+        found[int(folder.name.rpartition("-")[2])] = read_successes(folder)
     return found
 
 
