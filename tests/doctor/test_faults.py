@@ -44,7 +44,8 @@ def diagnose(case: Case) -> list[Finding]:
 
 def test_a_healthy_run_has_no_finding(healthy: Case, record_property: Record) -> None:
     findings = diagnose(healthy)
-    record_property("row", ["none", findings[0].result.status, ""])
+    critical = [finding.name for finding in findings if finding.result.severity == "critical"]
+    record_property("row", ["none", critical[0] if critical else "nothing critical", ""])
     assert {finding.result.status for finding in findings} == {"RULED OUT"}, findings[0]
 
 
