@@ -15,25 +15,39 @@ TYPE_CHECKING = False  # importing typing takes longer than all of this
 if TYPE_CHECKING:
     from typing import Any
 
-    from act_kit.collection.collect import collect
-    from act_kit.config import CollectConfig, EvalConfig, TrainConfig
-    from act_kit.datasets.chunk_dataset import ChunkDataset
-    from act_kit.datasets.store import EpisodeStore
-    from act_kit.diversity.measure import measure_diversity
-    from act_kit.diversity.result import DiversityReport
-    from act_kit.errors import ActKitError
-    from act_kit.eval.evaluate import Evaluation, evaluate
-    from act_kit.eval.init_state_sets import InitialStateSet, make_init_state_set
-    from act_kit.overrides import compose
-    from act_kit.parallel import LocalExecutor
-    from act_kit.policies.policy import Policy
-    from act_kit.rollouts.episode import Episode
-    from act_kit.rollouts.rollout import RolloutPool
-    from act_kit.sim.initial_states import InitialState, InitialStateDistribution
-    from act_kit.sim.simulator import Simulator
-    from act_kit.sim.tasks import TASKS, Task
-    from act_kit.sim.vector import VectorSimulator
-    from act_kit.training.trainer import Trainer
+    from act_kit.api.collect import collect as collect
+    from act_kit.api.compare import compare as compare
+    from act_kit.api.diagnose import Diagnosis as Diagnosis
+    from act_kit.api.diagnose import diagnose as diagnose
+    from act_kit.api.evaluate import evaluate as evaluate
+    from act_kit.api.evaluate import evaluate_tasks as evaluate_tasks
+    from act_kit.api.progress import Progress as Progress
+    from act_kit.api.render import render as render
+    from act_kit.api.report import measure_diversity as measure_diversity
+    from act_kit.api.train import train as train
+    from act_kit.comparison.compare import Comparison as Comparison
+    from act_kit.config import CollectConfig as CollectConfig
+    from act_kit.config import EvalConfig as EvalConfig
+    from act_kit.config import TrainConfig as TrainConfig
+    from act_kit.datasets.chunk_dataset import ChunkDataset as ChunkDataset
+    from act_kit.datasets.store import EpisodeStore as EpisodeStore
+    from act_kit.diversity.result import DiversityReport as DiversityReport
+    from act_kit.errors import ActKitError as ActKitError
+    from act_kit.eval.init_state_sets import InitialStateSet as InitialStateSet
+    from act_kit.eval.init_state_sets import make_init_state_set as make_init_state_set
+    from act_kit.eval.results import Evaluation as Evaluation
+    from act_kit.overrides import compose as compose
+    from act_kit.parallel import LocalExecutor as LocalExecutor
+    from act_kit.policies.policy import Policy as Policy
+    from act_kit.rollouts.episode import Episode as Episode
+    from act_kit.rollouts.rollout import RolloutPool as RolloutPool
+    from act_kit.sim.initial_states import InitialState as InitialState
+    from act_kit.sim.initial_states import InitialStateDistribution as InitialStateDistribution
+    from act_kit.sim.simulator import Simulator as Simulator
+    from act_kit.sim.tasks import TASKS as TASKS
+    from act_kit.sim.tasks import Task as Task
+    from act_kit.sim.vector import VectorSimulator as VectorSimulator
+    from act_kit.training.trainer import Trainer as Trainer
 
 os.environ.update(thread_settings())  # before PyTorch is imported, here or in a process that is started from here
 
@@ -41,57 +55,40 @@ _HOMES = {
     "ActKitError": "errors",
     "ChunkDataset": "datasets.chunk_dataset",
     "CollectConfig": "config",
+    "Comparison": "comparison.compare",
+    "Diagnosis": "api.diagnose",
     "DiversityReport": "diversity.result",
     "Episode": "rollouts.episode",
     "EpisodeStore": "datasets.store",
     "EvalConfig": "config",
-    "InitialStateSet": "eval.init_state_sets",
-    "Evaluation": "eval.evaluate",
-    "LocalExecutor": "parallel",
-    "RolloutPool": "rollouts.rollout",
-    "Policy": "policies.policy",
-    "Simulator": "sim.simulator",
+    "Evaluation": "eval.results",
     "InitialState": "sim.initial_states",
     "InitialStateDistribution": "sim.initial_states",
+    "InitialStateSet": "eval.init_state_sets",
+    "LocalExecutor": "parallel",
+    "Policy": "policies.policy",
+    "Progress": "api.progress",
+    "RolloutPool": "rollouts.rollout",
+    "Simulator": "sim.simulator",
     "TASKS": "sim.tasks",
     "Task": "sim.tasks",
     "TrainConfig": "config",
     "Trainer": "training.trainer",
     "VectorSimulator": "sim.vector",
-    "collect": "collection.collect",
+    "collect": "api.collect",
+    "compare": "api.compare",
     "compose": "overrides",
-    "evaluate": "eval.evaluate",
+    "diagnose": "api.diagnose",
+    "evaluate": "api.evaluate",
+    "evaluate_tasks": "api.evaluate",
     "make_init_state_set": "eval.init_state_sets",
-    "measure_diversity": "diversity.measure",
+    "measure_diversity": "api.report",
+    "render": "api.render",
+    "train": "api.train",
 }
+"""Modules of the public names."""
 
-__all__ = [
-    "TASKS",
-    "ActKitError",
-    "ChunkDataset",
-    "CollectConfig",
-    "DiversityReport",
-    "Episode",
-    "EpisodeStore",
-    "EvalConfig",
-    "Evaluation",
-    "InitialState",
-    "InitialStateDistribution",
-    "InitialStateSet",
-    "LocalExecutor",
-    "Policy",
-    "RolloutPool",
-    "Simulator",
-    "Task",
-    "TrainConfig",
-    "Trainer",
-    "VectorSimulator",
-    "collect",
-    "compose",
-    "evaluate",
-    "make_init_state_set",
-    "measure_diversity",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

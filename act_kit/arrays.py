@@ -35,7 +35,7 @@ def as_array(value: object, what: str, shape: Sequence[int | str], *, fix: str =
     return array
 
 
-def as_bytes(value: object, what: str, shape: Sequence[int | str], *, fix: str = "") -> np.ndarray:
+def as_colors(value: object, what: str, shape: Sequence[int | str], *, fix: str = "") -> np.ndarray:
     """Return colors as uint8, 0 to 255; the arguments are those of :func:`as_array`."""
     array = _read(value, what)
     if array.dtype != np.uint8:
@@ -56,7 +56,7 @@ def as_mask(value: object, what: str, num: int | None) -> np.ndarray:
     return array
 
 
-def as_row_numbers(value: object, what: str) -> np.ndarray:
+def as_env_indices(value: object, what: str) -> np.ndarray:
     """Return distinct indices of environments, int64 (B,), each at least 0; a mask is refused."""
     array = _read(value, what)
     if array.dtype.kind not in "iu":

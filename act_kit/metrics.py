@@ -48,21 +48,19 @@ _DECLARED = (
     Metric("eval/success_high", "fraction", "up", 0, 1),
     Metric("eval/final_distance", "m (rad for lever-pull)", "down"),
     Metric("train/loss", "action units", "down"),
-    Metric("train/l1_reconstruction", "action units", "down"),
     Metric("train/l1", "action units", "down"),
-    Metric("train/kl", "nats", None),
     Metric("train/grad_norm", "", None),
     Metric("train/lr", "", None),
     Metric("train/steps_per_s", "1/s", "up"),
     Metric("train/roofline_fraction", "fraction", "up"),
     Metric("host/memory", "GB", None),
     Metric("device/memory", "GB", None),
-    Metric("val/l1_reconstruction", "action units", "down"),
     Metric("val/l1", "action units", "down"),
     *[Metric(f"eval/success/{task}", "fraction", "up", 0, 1) for task in expand_tasks("MT50")],
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _DECLARED}
+"""Declared metrics by name; a policy's model adds its own (:func:`act_kit.policies.chunk_model.register_model`)."""
 
 
 def metric(name: str) -> Metric:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import subprocess
 import sys
-from pathlib import Path
-
-import numpy as np
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -30,9 +26,3 @@ def act(*arguments: object, patch: str = "", code: int | None = 0) -> subprocess
             f"act {' '.join(map(str, arguments))}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
         )
     return done
-
-
-def read_successes(evaluation: Path) -> np.ndarray:
-    """Return which episodes of an evaluation succeeded, bool (N,)."""
-    with (evaluation / "episodes.csv").open(newline="", encoding="utf-8") as file:
-        return np.array([row["success_once"] == "1" for row in csv.DictReader(file)])

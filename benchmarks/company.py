@@ -48,7 +48,7 @@ def train_when_asked(data: str, overrides: list[str]) -> None:
     from act_kit.training.distributed import SINGLE_PROCESS
     from act_kit.training.learner import Learner
 
-    config = compose("train", TrainConfig, overrides, {})
+    config = compose(TrainConfig, overrides, {})
     store, cpu = EpisodeStore.open(data), torch.device("cpu")
     windows = load_chunk_sampler(
         [store],

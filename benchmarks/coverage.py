@@ -21,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
+from act_kit.eval.files import read_evaluation
 from act_kit.pages import BLUE, GREEN, ORANGE
 from act_kit.statistics import seeds_mean
-from benchmarks.command import act, read_successes
+from benchmarks.command import act
 
 TASKS = {"push-v3": BLUE, "pick-place-v3": ORANGE, "shelf-place-v3": GREEN}
 NUM = 200
@@ -71,7 +72,7 @@ class Cell:
     @property
     def successes(self) -> np.ndarray:
         """Success from each initial state, bool (100,)."""
-        return read_successes(self.folder / "eval")
+        return read_evaluation(self.folder / "eval").successes
 
 
 def rows(cells: list[Cell]) -> dict[tuple[str, int], list[Cell]]:

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from act_kit.datasets.store import EpisodeStore
+from act_kit.eval.files import read_evaluation
 from act_kit.statistics import seeds_mean
-from benchmarks.command import act, read_successes
+from benchmarks.command import act
 
 TASK, STEPS = "push-v3", 1500
 FEW, MORE = 10, 30
@@ -32,7 +33,7 @@ def train(data: list[Path], seed: int, folder: Path) -> np.ndarray:
         options = ("selection.num_evaluations=0", f"trainer.steps={STEPS}", f"trainer.seed={seed}")
         act("train", *named, "--out", folder / "run", "--overwrite", "--allow-low-diversity", *options)
         act("eval", folder / "run", "--out", folder / "eval", "--overwrite", "--seed", 200 + seed, "--workers", 1)
-    return read_successes(folder / "eval")
+    return read_evaluation(folder / "eval").successes
 
 
 def measure(seed: int, out: Path) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from act_kit.collection.collect import collect
 from act_kit.collection.verify import replay
 from act_kit.config import CollectConfig
 from act_kit.diversity.measure import measure_diversity
-from act_kit.eval.evaluate import success_rate
+from act_kit.eval.results import success_rate
 from act_kit.overrides import compose
 from act_kit.parallel import LocalExecutor
 from act_kit.processors import num_cpus
@@ -34,7 +34,7 @@ def row(task: str, roll: RolloutFunction) -> str:
     outcomes = roll(ExpertAgent(), init_states, stop_at_success=True)
     steps = [outcome.success_step + 1 for outcome in outcomes if outcome.success_step is not None]
     with tempfile.TemporaryDirectory() as folder, LocalExecutor(num_cpus()) as executor:
-        config = compose("collect", CollectConfig, flags={"task": task, "n": NUM_DEMONSTRATIONS})
+        config = compose(CollectConfig, flags={"task": task, "n": NUM_DEMONSTRATIONS})
         store = collect(config, Path(folder) / "data", executor=executor)
         diversity = measure_diversity(store)
         exact = sum(result.first_difference is None for result in replay(store, executor=executor))

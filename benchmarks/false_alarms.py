@@ -191,7 +191,7 @@ def collect_and_report(job: tuple[str, int]) -> list[dict[str, Any]]:
     """Collect the datasets of one round of a task, and report each as a user would."""
     name, round_ = job
     results = []
-    flags = compose("collect", CollectConfig, flags={"task": name})
+    flags = compose(CollectConfig, flags={"task": name})
     with TemporaryDirectory() as folder:
         for i, (num, noise) in enumerate(ROUND):
             seed = FIRST_SEED + len(ROUND) * round_ + i

@@ -73,9 +73,7 @@ def main() -> None:
         photograph(page, "data")
         page.set_viewport_size(ViewportSize(width=1280, height=1250))
         page.goto((out / "eval" / "report.html").resolve().as_uri())
-        page.get_by_text("Stages reached").evaluate("heading => scrollTo(0, heading.offsetTop - 20)")
-        page.locator("video").evaluate_all("videos => videos.forEach(video => { video.currentTime = 1 })")
-        page.wait_for_timeout(1500)
+        page.emulate_media(color_scheme="dark")
         photograph(page, "evaluation")
         browser.close()
 

@@ -16,12 +16,13 @@ from collections.abc import Sequence
 import psutil
 import torch
 
-from act_kit.config import TrainConfig
+from act_kit.config import ACTConfig, TrainConfig
 from act_kit.overrides import compose
 from act_kit.policies.act import ACT
 from act_kit.policies.agent import PolicyAgent
+from act_kit.policies.metadata import PolicyMetadata, TrainingDataset
 from act_kit.policies.normalizer import Normalizer
-from act_kit.policies.policy import Policy, PolicyMetadata, TrainingData
+from act_kit.policies.policy import Policy
 from act_kit.processors import num_cpus
 from act_kit.rollouts.rollout import rollout
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution
@@ -35,10 +36,10 @@ def make_policy(
 ) -> Policy:
     """Make an untrained policy."""
     preset = {"state": "act", "image": "act_image"}[kind]
-    config = compose("train", TrainConfig, [f"policy={preset}", f"chunking.n_action_steps={n_action_steps}"])
+    config = compose(TrainConfig, [f"policy={preset}", f"chunking.n_action_steps={n_action_steps}"])
     cameras = config.policy.cameras
     metadata = PolicyMetadata(
-        demonstrations=[TrainingData(task=task, fingerprint="", command="", init_states=[]) for task in tasks],
+        datasets=[TrainingDataset(task=task, fingerprint="", command="", init_states=[]) for task in tasks],
         horizon=HORIZON,
         control_hz=CONTROL_HZ,
         versions={},
@@ -47,6 +48,7 @@ def make_policy(
         views=CameraViews(cameras=cameras, settings=settings) if cameras else None,
         gl_renderer="",
     )
+    assert isinstance(config.policy, ACTConfig)
     torch.manual_seed(0)
     model = ACT(config.policy, num_tasks=len(tasks))
     return Policy(model, Normalizer(STATE_DIM), metadata, config.chunking, device=device)

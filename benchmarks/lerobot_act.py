@@ -137,7 +137,6 @@ def ours(options: argparse.Namespace) -> None:
         sizes = [f"policy.{name}={value}" for name, value in asdict(SMALL if options.small else PAPER).items()]
         sizes += [f"policy.backbone_weights={weights}", "chunking.n_action_steps=1"]
         config = compose(
-            "train",
             TrainConfig,
             ["policy=act_image", *sizes, *options.override],
             {"trainer.batch_size": options.batch},

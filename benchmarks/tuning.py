@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
+from act_kit.eval.files import read_evaluation
 from act_kit.statistics import compare_seeds, seeds_mean
-from benchmarks.command import act, read_successes
+from benchmarks.command import act
 
 TASKS = ("shelf-place-v3", "peg-insert-side-v3", "stick-pull-v3", "basketball-v3", "disassemble-v3")
 STEPS = 2000
@@ -32,7 +33,7 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "without the CVAE": ("clean", ("policy.cvae_layers=0",)),
     "noise 0.1 in collection": ("noise 0.1", ()),
     "noise 0.3 in collection": ("noise 0.3", ()),
-    "kl_weight 1": ("clean", ("trainer.kl_weight=1",)),
+    "kl_weight 1": ("clean", ("policy.kl_weight=1",)),
     "decoder of 2 layers": ("clean", ("policy.decoder_layers=2",)),
     "decoder of 4 layers": ("clean", ("policy.decoder_layers=4",)),
     "chunks of 8": ("clean", ("policy.chunk_size=8",)),
@@ -104,7 +105,7 @@ def _successes(out: Path, setting: str, task: str) -> dict[int, np.ndarray]:
     """Return the successes, bool (100,), of every training seed that was measured."""
     found = {}
     for folder in sorted((out / "results").glob(f"{setting.replace(' ', '-')}-{task}-*")):
-        found[int(folder.name.rpartition("-")[2])] = read_successes(folder)
+        found[int(folder.name.rpartition("-")[2])] = read_evaluation(folder).successes
     return found
 
 

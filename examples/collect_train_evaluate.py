@@ -8,22 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from act_kit import (
-    CollectConfig,
-    EvalConfig,
-    InitialStateDistribution,
-    LocalExecutor,
-    RolloutPool,
-    TrainConfig,
-    Trainer,
-    collect,
-    compose,
-    evaluate,
-    make_init_state_set,
-    measure_diversity,
-)
-from act_kit.eval.selection import make_checkpoint_evaluator
-from act_kit.reports.evaluation import write_results
+import act_kit
 
 
 def main() -> None:
@@ -32,26 +17,15 @@ def main() -> None:
     parser.add_argument("--demonstrations", type=int, default=50)
     parser.add_argument("--steps", type=int, default=2000, help="Gradient steps.")
     parser.add_argument("--episodes", type=int, default=100, help="Episodes of the evaluation.")
-    parser.add_argument("--workers", type=int, default=2, help="Simulation processes.")
+    parser.add_argument("--workers", type=int, default=0, help="Simulation processes; 0 = one per processor.")
     parser.add_argument("--out", type=Path, required=True, help="New folder.")
     args = parser.parse_args()
 
-    config = CollectConfig(task=args.task, n=args.demonstrations)
-    with LocalExecutor(args.workers) as executor:
-        store = collect(config, args.out / "data", executor=executor)
-    print(measure_diversity(store).verdict)
-
-    train_config = compose("train", TrainConfig, flags={"trainer.steps": args.steps, "selection.num_evaluations": 3})
-    selection = InitialStateDistribution(args.task).sample(10, seed=0, stream="select")
-    init_state_set = make_init_state_set(args.task, "test", args.episodes, seed=0, demonstrated=[])
-    with RolloutPool(args.workers) as roll:
-        selector = make_checkpoint_evaluator(roll, selection)
-        trainer = Trainer(train_config, [store], args.out / "run", selector=selector)
-        policy = trainer.train()
-        print(trainer.outcome())
-        evaluation = evaluate(policy, init_state_set, EvalConfig(), roll=roll)
-    page = write_results(evaluation, policy, args.out / "eval", videos={})
-    print(f"Success {evaluation.success}, failure modes {evaluation.failures}. Page: {page}")
+    store = act_kit.collect(args.task, args.demonstrations, out=args.out / "data", workers=args.workers)
+    print(act_kit.measure_diversity(store).verdict)
+    selection = ["selection.num_evaluations=3", "selection.episodes=10"]
+    policy = act_kit.train(store.path, args.out / "run", steps=args.steps, overrides=selection, workers=args.workers)
+    print(act_kit.evaluate(policy, episodes=args.episodes, out=args.out / "eval", workers=args.workers))
 
 
 if __name__ == "__main__":  # processes are spawned, and import this file

@@ -8,32 +8,26 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from act_kit import CollectConfig, InitialState, LocalExecutor, collect, measure_diversity
+import act_kit
 from act_kit.collection.demonstrators import DEMONSTRATORS
-from act_kit.sim.expert import ScriptedExpert
+from act_kit.rollouts.agents import ExpertAgent
 
 
-class SlowExpert:
+class SlowExpert(ExpertAgent):
     """Scripted expert whose hand moves at ``speed`` times its usual speed."""
 
     source = "slow expert"  # recorded with every episode
-    parent: dict[str, Any] | None = None  # not made from another dataset or run
 
-    def __init__(self, task: str, speed: float = 0.7) -> None:
-        self._expert = ScriptedExpert(task)
+    def __init__(self, speed: float = 0.7) -> None:
+        super().__init__()
         self._speed = np.array([speed, speed, speed, 1.0], dtype=np.float32)
 
-    def begin(self, init_state: InitialState, attempt: int) -> None:
-        """Begin an attempt; actions may depend only on its initial state, its states and its number."""
-
-    def act(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the action to imitate and the action to execute, (4,) each in [-1, 1]."""
-        action = np.clip(self._expert.act(state), -1, 1).astype(np.float32) * self._speed
-        return action, action
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
+        """Return the next actions (B, N, 4) for states (B, 39); they may depend only on the episode and its number."""
+        return super().plan(states, rows, images) * self._speed
 
 
 def main() -> None:
@@ -43,13 +37,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="New folder.")
     args = parser.parse_args()
 
-    DEMONSTRATORS["slow"] = lambda config: SlowExpert(config.task)
-    config = CollectConfig(task=args.task, n=args.demonstrations, demonstrator="slow")
+    DEMONSTRATORS["slow"] = lambda config: SlowExpert()
     # One worker is this process. Others would not know the demonstrator: they do not run main().
-    store = collect(config, args.out, executor=LocalExecutor(1))
+    store = act_kit.collect(args.task, args.demonstrations, demonstrator="slow", out=args.out, workers=1)
     lengths = store.episode_lengths
     print(f"{store.num_episodes} episodes of {set(store.sources)}, {lengths.min()} to {lengths.max()} steps.")
-    print(measure_diversity(store).verdict)
+    print(act_kit.measure_diversity(store).verdict)
 
 
 if __name__ == "__main__":

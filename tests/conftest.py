@@ -25,6 +25,7 @@ from act_kit.parallel import LocalExecutor
 from act_kit.policies.policy import Policy
 from act_kit.sim.render import Gl, RenderSettings, find_gl
 from act_kit.training.trainer import Trainer
+from tests.pages import check_page
 
 torch.set_num_threads(1)
 
@@ -63,7 +64,7 @@ IMAGES = ("policy.inputs=image+proprio", "policy.cameras=[corner4]", "policy.bac
 
 def make_dataset(path: Path, **flags: object) -> EpisodeStore:
     """Collect a dataset in this process."""
-    config = compose("collect", CollectConfig, flags={"task": "reach-v3", "n": 10, **flags})
+    config = compose(CollectConfig, flags={"task": "reach-v3", "n": 10, **flags})
     return collect(config, path, executor=SERIAL)
 
 
@@ -74,7 +75,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 def tiny_config(*overrides: str) -> TrainConfig:
     """Compose a training that takes seconds."""
-    return compose("train", TrainConfig, [*TINY, *overrides])
+    return compose(TrainConfig, [*TINY, *overrides])
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +110,7 @@ def images_store(gl: Gl, tmp_path_factory: pytest.TempPathFactory) -> EpisodeSto
 def tiny_run(reach_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of sixty steps without rollouts."""
     run = tmp_path_factory.mktemp("run")
-    Trainer(tiny_config(), [reach_store], run, selector=None).train()
+    Trainer(tiny_config(), [reach_store], run, evaluator=None).train()
     return run
 
 
@@ -171,6 +172,7 @@ def show(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Open]:
         assert page.evaluate("document.documentElement.scrollWidth") <= request.param["width"]
         broken = "[...document.images].filter(image => !image.naturalWidth).length"
         assert page.evaluate(broken) == 0, "broken images"
+        check_page(page)
         return page
 
     yield show

@@ -23,19 +23,19 @@ from typing import Any
 import numpy as np
 import torch
 
-import act_kit.cli.data_stages as data_stages
-import act_kit.cli.policy_stages as policy_stages
+import act_kit.api.evaluate as evaluating
 import act_kit.cli.seeds as seeds
 import act_kit.collection.collect as collecting
 import act_kit.collection.render as rendering
+import act_kit.sim.render as sim_render
 from act_kit import cli
 from act_kit.errors import RenderError
 from act_kit.parallel import ExecutorConfig, LocalExecutor
 from act_kit.sim.render import Frames, Gl
 
 _PRELOADED_MODULES = (
-    "act_kit.demo",
-    "act_kit.reports.diversity",
+    "act_kit.reports.demo",
+    "act_kit.reports.dataset",
     "act_kit.datasets.ops",
     "act_kit.datasets.formats.convert",
     "act_kit.diversity.measure",
@@ -371,8 +371,8 @@ def main() -> None:
         (collecting, "COMMIT_EVERY", 2),
         (collecting, "git_commit", lambda: None),  # a commit may be made meanwhile
         (rendering, "render_episode", render_fake_images),
-        (data_stages, "find_gl", lambda num_processes=1: Gl("egl", "llvmpipe", {})),
-        (policy_stages, "find_gl", find_no_gl),
+        (sim_render, "find_gl", lambda num_processes=1: Gl("egl", "llvmpipe", {})),
+        (evaluating, "find_gl", find_no_gl),
         (seeds, "_run_act", run_here),
         (ExecutorConfig, "make_executor", lambda self, variables=None: LocalExecutor(1)),
     ]

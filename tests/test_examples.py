@@ -18,6 +18,7 @@ EXAMPLES = {
     "collect_train_evaluate": ["--demonstrations", "6", "--steps", "20", "--episodes", "2", "--workers", "1", "--out"],
     "compare_methods": ["--demonstrations", "6", "--steps", "10", "--episodes", "2", "--workers", "1", "--out"],
     "custom_agent": ["--episodes", "3", "--workers", "1"],
+    "custom_head": ["--demonstrations", "6", "--steps", "20", "--out"],
     "custom_demonstrator": ["--demonstrations", "3", "--out"],
 }
 """Arguments by example; those with ``--out`` write into a new folder."""

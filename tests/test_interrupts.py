@@ -130,7 +130,7 @@ def test_a_second_signal_is_not_deferred() -> None:
 
 SCRIPT = """
 from act_kit import CollectConfig, LocalExecutor, collect, compose
-config = compose("collect", CollectConfig, flags={"task": "reach-v3", "n": 2})
+config = compose(CollectConfig, flags={"task": "reach-v3", "n": 2})
 from pathlib import Path
 from act_kit.errors import WorkerError
 try:

@@ -13,7 +13,7 @@ import pytest
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError, DamagedFileError, MetricError
 from act_kit.metrics import METRICS, MetricLogger, log_evaluation, read_metrics, read_tensorboard, series
-from act_kit.overrides import to_dict
+from act_kit.options import to_dict
 from act_kit.training.trainer import Trainer
 from tests.conftest import tiny_config
 
@@ -144,9 +144,9 @@ def test_weights_and_biases_gets_the_same_records_and_resumes_the_same_run(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Trainer(config, [reach_store], tmp_path, selector=None).train(interrupt)
+        Trainer(config, [reach_store], tmp_path, evaluator=None).train(interrupt)
     name = (tmp_path / "wandb_id").read_text()
-    resumed = Trainer(config, [reach_store], tmp_path, selector=None)
+    resumed = Trainer(config, [reach_store], tmp_path, evaluator=None)
     resumed.resume()
     resumed.train()
     records = read_metrics(tmp_path)
@@ -189,7 +189,7 @@ def test_weights_and_biases_gets_configuration_group_tables_and_videos(
     run.mkdir(parents=True)
     (run.parent / "seeds.json").write_text("[0]", encoding="utf-8")
     config = tiny_config("wandb_project=manipulation", "trainer.steps=2", "trainer.log_every=1")
-    Trainer(config, [reach_store], run, selector=None).train()
+    Trainer(config, [reach_store], run, evaluator=None).train()
     assert (sessions[0]["group"], sessions[0]["config"]) == ("chunks", to_dict(config))
     results = run / "eval-test"
     (results / "videos").mkdir(parents=True)

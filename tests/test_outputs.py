@@ -15,7 +15,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from act_kit.cli.preflight import require_datasets
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ActKitError, DatasetError, OutputError
 from act_kit.files import (
@@ -28,6 +27,7 @@ from act_kit.files import (
     prepare_output,
     restore_output,
 )
+from act_kit.preflight import require_datasets
 from act_kit.training.run import create_run
 from tests.conftest import ONE_THREAD, TINY, act, contents, make_dataset
 

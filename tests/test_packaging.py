@@ -53,7 +53,7 @@ def test_hugging_faces_datasets_stays_importable_even_in_our_root(site: Path, tm
 def test_the_wheel_composes_configurations_and_renders_pages(site: Path, tmp_path: Path) -> None:
     code = (
         "import act_kit; from act_kit import TrainConfig, compose\n"
-        "config = compose('train', TrainConfig, ['policy=act'])\n"
+        "config = compose(TrainConfig, ['policy=act'])\n"
         "from jinja2 import Environment, PackageLoader\n"
         "names = Environment(loader=PackageLoader('act_kit')).list_templates()\n"
         "print(act_kit.__file__, config.policy.dim_model, len(names))"

@@ -22,7 +22,7 @@ from act_kit.overrides import compose
 from act_kit.parallel import ExecutorConfig, LocalExecutor, RayExecutor
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
-from act_kit.rollouts.rollout import RolloutPool, roll_with
+from act_kit.rollouts.rollout import RolloutPool, make_rollout_function
 from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.render import Gl, RenderSettings
 from tests.conftest import ONE_THREAD, SERIAL, act, contents, make_dataset
@@ -107,7 +107,7 @@ def kill_process(name: str) -> None:
 
 def check_collection(cluster: SimpleNamespace, folder: Path) -> None:
     """Remove a process, then a node: all attempts are collected once and are equal to those of one process."""
-    config = compose("collect", CollectConfig, flags={"task": "shelf-place-v3", "n": 40, "noise": 0.3})
+    config = compose(CollectConfig, flags={"task": "shelf-place-v3", "n": 40, "noise": 0.3})
     num_attempts: list[int] = []
 
     def disturb(progress: Progress) -> None:
@@ -135,13 +135,13 @@ def check_evaluation(gl: Gl, policy: Policy) -> None:
     for task in policy.tasks:
         init_states += InitialStateDistribution(task).sample(3, seed=0, stream="evaluate")
     with RayExecutor(gl.environment) as executor:
-        remote = roll_with(executor, "fast")(PolicyAgent(policy), init_states)
+        remote = make_rollout_function(executor, "fast")(PolicyAgent(policy), init_states)
     with RolloutPool(1) as pool:
         local = pool(PolicyAgent(policy), init_states)
     assert [outcome.init_state for outcome in remote] == init_states
     for a, b in zip(remote, local, strict=True):
-        assert np.array_equal(a.actions, b.actions)
-        assert np.array_equal(a.distance, b.distance)
+        assert np.array_equal(a.executed_action, b.executed_action)
+        assert np.array_equal(a.distances, b.distances)
 
 
 def check_rendering(gl: Gl, folder: Path) -> None:

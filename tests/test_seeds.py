@@ -15,7 +15,7 @@ import pytest
 
 from act_kit import cli
 from act_kit.cli.seeds import create_seed_runs
-from act_kit.compare.experiments import read_method
+from act_kit.comparison.experiments import read_method
 from act_kit.datasets.store import EpisodeStore
 from act_kit.training.run import load_run
 from tests.conftest import ONE_THREAD, TINY, act

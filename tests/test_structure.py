@@ -15,7 +15,20 @@ PACKAGE = Path(act_kit.__file__).parent
 ROOT = PACKAGE.parent
 
 LAYERS = (
-    {"errors", "files", "interrupts", "processors", "versions", "arrays", "statistics", "config", "overrides", "pages"},
+    {
+        "errors",
+        "files",
+        "interrupts",
+        "processors",
+        "versions",
+        "arrays",
+        "statistics",
+        "options",
+        "config",
+        "overrides",
+        "pages",
+        "preflight",
+    },
     {"workers", "sim"},
     {"metrics", "parallel"},
     {"rollouts"},
@@ -23,10 +36,10 @@ LAYERS = (
     {"diversity", "policies"},
     {"collection", "training"},
     {"eval"},
-    {"compare"},
+    {"comparison"},
     {"doctor"},
     {"reports"},
-    {"demo"},
+    {"api"},
     {"cli"},
 )
 """Parts of the package, from the lowest: each imports parts of its own layer and of those below."""

@@ -10,28 +10,32 @@ from typing import Annotated
 import typer
 
 from act_kit import interrupts
+from act_kit.api.progress import log
 from act_kit.cli import collect, compare, data, demo, doctor, evaluate, render, report, train
-from act_kit.cli.console import info, warn
+from act_kit.cli.console import LogHandler, info, warn
 from act_kit.errors import ActKitError
 
 app = typer.Typer(
     name="act",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # its columns cut off long flags in a narrow terminal
     pretty_exceptions_enable=False,
     help="Imitation learning with ACT on Meta-World: collect, inspect the data, train, evaluate.\n\n"
-    "[bold]act demo[/] runs the whole pipeline in minutes. The steps are [bold]act collect[/], [bold]act report[/], "
-    "[bold]act train[/], [bold]act eval[/], in this order.",
+    "act demo runs the whole pipeline in minutes. The steps are act collect, act report, act train, act eval, in this "
+    "order.",
 )
-app.command("collect")(collect.collect)
-app.command("report")(report.report)
-app.command("render")(render.render)
-app.command("train")(train.train)
-app.command("eval")(evaluate.evaluate)
-app.command("compare")(compare.compare)
-app.command("doctor")(doctor.doctor)
+for name, verb, summary in (
+    ("collect", collect.collect, "Collect demonstrations from random initial states."),
+    ("report", report.report, "Report the diversity of a dataset's initial states."),
+    ("render", render.render, "Add images to a dataset."),
+    ("train", train.train, "Train a policy on one or several tasks."),
+    ("eval", evaluate.evaluate, "Evaluate a policy, with baselines and videos."),
+    ("compare", compare.compare, "Compare policies or training methods."),
+    ("doctor", doctor.doctor, "Find out why a policy fails, or check the data."),
+    ("demo", demo.demo, "Show why diversity matters, in minutes."),
+):
+    app.command(name, short_help=summary)(verb)
 app.add_typer(data.app, name="data")
-app.command("demo")(demo.demo)
 
 
 def _version(wanted: bool) -> None:
@@ -56,6 +60,9 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # for characters that this terminal or file cannot encode
+    log.handlers = [LogHandler()]
+    log.setLevel("INFO")
+    log.propagate = False
     try:
         app(prog_name="act")
     except BaseException as error:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from rich.text import Text
+
+from act_kit.api.progress import OnProgress, Progress
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -27,30 +32,56 @@ def warn(message: str) -> None:
     errors.print(Text(message, style="red"))
 
 
-def progress_bar(*fields: str, disable: bool = False) -> Progress:
-    """Return a progress bar that shows the text ``fields`` of its tasks; ``disable`` shows nothing.
+class LogHandler(logging.Handler):
+    """Handler that prints the library's messages."""
 
-    If the output is not a terminal, progress is printed as plain lines instead.
-    """
-    if not console.is_terminal and not disable:
-        return _Lines(fields)
-    return Progress(
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a warning as an error, and any other message on standard output."""
+        show = warn if record.levelno >= logging.WARNING else info
+        show(record.getMessage())
+
+
+@contextmanager
+def shown_progress() -> Generator[OnProgress]:
+    """Yield a callback that shows progress: a bar per stage or, if the output is not a terminal, lines."""
+    bar = _Lines() if not console.is_terminal else _make_bar()
+    lines: dict[str, TaskID] = {}
+
+    def show(progress: Progress) -> None:
+        if not lines:
+            bar.start()
+        if progress.stage not in lines:
+            lines[progress.stage] = bar.add_task(progress.stage, text="")
+        bar.update(
+            lines[progress.stage],
+            completed=progress.num_done,
+            total=progress.num or None,
+            text=progress.text,
+            record=progress.is_record,
+        )
+
+    try:
+        yield show
+    finally:
+        bar.stop()
+
+
+def _make_bar() -> Bar:
+    return Bar(
         TextColumn("{task.description}"),
         BarColumn(bar_width=8),
         MofNCompleteColumn(),
-        *(TextColumn(f"{{task.fields[{name}]}}") for name in fields),
+        TextColumn("{task.fields[text]}"),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         console=console,
-        disable=disable,
     )
 
 
-class _Lines(Progress):
+class _Lines(Bar):
     """Progress as lines of a log: every 10 % or 10 s, at most one per second, plus one line for every record."""
 
-    def __init__(self, fields: Sequence[str]) -> None:
+    def __init__(self) -> None:
         super().__init__(disable=True)
-        self._names = fields
         self._start_time = time.monotonic()
         self._printed: dict[TaskID, tuple[float, float]] = {}
         self._first: dict[TaskID, tuple[float, float]] = {}
@@ -70,40 +101,17 @@ class _Lines(Progress):
 
     def _line(self, task: Task, now: float) -> str:
         since, first = self._first[task.id]
-        parts = [
-            f"[{duration(now - self._start_time)}] {task.description} {int(task.completed)}/{int(task.total or 0)}"
-        ]
-        parts += [str(task.fields[name]) for name in self._names if task.fields.get(name)]
+        line = f"[{_duration(now - self._start_time)}] {task.description} {int(task.completed)}/{int(task.total or 0)}"
+        if task.fields["text"]:
+            line += f", {task.fields['text']}"
         if task.total is not None and task.completed > first and not task.finished:
             left = (task.total - task.completed) * (now - since) / (task.completed - first)
-            parts.append(f"{duration(left)} left")
-        return ", ".join(parts)
+            line += f", {_duration(left)} left"
+        return line
 
 
-def duration(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     """Return a duration as ``h:mm:ss``, or as ``m:ss`` below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-class Rate:
-    """The rate of a counter since the first call."""
-
-    def __init__(self) -> None:
-        self._first: tuple[float, float] | None = None
-
-    def __call__(self, num: float) -> str:
-        """Return ``"3.2/s"`` or, below that, ``"12/min"``; empty in the first second."""
-        now = time.monotonic()
-        if self._first is None:
-            self._first = now, num
-        seconds, done = now - self._first[0], num - self._first[1]
-        return rate(done / seconds) if seconds >= 1 and done > 0 else ""
-
-
-def rate(per_second: float) -> str:
-    """Return a rate as text with two significant digits."""
-    if per_second >= 10:
-        return f"{per_second:.0f}/s"
-    return f"{per_second:.1f}/s" if per_second >= 1 else f"{60 * per_second:.2g}/min"

@@ -9,14 +9,15 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from act_kit.api.progress import Progress
 from act_kit.cli import data_browse, data_convert, data_derive
-from act_kit.cli.console import console, info, progress_bar
-from act_kit.cli.options import Workers, count_workers
+from act_kit.cli.console import console, info, shown_progress
+from act_kit.cli.options import Workers
 
 if TYPE_CHECKING:
     from act_kit.datasets.store import EpisodeStore
 
-app = typer.Typer(no_args_is_help=True, help="Inspect, verify, derive and convert datasets.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Inspect, verify, derive and convert datasets.")
 app.command("merge")(data_derive.merge)
 app.command("split")(data_derive.split)
 app.command("filter")(data_derive.filter_)
@@ -40,13 +41,10 @@ def show_info(
 
     store = EpisodeStore.open(dataset)
     lengths = store.episode_lengths
-    table = Table(title=str(dataset), title_justify="left", show_header=False)
+    unfinished = "" if store.fingerprint else ", unfinished"
     rows = [
         ("task", store.info.task),
-        (
-            "demonstrations",
-            f"{store.num_episodes} of {store.info.num_wanted}" + ("" if store.fingerprint else ", unfinished"),
-        ),
+        ("demonstrations", f"{store.num_episodes} of {store.info.num_wanted}{unfinished}"),
         ("attempts", f"{len(store.attempts())}" if store.has_init_states else "not recorded"),
         ("demonstrated by", "; ".join(_sources(store))),
         ("steps", f"{store.num_steps} ({lengths.min(initial=500)} to {lengths.max(initial=0)} per episode)"),
@@ -62,9 +60,10 @@ def show_info(
     for parent in store.info.parents:
         rows += [("lost or assumed", note) for note in parent.get("notes", [])]
     rows += [
-        ("versions", ", ".join(f"{name} {version}" for name, version in store.info.versions.items())),
+        ("versions", ", ".join(map(" ".join, store.info.versions.items()))),
         ("commit", store.info.git_commit or "unknown"),
     ]
+    table = Table(title=str(dataset), title_justify="left", show_header=False)
     for name, value in rows:
         table.add_row(name, Text(value, overflow="fold"))
     console.print(table)
@@ -85,8 +84,7 @@ def show_info(
 
 def _origin(parent: dict[str, Any]) -> str:
     """Describe one source of a dataset: path, format and fingerprint."""
-    parts = [str(parent["path"]), parent.get("format"), parent["fingerprint"][:8]]
-    return " ".join(part for part in parts if part is not None)
+    return " ".join(filter(None, [str(parent["path"]), parent.get("format"), parent["fingerprint"][:8]]))
 
 
 def _init_states(store: EpisodeStore) -> str:
@@ -98,26 +96,27 @@ def _init_states(store: EpisodeStore) -> str:
 
 def _sources(store: EpisodeStore) -> list[str]:
     """Return for each demonstrator the number of its episodes and, if recorded, of its successes."""
-    has_success = "success" in store.fields
-    successes: dict[str, list[bool]] = {}
-    for source, step in zip(store.sources, store.success_steps, strict=True):
-        successes.setdefault(source, []).append(bool(step >= 0))
-    return [
-        f"{source}, {len(each)} episodes{f', {sum(each)} with success' * has_success}"
-        for source, each in successes.items()
-    ]
+    import numpy as np
+
+    sources = np.array(store.sources)
+    texts: list[str] = []
+    for source in dict.fromkeys(store.sources):
+        steps = store.success_steps[sources == source]
+        successes = f", {(steps >= 0).sum()} with success" if "success" in store.fields else ""
+        texts.append(f"{source}, {len(steps)} episodes{successes}")
+    return texts
 
 
 def _images(store: EpisodeStore) -> list[str]:
     """Describe the images of each camera."""
     from act_kit.datasets.images import ImageStore
 
-    images = [ImageStore(store, camera) for camera in ImageStore.cameras(store)]
-    return [
-        f"{image.camera} at {image.settings} by {image.renderer}"
-        + ("" if image.is_complete else f", {image.num_episodes} of {store.num_episodes} episodes")
-        for image in images
-    ]
+    texts: list[str] = []
+    for camera in ImageStore.cameras(store):
+        image = ImageStore(store, camera)
+        part = "" if image.is_complete else f", {image.num_episodes} of {store.num_episodes} episodes"
+        texts.append(f"{camera} at {image.settings} by {image.renderer}{part}")
+    return texts
 
 
 @app.command()
@@ -130,12 +129,15 @@ def verify(dataset: Dataset, workers: Workers = 0) -> None:
     from act_kit.datasets.store import EpisodeStore
     from act_kit.errors import DatasetError
     from act_kit.parallel import LocalExecutor
+    from act_kit.processors import num_cpus
 
     store = EpisodeStore.open(dataset)
-    with progress_bar() as bar:
-        line = bar.add_task("verify", total=store.num_episodes)
-        with LocalExecutor(count_workers(workers)) as executor:
-            results = replay_dataset(store, executor=executor, on_progress=lambda num: bar.update(line, completed=num))
+    with shown_progress() as show, LocalExecutor(workers or num_cpus()) as executor:
+
+        def on_progress(num_done: int) -> None:
+            show(Progress(stage="verify", num_done=num_done, num=store.num_episodes))
+
+        results = replay_dataset(store, executor=executor, on_progress=on_progress)
     different = [result for result in results if result.first_difference is not None]
     if different:
         first = different[0]

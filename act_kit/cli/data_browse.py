@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from act_kit.cli.console import info, progress_bar, warn
-from act_kit.cli.options import Overwrite, Workers, count_workers
-from act_kit.cli.preflight import require_datasets, require_free
+from act_kit.api.progress import Progress
+from act_kit.cli.console import info, shown_progress, warn
+from act_kit.cli.options import Overwrite, Workers
 from act_kit.files import new_folder, require_apart
+from act_kit.preflight import require_datasets, require_free
+from act_kit.processors import num_cpus
 
 
 def browse(
@@ -30,7 +32,8 @@ def browse(
 ) -> None:
     """Make a page for browsing a dataset: maps of its initial states, and each episode's signals next to its video.
 
-    [dim]act data browse data/pick-place-v3[/]
+    \b
+    act data browse data/pick-place-v3
     """
     datasets = require_datasets([dataset])
     named = dataset if dataset.name not in ("", "..") else dataset.resolve()
@@ -44,14 +47,15 @@ def browse(
     store = EpisodeStore.open(dataset)
     settings = RenderSettings.of_size(size) if size else None
     num = min(store.num_episodes, episodes or store.num_episodes)
-    with new_folder(out, overwrite=overwrite) as fresh, progress_bar() as bar:
-
-        def show(num_done: int) -> None:
-            line = bar.task_ids[0] if bar.task_ids else bar.add_task("videos", total=num)
-            bar.update(line, completed=num_done)
-
+    with new_folder(out, overwrite=overwrite) as fresh, shown_progress() as show:
         no_video = make_videos(
-            store, num, fresh / "videos", camera or (), settings, num_workers=count_workers(workers), on_progress=show
+            store,
+            num,
+            fresh / "videos",
+            camera or (),
+            settings,
+            num_workers=workers or num_cpus(),
+            on_progress=lambda num_done: show(Progress(stage="videos", num_done=num_done, num=num)),
         )
         page = write_view(store, num, fresh, no_video=no_video)
     if no_video:

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from act_kit.cli.console import info, progress_bar
+from act_kit.api.progress import Progress
+from act_kit.cli.console import info, shown_progress
 from act_kit.cli.options import Overwrite
-from act_kit.cli.preflight import require_free
 from act_kit.errors import DatasetError
 from act_kit.files import require_apart, restore_output
+from act_kit.preflight import require_free
 
 
 def convert(
@@ -38,8 +39,9 @@ def convert(
 ) -> None:
     """Convert a dataset to or from another format, and list what was lost or assumed.
 
-    [dim]act data convert data/pick-place-v3 pick_place.zarr --to diffusion-policy[/]
-    [dim]act data convert sim_transfer_cube_scripted data/transfer-cube --task transfer-cube[/]
+    \b
+    act data convert data/pick-place-v3 pick_place.zarr --to diffusion-policy
+    act data convert sim_transfer_cube_scripted data/transfer-cube --task transfer-cube
     """
     restore_output(source)
     if not source.exists():
@@ -49,8 +51,7 @@ def convert(
     from act_kit.datasets.formats.content import Keys
     from act_kit.datasets.formats.convert import convert as convert_dataset
 
-    with progress_bar() as bar:
-        line = bar.add_task("convert", total=None)
+    with shown_progress() as show:
         origin, content = convert_dataset(
             source,
             out,
@@ -58,7 +59,7 @@ def convert(
             task=task,
             overwrite=overwrite,
             keys=Keys(state=state, action=action),
-            on_progress=lambda num_done, num: bar.update(line, completed=num_done, total=num),
+            on_progress=lambda num_done, num: show(Progress(stage="convert", num_done=num_done, num=num)),
         )
     info(f"{out}: {content.info.task}, from {origin} to {to}.")
     info("Lost or assumed:" if content.notes else "Lost or assumed: nothing.")

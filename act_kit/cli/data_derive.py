@@ -30,7 +30,8 @@ def merge(
 ) -> None:
     """Merge several datasets into one per task; act train accepts the datasets of several tasks together.
 
-    [dim]act data merge data/push-v3 data/push-v3-teleop --out data/push-v3-all[/]
+    \b
+    act data merge data/push-v3 data/push-v3-teleop --out data/push-v3-all
     """
     from act_kit.datasets.ops import merge as merge_datasets
 
@@ -54,7 +55,8 @@ column. A comparison with a missing value, such as the success_step of a failure
 An expression consists of columns, numbers, 'text', True, False, lists such as [0, 5], < <= == != >= >, in, not in, \
 and, or, not, + - * / % and abs(…).
 
-    [dim]act data filter data/push-v3 --where "steps < 90 and source != 'teleop:ann'" --out data/push-v3-quick[/]
+    \b
+    act data filter data/push-v3 --where "steps < 90 and source != 'teleop:ann'" --out data/push-v3-quick
     """
     from act_kit.datasets.ops import filter_episodes
 
@@ -74,7 +76,8 @@ def split(
 ) -> None:
     """Split a dataset by a column such as the demonstrator, or at random into parts that share no initial state.
 
-    [dim]act data split data/push-v3 --parts 80,20 --out data/push-v3-parts[/]
+    \b
+    act data split data/push-v3 --parts 80,20 --out data/push-v3-parts
     """
     from act_kit.datasets.ops import split_by, split_parts
 

@@ -9,16 +9,17 @@ from typing import Annotated
 
 import typer
 
-from act_kit.cli.console import console, info
-from act_kit.cli.options import Device, Overwrite, Workers, check_device, choose_device, count_workers
-from act_kit.cli.preflight import require_free
+import act_kit
+from act_kit.api.device import check_device
+from act_kit.cli.console import console, info, shown_progress
+from act_kit.cli.options import Device, Overwrite, Workers
+from act_kit.preflight import require_free
 
 _SIDES = {"one initial state": 1, "randomized initial states": 0}
 """Number of distinct initial states of each dataset; 0 = a new one for each episode."""
 
 
 def demo(
-    context: typer.Context,
     task: Annotated[str, typer.Option(help="One of the 50 Meta-World tasks.")] = "pick-place-v3",
     n: Annotated[int, typer.Option("--n", help="Demonstrations in each dataset.")] = 50,
     steps: Annotated[int, typer.Option(help="Gradient steps of each training run.")] = 2000,
@@ -36,68 +37,71 @@ def demo(
 
     get_task(task)
     check_device(device)
-    require_free(out, overwrite=overwrite, otherwise="It holds an earlier demo")
-    from act_kit.cli.data_stages import run_collection
-    from act_kit.cli.policy_stages import run_evaluation, run_training
-    from act_kit.config import CollectConfig, EvalConfig
-    from act_kit.demo import Side, comparison_table, write_demo
-    from act_kit.diversity.measure import measure_diversity
-    from act_kit.eval.init_state_sets import make_init_state_set
-    from act_kit.files import finish_output, locked, new_folder, write_json
-    from act_kit.overrides import compose
-    from act_kit.parallel import ExecutorConfig
-    from act_kit.reports.diversity import write_report
-    from act_kit.training.run import create_run
-
-    device = choose_device(device)
-    executor_config = ExecutorConfig(executor="local", num_workers=count_workers(workers))
-    train_flags = {"trainer.steps": steps, "selection.num_evaluations": 3, "selection.episodes": 10}
-    eval_config = compose("eval", EvalConfig, flags={"episodes": episodes, "num_videos": 3})
-    seed = _find_solvable_seed(task)
-    init_state_set = make_init_state_set(task, "test", eval_config.episodes, eval_config.seed, [])
-    context.with_resource(locked(out))
     hint = "It holds an earlier demo"
-    with new_folder(out, overwrite=overwrite, is_complete=False, hint=hint) as fresh:
-        write_json(fresh / "demo.json", None)
+    require_free(out, overwrite=overwrite, otherwise=hint)
+    from act_kit.files import finish_output, locked, new_folder, write_json
+    from act_kit.reports.demo import Side, write_demo
+
     start_time = time.monotonic()
+    seed = _find_solvable_seed(task)
     sides = []
-    for name, num_init_states in _SIDES.items():
-        console.rule(name, align="left")
-        folder = out / name.replace(" ", "-")
-        config = compose(
-            "collect", CollectConfig, flags={"task": task, "n": n, "num_init_states": num_init_states, "seed": seed}
-        )
-        with executor_config.make_executor() as executor:
-            store = run_collection(config, folder / "data", executor=executor)
-        diversity = measure_diversity(store)
-        write_report(store, diversity, folder / "data-report")
-        info(diversity.verdict)
-        train_config = create_run(folder / "run", [folder / "data"], [], train_flags, overwrite=False)
-        policy = run_training(
-            train_config, [store], folder / "run", device=device, num_workers=executor_config.num_workers
-        )
-        (evaluation,) = run_evaluation(
-            policy, [init_state_set], eval_config, folder / "eval", record_video=True, spread=executor_config
-        )
-        sides.append(
-            Side(name=name, folder=folder, store=store, diversity=diversity, policy=policy, evaluation=evaluation)
-        )
-    page = write_demo(sides, out)
-    finish_output(out)
-    console.print(comparison_table(sides))
-    info(f"{time.monotonic() - start_time:.0f} s. Page: {page}")
+    with locked(out):
+        with new_folder(out, overwrite=overwrite, is_complete=False, hint=hint) as fresh:
+            write_json(fresh / "demo.json", None)
+        for name, num_init_states in _SIDES.items():
+            console.rule(name, align="left")
+            folder = out / name.replace(" ", "-")
+            with shown_progress() as on_progress:
+                store = act_kit.collect(
+                    task,
+                    n,
+                    seed=seed,
+                    num_init_states=num_init_states,
+                    out=folder / "data",
+                    workers=workers,
+                    on_progress=on_progress,
+                )
+            diversity = act_kit.measure_diversity(store, out=folder / "data-report")
+            assert isinstance(diversity, act_kit.DiversityReport), "the initial states are recorded"
+            if diversity.level == "OK":
+                info(diversity.verdict)
+            with shown_progress() as on_progress:
+                policy = act_kit.train(
+                    folder / "data",
+                    folder / "run",
+                    steps=steps,
+                    overrides=["selection.num_evaluations=3", "selection.episodes=10"],
+                    device=device,
+                    workers=workers,
+                    allow_low_diversity=True,
+                    on_progress=on_progress,
+                )
+            with shown_progress() as on_progress:
+                evaluation = act_kit.evaluate(
+                    policy,
+                    episodes=episodes,
+                    overrides=["num_videos=3"],
+                    record_video=True,
+                    out=folder / "eval",
+                    workers=workers,
+                    on_progress=on_progress,
+                )
+            sides.append(Side(name=name, folder=folder, store=store, diversity=diversity, evaluation=evaluation))
+        report = write_demo(sides, out, act_kit.EvalConfig(num_videos=3))
+        finish_output(out)
+    report.print()
+    info(f"{time.monotonic() - start_time:.0f} s. Page: {out / 'report.html'}")
 
 
 def _find_solvable_seed(task: str) -> int:
     """Return the first seed from whose initial state the expert succeeds; in some tasks it fails from a few."""
-    from act_kit.collection.collect import collect_episode
-    from act_kit.collection.demonstrators import ExpertDemonstrator
+    from act_kit.rollouts.agents import ExpertAgent
+    from act_kit.rollouts.rollout import RolloutPool
     from act_kit.sim.initial_states import InitialStateDistribution
-    from act_kit.sim.simulator import Simulator
 
-    simulator, expert = Simulator(task), ExpertDemonstrator(task)
-    for seed in itertools.count():
-        init_state = InitialStateDistribution(task).sample(1, seed=seed, stream="collect")[0]
-        if collect_episode(simulator, expert, init_state).success_step >= 0:
-            break
+    with RolloutPool(1) as roll:
+        for seed in itertools.count():
+            init_states = InitialStateDistribution(task).sample(1, seed=seed, stream="collect")
+            if roll(ExpertAgent(), init_states, stop_at_success=True)[0].success_once:
+                break
     return seed

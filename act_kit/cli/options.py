@@ -1,15 +1,15 @@
-"""Options that several verbs share."""
+"""Flags that several verbs share, and those that the options of a configuration declare."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 
-from act_kit.errors import ConfigError
-from act_kit.overrides import to_dict
-from act_kit.processors import num_cpus
+from act_kit import options
 
 Workers = Annotated[
     int, typer.Option(min=0, help="Simulation processes; 0 = one per processor. Never changes a result.")
@@ -28,38 +28,49 @@ PrintConfig = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Device of the network: auto, cpu or cuda.")]
 
+Flags = dict[str, Any]
+"""Values of the declared flags by dotted key of their option; None for a flag that was not given."""
 
-def count_workers(workers: int) -> int:
-    """Resolve ``--workers``: 0 = one process per processor."""
-    return workers or num_cpus()
+_TYPES: dict[str, Any] = {"int": int, "float": float, "str": str}
+
+
+def with_flags(kind: type[options.Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that gives a verb the flags declared in ``kind``, in place of its parameter ``flags``."""
+    keys: dict[str, str] = {}
+    declared: list[inspect.Parameter] = []
+    for key, option in options.declared(kind).items():
+        if option.flag:
+            name = option.flag.removeprefix("--").replace("-", "_")
+            default = "" if option.default == "" else f"  [default: {option.default}]"
+            info = typer.Option(option.flag, help=option.help + default)
+            annotation: Any = Annotated[_TYPES[option.type] | None, info]
+            keys[name] = key
+            declared.append(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            )
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(verb)
+        def run(**arguments: Any) -> None:
+            flags = {key: arguments.pop(name) for name, key in keys.items()}
+            verb(flags=flags, **arguments)
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(verb, eval_str=True).parameters.values():
+            if parameter.name == "flags":
+                parameters += declared
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
 
 
 def show_config(config: object, plan: Sequence[str] = ()) -> None:
     """Print a configuration as YAML, followed by the plan as comments."""
     from omegaconf import OmegaConf
 
-    typer.echo(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), nl=False)
+    typer.echo(OmegaConf.to_yaml(OmegaConf.create(options.to_dict(config))), nl=False)
     for line in plan:
         typer.echo(f"# {line}")
-
-
-def choose_device(device: str) -> str:
-    """Resolve ``--device``: auto selects a GPU if there is one."""
-    check_device(device)
-    if device == "auto":
-        return "cuda" if _has_gpu() else "cpu"
-    if device == "cuda" and not _has_gpu():
-        raise ConfigError("--device cuda: PyTorch finds no GPU on this machine. Fix: --device cpu")
-    return device
-
-
-def check_device(device: str) -> None:
-    """Refuse a ``--device`` that does not exist; this does not import PyTorch."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"'{device}' is not a device; choose from: auto, cpu, cuda.")
-
-
-def _has_gpu() -> bool:
-    import torch  # takes 1 s, which `act --help` must not
-
-    return torch.cuda.is_available()

@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from act_kit import interrupts
 from act_kit.cli.console import console, info, warn
-from act_kit.errors import ConfigError, DamagedFileError
-from act_kit.files import SEEDS, finish_output, new_folder, quoted, read_json, write_json
+from act_kit.errors import ActKitError, ConfigError
+from act_kit.files import SEEDS, finish_output, locked, new_folder, quoted, read_json, write_json
 
 SEED = "trainer.seed"
 
@@ -39,6 +40,37 @@ def parse_seeds(text: str, overrides: Sequence[str], flags: Mapping[str, Any]) -
     return seeds
 
 
+@contextmanager
+def prepare_seeds(
+    out: Path,
+    data: Sequence[Path],
+    text: str | None,
+    overrides: Sequence[str],
+    flags: Mapping[str, Any],
+    *,
+    has_runs: bool,
+    overwrite: bool,
+    allow_low_diversity: bool,
+) -> Generator[None]:
+    """Lock ``out``, and create or update the folders of the runs; ``text`` is the value of ``--seeds``."""
+    from act_kit.api.train import check_diversity
+    from act_kit.datasets.store import find_datasets
+    from act_kit.training.run import resume_run
+
+    seeds = parse_seeds(text, overrides, flags) if text is not None else []
+    with locked(out):
+        if has_runs:
+            if seeds and seeds != read_json(out / SEEDS):
+                raise ConfigError(f"{out} has other seeds than --seeds {text}. Fix: leave --seeds out.")
+            for folder in sorted(out.glob("seed-*")):
+                resume_run(folder, find_datasets(data), overrides, flags)
+        else:
+            folders = check_diversity(data, allow_low_diversity=allow_low_diversity)
+            create_seed_runs(out, folders, seeds, overrides, flags, overwrite=overwrite)
+        with interrupts.resumed_by(f"act train --resume --out {quoted(out)}"):
+            yield
+
+
 def create_seed_runs(
     out: Path,
     data: Sequence[Path],
@@ -49,7 +81,7 @@ def create_seed_runs(
     overwrite: bool,
 ) -> None:
     """Create the folders of all runs, ``out/seed-N``, atomically, so that each run can be resumed."""
-    from act_kit.compare.experiments import SEED_FOLDER
+    from act_kit.comparison.experiments import SEED_FOLDER
     from act_kit.training.run import create_run
 
     hint = f"act train --resume --out {quoted(out)} resumes it"
@@ -65,35 +97,33 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
     ``options`` are passed to both verbs. A failed seed is listed at the end and does not stop the others. Each stage is
     a separate process, because an evaluation needs one thread and a training all of them, and PyTorch cannot switch.
     """
-    from act_kit.compare.compare import kinds_of_seeds
-    from act_kit.compare.experiments import SEED_FOLDER, read_method
-    from act_kit.errors import ActKitError
+    from act_kit.comparison.experiments import SEED_FOLDER, read_method, read_seeds
+    from act_kit.comparison.modes import describe_modes
     from act_kit.reports.comparison import methods_table
     from act_kit.training.run import load_run, steps_taken
 
-    seeds = _read_seeds(out)
+    seeds = read_seeds(out)
     failed: list[str] = []
     for seed in seeds:
         run = out / f"{SEED_FOLDER}{seed}"
         console.rule(run.name, align="left")
         try:
-            trained = steps_taken(run) >= load_run(run)[0].trainer.steps
+            is_trained = steps_taken(run) >= load_run(run)[0].trainer.steps
         except ActKitError as error:
             warn(str(error))
             failed.append(run.name)
             continue
-        results = run / "eval-test"
-        if trained and (results / "summary.json").exists():
+        if is_trained and (run / "eval-test" / "summary.json").exists():
             info("Trained and evaluated before.")
             continue
         # --overwrite replaces an incomplete evaluation, or one of an earlier checkpoint.
         stages = [["train", "--resume", "--out", str(run)], ["eval", str(run), "--overwrite"]]
-        if not all(_run_act(stage + list(options)) == 0 for stage in stages[trained:]):
+        if not all(_run_act(stage + list(options)) == 0 for stage in stages[is_trained:]):
             failed.append(run.name)
     if len(failed) < len(seeds):
         method = read_method(out)
         console.print(methods_table([method]))
-        note = kinds_of_seeds(method)
+        note = describe_modes(method)
         if note:
             info(note)
         info(f"Next: act compare {quoted(out)} OTHER --vary KEY")
@@ -102,18 +132,6 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
         return 1
     finish_output(out)
     return 0
-
-
-def _read_seeds(out: Path) -> list[int]:
-    """Return the training seeds of the runs in ``out``.
-
-    Raises:
-        DamagedFileError: The file does not hold a list of seeds.
-    """
-    seeds = read_json(out / SEEDS)
-    if not isinstance(seeds, list) or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise DamagedFileError(f"{out / SEEDS} is damaged: a list of training seeds was expected.")
-    return seeds
 
 
 def child() -> None:

@@ -7,27 +7,27 @@ uninterrupted or after any number of interruptions.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from act_kit.collection.demonstrators import Demonstrator, make_demonstrator
-from act_kit.collection.recorder import Recorder
+from act_kit.collection.demonstrators import make_demonstrator
 from act_kit.collection.replay import replayed_init_states
 from act_kit.config import CollectConfig
-from act_kit.datasets.store import DatasetInfo, EpisodeStore
+from act_kit.datasets.schema import DatasetInfo
+from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.files import finish_output, quoted
 from act_kit.parallel import Executor
-from act_kit.rollouts.episode import Attempt, Episode
+from act_kit.rollouts.agents import Agent
+from act_kit.rollouts.episode import AttemptRecord, Episode
+from act_kit.rollouts.rollout import rollout
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution, Stream
-from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON
 from act_kit.sim.threads import cache_per_thread
+from act_kit.sim.vector import VectorSimulator
 from act_kit.versions import git_commit, versions
 
 COMMIT_EVERY = 50
@@ -45,58 +45,33 @@ class Progress:
     num_attempts: int
 
 
-def collect_episode(
-    simulator: Simulator,
-    demonstrator: Demonstrator,
-    init_state: InitialState,
-    *,
-    attempt: int = 0,
-    seed: int = 0,
-    noise: float = 0.0,
-    steps_after_success: int = 10,
-    rewards: bool = False,
-) -> Episode:
-    """Demonstrate from ``init_state`` until some steps after the first success, the demonstrator's end or the horizon.
-
-    ``noise`` is the standard deviation of Gaussian noise, in units of the action. It is added to the executed action
-    only, not to the label, so that the data show how to recover (DART, Laskey et al. 2017).
-    """
-    rng = np.random.default_rng([seed, attempt])
-    recorder = Recorder(simulator, steps_after_success=steps_after_success, rewards=rewards)
-    recorder.begin(init_state)
-    demonstrator.begin(init_state, attempt)
-    while recorder.steps_left and (decision := demonstrator.act(recorder.state)) is not None:
-        action, executed_action = decision
-        disturbance = noise * rng.standard_normal(4) if noise else 0.0
-        recorder.step(action, np.clip(executed_action + disturbance, -1.0, 1.0).astype(np.float32))
-    return recorder.episode(attempt=attempt, source=demonstrator.source)
-
-
-def _make_simulator_and_demonstrator(config: CollectConfig, parent: str) -> tuple[Simulator, Demonstrator]:
-    """Make a simulator and a demonstrator.
+def _make_agent_and_simulators(config: CollectConfig, parent: str) -> tuple[Agent, VectorSimulator]:
+    """Make an agent and a simulator.
 
     ``parent``, a fingerprint, is part of the cache's key: another policy may have been at the same path before.
     """
-    return Simulator(config.task, config.sim.engine), make_demonstrator(config)
+    return make_demonstrator(config), VectorSimulator(0, engine=config.sim.engine)
 
 
-_simulator_and_demonstrator = cache_per_thread(_make_simulator_and_demonstrator, 1)
-"""Simulator and demonstrator of this thread; making them takes longer than an episode."""
+_agent_and_simulators = cache_per_thread(_make_agent_and_simulators, 1)
+"""Agent and simulator of this thread; making them takes longer than an episode."""
 
 
-def attempt(config: CollectConfig, parent: str, index: int, init_state: InitialState) -> Episode:
+def run_attempt(config: CollectConfig, parent: str, index: int, init_state: InitialState) -> Episode:
     """Run attempt number ``index`` in this process."""
-    simulator, demonstrator = _simulator_and_demonstrator(config, parent)
-    return collect_episode(
-        simulator,
-        demonstrator,
-        init_state,
-        attempt=index,
-        seed=config.seed,
-        noise=config.noise,
+    agent, simulators = _agent_and_simulators(config, parent)
+    (episode,) = rollout(
+        simulators,
+        agent,
+        [init_state],
+        first_attempt=index,
         steps_after_success=config.steps_after_success,
         rewards=config.rewards,
+        physics=True,
     )
+    if episode.crash is not None:
+        raise RuntimeError(f"The simulation of attempt {index} failed: {episode.crash}")
+    return episode
 
 
 def _init_states(config: CollectConfig) -> list[InitialState]:
@@ -114,26 +89,16 @@ def _init_states(config: CollectConfig) -> list[InitialState]:
     return [drawn[index % num_drawn] for index in range(num)]
 
 
-def _run_attempts(config: CollectConfig, parent: str, first: int, executor: Executor) -> Generator[Episode]:
-    """Yield the attempts from number ``first`` on, in order."""
-    init_states = _init_states(config)
-    jobs = [(config, parent, index, init_states[index]) for index in range(first, len(init_states))]
-    return executor.map(attempt, jobs)
-
-
-def _init_distribution(config: CollectConfig) -> str:
-    if config.demonstrator == "replay":
-        return "near dataset" if config.replay.init_perturbation else "dataset"
-    return config.init_distribution
-
-
-def describe(config: CollectConfig, parent: dict[str, Any] | None) -> DatasetInfo:
+def make_dataset_info(config: CollectConfig, parent: dict[str, Any] | None) -> DatasetInfo:
     """Return the attributes of the dataset that ``config`` describes; ``parent`` is that of its demonstrator."""
+    init_distribution = config.init_distribution
+    if config.demonstrator == "replay":
+        init_distribution = "near dataset" if config.replay.init_perturbation else "dataset"
     return DatasetInfo(
         task=config.task,
         num_wanted=config.n,
         seed=config.seed,
-        init_distribution=_init_distribution(config),
+        init_distribution=init_distribution,
         demonstrator=config.demonstrator,
         noise=config.noise,
         steps_after_success=config.steps_after_success,
@@ -165,14 +130,14 @@ def collect(
     Raises:
         DatasetError: The success rate of the demonstrator is too low, or the dataset to resume has other options.
     """
-    info = describe(config, make_demonstrator(config).parent)
+    info = make_dataset_info(config, make_demonstrator(config).parent)
     store = _reopen(config, info, path) if resume and path.exists() else None
     parent = str(info.parents[0]["fingerprint"]) if info.parents else ""
     num_attempts = store.recover() if store else 0
     num_kept = store.num_episodes if store else 0
     noise_flags = "--noise or --init-perturbation" if config.demonstrator == "replay" else "--noise"
     episodes: list[Episode] = []
-    attempts: list[Attempt] = []
+    attempts: list[AttemptRecord] = []
 
     def commit() -> None:
         if store and attempts:
@@ -180,7 +145,9 @@ def collect(
             episodes.clear()
             attempts.clear()
 
-    with closing(_run_attempts(config, parent, num_attempts, executor)) as results:
+    init_states = enumerate(_init_states(config)[num_attempts:], start=num_attempts)
+    jobs = ((config, parent, index, init_state) for index, init_state in init_states)
+    with closing(executor.map(run_attempt, jobs)) as results:
         try:
             while num_kept < config.n:
                 episode = next(results, None)
@@ -188,8 +155,8 @@ def collect(
                     break
                 if store is None:
                     store = EpisodeStore.create(path, info, episode)
-                kept = config.keeps_failures or episode.success_step >= 0
-                attempts.append(Attempt(init_state=episode.init_state, num_steps=len(episode), kept=kept))
+                kept = config.keeps_failures or episode.success_once
+                attempts.append(AttemptRecord(init_state=episode.init_state, num_steps=len(episode), kept=kept))
                 num_attempts += 1
                 if kept:
                     episodes.append(episode)
@@ -220,10 +187,15 @@ def _reopen(config: CollectConfig, info: DatasetInfo, path: Path) -> EpisodeStor
     """Open the dataset to resume: collected with the options of ``config``, but perhaps with a smaller ``n``."""
     store = EpisodeStore.open(path, writable=True)
     recorded = store.info
-    if _without_n(recorded.command) != _without_n(info.command):
+    was, now = _options_of(recorded.command), _options_of(info.command)
+    if was != now:
+        differences: list[str] = []
+        for key in {**was, **now}:
+            if was.get(key) != now.get(key):
+                differences.append(f"{key} was {was.get(key, 'not given')}, now {now.get(key, 'not given')}")
         raise DatasetError(
-            f"{path} was collected with other options: {_differences(recorded.command, info.command)}. Resume with: "
-            f"{recorded.command} --out {quoted(path)} --resume"
+            f"{path} was collected with other options: {'; '.join(differences)}. Resume with: {recorded.command} "
+            f"--out {quoted(path)} --resume"
         )
     if recorded.parents != info.parents:
         raise DatasetError(
@@ -265,7 +237,7 @@ def _require_prefix(store: EpisodeStore, config: CollectConfig) -> None:
 
 
 def _options_of(command: str) -> dict[str, str]:
-    """Return the options of a collection's command, by flag or key; a flag without a value has an empty one."""
+    """Return the options of a collection's command except --n, by flag or key; a flag without a value has ""."""
     words = shlex.split(command)[2:]
     options: dict[str, str] = {}
     while words:
@@ -275,18 +247,5 @@ def _options_of(command: str) -> dict[str, str]:
             options[word] = words.pop(0) if words and not words[0].startswith("--") else ""
         elif is_override:
             options[key] = value
+    options.pop("--n", None)
     return options
-
-
-def _without_n(command: str) -> dict[str, str]:
-    return {key: value for key, value in _options_of(command).items() if key != "--n"}
-
-
-def _differences(recorded_command: str, command: str) -> str:
-    recorded, requested = _without_n(recorded_command), _without_n(command)
-    parts: list[str] = []
-    for key in {**recorded, **requested}:
-        was, now = recorded.get(key, "not given"), requested.get(key, "not given")
-        if was != now:
-            parts.append(f"{key} was {was}, now {now}")
-    return "; ".join(parts)

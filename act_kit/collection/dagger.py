@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from act_kit.config import CollectConfig
 from act_kit.errors import ConfigError
-from act_kit.policies.policy import Policy, find_checkpoint
+from act_kit.policies.policy import Policy
+from act_kit.policies.storage import find_checkpoint
+from act_kit.rollouts.agents import ActionChunks, Agent
 from act_kit.rollouts.episode import POLICY
 from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.initial_states import InitialState
@@ -28,15 +29,12 @@ _MIXTURE_STREAM = 1
 """Third number of the seed that mixes policy and expert in an attempt; the seed of its noise has two."""
 
 
-class DaggerDemonstrator:
-    """Demonstrator that executes a policy's actions, labeled by the scripted expert.
+class DaggerAgent(Agent):
+    """Agent that executes a policy's actions, labeled by the scripted expert.
 
     It executes chunks as in evaluation, but without temporal ensembling. Before each query of the policy, the expert
     takes over until the next query with probability beta, which depends on the attempt.
     """
-
-    _beta: float
-    _rng: np.random.Generator
 
     def __init__(self, config: CollectConfig) -> None:
         folder = find_checkpoint(Path(config.dagger.run)).resolve()
@@ -48,26 +46,37 @@ class DaggerDemonstrator:
             )
         run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
         self.source = f"{POLICY}{run.name}"
-        self.parent: dict[str, Any] | None = {
+        self.parent = {
             "path": config.dagger.run,
             "made_by": repr(self._policy),
             "fingerprint": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
         }
         self._config = config
         self._expert = ScriptedExpert(config.task)
-        self._chunk: list[np.ndarray | None] = []
+        self._betas: dict[int, float] = {}
+        self._rngs: dict[int, np.random.Generator] = {}
+        self._chunks: dict[int, list[np.ndarray | None]] = {}
 
-    def begin(self, init_state: InitialState, attempt: int) -> None:
+    def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
         first, last = self._config.dagger.expert_first, self._config.dagger.expert_last
-        self._beta = first + (last - first) * min(1.0, attempt / max(1, self._config.n - 1))
-        self._rng = np.random.default_rng([self._config.seed, attempt, _MIXTURE_STREAM])
-        self._chunk.clear()
+        self._betas[row] = first + (last - first) * min(1.0, attempt / max(1, self._config.n - 1))
+        self._rngs[row] = np.random.default_rng([self._config.seed, attempt, _MIXTURE_STREAM])
+        self._chunks[row] = []
 
-    def act(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        label = self._expert.act(state)
-        if not self._chunk:
-            num = self._policy.chunking.n_action_steps
-            use_expert = self._rng.random() < self._beta
-            self._chunk += [None] * num if use_expert else list(self._policy.predict(state[None])[0, :num])
-        planned = self._chunk.pop(0)
-        return label, label if planned is None else np.clip(planned, -1.0, 1.0)
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> ActionChunks:
+        labels = np.stack([self._expert.act(state) for state in states])
+        actions = labels.copy()
+        for i, row in enumerate(rows.tolist()):
+            if not self._chunks[row]:
+                self._chunks[row] = self._next_chunk(row, states[i])
+            planned = self._chunks[row].pop(0)
+            if planned is not None:
+                actions[i] = np.clip(planned, -1.0, 1.0)
+        return ActionChunks(actions=actions[:, None], labels=labels[:, None])
+
+    def _next_chunk(self, row: int, state: np.ndarray) -> list[np.ndarray | None]:
+        """Return the actions until the next query: the policy's, or None where the expert acts."""
+        num = self._policy.chunking.n_action_steps
+        if self._rngs[row].random() < self._betas[row]:
+            return [None] * num
+        return list(self._policy.predict(state[None])[0, :num])

@@ -50,7 +50,7 @@ def render(
     existing = {camera: None if overwrite else _find_resumable(store, camera, settings) for camera in cameras}
     targets = [target or ImageStore.create(store, camera, settings) for camera, target in existing.items()]
     first = min(target.num_episodes for target in targets)
-    physics = np.split(store.steps("physics"), store.episode_ends[:-1])
+    physics = store.steps_by_episode("physics")
     jobs: list[tuple[RenderSettings, list[str], InitialState, np.ndarray]] = []
     for episode, init_state in enumerate(store.init_states[first:], start=first):
         missing = [target.camera for target in targets if target.num_episodes <= episode]

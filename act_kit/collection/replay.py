@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
 from act_kit.config import CollectConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
+from act_kit.rollouts.agents import ActionChunks, Agent
 from act_kit.sim.initial_states import InitialState
-from act_kit.sim.tasks import get_task
+from act_kit.sim.tasks import ACTION_DIM, get_task
 
 _INIT_STATE_STREAM = 2
 """Third number of the seed that perturbs an attempt's initial state; the seed of its noise has two."""
@@ -18,30 +19,37 @@ _MAX_DRAWS = 1000
 """Offsets tried to find a valid initial state near a demonstrated one."""
 
 
-class ReplayDemonstrator:
-    """Demonstrator that repeats the actions of another dataset: attempt k replays episode k mod N."""
+class ReplayAgent(Agent):
+    """Agent that repeats the actions of another dataset: attempt k replays episode k mod N."""
 
     def __init__(self, config: CollectConfig) -> None:
         store = open_source(config)
         store.check_content()
         name = "executed_action" if "executed_action" in store.fields else "action"
-        self._actions = np.split(store.steps(name), store.episode_ends[:-1])
+        self._actions = store.steps_by_episode(name)
         self._sources = store.sources
-        self.source = ""
-        self.parent: dict[str, Any] | None = {
+        self._remaining: dict[int, Iterator[np.ndarray]] = {}
+        self.parent = {
             "path": config.replay.dataset,
             "made_by": store.info.command,
             "fingerprint": store.fingerprint or store.compute_fingerprint(),
         }
 
-    def begin(self, init_state: InitialState, attempt: int) -> None:
+    def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
         episode = attempt % len(self._actions)
         self.source = f"replay of {self._sources[episode]}"
-        self._remaining = iter(self._actions[episode])
+        self._remaining[row] = iter(self._actions[episode])
 
-    def act(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        action = next(self._remaining, None)
-        return None if action is None else (action, action)
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> ActionChunks:
+        actions = np.zeros((len(rows), 1, ACTION_DIM), dtype=np.float32)
+        ends = np.zeros(len(rows), dtype=bool)
+        for i, row in enumerate(rows.tolist()):
+            action = next(self._remaining[row], None)
+            if action is None:
+                ends[i] = True
+            else:
+                actions[i, 0] = action
+        return ActionChunks(actions=actions, labels=actions, ends=ends)
 
 
 def open_source(config: CollectConfig) -> EpisodeStore:
@@ -91,7 +99,7 @@ def _perturb(init_state: InitialState, reach_m: float, seed: list[int]) -> Initi
         perturbed = init_state.array
         perturbed[dims] += offset
         inside = (perturbed[dims] >= np.asarray(task.low)[dims]) & (perturbed[dims] <= np.asarray(task.high)[dims])
-        if inside.all() and not task.rejects(perturbed):
+        if inside.all() and not task.is_resampled(perturbed):
             return InitialState.of(task.name, perturbed)
     raise DatasetError(
         f"{task.name} has no valid initial state within {reach_m:g} m of {init_state.rand_vec}. "

@@ -14,13 +14,13 @@ import numpy as np
 from act_kit.datasets.store import EpisodeStore
 from act_kit.parallel import Executor
 from act_kit.rollouts.episode import Episode
-from act_kit.rollouts.resimulation import first_difference, resimulate
+from act_kit.rollouts.resimulation import RESIMULATED, first_difference, resimulate
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.threads import cache_per_thread
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Replay:
+class ReplayResult:
     """Result of the replay of one episode.
 
     Attributes:
@@ -39,28 +39,30 @@ class Replay:
 _simulator = cache_per_thread(Simulator, 1)
 
 
-def replay_episode(index: int, episode: Episode) -> Replay:
+def replay_episode(index: int, episode: Episode) -> ReplayResult:
     """Replay one episode and compare every step with the recorded one."""
-    resimulation = resimulate(_simulator(episode.init_state.task), episode, episode.executed_action)
-    num = len(resimulation)
+    replayed_episode = resimulate(_simulator(episode.init_state.task), episode, episode.executed_action)
+    num = len(replayed_episode)
     rounded: dict[str, float] = {}
-    for name in ("state", *resimulation.steps):
-        recorded, replayed = getattr(episode, name)[:num], resimulation.of(name)
+    for name in RESIMULATED:
+        if name not in episode.steps:
+            continue
+        recorded, replayed = episode.steps[name][:num], replayed_episode.steps[name]
         difference = first_difference(recorded, replayed)
         if difference is not None:
-            return Replay(index=index, first_difference=difference, field=name)
+            return ReplayResult(index=index, first_difference=difference, field=name)
         if not np.array_equal(recorded, replayed):
             rounded[name] = float(np.abs(recorded - replayed).max())
     if num < len(episode):
-        return Replay(index=index, first_difference=num, field="length")
-    return Replay(index=index, rounded=rounded)
+        return ReplayResult(index=index, first_difference=num, field="length")
+    return ReplayResult(index=index, rounded=rounded)
 
 
 def replay(
     store: EpisodeStore, *, executor: Executor, on_progress: Callable[[int], None] = lambda num: None
-) -> list[Replay]:
+) -> list[ReplayResult]:
     """Replay every episode of a dataset; return the results in order."""
-    results: list[Replay] = []
+    results: list[ReplayResult] = []
     for result in executor.map(replay_episode, enumerate(store.episodes())):
         results.append(result)
         on_progress(len(results))

@@ -5,6 +5,7 @@ Shapes: B batch, T steps of all episodes of all datasets, K chunk, S state, A ac
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ class ChunkSampler:
         """Number of steps in the validation episodes."""
         return len(self.val_steps)
 
-    def draw(self, num: int) -> Tensor:
+    def sample(self, num: int) -> Tensor:
         """Sample ``num`` training steps, int64, with equal probability for each task, whatever its number of steps."""
         device = self.train_steps.device
         if len(self.num_per_task) == 1:
@@ -112,44 +113,43 @@ def load_chunk_sampler(
     images_TCHW3: Tensor | None = None,
 ) -> ChunkSampler:
     """Load datasets onto ``device`` and split the episodes of each into training and validation."""
-    tasks = list(dict.fromkeys(store.info.task for store in stores))
-    train: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
-    val: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
-    first = 0
-    for store, (train_episodes, val_episodes) in zip(stores, split_stores(stores, val_fraction, seed), strict=True):
-        steps = np.split(np.arange(first, first + store.num_steps), store.episode_ends[:-1])
-        train[store.info.task] += [steps[episode] for episode in train_episodes]
-        val[store.info.task] += [steps[episode] for episode in val_episodes]
-        first += store.num_steps
-    train_steps = [np.concatenate(train[task]) for task in tasks]
-    val_steps = [np.concatenate(val[task]) for task in tasks]
+    steps = _load_steps(stores, device)
+    is_val: list[np.ndarray] = []
+    for store, (_, val_episodes) in zip(stores, split_stores(stores, val_fraction, seed), strict=True):
+        is_val_episode = np.isin(np.arange(store.num_episodes), val_episodes)
+        is_val.append(np.repeat(is_val_episode, store.episode_lengths))
+    is_val_T = torch.from_numpy(np.concatenate(is_val)).to(device)
+    train_steps: list[Tensor] = []
+    val_steps: list[Tensor] = []
+    for task in range(len(_tasks(stores))):
+        is_task_T = steps["tasks_T"] == task
+        train_steps.append((is_task_T & ~is_val_T).nonzero()[:, 0])
+        val_steps.append((is_task_T & is_val_T).nonzero()[:, 0])
     return ChunkSampler(
-        **_load_steps(stores, device),
+        **steps,
         images_TCHW3=images_TCHW3,
         chunk_size=chunk_size,
-        train_steps=torch.from_numpy(np.concatenate(train_steps)).to(device),
-        num_per_task=tuple(len(steps) for steps in train_steps),
-        val_steps=torch.from_numpy(np.concatenate(val_steps)).to(device),
+        train_steps=torch.cat(train_steps),
+        num_per_task=tuple(map(len, train_steps)),
+        val_steps=torch.cat(val_steps),
     )
+
+
+def _tasks(stores: Sequence[EpisodeStore]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(store.info.task for store in stores))
 
 
 def _load_steps(stores: Sequence[EpisodeStore], device: torch.device) -> dict[str, Tensor]:
     """Load the per-step tensors of :class:`ChunkSampler`, except images."""
-    tasks = list(dict.fromkeys(store.info.task for store in stores))
-    task_indices = [tasks.index(store.info.task) for store in stores]
-    num_steps = [store.num_steps for store in stores]
-    last: list[np.ndarray] = []
-    first = 0
+    arrays: dict[str, list[np.ndarray]] = defaultdict(list)
+    first, tasks = 0, _tasks(stores)
     for store in stores:
-        last.append(first + np.repeat(store.episode_ends - 1, store.episode_lengths))
+        arrays["states_TS"].append(store.steps("state").astype(np.float32))
+        arrays["actions_TA"].append(store.steps("action"))
+        arrays["last_T"].append(first + np.repeat(store.episode_ends - 1, store.episode_lengths))
+        arrays["tasks_T"].append(np.full(store.num_steps, tasks.index(store.info.task)))
         first += store.num_steps
-    arrays = {
-        "states_TS": np.concatenate([store.steps("state").astype(np.float32) for store in stores]),
-        "actions_TA": np.concatenate([store.steps("action") for store in stores]),
-        "last_T": np.concatenate(last),
-        "tasks_T": np.repeat(task_indices, num_steps),
-    }
-    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+    return {name: torch.from_numpy(np.concatenate(parts)).to(device) for name, parts in arrays.items()}
 
 
 class ChunkDataset(Dataset[dict[str, Tensor]]):
@@ -174,7 +174,7 @@ class ChunkDataset(Dataset[dict[str, Tensor]]):
         if chunk_size < 1 or not datasets:
             raise ConfigError(f"chunk_size={chunk_size}, {len(datasets)} datasets: both must be at least 1.")
         stores = [each if isinstance(each, EpisodeStore) else EpisodeStore.open(each) for each in datasets]
-        self.tasks = tuple(dict.fromkeys(store.info.task for store in stores))
+        self.tasks = _tasks(stores)
         no_steps = torch.zeros(0, dtype=torch.int64)
         self._sampler = ChunkSampler(
             **_load_steps(stores, torch.device("cpu")),
@@ -191,9 +191,6 @@ class ChunkDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Return the sample at step ``index``, counted over all datasets in order."""
         batch = self._sampler.gather(torch.tensor([as_index(index, len(self), "item of the dataset")]))
-        return {
-            "state": batch.states_BS[0],
-            "task": batch.tasks_B[0],
-            "actions": batch.actions_BKA[0],
-            "is_pad": batch.is_pad_BK[0],
-        }
+        fields = {"state": batch.states_BS, "task": batch.tasks_B}
+        fields |= {"actions": batch.actions_BKA, "is_pad": batch.is_pad_BK}
+        return {name: values_B[0] for name, values_B in fields.items()}

@@ -17,7 +17,7 @@ from act_kit.sim.initial_states import number_distinct
 from act_kit.sim.tasks import TASKS
 
 
-def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
+def episode_table(store: EpisodeStore, seed: int = 0) -> dict[str, list[Any]]:
     """Return the columns of the episode table.
 
     =====================  =============================================================================================
@@ -54,12 +54,10 @@ def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
     if "distance" in store.fields:
         columns["final_distance"] = store.steps("distance")[store.episode_ends - 1].tolist()
     if store.is_metaworld:
-        states = np.split(store.steps("state"), store.episode_ends[:-1])
-        actions = np.split(store.steps("action"), store.episode_ends[:-1])
-        motions = [asdict(measure_motion(*arrays)) for arrays in zip(states, actions, strict=True)]
-        for field in fields(Motion):
-            values = [motion[field.name] for motion in motions]
-            columns[field.name] = [math.nan if value is None else value for value in values]
+        columns |= {field.name: [] for field in fields(Motion)}
+        for states, actions in zip(store.steps_by_episode("state"), store.steps_by_episode("action"), strict=True):
+            for name, value in asdict(measure_motion(states, actions)).items():
+                columns[name].append(math.nan if value is None else value)
     numbers = np.arange(store.num_episodes)
     if store.has_init_states:
         init_states = store.rand_vecs
@@ -74,7 +72,7 @@ def columns_of(store: EpisodeStore, seed: int = 0) -> Columns:
     return columns
 
 
-def choose(columns: Columns, where: str) -> np.ndarray:
+def select_episodes(columns: Columns, where: str) -> np.ndarray:
     """Return the indices, int64, of the episodes for which an expression over their columns is true.
 
     See :mod:`act_kit.datasets.expressions` for the language.

@@ -59,16 +59,11 @@ def load_frames(
         DatasetError: See :func:`find_images`.
     """
     images = find_images(stores, cameras)
-    first = images[0][0]
-    shape = (
-        sum(store.num_steps for store in stores),
-        len(cameras),
-        first.settings.height_px,
-        first.settings.width_px,
-        3,
-    )
+    first, num_steps = images[0][0], sum(store.num_steps for store in stores)
+    shape = (num_steps, len(cameras), first.settings.height_px, first.settings.width_px, 3)
     num_bytes = int(np.prod(shape))
-    free_bytes = _free_bytes(device)
+    is_cuda = device.type == "cuda"
+    free_bytes = torch.cuda.mem_get_info(device)[0] if is_cuda else psutil.virtual_memory().available
     fits = num_bytes <= _MAX_MEMORY_FRACTION * free_bytes
     have = f"{num_bytes / 1e6:.0f} MB of images, {free_bytes / 1e9:.1f} GB free on {device.type}"
     if where == "device" or (where == "auto" and fits):
@@ -100,16 +95,12 @@ def find_images(stores: Sequence[EpisodeStore], cameras: tuple[str, ...]) -> lis
     images: list[list[ImageStore]] = []
     for store in stores:
         images.append([_find_camera(store, camera) for camera in cameras])
-    first = images[0][0]
-    for store, cameras_of_store in zip(stores, images, strict=True):
-        for image in cameras_of_store:
-            if (image.settings, image.renderer) != (first.settings, first.renderer):
-                raise DatasetError(
-                    f"The frames of {image.camera} in {store.path} are {image.settings} px by '{image.renderer}', "
-                    f"those of {first.camera} in {stores[0].path} {first.settings} px by '{first.renderer}'. All "
-                    f"must be equal. Fix: act render {quoted(store.path)} --camera {image.camera} "
-                    f"--size {first.settings} --overwrite"
-                )
+        first = images[0][0]
+        for image in images[-1]:
+            if image.rendered != first.rendered:
+                both = f"{image.settings} px by '{image.renderer}', others {first.settings} px by '{first.renderer}'"
+                fix = f"{_command(store, image.camera)} --size {first.settings} --overwrite"
+                raise DatasetError(f"The frames of {image.camera} in {store.path} are {both}. Fix: {fix}")
     return images
 
 
@@ -117,14 +108,9 @@ def _find_camera(store: EpisodeStore, camera: str) -> ImageStore:
     available = ImageStore.cameras(store)
     if camera not in available:
         has = f"only those of {', '.join(available)}" if available else "none"
-        raise DatasetError(
-            f"The policy uses camera {camera}, but {store.path} has no images of it, {has}. Fix: "
-            f"act render {quoted(store.path)} --camera {camera}"
-        )
+        raise DatasetError(f"{store.path} has no images of {camera}, {has}. Fix: {_command(store, camera)}")
     return ImageStore(store, camera)
 
 
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+def _command(store: EpisodeStore, camera: str) -> str:
+    return f"act render {quoted(store.path)} --camera {camera}"

@@ -9,23 +9,34 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
 
-from act_kit.datasets.array_files import ArrayFiles
-from act_kit.datasets.store import EpisodeStore, set_attributes
+from act_kit.datasets.damage import as_dataset_error
+from act_kit.datasets.schema import ArrayFiles
+from act_kit.datasets.store import EpisodeStore, extend, set_attributes
 from act_kit.errors import DatasetError
 from act_kit.files import check_name, discard, quoted, require_existing
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.render import RenderSettings
 
 _CHUNK_BYTES = 3_000_000
 """About one episode at 128 px: long chunks compress best and read fastest."""
 
 _NEW = ".new"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedFrames:
+    """Render settings and ``GL_RENDERER`` of the frames of a camera."""
+
+    settings: RenderSettings
+    renderer: str
 
 
 class ImageStore:
@@ -45,32 +56,28 @@ class ImageStore:
         """
         self._store = store
         self.camera = camera
-        self._is_new = is_new
-        try:
-            files = ArrayFiles.read(store.path / _key(camera, is_new=is_new))
-            self._frames: zarr.Array[Any] = store.group[_key(camera, is_new=is_new)]  # type: ignore[assignment]
+        self._key = _key(camera, is_new=is_new)
+        self._name = f"frames of {camera} in {store.path}"
+        fix = f"act render {quoted(store.path)} --camera {camera} --overwrite"
+        with as_dataset_error(f"The {self._name} are damaged", fix):
+            files = ArrayFiles.read(store.path / self._key)
+            self._frames: zarr.Array[Any] = store.group[self._key]  # type: ignore[assignment]
             attributes: dict[str, Any] = dict(self._frames.attrs)
             self.settings = RenderSettings(**attributes["settings"])
             self.renderer = str(attributes["gl_renderer"])
-            self._digests = [str(digest) for digest in attributes["digests"]]
+            self._digests = list(map(str, attributes["digests"]))
             self._num_steps = int(store.episode_lengths[: self.num_episodes].sum())
-            if (attributes["num_steps"], self.num_episodes > store.num_episodes) != (self._num_steps, False):
+            if attributes["num_steps"] != self._num_steps or self.num_episodes > store.num_episodes:
                 raise ValueError(f"{attributes['num_steps']} frames of {self.num_episodes} episodes")
-            expected = (self.settings.height_px, self.settings.width_px, 3)
-            if files.dtype != np.uint8 or files.shape[1:] != expected or files.shape[0] < self._num_steps:
+            if files.dtype != np.uint8 or files.shape[1:] != _shape(self.settings) or files.shape[0] < self._num_steps:
                 raise ValueError(f"{files.dtype} of shape {files.shape}")
             files.check_chunks()
-        except Exception as error:
-            raise DatasetError(
-                f"The frames of {camera} in {store.path} are damaged: {error}. Fix: act render "
-                f"{quoted(store.path)} --camera {camera} --overwrite"
-            ) from error
 
     @staticmethod
     def cameras(store: EpisodeStore) -> tuple[str, ...]:
         """Return the names of the cameras that have frames, complete or not."""
-        found = sorted(file.parent.name for file in store.path.glob("data/images/[!.]*/zarr.json"))
-        return tuple(name for name in found if not name.endswith(_NEW))
+        folders = [file.parent for file in store.path.glob("data/images/[!.]*/zarr.json")]
+        return tuple(sorted(folder.name for folder in folders if folder.suffix != _NEW))
 
     @staticmethod
     def find_new(store: EpisodeStore, camera: str) -> ImageStore | None:
@@ -86,28 +93,28 @@ class ImageStore:
         """
         check_name(camera, "camera")
         discard(store.path / _key(camera, is_new=True), store.path)
-        is_new = camera in cls.cameras(store) and cls._is_complete_at(store, camera)
+        is_new = False
+        if camera in cls.cameras(store):
+            with suppress(DatasetError):
+                is_new = cls(store, camera).is_complete
         if not is_new:
             discard(store.path / _key(camera, is_new=False), store.path)
-        shape = (settings.height_px, settings.width_px, 3)
-        num_rows = max(1, _CHUNK_BYTES // int(np.prod(shape)))
+        shape = _shape(settings)
         store.group.require_group("data/images")  # zarr would create it concurrently with the array, in any order
         store.group.create_array(
             _key(camera, is_new=is_new),
             shape=(0, *shape),
-            chunks=(num_rows, *shape),
+            chunks=(max(1, _CHUNK_BYTES // int(np.prod(shape))), *shape),
             dtype=np.uint8,
             compressors=BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle"),
             attributes={"settings": asdict(settings), "gl_renderer": "", "num_steps": 0, "digests": []},
         )
         return cls(store, camera, is_new=is_new)
 
-    @classmethod
-    def _is_complete_at(cls, store: EpisodeStore, camera: str) -> bool:
-        try:
-            return cls(store, camera).is_complete
-        except DatasetError:
-            return False
+    @property
+    def rendered(self) -> RenderedFrames:
+        """Render settings and renderer."""
+        return RenderedFrames(settings=self.settings, renderer=self.renderer)
 
     @property
     def num_episodes(self) -> int:
@@ -119,6 +126,11 @@ class ImageStore:
         """True if the frames of every episode are stored."""
         return self.num_episodes == self._store.num_episodes
 
+    @property
+    def command(self) -> str:
+        """Command that renders these frames."""
+        return f"act render {quoted(self._store.path)} --camera {self.camera} --size {self.settings}"
+
     def begin(self, renderer: str) -> None:
         """Record the renderer and drop frames that an interrupted run has not committed.
 
@@ -126,10 +138,8 @@ class ImageStore:
             DatasetError: The existing frames come from another renderer, whose images differ slightly.
         """
         if self.renderer and self.renderer != renderer:
-            raise DatasetError(
-                f"The frames of {self.camera} in {self._store.path} were rendered by '{self.renderer}', the renderer "
-                f"here is '{renderer}': their images differ. Fix: render all of them again with --overwrite"
-            )
+            both = f"rendered by '{self.renderer}', the renderer here is '{renderer}'"
+            raise DatasetError(f"The {self._name} were {both}. Fix: render all of them again with --overwrite")
         self.renderer = renderer
         set_attributes(self._frames, {"gl_renderer": renderer})
         if self._frames.shape[0] > self._num_steps:
@@ -141,26 +151,30 @@ class ImageStore:
         Raises:
             OutputError: The dataset has been deleted in the meantime.
         """
-        at, num_steps = self._num_steps, self._num_steps + len(frames)
-        digests = [*self._digests, _digest(frames)]
+        num_steps, digests = self._num_steps + len(frames), [*self._digests, _digest(frames)]
         with require_existing(self._store.path / "zarr.json", self._store.path):
             self._store.check_there()
-            with zarr.config.set({"array.write_empty_chunks": True}):  # then a missing chunk always means damage
-                self._frames.resize((num_steps, *self._frames.shape[1:]))
-                self._frames[at:] = frames
+            self._frames = extend(self._store.group, self._key, self._num_steps, frames)
             self._store.check_there()
             set_attributes(self._frames, {"num_steps": num_steps, "digests": digests})
         self._num_steps, self._digests = num_steps, digests
 
     def take_over(self) -> None:
         """Make these complete frames the frames of the camera, replacing any others."""
-        new = self._store.path / _key(self.camera, is_new=True)
-        old = self._store.path / _key(self.camera, is_new=False)
-        if self._is_new:
+        new, old = self._store.path / _key(self.camera, is_new=True), self._store.path / _key(self.camera, is_new=False)
+        if self._store.path / self._key == new:
             discard(old, self._store.path)
             new.rename(old)
         else:
             discard(new, self._store.path)
+
+    def require_complete(self) -> None:
+        """Raise :class:`DatasetError` if the rendering is unfinished, or frames are missing."""
+        if not self.is_complete:
+            num = f"{self.num_episodes} of {self._store.num_episodes} episodes"
+            raise DatasetError(f"Only {num} have {self._name}. Resume with: {self.command}")
+        if self._frames.nchunks_initialized < self._frames.nchunks:  # zarr would read zeros
+            raise DatasetError(f"{self._store.path} lacks frames of {self.camera}. Fix: {self.command} --overwrite")
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the frames of all steps in blocks: the first step, and uint8 (N, H, W, 3), N up to a few hundred.
@@ -168,21 +182,14 @@ class ImageStore:
         Raises:
             DatasetError: The rendering is unfinished, or frames are missing.
         """
-        if not self.is_complete:
-            raise DatasetError(
-                f"Only {self.num_episodes} of {self._store.num_episodes} episodes of {self._store.path} are rendered "
-                f"from {self.camera}. Resume with: {self.command}"
-            )
-        if self._frames.nchunks_initialized < self._frames.nchunks:  # zarr would read zeros
-            raise DatasetError(f"{self._store.path} lacks frames of {self.camera}. Fix: {self.command} --overwrite")
+        self.require_complete()
         for begin in range(0, self._store.num_steps, self._frames.chunks[0]):
-            end = min(begin + self._frames.chunks[0], self._store.num_steps)
-            yield begin, self._read(begin, end)
+            yield begin, self._read(begin, min(begin + self._frames.chunks[0], self._store.num_steps))
 
     def episode(self, index: int) -> np.ndarray:
         """Read the frames of one episode, uint8 (T, H, W, 3)."""
-        ends = np.concatenate([[0], self._store.episode_ends])
-        return self._read(int(ends[index]), int(ends[index + 1]))
+        end = int(self._store.episode_ends[index])
+        return self._read(end - int(self._store.episode_lengths[index]), end)
 
     def checked_episode(self, index: int) -> np.ndarray:
         """Read the frames of one episode and check their SHA-256.
@@ -192,39 +199,56 @@ class ImageStore:
         """
         frames = self.episode(index)
         if self._digests[index] != _digest(frames):
-            raise DatasetError(
-                f"{self._store.path}: the frames of {self.camera} of episode {index} differ from those that were "
-                f"rendered. Fix: {self.command} --overwrite"
-            )
+            raise DatasetError(f"The {self._name} of episode {index} have changed. Fix: {self.command} --overwrite")
         return frames
 
     def first_frame(self, index: int) -> np.ndarray:
         """Read the first frame of one episode, uint8 (H, W, 3)."""
-        begin = int(self._store.episode_ends[index - 1]) if index else 0
+        begin = int(self._store.episode_ends[index] - self._store.episode_lengths[index])
         first: np.ndarray = self._read(begin, begin + 1)[0]
         return first
-
-    def _read(self, begin: int, end: int) -> np.ndarray:
-        try:
-            return np.asarray(self._frames[begin:end])
-        except Exception as error:
-            raise DatasetError(
-                f"The frames of {self.camera} in {self._store.path} cannot be read: {error}. Fix: "
-                f"{self.command} --overwrite"
-            ) from error
-
-    @property
-    def command(self) -> str:
-        """Command that renders these frames."""
-        return f"act render {quoted(self._store.path)} --camera {self.camera} --size {self.settings}"
 
     def damaged_episodes(self) -> list[int]:
         """Read all frames and return the episodes whose frames differ from those that were rendered."""
         return [episode for episode, digest in enumerate(self._digests) if digest != _digest(self.episode(episode))]
 
+    def _read(self, begin: int, end: int) -> np.ndarray:
+        with as_dataset_error(f"The {self._name} cannot be read", f"{self.command} --overwrite"):
+            return np.asarray(self._frames[begin:end])
+
+
+def complete_images(store: EpisodeStore) -> list[ImageStore]:
+    """Return the frames of all cameras of a dataset.
+
+    Raises:
+        DatasetError: The frames of a camera are incomplete or damaged.
+    """
+    images = [ImageStore(store, camera) for camera in ImageStore.cameras(store)]
+    for image in images:
+        image.require_complete()
+    return images
+
+
+def rendered_frames(store: EpisodeStore) -> dict[str, RenderedFrames]:
+    """Return the render settings and the renderer of each camera; see :func:`complete_images`."""
+    return {image.camera: image.rendered for image in complete_images(store)}
+
+
+def iter_with_images(store: EpisodeStore, episodes: np.ndarray | None = None) -> Iterator[Episode]:
+    """Yield the episodes of a dataset with their images, or those with the indices ``episodes``, int64, ascending."""
+    images = complete_images(store)
+    chosen = range(len(store)) if episodes is None else set(episodes.tolist())
+    for index, recording in enumerate(store.iter_episodes()):
+        if index in chosen:
+            yield replace(recording, images={image.camera: image.checked_episode(index) for image in images})
+
 
 def _key(camera: str, *, is_new: bool) -> str:
     return f"data/images/{camera}{_NEW if is_new else ''}"
+
+
+def _shape(settings: RenderSettings) -> tuple[int, int, int]:
+    return settings.height_px, settings.width_px, 3
 
 
 def _digest(frames: np.ndarray) -> str:

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from act_kit.datasets.episode_table import choose, columns_of
-from act_kit.datasets.images import ImageStore
-from act_kit.datasets.store import DatasetInfo, EpisodeStore
-from act_kit.datasets.write import Drawn, write_dataset
+from act_kit.datasets.episode_table import episode_table, select_episodes
+from act_kit.datasets.images import iter_with_images, rendered_frames
+from act_kit.datasets.schema import DatasetInfo
+from act_kit.datasets.store import EpisodeStore
+from act_kit.datasets.write import write_dataset
 from act_kit.errors import ConfigError, DatasetError
 from act_kit.files import DATASETS, new_folder, require_apart, require_space, write_json
-from act_kit.rollouts.episode import Attempt, Recording
+from act_kit.rollouts.episode import AttemptRecord, Episode
 
 SEVERAL = "several"
 """Value of an attribute that differs between the parents of a dataset."""
@@ -42,11 +43,6 @@ class Part:
 
     store: EpisodeStore
     episodes: np.ndarray
-
-    @classmethod
-    def all_of(cls, store: EpisodeStore) -> Part:
-        """Select every episode."""
-        return cls(store=store, episodes=np.arange(store.num_episodes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,27 +76,25 @@ def merge(stores: Sequence[EpisodeStore]) -> Derivations:
         DatasetError: Datasets of one task cannot be merged (see :func:`check_mergeable`).
     """
     seen: dict[str, Path] = {}
+    parts: dict[str, list[Part]] = {}
     for store in stores:
         key = store.fingerprint or str(store.path.resolve())
         if key in seen:
             raise ConfigError(f"{seen[key]} and {store.path} hold the same demonstrations. Fix: name only one of them.")
         seen[key] = store.path
+        parts.setdefault(store.info.task, []).append(Part(store=store, episodes=np.arange(len(store))))
     merged = {}
-    tasks = list(dict.fromkeys(store.info.task for store in stores))
-    for task in tasks:
-        task_stores = [store for store in stores if store.info.task == task]
-        for store in task_stores[1:]:
-            check_mergeable(task_stores[0], store)
-        command = shlex.join(["act", "data", "merge", *(str(store.path) for store in task_stores)])
-        parts = [Part.all_of(store) for store in task_stores]
-        merged[task if len(tasks) > 1 else ""] = Derivation(parts=parts, command=command)
+    for task, parts_of_task in parts.items():
+        check_mergeable(parts_of_task)
+        command = shlex.join(["act", "data", "merge", *(str(part.store.path) for part in parts_of_task)])
+        merged[task if len(parts) > 1 else ""] = Derivation(parts=parts_of_task, command=command)
     return merged
 
 
 def filter_episodes(stores: Sequence[EpisodeStore], where: str, seed: int = 0) -> Derivations:
     """Select the episodes of each dataset for which ``where`` is true.
 
-    See :func:`~act_kit.datasets.episode_table.choose`.
+    See :func:`~act_kit.datasets.episode_table.select_episodes`.
 
     Raises:
         ConfigError: ``where`` is not an expression over the columns of every dataset.
@@ -108,13 +102,11 @@ def filter_episodes(stores: Sequence[EpisodeStore], where: str, seed: int = 0) -
     """
     derivations = {}
     for store in stores:
-        chosen = choose(columns_of(store, seed), where)
+        part = Part(store=store, episodes=select_episodes(episode_table(store, seed), where))
         command = ["act", "data", "filter", str(store.path), "--where", where, *(["--seed", str(seed)] if seed else [])]
-        if len(chosen):
-            part = Part(store=store, episodes=chosen)
-            derivations[store.path.name if len(stores) > 1 else ""] = Derivation(
-                parts=[part], command=shlex.join(command)
-            )
+        if len(part.episodes):
+            name = store.path.name if len(stores) > 1 else ""
+            derivations[name] = Derivation(parts=[part], command=shlex.join(command))
     if not derivations:
         paths = ", ".join(str(store.path) for store in stores)
         raise DatasetError(f"No episode of {paths} is selected: '{where}' is true for none.")
@@ -129,16 +121,13 @@ def split_by(stores: Sequence[EpisodeStore], column: str) -> Derivations:
     """
     values: dict[str, Any] = {}
     for store in stores:
-        columns = columns_of(store)
-        discrete: list[str] = []
-        for name, values_of_column in columns.items():
-            if not any(isinstance(value, float) for value in values_of_column):
-                discrete.append(name)
+        discrete = episode_table(store)
+        for name, cells in list(discrete.items()):
+            if float in map(type, cells):
+                del discrete[name]
         if column not in discrete:
-            raise ConfigError(
-                f"--by takes one of {', '.join(discrete)}, not '{column}'. Fix: for other columns, use act data filter."
-            )
-        for value in columns[column]:
+            raise ConfigError(f"--by takes one of {', '.join(discrete)}, not '{column}'. Fix: use act data filter.")
+        for value in discrete[column]:
             name = re.sub(r"[^\w.-]+", "-", str(value)).strip(".-")[:_MAX_NAME] or "none"
             if isinstance(value, bool):
                 name = column if value else f"not-{column}"
@@ -156,7 +145,7 @@ def split_parts(stores: Sequence[EpisodeStore], shares: Sequence[float], seed: i
         ConfigError: There are fewer than two shares, or a share is not positive.
         DatasetError: There are too few distinct initial states.
     """
-    if len(shares) < 2 or not all(share > 0 for share in shares):
+    if len(shares) < 2 or min(shares) <= 0:
         raise ConfigError("--parts takes the positive sizes of at least two parts, such as 80,20.")
     bounds = [sum(shares[:i]) / sum(shares) for i in range(1, len(shares))]
     wheres = [f"random < {bounds[0]!r}"]
@@ -185,16 +174,14 @@ def write_derived(out: Path, derivations: Derivations, command: str, *, overwrit
     """
     stores: dict[Path, EpisodeStore] = {}
     for derivation in derivations.values():
-        stores.update({part.store.path: part.store for part in derivation.parts})
-    parents = list(stores.values())
-    require_apart(out, stores)
-    for derivation in derivations.values():
+        check_mergeable(derivation.parts)
         for part in derivation.parts:
-            check_mergeable(derivation.parts[0].store, part.store)
+            stores[part.store.path] = part.store
+    require_apart(out, stores)
     with new_folder(out, overwrite=overwrite) as fresh:
-        for parent in parents:
-            parent.check_content()
-        require_space(out, sum(parent.size_bytes() for parent in parents), "The new datasets")
+        for store in stores.values():
+            store.check_content()
+        require_space(out, sum(store.size_bytes() for store in stores.values()), "The new datasets")
         for name, derivation in derivations.items():
             _write(fresh / name, derivation)
         if "" not in derivations:
@@ -204,34 +191,30 @@ def write_derived(out: Path, derivations: Derivations, command: str, *, overwrit
 
 def _write(path: Path, derivation: Derivation) -> None:
     path.mkdir(parents=True, exist_ok=True)
-    attempts: list[Attempt] = []
-    for part in derivation.parts:
-        attempts += _attempts(part)
-    cameras = _rendered_cameras(derivation.parts[0].store)
+    attempts = list(chain.from_iterable(map(_attempts, derivation.parts)))
+    cameras = rendered_frames(derivation.parts[0].store)
     write_dataset(path, describe(derivation), _recordings(derivation.parts), attempts=attempts, cameras=cameras)
 
 
 def describe(derivation: Derivation) -> DatasetInfo:
     """Return the metadata of a derived dataset: the values on which its parents agree."""
-    stores = [part.store for part in derivation.parts]
-    infos = [store.info for store in stores]
-
-    def common(values: Sequence[Any], otherwise: Any) -> Any:
-        return values[0] if all(value == values[0] for value in values) else otherwise
-
-    demonstrator = common([info.demonstrator for info in infos], SEVERAL)
-    if demonstrator == SEVERAL:  # the selected episodes may still have a single source
-        sources: list[str] = []
-        for part in derivation.parts:
-            store_sources = part.store.sources
-            sources += [store_sources[episode] for episode in part.episodes]
-        demonstrator = common(sources, SEVERAL)
+    infos: list[DatasetInfo] = []
+    parents: list[dict[str, Any]] = []
+    sources = set[str]()
+    for part in derivation.parts:
+        info, fingerprint = part.store.info, part.store.fingerprint or part.store.compute_fingerprint()
+        infos.append(info)
+        parents.append({"path": str(part.store.path), "made_by": info.command, "fingerprint": fingerprint})
+        sources.update(np.array(part.store.sources)[part.episodes].tolist())
+    demonstrator = _common(infos, "demonstrator", SEVERAL)
+    if demonstrator == SEVERAL and len(sources) == 1:  # the selected episodes have a single source
+        demonstrator = sources.pop()
     versions: dict[str, str] = {}
     for name in infos[0].versions:
         found = {info.versions.get(name, "unknown") for info in infos}
         versions[name] = ", ".join(sorted(found))
-    return DatasetInfo(
-        task=infos[0].task,
+    return replace(
+        infos[0],
         num_wanted=len(derivation),
         seed=None,
         init_distribution="derived",
@@ -240,84 +223,60 @@ def describe(derivation: Derivation) -> DatasetInfo:
         steps_after_success=max(info.steps_after_success for info in infos),
         command=derivation.command,
         versions=versions,
-        git_commit=common([info.git_commit for info in infos], None),
-        horizon=infos[0].horizon,
-        control_hz=infos[0].control_hz,
-        parents=[
-            {
-                "path": str(store.path),
-                "made_by": store.info.command,
-                "fingerprint": store.fingerprint or store.compute_fingerprint(),
-            }
-            for store in stores
-        ],
+        git_commit=_common(infos, "git_commit", None),
+        parents=parents,
     )
 
 
-def _recordings(parts: Sequence[Part]) -> Iterator[Recording]:
+def _common(infos: Sequence[DatasetInfo], name: str, otherwise: Any) -> Any:
+    values = {getattr(info, name) for info in infos}
+    return values.pop() if len(values) == 1 else otherwise
+
+
+def _recordings(parts: Sequence[Part]) -> Iterator[Episode]:
     """Yield the selected episodes with their images, one at a time, with renumbered attempts."""
     num_attempts = 0
     for part in parts:
-        images = {camera: ImageStore(part.store, camera) for camera in _rendered_cameras(part.store)}
-        kept = [number for number, attempt in enumerate(_attempts(part), num_attempts) if attempt.kept]
-        chosen = set(part.episodes.tolist())
-        recordings = (r for episode, r in enumerate(part.store.recordings()) if episode in chosen)
-        for i, (episode, recording) in enumerate(zip(part.episodes.tolist(), recordings, strict=True)):
-            frames = {camera: image.checked_episode(episode) for camera, image in images.items()}
-            yield replace(recording, images=frames, attempt=kept[i] if kept else 0)
-        num_attempts += len(_attempts(part))
+        attempts = _attempts(part)
+        kept = num_attempts + np.flatnonzero([attempt.kept for attempt in attempts])
+        for i, recording in enumerate(iter_with_images(part.store, part.episodes)):
+            yield replace(recording, attempt=int(kept[i]) if len(kept) else 0)
+        num_attempts += len(attempts)
 
 
-def _attempts(part: Part) -> list[Attempt]:
+def _attempts(part: Part) -> list[AttemptRecord]:
     """Return the attempts of a dataset; only those of the selected episodes count as kept."""
     store, chosen = part.store, set(part.episodes.tolist())
     attempts = store.attempts()
     if store.has_init_states and not attempts:  # imported: only successful attempts are known
-        lengths = store.episode_lengths.tolist()
-        attempts = [
-            Attempt(init_state=init_state, num_steps=num_steps, kept=True)
-            for init_state, num_steps in zip(store.init_states, lengths, strict=True)
-        ]
-    episodes = np.cumsum([attempt.kept for attempt in attempts]) - 1
-    # After a killed collection, attempts may be recorded whose episodes are not; they are dropped.
-    return [
-        replace(attempt, kept=attempt.kept and episode in chosen)
-        for attempt, episode in zip(attempts, episodes.tolist(), strict=True)
-        if not attempt.kept or episode < store.num_episodes
-    ]
+        for init_state, num_steps in zip(store.init_states, store.episode_lengths.tolist(), strict=True):
+            attempts.append(AttemptRecord(init_state=init_state, num_steps=num_steps, kept=True))
+    selected, episode = [], -1
+    for attempt in attempts:
+        episode += attempt.kept
+        # After a killed collection, attempts may be recorded whose episodes are not; they are dropped.
+        if not attempt.kept or episode < store.num_episodes:
+            selected.append(replace(attempt, kept=attempt.kept and episode in chosen))
+    return selected
 
 
-def _rendered_cameras(store: EpisodeStore) -> dict[str, Drawn]:
-    """Return the render settings and the renderer of each camera.
-
-    Raises:
-        DatasetError: The frames of a camera are incomplete.
-    """
-    images = [ImageStore(store, camera) for camera in ImageStore.cameras(store)]
-    for image in images:
-        if not image.is_complete:
-            raise DatasetError(
-                f"Only {image.num_episodes} of {store.num_episodes} episodes of {store.path} are rendered from "
-                f"{image.camera}. Fix: {image.command}"
-            )
-    return {image.camera: Drawn(settings=image.settings, renderer=image.renderer) for image in images}
+def check_mergeable(parts: Sequence[Part]) -> None:
+    """Raise :class:`DatasetError` unless episodes of datasets of a task can be merged."""
+    expected = _facts(parts[0].store)
+    for part in parts[1:]:
+        for name, fact in _facts(part.store).items():
+            if fact != expected[name]:
+                paths = f"{parts[0].store.path} and {part.store.path}"
+                raise DatasetError(f"{paths} cannot be merged, their {name} differ: {expected[name]} and {fact}.")
 
 
-def check_mergeable(store: EpisodeStore, other: EpisodeStore) -> None:
-    """Raise :class:`DatasetError` unless two datasets of a task can be merged."""
-    facts: dict[str, Callable[[EpisodeStore], object]] = {
-        "recorded fields": lambda store: store.widths,
-        "recorded initial states": lambda store: store.has_init_states,
-        "horizon": lambda store: store.info.horizon,
-        "control frequencies": lambda store: store.info.control_hz,
-        "versions": lambda store: {name: store.info.versions.get(name) for name in ("metaworld", "mujoco")},
-        "images": lambda store: {
-            camera: f"{rendered.settings} by {rendered.renderer} ({asdict(rendered.settings)})"
-            for camera, rendered in _rendered_cameras(store).items()
-        },
+def _facts(store: EpisodeStore) -> dict[str, object]:
+    """Return by name what must be equal in datasets to be merged."""
+    return {
+        "recorded fields": store.widths,
+        "recorded initial states": store.has_init_states,
+        "horizon": store.info.horizon,
+        "control frequencies": store.info.control_hz,
+        "versions": {name: store.info.versions.get(name) for name in ("metaworld", "mujoco")},
+        "images": rendered_frames(store),
     }
-    for name, fact in facts.items():
-        if fact(store) != fact(other):
-            raise DatasetError(
-                f"{store.path} and {other.path} cannot be merged, their {name} differ: {fact(store)} and {fact(other)}."
-            )

@@ -35,10 +35,7 @@ def split_episodes(num_episodes: int, val_fraction: float, seed: int, copy_of: n
         DatasetError: There are fewer than two episodes.
     """
     if num_episodes < 2:
-        raise DatasetError(
-            f"{num_episodes} demonstrations cannot be split into training and validation: at least 2 are needed. "
-            "Fix: collect more."
-        )
+        raise DatasetError(f"{num_episodes} episodes, but training and validation need two. Fix: collect more.")
     num_val = max(1, round(num_episodes * val_fraction))
     order = np.random.default_rng(seed).permutation(num_episodes)
     copy_of = np.arange(num_episodes) if copy_of is None else copy_of
@@ -58,15 +55,14 @@ def split_stores(stores: Sequence[EpisodeStore], val_fraction: float, seed: int)
     Raises:
         DatasetError: A dataset has fewer than two episodes.
     """
-    numbers = near_copies(stores)
     is_train_of: dict[tuple[str, int], bool] = {}
     splits = []
-    for store, copy_of in zip(stores, numbers, strict=True):
+    for store, copy_of in zip(stores, near_copies(stores), strict=True):
         train, val = split_episodes(store.num_episodes, val_fraction, seed, copy_of)
-        keys = [(store.info.task, int(number)) for number in copy_of]
         is_train = np.isin(np.arange(store.num_episodes), train)
         # A copy of an episode of an earlier dataset goes to the part of that episode.
-        adjusted = np.array([is_train_of.get(key, side) for key, side in zip(keys, is_train.tolist(), strict=True)])
+        keys = [(store.info.task, number) for number in copy_of.tolist()]
+        adjusted = np.array(list(map(is_train_of.get, keys, is_train.tolist())))
         if adjusted.any() and not adjusted.all():
             train, val, is_train = np.flatnonzero(adjusted), np.flatnonzero(~adjusted), adjusted
         is_train_of.update(zip(keys, is_train.tolist(), strict=True))
@@ -76,21 +72,19 @@ def split_stores(stores: Sequence[EpisodeStore], val_fraction: float, seed: int)
 
 def near_copies(stores: Sequence[EpisodeStore]) -> list[np.ndarray]:
     """Number the episodes of each dataset, int64 (N,), so that near copies within a task have the same number."""
-    numbers: list[np.ndarray] = [np.empty(0)] * len(stores)
+    numbers: dict[EpisodeStore, np.ndarray] = {}
     for task in {store.info.task for store in stores}:
-        chosen = [i for i, store in enumerate(stores) if store.info.task == task]
-        if all(stores[i].has_init_states for i in chosen):
-            rows, tolerance = [scale(get_task(task), stores[i].rand_vecs) for i in chosen], NEAR_COPY
+        same_task = [store for store in stores if store.info.task == task]
+        if all(store.has_init_states for store in same_task):
+            rows, tolerance = [scale(get_task(task), store.rand_vecs) for store in same_task], NEAR_COPY
         else:
-            rows, tolerance = [_state_summaries(stores[i]) for i in chosen], _NEAR_STATE
-        bounds = np.cumsum([len(part) for part in rows])[:-1]
-        parts = np.split(number_distinct(np.concatenate(rows), tolerance), bounds)
-        for i, part in zip(chosen, parts, strict=True):
-            numbers[i] = part
-    return numbers
+            rows, tolerance = list(map(_state_summaries, same_task)), _NEAR_STATE
+        parts = np.split(number_distinct(np.concatenate(rows), tolerance), np.cumsum(list(map(len, rows)))[:-1])
+        numbers |= zip(same_task, parts, strict=True)
+    return [numbers[store] for store in stores]
 
 
 def _state_summaries(store: EpisodeStore) -> np.ndarray:
     """Return the first, the mean and the last state of each episode, (N, 3 S)."""
-    episodes = np.split(store.steps("state"), store.episode_ends[:-1])
+    episodes = store.steps_by_episode("state")
     return np.stack([np.concatenate([states[0], states.mean(axis=0), states[-1]]) for states in episodes])

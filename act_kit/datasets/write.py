@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from act_kit.datasets.images import ImageStore
-from act_kit.datasets.store import DatasetInfo, EpisodeStore
+from act_kit.datasets.images import ImageStore, RenderedFrames
+from act_kit.datasets.schema import DatasetInfo
+from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
-from act_kit.rollouts.episode import Attempt, Recording
-from act_kit.sim.render import RenderSettings
+from act_kit.rollouts.episode import AttemptRecord, Episode
 
 _EPISODES_PER_WRITE = 50
 """Number of episodes written to disk together, since each write takes about 50 ms."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """Render settings and ``GL_RENDERER`` of the frames of a camera."""
-
-    settings: RenderSettings
-    renderer: str
-
-
 def write_dataset(
     path: Path,
     info: DatasetInfo,
-    recordings: Iterable[Recording],
+    recordings: Iterable[Episode],
     *,
-    attempts: Sequence[Attempt] = (),
-    cameras: Mapping[str, Drawn] | None = None,
+    attempts: Sequence[AttemptRecord] = (),
+    cameras: Mapping[str, RenderedFrames] | None = None,
 ) -> EpisodeStore:
     """Write a finished dataset to ``path``, where nothing exists yet; see :func:`~act_kit.files.new_folder`.
 
@@ -54,11 +46,12 @@ def write_dataset(
     images: dict[str, ImageStore] = {}
     for camera, rendered in (cameras or {}).items():
         images[camera] = ImageStore.create(store, camera, rendered.settings)
-    for camera, rendered in (cameras or {}).items():
         images[camera].begin(rendered.renderer)
-    pending: list[Recording] = []
+    pending: list[Episode] = []
     for recording in chain([first], recordings):
-        _check_alike(recording, first)
+        if _fields(recording) != _fields(first):
+            both = f"{_fields(recording)}, by {recording.source}, and {_fields(first)}, by {first.source}"
+            raise DatasetError(f"Episodes have different fields: {both}. Fix: choose episodes with the same fields.")
         for camera, target in images.items():
             target.append(recording.images[camera])
         pending.append(replace(recording, images={}))  # the images, hundreds of megabytes, are written already
@@ -71,12 +64,7 @@ def write_dataset(
     return EpisodeStore.open(path)
 
 
-def _check_alike(recording: Recording, first: Recording) -> None:
+def _fields(recording: Episode) -> dict[str, tuple[int, ...]]:
+    """Return the shape of one step of each field, with a field for the initial state if it is recorded."""
     fields = {name: values.shape[1:] for name, values in recording.steps.items()}
-    expected = {name: values.shape[1:] for name, values in first.steps.items()}
-    if fields != expected or (recording.init_state is None) != (first.init_state is None):
-        raise DatasetError(
-            f"An episode by {recording.source} has the fields {fields}, the first one, by {first.source}, {expected}: "
-            "all episodes of a dataset must have the same fields, and all or none initial states. Fix: choose such "
-            "episodes."
-        )
+    return fields if recording.init_state is None else fields | {"init_state": ()}

@@ -24,7 +24,7 @@ from act_kit.diversity.soundness import Soundness, check_soundness
 from act_kit.diversity.verdict import TOO_FEW
 from act_kit.errors import DatasetError
 from act_kit.files import next_free_path, quoted
-from act_kit.rollouts.episode import Recording
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.initial_states import distinct
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import get_task
@@ -80,6 +80,9 @@ class FirstObservations:
     fix: str
     soundness: Soundness | None = None
 
+    def __repr__(self) -> str:
+        return self.verdict
+
     @property
     def level(self) -> Level:
         """Level of the worst finding."""
@@ -129,7 +132,7 @@ def measure_first(store: EpisodeStore, *, against: np.ndarray | None = None) -> 
     Raises:
         DatasetError: The dataset is empty.
     """
-    recordings = list(store.recordings())
+    recordings = list(store.iter_episodes())
     if not recordings:
         raise DatasetError(f"{store.path} contains no demonstrations.")
     compared = np.unique(np.linspace(0, len(recordings) - 1, _MAX_COMPARED).round().astype(int))
@@ -204,7 +207,7 @@ def known_init_states(store: EpisodeStore) -> np.ndarray | None:
     return rand_vecs if bool(np.abs(predicted - first).max() <= _RESET_TOLERANCE_M) else None
 
 
-def _spread(recordings: Sequence[Recording]) -> np.ndarray:
+def _spread(recordings: Sequence[Episode]) -> np.ndarray:
     """Return the root mean square of the standard deviations of the state within each episode, (S,)."""
     deviations = [np.nan_to_num(recording.steps["state"].std(axis=0)) for recording in recordings]
     spread: np.ndarray = np.sqrt(np.mean(np.square(deviations), axis=0))

@@ -14,7 +14,7 @@ import numpy as np
 
 from act_kit.diversity.reference import cached, reference_init_states
 from act_kit.errors import InitialStateError
-from act_kit.rollouts.episode import Episode, Recording, is_corrected
+from act_kit.rollouts.episode import Episode, is_dagger
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import INFORMATIVE_WIDTH_M, Task
@@ -44,31 +44,29 @@ def worst(findings: Sequence[Finding]) -> Level:
     return "FAIL" if "FAIL" in levels else "WARN" if "WARN" in levels else "OK"
 
 
-def check_numbers(episodes: Sequence[Episode | Recording], *, is_metaworld: bool = True) -> list[Finding]:
+def check_numbers(episodes: Sequence[Episode], *, is_metaworld: bool = True) -> list[Finding]:
     """Find values that are not finite, actions out of range, hidden goals and episodes without success.
 
     Fields that were not recorded are skipped; goals and the range of actions are only checked in Meta-World datasets.
     """
 
-    def has_invalid_values(episode: Episode | Recording) -> bool:
+    def has_invalid_values(episode: Episode) -> bool:
         values = list(episode.steps.values())
         if episode.init_state:
             values.append(episode.init_state.array)
         return not all(np.isfinite(part).all() for part in values)
 
-    def has_actions_out_of_range(episode: Episode | Recording) -> bool:
+    def has_actions_out_of_range(episode: Episode) -> bool:
         actions = [episode.steps[name] for name in ("action", "executed_action") if name in episode.steps]
         return any(bool((np.abs(part) > 1).any()) for part in actions)
 
-    def has_hidden_goal(episode: Episode | Recording) -> bool:
+    def has_hidden_goal(episode: Episode) -> bool:
         return bool((episode.steps["state"][:, 36:] == 0).all(axis=1).any())
 
-    def lacks_success(episode: Episode | Recording) -> bool:
-        return "success" in episode.steps and not (episode.steps["success"].any() or is_corrected(episode.source))
+    def lacks_success(episode: Episode) -> bool:
+        return "success" in episode.steps and not (episode.steps["success"].any() or is_dagger(episode.source))
 
-    checks: dict[str, Callable[[Episode | Recording], bool]] = {
-        "values that are not finite (NaN or infinite)": has_invalid_values
-    }
+    checks: dict[str, Callable[[Episode], bool]] = {"values that are not finite (NaN or infinite)": has_invalid_values}
     if is_metaworld:
         checks["actions outside [-1, 1]"] = has_actions_out_of_range
         checks["a hidden goal: the last three numbers of the state are zero"] = has_hidden_goal

@@ -46,11 +46,11 @@ _MAX_CACHE_BYTES = 2**26
 
 
 def accepted(task: Task, rand_vecs: np.ndarray) -> np.ndarray:
-    """Return which of the initial states (N, 3 or 6) the task accepts, bool (N,): a vectorized :meth:`Task.rejects`."""
-    if not task.too_near:
+    """Return which of the initial states (N, 3 or 6) the task accepts, bool (N,); see :meth:`Task.is_resampled`."""
+    if not task.min_object_goal_distance:
         return np.ones(len(rand_vecs), dtype=bool)
     goal_xy = rand_vecs[:, 3:5] if task.goal_xy is None else np.asarray(task.goal_xy)
-    far_enough: np.ndarray = np.linalg.norm(rand_vecs[:, :2] - goal_xy, axis=1) >= task.too_near
+    far_enough: np.ndarray = np.linalg.norm(rand_vecs[:, :2] - goal_xy, axis=1) >= task.min_object_goal_distance
     return far_enough
 
 

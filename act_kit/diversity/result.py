@@ -123,6 +123,9 @@ class DiversityReport:
     findings: list[Finding]
     fix: str
 
+    def __repr__(self) -> str:
+        return self.verdict
+
     @property
     def level(self) -> Level:
         """Level of the worst finding."""

@@ -30,8 +30,8 @@ from act_kit.diversity.integrity import Finding
 from act_kit.diversity.signatures import Signature, differing_rows, explain_actions, explain_states
 from act_kit.errors import InitialStateError
 from act_kit.files import next_free_path
-from act_kit.rollouts.episode import Episode, Recording, is_corrected
-from act_kit.rollouts.resimulation import ROUNDING, Resimulation, first_difference, resimulate
+from act_kit.rollouts.episode import Episode, is_dagger
+from act_kit.rollouts.resimulation import RESIMULATED, ROUNDING, first_difference, resimulate
 from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import HORIZON, TASKS, get_task
@@ -212,10 +212,10 @@ class _EpisodeCheck:
         error: Fault, if it is already known.
     """
 
-    episode: Episode | Recording
+    episode: Episode
     expected: np.ndarray | None = None
     owner: str = "the expert's"
-    replayed: Resimulation | None = None
+    replayed: Episode | None = None
     agrees: dict[str, bool] = field(default_factory=dict)
     labels_agree: bool = True
     error: Signature | None = None
@@ -250,7 +250,7 @@ class _Checker:
     def check(self, chosen: Iterable[int]) -> Soundness:
         """Check the chosen episodes."""
         store = self._store
-        self._episodes: list[Any] = list(store.recordings()) if store.missing_fields else list(store.episodes())
+        self._episodes: list[Any] = list(store.iter_episodes()) if store.missing_fields else list(store.episodes())
         for index in chosen:
             if all(np.isfinite(values).all() for values in self._episodes[index].steps.values()):
                 self._checks[index] = self._check_episode(self._episodes[index])
@@ -275,13 +275,13 @@ class _Checker:
 
     # -- checking --------------------------------------------------------------------------------------------------
 
-    def _check_episode(self, episode: Episode | Recording) -> _EpisodeCheck:
+    def _check_episode(self, episode: Episode) -> _EpisodeCheck:
         check = _EpisodeCheck(episode=episode)
         state = episode.steps["state"]
-        if isinstance(episode, Episode):
+        if episode.is_complete:
             self._replay(check, episode)
             if check.replayed and check.agrees["state"]:
-                state = check.replayed.state[: len(state)]  # not rounded, unlike states imported from other formats
+                state = check.replayed.states[: len(state)]  # not rounded, unlike states imported from other formats
         if _is_by_expert(episode.source):
             check.expected = self._expert_actions(state)
         elif not self._info.noise and "executed_action" in episode.steps:
@@ -307,8 +307,9 @@ class _Checker:
             return
         if len(episode) > HORIZON:
             check.error = Signature("episodes do not replay", f"more steps than the {HORIZON} of the benchmark")
-        for name in ("state", *check.replayed.steps):
-            check.agrees[name] = _equal(episode.steps[name][: len(check.replayed)], check.replayed.of(name))
+        for name in RESIMULATED:
+            if name in episode.steps:
+                check.agrees[name] = _equal(episode.steps[name][: len(check.replayed)], check.replayed.steps[name])
 
     def _expert_actions(self, states: np.ndarray) -> np.ndarray:
         return np.stack([self._expert.act(state) for state in states])
@@ -316,7 +317,7 @@ class _Checker:
     def _reproduces_states(self, episode: Episode, actions: np.ndarray) -> bool:
         """Return True if ``actions`` lead from the recorded initial state to the recorded states."""
         replayed = resimulate(self._simulator, episode, actions)
-        return len(replayed) == len(episode) and _equal(episode.state, replayed.of("state"))
+        return len(replayed) == len(episode) and _equal(episode.state, replayed.state)
 
     # -- explaining ------------------------------------------------------------------------------------------------
 
@@ -352,14 +353,14 @@ class _Checker:
             return Signature("episodes of another task", f"states and actions of {other_task}")
         if check.error:
             return check.error
-        if check.replayed is None or not isinstance(episode, Episode) or check.agrees["state"]:
+        if check.replayed is None or not episode.is_complete or check.agrees["state"]:
             return self._explain_labels(index, check) if not check.labels_agree else self._explain_outcome(check)
         if self._other_versions:
             return _does_not_replay(check)
         if not _is_by_expert(episode.source):
             return self._explain_without_expert(index, check, episode)
         labels = np.clip(episode.action[: len(check.replayed)], -1, 1)
-        fit_replay = not differing_rows(labels, self._expert_actions(check.replayed.of("state"))).any()
+        fit_replay = not differing_rows(labels, self._expert_actions(check.replayed.state)).any()
         if fit_replay and (not check.labels_agree or self._find_init_state(index, episode) is None):
             return self._explain_states(index, check)
         return (
@@ -390,8 +391,8 @@ class _Checker:
     def _steps_to_success(self, check: _EpisodeCheck) -> int | None:
         """Return the number of steps the expert needs after the end of the episode, or None if it does not succeed."""
         episode = check.episode
-        assert isinstance(episode, Episode)
-        state = resimulate(self._simulator, episode, episode.executed_action).state[-1]
+        assert episode.is_complete
+        state = resimulate(self._simulator, episode, episode.executed_action).last_state
         for step in range(self._simulator.steps_left):
             step_batch = self._simulator.step_chunk(self._expert.act(state)[None])
             state = step_batch.state[0]
@@ -413,7 +414,7 @@ class _Checker:
         copied = self._find_copied(index, episode.steps["action"])
         if copied is not None:
             return Signature("actions of another episode", f"the actions of another demonstration ({copied})")
-        if isinstance(episode, Episode) and not replays and not self._reproduces_states(episode, expected):
+        if episode.is_complete and not replays and not self._reproduces_states(episode, expected):
             return self._explain_inconsistent(index, check, episode)
         num = int(differing_rows(labels, expected).sum())
         kind = "actions are not the expert's" if _is_by_expert(episode.source) else "labels changed"
@@ -425,7 +426,7 @@ class _Checker:
         assert check.replayed is not None
         if not self._resets_as_recorded(check, episode):
             return self._explain_init_state(index, check, episode)
-        states = explain_states(episode.state[: len(check.replayed)], check.replayed.state)
+        states = explain_states(episode.state[: len(check.replayed)], check.replayed.states)
         return states or Signature(
             "actions are not the expert's",
             "inconsistent states, actions and initial states: neither the replay nor the expert agrees with them",
@@ -435,13 +436,13 @@ class _Checker:
         """Explain states that differ from the replay, although the replay agrees with the labels."""
         assert check.replayed is not None
         state = check.episode.steps["state"][: len(check.replayed)]
-        signature = explain_states(state, check.replayed.state)
+        signature = explain_states(state, check.replayed.states)
         if signature:
             return signature
         copied = self._find_copied(index, state, "state")
         if copied is not None:
             return Signature("states changed", f"the states of another demonstration ({copied})")
-        first = first_difference(state, check.replayed.of("state"))
+        first = first_difference(state, check.replayed.state)
         return Signature("states changed", f"states that their actions do not reproduce, from step {first} on")
 
     def _resets_as_recorded(self, check: _EpisodeCheck, episode: Episode) -> bool:
@@ -477,7 +478,7 @@ class _Checker:
         if np.array_equal(episode.action, episode.executed_action):
             return _does_not_replay(check)
         signature = explain_actions(episode.executed_action, episode.action, "the labels")
-        if self._info.noise or is_corrected(episode.source) or not self._reproduces_states(episode, episode.action):
+        if self._info.noise or is_dagger(episode.source) or not self._reproduces_states(episode, episode.action):
             signature = None
         text = (
             f"executed {signature.text}" if signature else "executed actions that do not reproduce the recorded states"
@@ -488,9 +489,9 @@ class _Checker:
         """Explain a replay that differs if the demonstrator cannot be queried."""
         assert check.replayed is not None
         if not self._resets_as_recorded(check, episode):
-            states = explain_states(episode.state[: len(check.replayed)], check.replayed.state)
+            states = explain_states(episode.state[: len(check.replayed)], check.replayed.states)
             return states or self._explain_init_state(index, check, episode)
-        states = explain_states(episode.state[: len(check.replayed)], check.replayed.state)
+        states = explain_states(episode.state[: len(check.replayed)], check.replayed.states)
         if states and "noisy" not in states.text:
             return states
         return self._explain_executed_actions(check, episode)
@@ -536,7 +537,7 @@ def _does_not_replay(check: _EpisodeCheck) -> Signature:
     """Return the signature of a replay that differs."""
     assert check.replayed is not None
     name = next(name for name, same in check.agrees.items() if not same)
-    first = first_difference(check.episode.steps[name][: len(check.replayed)], check.replayed.of(name))
+    first = first_difference(check.episode.steps[name][: len(check.replayed)], check.replayed.steps[name])
     return Signature("episodes do not replay", f"a replay in which '{name}' differs from step {first} on")
 
 
@@ -554,4 +555,4 @@ def _is_float32(values: np.ndarray) -> bool:
 
 def _is_by_expert(source: str) -> bool:
     """Return True if the labels of a source are the scripted expert's."""
-    return source == "scripted" or is_corrected(source)
+    return source == "scripted" or is_dagger(source)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -26,16 +24,19 @@ from act_kit.diversity.soundness import Soundness, check_soundness
 from act_kit.doctor.finding import Checks
 from act_kit.doctor.generalization import SEED, Gap, comparable, evenly, measure_loss
 from act_kit.errors import ActKitError, CheckpointError, DatasetError
-from act_kit.eval.evaluate import success_rate
+from act_kit.eval.files import read_evaluation
 from act_kit.eval.init_state_sets import check_disjoint, make_init_state_set
-from act_kit.files import next_free_path, quoted, read_json, read_text
+from act_kit.eval.results import Evaluation, success_rate
+from act_kit.files import next_free_path, quoted, read_json
 from act_kit.metrics import read_metrics
 from act_kit.overrides import compose
 from act_kit.parallel import LocalExecutor
 from act_kit.policies.agent import PolicyAgent
-from act_kit.policies.policy import Policy, find_checkpoint
+from act_kit.policies.policy import Policy
+from act_kit.policies.storage import find_checkpoint
 from act_kit.rollouts.agents import ExpertAgent
-from act_kit.rollouts.rollout import Outcome, RolloutPool
+from act_kit.rollouts.episode import Episode
+from act_kit.rollouts.rollout import RolloutPool
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import find_gl
 from act_kit.statistics import Rate
@@ -49,50 +50,6 @@ _NUM_DEMONSTRATED = 12
 
 _SUCCEEDS = 0.8
 """Fraction of the expert's success rate: a policy fails in a task if its success rate is significantly lower."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationFiles:
-    """The files of the evaluation of one task.
-
-    Attributes:
-        folder: Folder of the files.
-        summary: Content of ``summary.json``.
-        rows: Rows of ``episodes.csv``.
-        init_states: Initial states of ``init_states.json``, float64 (N, D), unchecked.
-        init_states_file: Content of ``init_states.json``.
-    """
-
-    folder: Path
-    summary: dict[str, Any]
-    rows: list[dict[str, str]]
-    init_states: np.ndarray
-    init_states_file: dict[str, Any]
-
-    @classmethod
-    def read(cls, folder: Path) -> EvaluationFiles:
-        """Read an evaluation without checking its content.
-
-        Raises:
-            DatasetError: A file is missing or cannot be read.
-        """
-        try:
-            rows = list(csv.DictReader(io.StringIO(read_text(folder / "episodes.csv"), newline="")))
-            init_states_file = read_json(folder / "init_states.json")
-            return cls(
-                folder=folder,
-                summary=read_json(folder / "summary.json"),
-                rows=rows,
-                init_states=np.array(init_states_file["init_states"], dtype=np.float64),
-                init_states_file=init_states_file,
-            )
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-            raise DatasetError(f"The evaluation {folder} is damaged: {error!r}. Fix: act eval RUN") from error
-
-    @property
-    def task(self) -> str:
-        """Task named in ``summary.json``."""
-        return str(self.summary["task"])
 
 
 class DatasetCase:
@@ -205,17 +162,18 @@ class RunCase:
         return sorted({path.resolve() for path in (self.folder / "checkpoints").glob("*") if path.is_dir()})
 
     @cached_property
-    def read_evaluations(self) -> tuple[list[EvaluationFiles], list[str]]:
+    def read_evaluations(self) -> tuple[list[Evaluation], list[str]]:
         """Evaluations of the run, one per task, and a message for each damaged one.
 
         They are searched in the run's folder, next to it, and in the folders that the run has recorded.
         """
-        evaluations, damaged = [], []
+        evaluations: list[Evaluation] = []
+        damaged: list[str] = []
         for path in self._summaries():
             try:
                 if "tasks" not in read_json(path):  # each task of a multi-task evaluation has its own folder
-                    evaluations.append(EvaluationFiles.read(path.parent))
-            except (OSError, ValueError, TypeError, DatasetError) as error:
+                    evaluations.append(read_evaluation(path.parent))
+            except (OSError, ValueError, TypeError) as error:
                 damaged.append(f"{path}: {error}")
         return evaluations, damaged
 
@@ -245,7 +203,7 @@ class RunCase:
             return None
 
     @property
-    def evaluations(self) -> list[EvaluationFiles]:
+    def evaluations(self) -> list[Evaluation]:
         """Evaluations that are not damaged."""
         return self.read_evaluations[0]
 
@@ -257,7 +215,7 @@ class RunCase:
     @property
     def trained_on(self) -> list[str]:
         """Fingerprints of the datasets that the policy was trained on."""
-        return [demonstrations.fingerprint for demonstrations in self.policy.metadata.demonstrations]
+        return self.policy.metadata.fingerprints
 
     def require_training_data(self) -> None:
         """Raise :class:`DatasetError` unless the policy was trained on the run's datasets as they are now."""
@@ -323,7 +281,7 @@ class RunCase:
             flags = {"n": self._share(_NUM_FRESH, 4), "seed": SEED}
             for name in ("task", "noise", "steps_after_success"):
                 flags[name] = getattr(info, name)
-            config = compose("collect", CollectConfig, flags=flags)
+            config = compose(CollectConfig, flags=flags)
             with LocalExecutor(1) as executor:
                 fresh[info.task] = collect(config, scratch / info.task, executor=executor)
             if views:
@@ -374,9 +332,9 @@ class RunCase:
             for task, expert in self.expert_rates.items()
         ]
 
-    def _rates(self, outcomes: Sequence[Outcome]) -> dict[str, Rate]:
+    def _rates(self, outcomes: Sequence[Episode]) -> dict[str, Rate]:
         """Return the success rate of each task that has outcomes."""
-        by_task: dict[str, list[Outcome]] = {}
+        by_task: dict[str, list[Episode]] = {}
         for outcome in outcomes:
             by_task.setdefault(outcome.init_state.task, []).append(outcome)
         return {task: success_rate(of_task) for task, of_task in by_task.items()}
@@ -399,12 +357,12 @@ class RunCase:
         return init_states
 
     @cached_property
-    def from_fresh(self) -> list[Outcome]:
+    def from_fresh(self) -> list[Episode]:
         """Results of the policy from test initial states."""
         return self.act_from(self.policy, self.test_init_states)
 
     @cached_property
-    def from_demonstrated(self) -> list[Outcome]:
+    def from_demonstrated(self) -> list[Episode]:
         """Results of the policy from demonstrated initial states; empty unless these were recorded for all tasks."""
         init_states: list[InitialState] = []
         for task in self.policy.tasks:
@@ -422,7 +380,7 @@ class RunCase:
 
     def act_from(
         self, policy: Policy, init_states: Sequence[InitialState], *, to_the_end: bool = False
-    ) -> list[Outcome]:
+    ) -> list[Episode]:
         """Run rollouts of a policy."""
         return self.roll(PolicyAgent(policy), init_states, stop_at_success=not to_the_end)
 

@@ -34,7 +34,7 @@ def same_data(case: RunCase) -> Result:
             "checkpoint belongs to another run."
         )
     differing = None
-    for demonstrations, store in zip(metadata.demonstrations, case.stores, strict=False):
+    for demonstrations, store in zip(metadata.datasets, case.stores, strict=False):
         trained, init_states = demonstrations.init_states, store.recorded_init_states
         if trained and len(trained) < len(init_states) and trained == init_states[: len(trained)]:
             return warning(
@@ -62,7 +62,7 @@ def same_model(case: RunCase) -> Result:
     """Check that the sizes and inputs of the policy match the configuration of the run."""
     policy, config = case.policy, case.config
     for name in vars(config.policy).keys() - {"cameras"}:  # see same_images
-        of_policy, of_run = getattr(policy.model.config, name), getattr(config.policy, name)
+        of_policy, of_run = getattr(policy.model.config, name, None), getattr(config.policy, name)
         if of_policy != of_run:
             return critical(
                 f"the checkpoint has policy.{name}={of_policy}, the run's configuration {of_run}: the checkpoint "
@@ -86,7 +86,7 @@ def same_environment(case: RunCase) -> Result:
         if dataset.store.has_init_states:  # the versions of imported data may be unknown
             made[str(dataset.path)] = dataset.store.info.versions
     for evaluation in case.evaluations:
-        made[str(evaluation.folder)] = evaluation.summary["versions"]
+        made[str(evaluation.folder)] = evaluation.provenance["versions"]
     for name in ("metaworld", "mujoco"):
         others = [f"{place}: {used.get(name)}" for place, used in made.items() if used.get(name) != here[name]]
         if others:

@@ -14,7 +14,7 @@ from act_kit.doctor.case import DatasetCase
 from act_kit.doctor.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
 from act_kit.errors import InitialStateError
 from act_kit.files import quoted
-from act_kit.rollouts.episode import is_corrected
+from act_kit.rollouts.episode import is_dagger
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON, get_task
 
 CHECKS = Checks[DatasetCase](lambda case, name: case.path / name, lambda case: case.store.reproduce_command)
@@ -121,7 +121,7 @@ def executed(case: DatasetCase) -> Result:
         return untested("The executed actions differ from the labels by the noise, as intended.")
     if "executed_action" not in store.fields:
         return untested("The executed actions were not recorded.")
-    own = ~np.repeat(list(map(is_corrected, store.sources)), store.episode_lengths)
+    own = ~np.repeat(list(map(is_dagger, store.sources)), store.episode_lengths)
     if not own.any():
         return untested("The expert labeled a policy's rollouts: executed actions differ from labels, as intended.")
     differs = float((store.steps("action") != store.steps("executed_action"))[own].any(axis=1).mean())

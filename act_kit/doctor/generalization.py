@@ -73,14 +73,9 @@ def evenly(episodes: np.ndarray, num: int = MAX_EPISODES) -> np.ndarray:
     return chosen
 
 
-def by_episode(store: EpisodeStore, name: str) -> list[np.ndarray]:
-    """Return the steps of a field, one array per episode."""
-    return np.split(store.steps(name), store.episode_ends[:-1])
-
-
 def measure_loss(policy: Policy, store: EpisodeStore, episodes: np.ndarray) -> Loss:
-    """Return the L1 loss (z = 0) of a policy in inference mode on episodes of a dataset."""
-    states, actions = by_episode(store, "state"), by_episode(store, "action")
+    """Return the L1 loss of a policy in inference mode on episodes of a dataset."""
+    states, actions = store.steps_by_episode("state"), store.steps_by_episode("action")
     task = policy.tasks.index(store.info.task)
     sums, counts = [], []
     for episode in episodes:
@@ -121,7 +116,7 @@ def comparable(store: EpisodeStore, episodes: np.ndarray) -> np.ndarray:
             f"({info.steps_after_success}) that the dataset names, so new ones are not comparable."
         )
     expert = ScriptedExpert(info.task)
-    states, actions = by_episode(store, "state"), by_episode(store, "action")
+    states, actions = store.steps_by_episode("state"), store.steps_by_episode("action")
     agrees = []
     for i in matching:
         expert_actions = np.stack(list(map(expert.act, states[i])))
@@ -201,7 +196,7 @@ def replay_nearest(store: EpisodeStore, init_states: Sequence[InitialState]) -> 
     dims = task.informative
     demonstrated = store.rand_vecs[:, dims] / task.width[dims]
     queries = stack(init_states)[:, dims] / task.width[dims]
-    actions = by_episode(store, "executed_action")
+    actions = store.steps_by_episode("executed_action")
     simulator = Simulator(task.name)
     successes = []
     for init_state, query in zip(init_states, queries, strict=True):

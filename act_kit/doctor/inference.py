@@ -7,9 +7,9 @@ import torch
 
 from act_kit.doctor.case import RunCase, run_checks
 from act_kit.doctor.finding import Result, critical, ruled_out, suspected, untested, warning
-from act_kit.doctor.generalization import by_episode, measure_loss
+from act_kit.doctor.generalization import measure_loss
 from act_kit.errors import CheckpointError
-from act_kit.eval.evaluate import success_rate
+from act_kit.eval.results import success_rate
 from act_kit.files import next_free_path
 from act_kit.policies.normalizer import MIN_STD, Normalizer
 from act_kit.policies.policy import Policy
@@ -41,10 +41,11 @@ def deterministic(case: RunCase) -> Result:
     difference = float(np.ptp(losses))
     if difference > 1e-6:
         message = (
-            f"two predictions from the same states have losses that differ by {difference:.2g}: the policy samples its "
-            "latent z, or applies dropout, at inference."
+            f"two predictions from the same states have losses that differ by {difference:.2g}: the policy samples, "
+            "or applies dropout, at inference."
         )
-        return critical(message, "act_kit/policies/act.py", "call ACT.predict, which uses z = 0, in eval mode")
+        method = f"{type(case.policy.model).__name__}.predict"
+        return critical(message, method, "predict without sampling, and in eval mode")
     return ruled_out("Two predictions from the same states are bit-exactly equal.")
 
 
@@ -55,7 +56,7 @@ def normalized(case: RunCase) -> Result:
     normalizer = case.policy.normalizer.cpu()
     training_states: list[np.ndarray] = []
     for store in case.stores:
-        episodes = by_episode(store, "state")
+        episodes = store.steps_by_episode("state")
         training_states += [episodes[i] for i in case.split(store)[0]]
     expected = Normalizer(STATE_DIM)
     expected.fit(torch.from_numpy(np.concatenate(training_states).astype(np.float32)))
@@ -122,7 +123,7 @@ def chunked_as_trained(case: RunCase) -> Result:
             f"({case.config.chunking})."
         )
     for evaluation in case.evaluations:
-        used = evaluation.summary["chunking"]
+        used = evaluation.provenance["chunking"]
         if used != selected:
             return _effect_of_chunking(case, evaluation.folder, used)
     return ruled_out("All evaluations use the chunking with which the checkpoint was selected.")

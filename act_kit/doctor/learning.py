@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.stats import fisher_exact
 
+from act_kit import options
 from act_kit.config import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.doctor.case import DatasetCase, RunCase, TaskRollouts, run_checks
@@ -16,7 +17,7 @@ from act_kit.doctor.finding import Result, ruled_out, suspected, untested
 from act_kit.doctor.generalization import Gap, evenly, measure_loss
 from act_kit.errors import DatasetError
 from act_kit.files import next_free_path, quoted
-from act_kit.overrides import option, preset_of
+from act_kit.overrides import preset_of
 
 CHECKS = run_checks()
 
@@ -35,14 +36,14 @@ _FACTORS = {
     "trainer.steps": (4, math.inf),
     "trainer.warmup_fraction": (math.inf, 5),
     "trainer.grad_clip": (100, math.inf),
-    "trainer.kl_weight": (100, 10),
     "trainer.weight_decay": (math.inf, 100),
-    "policy.dim_model": (6, math.inf),
-    "policy.dim_feedforward": (12, math.inf),
     "policy.chunk_size": (8, 5),
     "chunking.n_action_steps": (math.inf, 3),
 }
-"""Factors below and above its preset beyond which an option may be the cause of a low success rate."""
+"""Factors below and above its preset beyond which an option may be the cause of a low success rate.
+
+A model adds its own: :attr:`~act_kit.config.PolicyConfig.far_factors`.
+"""
 
 _DROPOUT = 0.2
 """Difference from the preset's dropout beyond which dropout may be the cause."""
@@ -58,7 +59,9 @@ def settings(case: RunCase) -> Result:
     if not far:
         return ruled_out("No setting is far from the preset.")
     _, preset = preset_of(case.config)
-    message = ", ".join(f"{key}={option(case.config, key):g} (preset: {option(preset, key):g})" for key in far)
+    message = ", ".join(
+        f"{key}={options.get(case.config, key):g} (preset: {options.get(preset, key):g})" for key in far
+    )
     if not _failing(case):
         return ruled_out(f"Far from the preset: {message}; but the policy succeeds.")
     if far == ["trainer.steps"]:
@@ -198,15 +201,20 @@ def _losses(case: RunCase, task: str) -> tuple[float, float]:
 def far_from_preset(config: TrainConfig) -> list[str]:
     """Return the options so far from their preset that they may cause a low success rate, the farthest first."""
     _, preset = preset_of(config)
+    factors = dict(_FACTORS)
+    for name, limits in config.policy.far_factors.items():
+        factors[f"policy.{name}"] = limits
     farness = {}
-    for key, (below, above) in _FACTORS.items():
-        value, usual = float(option(config, key)), float(option(preset, key))
+    for key, (below, above) in factors.items():
+        value, usual = float(options.get(config, key)), float(options.get(preset, key))
         if value <= 0:
             farness[key] = 2.0 if math.isfinite(below) and usual > 0 else 0.0
         else:
             off = math.log(value / usual)
             farness[key] = off / math.log(above) if off > 0 else -off / math.log(below)
-    farness["policy.dropout"] = (config.policy.dropout - preset.policy.dropout) / _DROPOUT
+    if hasattr(config.policy, "dropout"):
+        extra = options.get(config, "policy.dropout") - options.get(preset, "policy.dropout")
+        farness["policy.dropout"] = extra / _DROPOUT
     if config.trainer.ema_decay:
         num_averaged = 1 / (1 - config.trainer.ema_decay)
         farness["trainer.ema_decay"] = num_averaged / (_AVERAGED * config.trainer.steps)
@@ -217,7 +225,7 @@ def far_from_preset(config: TrainConfig) -> list[str]:
 def _with_preset(case: RunCase, keys: Sequence[str]) -> str:
     """Return the command that trains again with the preset's values of some options."""
     _, preset = preset_of(case.config)
-    return case.train_with({key: option(preset, key) for key in keys})
+    return case.train_with({key: options.get(preset, key) for key in keys})
 
 
 def _train_more(case: RunCase) -> str:

@@ -12,7 +12,7 @@ import psutil
 
 from act_kit.doctor.finding import Checks, Result, critical, ruled_out, warning
 from act_kit.errors import RenderError
-from act_kit.eval.evaluate import success_rate
+from act_kit.eval.results import success_rate
 from act_kit.parallel import LocalExecutor
 from act_kit.processors import SPIN_COUNT, cpu_quota, num_cpus, num_visible_cpus
 from act_kit.rollouts.agents import ExpertAgent

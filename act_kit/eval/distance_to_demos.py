@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy.spatial.distance import cdist
 from scipy.stats import beta
 
 from act_kit.sim.initial_states import InitialState
@@ -59,7 +61,7 @@ def near_copies(task: str, rand_vecs: np.ndarray, others: np.ndarray) -> np.ndar
     spec = get_task(task)
     dims = spec.informative
     seen, queried = others[:, dims] / spec.width[dims], rand_vecs[:, dims] / spec.width[dims]
-    nearest = np.array([np.abs(seen - row).max(axis=1).min() for row in queried])
+    nearest = cdist(queried, seen, "chebyshev").min(axis=1)
     p_values = np.minimum(1.0, 2 * len(seen) * (2 * nearest) ** len(dims))
     order = np.argsort(p_values)
     ranks = np.arange(1, len(order) + 1)
@@ -70,9 +72,11 @@ def near_copies(task: str, rand_vecs: np.ndarray, others: np.ndarray) -> np.ndar
     return is_copy
 
 
-def divide(distances: Sequence[float], succeeded: Sequence[bool]) -> list[Bin]:
-    """Divide episodes by distance into up to five bins of about equal size."""
-    values, is_success = np.array(distances), np.array(succeeded)
+def divide(distances: ArrayLike, succeeded: ArrayLike) -> list[Bin]:
+    """Divide N episodes by distance, float (N,), into up to five bins of about equal size; no bins for N = 0."""
+    values, is_success = np.asarray(distances), np.asarray(succeeded)
+    if not len(values):
+        return []
     num_bins = min(_MAX_BINS, max(1, len(values) // _MIN_EPISODES_PER_BIN))
     edges = np.unique(np.quantile(values, np.linspace(0, 1, num_bins + 1)[1:-1]))
     bin_index = np.digitize(values, edges)

@@ -1,4 +1,4 @@
-"""Evaluation of a policy and of its baselines from the same initial states.
+"""Evaluation of a policy, or of any other agent, and of baselines from the same initial states.
 
 The baselines, the stages and the distances to the demonstrations show how far the success rate can be trusted.
 """
@@ -6,8 +6,9 @@ The baselines, the stages and the distances to the demonstrations show how far t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,264 +16,188 @@ import torch
 from act_kit.config import EvalConfig
 from act_kit.errors import InitialStateError
 from act_kit.eval.distance_to_demos import distances_to_nearest_demo
-from act_kit.eval.failure_modes import FAILURE_MODES, FailureMode, failure_mode
 from act_kit.eval.init_state_sets import InitialStateSet, check_disjoint, make_init_state_set
-from act_kit.eval.stages import Stage, stage_counts
+from act_kit.eval.results import EpisodeResult, Evaluation, success_rate
 from act_kit.policies.agent import PolicyAgent
-from act_kit.policies.policy import Policy, PolicyMetadata
+from act_kit.policies.policy import Policy
 from act_kit.rollouts.agents import Agent, ExpertAgent, RandomAgent, ZeroActionAgent
-from act_kit.rollouts.rollout import Outcome, Progress, RolloutFunction
+from act_kit.rollouts.episode import Episode
+from act_kit.rollouts.rollout import Progress, RolloutFunction
 from act_kit.sim.initial_states import InitialState
-from act_kit.statistics import Rate
+from act_kit.sim.tasks import HORIZON, get_task
+from act_kit.training.run import config_of
+from act_kit.versions import versions
 
-FAR_Z = 15.0
-"""Number of standard deviations from the mean of the demonstrated states. Demonstrations themselves reach 2 to 5."""
+ActionFunction = Callable[[np.ndarray], np.ndarray]
+"""Function from states (B, 39) of environments to their actions (B, 4), or to their next N actions (B, N, 4)."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class EpisodeResult:
-    """The result of one episode and its distance from the demonstrations.
-
-    Attributes:
-        outcome: Record of the episode.
-        distance_to_nearest_demo: Distance of its initial state to the nearest demonstrated one, in box widths, over the
-            informative dimensions; None if no demonstrated initial state is known.
-        largest_z: Largest normalized coordinate of any state that the policy was queried with.
-    """
-
-    outcome: Outcome
-    distance_to_nearest_demo: float | None
-    largest_z: float
+ProgressFunction = Callable[[str, Progress, int], None]
+"""Function that receives the name of an agent, its progress, and its number of episodes."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """The episodes of a policy on one task, and those of its baselines.
+class FunctionAgent(Agent):
+    """Agent that calls an :data:`ActionFunction`."""
 
-    Attributes:
-        init_state_set: Initial states.
-        episodes: Results of the policy, one per initial state.
-        baselines: Outcomes by name: ``expert``, ``nothing`` (zero actions) and ``random`` from the first of the same
-            initial states, and the policy itself from ``demonstrated initial states``.
-        engine: Name of the simulation engine.
-    """
+    def __init__(self, function: ActionFunction) -> None:
+        self._function = function
 
-    init_state_set: InitialStateSet
-    episodes: list[EpisodeResult]
-    baselines: dict[str, list[Outcome]]
-    engine: str
-
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """Outcomes of the policy."""
-        return [episode.outcome for episode in self.episodes]
-
-    @property
-    def success(self) -> Rate:
-        """Rate of episodes with success at any step, the benchmark's definition."""
-        return success_rate(self.outcomes)
-
-    @property
-    def success_at_end(self) -> Rate:
-        """Rate of episodes with success at the last step of the horizon."""
-        return Rate(sum(outcome.success_at_end for outcome in self.outcomes), len(self.outcomes))
-
-    def mean_distance(self, when: str) -> float:
-        """Return the mean of the ``initial``, ``min`` or ``final`` distance over the episodes."""
-        return float(np.mean([distance_at(outcome, when) for outcome in self.outcomes]))
-
-    @property
-    def closed_distance_fraction(self) -> float:
-        """Fraction of the mean initial distance that is closed at the end of the episodes."""
-        return 1 - self.mean_distance("final") / self.mean_distance("initial")
-
-    @property
-    def largest_z(self) -> float:
-        """Largest normalized coordinate of any state that the policy was queried with."""
-        return max(episode.largest_z for episode in self.episodes)
-
-    @property
-    def num_far(self) -> int:
-        """Number of episodes with a state farther than ``FAR_Z`` from the demonstrated ones."""
-        return sum(episode.largest_z > FAR_Z for episode in self.episodes)
-
-    @property
-    def far_text(self) -> str:
-        """Text on the largest distance of a state from the demonstrated ones."""
-        text = f"{self.largest_z:.1f} standard deviations"
-        if not self.num_far:
-            return text
-        return (
-            f"{text}; in {self.num_far} of {len(self.episodes)} episodes more than {FAR_Z:.0f}: states unlike any "
-            "demonstration, where the actions of the policy are unreliable"
-        )
-
-    @property
-    def clip_fraction(self) -> float:
-        """Mean fraction of the commanded action values outside [-1, 1]."""
-        return float(np.mean([outcome.clip_fraction for outcome in self.outcomes]))
-
-    @property
-    def crashes(self) -> list[int]:
-        """Indices of the episodes in which the simulation failed."""
-        return [i for i, outcome in enumerate(self.outcomes) if outcome.crash]
-
-    @property
-    def stage_counts(self) -> dict[Stage, int]:
-        """Number of episodes that reached each stage of the task or a later one, the first stage first."""
-        return stage_counts(self.init_state_set.task, self.outcomes)
-
-    @property
-    def failures(self) -> dict[FailureMode, int]:
-        """Number of failures of each failure mode, the most frequent first."""
-        failure_modes = list(map(failure_mode, self.outcomes))
-        counts = {mode: failure_modes.count(mode) for mode in FAILURE_MODES if mode in failure_modes}
-        return dict(sorted(counts.items(), key=lambda item: -item[1]))
-
-    @property
-    def interpretation(self) -> str:
-        """Sentence on what the baselines imply for the success rate; empty if they imply nothing."""
-        expert, demonstrated = self.baselines.get("expert"), self.baselines.get("demonstrated initial states")
-        if expert and success_rate(expert).value < 0.8 and self.success.value < 0.8:
-            return (
-                f"The scripted expert itself succeeds only {success_rate(expert)} times from these initial states. "
-                "Fix: check the task and its initial states before the policy."
-            )
-        if demonstrated and success_rate(demonstrated).interval[0] > self.success.interval[1]:
-            if self.init_state_set.kind == "ood":
-                return (
-                    "The policy succeeds from demonstrated initial states and fails from these, which lie outside the "
-                    "box of the initial-state distribution: it does not extrapolate. To measure generalization within "
-                    "the box: --init-states test"
-                )
-            return (
-                "The policy succeeds from demonstrated initial states and fails from others: the demonstrations do not "
-                "cover the initial states of the evaluation. Fix: read the dataset's diversity report: act report "
-                "DATASET"
-            )
-        return ""
-
-
-def success_rate(outcomes: Sequence[Outcome]) -> Rate:
-    """Return the rate of episodes with success at any step."""
-    return Rate(sum(outcome.success_once for outcome in outcomes), len(outcomes))
-
-
-def distance_at(outcome: Outcome, when: str) -> float:
-    """Return the ``initial``, ``min`` or ``final`` distance of an episode."""
-    return float({"initial": outcome.distance[0], "min": outcome.distance.min(), "final": outcome.distance[-1]}[when])
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
+        actions = np.asarray(self._function(states))
+        return actions[:, None] if actions.ndim == 2 else actions
 
 
 def evaluate(
-    policy: Policy,
+    agent: Policy | Agent | ActionFunction,
     init_state_set: InitialStateSet,
     config: EvalConfig,
     *,
     roll: RolloutFunction,
-    on_progress: Callable[[str, Progress, int], None] = lambda agent_name, progress, num_episodes: None,
+    on_progress: ProgressFunction = lambda agent_name, progress, num_episodes: None,
 ) -> Evaluation:
-    """Evaluate ``policy`` and its baselines on one set of initial states; see :func:`evaluate_all`."""
-    (evaluation,) = evaluate_all(policy, [init_state_set], config, roll=roll, on_progress=on_progress)
+    """Evaluate an agent and its baselines on one set of initial states; see :func:`evaluate_all`."""
+    (evaluation,) = evaluate_all(agent, [init_state_set], config, roll=roll, on_progress=on_progress)
     return evaluation
 
 
 def evaluate_all(
-    policy: Policy,
+    agent: Policy | Agent | ActionFunction,
     init_state_sets: Sequence[InitialStateSet],
     config: EvalConfig,
     *,
     roll: RolloutFunction,
-    on_progress: Callable[[str, Progress, int], None] = lambda agent_name, progress, num_episodes: None,
+    on_progress: ProgressFunction = lambda agent_name, progress, num_episodes: None,
 ) -> list[Evaluation]:
-    """Evaluate ``policy`` and the baselines of ``config`` on sets of one task each, by ``roll``.
+    """Evaluate an agent and the baselines of ``config`` on sets of one task each, by ``roll``.
 
-    The policy runs from every initial state to the horizon. ``on_progress`` receives the name of the agent, its
-    progress, and the number of episodes.
+    The agent is a policy, an object with the protocol :class:`~act_kit.rollouts.agents.Agent`, or a function from
+    states to actions. It runs from every initial state to the horizon. Only a policy knows its demonstrations: for
+    another agent, the distances to them and the baseline from demonstrated initial states are missing.
 
     Raises:
         InitialStateError: The policy was not trained on the task of a set, or a set contains demonstrated initial
             states.
     """
-    metadata = policy.metadata
-    for init_state_set in init_state_sets:
-        if init_state_set.task not in policy.tasks:
+    policy = agent if isinstance(agent, Policy) else None
+    demonstrated = [policy.metadata.init_states_of(each.task) if policy else [] for each in init_state_sets]
+    for init_state_set, known in zip(init_state_sets, demonstrated, strict=True):
+        if policy and init_state_set.task not in policy.tasks:
             raise InitialStateError(
                 f"The policy was trained on {', '.join(policy.tasks)}; the evaluation set is of {init_state_set.task}. "
                 "Fix: evaluate the policy on a task it was trained on: --init-states test"
             )
-        check_disjoint(init_state_set, metadata.init_states_of(init_state_set.task))
+        check_disjoint(init_state_set, known)
+    provenance = _provenance(policy)
 
-    def run(
-        name: str, agent: Agent, init_states: Sequence[Sequence[InitialState]], *, stop_at_success: bool = True
-    ) -> list[list[Outcome]]:
-        """Roll out from the initial states of all sets in one batch; return the outcomes by set."""
-        all_init_states = list(chain.from_iterable(init_states))
-        if not all_init_states:
-            return [[] for _ in init_states]
-        outcomes = iter(
-            roll(
-                agent,
-                all_init_states,
-                stop_at_success=stop_at_success,
-                on_progress=lambda progress: on_progress(name, progress, len(all_init_states)),
-            )
-        )
-        return [list(islice(outcomes, len(states_of_set))) for states_of_set in init_states]
-
-    outcomes = run(
-        "policy",
-        PolicyAgent(policy),
-        [init_state_set.init_states for init_state_set in init_state_sets],
-        stop_at_success=False,
-    )
-    baseline_states = [init_state_set.init_states[: config.baseline_episodes] for init_state_set in init_state_sets]
-    demonstrated = [
-        _demonstrated_states(init_state_set, metadata, config.demonstrated_episodes)
-        for init_state_set in init_state_sets
-    ]
-    baselines = {
-        "expert": run("expert", ExpertAgent(), baseline_states),
-        "zero actions": run("zero actions", ZeroActionAgent(), baseline_states),
-        "random": run("random", RandomAgent(), baseline_states),
-        "demonstrated initial states": run("demonstrated initial states", PolicyAgent(policy), demonstrated),
+    all_states = [init_state_set.init_states for init_state_set in init_state_sets]
+    outcomes = roll_sets(roll, "policy", as_agent(agent), all_states, on_progress, stop_at_success=False)
+    first: list[Sequence[InitialState]] = [states[: config.baseline_episodes] for states in all_states]
+    chosen: list[Sequence[InitialState]] = []
+    for init_state_set, known in zip(init_state_sets, demonstrated, strict=True):
+        is_unknown = init_state_set.kind == "train" or not known
+        num = config.demonstrated_episodes
+        task, seed = init_state_set.task, init_state_set.seed
+        chosen.append(() if is_unknown else make_init_state_set(task, "train", num, seed, known).init_states)
+    runs: dict[str, tuple[Agent, list[Sequence[InitialState]]]] = {
+        "expert": (ExpertAgent(), first),
+        "zero actions": (ZeroActionAgent(), first),
+        "random": (RandomAgent(), first),
+        "demonstrated initial states": (as_agent(agent), chosen),
     }
+    baselines = {name: roll_sets(roll, name, run[0], run[1], on_progress) for name, run in runs.items()}
     evaluations: list[Evaluation] = []
     for i, init_state_set in enumerate(init_state_sets):
+        task_spec = get_task(init_state_set.task)
+        known_states = np.array(demonstrated[i]).reshape(-1, len(task_spec.low))
         evaluations.append(
             Evaluation(
                 init_state_set=init_state_set,
-                episodes=_episode_results(policy, init_state_set, outcomes[i]),
-                baselines={name: by_set[i] for name, by_set in baselines.items() if by_set[i]},
-                engine=config.sim.engine,
+                episodes=_episode_results(policy, init_state_set, known_states, outcomes[i]),
+                baselines={name: success_rate(by_set[i]) for name, by_set in baselines.items() if by_set[i]},
+                demonstrated=known_states,
+                provenance={
+                    "success_rule": task_spec.success_rule,
+                    "engine": config.sim.engine,
+                    "dataset": _dataset(policy, task_spec.name),
+                    **provenance,
+                },
+                outcomes=outcomes[i],
             )
         )
     return evaluations
 
 
-def _demonstrated_states(
-    init_state_set: InitialStateSet, metadata: PolicyMetadata, num: int
-) -> tuple[InitialState, ...]:
-    """Choose demonstrated initial states of the set's task; none if unknown or if the set already is of that kind."""
-    known = metadata.init_states_of(init_state_set.task)
-    if init_state_set.kind == "train" or not known:
-        return ()
-    return make_init_state_set(init_state_set.task, "train", num, init_state_set.seed, known).init_states
+def roll_sets(
+    roll: RolloutFunction,
+    name: str,
+    agent: Agent,
+    init_states: Sequence[Sequence[InitialState]],
+    on_progress: ProgressFunction,
+    *,
+    stop_at_success: bool = True,
+) -> list[list[Episode]]:
+    """Roll out from the initial states of all sets in one batch; return the episodes by set."""
+    batch = list(chain.from_iterable(init_states))
+
+    def show(progress: Progress) -> None:
+        on_progress(name, progress, len(batch))
+
+    episodes = iter(roll(agent, batch, stop_at_success=stop_at_success, on_progress=show) if batch else ())
+    return [list(islice(episodes, len(states_of_set))) for states_of_set in init_states]
+
+
+def as_agent(agent: Policy | Agent | ActionFunction) -> Agent:
+    """Return the agent that rolls out a policy or a function; another agent is returned as it is."""
+    if isinstance(agent, Policy):
+        return PolicyAgent(agent)
+    return FunctionAgent(agent) if callable(agent) else agent
 
 
 def _episode_results(
-    policy: Policy, init_state_set: InitialStateSet, outcomes: Sequence[Outcome]
+    policy: Policy | None, init_state_set: InitialStateSet, demonstrated: np.ndarray, outcomes: Sequence[Episode]
 ) -> list[EpisodeResult]:
     """Measure the distance of each episode from the demonstrations."""
-    known = policy.metadata.init_states_of(init_state_set.task)
-    nearest: list[float] | list[None] = [None] * len(outcomes)
-    if known:
-        nearest = distances_to_nearest_demo(init_state_set.task, init_state_set.init_states, np.array(known)).tolist()
-    return [
-        EpisodeResult(outcome=outcome, distance_to_nearest_demo=near, largest_z=_largest_z(policy, outcome))
-        for outcome, near in zip(outcomes, nearest, strict=True)
-    ]
+    nearest: list[float | None] = [None] * len(outcomes)
+    if len(demonstrated):
+        nearest = distances_to_nearest_demo(init_state_set.task, init_state_set.init_states, demonstrated).tolist()
+    episodes: list[EpisodeResult] = []
+    for outcome, distance in zip(outcomes, nearest, strict=True):
+        largest_z = None
+        if policy:
+            states = torch.as_tensor(outcome.query_states, dtype=torch.float32, device=policy.device)
+            largest_z = float(policy.normalizer.largest_z(states).max())
+        episodes.append(EpisodeResult.of(outcome, distance_to_nearest_demo=distance, largest_z=largest_z))
+    return episodes
 
 
-def _largest_z(policy: Policy, outcome: Outcome) -> float:
-    states = torch.as_tensor(outcome.query_states, dtype=torch.float32, device=policy.device)
-    return float(policy.normalizer.largest_z(states).max())
+def _dataset(policy: Policy | None, task: str) -> dict[str, str]:
+    """Return the fingerprints and the commands of the datasets of one task."""
+    datasets = [data for data in policy.metadata.datasets if data.task == task] if policy else []
+    return {
+        "fingerprint": "; ".join(data.fingerprint for data in datasets),
+        "command": "; ".join(data.command for data in datasets),
+    }
+
+
+def _provenance(policy: Policy | None) -> dict[str, Any]:
+    """Return the versions, the chunking and the training of a policy as plain values; None where there is no policy."""
+    folder = policy.folder if policy else None
+    metadata = policy.metadata if policy else None
+    data: list[dict[str, str]] = []
+    for each in metadata.datasets if metadata else ():
+        data.append({"task": each.task, "fingerprint": each.fingerprint, "command": each.command})
+    return {
+        "weights": policy and policy.weights_hash,
+        "horizon": HORIZON,
+        "chunking": policy and asdict(policy.chunking),
+        "policy_step": metadata and metadata.step,
+        "versions": versions(),
+        "device": policy and policy.device.type,
+        "training": {
+            "checkpoint": folder and str(folder),
+            "config": folder and config_of(folder),
+            "data": data,
+            "versions": metadata and metadata.versions,
+            "views": metadata and metadata.views and asdict(metadata.views),
+            "gl_renderer": metadata and metadata.gl_renderer,
+        },
+    }

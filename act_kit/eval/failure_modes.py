@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from act_kit.eval.stages import GRASPING, HELD_STEPS, held, near
-from act_kit.rollouts.rollout import Outcome
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.distance import norms
 
 FailureMode = Literal["crashed", "frozen", "oscillating", "never reached", "lost the grasp", "saturated", "other"]
@@ -39,7 +39,7 @@ FAILURE_MODES: dict[FailureMode, str] = {
 """Meaning of each failure mode; a failed episode has the first that fits."""
 
 
-def failure_mode(outcome: Outcome) -> FailureMode | None:
+def failure_mode(outcome: Episode) -> FailureMode | None:
     """Return the failure mode of an episode; None if it succeeded."""
     if outcome.success_once:
         return None
@@ -56,7 +56,7 @@ def failure_mode(outcome: Outcome) -> FailureMode | None:
         is_held = held(outcome)
         if is_held.sum() >= HELD_STEPS and not is_held[-1]:
             return "lost the grasp"
-    if (np.abs(outcome.actions[:, :3]) >= 1).any(axis=1).mean() > SATURATED:
+    if (np.abs(outcome.executed_action[:, :3]) >= 1).any(axis=1).mean() > SATURATED:
         return "saturated"
     return "other"
 

@@ -14,7 +14,7 @@ from act_kit.config import EvalConfig
 from act_kit.errors import ConfigError, DatasetError, InitialStateError, did_you_mean
 from act_kit.eval.distance_to_demos import distances_to_nearest_demo, near_copies
 from act_kit.files import read_json, write_json
-from act_kit.policies.policy import PolicyMetadata
+from act_kit.policies.metadata import PolicyMetadata
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution, distinct, stack
 from act_kit.sim.tasks import get_task
 
@@ -88,34 +88,26 @@ class InitialStateSet:
         """
         try:
             values: dict[str, Any] = read_json(path)
-            if values["format"] != FORMAT or values["version"] != VERSION:
+            if (values["format"], values["version"]) != (FORMAT, VERSION):
+                raise ValueError(f"{FORMAT} version {VERSION} was expected")
+            task, kind, init_states = values["task"], values["kind"], []
+            for rand_vec in values["init_states"]:
+                init_states.append(InitialState.of(task, np.array(rand_vec, dtype=np.float64)))
+                get_task(task).check(init_states[-1].array)
+            loaded = cls(task=task, kind=kind, seed=int(values["seed"]), init_states=tuple(init_states))
+            if not init_states or loaded.hash != values["hash"]:
                 raise DatasetError(
-                    f"{path} is not an evaluation set of this act_kit: {FORMAT} version {VERSION} was expected."
+                    f"{path} was changed after it was written: its initial states do not match its hash."
                 )
-            init_states = tuple(
-                InitialState.of(values["task"], np.array(init_state, dtype=np.float64))
-                for init_state in values["init_states"]
-            )
-            init_state_set = cls(
-                task=values["task"], kind=values["kind"], seed=int(values["seed"]), init_states=init_states
-            )
-            for init_state in init_states:
-                get_task(init_state_set.task).check(init_state.array)
-            is_known = init_state_set.kind in get_args(Kind)
-            kind_is_correct = (
-                init_state_set.kind == "train" or not init_states or (is_known and init_state_set.follows_distribution)
-            )
+            is_declared = kind == "train" or (kind in get_args(Kind) and loaded.follows_distribution)
         except FileNotFoundError as error:
-            raise DatasetError(
-                f"'{path}' is not a file; choose from: {', '.join(CHOICES)}.{did_you_mean(str(path), CHOICES)}"
-            ) from error
+            hint = did_you_mean(str(path), CHOICES)
+            raise DatasetError(f"'{path}' is not a file; choose from: {', '.join(CHOICES)}.{hint}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise DatasetError(
                 f"{path} is not an evaluation set: {error!r}. Fix: use an init_states.json that act eval wrote."
             ) from error
-        if init_state_set.hash != values["hash"] or not init_states:
-            raise DatasetError(f"{path} was changed after it was written: its initial states do not match its hash.")
-        return init_state_set if kind_is_correct else replace(init_state_set, kind="file")
+        return loaded if is_declared else replace(loaded, kind="file")
 
 
 def make_init_state_set(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from act_kit.errors import ConfigError, did_you_mean
-from act_kit.eval.evaluate import Evaluation
+from act_kit.eval.results import Evaluation
 
 QUANTITIES: dict[str, Callable[[Evaluation], float]] = {
     "success": lambda e: e.success.value,
@@ -21,7 +21,7 @@ QUANTITIES: dict[str, Callable[[Evaluation], float]] = {
     "min_distance": lambda e: e.mean_distance("min"),
     "final_distance": lambda e: e.mean_distance("final"),
     "closed_distance_fraction": lambda e: e.closed_distance_fraction,
-    "largest_z": lambda e: e.largest_z,
+    "largest_z": lambda e: math.nan if e.largest_z is None else e.largest_z,
     "clip_fraction": lambda e: e.clip_fraction,
     "crashes": lambda e: float(len(e.crashes)),
 }
@@ -50,28 +50,23 @@ class Requirement:
         """
         match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*(\S+)\s*", text)
         try:
-            quantity, relation, limit = match.groups() if match else ("", "", "")
-            requirement = cls(quantity, relation, float(limit))
+            quantity, relation, number = match.groups() if match else ("", "", "")
+            limit = float(number)
         except ValueError as error:
             raise ConfigError(f"'{text}' is not a requirement. Fix: --require \"success_lower>=0.8\".") from error
         if quantity not in QUANTITIES:
-            raise ConfigError(
-                f"'{quantity}' is not a quantity of an evaluation; choose from: {', '.join(QUANTITIES)}."
-                + did_you_mean(quantity, QUANTITIES)
-            )
-        if not math.isfinite(requirement.limit) or (
-            quantity.startswith(_FRACTIONS) and not 0 <= requirement.limit <= 1
-        ):
-            expected = "between 0 and 1" if quantity.startswith(_FRACTIONS) else "finite"
-            raise ConfigError(
-                f"'{text}' requires {requirement.limit:g}: {quantity} is {expected}. Fix: \"success_lower>=0.8\"."
-            )
-        return requirement
+            hint = did_you_mean(quantity, QUANTITIES)
+            known = ", ".join(QUANTITIES)
+            raise ConfigError(f"'{quantity}' is not a quantity of an evaluation; choose from: {known}.{hint}")
+        is_fraction = quantity.startswith(_FRACTIONS)
+        if not math.isfinite(limit) or (is_fraction and not 0 <= limit <= 1):
+            expected = "between 0 and 1" if is_fraction else "finite"
+            raise ConfigError(f"'{text}': {quantity} is {expected}. Fix: --require \"success_lower>=0.8\".")
+        return cls(quantity, relation, limit)
 
     def check(self, evaluation: Evaluation) -> tuple[bool, str]:
         """Return True if an evaluation meets the requirement, and a line with the numbers."""
         value = QUANTITIES[self.quantity](evaluation)
         passed = bool(_OPERATORS[self.relation](value, self.limit))
-        word = "PASS" if passed else "FAIL"
-        task = evaluation.init_state_set.task
-        return passed, f"{word} {task}: {self.quantity} = {value:.4g}, required {self.relation} {self.limit:g}"
+        comparison = f"{self.quantity} = {value:.4g}, required {self.relation} {self.limit:g}"
+        return passed, f"{'PASS' if passed else 'FAIL'} {evaluation.task}: {comparison}"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from act_kit.eval.evaluate import distance_at, success_rate
+from act_kit.eval.results import success_rate
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
 from act_kit.rollouts.rollout import RolloutFunction
@@ -25,10 +25,11 @@ def make_checkpoint_evaluator(roll: RolloutFunction, init_states: Sequence[Initi
         outcomes = roll(PolicyAgent(policy), init_states, stop_at_success=True)
         rate = success_rate(outcomes)
         low, high = rate.interval
-        final_distance = float(np.mean([distance_at(outcome, "final") for outcome in outcomes]))
+        final_distance = float(np.mean([outcome.distances[-1] for outcome in outcomes]))
         by_task: dict[str, float] = {}
         for task in tasks if len(tasks) > 1 else ():
-            by_task[task] = success_rate([outcome for outcome in outcomes if outcome.init_state.task == task]).value
+            of_task = [outcome for outcome in outcomes if outcome.init_state.task == task]
+            by_task[task] = success_rate(of_task).value
         return SelectionResult(
             successes=rate.successes,
             num=rate.num,

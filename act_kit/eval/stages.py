@@ -8,12 +8,12 @@ radii were measured on the scripted experts, and the tests require each expert t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
 
-from act_kit.rollouts.rollout import Outcome
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.distance import norms
 from act_kit.sim.tasks import get_task
 
@@ -54,24 +54,11 @@ HELD_STEPS = 10
 REACHING = frozenset({"reach-v3", "reach-wall-v3"})
 """Tasks without an object to move."""
 
-GRASPING = frozenset(
-    f"{name}-v3"
-    for name in [
-        "assembly",
-        "basketball",
-        "bin-picking",
-        "box-close",
-        "disassemble",
-        "hammer",
-        "peg-insert-side",
-        "pick-out-of-hole",
-        "pick-place",
-        "pick-place-wall",
-        "shelf-place",
-        "stick-pull",
-        "stick-push",
-    ]
+_GRASPING = (
+    "assembly basketball bin-picking box-close disassemble hammer peg-insert-side pick-out-of-hole pick-place "
+    "pick-place-wall shelf-place stick-pull stick-push"
 )
+GRASPING = frozenset(f"{name}-v3" for name in _GRASPING.split())
 """Tasks that require the object to be held. Other grasping tasks of Meta-World can be solved by pushing."""
 
 MEANINGS: dict[Stage, str] = {
@@ -90,53 +77,52 @@ def stages(task: str) -> tuple[Stage, ...]:
     return "near", "grasped" if task in GRASPING else "moved", "half way", "success"
 
 
-def near(outcome: Outcome) -> np.ndarray:
+def near(outcome: Episode) -> np.ndarray:
     """Return after which steps the hand was near the object (in reach tasks: the goal), bool (T,)."""
     task = outcome.init_state.task
     path = outcome.path[1:]
-    distance = outcome.distance[1:] if task in REACHING else norms(path[:, :3] - path[:, 4:])
+    distance = outcome.distance if task in REACHING else norms(path[:, :3] - path[:, 4:])
     return np.asarray(distance <= _NEAR_M.get(task, NEAR_M))
 
 
-def held(outcome: Outcome) -> np.ndarray:
+def held(outcome: Episode) -> np.ndarray:
     """Return after which steps the object was lifted with the hand near, bool (T,)."""
-    is_near = near(outcome)
-    if not is_near.any():
-        return is_near
-    first = int(np.argmax(is_near))
-    height = outcome.path[1:, 6]
-    lifted: np.ndarray = is_near & (height - height[first] >= LIFTED_M)
-    lifted[:first] = False
-    return lifted
+    height = _displacements(outcome)[:, 2]
+    return np.asarray(near(outcome) & (height >= LIFTED_M))
 
 
-def moved(outcome: Outcome) -> np.ndarray:
+def moved(outcome: Episode) -> np.ndarray:
     """Return after which steps the object was displaced from where it was when the hand came near, bool (T,)."""
-    is_near = near(outcome)
+    limit = _MOVED_M.get(outcome.init_state.task, MOVED_M)
+    return np.asarray(norms(_displacements(outcome)) >= limit)
+
+
+def _displacements(outcome: Episode) -> np.ndarray:
+    """Return how far the object is from where it was when the hand came near, (T, 3); 0 before that."""
+    is_near, positions = near(outcome), outcome.path[1:, 4:]
     if not is_near.any():
-        return is_near
+        return np.zeros_like(positions)
     first = int(np.argmax(is_near))
-    positions = outcome.path[1:, 4:]
-    is_displaced = norms(positions - positions[first]) >= _MOVED_M.get(outcome.init_state.task, MOVED_M)
-    is_displaced[:first] = False
-    return np.asarray(is_displaced)
+    displacements = positions - positions[first]
+    displacements[:first] = 0
+    return np.asarray(displacements)
 
 
-def reached_stages(outcome: Outcome) -> dict[Stage, bool]:
+def reached_stages(outcome: Episode) -> dict[Stage, bool]:
     """Return for each stage of the task whether the episode reached it, each by its own criterion."""
     task = get_task(outcome.init_state.task)
-    half = max(task.radius, outcome.distance[0] / 2)
-    tests: dict[Stage, Callable[[], bool | np.bool]] = {
-        "near": lambda: near(outcome).any(),
-        "moved": lambda: moved(outcome).any(),
-        "grasped": lambda: held(outcome).sum() >= HELD_STEPS,
-        "half way": lambda: outcome.distance.min() <= half,
-        "success": lambda: outcome.success_once,
+    half = max(task.radius, outcome.initial_distance / 2)
+    reached: dict[Stage, bool | np.bool] = {
+        "near": near(outcome).any(),
+        "moved": moved(outcome).any(),
+        "grasped": held(outcome).sum() >= HELD_STEPS,
+        "half way": outcome.distances.min() <= half,
+        "success": outcome.success_once,
     }
-    return {stage: bool(tests[stage]()) for stage in stages(task.name)}
+    return {stage: bool(reached[stage]) for stage in stages(task.name)}
 
 
-def furthest_stage(outcome: Outcome) -> Stage | None:
+def furthest_stage(outcome: Episode) -> Stage | None:
     """Return the last stage that the episode reached, which implies those before; None if it reached none.
 
     A stage can be skipped: the lowest goals of pick-place can be reached without lifting the object.
@@ -145,11 +131,8 @@ def furthest_stage(outcome: Outcome) -> Stage | None:
     return reached[-1] if reached else None
 
 
-def stage_counts(task: str, outcomes: Iterable[Outcome]) -> dict[Stage, int]:
-    """Count the episodes that reached each stage or a later one."""
+def stage_counts(task: str, furthest: Iterable[Stage | None]) -> dict[Stage, int]:
+    """Count the episodes that reached each stage or a later one, given their furthest stages."""
     order = stages(task)
-    reached = [order.index(last) for last in map(furthest_stage, outcomes) if last is not None]
-    counts: dict[Stage, int] = {}
-    for i, stage in enumerate(order):
-        counts[stage] = sum(index >= i for index in reached)
-    return counts
+    reached = np.array([order.index(stage) for stage in furthest if stage is not None])
+    return {stage: int((reached >= i).sum()) for i, stage in enumerate(order)}

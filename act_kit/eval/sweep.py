@@ -6,22 +6,19 @@ tried on the same initial states is biased upward. To use another setting, evalu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
 from act_kit.config import ChunkingConfig
-from act_kit.eval.evaluate import Evaluation
-from act_kit.files import write_json
+from act_kit.eval.evaluate import ProgressFunction, roll_sets
+from act_kit.eval.results import Evaluation, success_rate
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
-from act_kit.rollouts.rollout import Progress, RolloutFunction
+from act_kit.rollouts.rollout import RolloutFunction
 from act_kit.statistics import Rate, mcnemar
 
 WARNING = (
@@ -59,8 +56,12 @@ def describe_chunking(chunking: ChunkingConfig) -> str:
 
 def other_settings(policy: Policy) -> list[Policy]:
     """Return the policy with each other setting of the sweep: 1, 2, 4, … actions a query, whole chunks, ensembling."""
-    lengths = [2**i for i in range(policy.chunk_size.bit_length()) if 2**i < policy.chunk_size] + [policy.chunk_size]
-    settings = [policy.with_chunking(n_action_steps=length, temporal_ensemble=False) for length in lengths]
+    settings: list[Policy] = []
+    length = 1
+    while length < policy.chunk_size:
+        settings.append(policy.with_chunking(n_action_steps=length, temporal_ensemble=False))
+        length *= 2
+    settings.append(policy.with_chunking(n_action_steps=policy.chunk_size, temporal_ensemble=False))
     settings.append(policy.with_chunking(temporal_ensemble=True))
     own = describe_chunking(policy.chunking)
     return [setting for setting in settings if describe_chunking(setting.chunking) != own]
@@ -71,30 +72,22 @@ def sweep(
     evaluations: Sequence[Evaluation],
     *,
     roll: RolloutFunction,
-    on_progress: Callable[[str, Progress, int], None] = lambda setting_name, progress, num_episodes: None,
+    on_progress: ProgressFunction = lambda setting_name, progress, num_episodes: None,
 ) -> list[list[SweepRow]]:
     """Run the other settings from the initial states of ``policy``'s evaluations.
 
     Returns:
         Rows of each evaluation; the evaluated setting comes first.
     """
-    sizes = [len(evaluation.episodes) for evaluation in evaluations]
-    init_states = list(chain.from_iterable(evaluation.init_state_set.init_states for evaluation in evaluations))
-    own: list[np.ndarray] = []
-    for evaluation in evaluations:
-        own.append(np.array([outcome.success_once for outcome in evaluation.outcomes]))
-    rows = [[SweepRow(chunking=describe_chunking(policy.chunking), rate=e.success)] for e in evaluations]
+    init_states = [evaluation.init_state_set.init_states for evaluation in evaluations]
+    rows = [[SweepRow(chunking=describe_chunking(policy.chunking), rate=each.success)] for each in evaluations]
     for setting in other_settings(policy):
         name = describe_chunking(setting.chunking)
-
-        def show(progress: Progress, name: str = name) -> None:
-            on_progress(name, progress, len(init_states))
-
-        outcomes = iter(roll(PolicyAgent(setting), init_states, stop_at_success=True, on_progress=show))
-        for rows_of_set, size, own_success in zip(rows, sizes, own, strict=True):
-            success = np.array([outcome.success_once for outcome in islice(outcomes, size)])
-            gained, lost = int((success & ~own_success).sum()), int((own_success & ~success).sum())
-            rate = Rate(int(success.sum()), size)
+        by_set = roll_sets(roll, name, PolicyAgent(setting), init_states, on_progress)
+        for rows_of_set, evaluation, episodes in zip(rows, evaluations, by_set, strict=True):
+            own, rate = evaluation.successes, success_rate(episodes)
+            success = np.array([episode.success_once for episode in episodes])
+            gained, lost = int((success & ~own).sum()), int((own & ~success).sum())
             rows_of_set.append(SweepRow(chunking=name, rate=rate, gained=gained, lost=lost, p=mcnemar(gained, lost)))
     return rows
 
@@ -119,20 +112,3 @@ def sweep_table(task: str, rows: Sequence[SweepRow]) -> Table:
     for row in table_rows(rows):
         table.add_row(*map(Text, row))
     return table
-
-
-def write_sweep(rows: Sequence[SweepRow], path: Path) -> None:
-    """Write the rows as JSON."""
-    values: list[dict[str, Any]] = []
-    for row in rows:
-        low, high = row.rate.interval
-        values.append(
-            {
-                "chunking": row.chunking,
-                "success_once": {"successes": row.rate.successes, "num": row.rate.num, "low": low, "high": high},
-                "gained": row.gained,
-                "lost": row.lost,
-                "mcnemar_p": row.p,
-            }
-        )
-    write_json(path, {"warning": WARNING, "rows": values})

@@ -9,16 +9,18 @@ Shapes: B batch, K chunk, A action, S state, V low-dimensional input, D width, H
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from act_kit.config import PolicyConfig
+from act_kit.config import ACTConfig
+from act_kit.metrics import Metric
+from act_kit.policies.chunk_model import ChunkBatch, ChunkModel, Observation, register_model
 from act_kit.policies.task_embedding import TASK_DIM, TaskEncoder
-from act_kit.policies.vision import ImageEncoder
+from act_kit.policies.vision import ImageEncoder, ResNet18, load_backbone
 from act_kit.sim.tasks import ACTION_DIM
 
 STATE_PARTS = (slice(0, 18), slice(36, 39))
@@ -31,49 +33,9 @@ fails in closed loop (de Haan et al. 2019, arXiv:1905.11979).
 PROPRIO_PARTS = (slice(0, 4),)
 """Proprioceptive part of the state: hand and gripper."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Observation:
-    """Input of the model, on its device.
-
-    Attributes:
-        states_BS: float32, normalized.
-        tasks_B: int64, index of each row's task among the policy's tasks.
-        images_BCHW3: uint8, or None for a policy without images.
-    """
-
-    states_BS: Tensor
-    tasks_B: Tensor
-    images_BCHW3: Tensor | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Embedded:
-    """Embedded observation.
-
-    Attributes:
-        vector_BV: Visible parts of the state, and the task vector.
-        images_BLD: Image tokens, or None.
-        positions_LD: Position embeddings of the image tokens, or None.
-    """
-
-    vector_BV: Tensor
-    images_BLD: Tensor | None
-    positions_LD: Tensor | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """Output of the model in training.
-
-    Attributes:
-        actions_BKA: Predicted chunk, decoded from the CVAE's z.
-        mean_BZ, logvar_BZ: Posterior of z; None in a model without a latent.
-    """
-
-    actions_BKA: Tensor
-    mean_BZ: Tensor | None
-    logvar_BZ: Tensor | None
+Embedded = tuple[Tensor, tuple[Tensor, Tensor] | None]
+"""Embedded observation: visible parts of the state and the task vector (B, V); image tokens (B, L, D) with their
+positions (L, D), or None."""
 
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:
@@ -84,98 +46,91 @@ def sinusoidal_positions(length: int, width: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with positions in the queries and keys and not in the values, as in DETR."""
+    """Multi-head attention with a residual connection and post-norm."""
 
-    def __init__(self, config: PolicyConfig) -> None:
+    def __init__(self, config: ACTConfig) -> None:
         super().__init__()
+        width = config.dim_model
         self.num_heads = config.num_heads
-        self.dropout = config.dropout
-        self.query = nn.Linear(config.dim_model, config.dim_model)
-        self.key = nn.Linear(config.dim_model, config.dim_model)
-        self.value = nn.Linear(config.dim_model, config.dim_model)
-        self.out = nn.Linear(config.dim_model, config.dim_model)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
         for layer in (self.query, self.key, self.value):
             nn.init.xavier_uniform_(layer.weight)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, query_BLD: Tensor, key_BLD: Tensor, value_BLD: Tensor, is_pad_BL: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens_BLD: Tensor, query_BLD: Tensor, key_BLD: Tensor, value_BLD: Tensor, is_pad_BL: Tensor | None = None
+    ) -> Tensor:
+        """Return ``LayerNorm(tokens + dropout(attention(query, key, value)))``."""
         query, key, value = (
             rearrange(layer(tokens), "b l (h d) -> b h l d", h=self.num_heads)
             for layer, tokens in ((self.query, query_BLD), (self.key, key_BLD), (self.value, value_BLD))
         )
         mask = None if is_pad_BL is None else ~is_pad_BL[:, None, None, :]
-        dropout = self.dropout if self.training else 0.0
+        dropout = self.dropout.p if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        out: Tensor = self.out(rearrange(mixed, "b h l d -> b l (h d)"))
+        update_BLD = self.out(rearrange(mixed, "b h l d -> b l (h d)"))
+        out: Tensor = self.norm(tokens_BLD + self.dropout(update_BLD))
         return out
 
 
-class FeedForward(nn.Sequential):
-    """Two linear layers with a ReLU in between."""
+class TransformerLayer(nn.Module):
+    """Self-attention, in a decoder layer attention to the memory, then feed-forward.
 
-    def __init__(self, config: PolicyConfig) -> None:
-        super().__init__(
+    Positions are added to queries and keys and not to values, as in DETR.
+    """
+
+    def __init__(self, config: ACTConfig, *, sees_memory: bool) -> None:
+        super().__init__()
+        self.self_attention = Attention(config)
+        self.cross_attention = Attention(config) if sees_memory else None
+        self.feedforward = nn.Sequential(
             nn.Linear(config.dim_model, config.dim_feedforward),
             nn.ReLU(),
             nn.Dropout(config.dropout),
             nn.Linear(config.dim_feedforward, config.dim_model),
         )
-
-
-class Residual(nn.Module):
-    """Residual connection with post-norm: ``LayerNorm(x + dropout(update))``."""
-
-    def __init__(self, config: PolicyConfig) -> None:
-        super().__init__()
         self.norm = nn.LayerNorm(config.dim_model)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, tokens_BLD: Tensor, update_BLD: Tensor) -> Tensor:
-        out: Tensor = self.norm(tokens_BLD + self.dropout(update_BLD))
-        return out
-
-
-class EncoderLayer(nn.Module):
-    """Self-attention, then feed-forward."""
-
-    def __init__(self, config: PolicyConfig) -> None:
-        super().__init__()
-        self.attention, self.after_attention = Attention(config), Residual(config)
-        self.feedforward, self.after_feedforward = FeedForward(config), Residual(config)
-
-    def forward(self, tokens_BLD: Tensor, positions_LD: Tensor, is_pad_BL: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens_BLD: Tensor,
+        positions_LD: Tensor,
+        is_pad_BL: Tensor | None = None,
+        *,
+        memory: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """``memory`` are its tokens and their positions, for a decoder layer."""
         placed = tokens_BLD + positions_LD
-        tokens_BLD = self.after_attention(tokens_BLD, self.attention(placed, placed, tokens_BLD, is_pad_BL))
-        out: Tensor = self.after_feedforward(tokens_BLD, self.feedforward(tokens_BLD))
+        tokens_BLD = self.self_attention(tokens_BLD, placed, placed, tokens_BLD, is_pad_BL)
+        if self.cross_attention is not None and memory is not None:
+            memory_BLD, memory_positions_LD = memory
+            placed, memory_placed = tokens_BLD + positions_LD, memory_BLD + memory_positions_LD
+            tokens_BLD = self.cross_attention(tokens_BLD, placed, memory_placed, memory_BLD)
+        out: Tensor = self.norm(tokens_BLD + self.dropout(self.feedforward(tokens_BLD)))
         return out
 
 
-class DecoderLayer(nn.Module):
-    """Self-attention among the K slots, attention to the observation, feed-forward."""
-
-    def __init__(self, config: PolicyConfig) -> None:
-        super().__init__()
-        self.self_attention, self.after_self_attention = Attention(config), Residual(config)
-        self.cross_attention, self.after_cross_attention = Attention(config), Residual(config)
-        self.feedforward, self.after_feedforward = FeedForward(config), Residual(config)
-
-    def forward(self, slots_BKD: Tensor, queries_KD: Tensor, memory_BLD: Tensor, positions_LD: Tensor) -> Tensor:
-        placed = slots_BKD + queries_KD
-        slots_BKD = self.after_self_attention(slots_BKD, self.self_attention(placed, placed, slots_BKD))
-        update = self.cross_attention(slots_BKD + queries_KD, memory_BLD + positions_LD, memory_BLD)
-        slots_BKD = self.after_cross_attention(slots_BKD, update)
-        out: Tensor = self.after_feedforward(slots_BKD, self.feedforward(slots_BKD))
-        return out
+def _layers(config: ACTConfig, num: int, *, sees_memory: bool = False) -> nn.ModuleList:
+    return nn.ModuleList(TransformerLayer(config, sees_memory=sees_memory) for _ in range(num))
 
 
-class ACT(nn.Module):
-    """The ACT model. Actions are in the units of the environment, [-1, 1]."""
+@register_model(ACTConfig)
+class ACT(ChunkModel):
+    """The ACT model. ``train/l1_reconstruction`` is the L1 with z from its posterior, ``val/l1`` that with z = 0."""
 
-    def __init__(self, config: PolicyConfig, *, num_tasks: int = 1, task_embeddings_NE: Tensor | None = None) -> None:
-        """Build the model with random weights; ``config.backbone_weights`` are loaded separately."""
-        super().__init__()
-        self.config = config
-        self._parts = STATE_PARTS if config.sees_state else PROPRIO_PARTS
+    config: ACTConfig
+    metrics = (
+        Metric("train/l1_reconstruction", "action units", "down"),
+        Metric("train/kl", "nats", None),
+        Metric("val/l1_reconstruction", "action units", "down"),
+    )
+
+    def __init__(self, config: ACTConfig, *, num_tasks: int = 1, task_embeddings_NE: Tensor | None = None) -> None:
+        super().__init__(config)
         width = config.dim_model
+        self._parts = STATE_PARTS if config.sees_state else PROPRIO_PARTS
         vector_dim = sum(part.stop - part.start for part in self._parts)
         self.task = TaskEncoder(num_tasks, task_embeddings_NE) if num_tasks > 1 else None
         vector_dim += TASK_DIM if self.task else 0
@@ -191,7 +146,7 @@ class ACT(nn.Module):
             self.cvae_cls = nn.Parameter(torch.randn(width) * 0.02)
             self.cvae_state = nn.Linear(vector_dim, width)
             self.cvae_action = nn.Linear(ACTION_DIM, width)
-            self.cvae_encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.cvae_layers))
+            self.cvae_encoder = _layers(config, config.cvae_layers)
             self.cvae_latent = nn.Linear(width, 2 * config.latent_dim)
             # Initialize the posterior to the prior. Otherwise kl_weight * KL is a hundred times the L1 in the first
             # steps, and gradient clipping leaves almost no gradient for the policy.
@@ -209,25 +164,43 @@ class ACT(nn.Module):
             nn.Linear(vector_dim, config.dim_feedforward), nn.ReLU(), nn.Linear(config.dim_feedforward, width)
         )
         self.token_positions = nn.Parameter(torch.randn(2, width) * 0.02)
-        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.encoder = _layers(config, config.encoder_layers)
         self.queries = nn.Parameter(torch.randn(config.chunk_size, width))
-        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.decoder = _layers(config, config.decoder_layers, sees_memory=True)
         self.action_out = nn.Linear(width, ACTION_DIM)
 
-    def forward(
-        self, observation: Observation, actions_BKA: Tensor, is_pad_BK: Tensor, noise_BZ: Tensor | None = None
-    ) -> Prediction:
-        """Predict the chunk with z sampled from its posterior given the chunk, for training.
+    def load_pretrained(self) -> None:
+        if self.config.backbone_weights:
+            assert isinstance(self.vision.net, ResNet18)
+            load_backbone(self.vision.net, Path(self.config.backbone_weights))
 
-        ``noise_BZ`` is the standard normal noise that z is sampled with; None samples it here.
-        """
-        embedded = self.embed(observation)
+    def draw_noise(self, batch_size: int, device: torch.device) -> Tensor | None:
+        return torch.randn(batch_size, self.config.latent_dim, device=device) if self.config.cvae_layers else None
+
+    def compute_loss(self, batch: ChunkBatch) -> dict[str, Tensor]:
+        """Return L1 + ``kl_weight`` * KL with z sampled from its posterior given the chunk; L1 alone without a CVAE."""
+        embedded = self.embed(batch.observation)
         if not self.config.cvae_layers:
-            return Prediction(actions_BKA=self.decode(embedded, None), mean_BZ=None, logvar_BZ=None)
-        mean_BZ, logvar_BZ = self.encode_style(embedded, actions_BKA, is_pad_BK)
-        noise_BZ = torch.randn_like(mean_BZ) if noise_BZ is None else noise_BZ
-        z_BZ = mean_BZ + torch.exp(0.5 * logvar_BZ) * noise_BZ
-        return Prediction(actions_BKA=self.decode(embedded, z_BZ), mean_BZ=mean_BZ, logvar_BZ=logvar_BZ)
+            l1 = batch.l1(self.decode(embedded, None))
+            return {"loss": l1, "l1": l1}
+        mean_BZ, logvar_BZ = self.encode_style(embedded, batch.actions_BKA, batch.is_pad_BK)
+        noise_BZ = torch.randn_like(mean_BZ) if batch.noise is None else batch.noise
+        l1 = batch.l1(self.decode(embedded, mean_BZ + torch.exp(0.5 * logvar_BZ) * noise_BZ))
+        kl = kl_divergence(mean_BZ.float(), logvar_BZ.float(), batch.batch_size)
+        return {"loss": l1 + self.config.kl_weight * kl, "l1_reconstruction": l1, "kl": kl}
+
+    @property
+    def training_l1(self) -> str:
+        return "l1_reconstruction" if self.config.cvae_layers else "l1"
+
+    def compute_validation_loss(self, batch: ChunkBatch) -> dict[str, Tensor]:
+        """Return the L1 with z = 0 as at inference and, with a CVAE, with the posterior mean of z."""
+        embedded = self.embed(batch.observation)
+        losses = {"l1": batch.l1(self.decode(embedded, None))}
+        if self.config.cvae_layers:
+            mean_BZ, _ = self.encode_style(embedded, batch.actions_BKA, batch.is_pad_BK)
+            losses["l1_reconstruction"] = batch.l1(self.decode(embedded, mean_BZ))
+        return losses
 
     def predict(self, observation: Observation) -> Tensor:
         """Predict the chunk (B, K, A) with z = 0, its prior mean, at inference. (Sampling z here is a known bug.)"""
@@ -238,15 +211,13 @@ class ACT(nn.Module):
         parts = [observation.states_BS[:, part] for part in self._parts]
         if self.task is not None:
             parts.append(self.task(observation.tasks_B))
-        images_BLD = positions_LD = None
-        if self.config.sees_images:
-            images_BLD, positions_LD = self.vision(observation.images_BCHW3)
-        return Embedded(vector_BV=torch.cat(parts, dim=1), images_BLD=images_BLD, positions_LD=positions_LD)
+        images = self.vision(observation.images_BCHW3) if self.config.sees_images else None
+        return torch.cat(parts, dim=1), images
 
     def encode_style(self, embedded: Embedded, actions_BKA: Tensor, is_pad_BK: Tensor) -> tuple[Tensor, Tensor]:
         """Return the posterior mean and log variance of z, each (B, Z)."""
         cls_B1D = repeat(self.cvae_cls, "d -> b 1 d", b=len(actions_BKA))
-        state_B1D = rearrange(self.cvae_state(embedded.vector_BV), "b d -> b 1 d")
+        state_B1D = rearrange(self.cvae_state(embedded[0]), "b d -> b 1 d")
         tokens_BLD = torch.cat([cls_B1D, state_B1D, self.cvae_action(actions_BKA)], dim=1)
         is_pad_BL = F.pad(is_pad_BK, (2, 0), value=False)
         for layer in self.cvae_encoder:
@@ -256,7 +227,7 @@ class ACT(nn.Module):
 
     def decode(self, embedded: Embedded, z_BZ: Tensor | None) -> Tensor:
         """Predict the chunk (B, K, A) from an embedded observation and z; None stands for z = 0."""
-        vector_BV = embedded.vector_BV
+        vector_BV, images = embedded
         if not self.config.cvae_layers:
             latent_BD = repeat(self.no_latent, "d -> b d", b=len(vector_BV))
         else:
@@ -264,26 +235,16 @@ class ACT(nn.Module):
             latent_BD = self.latent_in(z_BZ)
         memory_BLD = torch.stack([latent_BD, self.state_in(vector_BV)], dim=1)
         positions_LD: Tensor = self.token_positions
-        if embedded.images_BLD is not None and embedded.positions_LD is not None:
-            memory_BLD = torch.cat([memory_BLD, embedded.images_BLD], dim=1)
-            positions_LD = torch.cat([positions_LD, embedded.positions_LD])
+        if images is not None:
+            memory_BLD = torch.cat([memory_BLD, images[0]], dim=1)
+            positions_LD = torch.cat([positions_LD, images[1]])
         for layer in self.encoder:
             memory_BLD = layer(memory_BLD, positions_LD)
         slots_BKD = torch.zeros_like(self.queries).expand(len(memory_BLD), -1, -1)
         for layer in self.decoder:
-            slots_BKD = layer(slots_BKD, self.queries, memory_BLD, positions_LD)
+            slots_BKD = layer(slots_BKD, self.queries, memory=(memory_BLD, positions_LD))
         actions_BKA: Tensor = self.action_out(slots_BKD)
         return actions_BKA
-
-
-def masked_l1(predicted_BKA: Tensor, actions_BKA: Tensor, is_pad_BK: Tensor, num_valid: Tensor) -> Tensor:
-    """Return the sum of absolute errors over valid slots, divided by the whole batch's number of valid action entries.
-
-    For a part of a batch this is the part's share of the batch mean. (The original averages over all slots, so short
-    episodes dilute the loss.)
-    """
-    error_BKA = (predicted_BKA - actions_BKA).abs() * (~is_pad_BK)[..., None]
-    return error_BKA.sum() / (num_valid * actions_BKA.shape[-1])
 
 
 def kl_divergence(mean_BZ: Tensor, logvar_BZ: Tensor, batch_size: int) -> Tensor:

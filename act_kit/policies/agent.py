@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from act_kit.policies.policy import Policy
+from act_kit.rollouts.agents import Agent
 from act_kit.sim.initial_states import InitialState
 
 
-class PolicyAgent:
+class PolicyAgent(Agent):
     """Agent that runs a trained policy.
 
     It shares the weights with the policy, but has its own action chunks, so simultaneous evaluations are independent.
@@ -19,10 +20,10 @@ class PolicyAgent:
         self.views = policy.views
         self._tasks: dict[int, int] = {}
 
-    def begin(self, row: int, init_state: InitialState) -> None:
-        self.policy.executor.reset(np.array([row]))
+    def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
+        self.policy.chunker.reset(np.array([row]))
         self._tasks[row] = self.policy.tasks.index(init_state.task)
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
         tasks = np.array([self._tasks[int(row)] for row in rows])
-        return self.policy.executor.plan(self.policy.predict(states, images, tasks), rows)
+        return self.policy.chunker.plan(self.policy.predict(states, images, tasks), rows)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from act_kit.arrays import as_array, as_row_numbers
+from act_kit.arrays import as_array, as_env_indices
 from act_kit.config import ChunkingConfig
 
 
@@ -27,7 +27,7 @@ class ActionChunker:
 
     def reset(self, rows: np.ndarray) -> None:
         """Discard the predictions for these environments, int (B,), because a new episode begins there."""
-        for row in as_row_numbers(rows, "rows").tolist():
+        for row in as_env_indices(rows, "rows").tolist():
             self._history.pop(row, None)
 
     def plan(self, chunks_BKA: np.ndarray, rows_B: np.ndarray) -> np.ndarray:
@@ -36,7 +36,7 @@ class ActionChunker:
         Raises:
             ArrayError: The environments are not distinct, or there is not one finite chunk for each.
         """
-        rows_B = as_row_numbers(rows_B, "rows")
+        rows_B = as_env_indices(rows_B, "rows")
         chunks_BKA = as_array(chunks_BKA, "chunks", (len(rows_B), self.chunk_size, self.action_dim))
         if not self.config.temporal_ensemble:
             return chunks_BKA[:, : self.config.n_action_steps]

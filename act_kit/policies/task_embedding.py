@@ -53,13 +53,12 @@ def load_task_embeddings(path: Path, tasks: Sequence[str]) -> Tensor:
         vectors = load_tensors(path)
     except (OSError, DamagedFileError) as error:
         raise ConfigError(f"policy.task_embeddings={path}: expected a readable safetensors file ({error}).") from error
-    missing = [task for task in tasks if task not in vectors]
-    if missing:
-        raise ConfigError(
-            f"policy.task_embeddings={path} has no vector named {missing[0]}; it has {', '.join(sorted(vectors)[:3])}."
-        )
-    if len({vectors[task].shape for task in tasks}) > 1 or vectors[tasks[0]].ndim != 1:
-        raise ConfigError(f"policy.task_embeddings={path}: expected one vector of the same width per task.")
+    for task in tasks:
+        if task not in vectors:
+            known = ", ".join(sorted(vectors)[:3])
+            raise ConfigError(f"policy.task_embeddings={path} has no vector named {task}; it has {known}.")
+        if vectors[task].shape != vectors[tasks[0]].shape or vectors[task].ndim != 1:
+            raise ConfigError(f"policy.task_embeddings={path}: expected one vector of the same width per task.")
     stacked_NE = torch.stack([vectors[task].float() for task in tasks])
     if not torch.isfinite(stacked_NE).all() or stacked_NE.shape[1] < 2:
         raise ConfigError(f"policy.task_embeddings={path}: expected at least two finite numbers per task.")

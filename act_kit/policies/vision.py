@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +31,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _MAX_WEIGHTS_BYTES = 2**28
 """Largest weights file; a ResNet-18 with its classifier takes a fifth of it."""
 
+_EXPECTED = "Expected: a state_dict of torchvision's resnet18, .pth, .pt or .safetensors."
+
 _HALF = (0.5, 0.5, 0.5)
+
+SMALL_CHANNELS = 128
+"""Channels of the map of :func:`small_conv_net`."""
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -94,54 +100,40 @@ class BasicBlock(nn.Module):
         return F.relu(update_NEHW + self.downsample(maps_NEHW), inplace=True)
 
 
-class ResNet18(nn.Module):
+class ResNet18(nn.Sequential):
     """ResNet-18 (He et al. 2016, arXiv:1512.03385) up to its last feature map, with torchvision's parameter names.
 
-    Attributes:
-        out_channels: Channels of the map.
-        stride: Image pixels per cell of the map, in each direction.
+    It maps normalized images (N, 3, H, W) to (N, 512, H / 32, W / 32), sizes rounded up.
     """
 
     out_channels = 512
-    stride = 32
 
     def __init__(self, norm: Norm) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = _conv(3, 64, 7, stride=2), norm(64)
-        self.layer1 = nn.Sequential(BasicBlock(64, 64, 1, norm), BasicBlock(64, 64, 1, norm))
-        self.layer2 = nn.Sequential(BasicBlock(64, 128, 2, norm), BasicBlock(128, 128, 1, norm))
-        self.layer3 = nn.Sequential(BasicBlock(128, 256, 2, norm), BasicBlock(256, 256, 1, norm))
-        self.layer4 = nn.Sequential(BasicBlock(256, 512, 2, norm), BasicBlock(512, 512, 1, norm))
-
-    def forward(self, images_N3HW: Tensor) -> Tensor:
-        """Return the map (N, 512, H / 32, W / 32), sizes rounded up, of normalized images."""
-        maps_NEHW = F.relu(self.bn1(self.conv1(images_N3HW)), inplace=True)
-        maps_NEHW = F.max_pool2d(maps_NEHW, kernel_size=3, stride=2, padding=1)
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            maps_NEHW = layer(maps_NEHW)
-        return maps_NEHW
+        layers: dict[str, nn.Module] = {
+            "conv1": _conv(3, 64, 7, stride=2),
+            "bn1": norm(64),
+            "relu": nn.ReLU(inplace=True),
+            "maxpool": nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
+        }
+        in_channels = 64
+        for number, channels in enumerate((64, 128, 256, 512), start=1):
+            first = BasicBlock(in_channels, channels, channels // in_channels, norm)
+            layers[f"layer{number}"] = nn.Sequential(first, BasicBlock(channels, channels, 1, norm))
+            in_channels = channels
+        super().__init__(OrderedDict(layers))
 
 
-class SmallConvNet(nn.Sequential):
-    """Four convolutions that map images of 64 pixels to 4 x 4 cells, for training on two CPU cores.
+def small_conv_net() -> nn.Sequential:
+    """Make four convolutions that map images of 64 pixels to 4 x 4 cells, for training on two CPU cores.
 
     There the convolutions take nearly all the time, and a finer map is not worth the training steps it costs.
-
-    Attributes:
-        out_channels: Channels of the map.
-        stride: Image pixels per cell of the map, in each direction.
     """
-
-    out_channels = 128
-    stride = 16
-
-    def __init__(self) -> None:
-        layers: list[nn.Module] = []
-        in_channels = 3
-        for channels, kernel, stride in ((32, 7, 4), (64, 3, 2), (128, 3, 2), (self.out_channels, 3, 1)):
-            layers += [_conv(in_channels, channels, kernel, stride), group_norm(channels), nn.ReLU(inplace=True)]
-            in_channels = channels
-        super().__init__(*layers)
+    layers: list[nn.Module] = []
+    in_channels = 3
+    for channels, kernel, stride in ((32, 7, 4), (64, 3, 2), (128, 3, 2), (SMALL_CHANNELS, 3, 1)):
+        layers += [_conv(in_channels, channels, kernel, stride), group_norm(channels), nn.ReLU(inplace=True)]
+        in_channels = channels
+    return nn.Sequential(*layers)
 
 
 def load_backbone(net: ResNet18, path: Path) -> None:
@@ -156,42 +148,35 @@ def load_backbone(net: ResNet18, path: Path) -> None:
         CheckpointError: The file is missing or damaged, holds anything but tensors, or a name or shape does not match.
             The net is then unchanged.
     """
-    tensors = {
-        name: tensor
-        for name, tensor in _read_tensors(path).items()
-        if not name.startswith("fc.") and not name.endswith(".num_batches_tracked")
-    }
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in _read_tensors(path).items():
+        if not name.startswith("fc.") and not name.endswith(".num_batches_tracked"):
+            tensors[name] = tensor
     mismatch = state_dict_mismatch(net.state_dict(), tensors)
+    if not mismatch and not all(tensor.isfinite().all() for tensor in tensors.values()):
+        mismatch = "they are not finite numbers."
     if mismatch:
-        raise CheckpointError(
-            f"The weights {path} do not fit: {mismatch} Expected: names and shapes of torchvision's resnet18."
-        )
-    if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise CheckpointError(f"The weights {path} are damaged: expected finite numbers.")
+        raise CheckpointError(f"The weights {path} do not fit: {mismatch} {_EXPECTED}")
     net.load_state_dict(tensors)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    expected = "Expected: a state_dict of torchvision's resnet18, .pth, .pt or .safetensors."
     if path.suffix not in (".pth", ".pt", ".safetensors"):
-        raise CheckpointError(f"The weights {path} have an unknown file type. {expected}")
+        raise CheckpointError(f"The weights {path} have an unknown file type. {_EXPECTED}")
     try:
         if require_regular(path).st_size > _MAX_WEIGHTS_BYTES:
             raise DamagedFileError(f"{path} has {path.stat().st_size} bytes")
         if path.suffix == ".safetensors":
             return load_tensors(path)
         loaded: object = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # its message explains how to run the code in the file: not shown
-        raise CheckpointError(
-            f"The weights {path} are damaged, or hold more than tensors, which is not loaded. {expected}"
-        ) from error
+        if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+            raise TypeError("it does not hold tensors by name")
     except Exception as error:  # a truncated or corrupt pickle can raise any exception
         reason = str(error).removeprefix(f"{path} ").partition("\n")[0].partition(". ")[0].rstrip(".")
-        reason = reason or type(error).__name__
-        raise CheckpointError(f"The weights {path} are missing or damaged: {reason}. {expected}") from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        found = sorted(map(str, loaded))[:3] if isinstance(loaded, dict) else type(loaded).__name__
-        raise CheckpointError(f"The weights {path} hold {found}, not tensors by name. {expected}")
+        if isinstance(error, pickle.UnpicklingError):  # its message explains how to run the code in the file
+            reason = "it holds more than tensors, which is not loaded"
+        problem = f"are missing or damaged: {reason or type(error).__name__}"
+        raise CheckpointError(f"The weights {path} {problem}. {_EXPECTED}") from error
     return {str(name): tensor for name, tensor in loaded.items()}
 
 
@@ -255,12 +240,12 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, *, backbone: str, width: int, num_cameras: int, backbone_weights: str) -> None:
         super().__init__()
-        self.net: ResNet18 | SmallConvNet
+        self.net: nn.Module
         if backbone == "small":
-            self.net = SmallConvNet()
+            self.net, channels = small_conv_net(), SMALL_CHANNELS
         else:
-            self.net = ResNet18(FrozenBatchNorm2d if backbone_weights else group_norm)
-        self.project = nn.Conv2d(self.net.out_channels, width, kernel_size=1)
+            self.net, channels = ResNet18(FrozenBatchNorm2d if backbone_weights else group_norm), ResNet18.out_channels
+        self.project = nn.Conv2d(channels, width, kernel_size=1)
         self.camera_embedding = nn.Parameter(torch.randn(num_cameras, width) * 0.02)
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if backbone_weights else (_HALF, _HALF)
         self.register_buffer("mean", 255 * torch.tensor(mean), persistent=False)

@@ -13,14 +13,13 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from act_kit.datasets.episode_table import columns_of
+from act_kit.datasets.episode_table import episode_table
 from act_kit.datasets.expressions import MAX_CHARACTERS, MAX_DEPTH, SIGNS, SPELLINGS, Columns
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
@@ -29,7 +28,8 @@ from act_kit.errors import DatasetError, RenderError
 from act_kit.files import quoted
 from act_kit.pages import write_page
 from act_kit.parallel import LocalExecutor
-from act_kit.reports.coverage import place
+from act_kit.reports.figures import Plane, place
+from act_kit.reports.video import write_mp4
 from act_kit.sim.initial_states import InitialState, stack
 from act_kit.sim.render import RenderSettings, check_cameras, find_gl, render_episode
 from act_kit.sim.tasks import TASKS, Task, map_planes
@@ -100,15 +100,10 @@ def plots_of(store: EpisodeStore) -> list[Plot]:
         for name, values in (("state", state), ("action", action)):
             columns = values.reshape(len(values), -1)
             for first in range(0, columns.shape[1], _MAX_LINES):
-                part = columns[:, first : first + _MAX_LINES]
-                last = first + part.shape[1] - 1
-                plots.append(
-                    Plot(
-                        name=f"{name} {first} to {last}, as recorded",
-                        lines=[str(first + i) for i in range(part.shape[1])],
-                        values=part,
-                    )
-                )
+                last = min(first + _MAX_LINES, columns.shape[1]) - 1
+                lines = list(map(str, range(first, last + 1)))
+                title = f"{name} {first} to {last}, as recorded"
+                plots.append(Plot(name=title, lines=lines, values=columns[:, first : last + 1]))
     if "distance" in store.fields:
         unit = TASKS[store.info.task].unit if store.info.task in TASKS else "m"
         distance = store.steps("distance")[:, None]
@@ -157,8 +152,11 @@ def make_videos(
         raise DatasetError(
             f"{store.path} has no demonstration yet. Fix: {store.info.command} --out {quoted(store.path)} --resume"
         )
-    stored = {name: ImageStore(store, name) for name in ImageStore.cameras(store)}
-    stored = {name: image for name, image in stored.items() if image.is_complete and settings in (None, image.settings)}
+    stored: dict[str, ImageStore] = {}
+    for name in ImageStore.cameras(store):
+        image = ImageStore(store, name)
+        if image.is_complete and settings in (None, image.settings):
+            stored[name] = image
     cameras = cameras or list(stored) or ["corner4"]
     stride = stride_of(store)
     fps = store.info.control_hz / stride
@@ -187,7 +185,7 @@ def make_videos(
         except RenderError as error:
             return f"There is no video: {error}"
         function, settings = render_clip, settings or RenderSettings(height_px=192, width_px=192)
-        physics = np.split(store.steps("physics"), store.episode_ends[:-1])
+        physics = store.steps_by_episode("physics")
         jobs = (
             (path, fps, settings, cameras, init_state, rows[::stride])
             for path, init_state, rows in zip(paths, store.init_states, physics, strict=False)
@@ -214,8 +212,6 @@ def render_clip(
 
 def write_clip(path: Path, fps: float, views: Sequence[np.ndarray]) -> None:
     """Write the frames of all cameras, uint8 (T, H, W, 3) each, side by side to a video."""
-    import imageio.v2 as imageio
-
     height = -(-max(view.shape[1] for view in views) // 16) * 16
     width = -(-sum(view.shape[2] for view in views) // 16) * 16
     canvas = np.zeros((len(views[0]), height, width, 3), dtype=np.uint8)
@@ -223,13 +219,7 @@ def write_clip(path: Path, fps: float, views: Sequence[np.ndarray]) -> None:
     for view in views:
         canvas[:, : view.shape[1], left : left + view.shape[2]] = view
         left += view.shape[2]
-    writer: Any
-    # A keyframe every few frames, so that seeking has no delay.
-    with imageio.get_writer(
-        path, fps=fps, codec="libx264", quality=8, macro_block_size=16, output_params=["-g", "5"]
-    ) as writer:
-        for frame in canvas:
-            writer.append_data(frame)
+    write_mp4(path, fps, canvas, quality=8, output_params=["-g", "5"])  # keyframes: seeking has no delay
 
 
 # -- the page ------------------------------------------------------------------------------------------------------
@@ -240,19 +230,19 @@ def write_view(store: EpisodeStore, num: int, out: Path, *, no_video: str = "") 
 
     ``no_video`` is the reason for which there are no videos; if empty, they are in ``out / "videos"``.
     """
-    columns = {name: values[:num] for name, values in columns_of(store).items()}
+    columns = {name: values[:num] for name, values in episode_table(store).items()}
     maps, no_map = _maps(store, num)
     ends = store.episode_ends[:num]
     plots = plots_of(store)
     every = math.ceil(ends[-1] * sum(len(plot.lines) for plot in plots) / _MAX_VALUES)
-    success: list[list[list[int]]] = [[] for _ in ends]
+    success: list[list[list[int]]] = [[]] * num
     if "success" in store.fields:
         success = [_spans(part) for part in np.split(store.steps("success")[: ends[-1]], ends[:-1])]
     data = {
         "hz": store.info.control_hz,
         "stride": stride_of(store),
         "every": every,
-        "columns": {name: _json_column(values) for name, values in columns.items()},
+        "columns": {name: list(map(_finite, values)) for name, values in columns.items()},
         "units": _units(store, columns),
         "language": {"spellings": SPELLINGS, "signs": SIGNS, "characters": MAX_CHARACTERS, "depth": MAX_DEPTH},
         "maps": maps,
@@ -262,9 +252,7 @@ def write_view(store: EpisodeStore, num: int, out: Path, *, no_video: str = "") 
     }
     varying = [name for name, values in columns.items() if len(set(map(str, values))) > 1 and name != "random"]
     shown = list(dict.fromkeys(["episode", "steps", *varying]))
-    rows: list[list[str]] = []
-    for episode in range(num):
-        rows.append([_cell(columns[name][episode]) for name in shown])
+    cells = [list(map(_cell, columns[name])) for name in shown]
     out.mkdir(parents=True, exist_ok=True)
     page = out / "view.html"
     write_page(
@@ -274,7 +262,7 @@ def write_view(store: EpisodeStore, num: int, out: Path, *, no_video: str = "") 
             "title": f"{store.path.resolve().name}: {num} demonstrations of {store.info.task}",
             "info": store.info,
             "shown": shown,
-            "rows": rows,
+            "rows": list(zip(*cells, strict=True)),
             "shortcuts": _shortcuts(columns),
             "no_map": no_map,
             "no_video": no_video,
@@ -297,37 +285,36 @@ def _maps(store: EpisodeStore, num: int) -> tuple[list[dict[str, Any]], str]:
         "lost": stack([a.init_state for a in store.attempts() if not a.kept]).reshape(-1, len(task.low)),
     }
     maps: list[dict[str, Any]] = []
-    for pair in map_planes(task):
-        axes = [f"{arrow} {_axis(task, dim)}" for arrow, dim in zip("→↑", pair, strict=True) if dim is not None]
-        points = {name: _to_lists(_locate(task, init_states, pair)) for name, init_states in groups.items()}
+    for plane in map_planes(task):
+        axes = []
+        for arrow, dim in zip("→↑", plane, strict=True):
+            if dim is not None:
+                axes.append(f"{arrow} {task.dim_name(dim)}: {task.low[dim]:.3g} to {task.high[dim]:.3g} m")
+        points = {name: _to_lists(_locate(task, init_states, plane)) for name, init_states in groups.items()}
         maps.append({"axes": axes, **points})
     return maps, ""
 
 
-def _axis(task: Task, dim: int) -> str:
-    return f"{task.dim_name(dim)}: {task.low[dim]:.3g} to {task.high[dim]:.3g} m"
-
-
-def _locate(task: Task, rand_vecs: np.ndarray, pair: tuple[int, int | None]) -> np.ndarray:
+def _locate(task: Task, rand_vecs: np.ndarray, plane: Plane) -> np.ndarray:
     """Return the positions of initial states (N, D) on a map, (N, 2) from 0 to 1.
 
     Initial states outside the reset box are clipped to the margin.
     """
-    x, y = pair
-    placed = place(rand_vecs, pair)
-    scaled = [
-        values if dim is None else (values - task.low[dim]) / task.width[dim]
-        for dim, values in zip((x, y), placed, strict=True)
-    ]
-    located: np.ndarray = np.clip(_MARGIN + (1 - 2 * _MARGIN) * np.nan_to_num(np.stack(scaled, axis=1)), 0.0, 1.0)
+    placed = np.stack(place(rand_vecs, plane), axis=1)
+    for column, dim in enumerate(plane):
+        if dim is not None:
+            placed[:, column] = (placed[:, column] - task.low[dim]) / task.width[dim]
+    located: np.ndarray = np.clip(_MARGIN + (1 - 2 * _MARGIN) * np.nan_to_num(placed), 0.0, 1.0)
     return located
 
 
 def _units(store: EpisodeStore, columns: Columns) -> dict[str, str]:
     """Return the units of the columns that have one."""
     task = TASKS.get(store.info.task)
-    positions = [task.dim_name(dim).replace(" ", "_") for dim in range(len(task.low))] if task else []
-    units = {"final_distance": task.unit if task else "m", "jerk": "m/s³"} | dict.fromkeys(positions, "m")
+    units = {"final_distance": task.unit if task else "m", "jerk": "m/s³"}
+    if task:
+        for dim in range(len(task.low)):
+            units[task.dim_name(dim).replace(" ", "_")] = "m"
     return {name: unit for name, unit in units.items() if name in columns}
 
 
@@ -346,7 +333,8 @@ def _shortcuts(columns: Columns) -> list[tuple[str, str, int]]:
 def _spans(flags: np.ndarray) -> list[list[int]]:
     """Return the intervals in which bools (T,) are true, as first step and step after the last."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
-    return [[int(begin), int(end)] for begin, end in list(pairwise(edges))[::2]]
+    spans: list[list[int]] = edges.reshape(-1, 2).tolist()
+    return spans
 
 
 def _to_lists(values: np.ndarray) -> list[Any]:
@@ -358,9 +346,9 @@ def _rounded(value: float) -> float | None:
     return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
-def _json_column(values: Sequence[Any]) -> list[Any]:
-    """Return a column for JSON with all digits, so that the page's filter selects the same episodes as the command."""
-    return [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
+def _finite(value: Any) -> Any:
+    """Return a value for JSON with all digits, so that the page's filter selects the same episodes as the command."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cell(value: Any) -> str:

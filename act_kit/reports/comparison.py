@@ -1,61 +1,52 @@
-"""Output of a comparison: ``compare.json``, ``compare.html`` and tables for the terminal."""
+"""The report of a comparison: the verdicts, the success of every method and seed, and the configuration differences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
-from rich.text import Text
 
-from act_kit.compare.compare import Comparison, Pair, kinds_of, mean_of, points
-from act_kit.compare.experiments import Method
-from act_kit.files import write_json
-from act_kit.pages import BLUE, GRAY, GREEN, ORANGE, RED, figure_uri, write_page
+from act_kit.comparison.compare import Comparison, Pair, points
+from act_kit.comparison.experiments import Method
+from act_kit.comparison.modes import bimodal_modes, mean_of
+from act_kit.pages import BLUE, GREEN, PURPLE, RED, new_figure
+from act_kit.reports.report import Cell, Chart, Headline, Level, Report, Section, Table, text_columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLORS = {"better": "green", "worse": "red", "no difference shown": "yellow"}
-"""Colors of verdicts; all others are red."""
+_LEVELS: dict[str, Level] = {"better": "OK", "no difference shown": "WARN"}
+"""Levels of verdicts; all others are failures."""
 
-METHOD_COLUMNS = ("", "training seeds", "each seed", "mean [95 %, for seeds of the same mode]")
-PAIR_COLUMNS = ("compared", "task", "difference", "p", "p after Holm", "verdict")
+_STYLES = ((BLUE, "o"), (RED, "s"), (GREEN, "^"), (PURPLE, "D"))
+"""Color and marker of each method, in turn."""
 
 
 def methods_table(methods: Sequence[Method]) -> Table:
     """Return the success of every seed and the means as a table."""
-    table = Table(*METHOD_COLUMNS, title="Success", title_justify="left")
-    for row in method_rows(methods):
-        table.add_row(*map(Text, row))
-    return table
+    columns = text_columns("method", "training seeds", "each seed", "mean [95 %, for seeds of the same mode]")
+    return Table(columns=columns, rows=list(map(method_row, methods)), title="Success")
 
 
-def method_rows(methods: Sequence[Method]) -> list[tuple[str, ...]]:
-    """Return the row of each method, with the columns :data:`METHOD_COLUMNS`; bimodal seeds have one mean per mode."""
+def method_row(method: Method) -> tuple[str, str, str, str]:
+    """Return label, number of seeds, success of each, and mean; bimodal seeds have one mean per mode."""
+    each = ", ".join(f"{100 * seed.value:.1f} %" for seed in method.seeds)
+    num_seeds = str(len(method.seeds))
+    if method.missing:
+        num_seeds += f" of {len(method.seeds) + len(method.missing)}"
+    mean, modes = mean_of(method), bimodal_modes(method)
+    text = f"{100 * mean.value:.1f} % [{100 * mean.low:.0f}, {100 * mean.high:.0f} %]"
+    if modes:
+        text = "bimodal: " + " and ".join(f"{len(mode)} at {100 * np.mean(mode):.1f} %" for mode in modes)
+    return method.label, num_seeds, each, text
+
+
+def _pair_rows(pair: Pair) -> list[tuple[str, ...]]:
+    """Return the rows of a pair, over all tasks and per task; no p without a verdict."""
     rows: list[tuple[str, ...]] = []
-    for method in methods:
-        each = ", ".join(f"{100 * seed.value:.1f} %" for seed in method.seeds)
-        mean = mean_of(method)
-        num_seeds = str(len(method.seeds))
-        if method.missing:
-            num_seeds += f" of {len(method.seeds) + len(method.missing)}"
-        kinds = kinds_of(method)
-        text = f"{100 * mean.value:.1f} % [{100 * mean.low:.0f}, {100 * mean.high:.0f} %]"
-        if kinds:
-            text = "bimodal: " + " and ".join(f"{len(kind)} at {100 * np.mean(kind):.1f} %" for kind in kinds)
-        rows.append((method.label, num_seeds, each, text))
-    return rows
-
-
-def pair_rows(pair: Pair) -> list[tuple[str, ...]]:
-    """Return the rows of a pair, over all tasks and per task, with :data:`PAIR_COLUMNS`; no p without a verdict."""
     first = "mean of the tasks" if pair.by_task else pair.a.tasks[0]
-    results = {first: pair.result, **pair.by_task}
-    rows: list[tuple[str, ...]] = []
-    for name, result in results.items():
+    for name, result in {first: pair.result, **pair.by_task}.items():
         if result is not None:
             numbers = (points(result.difference), f"{result.difference.p:.3g}", f"{result.p_holm:.3g}", result.verdict)
             if pair.confounds:
@@ -64,29 +55,96 @@ def pair_rows(pair: Pair) -> list[tuple[str, ...]]:
     return rows
 
 
-def write_comparison(comparison: Comparison, out: Path) -> Path:
-    """Write ``compare.json`` and ``compare.html`` into ``out``, and return the path of the page."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "compare.json", comparison.to_dict())
+def comparison_report(comparison: Comparison) -> Report:
+    """Return the report of a comparison."""
+    methods = comparison.methods
     rows: list[tuple[str, ...]] = []
     for pair in comparison.pairs:
-        rows += pair_rows(pair)
-    page = out / "compare.html"
-    write_page(
-        page,
-        "compare.html.j2",
-        {
-            "title": " vs. ".join(method.label for method in comparison.methods),
-            "comparison": comparison,
-            "tasks": comparison.methods[0].tasks,
-            "figure": figure_uri(success_figure(comparison.methods)),
-            "methods": method_rows(comparison.methods),
-            "method_columns": METHOD_COLUMNS,
-            "columns": PAIR_COLUMNS,
-            "rows": rows,
-        },
+        rows += _pair_rows(pair)
+    chart = Chart(
+        figure=success_figure(methods),
+        label="Success of every training seed, and the means with their intervals",
+        caption="Points are training seeds, lines are 95 % intervals, bars are means.",
     )
-    return page
+    sections = [
+        Section(
+            title=f"Success of {', '.join(methods[0].tasks)}",
+            charts=[chart],
+            is_half=True,
+        ),
+        Section(
+            title="Success of each training seed",
+            table=methods_table(methods),
+            in_terminal=True,
+            is_half=True,
+            explanation="An interval covers, for one checkpoint, other initial states; for several seeds, other seeds "
+            "of the same mode and other initial states. No interval covers an unseen mode of seeds; the verdict bounds "
+            "the fraction of such seeds. Bimodal seeds have two means and no interval. Episodes are never pooled over "
+            "seeds.",
+        ),
+    ]
+    if rows:
+        columns = text_columns("compared", "task", "difference", "p", "p after Holm", "verdict")
+        sections.append(
+            Section(
+                title="Differences in percentage points of success",
+                table=Table(columns=columns, rows=rows),
+                in_terminal=True,
+                explanation="There is a difference if p after Holm is below 0.05. An interval is at the confidence of "
+                "Holm's test of the difference, 95 % unless another is given, so it excludes 0 if and only if there is "
+                "a difference.",
+            )
+        )
+    sections += map(_differences, comparison.pairs)
+    evaluations: list[tuple[Any, ...]] = []
+    for method in methods:
+        evaluations += _evaluation_rows(method)
+    columns = text_columns("method", "seed", "task", "success", "initial states", "folder")
+    sections.append(Section(title="Evaluations", table=Table(columns=columns, rows=evaluations)))
+    return Report(
+        kind="Comparison",
+        title=" vs. ".join(method.label for method in methods),
+        verdicts=[(_LEVELS.get(pair.verdict, "FAIL"), pair.sentence) for pair in comparison.pairs],
+        headlines=list(map(_headline, methods)),
+        warnings=comparison.notes,
+        sections=sections,
+        data=comparison.to_dict(),
+    )
+
+
+def _headline(method: Method) -> Headline:
+    mean = mean_of(method)
+    seeds = f"{len(method.seeds)} training seed{'s' if len(method.seeds) > 1 else ''}"
+    if bimodal_modes(method):
+        return Headline(label=method.label, value="bimodal", detail=seeds)
+    detail = f"95 % interval {100 * mean.low:.0f} to {100 * mean.high:.0f} %, {seeds}"
+    interval = (max(0.0, mean.low), mean.value, min(1.0, mean.high))
+    return Headline(label=method.label, value=f"{100 * mean.value:.1f} %", detail=detail, interval=interval)
+
+
+def _differences(pair: Pair) -> Section:
+    """Return the section with the configuration differences of two methods."""
+    title = f"Configuration differences of {pair.a.label} and {pair.b.label}"
+    if not pair.changes:
+        return Section(title=title, text="None, except their training seeds.")
+    rows = []
+    for change in pair.changes:
+        key = Cell(text=change.key, is_code=True)
+        rows.append((key, change.a, change.b, "factor" if change.declared else "not declared"))
+    return Section(title=title, table=Table(columns=text_columns("option", pair.a.label, pair.b.label, ""), rows=rows))
+
+
+def _evaluation_rows(method: Method) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = []
+    for seed in method.seeds:
+        folder = Cell(text=str(seed.folder), is_code=True)
+        for task, result in seed.tasks.items():
+            init_states = Cell(text=result.init_state_set.hash[:12], is_code=True)
+            success = f"{result.successes.sum()}/{len(result.successes)}"
+            rows.append((method.label, seed.name, task, success, init_states, folder))
+    for name, reason in method.missing.items():
+        rows.append((method.label, name, "", "missing", "", reason))
+    return rows
 
 
 def success_figure(methods: Sequence[Method]) -> Figure:
@@ -94,22 +152,21 @@ def success_figure(methods: Sequence[Method]) -> Figure:
 
     A mean has its interval; the two means of bimodal seeds have none.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6, 0.9 + 0.75 * len(methods)), layout="constrained")
-    axes = figure.subplots()
+    figure = new_figure()
+    figure.set_size_inches(4.6, 0.9 + 0.75 * len(methods))
+    (axes,) = figure.axes
     for i, method in enumerate(methods):
-        mean, kinds = mean_of(method), kinds_of(method)
-        color = (BLUE, ORANGE, GREEN, RED)[i % 4]
-        if not kinds:
+        mean, modes = mean_of(method), bimodal_modes(method)
+        color, marker = _STYLES[i % len(_STYLES)]
+        if not modes:
             axes.plot([100 * mean.low, 100 * mean.high], [-i, -i], color=color, linewidth=2)
-        for value in [np.mean(kind) for kind in kinds or [[mean.value]]]:
-            axes.plot(100 * value, -i, "|", color=color, markersize=16, markeredgewidth=2.5)
+        for mode in modes or [[mean.value]]:
+            axes.plot(100 * np.mean(mode), -i, "|", color=color, markersize=16, markeredgewidth=2.5)
         if len(method.seeds) > 1:
             for j, seed in enumerate(method.seeds):
-                axes.plot(100 * seed.value, -i - 0.15 - 0.06 * (j % 4), "o", color=color, alpha=0.6, markersize=6)
-        axes.text(0, -i + 0.2, method.label, color=color, fontsize=10)
-    axes.set(xlim=(-2, 102), ylim=(0.4 - len(methods), 0.6), yticks=[], xlabel="success, %")
-    axes.grid(axis="x", color=GRAY, linewidth=0.5)
-    axes.spines[["left", "right", "top"]].set_visible(False)
+                height = -i - 0.15 - 0.06 * (j % 4)
+                axes.plot(100 * seed.value, height, marker, color=color, alpha=0.6, markersize=6)
+        axes.text(0, -i + 0.2, method.label, fontsize=10)
+    axes.set(xlim=(-2, 102), ylim=(0.4 - len(methods), 0.6), yticks=[], xlabel="success (%)")
+    axes.spines["left"].set_visible(False)
     return figure

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from act_kit.parallel import Executor
-from act_kit.rollouts.rollout import Outcome
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.render import RenderSettings, render_episode
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import CONTROL_HZ, get_task
 
 
-def choose(outcomes: Sequence[Sequence[Outcome]], num: int) -> list[list[int]]:
+def choose(outcomes: Sequence[Sequence[Episode]], num: int) -> list[list[int]]:
     """Choose ``num`` episodes of one or several sets to show: failures first, in turn from each set.
 
     Returns:
@@ -34,12 +34,12 @@ def choose(outcomes: Sequence[Sequence[Outcome]], num: int) -> list[list[int]]:
     return chosen
 
 
-def video_path(folder: Path, index: int, outcome: Outcome) -> Path:
+def video_path(folder: Path, index: int, outcome: Episode) -> Path:
     """Return the path of the video of an episode."""
     return folder / "videos" / f"{index:04d}-{'success' if outcome.success_once else 'failure'}.mp4"
 
 
-def record(executor: Executor, videos: Mapping[Path, Outcome], camera: str, settings: RenderSettings, fps: int) -> None:
+def record(executor: Executor, videos: Mapping[Path, Episode], camera: str, settings: RenderSettings, fps: int) -> None:
     """Write an mp4 of each episode to its path."""
     for path in videos:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,36 +47,39 @@ def record(executor: Executor, videos: Mapping[Path, Outcome], camera: str, sett
     deque(executor.map(write_video, jobs), maxlen=0)
 
 
-def write_video(outcome: Outcome, camera: str, settings: RenderSettings, fps: int, path: Path) -> None:
+def write_video(outcome: Episode, camera: str, settings: RenderSettings, fps: int, path: Path) -> None:
     """Write the mp4 of one episode, in a process that has a GL library set."""
-    import imageio.v2 as imageio
-
     stride = CONTROL_HZ // fps
     steps = np.arange(0, len(outcome) + 1, stride)
     frames = render_episode(settings, [camera], outcome.init_state, _physics(outcome, stride)).images[:, 0]
-    # A second of the last frame, so that a looping player shows how it ended.
+    drawn = [overlay(frame, outcome, int(step), stride) for step, frame in zip(steps, frames, strict=True)]
+    write_mp4(path, fps, drawn + fps * drawn[-1:], quality=7)  # a second of the last frame shows how it ended
+
+
+def write_mp4(path: Path, fps: float, frames: Iterable[np.ndarray], **options: Any) -> None:
+    """Write frames, uint8 (H, W, 3) each, as a video; ``options`` are those of imageio."""
+    import imageio.v2 as imageio
+
     writer: Any
-    with imageio.get_writer(path, fps=fps, codec="libx264", quality=7, macro_block_size=16) as writer:
-        for step, frame in zip(steps, frames, strict=True):
-            writer.append_data(overlay(frame, outcome, int(step), stride))
-        for _ in range(fps):
-            writer.append_data(overlay(frames[-1], outcome, int(steps[-1]), stride))
+    with imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=16, **options) as writer:
+        for frame in frames:
+            writer.append_data(frame)
 
 
-def _physics(outcome: Outcome, stride: int) -> np.ndarray:
+def _physics(outcome: Episode, stride: int) -> np.ndarray:
     """Run an episode again and return the physics before every ``stride``-th action, and after the last."""
     simulator = Simulator(outcome.init_state.task)
     simulator.reset(outcome.init_state)
     physics = [simulator.physics()]
     for begin in range(0, len(outcome), stride):
-        chunk = outcome.actions[begin : begin + stride]
+        chunk = outcome.executed_action[begin : begin + stride]
         simulator.step_chunk(chunk)
         if len(chunk) == stride:
             physics.append(simulator.physics())
     return np.stack(physics)
 
 
-def overlay(frame: np.ndarray, outcome: Outcome, step: int, stride: int) -> np.ndarray:
+def overlay(frame: np.ndarray, outcome: Episode, step: int, stride: int) -> np.ndarray:
     """Draw time, distance, success and the progress in the chunk on a frame, uint8 (H, W, 3).
 
     The bar at the bottom shows the elapsed part of the episode; its ticks are the policy queries. A query of the last
@@ -95,7 +98,7 @@ def overlay(frame: np.ndarray, outcome: Outcome, step: int, stride: int) -> np.n
     status = "SUCCESS" if is_success else "succeeded before" if succeeded else "not yet"
     unit = get_task(outcome.init_state.task).unit
     draw.rectangle((0, 0, width, line + 4), fill=(0, 0, 0, 150))
-    draw.text((6, 3), f"{step / CONTROL_HZ:4.1f} s   {outcome.distance[step]:.3f} {unit}", fill="white", font=font)
+    draw.text((6, 3), f"{step / CONTROL_HZ:4.1f} s   {outcome.distances[step]:.3f} {unit}", fill="white", font=font)
     color = (74, 222, 128) if is_success or succeeded else (250, 204, 21)
     draw.text((width - 6, 3), status, fill=color, font=font, anchor="ra")
     bar = height - 10

@@ -1,54 +1,87 @@
-"""Agents of a rollout: a trained policy and the baselines that its success rate is compared with."""
+"""Agents: the interface of everything that acts, and the agents that need no training."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import CameraViews
+from act_kit.sim.tasks import ACTION_DIM
+
+_CHUNK_SIZE = 16
+"""Number of actions that an agent which ignores the states plans at once."""
 
 
-class Agent(Protocol):
-    """Interface of agents, which plan actions for many environments, the rows of a vector simulator.
+@dataclass(frozen=True, kw_only=True)
+class ActionChunks:
+    """Next N actions of B environments.
+
+    Attributes:
+        actions: The actions to execute, before clipping, (B, N, 4).
+        labels: The actions to imitate, float32 (B, N, 4) in [-1, 1]; None if they are the executed ones.
+        ends: bool (B,), True where the agent ends the episode instead of acting; None for nowhere.
+    """
+
+    actions: np.ndarray
+    labels: np.ndarray | None = None
+    ends: np.ndarray | None = None
+
+
+def as_chunks(planned: np.ndarray | ActionChunks) -> ActionChunks:
+    """Return planned actions as chunks, of which an agent may plan only the actions."""
+    return planned if isinstance(planned, ActionChunks) else ActionChunks(actions=planned)
+
+
+class Agent(ABC):
+    """Base of agents, which plan actions for many environments, the rows of a vector simulator.
 
     Attributes:
         views: Cameras whose images the agent needs, or None if it uses only the state.
+        source: Source that an episode records, read when the episode begins; for example ``scripted``.
+        parent: Run or dataset that the agent is made from, an entry of ``DatasetInfo.parents``; None if there is none.
     """
 
-    views: CameraViews | None
+    views: CameraViews | None = None
+    source: str = ""
+    parent: dict[str, Any] | None = None
 
-    def begin(self, row: int, init_state: InitialState) -> None:
-        """Begin an episode of ``init_state.task`` in ``row``, and discard the state of the previous episode."""
-        ...
+    def begin(self, row: int, init_state: InitialState, attempt: int) -> None:  # noqa: B027
+        """Begin an episode of ``init_state.task`` in ``row``, and discard the state of the previous one.
 
-    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
-        """Return the next N actions (B, N, 4) of environments ``rows`` (B,), before clipping.
+        ``attempt`` is the number of the episode in its collection or rollout, from 0. Random numbers may depend on it
+        and on the initial state, but not on the row.
+        """
+
+    @abstractmethod
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray | ActionChunks:
+        """Return the next actions of environments ``rows`` (B,): an array (B, N, 4), or :class:`ActionChunks`.
 
         Args:
             states: float64 (B, 39).
             rows: int64 (B,).
             images: uint8 (B, C, H, W, 3), or None without views.
         """
-        ...
 
 
-class ExpertAgent:
-    """Agent that runs the scripted expert of each initial state's task.
+class ExpertAgent(Agent):
+    """The scripted expert of each initial state's task.
 
     Its failures indicate problems of the environment or the success rule.
     """
 
-    views: CameraViews | None = None
+    source = "scripted"
 
     def __init__(self) -> None:
         self._experts: dict[str, ScriptedExpert] = {}
         self._row_experts: dict[int, ScriptedExpert] = {}
 
-    def begin(self, row: int, init_state: InitialState) -> None:
+    def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
         if init_state.task not in self._experts:
             self._experts[init_state.task] = ScriptedExpert(init_state.task)
         self._row_experts[row] = self._experts[init_state.task]
@@ -58,29 +91,51 @@ class ExpertAgent:
         return np.stack(actions)[:, None]
 
 
-class ZeroActionAgent:
+class ZeroActionAgent(Agent):
     """Agent whose actions are zero; it measures success without any control."""
 
-    views: CameraViews | None = None
-
-    def begin(self, row: int, init_state: InitialState) -> None:
-        """Do nothing: the agent is stateless."""
-
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
-        return np.zeros((len(states), 16, 4), dtype=np.float32)
+        return np.zeros((len(states), _CHUNK_SIZE, ACTION_DIM), dtype=np.float32)
 
 
-class RandomAgent:
+class RandomAgent(Agent):
     """Agent with uniform random actions, seeded by the initial state; it measures success by chance."""
-
-    views: CameraViews | None = None
 
     def __init__(self) -> None:
         self._rngs: dict[int, np.random.Generator] = {}
 
-    def begin(self, row: int, init_state: InitialState) -> None:
+    def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
         digest = hashlib.sha256(init_state.array.tobytes()).digest()
         self._rngs[row] = np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
-        return np.stack([self._rngs[int(row)].uniform(-1, 1, (16, 4)) for row in rows]).astype(np.float32)
+        chunks = [self._rngs[int(row)].uniform(-1, 1, (_CHUNK_SIZE, ACTION_DIM)) for row in rows]
+        return np.stack(chunks).astype(np.float32)
+
+
+class NoisyAgent(Agent):
+    """Agent with Gaussian noise on its executed actions but not on its labels.
+
+    So the data show how to recover (DART, Laskey et al. 2017).
+    """
+
+    def __init__(self, agent: Agent, noise: float, *, seed: int) -> None:
+        """Add noise of standard deviation ``noise``, in units of the action, seeded by ``seed`` and the attempt."""
+        self.views = agent.views
+        self.parent = agent.parent
+        self._agent = agent
+        self._noise = noise
+        self._seed = seed
+        self._rngs: dict[int, np.random.Generator] = {}
+
+    def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
+        self._agent.begin(row, init_state, attempt)
+        self.source = self._agent.source
+        self._rngs[row] = np.random.default_rng([self._seed, attempt])
+
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> ActionChunks:
+        chunks = as_chunks(self._agent.plan(states, rows, images))
+        noise = np.stack([self._rngs[int(row)].standard_normal(chunks.actions.shape[1:]) for row in rows])
+        noisy = np.clip(chunks.actions + self._noise * noise, -1.0, 1.0).astype(np.float32)
+        labels = chunks.actions if chunks.labels is None else chunks.labels
+        return replace(chunks, actions=noisy, labels=labels)

@@ -11,7 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
@@ -20,10 +20,12 @@ import numpy as np
 from act_kit.arrays import as_array
 from act_kit.errors import ArrayError
 from act_kit.parallel import Executor
-from act_kit.rollouts.agents import Agent
+from act_kit.rollouts.agents import ActionChunks, Agent, as_chunks
+from act_kit.rollouts.episode import Episode
+from act_kit.rollouts.recorder import EpisodeRecorder
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import CameraViews
-from act_kit.sim.tasks import ACTION_DIM, HORIZON, STATE_DIM
+from act_kit.sim.tasks import ACTION_DIM, HORIZON
 from act_kit.sim.vector import SimulationFailure, StepResult, VectorSimulator
 
 MAX_ENVS = 64
@@ -32,112 +34,8 @@ MAX_ENVS = 64
 EPISODES_PER_JOB = 16
 """Maximum number of episodes per job of an executor; a job is repeated as a whole if its node dies."""
 
-PATH_DIM = 7
-"""Size of the part of a state that describes the path of an episode: hand, gripper, first object."""
-
 _MIN_PLANNING_RATIO = 0.05
 """Ratio of planning time to simulation time above which two groups per process are faster than one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """Result of one episode of T steps.
-
-    Attributes:
-        init_state: Initial state.
-        success: bool (T,), at each step.
-        distance: float64 (T + 1,), before the first action and after each action; meters (radians for lever-pull).
-        actions: float32 (T, 4), the executed actions.
-        path: float32 (T + 1, 7), before the first action and after each action: hand (3), gripper opening from 0 to 1,
-            object (3), meters. In some tasks, the first row contains the object's position before the reset.
-        query_steps: int64 (Q,), the steps before which the agent planned.
-        query_states: float64 (Q, 39), the states at these steps.
-        clip_fraction: Fraction of the planned numbers that were outside [-1, 1].
-        crash: Error message of the simulation, or None. A crashed episode counts as failed.
-    """
-
-    init_state: InitialState
-    success: np.ndarray
-    distance: np.ndarray
-    actions: np.ndarray
-    path: np.ndarray
-    query_steps: np.ndarray
-    query_states: np.ndarray
-    clip_fraction: float
-    crash: str | None = None
-
-    def __len__(self) -> int:
-        return len(self.success)
-
-    @property
-    def success_once(self) -> bool:
-        """True if any step succeeded: the benchmark's definition."""
-        return self.crash is None and bool(self.success.any())
-
-    @property
-    def success_at_end(self) -> bool:
-        """True if the last step succeeded."""
-        return self.crash is None and bool(len(self) and self.success[-1])
-
-    @property
-    def success_step(self) -> int | None:
-        """First successful step, or None."""
-        return int(np.argmax(self.success)) if self.success_once else None
-
-
-@dataclass
-class _EpisodeRecorder:
-    """Recorder of one running episode."""
-
-    index: int
-    init_state: InitialState
-    state: np.ndarray = field(default_factory=lambda: np.full(STATE_DIM, np.nan))
-    distance: list[np.ndarray] = field(default_factory=list)
-    success: list[np.ndarray] = field(default_factory=list)
-    actions: list[np.ndarray] = field(default_factory=list)
-    path: list[np.ndarray] = field(default_factory=list)
-    query_states: list[np.ndarray] = field(default_factory=list)
-    query_steps: list[int] = field(default_factory=list)
-    num_steps: int = 0
-    num_clipped: int = 0
-    succeeded: bool = False
-    crash: str | None = None
-
-    def record_query(self) -> np.ndarray:
-        """Record that the agent plans at this step, and return the current state."""
-        self.query_states.append(self.state)
-        self.query_steps.append(self.num_steps)
-        return self.state
-
-    def record(self, planned: np.ndarray | None, result: StepResult) -> None:
-        """Record the result of the planned actions (N, 4), or of the reset if ``planned`` is None."""
-        step_batch = result.step_batch
-        if planned is None or step_batch is None:
-            self.distance.append(np.array([result.distance]))
-            self.path.append(result.state[None, :PATH_DIM].astype(np.float32))
-        else:
-            executed = planned[: len(step_batch)]
-            self.num_clipped += int((np.abs(executed) > 1.0).sum())
-            self.actions.append(np.clip(executed, -1.0, 1.0).astype(np.float32))
-            self.success.append(step_batch.success)
-            self.distance.append(step_batch.distance)
-            self.path.append(step_batch.state[:, :PATH_DIM].astype(np.float32))
-            self.num_steps += len(step_batch)
-            self.succeeded = self.succeeded or bool(step_batch.success.any())
-        self.state = result.state
-
-    def outcome(self) -> Outcome:
-        return Outcome(
-            init_state=self.init_state,
-            success=np.concatenate([np.zeros(0, dtype=bool), *self.success]),
-            distance=np.concatenate(self.distance),
-            actions=np.concatenate([np.zeros((0, 4), dtype=np.float32), *self.actions]),
-            path=np.concatenate(self.path),
-            query_steps=np.array(self.query_steps),
-            query_states=np.array(self.query_states).reshape(-1, STATE_DIM),
-            clip_fraction=self.num_clipped / max(1, 4 * self.num_steps),
-            crash=self.crash,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,9 +95,10 @@ class RolloutFunction(Protocol):
         init_states: Sequence[InitialState],
         *,
         stop_at_success: bool = False,
+        rewards: bool = False,
         on_progress: Callable[[Progress], None] = lambda progress: None,
-    ) -> list[Outcome]:
-        """See :func:`rollout`."""
+    ) -> list[Episode]:
+        """See :func:`rollout`; ``stop_at_success`` means no steps after the first success."""
         ...
 
 
@@ -230,8 +129,9 @@ class RolloutPool:
         init_states: Sequence[InitialState],
         *,
         stop_at_success: bool = False,
+        rewards: bool = False,
         on_progress: Callable[[Progress], None] = lambda progress: None,
-    ) -> list[Outcome]:
+    ) -> list[Episode]:
         """Run a rollout; see :func:`rollout`."""
         if agent.views not in self._simulators:
             in_this_process = self._num_workers == 1 and agent.views is None
@@ -243,7 +143,8 @@ class RolloutPool:
             agent,
             init_states,
             num_envs=self._num_envs,
-            stop_at_success=stop_at_success,
+            steps_after_success=0 if stop_at_success else None,
+            rewards=rewards,
             on_progress=on_progress,
             on_plan=self._on_plan,
         )
@@ -260,7 +161,7 @@ class RolloutPool:
         self.close()
 
 
-def roll_with(executor: Executor, engine: str) -> RolloutFunction:
+def make_rollout_function(executor: Executor, engine: str) -> RolloutFunction:
     """Return a function that runs rollouts as jobs of an executor, each with a copy of the agent and some episodes.
 
     For agents with views, the environment of the executor's processes must select an OpenGL library.
@@ -271,28 +172,41 @@ def roll_with(executor: Executor, engine: str) -> RolloutFunction:
         init_states: Sequence[InitialState],
         *,
         stop_at_success: bool = False,
+        rewards: bool = False,
         on_progress: Callable[[Progress], None] = lambda progress: None,
-    ) -> list[Outcome]:
+    ) -> list[Episode]:
         size = min(EPISODES_PER_JOB, math.ceil(len(init_states) / executor.num_workers))
         jobs = []
-        for begin in range(0, len(init_states), size):
-            jobs.append((engine, agent, init_states[begin : begin + size], stop_at_success))
-        outcomes: list[Outcome] = []
-        for share in executor.map(rollout_share, jobs):
-            outcomes += share
-            num_succeeded = sum(outcome.success_once for outcome in outcomes)
-            on_progress(Progress(num_episodes=len(outcomes), num_succeeded=num_succeeded))
-        return outcomes
+        for first in range(0, len(init_states), size):
+            jobs.append((engine, agent, init_states[first : first + size], first, stop_at_success, rewards))
+        episodes: list[Episode] = []
+        for episodes_of_job in executor.map(rollout_job, jobs):
+            episodes += episodes_of_job
+            num_succeeded = sum(episode.success_once for episode in episodes)
+            on_progress(Progress(num_episodes=len(episodes), num_succeeded=num_succeeded))
+        return episodes
 
     return roll
 
 
-def rollout_share(
-    engine: str, agent: Agent, init_states: Sequence[InitialState], stop_at_success: bool
-) -> list[Outcome]:
+def rollout_job(
+    engine: str,
+    agent: Agent,
+    init_states: Sequence[InitialState],
+    first_attempt: int,
+    stop_at_success: bool,
+    rewards: bool,
+) -> list[Episode]:
     """Run some episodes of a rollout in this process."""
     with VectorSimulator(0, engine=engine, views=agent.views) as simulators:
-        return rollout(simulators, agent, init_states, stop_at_success=stop_at_success)
+        return rollout(
+            simulators,
+            agent,
+            init_states,
+            first_attempt=first_attempt,
+            steps_after_success=0 if stop_at_success else None,
+            rewards=rewards,
+        )
 
 
 class _EpisodeQueue:
@@ -310,13 +224,18 @@ class _EpisodeQueue:
         return fullest.pop() if fullest else None
 
 
-def _check_plan(agent: Agent, chunks: object, num_envs: int) -> np.ndarray:
-    """Return the planned actions (B, N, 4), or raise :class:`ArrayError` if they are invalid."""
+def _check_chunks(agent: Agent, chunks: ActionChunks, num_envs: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return actions and labels (B, N, 4), or raise :class:`ArrayError` if they are invalid."""
     name = type(agent).__name__
-    planned = as_array(chunks, f"The actions of {name}", (num_envs, "N", ACTION_DIM))
-    if not planned.shape[1]:
+    actions = as_array(chunks.actions, f"The actions of {name}", (num_envs, "N", ACTION_DIM))
+    if not actions.shape[1]:
         raise ArrayError(f"{name} planned no actions: expected at least one for each environment.")
-    return planned
+    if chunks.labels is None:
+        return actions, None
+    labels = as_array(chunks.labels, f"The labels of {name}", actions.shape)
+    if np.abs(labels).max() > 1:
+        raise ArrayError(f"The labels of {name} reach {np.abs(labels).max():g}: expected [-1, 1]. Fix: np.clip them")
+    return actions, labels.astype(np.float32)
 
 
 def rollout(
@@ -325,27 +244,43 @@ def rollout(
     init_states: Sequence[InitialState],
     *,
     num_envs: int = 0,
-    stop_at_success: bool = False,
+    first_attempt: int = 0,
+    steps_after_success: int | None = None,
+    rewards: bool = False,
+    physics: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_plan: Callable[[RolloutPlan], None] = lambda plan: None,
-) -> list[Outcome]:
-    """Run one episode of ``agent`` from each initial state; return the results in the same order.
+) -> list[Episode]:
+    """Run one episode of ``agent`` from each initial state; return the episodes in the same order.
 
-    An episode ends at the horizon or, with ``stop_at_success``, at the end of the chunk of its first success. The
-    initial states can be of several tasks; initial states of one task should be adjacent, because each process compiles
-    the models of its tasks. The agent plans for all waiting environments together. ``num_envs`` environments run at the
-    same time (0 = automatic); ``on_plan`` is called when their distribution is known.
+    An episode ends at the horizon, where the agent ends it, or at the end of the chunk with which
+    ``steps_after_success`` steps have followed its first success. The initial states can be of several tasks; initial
+    states of one task should be adjacent, because each process compiles the models of its tasks. The agent plans for
+    all waiting environments together.
+
+    Args:
+        simulators: Simulators with the views of the agent.
+        agent: Agent.
+        init_states: Initial states.
+        num_envs: Number of environments that run at the same time; 0 = automatic.
+        first_attempt: Number of the first episode; the others are numbered consecutively.
+        steps_after_success: Steps after the first success; None = to the horizon.
+        rewards: Record Meta-World's dense reward, which takes longer than the simulation.
+        physics: Record the physics state before each action.
+        on_progress: Function called whenever results arrive.
+        on_plan: Function called when the distribution over environments is known.
 
     Raises:
-        ArrayError: The planned actions are not finite numbers, (B, N, 4).
+        ArrayError: The planned actions are not finite numbers, (B, N, 4), or labels are not in [-1, 1].
     """
     assert agent.views == simulators.views, "the simulators render other views than the agent needs"
     num_envs = num_envs or choose_num_envs(len(init_states), simulators.num_workers)
     plan: RolloutPlan | None = None
-    outcomes: dict[int, Outcome] = {}
+    episodes: dict[int, Episode] = {}
     pending = _EpisodeQueue(len(init_states), simulators.num_workers)
-    running: dict[int, _EpisodeRecorder] = {}
-    planned: dict[int, np.ndarray] = {}
+    running: dict[int, EpisodeRecorder] = {}
+    planned: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
+    waiting: dict[int, StepResult] = {}
     sent_at = planning_s = 0.0
     num_succeeded = 0
 
@@ -355,53 +290,73 @@ def rollout(
             index = pending.take(row % simulators.num_workers)
             if index is not None:
                 resets[row] = init_states[index]
-                running[row] = _EpisodeRecorder(index, init_states[index])
-                agent.begin(row, init_states[index])
+                attempt = first_attempt + index
+                agent.begin(row, resets[row], attempt)
+                running[row] = EpisodeRecorder(resets[row], attempt=attempt, source=agent.source)
         simulators.reset(resets)
 
+    def finish_episodes(rows: Sequence[int]) -> None:
+        nonlocal num_succeeded
+        for row in rows:
+            recorder = running.pop(row)
+            episodes[recorder.attempt] = recorder.episode()
+            num_succeeded += episodes[recorder.attempt].success_once
+        if rows:
+            begin_episodes(rows)
+
+    while simulators.receive():
+        pass  # results of an interrupted rollout
     begin_episodes(range(num_envs))
-    waiting: dict[int, StepResult] = {}
     while running:
         results = simulators.receive()
         if plan is None and planned:
             plan = _choose_groups(num_envs, simulators.num_workers, planning_s, time.perf_counter() - sent_at)
             on_plan(plan)
-        done = []
+        finished: list[int] = []
         for row, result in results.items():
             recorder = running[row]
-            actions = planned.pop(row, None)
             if isinstance(result, SimulationFailure):
                 recorder.crash = result.message
+            elif result.step_batch is None:
+                recorder.begin(result.state, result.distance)
             else:
-                recorder.record(actions, result)
-            finished = recorder.num_steps == HORIZON or (stop_at_success and recorder.succeeded)
-            if finished or recorder.crash is not None:
-                outcomes[recorder.index] = running.pop(row).outcome()
-                num_succeeded += outcomes[recorder.index].success_once
-                done.append(row)
-            else:
+                recorder.record(result.step_batch, *planned.pop(row))
+            if recorder.crash is None and recorder.steps_left(steps_after_success):
                 assert isinstance(result, StepResult)
                 waiting[row] = result
+            else:
+                finished.append(row)
+        finish_episodes(finished)
         running_episodes = sum(recorder.num_steps / HORIZON for recorder in running.values())
         running_succeeded = sum(recorder.succeeded for recorder in running.values())
-        num_episodes = len(outcomes) + running_episodes
+        num_episodes = len(episodes) + running_episodes
         on_progress(Progress(num_episodes=num_episodes, num_succeeded=num_succeeded + running_succeeded))
-        begin_episodes(done)
         if plan is None and len(waiting) < len(running):
             continue  # the first chunk is planned for all environments together, to measure its times
         if waiting:
             planning_start = time.perf_counter()
             rows = sorted(waiting)
-            states = np.stack([running[row].record_query() for row in rows])
+            states = np.stack([running[row].state for row in rows])
             images = np.stack([waiting[row].images for row in rows]) if agent.views else None  # type: ignore[misc]
-            chunks = agent.plan(states, np.array(rows), images)
-            planned |= zip(rows, _check_plan(agent, chunks, len(rows)), strict=True)
+            chunks = as_chunks(agent.plan(states, np.array(rows), images))
+            actions, labels = _check_chunks(agent, chunks, len(rows))
+            waiting = {}
+            ended: list[int] = []
+            for i, row in enumerate(rows):
+                if chunks.ends is not None and chunks.ends[i]:
+                    ended.append(row)
+                    continue
+                running[row].query_steps.append(running[row].num_steps)
+                planned[row] = actions[i], None if labels is None else labels[i]
             sent_at = time.perf_counter()
             planning_s = sent_at - planning_start
             simulators.seconds["planning"] += planning_s
             num_groups = plan.num_groups if plan else 1
             for group in range(num_groups):
-                group_rows = [row for row in rows if row // simulators.num_workers % num_groups == group]
-                simulators.step({row: planned[row] for row in group_rows})
-            waiting = {}
-    return [outcomes[index] for index in range(len(init_states))]
+                chunks_of_group: dict[int, np.ndarray] = {}
+                for i, row in enumerate(rows):
+                    if row not in ended and row // simulators.num_workers % num_groups == group:
+                        chunks_of_group[row] = actions[i]
+                simulators.step(chunks_of_group, rewards=rewards, physics=physics)
+            finish_episodes(ended)
+    return [episodes[first_attempt + index] for index in range(len(init_states))]

@@ -9,18 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from act_kit.sim.tasks import DistanceName, Task
+from act_kit.sim.tasks import Task
 
-Probe = Literal[
-    "", "fingers", "site RoundNut", "site pegHead", "site stick_end", "joint NailSlideJoint", "joint LeverAxis"
-]
-"""Quantity that a distance or a success rule needs and that the state does not contain."""
-
-PROBES: dict[str, Probe] = {
+PROBES: dict[str, str] = {
     "assembly-v3": "site RoundNut",
     "hammer-v3": "joint NailSlideJoint",
     "lever-pull-v3": "joint LeverAxis",
@@ -29,7 +23,8 @@ PROBES: dict[str, Probe] = {
     "reach-wall-v3": "fingers",
     "stick-pull-v3": "site stick_end",
 }
-"""Probes of the tasks that need one: a site's position, a joint's position, or the midpoint between the finger tips."""
+"""Quantities that a distance or a success rule needs and that the state does not contain, by task: a site's position, a
+joint's position, or the midpoint between the finger tips."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +80,7 @@ def _from_hoop(m: Measurements) -> np.ndarray:
     return np.asarray(m.state[:, 4:7] - np.array([m.target[0], m.target[1], 0.3]))
 
 
-DISTANCES: dict[DistanceName, Definition] = {
+DISTANCES: dict[str, Definition] = {
     "object": lambda m: norms(m.state[:, 4:7] - m.target),
     "object_x": _object_axis(0),
     "object_y": _object_axis(1),

@@ -1,14 +1,18 @@
-"""Interface of the engines, which reset one task to an initial state and step it by chunks of actions."""
+"""Base of the engines, which reset one task to an initial state and step it by chunks of actions."""
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, fields
+from typing import Any
 
 import mujoco
 import numpy as np
+
+from act_kit.sim.tasks import get_task
 
 PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 """The part of MuJoCo's state that determines all following steps."""
@@ -23,15 +27,28 @@ class StepBatch:
         success: bool (T,), the benchmark's success at that step.
         distance: float64 (T,); see :mod:`act_kit.sim.distance`.
         reward: float64 (T,), Meta-World's dense reward, 0 to 10; None if not requested.
+        physics: float64 (T, P), MuJoCo's full integration state before each action; None if not requested.
     """
 
     state: np.ndarray
     success: np.ndarray
     distance: np.ndarray
     reward: np.ndarray | None
+    physics: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.success)
+
+
+def concatenate(batches: Sequence[StepBatch]) -> StepBatch:
+    """Concatenate the results of consecutive chunks of actions, at least one."""
+    if len(batches) == 1:
+        return batches[0]
+    arrays: dict[str, Any] = {}
+    for field in fields(StepBatch):
+        parts = [getattr(batch, field.name) for batch in batches]
+        arrays[field.name] = None if parts[0] is None else np.concatenate(parts)
+    return StepBatch(**arrays)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,38 +66,64 @@ class EngineState:
     numbers: dict[str, Any]
 
 
-class Engine(Protocol):
-    """One environment of one task. It is bit-exact: the same initial state and actions give the same numbers."""
+class Engine(ABC):
+    """One environment of one task. It is bit-exact: the same initial state and actions give the same numbers.
+
+    A copy or an unpickled engine is independent and in the same state.
+    """
+
+    _env: Any
+    _previous: np.ndarray
+    _rand_vec: np.ndarray | None
+
+    def __init__(self, task: str) -> None:
+        self._task = get_task(task)
+        self._rand_vec = None
 
     @property
     def model(self) -> mujoco.MjModel:
-        """The compiled model."""
-        ...
+        """The compiled model; other engines may share it, so use :meth:`hold_model` to access it."""
+        return self._env.model
 
     @property
     def data(self) -> mujoco.MjData:
         """The MuJoCo data; it can be another object after each reset."""
-        ...
+        return self._env.data
 
+    @abstractmethod
     def hold_model(self) -> AbstractContextManager[mujoco.MjModel]:
         """Lock the model for this thread, with its bodies and sites set to this engine's initial state."""
-        ...
 
+    @abstractmethod
     def reset(self, rand_vec: np.ndarray) -> tuple[np.ndarray, float]:
         """Reset to ``rand_vec``, float64 (3,) or (6,); return the state, float64 (39,), and the distance."""
-        ...
 
+    @abstractmethod
     def step(self, actions: np.ndarray, *, rewards: bool) -> StepBatch:
         """Execute actions, float32 (T, 4) in [-1, 1]."""
-        ...
 
     def save(self) -> EngineState:
         """Return a copy of the state."""
-        ...
+        physics = get_physics(self.model, self.data)
+        return EngineState(physics=physics, previous=self._previous.copy(), numbers=get_numbers(self._env))
 
     def restore(self, rand_vec: np.ndarray, num_steps: int, state: EngineState) -> None:
         """Restore a state that was saved ``num_steps`` steps after a reset to ``rand_vec``."""
-        ...
+        with self.hold_model() as model:
+            if self._rand_vec is None or not np.array_equal(self._rand_vec, rand_vec):
+                self.reset(rand_vec)
+            set_physics(model, self.data, state.physics)
+        self._previous = state.previous.copy()
+        vars(self._env).update(state.numbers, curr_path_length=num_steps)
+
+    def __getstate__(self) -> dict[str, Any]:
+        num_steps = self._env.curr_path_length
+        return {"task": self._task.name, "rand_vec": self._rand_vec, "num_steps": num_steps, "state": self.save()}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        self.__init__(saved["task"])  # type: ignore[misc]
+        if saved["rand_vec"] is not None:
+            self.restore(saved["rand_vec"], saved["num_steps"], saved["state"])
 
 
 def get_physics(model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:

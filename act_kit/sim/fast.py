@@ -21,17 +21,8 @@ import mujoco
 import numpy as np
 
 from act_kit.sim.distance import Measurements, evaluate_step
-from act_kit.sim.engine import (
-    PHYSICS,
-    EngineState,
-    StepBatch,
-    get_numbers,
-    get_physics,
-    make_environment,
-    set_physics,
-)
+from act_kit.sim.engine import PHYSICS, Engine, StepBatch, concatenate, get_physics, make_environment
 from act_kit.sim.observation import Observer, Recorder
-from act_kit.sim.tasks import get_task
 
 
 class _SharedModel:
@@ -69,22 +60,21 @@ def _get_shared_model(task: str) -> _SharedModel:
         return shared
 
 
-class FastEngine:
+class FastEngine(Engine):
     """One environment of a task.
 
     The engines of one task in one process share a model, so engines of one task that step in several threads alternate
-    chunk by chunk; engines of different tasks step in parallel. A copy or an unpickled engine is independent and in the
-    same state.
+    chunk by chunk; engines of different tasks step in parallel.
     """
 
     def __init__(self, task: str) -> None:
+        super().__init__(task)
         self._shared = _get_shared_model(task)
         with self._shared.lock:
-            self._attach(task)
+            self._attach()
 
-    def _attach(self, task: str) -> None:
+    def _attach(self) -> None:
         shared = self._shared
-        self._task = get_task(task)
         self._observer = shared.observer
         env = object.__new__(type(shared.env))
         env.__dict__.update(shared.env.__dict__)
@@ -95,19 +85,8 @@ class FastEngine:
         self._positions = self.model.body_pos.copy(), self.model.site_pos.copy()
         self._low, self._high = env.sawyer_observation_space.low, env.sawyer_observation_space.high
         self._skip_hand_motion = False
-        self._rand_vec: np.ndarray | None = None
         self._previous = np.full(18, np.nan)
         self._set_data(mujoco.MjData(self.model))
-
-    @property
-    def model(self) -> mujoco.MjModel:
-        """The compiled model, which is shared; use :meth:`hold_model` to access it."""
-        return self._shared.model
-
-    @property
-    def data(self) -> mujoco.MjData:
-        """The MuJoCo data; another object after each reset."""
-        return self._env.data
 
     def _set_data(self, data: mujoco.MjData) -> None:
         env = self._env
@@ -130,30 +109,6 @@ class FastEngine:
         if shared.owner is None or shared.owner() is not self:
             shared.model.body_pos[:], shared.model.site_pos[:] = self._positions
             shared.owner = weakref.ref(self)
-
-    # -- saved states ----------------------------------------------------------------------------------------------
-
-    def save(self) -> EngineState:
-        """Return a copy of the state."""
-        physics = get_physics(self.model, self.data)
-        return EngineState(physics=physics, previous=self._previous.copy(), numbers=get_numbers(self._env))
-
-    def restore(self, rand_vec: np.ndarray, num_steps: int, state: EngineState) -> None:
-        """Restore a saved state; see :class:`~act_kit.sim.engine.Engine`."""
-        with self.hold_model() as model:
-            if self._rand_vec is None or not np.array_equal(self._rand_vec, rand_vec):
-                self.reset(rand_vec)
-            set_physics(model, self.data, state.physics)
-        self._previous = state.previous.copy()
-        vars(self._env).update(state.numbers)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"task": self._task.name, "rand_vec": self._rand_vec, "state": self.save()}
-
-    def __setstate__(self, saved: dict[str, Any]) -> None:
-        self.__init__(saved["task"])  # type: ignore[misc]
-        if saved["rand_vec"] is not None:
-            self.restore(saved["rand_vec"], 0, saved["state"])
 
     # -- reset -----------------------------------------------------------------------------------------------------
 
@@ -221,11 +176,7 @@ class FastEngine:
             self._bind_model()
             if not rewards:
                 return self._step(actions)
-            steps = [self._step_with_reward(action[None]) for action in actions]
-        fields = {}
-        for name in ("state", "success", "distance", "reward"):
-            fields[name] = np.concatenate([getattr(step, name) for step in steps])
-        return StepBatch(**fields)
+            return concatenate([self._step_with_reward(action[None]) for action in actions])
 
     def _step_with_reward(self, action: np.ndarray) -> StepBatch:
         step = self._step(action)

@@ -148,7 +148,7 @@ class InitialStateDistribution:
         rng = np.random.default_rng(root)
         while True:
             rand_vec = rng.uniform(self.task.low, self.task.high)
-            if not self.task.rejects(rand_vec):
+            if not self.task.is_resampled(rand_vec):
                 yield rand_vec
 
     def _ood(self, root: np.random.SeedSequence) -> Iterator[np.ndarray]:
@@ -161,7 +161,7 @@ class InitialStateDistribution:
         while True:
             rand_vec = rng.uniform(low, self.task.high + margin)
             outside = (rand_vec < self.task.low) | (rand_vec > self.task.high)
-            if outside.any() and not self.task.rejects(rand_vec):
+            if outside.any() and not self.task.is_resampled(rand_vec):
                 yield rand_vec
 
     def _sobol(self, root: np.random.SeedSequence) -> Iterator[np.ndarray]:
@@ -171,7 +171,7 @@ class InitialStateDistribution:
         while True:
             for point in sequence.random(64):
                 rand_vec = np.asarray(self.task.low) + point * self.task.width
-                if not self.task.rejects(rand_vec):
+                if not self.task.is_resampled(rand_vec):
                     yield rand_vec
 
     def _grid(self, root: np.random.SeedSequence, num: int) -> Iterator[np.ndarray]:
@@ -183,7 +183,7 @@ class InitialStateDistribution:
             others = self._uniform(np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, index)))
             for candidate in islice(others, 1000):
                 candidate[dims] = lattice
-                if not self.task.rejects(candidate):
+                if not self.task.is_resampled(candidate):
                     rand_vec = candidate
                     break
             # If no goal is far enough from a lattice point, the uniform sample replaces it.

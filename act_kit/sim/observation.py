@@ -14,7 +14,7 @@ from typing import NamedTuple
 import mujoco
 import numpy as np
 
-from act_kit.sim.distance import PROBES, Probe, norms
+from act_kit.sim.distance import PROBES, norms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +202,7 @@ class Observer:
             turn_row=self._row("body" if is_body else turn_kind, turn_name) if pose.turn else -1,
         )
 
-    def _look_up_probe(self, probe: Probe) -> tuple[str, list[int]]:
+    def _look_up_probe(self, probe: str) -> tuple[str, list[int]]:
         kind, _, name = probe.partition(" ")
         match kind:
             case "joint":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mujoco
@@ -13,7 +13,7 @@ import numpy as np
 from act_kit.arrays import as_array
 from act_kit.config import SimConfig
 from act_kit.errors import InitialStateError
-from act_kit.sim.engine import PHYSICS, Engine, EngineState, StepBatch, get_physics
+from act_kit.sim.engine import PHYSICS, Engine, EngineState, StepBatch, concatenate, get_physics
 from act_kit.sim.fast import FastEngine
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.reference import ReferenceEngine
@@ -100,10 +100,11 @@ class Simulator:
             self.num_steps = 0
             return self.state
 
-    def step_chunk(self, actions: np.ndarray, *, rewards: bool = False) -> StepBatch:
+    def step_chunk(self, actions: np.ndarray, *, rewards: bool = False, physics: bool = False) -> StepBatch:
         """Execute ``actions`` (T, 4), clipped to [-1, 1], up to the horizon.
 
         ``rewards=True`` also computes Meta-World's dense reward, which takes longer than the step itself.
+        ``physics=True`` also records the physics state before each action.
 
         Raises:
             ArrayError: The actions are not finite numbers of this shape.
@@ -114,11 +115,21 @@ class Simulator:
             self._require_episode()
             actions = actions[: self.steps_left]
             if not len(actions):
-                return _empty_batch(rewards)
-            step_batch = self.engine.step(actions, rewards=rewards)
+                return self._empty_batch(rewards, physics)
+            step_batch = self._step(actions, rewards=rewards, physics=physics)
             self.num_steps += len(step_batch)
             self.state, self.distance = step_batch.state[-1], float(step_batch.distance[-1])
             return step_batch
+
+    def _step(self, actions: np.ndarray, *, rewards: bool, physics: bool) -> StepBatch:
+        if not physics:
+            return self.engine.step(actions, rewards=rewards)
+        before: list[np.ndarray] = []
+        batches: list[StepBatch] = []
+        for action in actions:
+            before.append(get_physics(self.engine.model, self.engine.data))
+            batches.append(self.engine.step(action[None], rewards=rewards))
+        return replace(concatenate(batches), physics=np.stack(before))
 
     def save(self) -> SimulatorState:
         """Return the current state of the episode, for :meth:`restore`.
@@ -174,6 +185,16 @@ class Simulator:
         with self._exclusive:
             return get_physics(self.engine.model, self.engine.data)
 
+    def _empty_batch(self, rewards: bool, physics: bool) -> StepBatch:
+        empty = np.empty(0)
+        return StepBatch(
+            state=np.empty((0, STATE_DIM)),
+            success=empty.astype(bool),
+            distance=empty,
+            reward=empty if rewards else None,
+            physics=np.empty((0, self.physics_dim)) if physics else None,
+        )
+
     def _require_episode(self) -> InitialState:
         if self.init_state is None:
             raise InitialStateError("The simulator has no episode yet. Fix: simulator.reset(init_state)")
@@ -191,14 +212,6 @@ def as_actions(actions: np.ndarray, what: str = "actions") -> np.ndarray:
         actions = as_array(actions, what, ("T", ACTION_DIM), fix="actions[None] makes a chunk of one action")
     clipped: np.ndarray = np.minimum(np.maximum(actions, -1.0), 1.0).astype(np.float32, copy=False)
     return clipped
-
-
-def _empty_batch(rewards: bool) -> StepBatch:
-    """Return a batch of no steps."""
-    empty = np.empty(0)
-    return StepBatch(
-        state=np.empty((0, STATE_DIM)), success=empty.astype(bool), distance=empty, reward=empty if rewards else None
-    )
 
 
 def _make_exclusive() -> SingleThreadGuard:

@@ -31,25 +31,9 @@ MAX_BEYOND_M = 1.0
 """Maximum distance of an initial state from the reset box; beyond it, no object is on Meta-World's table."""
 
 Difficulty = Literal["easy", "medium", "hard", "very hard"]
-DistanceName = Literal[
-    "object",
-    "object_x",
-    "object_y",
-    "object_z",
-    "object_xy",
-    "second_object",
-    "hand",
-    "faucet_knob",
-    "nut_to_peg",
-    "nut_below_peg",
-    "ball_to_hoop",
-    "peg_head",
-    "nail_left",
-    "lever_angle",
-]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Task:
     """One Meta-World task.
 
@@ -59,19 +43,19 @@ class Task:
         low, high: Bounds of ``rand_vec``, meters; 3 or 6 numbers (object position, then goal position).
         distance: Name of the definition of the distance to the goal in :mod:`act_kit.sim.distance`.
         radius: Success requires ``distance <= radius`` (in :attr:`unit`).
-        also: Second condition of success, in words; "" if the distance alone determines success.
-        too_near: Meta-World resamples while the object is closer than this to the goal (xy, meters); 0 if never.
-        goal_xy: Goal position for ``too_near``, if it is not ``rand_vec[3:5]``.
+        extra_condition: Second condition of success, in words; "" if the distance alone determines success.
+        min_object_goal_distance: Meta-World resamples while the object is closer than this to the goal (xy, meters); 0 if never.
+        goal_xy: Goal position for ``min_object_goal_distance``, if it is not ``rand_vec[3:5]``.
     """
 
     name: str
     group: Difficulty
     low: tuple[float, ...]
     high: tuple[float, ...]
-    distance: DistanceName
+    distance: str
     radius: float
-    also: str = ""
-    too_near: float = 0.0
+    extra_condition: str = ""
+    min_object_goal_distance: float = 0.0
     goal_xy: tuple[float, float] | None = None
 
     @property
@@ -92,25 +76,25 @@ class Task:
     @property
     def benchmarks(self) -> tuple[str, ...]:
         """Multi-task benchmarks that contain this task."""
-        ml45 = "ML45-test" if self.name in ML45_TEST else "ML45-train"
+        ml45 = "ML45-test" if self.name in _ML45_TEST else "ML45-train"
         return ("MT10", "MT50", ml45) if self.name in MT10 else ("MT50", ml45)
 
     @property
     def success_rule(self) -> str:
         """Meta-World's success rule in words."""
         rule = f"{self.distance.replace('_', ' ')} distance <= {self.radius:.4g} {self.unit}"
-        return f"{rule} and {self.also}" if self.also else rule
+        return f"{rule} and {self.extra_condition}" if self.extra_condition else rule
 
     def dim_name(self, dim: int) -> str:
         """Return a readable name of a dimension of ``rand_vec``: ``object x``, ``goal z``."""
         return f"{'object' if dim < 3 else 'goal'} {'xyz'[dim % 3]}"
 
-    def rejects(self, rand_vec: np.ndarray) -> bool:
+    def is_resampled(self, rand_vec: np.ndarray) -> bool:
         """Return True if Meta-World's reset resamples this vector; a reset frozen to such a vector never returns."""
-        if not self.too_near:
+        if not self.min_object_goal_distance:
             return False
         goal_xy = rand_vec[3:5] if self.goal_xy is None else np.asarray(self.goal_xy)
-        return bool(np.linalg.norm(rand_vec[:2] - goal_xy) < self.too_near)
+        return bool(np.linalg.norm(rand_vec[:2] - goal_xy) < self.min_object_goal_distance)
 
     def check(self, rand_vec: np.ndarray) -> None:
         """Raise :class:`InitialStateError` if the task cannot be reset to ``rand_vec``, float64 (3,) or (6,)."""
@@ -125,90 +109,65 @@ class Task:
                 f"{beyond.max():.4g} m outside the reset box, at most {MAX_BEYOND_M:g} m are allowed. Fix: check that "
                 "the numbers are in meters."
             )
-        if self.rejects(rand_vec):
+        if self.is_resampled(rand_vec):
             raise InitialStateError(
                 f"{self.name} cannot be reset to {rand_vec.tolist()}: the object would be closer than "
-                f"{self.too_near} m (xy) to the goal, and Meta-World would resample forever."
+                f"{self.min_object_goal_distance} m (xy) to the goal, and Meta-World would resample forever."
             )
-
-
-def _task(
-    name: str,
-    group: Difficulty,
-    low: tuple[float, ...],
-    high: tuple[float, ...],
-    distance: DistanceName,
-    radius: float,
-    *,
-    also: str = "",
-    too_near: float = 0.0,
-    goal_xy: tuple[float, float] | None = None,
-) -> Task:
-    return Task(
-        name=name,
-        group=group,
-        low=low,
-        high=high,
-        distance=distance,
-        radius=radius,
-        also=also,
-        too_near=too_near,
-        goal_xy=goal_xy,
-    )
 
 
 # fmt: off
 _TABLE: Sequence[Task] = (
-    _task("assembly-v3", "hard", (0.0, 0.6, 0.02, -0.1, 0.75, 0.1), (0.0, 0.6, 0.02, 0.1, 0.85, 0.1), "nut_to_peg", 0.02, too_near=0.1, also="below the top of the peg"),
-    _task("basketball-v3", "medium", (-0.1, 0.6, 0.0299, -0.1, 0.85, 0.0), (0.1, 0.7, 0.0301, 0.1, 0.9000001, 0.0), "ball_to_hoop", 0.08, too_near=0.15, also="height counted twice"),
-    _task("bin-picking-v3", "medium", (-0.21, 0.65, 0.02, 0.1199, 0.699, -0.001), (-0.03, 0.75, 0.02, 0.1201, 0.701, 0.001), "object", 0.05),
-    _task("box-close-v3", "medium", (-0.05, 0.5, 0.02, -0.1, 0.7, 0.133), (0.05, 0.55, 0.02, 0.1, 0.8, 0.133), "object", 0.08, too_near=0.25),
-    _task("button-press-topdown-v3", "easy", (-0.1, 0.8, 0.115), (0.1, 0.9, 0.115), "object_z", 0.024),
-    _task("button-press-topdown-wall-v3", "easy", (-0.1, 0.8, 0.115), (0.1, 0.9, 0.115), "object_z", 0.024),
-    _task("button-press-v3", "easy", (-0.1, 0.85, 0.115), (0.1, 0.9, 0.115), "object_y", 0.02),
-    _task("button-press-wall-v3", "easy", (-0.05, 0.85, 0.1149), (0.05, 0.9, 0.1151), "object_y", 0.03),
-    _task("coffee-button-v3", "easy", (-0.1, 0.8, -0.001), (0.1, 0.9, 0.001), "object_y", 0.02),
-    _task("coffee-pull-v3", "medium", (-0.05, 0.7, -0.001, -0.1, 0.55, -0.001), (0.05, 0.75, 0.001, 0.1, 0.65, 0.001), "object", 0.07, too_near=0.15),
-    _task("coffee-push-v3", "medium", (-0.1, 0.55, -0.001, -0.05, 0.7, -0.001), (0.1, 0.65, 0.001, 0.05, 0.75, 0.001), "object", 0.07, too_near=0.15),
-    _task("dial-turn-v3", "easy", (-0.1, 0.7, 0.0), (0.1, 0.8, 0.0), "object", 0.07),
-    _task("disassemble-v3", "very hard", (0.0, 0.6, 0.025, -0.1, 0.6, 0.1699), (0.1, 0.75, 0.02501, 0.1, 0.75, 0.1701), "nut_below_peg", 0.0, too_near=0.1),
-    _task("door-close-v3", "easy", (0.0, 0.85, 0.15), (0.1, 0.95, 0.15), "object", 0.08),
-    _task("door-lock-v3", "easy", (-0.1, 0.8, 0.15), (0.1, 0.85, 0.15), "object_z", 0.02),
-    _task("door-open-v3", "easy", (0.0, 0.85, 0.15), (0.1, 0.95, 0.15), "object_x", 0.08),
-    _task("door-unlock-v3", "easy", (-0.1, 0.8, 0.15), (0.1, 0.85, 0.15), "object_x", 0.02),
-    _task("drawer-close-v3", "easy", (-0.1, 0.9, 0.0), (0.1, 0.9, 0.0), "object", 0.065),
-    _task("drawer-open-v3", "easy", (-0.1, 0.9, 0.0), (0.1, 0.9, 0.0), "object", 0.03),
-    _task("faucet-close-v3", "easy", (-0.1, 0.8, 0.0), (0.1, 0.85, 0.0), "object", 0.07),
-    _task("faucet-open-v3", "easy", (-0.05, 0.8, 0.0), (0.05, 0.85, 0.0), "faucet_knob", 0.07),
-    _task("hammer-v3", "medium", (-0.1, 0.4, 0.0), (0.1, 0.5, 0.0), "nail_left", 0.0),
-    _task("hand-insert-v3", "hard", (-0.1, 0.6, 0.05, -0.04, 0.8, -0.0201), (0.1, 0.7, 0.05, 0.04, 0.88, -0.0199), "object", 0.05, too_near=0.15),
-    _task("handle-press-side-v3", "easy", (-0.35, 0.65, -0.001), (-0.25, 0.75, 0.001), "object_z", 0.02),
-    _task("handle-press-v3", "easy", (-0.1, 0.8, -0.001), (0.1, 0.9, 0.001), "object_z", 0.02),
-    _task("handle-pull-side-v3", "easy", (-0.35, 0.65, 0.0), (-0.25, 0.75, 0.0), "object", 0.08),
-    _task("handle-pull-v3", "easy", (-0.1, 0.8, -0.001), (0.1, 0.9, 0.001), "object_z", 0.05),
-    _task("lever-pull-v3", "easy", (-0.1, 0.7, 0.0), (0.1, 0.8, 0.0), "lever_angle", math.pi / 24),
-    _task("peg-insert-side-v3", "medium", (0.0, 0.5, 0.02, -0.35, 0.4, -0.001), (0.2, 0.7, 0.02, -0.25, 0.7, 0.001), "peg_head", 0.07, too_near=0.1, also="y and z counted twice"),
-    _task("peg-unplug-side-v3", "easy", (-0.25, 0.6, -0.001), (-0.15, 0.8, 0.001), "object", 0.07),
-    _task("pick-out-of-hole-v3", "hard", (0.0, 0.75, 0.02, -0.1, 0.5, 0.15), (0.0, 0.75, 0.02, 0.1, 0.6, 0.3), "object", 0.07, too_near=0.15),
-    _task("pick-place-v3", "hard", (-0.1, 0.6, 0.02, -0.1, 0.8, 0.05), (0.1, 0.7, 0.02, 0.1, 0.9, 0.3), "object", 0.07, too_near=0.15),
-    _task("pick-place-wall-v3", "very hard", (-0.05, 0.6, 0.015, -0.05, 0.85, 0.05), (0.05, 0.65, 0.015, 0.05, 0.9, 0.3), "object", 0.07, too_near=0.15),
-    _task("plate-slide-back-side-v3", "easy", (-0.25, 0.6, 0.0, -0.05, 0.6, 0.015), (-0.25, 0.6, 0.0, 0.15, 0.6, 0.015), "object", 0.07),
-    _task("plate-slide-back-v3", "easy", (0.0, 0.85, 0.0, -0.1, 0.6, 0.015), (0.0, 0.85, 0.0, 0.1, 0.6, 0.015), "object", 0.07),
-    _task("plate-slide-side-v3", "easy", (0.0, 0.6, 0.0, -0.3, 0.54, 0.0), (0.0, 0.6, 0.0, -0.25, 0.66, 0.0), "object", 0.07),
-    _task("plate-slide-v3", "easy", (0.0, 0.6, 0.0, -0.1, 0.85, 0.0), (0.0, 0.6, 0.0, 0.1, 0.9, 0.0), "object", 0.07),
-    _task("push-back-v3", "hard", (-0.1, 0.8, 0.02, -0.1, 0.6, 0.0199), (0.1, 0.85, 0.02, 0.1, 0.7, 0.0201), "object", 0.07, too_near=0.15),
-    _task("push-v3", "hard", (-0.1, 0.6, 0.02, -0.1, 0.8, 0.01), (0.1, 0.7, 0.02, 0.1, 0.9, 0.02), "object", 0.05, too_near=0.15),
-    _task("push-wall-v3", "medium", (-0.05, 0.6, 0.015, -0.05, 0.85, 0.01), (0.05, 0.65, 0.015, 0.05, 0.9, 0.02), "object", 0.07, too_near=0.15),
-    _task("reach-v3", "easy", (-0.1, 0.6, 0.02, -0.1, 0.8, 0.05), (0.1, 0.7, 0.02, 0.1, 0.9, 0.3), "hand", 0.05, too_near=0.15),
-    _task("reach-wall-v3", "easy", (-0.05, 0.6, 0.015, -0.05, 0.85, 0.05), (0.05, 0.65, 0.015, 0.05, 0.9, 0.3), "hand", 0.05, too_near=0.15),
-    _task("shelf-place-v3", "very hard", (-0.1, 0.5, 0.019, -0.1, 0.8, 0.299), (0.1, 0.6, 0.021, 0.1, 0.9, 0.301), "object", 0.07, too_near=0.1),
-    _task("soccer-v3", "medium", (-0.1, 0.6, 0.03, -0.1, 0.8, 0.0), (0.1, 0.7, 0.03, 0.1, 0.9, 0.0), "object", 0.07, too_near=0.15),
-    _task("stick-pull-v3", "very hard", (-0.1, 0.55, 0.0, 0.35, 0.45, 0.0199), (0.0, 0.65, 0.001, 0.45, 0.55, 0.0201), "second_object", 0.12, too_near=0.1, also="the stick inserted in the handle"),
-    _task("stick-push-v3", "very hard", (-0.08, 0.58, 0.0, 0.399, 0.55, 0.1319), (-0.03, 0.62, 0.001, 0.401, 0.6, 0.1321), "second_object", 0.12, too_near=0.1, also="the stick grasped"),
-    _task("sweep-into-v3", "medium", (-0.1, 0.6, 0.02, -0.001, 0.8399, 0.0199), (0.1, 0.7, 0.02, 0.001, 0.8401, 0.0201), "object_xy", 0.05, too_near=0.15, goal_xy=(0.0, 0.84)),
-    _task("sweep-v3", "medium", (-0.1, 0.6, 0.02), (0.1, 0.7, 0.02), "object", 0.05),
-    _task("window-close-v3", "easy", (0.0, 0.75, 0.2), (0.0, 0.9, 0.2), "object_x", 0.05),
-    _task("window-open-v3", "easy", (-0.1, 0.7, 0.16), (0.1, 0.9, 0.16), "object_x", 0.05),
+    Task("assembly-v3", "hard", (0.0, 0.6, 0.02, -0.1, 0.75, 0.1), (0.0, 0.6, 0.02, 0.1, 0.85, 0.1), "nut_to_peg", 0.02, min_object_goal_distance=0.1, extra_condition="below the top of the peg"),
+    Task("basketball-v3", "medium", (-0.1, 0.6, 0.0299, -0.1, 0.85, 0.0), (0.1, 0.7, 0.0301, 0.1, 0.9000001, 0.0), "ball_to_hoop", 0.08, min_object_goal_distance=0.15, extra_condition="height counted twice"),
+    Task("bin-picking-v3", "medium", (-0.21, 0.65, 0.02, 0.1199, 0.699, -0.001), (-0.03, 0.75, 0.02, 0.1201, 0.701, 0.001), "object", 0.05),
+    Task("box-close-v3", "medium", (-0.05, 0.5, 0.02, -0.1, 0.7, 0.133), (0.05, 0.55, 0.02, 0.1, 0.8, 0.133), "object", 0.08, min_object_goal_distance=0.25),
+    Task("button-press-topdown-v3", "easy", (-0.1, 0.8, 0.115), (0.1, 0.9, 0.115), "object_z", 0.024),
+    Task("button-press-topdown-wall-v3", "easy", (-0.1, 0.8, 0.115), (0.1, 0.9, 0.115), "object_z", 0.024),
+    Task("button-press-v3", "easy", (-0.1, 0.85, 0.115), (0.1, 0.9, 0.115), "object_y", 0.02),
+    Task("button-press-wall-v3", "easy", (-0.05, 0.85, 0.1149), (0.05, 0.9, 0.1151), "object_y", 0.03),
+    Task("coffee-button-v3", "easy", (-0.1, 0.8, -0.001), (0.1, 0.9, 0.001), "object_y", 0.02),
+    Task("coffee-pull-v3", "medium", (-0.05, 0.7, -0.001, -0.1, 0.55, -0.001), (0.05, 0.75, 0.001, 0.1, 0.65, 0.001), "object", 0.07, min_object_goal_distance=0.15),
+    Task("coffee-push-v3", "medium", (-0.1, 0.55, -0.001, -0.05, 0.7, -0.001), (0.1, 0.65, 0.001, 0.05, 0.75, 0.001), "object", 0.07, min_object_goal_distance=0.15),
+    Task("dial-turn-v3", "easy", (-0.1, 0.7, 0.0), (0.1, 0.8, 0.0), "object", 0.07),
+    Task("disassemble-v3", "very hard", (0.0, 0.6, 0.025, -0.1, 0.6, 0.1699), (0.1, 0.75, 0.02501, 0.1, 0.75, 0.1701), "nut_below_peg", 0.0, min_object_goal_distance=0.1),
+    Task("door-close-v3", "easy", (0.0, 0.85, 0.15), (0.1, 0.95, 0.15), "object", 0.08),
+    Task("door-lock-v3", "easy", (-0.1, 0.8, 0.15), (0.1, 0.85, 0.15), "object_z", 0.02),
+    Task("door-open-v3", "easy", (0.0, 0.85, 0.15), (0.1, 0.95, 0.15), "object_x", 0.08),
+    Task("door-unlock-v3", "easy", (-0.1, 0.8, 0.15), (0.1, 0.85, 0.15), "object_x", 0.02),
+    Task("drawer-close-v3", "easy", (-0.1, 0.9, 0.0), (0.1, 0.9, 0.0), "object", 0.065),
+    Task("drawer-open-v3", "easy", (-0.1, 0.9, 0.0), (0.1, 0.9, 0.0), "object", 0.03),
+    Task("faucet-close-v3", "easy", (-0.1, 0.8, 0.0), (0.1, 0.85, 0.0), "object", 0.07),
+    Task("faucet-open-v3", "easy", (-0.05, 0.8, 0.0), (0.05, 0.85, 0.0), "faucet_knob", 0.07),
+    Task("hammer-v3", "medium", (-0.1, 0.4, 0.0), (0.1, 0.5, 0.0), "nail_left", 0.0),
+    Task("hand-insert-v3", "hard", (-0.1, 0.6, 0.05, -0.04, 0.8, -0.0201), (0.1, 0.7, 0.05, 0.04, 0.88, -0.0199), "object", 0.05, min_object_goal_distance=0.15),
+    Task("handle-press-side-v3", "easy", (-0.35, 0.65, -0.001), (-0.25, 0.75, 0.001), "object_z", 0.02),
+    Task("handle-press-v3", "easy", (-0.1, 0.8, -0.001), (0.1, 0.9, 0.001), "object_z", 0.02),
+    Task("handle-pull-side-v3", "easy", (-0.35, 0.65, 0.0), (-0.25, 0.75, 0.0), "object", 0.08),
+    Task("handle-pull-v3", "easy", (-0.1, 0.8, -0.001), (0.1, 0.9, 0.001), "object_z", 0.05),
+    Task("lever-pull-v3", "easy", (-0.1, 0.7, 0.0), (0.1, 0.8, 0.0), "lever_angle", math.pi / 24),
+    Task("peg-insert-side-v3", "medium", (0.0, 0.5, 0.02, -0.35, 0.4, -0.001), (0.2, 0.7, 0.02, -0.25, 0.7, 0.001), "peg_head", 0.07, min_object_goal_distance=0.1, extra_condition="y and z counted twice"),
+    Task("peg-unplug-side-v3", "easy", (-0.25, 0.6, -0.001), (-0.15, 0.8, 0.001), "object", 0.07),
+    Task("pick-out-of-hole-v3", "hard", (0.0, 0.75, 0.02, -0.1, 0.5, 0.15), (0.0, 0.75, 0.02, 0.1, 0.6, 0.3), "object", 0.07, min_object_goal_distance=0.15),
+    Task("pick-place-v3", "hard", (-0.1, 0.6, 0.02, -0.1, 0.8, 0.05), (0.1, 0.7, 0.02, 0.1, 0.9, 0.3), "object", 0.07, min_object_goal_distance=0.15),
+    Task("pick-place-wall-v3", "very hard", (-0.05, 0.6, 0.015, -0.05, 0.85, 0.05), (0.05, 0.65, 0.015, 0.05, 0.9, 0.3), "object", 0.07, min_object_goal_distance=0.15),
+    Task("plate-slide-back-side-v3", "easy", (-0.25, 0.6, 0.0, -0.05, 0.6, 0.015), (-0.25, 0.6, 0.0, 0.15, 0.6, 0.015), "object", 0.07),
+    Task("plate-slide-back-v3", "easy", (0.0, 0.85, 0.0, -0.1, 0.6, 0.015), (0.0, 0.85, 0.0, 0.1, 0.6, 0.015), "object", 0.07),
+    Task("plate-slide-side-v3", "easy", (0.0, 0.6, 0.0, -0.3, 0.54, 0.0), (0.0, 0.6, 0.0, -0.25, 0.66, 0.0), "object", 0.07),
+    Task("plate-slide-v3", "easy", (0.0, 0.6, 0.0, -0.1, 0.85, 0.0), (0.0, 0.6, 0.0, 0.1, 0.9, 0.0), "object", 0.07),
+    Task("push-back-v3", "hard", (-0.1, 0.8, 0.02, -0.1, 0.6, 0.0199), (0.1, 0.85, 0.02, 0.1, 0.7, 0.0201), "object", 0.07, min_object_goal_distance=0.15),
+    Task("push-v3", "hard", (-0.1, 0.6, 0.02, -0.1, 0.8, 0.01), (0.1, 0.7, 0.02, 0.1, 0.9, 0.02), "object", 0.05, min_object_goal_distance=0.15),
+    Task("push-wall-v3", "medium", (-0.05, 0.6, 0.015, -0.05, 0.85, 0.01), (0.05, 0.65, 0.015, 0.05, 0.9, 0.02), "object", 0.07, min_object_goal_distance=0.15),
+    Task("reach-v3", "easy", (-0.1, 0.6, 0.02, -0.1, 0.8, 0.05), (0.1, 0.7, 0.02, 0.1, 0.9, 0.3), "hand", 0.05, min_object_goal_distance=0.15),
+    Task("reach-wall-v3", "easy", (-0.05, 0.6, 0.015, -0.05, 0.85, 0.05), (0.05, 0.65, 0.015, 0.05, 0.9, 0.3), "hand", 0.05, min_object_goal_distance=0.15),
+    Task("shelf-place-v3", "very hard", (-0.1, 0.5, 0.019, -0.1, 0.8, 0.299), (0.1, 0.6, 0.021, 0.1, 0.9, 0.301), "object", 0.07, min_object_goal_distance=0.1),
+    Task("soccer-v3", "medium", (-0.1, 0.6, 0.03, -0.1, 0.8, 0.0), (0.1, 0.7, 0.03, 0.1, 0.9, 0.0), "object", 0.07, min_object_goal_distance=0.15),
+    Task("stick-pull-v3", "very hard", (-0.1, 0.55, 0.0, 0.35, 0.45, 0.0199), (0.0, 0.65, 0.001, 0.45, 0.55, 0.0201), "second_object", 0.12, min_object_goal_distance=0.1, extra_condition="the stick inserted in the handle"),
+    Task("stick-push-v3", "very hard", (-0.08, 0.58, 0.0, 0.399, 0.55, 0.1319), (-0.03, 0.62, 0.001, 0.401, 0.6, 0.1321), "second_object", 0.12, min_object_goal_distance=0.1, extra_condition="the stick grasped"),
+    Task("sweep-into-v3", "medium", (-0.1, 0.6, 0.02, -0.001, 0.8399, 0.0199), (0.1, 0.7, 0.02, 0.001, 0.8401, 0.0201), "object_xy", 0.05, min_object_goal_distance=0.15, goal_xy=(0.0, 0.84)),
+    Task("sweep-v3", "medium", (-0.1, 0.6, 0.02), (0.1, 0.7, 0.02), "object", 0.05),
+    Task("window-close-v3", "easy", (0.0, 0.75, 0.2), (0.0, 0.9, 0.2), "object_x", 0.05),
+    Task("window-open-v3", "easy", (-0.1, 0.7, 0.16), (0.1, 0.9, 0.16), "object_x", 0.05),
 )
 # fmt: on
 
@@ -216,21 +175,21 @@ TASKS: dict[str, Task] = {task.name: task for task in _TABLE}
 """Tasks by name, in alphabetical order."""
 
 MT10 = frozenset(
-    f"{name}-v3"
-    for name in [
-        "reach",
-        "push",
-        "pick-place",
-        "door-open",
-        "drawer-open",
-        "drawer-close",
-        "button-press-topdown",
-        "peg-insert-side",
-        "window-open",
-        "window-close",
+    [
+        "reach-v3",
+        "push-v3",
+        "pick-place-v3",
+        "door-open-v3",
+        "drawer-open-v3",
+        "drawer-close-v3",
+        "button-press-topdown-v3",
+        "peg-insert-side-v3",
+        "window-open-v3",
+        "window-close-v3",
     ]
 )
-ML45_TEST = frozenset(f"{name}-v3" for name in ["bin-picking", "box-close", "hand-insert", "door-lock", "door-unlock"])
+_ML45_TEST = frozenset(["bin-picking-v3", "box-close-v3", "hand-insert-v3", "door-lock-v3", "door-unlock-v3"])
+BENCHMARKS = ("MT10", "MT50", "ML45-train", "ML45-test")
 
 
 def get_task(name: str) -> Task:
@@ -242,9 +201,6 @@ def get_task(name: str) -> Task:
         )
         raise TaskError(f"'{name}' is not a Meta-World task.{hint}")
     return TASKS[name]
-
-
-BENCHMARKS = ("MT10", "MT50", "ML45-train", "ML45-test")
 
 
 def expand_tasks(text: str) -> list[str]:

@@ -8,10 +8,10 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -55,7 +55,16 @@ class StepResult:
     images: np.ndarray | None
 
 
-_Method = Literal["reset", "step"]
+_Result: TypeAlias = StepResult | SimulationFailure
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Message:
+    """Message to a process: the initial state to reset to, or the actions to execute, by row."""
+
+    arguments: Mapping[int, InitialState | np.ndarray]
+    rewards: bool = False
+    physics: bool = False
 
 
 class _Rows:
@@ -68,20 +77,20 @@ class _Rows:
         self._first_of_task: dict[str, Simulator] = {}
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    def execute(self, method: _Method, arguments: Mapping[int, Any]) -> dict[int, StepResult | SimulationFailure]:
+    def execute(self, message: _Message) -> dict[int, _Result]:
         """Execute one message; return the result of each row."""
-        return {row: self._execute(method, row, argument) for row, argument in arguments.items()}
+        return {row: self._execute(row, argument, message) for row, argument in message.arguments.items()}
 
-    def _execute(self, method: _Method, row: int, argument: Any) -> StepResult | SimulationFailure:
+    def _execute(self, row: int, argument: InitialState | np.ndarray, message: _Message) -> _Result:
         start_time = time.perf_counter()
         step_batch = None
-        if method == "reset":
+        if isinstance(argument, InitialState):
             simulator = self._simulator(row, argument.task)
             simulator.reset(argument)
         else:
             simulator = self._simulators[row]
             try:
-                step_batch = simulator.step_chunk(argument)
+                step_batch = simulator.step_chunk(argument, rewards=message.rewards, physics=message.physics)
             except Exception as error:
                 # One unstable simulation must not stop the others of its process. Its row gets a new simulator.
                 del self._simulators[row]
@@ -107,7 +116,7 @@ def _serve(engine: str, views: CameraViews | None, connection: Connection) -> No
     init_worker()
     rows = _Rows(engine, views)
     # Reads ahead, so that the sender of the next message does not wait for the result of this one.
-    messages: queue.SimpleQueue[tuple[_Method, Mapping[int, Any]] | None] = queue.SimpleQueue()
+    messages: queue.SimpleQueue[_Message | None] = queue.SimpleQueue()
 
     def read() -> None:
         try:
@@ -119,7 +128,7 @@ def _serve(engine: str, views: CameraViews | None, connection: Connection) -> No
     threading.Thread(target=read, daemon=True, name="read").start()
     while (message := messages.get()) is not None:
         try:
-            results: dict[int, StepResult | SimulationFailure] | Exception = rows.execute(*message)
+            results: dict[int, _Result] | Exception = rows.execute(message)
         except Exception as error:
             results = error
         try:
@@ -160,7 +169,7 @@ class VectorSimulator:
         self._reset_rows: set[int] = set()
         self._exclusive = SingleThreadGuard("vector simulator", "make one for each thread.")
         self._local_rows = None if num_workers else _Rows(engine, views)
-        self._inbox: deque[tuple[_Method, Mapping[int, Any]]] = deque()
+        self._inbox: deque[_Message] = deque()
         self._workers: list[tuple[Worker, Connection]] = []
         with environment(find_gl(num_workers).environment if num_workers and views else {}):
             for _ in range(num_workers):
@@ -190,11 +199,11 @@ class VectorSimulator:
                 )
             get_task(init_state.task).check(init_state.array)
         with self._exclusive:
-            self._send("reset", init_states)
+            self._send(_Message(arguments=init_states))
             self._reset_rows.update(init_states)
 
-    def step(self, chunks: Mapping[int, np.ndarray]) -> None:
-        """Step rows by chunks of actions (T, 4), clipped to [-1, 1].
+    def step(self, chunks: Mapping[int, np.ndarray], *, rewards: bool = False, physics: bool = False) -> None:
+        """Step rows by chunks of actions (T, 4), clipped to [-1, 1]; see :meth:`Simulator.step_chunk`.
 
         Raises:
             ArrayError: The actions are not finite numbers of this shape; no row has been stepped.
@@ -205,42 +214,39 @@ class VectorSimulator:
             raise InitialStateError(f"No episode yet in {name_rows(sorted(missing))}. Fix: call reset before step.")
         checked = {row: as_actions(chunk, f"actions of row {row}") for row, chunk in chunks.items()}
         with self._exclusive:
-            self._send("step", checked)
+            self._send(_Message(arguments=checked, rewards=rewards, physics=physics))
 
-    def _send(self, method: _Method, arguments: Mapping[int, Any]) -> None:
+    def _send(self, message: _Message) -> None:
         if self._local_rows is not None:
-            if arguments:
-                self._inbox.append((method, arguments))
+            if message.arguments:
+                self._inbox.append(message)
             return
-        shares: dict[int, dict[int, Any]] = {}
-        for row, argument in arguments.items():
+        shares: dict[int, dict[int, InitialState | np.ndarray]] = {}
+        for row, argument in message.arguments.items():
             shares.setdefault(row % self.num_workers, {})[row] = argument
         try:
             for worker, share in shares.items():
-                self._workers[worker][1].send((method, share))
+                self._workers[worker][1].send(replace(message, arguments=share))
                 self._num_pending += 1
         except (EOFError, OSError) as error:
             raise worker_error("simulating", [process for process, _ in self._workers]) from error
 
-    def receive(self) -> dict[int, StepResult | SimulationFailure]:
+    def receive(self) -> dict[int, _Result]:
         """Wait for results and return all available ones, by row; empty if no message is pending."""
         with self._exclusive:
-            return self._receive_all()
-
-    def _receive_all(self) -> dict[int, StepResult | SimulationFailure]:
-        if self._local_rows is not None:
-            results = self._local_rows.execute(*self._inbox.popleft()) if self._inbox else {}
-            self._add_seconds(self._local_rows.seconds)
-            self._local_rows.seconds.clear()
+            results: dict[int, _Result] = {}
+            if self._local_rows is not None:
+                if self._inbox:
+                    results = self._local_rows.execute(self._inbox.popleft())
+                self._add_seconds(self._local_rows.seconds)
+                self._local_rows.seconds.clear()
+            elif self._num_pending:
+                for connection in wait([connection for _, connection in self._workers]):
+                    results |= self._receive(connection)
             return results
-        results = {}
-        if self._num_pending:
-            connections = [connection for _, connection in self._workers]
-            for connection in wait(connections):
-                results |= self._receive(connection)
-        return results
 
-    def _receive(self, connection: Any) -> dict[int, StepResult | SimulationFailure]:
+    def _receive(self, connection: Any) -> dict[int, _Result]:
+        results: dict[int, _Result] | Exception
         try:
             results, seconds = connection.recv()
         except (EOFError, OSError) as error:
@@ -249,8 +255,7 @@ class VectorSimulator:
         if isinstance(results, Exception):
             raise results
         self._add_seconds(seconds)
-        received: dict[int, StepResult | SimulationFailure] = results
-        return received
+        return results
 
     def _add_seconds(self, seconds: Mapping[str, float]) -> None:
         for activity, spent in seconds.items():

@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +39,7 @@ class TrainingState:
         best_step: Step of the best checkpoint.
         optimizer: AdamW's moments, by ``<parameter>.<moment>``.
         weights: Weights of the model if the policy is their moving average; otherwise empty.
-        rng, device_rng: States of torch's CPU and GPU generators, uint8; the latter is empty without a GPU.
+        rng: States of torch's generators, uint8: ``host``, and ``device``, which is empty without a GPU.
     """
 
     step: int
@@ -45,8 +47,11 @@ class TrainingState:
     best_step: int
     optimizer: dict[str, Tensor]
     weights: dict[str, Tensor]
-    rng: Tensor
-    device_rng: Tensor
+    rng: dict[str, Tensor]
+
+
+_NUMBERS = ("step", "best_successes", "best_step")
+_TENSORS = ("optimizer", "weights", "rng")
 
 
 class Checkpoints:
@@ -74,13 +79,12 @@ class Checkpoints:
             fresh = self.folder / f".{name}"
             fresh.mkdir()
             policy.save(fresh, self_test)
-            rng = {"host": state.rng, "device": state.device_rng}
             tensors: dict[str, Tensor] = {}
-            for group, named in (("optimizer", state.optimizer), ("weights", state.weights), ("rng", rng)):
-                tensors |= {f"{group}/{key}": tensor for key, tensor in named.items()}
+            for group in _TENSORS:
+                for key, tensor in getattr(state, group).items():
+                    tensors[f"{group}/{key}"] = tensor.detach().cpu().contiguous()
             save_file(tensors, fresh / "training.safetensors")
-            numbers = {key: getattr(state, key) for key in ("step", "best_successes", "best_step")}
-            write_json(fresh / "training.json", numbers)
+            write_json(fresh / "training.json", {key: getattr(state, key) for key in _NUMBERS})
             target = self.folder / name
             if target.exists():  # left by a run that was killed before linking it
                 shutil.rmtree(target)
@@ -93,7 +97,7 @@ class Checkpoints:
         best = _name(state.best_step)
         if state.best_successes >= 0 and (self.folder / best).is_dir():
             self._link("best", best)
-        links = [self.folder / link for link in ("last", "best")]
+        links = [self.folder / "last", self.folder / "best"]
         kept = {os.readlink(link) for link in links if link.is_symlink()}
         for old in self.folder.glob("step-*"):
             if old.name not in kept:
@@ -111,36 +115,37 @@ class Checkpoints:
         Raises:
             CheckpointError: There is no checkpoint, or it is damaged.
         """
-        policy = Policy.load(self.folder / "last")
         folder = self.folder / "last"
+        policy = Policy.load(folder)
         try:
-            tensors = load_tensors(folder / "training.safetensors")
-            numbers = read_json(folder / "training.json")
-            if not all(type(number) is int and -1 <= number <= numbers["step"] for number in numbers.values()):
-                raise ValueError(f"training.json: {numbers}")
-            if numbers["step"] != policy.metadata.step:
-                raise ValueError(f"training.json is of step {numbers['step']}, policy.json of {policy.metadata.step}")
-            named: dict[str, dict[str, Tensor]] = {"optimizer": {}, "weights": {}, "rng": {}}
-            for name, tensor in tensors.items():
-                group, _, rest = name.partition("/")
-                named[group][rest] = tensor
-            state = TrainingState(
-                **numbers,
-                optimizer=named["optimizer"],
-                weights=named["weights"],
-                rng=named["rng"]["host"],
-                device_rng=named["rng"]["device"],
-            )
-            torch.Generator().set_state(state.rng)
-            mismatch = state_dict_mismatch(policy.model.state_dict(), state.weights) if state.weights else ""
-            if mismatch or not all(tensor.isfinite().all() for tensor in tensors.values()):
-                raise ValueError(mismatch or "training.safetensors holds numbers that are not finite")
+            state = _read_state(folder, policy)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 f"The checkpoint {folder} is damaged, training cannot resume from it: {error}."
             ) from error
         self._tidy(state)
         return policy, state
+
+
+def _read_state(folder: Path, policy: Policy) -> TrainingState:
+    """Read a checkpoint's training state, or raise one of the errors that :meth:`Checkpoints.load_last` converts."""
+    numbers = read_json(folder / "training.json")
+    if not all(type(number) is int and -1 <= number <= numbers["step"] for number in numbers.values()):
+        raise ValueError(f"training.json: {numbers}")
+    if numbers["step"] != policy.metadata.step:
+        raise ValueError(f"training.json is of step {numbers['step']}, policy.json of {policy.metadata.step}")
+    groups: dict[str, dict[str, Tensor]] = defaultdict(dict, optimizer={}, weights={})
+    for name, tensor in load_tensors(folder / "training.safetensors").items():
+        if not tensor.isfinite().all():
+            raise ValueError("training.safetensors holds numbers that are not finite")
+        group, _, key = name.partition("/")
+        groups[group][key] = tensor
+    torch.Generator().set_state(groups["rng"]["host"])
+    mismatch = state_dict_mismatch(policy.model.state_dict(), groups["weights"]) if groups["weights"] else ""
+    if mismatch or "device" not in groups["rng"]:
+        raise ValueError(mismatch or "training.safetensors has no rng/device")
+    fields: dict[str, Any] = {**numbers, **groups}
+    return TrainingState(**fields)
 
 
 @contextmanager
@@ -159,17 +164,12 @@ def _name(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def cpu_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
-    """Return copies of a module's weights on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
-
-
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> dict[str, Tensor]:
     """Return an optimizer's state as tensors by ``<parameter>.<key>``."""
     tensors: dict[str, Tensor] = {}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
-            tensors[f"{names[parameter]}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+            tensors[f"{names[parameter]}.{key}"] = torch.as_tensor(value)
     return tensors
 
 
@@ -179,8 +179,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, names: dict[Tensor, str]
     Raises:
         CheckpointError: A tensor is missing or has the wrong shape.
     """
+    states: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, tensor in saved.items():
+        name, _, moment = key.rpartition(".")
+        states[name][moment] = tensor.clone()
     for parameter, name in names.items():
-        keys = [key for key in saved if key.rpartition(".")[0] == name]
-        if not keys or any(saved[key].shape not in (parameter.shape, ()) for key in keys):
+        if not states[name] or any(moment.shape not in (parameter.shape, ()) for moment in states[name].values()):
             raise CheckpointError(f"The checkpoint's optimizer state of {name} is missing or has the wrong shape.")
-        optimizer.state[parameter] = {key.rpartition(".")[2]: saved[key].clone() for key in keys}
+        optimizer.state[parameter] = states[name]

@@ -11,23 +11,24 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import defaultdict
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from act_kit.config import TrainConfig
-from act_kit.datasets.chunk_dataset import Batch, ChunkSampler
+from act_kit.datasets.chunk_dataset import ChunkSampler
 from act_kit.errors import ConfigError, TrainingError
-from act_kit.policies.act import ACT, Observation, Prediction, kl_divergence, masked_l1
+from act_kit.policies.chunk_model import ChunkBatch, ChunkModel, Observation, make_model
 from act_kit.policies.normalizer import Normalizer
 from act_kit.policies.policy import Policy
 from act_kit.policies.task_embedding import load_task_embeddings
-from act_kit.policies.vision import ResNet18, load_backbone, random_shift
+from act_kit.policies.vision import random_shift
 from act_kit.sim.tasks import STATE_DIM
 from act_kit.training.distributed import ProcessGroup
 from act_kit.training.profiling import count_flops
@@ -87,11 +88,8 @@ class Learner:
         torch.manual_seed(config.trainer.seed)
         embeddings = config.policy.task_embeddings
         given = load_task_embeddings(Path(embeddings), tasks) if embeddings and len(tasks) > 1 else None
-        self.model = ACT(config.policy, num_tasks=len(tasks), task_embeddings_NE=given).to(device)
-        if config.policy.backbone_weights:
-            net = self.model.vision.net
-            assert isinstance(net, ResNet18)
-            load_backbone(net, Path(config.policy.backbone_weights))
+        self.model = make_model(config.policy, num_tasks=len(tasks), task_embeddings_NE=given).to(device)
+        self.model.load_pretrained()
         self.average = copy.deepcopy(self.model).requires_grad_(False) if config.trainer.ema_decay else None
         self.normalizer = Normalizer(STATE_DIM).to(device)
         self.normalizer.fit(sampler.states_TS[sampler.train_steps])
@@ -102,16 +100,16 @@ class Learner:
         on_gpu = device.type == "cuda"
         half = config.compute.precision == "bfloat16" or (config.compute.precision == "auto" and on_gpu)
         self.dtype = torch.bfloat16 if half else torch.float32
-        self._forward: Callable[..., Prediction] = self.model
         self._compiles = config.compute.compile == "on" or (config.compute.compile == "auto" and on_gpu)
         # A captured CUDA graph reuses the memory of the gradients, so several parts could not accumulate into them.
         self._captures = self._compiles and on_gpu and self._num_parts == 1
+        self._compute_loss: Callable[[ChunkBatch], dict[str, Tensor]] = self.model
         if self._compiles:
-            self._forward = torch.compile(self.model, mode="reduce-overhead" if self._captures else "default")
+            self._compute_loss = torch.compile(self.model, mode="reduce-overhead" if self._captures else "default")
         self._distributed: DistributedDataParallel | None = None
         if group.size > 1:
-            self._distributed = DistributedDataParallel(self._forward, broadcast_buffers=False)
-            self._forward = self._distributed
+            self._distributed = DistributedDataParallel(self._compute_loss, broadcast_buffers=False)
+            self._compute_loss = self._distributed
 
     def load_weights(self, policy: Policy) -> None:
         """Initialize from a policy's weights and its normalizer, which the weights were trained with."""
@@ -121,7 +119,7 @@ class Learner:
         self.normalizer.load_state_dict(policy.normalizer.state_dict())
 
     @property
-    def eval_model(self) -> ACT:
+    def eval_model(self) -> ChunkModel:
         """Model that becomes the policy: the moving average if there is one."""
         return self.model if self.average is None else self.average
 
@@ -140,61 +138,60 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad()
-        losses = self._add_gradients(self._forward)
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
+        metrics = {f"train/{name}": loss for name, loss in self._add_gradients(self._compute_loss).items()}
+        metrics["train/grad_norm"] = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip)
         self.optimizer.step()
         if self.average is not None:
             decay = min(settings.ema_decay, (1 + index) / (_EMA_WARMUP + index))
             with torch.no_grad():
                 for average, parameter in zip(self.average.parameters(), self.model.parameters(), strict=True):
                     average.lerp_(parameter, 1 - decay)
-        return {**losses, "train/grad_norm": grad_norm.detach(), "train/lr": torch.tensor(lr)}
+        return {**metrics, "train/lr": torch.tensor(lr)}
 
-    def _add_gradients(self, forward: Callable[..., Prediction]) -> dict[str, Tensor]:
-        """Sample a batch and add the gradient of its loss to the parameters' gradients."""
+    def _add_gradients(self, compute_loss: Callable[[ChunkBatch], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Sample a batch and add the gradient of its loss to the parameters' gradients; return its losses."""
         settings, policy = self.config.trainer, self.config.policy
-        steps_B = self.sampler.draw(settings.batch_size)
+        steps_B = self.sampler.sample(settings.batch_size)
         num_valid = (self.sampler.last_T[steps_B] - steps_B + 1).clamp(max=policy.chunk_size).sum()
-        offsets_BC2 = noise_BZ = None
+        offsets_BC2 = noise = None
         if policy.sees_images:
             shape = (settings.batch_size, len(policy.cameras), 2)
             offsets_BC2 = torch.randint(2 * settings.shift_px + 1, shape, device=self.device)
         # Separate parts and a compiled model would draw other noise than the whole batch does in eager mode.
-        if policy.cvae_layers and (self._num_parts > 1 or self._compiles):
-            noise_BZ = torch.randn(settings.batch_size, policy.latent_dim, device=self.device)
+        if self._num_parts > 1 or self._compiles:
+            noise = self.model.draw_noise(settings.batch_size, self.device)
         sums: dict[str, Tensor] = {}
         parts = torch.arange(settings.batch_size, device=self.device).tensor_split(self._num_parts)
         own_parts = parts[self.group.rank :: self.group.size]
         for number, part in enumerate(own_parts):
-            batch = self.sampler.gather(steps_B[part])
-            observation = self._observe(batch, None if offsets_BC2 is None else offsets_BC2[part])
-            noise = None if noise_BZ is None else noise_BZ[part]
-            with self._sync_gradients(is_last=number == len(own_parts) - 1):
+            batch = self._make_batch(steps_B[part], None if offsets_BC2 is None else offsets_BC2[part])
+            part_noise = None if noise is None else noise[part]
+            batch = replace(batch, num_valid=num_valid, batch_size=settings.batch_size, noise=part_noise)
+            # Processes exchange gradients after the last part only.
+            is_last = number == len(own_parts) - 1
+            with nullcontext() if self._distributed is None or is_last else self._distributed.no_sync():
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                    prediction = forward(observation, batch.actions_BKA, batch.is_pad_BK, noise)
-                losses = self._losses(prediction, batch, num_valid)
+                    losses = compute_loss(batch)
                 # Gradients are averaged over processes, but the losses are shares of a sum.
-                (losses["train/loss"] * self.group.size).backward()  # type: ignore[no-untyped-call]
-            sums = {name: sums[name] + loss.detach() if sums else loss.detach() for name, loss in losses.items()}
+                (losses["loss"] * self.group.size).backward()  # type: ignore[no-untyped-call]
+            for name, loss in losses.items():
+                sums[name] = sums[name] + loss.detach() if name in sums else loss.detach().clone()
         return sums
 
-    def _losses(self, prediction: Prediction, batch: Batch, num_valid: Tensor) -> dict[str, Tensor]:
-        settings = self.config.trainer
-        l1 = masked_l1(prediction.actions_BKA.float(), batch.actions_BKA, batch.is_pad_BK, num_valid)
-        if prediction.mean_BZ is None or prediction.logvar_BZ is None:
-            return {"train/loss": l1, "train/l1": l1}
-        kl = kl_divergence(prediction.mean_BZ.float(), prediction.logvar_BZ.float(), settings.batch_size)
-        return {"train/loss": l1 + settings.kl_weight * kl, "train/l1_reconstruction": l1, "train/kl": kl}
-
-    def _observe(self, batch: Batch, offsets_BC2: Tensor | None = None) -> Observation:
-        images_BCHW3 = batch.images_BCHW3
+    def _make_batch(self, steps_B: Tensor, offsets_BC2: Tensor | None = None) -> ChunkBatch:
+        """Gather samples, with images shifted by ``offsets_BC2``, as a whole batch."""
+        samples = self.sampler.gather(steps_B)
+        images_BCHW3 = samples.images_BCHW3
         if images_BCHW3 is not None and offsets_BC2 is not None:
             images_BCHW3 = random_shift(images_BCHW3, self.config.trainer.shift_px, offsets_BC2)
-        return Observation(states_BS=self.normalizer(batch.states_BS), tasks_B=batch.tasks_B, images_BCHW3=images_BCHW3)
-
-    def _sync_gradients(self, *, is_last: bool) -> AbstractContextManager[Any]:
-        """Return a context that exchanges gradients with the other processes after the last part only."""
-        return nullcontext() if self._distributed is None or is_last else self._distributed.no_sync()
+        states_BS = self.normalizer(samples.states_BS)
+        return ChunkBatch(
+            observation=Observation(states_BS=states_BS, tasks_B=samples.tasks_B, images_BCHW3=images_BCHW3),
+            actions_BKA=samples.actions_BKA,
+            is_pad_BK=samples.is_pad_BK,
+            num_valid=(~samples.is_pad_BK).sum(),
+            batch_size=len(steps_B),
+        )
 
     def dry_run(self) -> int:
         """Compute a gradient and discard it; return the floating-point operations of a step in this process.
@@ -218,23 +215,17 @@ class Learner:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Return the L1 losses on the validation episodes: with z = 0 as at inference and, for a CVAE, with its z.
+        """Return the losses on the validation episodes: ``val/l1``, as at inference, and those that the model adds.
 
         Leaves torch's generator unchanged, so the validation frequency does not change what is learned.
         """
         model = self.eval_model.eval()
-        sums = torch.zeros(3, dtype=torch.float64)
+        sums: dict[str, float] = defaultdict(float)
+        total = 0
         size = max(self.config.trainer.batch_size, 256) if not self.config.policy.sees_images else 64
         for steps_B in self.sampler.val_steps.split(size):  # type: ignore[no-untyped-call]
-            batch = self.sampler.gather(steps_B)
-            num_valid = (~batch.is_pad_BK).sum()
-            embedded = model.embed(self._observe(batch))
-            prior = posterior = masked_l1(model.decode(embedded, None), batch.actions_BKA, batch.is_pad_BK, num_valid)
-            if self.config.policy.cvae_layers:
-                mean_BZ, _ = model.encode_style(embedded, batch.actions_BKA, batch.is_pad_BK)
-                predicted_BKA = model.decode(embedded, mean_BZ)
-                posterior = masked_l1(predicted_BKA, batch.actions_BKA, batch.is_pad_BK, num_valid)
-            sums += torch.stack([posterior * num_valid, prior * num_valid, num_valid.float()]).double().cpu()
-        posterior_sum, prior_sum, num = sums.tolist()
-        losses = {"val/l1": prior_sum / num}
-        return losses | ({"val/l1_reconstruction": posterior_sum / num} if self.config.policy.cvae_layers else {})
+            batch = self._make_batch(steps_B)
+            for name, loss in model.compute_validation_loss(batch).items():
+                sums[f"val/{name}"] += float(loss * batch.num_valid)
+            total += int(batch.num_valid)
+        return {name: value / total for name, value in sums.items()}

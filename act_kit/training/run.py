@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from act_kit import options
 from act_kit.config import TrainConfig
 from act_kit.datasets.frames import find_images
 from act_kit.datasets.store import EpisodeStore
@@ -30,7 +31,7 @@ from act_kit.files import (
     restore_output,
     write_text,
 )
-from act_kit.overrides import build, compose, given_options, option, to_dict, train_overrides
+from act_kit.overrides import compose, given_options, train_overrides
 from act_kit.policies.policy import Policy
 from act_kit.policies.task_embedding import load_task_embeddings
 from act_kit.policies.vision import FrozenBatchNorm2d, ResNet18, load_backbone
@@ -40,15 +41,21 @@ _EVALUATIONS = "evaluations.jsonl"
 
 
 def create_run(
-    run: Path, data: Sequence[Path], overrides: Sequence[str], flags: Mapping[str, Any], *, overwrite: bool
+    run: Path,
+    data: Sequence[Path],
+    overrides: Sequence[str],
+    flags: Mapping[str, Any],
+    *,
+    overwrite: bool,
+    base: TrainConfig | None = None,
 ) -> TrainConfig:
     """Compose the configuration, check it against the data and the files it names, and create the run's folder.
 
     A folder that it replaces is kept until the run is trained (:func:`~act_kit.files.finish_output`).
     """
-    config = compose("train", TrainConfig, overrides, flags)
+    config = compose(TrainConfig, overrides, flags, base)
     check_files(config, [EpisodeStore.open(path) for path in data])
-    values = {"data": [str(path.resolve()) for path in data], **to_dict(config)}
+    values = {"data": [str(path.resolve()) for path in data], **options.to_dict(config)}
     resume_hint = f"act train --resume --out {quoted(run)} resumes it"
     with new_folder(run, overwrite=overwrite, is_complete=False, hint=resume_hint) as fresh:
         _write_config(fresh, values)
@@ -79,13 +86,14 @@ def load_initial(config: TrainConfig, tasks: Sequence[str]) -> Policy:
         CheckpointError: There is no such policy, or its model or its tasks differ.
     """
     policy = Policy.load(config.init_from)
-    loaded = to_dict(policy.model.config)
-    for key, value in to_dict(config.policy).items():
+    loaded = options.to_dict(policy.model.config)
+    for key, value in options.to_dict(config.policy).items():
         is_file = key in ("backbone_weights", "task_embeddings")  # the checkpoint contains their content
-        is_same = bool(loaded[key]) == bool(value) if is_file else loaded[key] == value
-        if not is_same and key != "dropout":
+        old = loaded.get(key)
+        is_same = bool(old) == bool(value) if is_file else old == value
+        if not is_same and key not in config.policy.training_only:
             raise CheckpointError(
-                f"init_from={config.init_from} has policy.{key}={loaded[key]}, here it is {value}. Fix: use the "
+                f"init_from={config.init_from} has policy.{key}={old}, here it is {value}. Fix: use the "
                 "policy options of that run."
             )
     if len(policy.metadata.tasks) != len(tasks) or (len(tasks) > 1 and tuple(policy.metadata.tasks) != tuple(tasks)):
@@ -97,7 +105,12 @@ def load_initial(config: TrainConfig, tasks: Sequence[str]) -> Policy:
 
 
 def resume_run(
-    run: Path, data: Sequence[Path], overrides: Sequence[str], flags: Mapping[str, Any]
+    run: Path,
+    data: Sequence[Path],
+    overrides: Sequence[str],
+    flags: Mapping[str, Any],
+    *,
+    base: TrainConfig | None = None,
 ) -> tuple[TrainConfig, list[Path]]:
     """Return the result of :func:`load_run`, after writing more steps or moved datasets to the run's configuration.
 
@@ -106,9 +119,10 @@ def resume_run(
         CheckpointError: The datasets differ from those that the run was started with.
     """
     config, folders = load_run(run)
-    requested = compose("train", TrainConfig, overrides, flags)
-    for key in given_options(overrides, flags):
-        old, new = option(config, key), option(requested, key)
+    requested = compose(TrainConfig, overrides, flags, base)
+    given = list(options.declared(TrainConfig)) if base else given_options(overrides, flags)
+    for key in given:
+        old, new = options.get(config, key), options.get(requested, key)
         if key == "trainer.steps" and new >= old:
             continue
         if old != new:
@@ -117,7 +131,7 @@ def resume_run(
                 "leave it out, or choose another --out."
             )
     values = read_yaml(run / "config.yaml")
-    if "trainer.steps" in given_options(overrides, flags) and requested.trainer.steps > config.trainer.steps:
+    if "trainer.steps" in given and requested.trainer.steps > config.trainer.steps:
         taken = steps_taken(run)
         values["extended_at"] = [*values.get("extended_at", []), *([taken] if taken else [])]
         values["trainer"]["steps"] = requested.trainer.steps
@@ -133,8 +147,8 @@ def resume_run(
 def _check_moved(run: Path, data: Sequence[Path]) -> None:
     """Refuse datasets other than those of the run's last checkpoint; before the first one, accept any."""
     try:
-        demonstrations = read_json(run / "checkpoints" / "last" / "policy.json")["metadata"]["demonstrations"]
-        trained_on = [(str(data["fingerprint"]), str(data["command"])) for data in demonstrations]
+        datasets = read_json(run / "checkpoints" / "last" / "policy.json")["metadata"]["datasets"]
+        trained_on = [(str(data["fingerprint"]), str(data["command"])) for data in datasets]
     except FileNotFoundError:
         return
     except (DamagedFileError, KeyError, TypeError) as error:
@@ -171,7 +185,7 @@ def load_run(run: Path) -> tuple[TrainConfig, list[Path]]:
             raise ValueError("data: expected paths")
         if not isinstance(extended_at, list) or not all(type(step) is int for step in extended_at):
             raise ValueError("extended_at: expected steps")
-        return build(TrainConfig, values), [Path(path) for path in data]
+        return options.build(TrainConfig, values), [Path(path) for path in data]
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no run at {run} to resume. Fix: act train --data DATASET") from error
     except Exception as error:

@@ -55,19 +55,19 @@ def test_all_steps_work(task: str, tmp_path: Path) -> None:
     for episode in store.episodes():
         assert np.isfinite(episode.distance).all()
         assert (episode.distance >= 0).all()
-        if not spec.also:
+        if not spec.extra_condition:
             assert np.array_equal(episode.distance <= spec.radius, episode.success)
     init_states = InitialStateDistribution(task).sample(2, seed=11, stream="evaluate")
     with VectorSimulator(0) as simulators:
-        results = rollout(simulators, ExpertAgent(), init_states, stop_at_success=True)
+        results = rollout(simulators, ExpertAgent(), init_states, steps_after_success=0)
         assert any(result.success_once for result in results)
         for result in results:
             if result.success_once:
-                assert result.distance[-1] < result.distance[0]
-            assert abs(result.distance[1] - result.distance[0]) < 0.1, "the distance jumps in the first step"
+                assert result.distances[-1] < result.distances[0]
+            assert abs(result.distances[1] - result.distances[0]) < 0.1, "the distance jumps in the first step"
     if task not in OWN_DISTANCE:
         env = make_environment(task)
         env._last_rand_vec = init_states[0].array
         env.reset()
-        for action, distance in zip(results[0].actions[:30], results[0].distance[1:], strict=False):
+        for action, distance in zip(results[0].executed_action[:30], results[0].distance[1:], strict=False):
             assert distance == pytest.approx(float(env.step(action)[4]["obj_to_target"]), abs=1e-12)

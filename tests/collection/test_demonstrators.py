@@ -28,12 +28,12 @@ from tests.test_cli import run
 
 def dagger_config(run: Path, *overrides: str, **flags: object) -> CollectConfig:
     flags = {"task": "reach-v3", "n": 6, "demonstrator": "policy", **flags}
-    return compose("collect", CollectConfig, [f"dagger.run={run}", *overrides], flags)
+    return compose(CollectConfig, [f"dagger.run={run}", *overrides], flags)
 
 
 def replay_config(store: EpisodeStore, *overrides: str, **flags: object) -> CollectConfig:
     flags = {"task": "reach-v3", "n": 6, "demonstrator": "replay", **flags}
-    return compose("collect", CollectConfig, [f"replay.dataset={store.path}", *overrides], flags)
+    return compose(CollectConfig, [f"replay.dataset={store.path}", *overrides], flags)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_resuming_with_another_policy_at_the_same_path_is_refused(
     collect(wanted, tmp_path / "data", executor=SERIAL)
     shutil.rmtree(folder)
     folder.mkdir()
-    Trainer(tiny_config("trainer.steps=2", "trainer.validate_every=2"), [reach_store], folder, selector=None).train()
+    Trainer(tiny_config("trainer.steps=2", "trainer.validate_every=2"), [reach_store], folder, evaluator=None).train()
     with pytest.raises(ActKitError, match=r"run has changed since .* was collected with it.*--out .*data-2"):
         collect(wanted, tmp_path / "data", executor=SERIAL, resume=True)
     again = collect(wanted, tmp_path / "again", executor=SERIAL)
@@ -221,7 +221,7 @@ def test_contradicting_options_are_refused(
 
 def test_a_policy_on_images_is_refused(images_store: EpisodeStore, tmp_path: Path) -> None:
     Trainer(
-        tiny_config(*IMAGES, "trainer.steps=1", "trainer.batch_size=2"), [images_store], tmp_path, selector=None
+        tiny_config(*IMAGES, "trainer.steps=1", "trainer.batch_size=2"), [images_store], tmp_path, evaluator=None
     ).train()
     with pytest.raises(ActKitError, match="takes images"):
         collect(dagger_config(tmp_path), tmp_path / "data", executor=SERIAL)

@@ -69,7 +69,7 @@ def test_datasets_are_concatenated_and_all_tasks_are_sampled_equally_often(
     push = torch.arange(num_reach, num_reach + 1)
     assert np.array_equal(sampler.gather(push).actions_BKA[0].numpy(), push_store.steps("action")[:8])
     torch.manual_seed(0)
-    sampled = sampler.draw(20_000)
+    sampled = sampler.sample(20_000)
     assert set(sampled.tolist()) == set(sampler.train_steps.tolist())
     assert sampler.gather(sampled).tasks_B.float().mean().item() == pytest.approx(0.5, abs=0.02)
     within = torch.bincount(sampled[sampler.tasks_T[sampled] == 1])[num_reach : num_reach + num_push]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from playwright.sync_api import Browser, Page
 
-from act_kit.datasets.episode_table import choose
+from act_kit.datasets.episode_table import select_episodes
 from act_kit.datasets.expressions import MAX_CHARACTERS, MAX_DEPTH, SIGNS, SPELLINGS
 from act_kit.errors import ConfigError
 from act_kit.pages import render_page
@@ -34,13 +34,13 @@ COLUMNS: dict[str, list[Any]] = {
 
 
 def chosen(where: str) -> list[int]:
-    return choose(COLUMNS, where).tolist()
+    return select_episodes(COLUMNS, where).tolist()
 
 
 def rejection(where: str) -> str:
     """Return the reason for which an expression is rejected, without the rest of the message."""
     with pytest.raises(ConfigError) as caught:
-        choose(COLUMNS, where)
+        select_episodes(COLUMNS, where)
     message = str(caught.value)
     assert "\n" not in message
     assert "The columns are episode, steps" in message
@@ -225,7 +225,7 @@ def test_time_and_memory_of_every_expression_are_bounded(where: str) -> None:
 
     def evaluate() -> None:
         with contextlib.suppress(ConfigError):
-            choose(columns, where)
+            select_episodes(columns, where)
 
     begin = time.process_time()
     evaluate()
@@ -372,5 +372,5 @@ def test_results_equal_those_of_python_without_missing_values(where: str) -> Non
 
 def test_columns_are_not_changed() -> None:
     infinite = {**COLUMNS, "steps": [math.inf, *COLUMNS["steps"][1:]]}
-    assert choose(infinite, "steps > 0").tolist() == [1, 2, 3, 4, 5], "infinite values are missing"
+    assert select_episodes(infinite, "steps > 0").tolist() == [1, 2, 3, 4, 5], "infinite values are missing"
     assert np.isinf(infinite["steps"][0])

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from act_kit.datasets.episode_table import choose, columns_of
+from act_kit.datasets.episode_table import episode_table, select_episodes
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.ops import filter_episodes, merge, split_by, split_parts, write_derived
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.diversity.measure import measure_diversity
 from act_kit.errors import ConfigError, DatasetError
-from act_kit.rollouts.episode import Recording
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.initial_states import distinct
 from act_kit.training.trainer import Trainer
 from tests.conftest import act, contents, make_dataset, tiny_config
@@ -42,10 +42,10 @@ def noisy(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 def import_foreign(path: Path, like: EpisodeStore) -> EpisodeStore:
     """Write three episodes of another robot, by two operators, without initial states."""
     rng = np.random.default_rng(0)
-    recordings: list[Recording] = []
+    recordings: list[Episode] = []
     for source in ("lab/ann", "bob", "bob"):
         steps = {"state": rng.normal(size=(20, 14)), "action": rng.normal(size=(20, 14)).astype(np.float32)}
-        recordings.append(Recording(init_state=None, source=source, steps=steps))
+        recordings.append(Episode(init_state=None, source=source, **steps))
     return write_dataset(path, replace(like.info, task="aloha-cube", demonstrator="people", seed=None), recordings)
 
 
@@ -56,8 +56,8 @@ def test_splitting_and_merging_restores_the_episodes(noisy: EpisodeStore, tmp_pa
     longer = noisy.episode_lengths > 120
     assert 0 < longer.sum() < 12, "the filter of the test must select some episodes but not all"
     order = np.concatenate([np.flatnonzero(longer), np.flatnonzero(~longer)])
-    episodes = list(noisy.recordings())
-    for recording, episode in zip(again.recordings(), order, strict=True):
+    episodes = list(noisy.iter_episodes())
+    for recording, episode in zip(again.iter_episodes(), order, strict=True):
         assert (recording.init_state, recording.source) == (episodes[episode].init_state, "scripted")
         for name, values in episodes[episode].steps.items():
             np.testing.assert_array_equal(recording.steps[name], values)
@@ -65,7 +65,7 @@ def test_splitting_and_merging_restores_the_episodes(noisy: EpisodeStore, tmp_pa
     # Every attempt stays recorded, twice after merging: in each part an attempt is kept, not selected or failed.
     for store, num_kept in ((parts[0], longer.sum()), (again, 12)):
         kept = [i for i, attempt in enumerate(store.attempts()) if attempt.kept]
-        assert (kept, len(kept)) == ([r.attempt for r in store.recordings()], num_kept)
+        assert (kept, len(kept)) == ([r.attempt for r in store.iter_episodes()], num_kept)
         assert [store.attempts()[i].init_state for i in kept] == store.init_states
     assert len(parts[0].attempts()) == len(noisy.attempts())
     assert len(again.attempts()) == 2 * len(noisy.attempts())
@@ -94,7 +94,7 @@ def test_parts_share_no_initial_state_and_can_be_trained_on(noisy: EpisodeStore,
         assert len(distinct(both)) == len(distinct(one.rand_vecs)) + len(distinct(other.rand_vecs))
     assert measure_diversity(parts[0]).num == parts[0].num_episodes
     (tmp_path / "run").mkdir()
-    Trainer(tiny_config("trainer.steps=2"), [parts[0]], tmp_path / "run", selector=None).train()
+    Trainer(tiny_config("trainer.steps=2"), [parts[0]], tmp_path / "run", evaluator=None).train()
     with pytest.raises(DatasetError, match="No episode"):
         split_parts([noisy], [1000, 1, 1])
     # The command of a part reproduces this part alone.
@@ -116,7 +116,7 @@ def test_datasets_of_several_tasks_are_merged_into_a_folder(
 
 def test_imported_data_can_be_split_and_merged(noisy: EpisodeStore, tmp_path: Path) -> None:
     foreign = import_foreign(tmp_path / "foreign", noisy)
-    assert list(columns_of(foreign)) == ["episode", "steps", "task", "source", "random"]
+    assert list(episode_table(foreign)) == ["episode", "steps", "task", "source", "random"]
     bob, ann = derive(tmp_path / "by", split_by([foreign], "source"))
     assert (bob.path.name, ann.path.name) == ("bob", "lab-ann")
     assert (ann.num_episodes, bob.num_episodes, bob.sources, bob.has_init_states) == (1, 2, ["bob", "bob"], False)
@@ -140,16 +140,16 @@ def test_images_are_copied(images_store: EpisodeStore, tmp_path: Path) -> None:
 
 
 def test_columns_of_the_episode_table(noisy: EpisodeStore) -> None:
-    columns = columns_of(noisy)
-    assert choose(columns, "first_with_init_state").tolist() == sorted(
+    columns = episode_table(noisy)
+    assert select_episodes(columns, "first_with_init_state").tolist() == sorted(
         np.unique(noisy.rand_vecs, axis=0, return_index=True)[1].tolist()
     )
     same = np.flatnonzero(noisy.rand_vecs[:, 0] == noisy.rand_vecs[3, 0]).tolist()
-    assert choose(columns, f"object_x == {noisy.rand_vecs[3, 0]}").tolist() == same
+    assert select_episodes(columns, f"object_x == {noisy.rand_vecs[3, 0]}").tolist() == same
     shares = dict(zip(columns["random"], columns["goal_x"], strict=True))
     assert sorted(shares) == [i / len(shares) for i in range(len(shares))]
     never = {**columns, "success_step": [float("nan")] * 12}
-    assert len(choose(never, "success_step < 1000")) == 0, "comparisons with a missing value are false"
+    assert len(select_episodes(never, "success_step < 1000")) == 0, "comparisons with a missing value are false"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_columns_of_the_episode_table(noisy: EpisodeStore) -> None:
 )
 def test_invalid_expressions_are_rejected(noisy: EpisodeStore, where: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        choose(columns_of(noisy), where)
+        select_episodes(episode_table(noisy), where)
     assert "\n" not in str(caught.value)
     assert "gripper_switches" in str(caught.value)
 
@@ -196,7 +196,7 @@ def test_an_interruption_leaves_no_output(
     original: Callable[..., None] = EpisodeStore.append
     written: list[int] = []
 
-    def stop(store: EpisodeStore, episodes: list[Recording], attempts: object) -> None:
+    def stop(store: EpisodeStore, episodes: list[Episode], attempts: object) -> None:
         written.append(len(episodes))
         if sum(written) > 6:
             raise KeyboardInterrupt
@@ -218,6 +218,6 @@ def test_only_committed_episodes_of_a_killed_collection_are_used(noisy: EpisodeS
     killed = EpisodeStore.open(tmp_path / "killed")
     (taken,) = derive(tmp_path / "taken", filter_episodes([killed], "episode != 1"))
     assert taken.num_episodes == 4
-    assert [r.init_state for r in taken.recordings()] == [noisy.init_states[i] for i in (0, 2, 3, 4)]
+    assert [r.init_state for r in taken.iter_episodes()] == [noisy.init_states[i] for i in (0, 2, 3, 4)]
     assert sum(attempt.kept for attempt in taken.attempts()) == 4
     assert taken.info.parents[0]["fingerprint"] == killed.compute_fingerprint()

@@ -147,7 +147,7 @@ def test_copies_and_near_copies_stay_on_one_side_of_the_split(
 
 def test_trajectories_that_are_in_the_training_split_are_leaks(reach_store: EpisodeStore, tmp_path: Path) -> None:
     """The initial states differ, so the split does not group the copies."""
-    first, *others = reach_store.recordings()
+    first, *others = reach_store.iter_episodes()
     copies = [first, *(replace(first, init_state=other.init_state) for other in others)]
     diversity = measure_diversity(write_dataset(tmp_path / "data", reach_store.info, copies))
     assert (diversity.num_leaked, diversity.num_validation) == (1, 1)
@@ -158,7 +158,7 @@ def test_copies_stay_on_one_side_across_datasets_and_without_initial_states(
     reach_store: EpisodeStore, tmp_path: Path
 ) -> None:
     """A subset of one dataset, in another order, is repeated in the other."""
-    recordings = list(reach_store.recordings())
+    recordings = list(reach_store.iter_episodes())
     part = write_dataset(tmp_path / "part", reach_store.info, recordings[::-1][:6])
     (_, val), (_, val_of_part) = split_stores([reach_store, part], 0.3, 0)
     assert sorted(9 - val_of_part) == [episode for episode in val if episode >= 4]
@@ -211,7 +211,7 @@ def test_report_on_the_command_line(
     overview = (tmp_path / "both-report" / "report.html").read_text()
     assert 'href="copies/report.html"' in overview
     page = (tmp_path / "both-report" / "healthy" / "report.html").read_text()
-    assert page.count("data:image/svg+xml") == 3 + 5 + 1
+    assert page.count("<svg") == 3 + 5 + 1
     assert "more random initial states" in page
     written = json.loads((tmp_path / "both-report" / "diversity.json").read_text())
     assert {name: values["level"] for name, values in written.items()} == {"healthy": "OK", "copies": "FAIL"}

@@ -181,7 +181,7 @@ def test_more_demonstrations_reduce_the_distance(reach_store: EpisodeStore) -> N
 
 
 def test_the_validation_split_is_that_of_training() -> None:
-    trainer = compose("train", TrainConfig).trainer
+    trainer = compose(TrainConfig).trainer
     assert (trainer.val_fraction, trainer.seed) == (VAL_FRACTION, SPLIT_SEED)
 
 

@@ -35,7 +35,7 @@ def test_initial_states_are_drawn_from_the_tasks_distribution(task) -> None:  # 
     assert (drawn >= task.low).all()
     assert (drawn <= task.high).all()
     everywhere = np.random.default_rng(0).uniform(task.low, task.high, (200, len(task.low)))
-    assert accepted(task, everywhere).tolist() == [not task.rejects(init_state) for init_state in everywhere]
+    assert accepted(task, everywhere).tolist() == [not task.is_resampled(init_state) for init_state in everywhere]
 
 
 def measured(y: np.ndarray, x: np.ndarray) -> dict[tuple[str, int], float]:

@@ -11,28 +11,30 @@ import pytest
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.diversity.measure import measure_diversity
-from act_kit.reports.diversity import terminal_table, write_report
-from act_kit.rollouts.episode import Attempt
+from act_kit.reports.dataset import dataset_report
+from act_kit.rollouts.episode import AttemptRecord
 
 
 @pytest.fixture
 def two_sources(reach_store: EpisodeStore, tmp_path: Path) -> EpisodeStore:
     """Return 11 demonstrations: anna's on the left, the others by a failing policy, one from anna's initial state."""
     recordings = []
-    left = next(r for r in reach_store.recordings() if r.init_state and r.init_state.rand_vec[0] < 0)
-    for i, recording in enumerate(reach_store.recordings()):
+    left = next(r for r in reach_store.iter_episodes() if r.init_state and r.init_state.rand_vec[0] < 0)
+    for i, recording in enumerate(reach_store.iter_episodes()):
         assert recording.init_state
         if recording.init_state.rand_vec[0] < 0:
             recordings.append(replace(recording, source="anna"))
         else:
             steps = {**recording.steps, "success": recording.steps["success"] & (i % 2 == 0)}
-            recordings.append(replace(recording, source="policy:run", steps=steps))
+            recordings.append(replace(recording, source="policy:run", **steps))
     recordings.append(replace(left, source="policy:run"))
-    attempts = [Attempt(init_state=r.init_state, num_steps=len(r), kept=True) for r in recordings if r.init_state]
+    attempts = [AttemptRecord(init_state=r.init_state, num_steps=len(r), kept=True) for r in recordings if r.init_state]
     return write_dataset(tmp_path / "two", reach_store.info, recordings, attempts=attempts)
 
 
-def test_each_source_has_its_share(two_sources: EpisodeStore, tmp_path: Path) -> None:
+def test_each_source_has_its_share(
+    two_sources: EpisodeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     diversity = measure_diversity(two_sources)
     assert not [finding for finding in diversity.findings if "no successful step" in finding.text]
     shares = {share.source: share for share in diversity.sources}
@@ -42,18 +44,21 @@ def test_each_source_has_its_share(two_sources: EpisodeStore, tmp_path: Path) ->
     nearest = [share.nearest for share in shares.values() if share.nearest is not None]
     assert all(0.2 < each < 0.8 for each in nearest)
     assert sum(nearest) > 1, "an initial state that both demonstrated counts for both"
-    page = write_report(two_sources, diversity, tmp_path / "report").read_text()
+    report = dataset_report(two_sources, diversity)
+    page = report.write(tmp_path / "report.html", tmp_path / "diversity.json").read_text()
     assert "one color per source" in page
     assert "nearest to a demonstration by anna" in page
-    shown = json.loads((tmp_path / "report" / "diversity.json").read_text())["sources"]
+    shown = json.loads((tmp_path / "diversity.json").read_text())["sources"]
     assert [share["source"] for share in shown] == list(shares)
-    assert any("nearest to a demonstration by" in str(cell) for cell in terminal_table(diversity).columns[0]._cells)
+    monkeypatch.setenv("COLUMNS", "200")
+    report.print()
+    assert "nearest to a demonstration by" in capsys.readouterr().out
 
 
 def test_a_single_source_is_not_compared(reach_store: EpisodeStore, tmp_path: Path) -> None:
     diversity = measure_diversity(reach_store)
     (share,) = diversity.sources
     assert (share.source, share.num, share.num_succeeded, share.nearest) == ("scripted", 10, 10, 1.0)
-    page = write_report(reach_store, diversity, tmp_path / "report").read_text()
+    page = dataset_report(reach_store, diversity).write(tmp_path / "report.html").read_text()
     assert "nearest to a demonstration by" not in page
     assert "Demonstrated initial states (blue)" in page

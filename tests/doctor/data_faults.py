@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import zarr
@@ -27,7 +28,7 @@ def change_steps(
 ) -> None:
     """Change the steps of fields, episode by episode."""
     for name in names:
-        parts = np.split(store.steps(name), store.episode_ends[:-1])
+        parts = store.steps_by_episode(name)
         parts[episodes] = [change(part.copy()) for part in parts[episodes]]
         write_array(store, f"data/{name}", np.concatenate(parts))
 
@@ -65,7 +66,7 @@ def noisy(values: np.ndarray) -> np.ndarray:
 def copy_actions(store: EpisodeStore) -> None:
     """Replace the actions of episode 1 by those of episode 3."""
     for name in ACTIONS:
-        parts = np.split(store.steps(name), store.episode_ends[:-1])
+        parts = store.steps_by_episode(name)
         parts[1] = np.resize(parts[3], parts[1].shape)
         write_array(store, f"data/{name}", np.concatenate(parts))
 
@@ -85,10 +86,12 @@ def shift_init_states(store: EpisodeStore) -> None:
 def truncate(store: EpisodeStore) -> None:
     """Truncate every episode halfway to its success, and mark its last step as a success."""
     recordings = []
-    for recording, success_step in zip(store.recordings(), store.success_steps, strict=True):
-        steps = {name: values[: max(success_step // 2, 2)].copy() for name, values in recording.steps.items()}
+    for recording, success_step in zip(store.iter_episodes(), store.success_steps, strict=True):
+        steps: dict[str, Any] = {}
+        for name, values in recording.steps.items():
+            steps[name] = values[: max(success_step // 2, 2)].copy()
         steps["success"][-1] = True
-        recordings.append(replace(recording, steps=steps))
+        recordings.append(replace(recording, **steps))
     attempts = store.attempts()
     shutil.rmtree(store.path)
     write_dataset(store.path, store.info, recordings, attempts=attempts)

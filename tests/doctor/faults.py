@@ -16,8 +16,9 @@ from safetensors.numpy import load_file, save_file
 
 from act_kit.datasets.ops import Derivation, Part, write_derived
 from act_kit.datasets.store import EpisodeStore
+from act_kit.eval.files import read_evaluation
 from act_kit.eval.init_state_sets import InitialStateSet
-from act_kit.eval.recount import read_rows, recount
+from act_kit.eval.results import summarize
 from act_kit.files import read_json, read_text, write_json, write_text
 from act_kit.policies.policy import Policy
 from act_kit.sim.expert import ScriptedExpert
@@ -234,8 +235,7 @@ def edited_alike(case: Case) -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    summary = read_json(case.evaluation / "summary.json")
-    write_json(case.evaluation / "summary.json", {**summary, **recount(read_rows(case.evaluation))})
+    write_json(case.evaluation / "summary.json", summarize(read_evaluation(case.evaluation)))
 
 
 def evaluated_before_trained(case: Case) -> None:

@@ -8,40 +8,47 @@ from dataclasses import replace
 
 import numpy as np
 
-from act_kit.collection.recorder import Recorder
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
-from act_kit.rollouts.episode import Attempt, Recording
-from act_kit.sim.expert import ScriptedExpert
-from act_kit.sim.simulator import Simulator
+from act_kit.rollouts.agents import ExpertAgent
+from act_kit.rollouts.episode import AttemptRecord
+from act_kit.rollouts.rollout import rollout
+from act_kit.sim.initial_states import InitialState
+from act_kit.sim.vector import VectorSimulator
 from tests.conftest import act
 from tests.doctor.cases import TASK, TRAINING, Case
+
+
+class UnsteadyExpert(ExpertAgent):
+    """The scripted expert like an operator at a keyboard: slower, with a disturbance that changes every six steps."""
+
+    source = "teleop:ann"
+
+    def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
+        super().begin(row, init_state, attempt)
+        self.rngs = {**getattr(self, "rngs", {}), row: np.random.default_rng(attempt)}
+        self.jitter = {**getattr(self, "jitter", {}), row: []}
+
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
+        actions = super().plan(states, rows, images)
+        for i, row in enumerate(rows.tolist()):
+            if not self.jitter[row]:
+                self.jitter[row] = [self.rngs[row].normal(0, 0.15, 4)] * 6
+            actions[i, 0] = np.clip(0.4 * actions[i, 0] + self.jitter[row].pop(), -1, 1)
+        return actions
 
 
 def by_hand(case: Case) -> None:
     """Demonstrate like an operator at a keyboard: more slowly than the expert, and unsteadily."""
     case.collect()
     scripted = EpisodeStore.open(case.data)
-    recorder = Recorder(Simulator(TASK), steps_after_success=10)
-    expert = ScriptedExpert(TASK)
-    episodes = []
-    for number, init_state in enumerate(scripted.init_states):
-        rng = np.random.default_rng(number)
-        recorder.begin(init_state)
-        while recorder.steps_left:
-            if len(recorder) % 6 == 0:
-                jitter = rng.normal(0, 0.15, 4)
-            action = np.clip(0.4 * expert.act(recorder.state) + jitter, -1, 1).astype(np.float32)
-            recorder.step(action, action)
-        episodes.append(recorder.episode(attempt=number, source="teleop:ann"))
-    attempts = [Attempt(init_state=e.init_state, num_steps=len(e), kept=bool(e.success.any())) for e in episodes]
+    with VectorSimulator(0) as simulators:
+        episodes = rollout(simulators, UnsteadyExpert(), scripted.init_states, steps_after_success=10, physics=True)
+    attempts = [AttemptRecord(init_state=e.init_state, num_steps=len(e), kept=bool(e.success.any())) for e in episodes]
     episodes = [episode for episode in episodes if episode.success.any()]
-    recordings = [
-        Recording(init_state=e.init_state, attempt=e.attempt, source=e.source, steps=e.steps) for e in episodes
-    ]
     shutil.rmtree(case.data)
     info = replace(scripted.info, demonstrator="teleop:ann", command=f"act collect --task {TASK} --demonstrator teleop")
-    write_dataset(case.data, info, recordings, attempts=attempts)
+    write_dataset(case.data, info, episodes, attempts=attempts)
     case.train()
 
 

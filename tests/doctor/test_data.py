@@ -115,7 +115,7 @@ def test_replayed_demonstrations_are_not_compared_with_the_expert(demonstrations
         "demonstrator": "replay",
         "replay.dataset": str(demonstrations.path),
     }
-    store = collect(compose("collect", CollectConfig, flags=flags), tmp_path / "data", executor=SERIAL)
+    store = collect(compose(CollectConfig, flags=flags), tmp_path / "data", executor=SERIAL)
     sound = check_soundness(store)
     assert sound.faults == []
     assert (sound.num_replayed, sound.num_asked) == (4, 0)

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from act_kit.config import TrainConfig
 from act_kit.datasets.ops import Derivation, Part, write_derived
 from act_kit.datasets.store import EpisodeStore
 from act_kit.doctor import consistency, evaluations, inference, learning, records
-from act_kit.doctor.case import EvaluationFiles, RunCase, TaskRollouts
+from act_kit.doctor.case import RunCase, TaskRollouts
 from act_kit.doctor.diagnose import _run_of, examine_dataset, examine_run, find_targets
 from act_kit.doctor.finding import Result
 from act_kit.doctor.generalization import IncomparableError, comparable, measure_loss, replay_nearest
 from act_kit.errors import ActKitError, CheckpointError, DatasetError
+from act_kit.eval.files import read_evaluation
 from act_kit.files import SEEDS, read_json, write_json, write_text
 from act_kit.metrics import series
 from act_kit.overrides import compose
@@ -68,7 +70,7 @@ def retraining(command: str) -> tuple[TrainConfig, dict[str, list[str]]]:
             flags.setdefault(word, []).append(words.pop(0))
         else:
             overrides.append(word)
-    return compose("train", TrainConfig, overrides), flags
+    return compose(TrainConfig, overrides), flags
 
 
 def test_a_short_training_of_two_tasks_is_underfitting(
@@ -85,7 +87,7 @@ def test_a_short_training_of_two_tasks_is_underfitting(
         assert "reach-v3: " in finding.result.message
         assert "push-v3: " in finding.result.message
     config, flags = retraining(findings[0].result.fix)
-    assert config == compose("train", TrainConfig, [*TINY, "trainer.steps=3500"])
+    assert config == compose(TrainConfig, [*TINY, "trainer.steps=3500"])
     assert flags["--data"] == [str(reach_store.path), str(push_store.path)]
     assert not Path(flags["--out"][0]).exists()
     untested = {finding.name for finding in findings if finding.result.status == "UNTESTED"}
@@ -119,7 +121,7 @@ def test_later_changes_are_no_critical_fault(healthy: Case, tmp_path: Path) -> N
     case = healthy.copy(tmp_path / "case")
     summary = json.loads((case.evaluation / "summary.json").read_text())
     policy = json.loads((case.checkpoint / "policy.json").read_text())
-    (shown,) = policy["metadata"]["demonstrations"]
+    (shown,) = policy["metadata"]["datasets"]
     shown["init_states"], shown["fingerprint"] = shown["init_states"][:40], "0" * 64
     (case.checkpoint / "policy.json").write_text(json.dumps(policy))
     (case.evaluation / "summary.json").write_text(
@@ -293,10 +295,11 @@ def edit_evaluation(case: Case, *, rows: bool = False, **values: object) -> None
         path = case.evaluation / "summary.json"
         write_json(path, {**read_json(path), **values})
         return
-    files = EvaluationFiles.read(case.evaluation)
-    files.rows[0].update({name: str(value) for name, value in values.items()})
-    lines = [",".join(files.rows[0]), *(",".join(row.values()) for row in files.rows)]
-    write_text(case.evaluation / "episodes.csv", "\r\n".join(lines) + "\r\n")
+    path = case.evaluation / "episodes.csv"
+    header, first, *others = path.read_text(encoding="utf-8").splitlines()
+    row = dict(zip(header.split(","), first.split(","), strict=True))
+    row.update({name: str(value) for name, value in values.items()})
+    write_text(path, "\r\n".join([header, ",".join(row.values()), *others]) + "\r\n")
 
 
 @pytest.mark.parametrize(
@@ -333,18 +336,17 @@ def test_edited_baselines_are_not_reproducible(healthy: Case, tmp_path: Path) ->
 
 
 def test_the_least_plausible_and_random_episodes_of_many_are_run_again(healthy: Case) -> None:
-    case = RunCase(healthy.run, 1)
-    files = EvaluationFiles.read(healthy.evaluation)
-    far = {**files.rows[0], "success_once": "1", "min_distance": "0.4"}
-    files.rows[:] = [dict(files.rows[i % 40]) for i in range(1000)]
-    files.rows[777] = far
-    sample = evaluations._Sample.of(case, files)
-    assert 777 in sample.episodes
-    assert len(set(sample.episodes)) == 200
-    assert "200 of 1000" in str(sample)
-    assert re.search(r"if 2\d or more of the others were edited, one is found with a probability of 95 %", str(sample))
-    files.rows[3]["final_distance"] = "0.5"
-    assert sample.episodes != evaluations._Sample.of(case, files).episodes, "the sample depends on the rows"
+    evaluation = read_evaluation(healthy.evaluation)
+    episodes = [evaluation.episodes[i % 40] for i in range(1000)]
+    episodes[777] = replace(episodes[0], success_once=True, min_distance=0.4)
+    evaluation = replace(evaluation, episodes=episodes)
+    sampled, description = evaluations.sample_episodes(evaluation, with_images=False)
+    assert 777 in sampled
+    assert len(set(sampled)) == 200
+    assert "200 of 1000" in description
+    assert re.search(r"if 2\d or more of the others were edited, one is found with a probability of 95 %", description)
+    episodes[3] = replace(episodes[3], final_distance=0.5)
+    assert sampled != evaluations.sample_episodes(evaluation, with_images=False)[0], "the sample depends on the rows"
 
 
 def test_an_evaluation_in_another_folder_is_found(healthy: Case, tmp_path: Path) -> None:
@@ -414,14 +416,14 @@ def test_a_policy_fails_a_task_only_relative_to_the_expert() -> None:
         (["policy=act_image_small", "trainer.lr=1e-3"], []),
         (["policy=act", "trainer.lr=1e-3"], ["trainer.lr"]),
         (["trainer.ema_decay=0.9999"], ["trainer.ema_decay"]),
-        (["trainer.kl_weight=0"], ["trainer.kl_weight"]),
+        (["policy.kl_weight=0"], ["policy.kl_weight"]),
         (["trainer.batch_size=4", "trainer.grad_clip=0.001"], ["trainer.grad_clip", "trainer.batch_size"]),
         (["policy.dim_model=8"], ["policy.dim_model"]),
         (["trainer.lr=5e-4", "trainer.steps=2000", "policy.chunk_size=32", "policy.dropout=0.1"], []),
     ],
 )
 def test_settings_far_from_their_preset_are_named(overrides: list[str], far: list[str]) -> None:
-    config = compose("train", TrainConfig, overrides)
+    config = compose(TrainConfig, overrides)
     assert learning.far_from_preset(config) == far
 
 

@@ -12,20 +12,22 @@ import pytest
 from act_kit.config import EvalConfig
 from act_kit.errors import ConfigError
 from act_kit.eval.distance_to_demos import divide
-from act_kit.eval.evaluate import Evaluation, evaluate, evaluate_all
+from act_kit.eval.evaluate import evaluate, evaluate_all
+from act_kit.eval.files import write_sweep
 from act_kit.eval.init_state_sets import init_state_sets_from
 from act_kit.eval.requirements import QUANTITIES, Requirement
-from act_kit.eval.sweep import describe_chunking, other_settings, sweep, write_sweep
+from act_kit.eval.results import Evaluation, summarize
+from act_kit.eval.sweep import describe_chunking, other_settings, sweep
 from act_kit.overrides import compose
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
-from act_kit.reports.evaluation import summarize, write_results
+from act_kit.reports.evaluation import write_results
 from act_kit.rollouts.rollout import RolloutPool
 from act_kit.statistics import Rate
 from tests.conftest import Open, act
 from tests.eval.test_evaluate import evaluation_of
 
-CONFIG = compose("eval", EvalConfig, ["episodes=3", "baseline_episodes=0", "demonstrated_episodes=0"])
+CONFIG = compose(EvalConfig, ["episodes=3", "baseline_episodes=0", "demonstrated_episodes=0"])
 
 
 @pytest.mark.parametrize(
@@ -49,9 +51,9 @@ def test_requirement_compares_the_quantity_with_the_limit(text: str, passed: boo
     assert f"{requirement.limit:g}" in line
 
 
-def test_every_quantity_equals_that_of_the_summary(tiny_policy: Policy) -> None:
+def test_every_quantity_equals_that_of_the_summary() -> None:
     evaluation = evaluation_of("reach-v3", 8, 10)
-    summary = summarize(evaluation, tiny_policy)
+    summary = summarize(evaluation)
     for name, measure in QUANTITIES.items():
         prefix, _, end = name.rpartition("_")
         match name:
@@ -145,22 +147,22 @@ def test_sweep_counts_gained_and_lost_initial_states(tiny_policy: Policy) -> Non
 
 
 def test_lattice_evaluation_is_drawn_as_cells(tiny_policy: Policy) -> None:
-    from act_kit.reports.evaluation_figures import heat_figure, map_figure
+    from act_kit.reports.figures import success_figures
 
     config = replace(CONFIG, episodes=9)
     (init_state_set,) = init_state_sets_from("grid", tiny_policy.metadata, config)
     with RolloutPool(1) as roll:
         evaluation: Evaluation = evaluate(tiny_policy, init_state_set, config, roll=roll)
-    (axes,) = heat_figure(evaluation, tiny_policy).axes
+    (figure,) = success_figures(evaluation)
+    (axes,) = figure.axes
     assert len(axes.patches) == 9, "one cell per episode"
-    assert len(map_figure(evaluation, tiny_policy).axes) == 1
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("successes", "num"), [(0, 1), (1, 1), (0, 100), (1, 100), (99, 100), (100, 100)])
-def test_bar_width_is_the_fraction(successes: int, num: int, tiny_policy: Policy, tmp_path: Path, show: Open) -> None:
+def test_bar_width_is_the_fraction(successes: int, num: int, tmp_path: Path, show: Open) -> None:
     """The bar and its track have different colors, so that full and empty bars are recognizable."""
-    page = show(write_results(evaluation_of("reach-v3", successes, num), tiny_policy, tmp_path, {}))
+    page = show(write_results(evaluation_of("reach-v3", successes, num), tmp_path))
     widths, colors = page.evaluate(
         """() => {
             const bar = [...document.querySelectorAll(".bar")].at(-1);
@@ -173,4 +175,4 @@ def test_bar_width_is_the_fraction(successes: int, num: int, tiny_policy: Policy
     )
     assert widths[1] > 100
     assert widths[0] / widths[1] == pytest.approx(successes / num, abs=0.002)
-    assert colors == ["rgb(37, 99, 235)", "rgb(229, 231, 235)"]
+    assert colors == ["rgb(0, 114, 178)", "rgb(244, 246, 248)"]

@@ -10,8 +10,9 @@ from act_kit.config import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.overrides import compose
 from act_kit.policies.act import ACT
+from act_kit.policies.metadata import PolicyMetadata, TrainingDataset
 from act_kit.policies.normalizer import Normalizer
-from act_kit.policies.policy import Policy, PolicyMetadata, TrainingData
+from act_kit.policies.policy import Policy
 from act_kit.sim.render import CameraViews, RenderSettings
 from act_kit.sim.tasks import STATE_DIM
 from tests.conftest import TINY
@@ -23,9 +24,9 @@ def untrained_policy(stores: Sequence[EpisodeStore], gl_renderer: str = "") -> P
     if gl_renderer:
         overrides += ["policy=act_image_small", "policy.cameras=[corner4,gripperPOV]"]
         views = CameraViews(cameras=("corner4", "gripperPOV"), settings=RenderSettings(height_px=32, width_px=32))
-    config = compose("train", TrainConfig, overrides)
-    demonstrations = [
-        TrainingData(
+    config = compose(TrainConfig, overrides)
+    datasets = [
+        TrainingDataset(
             task=store.info.task,
             fingerprint=store.compute_fingerprint(),
             command=store.info.command,
@@ -34,7 +35,7 @@ def untrained_policy(stores: Sequence[EpisodeStore], gl_renderer: str = "") -> P
         for store in stores
     ]
     metadata = PolicyMetadata(
-        demonstrations=demonstrations,
+        datasets=datasets,
         horizon=500,
         control_hz=80,
         versions={},

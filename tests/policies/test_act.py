@@ -5,17 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from act_kit.config import PolicyConfig, TrainConfig
+from act_kit.config import ACTConfig, TrainConfig
 from act_kit.overrides import compose
-from act_kit.policies.act import ACT, Observation, kl_divergence, masked_l1
+from act_kit.policies.act import ACT, kl_divergence
+from act_kit.policies.chunk_model import ChunkBatch, Observation
 from tests.conftest import tiny_config
 
 
-def small(**changes: object) -> PolicyConfig:
-    return tiny_config(*(f"policy.{key}={value}" for key, value in changes.items())).policy
+def small(**changes: object) -> ACTConfig:
+    config = tiny_config(*(f"policy.{key}={value}" for key, value in changes.items())).policy
+    assert isinstance(config, ACTConfig)
+    return config
 
 
-def model(config: PolicyConfig, num_tasks: int = 1) -> ACT:
+def model(config: ACTConfig, num_tasks: int = 1) -> ACT:
     torch.manual_seed(0)
     return ACT(config, num_tasks=num_tasks).eval()
 
@@ -23,6 +26,17 @@ def model(config: PolicyConfig, num_tasks: int = 1) -> ACT:
 def observe(states: torch.Tensor, task: int = 0, images: torch.Tensor | None = None) -> Observation:
     tasks = torch.full((len(states),), task)
     return Observation(states_BS=states, tasks_B=tasks, images_BCHW3=images)
+
+
+def batch(states: torch.Tensor, actions: torch.Tensor, is_pad: torch.Tensor | None = None) -> ChunkBatch:
+    is_pad = torch.zeros(actions.shape[:2], dtype=torch.bool) if is_pad is None else is_pad
+    return ChunkBatch(
+        observation=observe(states),
+        actions_BKA=actions,
+        is_pad_BK=is_pad,
+        num_valid=(~is_pad).sum(),
+        batch_size=len(actions),
+    )
 
 
 def images(num: int, cameras: int = 1) -> torch.Tensor:
@@ -59,14 +73,13 @@ def test_padded_actions_reach_neither_z_nor_the_loss() -> None:
     embedded = act.embed(observe(states))
     assert torch.equal(act.encode_style(embedded, actions, is_pad)[0], act.encode_style(embedded, other, is_pad)[0])
     predicted = torch.randn(3, 8, 4)
-    num = (~is_pad).sum()
-    assert masked_l1(predicted, actions, is_pad, num) == masked_l1(predicted, other, is_pad, num)
+    assert batch(states, actions, is_pad).l1(predicted) == batch(states, other, is_pad).l1(predicted)
 
 
 def test_l1_is_averaged_over_valid_slots_only() -> None:
     """Three of four slots are padding; dividing by all of them would give 0.25."""
     is_pad = torch.tensor([[False, True, True, True]])
-    assert masked_l1(torch.ones(1, 4, 4), torch.zeros(1, 4, 4), is_pad, torch.tensor(1)) == 1.0
+    assert batch(torch.zeros(1, 39), torch.zeros(1, 4, 4), is_pad).l1(torch.ones(1, 4, 4)) == 1.0
 
 
 def test_kl_is_summed_over_the_latent_and_averaged_over_the_batch() -> None:
@@ -84,8 +97,7 @@ def test_every_layer_gets_a_gradient(stack: str) -> None:
     act = model(small(encoder_layers=2, decoder_layers=3, cvae_layers=2))
     torch.nn.init.normal_(act.cvae_latent.weight)  # initialized to zero, which passes no gradient
     states, actions = torch.randn(4, 39), torch.randn(4, 8, 4)
-    prediction = act(observe(states), actions, torch.zeros(4, 8, dtype=torch.bool))
-    (prediction.actions_BKA.square().sum() + prediction.mean_BZ.square().sum()).backward()
+    act(batch(states, actions))["loss"].backward()
     for depth, layer in enumerate(getattr(act, stack)):
         for name, parameter in layer.named_parameters():
             if depth == 0 and name.startswith("self_attention"):
@@ -107,7 +119,7 @@ def test_the_posterior_is_initialized_to_the_prior() -> None:
     ("preset", "millions"), [("act_small", 0.43), ("act", 42), ("act_image_small", 1.0), ("act_image", 53)]
 )
 def test_presets_have_the_documented_sizes(preset: str, millions: float) -> None:
-    act = ACT(compose("train", TrainConfig, [f"policy={preset}"]).policy)
+    act = ACT(compose(TrainConfig, [f"policy={preset}"]).policy)
     assert sum(p.numel() for p in act.parameters()) / 1e6 == pytest.approx(millions, rel=0.06)
 
 
@@ -144,31 +156,26 @@ def test_tasks_are_distinguished_and_a_single_task_has_no_vector() -> None:
 
 def test_without_a_cvae_there_is_no_latent() -> None:
     act, states = model(small(cvae_layers=0)), torch.randn(4, 39)
-    actions, is_pad = torch.randn(4, 8, 4), torch.zeros(4, 8, dtype=torch.bool)
-    prediction = act(observe(states), actions, is_pad)
-    assert prediction.mean_BZ is None
-    assert torch.equal(prediction.actions_BKA, act.predict(observe(states)))
+    losses = act(batch(states, torch.zeros(4, 8, 4)))
+    assert losses.keys() == {"loss", "l1"}
+    assert losses["l1"] == act.predict(observe(states)).abs().mean()
     assert not [name for name, _ in act.named_parameters() if "cvae" in name or name.startswith("latent")]
 
 
 def test_a_function_of_the_state_is_learned() -> None:
     """Actions determined by the state are also predicted with z = 0."""
-    act = model(small())
+    act = model(small(kl_weight=1))
     act.train()
     states = torch.randn(64, 39)
     actions = states[:, :4].tanh()[:, None].repeat(1, 8, 1)
-    is_pad = torch.zeros(64, 8, dtype=torch.bool)
-    num = (~is_pad).sum()
+    samples = batch(states, actions)
     optimizer = torch.optim.AdamW(act.parameters(), lr=3e-3)
     with torch.no_grad():
-        before = float(masked_l1(act.predict(observe(states)), actions, is_pad, num))
+        before = float(samples.l1(act.predict(samples.observation)))
     for _ in range(150):
-        prediction = act(observe(states), actions, is_pad)
-        loss = masked_l1(prediction.actions_BKA, actions, is_pad, num) + kl_divergence(
-            prediction.mean_BZ, prediction.logvar_BZ, 64
-        )
+        loss = act(samples)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        assert float(masked_l1(act.predict(observe(states)), actions, is_pad, num)) < 0.3 * before
+        assert float(samples.l1(act.predict(samples.observation))) < 0.3 * before

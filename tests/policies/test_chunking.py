@@ -11,7 +11,7 @@ from act_kit.policies.chunking import ActionChunker
 K, A = 5, 4
 
 
-def executor(**changes: object) -> ActionChunker:
+def chunker(**changes: object) -> ActionChunker:
     settings: dict[str, object] = {
         "n_action_steps": 3,
         "temporal_ensemble": False,
@@ -23,7 +23,7 @@ def executor(**changes: object) -> ActionChunker:
 
 def test_without_ensembling_the_first_actions_of_a_chunk_are_executed() -> None:
     chunks = np.random.default_rng(0).normal(size=(2, K, A))
-    planned = executor().plan(chunks, np.array([4, 7]))
+    planned = chunker().plan(chunks, np.array([4, 7]))
     assert np.array_equal(planned, chunks[:, :3])
 
 
@@ -31,7 +31,7 @@ def test_without_ensembling_the_first_actions_of_a_chunk_are_executed() -> None:
 def test_ensembling_weighs_the_oldest_prediction_most(decay: float) -> None:
     """Compare with the paper's formula: w_i = exp(-m i), i = 0 the oldest."""
     rng = np.random.default_rng(1)
-    temporal_ensemble = executor(temporal_ensemble=True, temporal_ensemble_coeff=decay)
+    temporal_ensemble = chunker(temporal_ensemble=True, temporal_ensemble_coeff=decay)
     history: list[np.ndarray] = []
     for t in range(2 * K + 3):
         chunk = rng.normal(size=(K, A))
@@ -46,7 +46,7 @@ def test_ensembling_weighs_the_oldest_prediction_most(decay: float) -> None:
 
 def test_environments_are_independent_and_discard_predictions_at_reset() -> None:
     rng = np.random.default_rng(2)
-    together, alone = executor(temporal_ensemble=True), executor(temporal_ensemble=True)
+    together, alone = chunker(temporal_ensemble=True), chunker(temporal_ensemble=True)
     for t in range(4):
         chunks = rng.normal(size=(2, K, A))
         if t == 2:
@@ -59,6 +59,6 @@ def test_environments_are_independent_and_discard_predictions_at_reset() -> None
 
 def test_zero_actions_are_part_of_the_average() -> None:
     """Indexing by "action is not 0" would drop them."""
-    temporal_ensemble = executor(temporal_ensemble=True, temporal_ensemble_coeff=0.0)
+    temporal_ensemble = chunker(temporal_ensemble=True, temporal_ensemble_coeff=0.0)
     temporal_ensemble.plan(np.ones((1, K, A)), np.array([0]))
     assert np.allclose(temporal_ensemble.plan(np.zeros((1, K, A)), np.array([0])), 0.5)

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ArrayError, CheckpointError, ConfigError
-from act_kit.policies.act import Observation
-from act_kit.policies.policy import QUERY_ROWS, Policy
+from act_kit.policies.chunk_model import Observation
+from act_kit.policies.policy import QUERY_BATCH_SIZE, Policy
 
 
 @pytest.fixture
@@ -97,6 +97,8 @@ SIZES = (
 )
 DATA = {"task": "reach-v3", "fingerprint": "", "command": "", "init_states": []}
 INVALID: list[tuple[str, str, object]] = [
+    ("policy", "name", "flow"),
+    ("policy", "name", None),
     ("policy", "chunk_size", 500),
     ("policy", "dim_feedforward", 65536),
     ("policy", "encoder_layers", 64),
@@ -105,11 +107,11 @@ INVALID: list[tuple[str, str, object]] = [
     ("policy", "dropout", float("nan")),
     ("chunking", "n_action_steps", 10**9),
     ("chunking", "temporal_ensemble_coeff", float("inf")),
-    ("metadata", "demonstrations", []),
-    ("metadata", "demonstrations", [{"task": "reach-v3"}]),
-    ("metadata", "demonstrations", [{**DATA, "task": 7}]),
-    ("metadata", "demonstrations", [{**DATA, "init_states": [[1e9] * 5]}]),
-    ("metadata", "demonstrations", [{**DATA, "init_states": [["a"], [[]]]}]),
+    ("metadata", "datasets", []),
+    ("metadata", "datasets", [{"task": "reach-v3"}]),
+    ("metadata", "datasets", [{**DATA, "task": 7}]),
+    ("metadata", "datasets", [{**DATA, "init_states": [[1e9] * 5]}]),
+    ("metadata", "datasets", [{**DATA, "init_states": [["a"], [[]]]}]),
     ("metadata", "horizon", 10**9),
     ("metadata", "control_hz", "80"),
     ("metadata", "step", -1),
@@ -129,7 +131,7 @@ def test_invalid_numbers_are_refused_before_memory_is_allocated(
     def fail(*arguments: object, **options: object) -> None:
         raise AssertionError("the weights were read before their layout was checked")
 
-    monkeypatch.setattr("act_kit.policies.policy.load_file", fail)
+    monkeypatch.setattr("act_kit.policies.storage.load_file", fail)
     for part, name, value in INVALID:
         edit_json(checkpoint, part, **{name: value})
         with pytest.raises(CheckpointError, match=r"[Tt]he checkpoint .*/checkpoint|predicts 8 actions"):
@@ -200,7 +202,7 @@ def test_raw_states_are_normalized_by_the_policy(tiny_policy: Policy, reach_stor
 
 
 def test_a_prediction_does_not_depend_on_the_other_rows(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
-    states = reach_store.steps("state")[: 3 * QUERY_ROWS["cpu"] + 5]
+    states = reach_store.steps("state")[: 3 * QUERY_BATCH_SIZE["cpu"] + 5]
     together = tiny_policy.predict(states)
     order = np.random.default_rng(0).permutation(len(states))
     assert np.array_equal(tiny_policy.predict(states[order]), together[order])
@@ -241,8 +243,8 @@ def test_hidden_goals_and_wrong_shapes_are_refused(tiny_policy: Policy, reach_st
 
 
 def test_n_action_steps_can_be_changed_up_to_the_chunk_size(tiny_policy: Policy) -> None:
-    assert tiny_policy.with_chunking(n_action_steps=2).executor.actions_per_query == 2
-    assert tiny_policy.with_chunking(temporal_ensemble=True).executor.actions_per_query == 1
+    assert tiny_policy.with_chunking(n_action_steps=2).chunker.actions_per_query == 2
+    assert tiny_policy.with_chunking(temporal_ensemble=True).chunker.actions_per_query == 1
     with pytest.raises(CheckpointError, match="predicts 8 actions at once; n_action_steps=9"):
         tiny_policy.with_chunking(n_action_steps=9)
 

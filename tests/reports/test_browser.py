@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page
 
-from act_kit.datasets.episode_table import choose, columns_of
+from act_kit.datasets.episode_table import episode_table, select_episodes
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.reports.browser import make_videos, write_view
-from act_kit.rollouts.episode import Recording
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.render import Gl, RenderSettings
 from tests.conftest import ONE_THREAD, Open, act
 
@@ -28,9 +28,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.browser]
 def mixed(push_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
     """Four demonstrations from two sources; the second failed."""
     recordings = []
-    for i, recording in enumerate(push_store.recordings()):
+    for i, recording in enumerate(push_store.iter_episodes()):
         steps = {**recording.steps, "success": recording.steps["success"] & (i != 1)}
-        recordings.append(replace(recording, source=["scripted", "teleop:<ann>"][i % 2], steps=steps))
+        recordings.append(replace(recording, source=["scripted", "teleop:<ann>"][i % 2], **steps))
     return write_dataset(
         tmp_path_factory.mktemp("mixed") / "data", push_store.info, recordings, attempts=push_store.attempts()
     )
@@ -101,7 +101,7 @@ def test_videos_are_rendered_if_there_are_no_images(gl: Gl, mixed: EpisodeStore,
 
 def test_the_page_selects_the_same_episodes_as_the_command(show: Open, mixed: EpisodeStore, tmp_path: Path) -> None:
     page = show(write_view(mixed, 4, tmp_path, no_video="No video was made."))
-    columns = columns_of(mixed)
+    columns = episode_table(mixed)
     middle = float(np.median(mixed.rand_vecs[:, 0]))
     expressions = [
         "succeeded",
@@ -121,7 +121,7 @@ def test_the_page_selects_the_same_episodes_as_the_command(show: Open, mixed: Ep
     ]
     for where in expressions:
         page.locator("#filter").fill(where)
-        assert visible(page) == choose(columns, where).tolist(), where
+        assert visible(page) == select_episodes(columns, where).tolist(), where
         assert "wrong" not in (page.locator("#message").get_attribute("class") or "")
     command = page.locator("#message code").inner_text()
     assert command == f"act data filter {mixed.path} --where '{expressions[-1]}' --out …"
@@ -148,7 +148,7 @@ def test_imported_data_has_a_page(show: Open, push_store: EpisodeStore, tmp_path
     state[3, 2] = np.nan
     steps: dict[str, np.ndarray] = {"state": state, "action": state.astype(np.float32)}
     info = replace(push_store.info, task="aloha-cube", control_hz=50)
-    store = write_dataset(tmp_path / "data", info, [Recording(init_state=None, source="ann", steps=steps)] * 2)
+    store = write_dataset(tmp_path / "data", info, [Episode(init_state=None, source="ann", **steps)] * 2)
     reason = make_videos(store, 2, tmp_path / "videos", num_workers=1)
     assert "rendering needs the initial state and physics of each episode" in reason
     page = show(write_view(store, 2, tmp_path, no_video=reason))
@@ -206,7 +206,7 @@ def test_the_command_on_the_page_can_be_pasted_into_a_shell(show: Open, mixed: E
     page = show(write_view(mixed, 4, tmp_path, no_video="No video was made."))
     where = 'source != "it\'s $HOME `ls` \\\\" and random < 0.3333333'
     page.locator("#filter").fill(where)
-    assert visible(page) == choose(columns_of(mixed), where).tolist()
+    assert visible(page) == select_episodes(episode_table(mixed), where).tolist()
     words = shlex.split(page.locator("#message code").inner_text())
     assert words[words.index("--where") + 1] == where
 

@@ -23,7 +23,7 @@ def test_episode_is_written_as_a_readable_mp4(gl: Gl, tmp_path: Path) -> None:
 
     init_states = InitialStateDistribution("reach-v3").sample(1, seed=0, stream="evaluate")
     with VectorSimulator(0) as simulators:
-        outcomes = rollout(simulators, ExpertAgent(), init_states, stop_at_success=True)
+        outcomes = rollout(simulators, ExpertAgent(), init_states, steps_after_success=0)
     with LocalExecutor(1, gl.environment) as executor:
         path = video_path(tmp_path, 0, outcomes[0])
         record(executor, {path: outcomes[0]}, "corner4", RenderSettings(), 20)
@@ -37,7 +37,7 @@ def test_episode_is_written_as_a_readable_mp4(gl: Gl, tmp_path: Path) -> None:
 def test_overlay_shows_success_and_progress() -> None:
     init_states = InitialStateDistribution("reach-v3").sample(1, seed=0, stream="evaluate")
     with VectorSimulator(0) as simulators:
-        outcome = rollout(simulators, ExpertAgent(), init_states, stop_at_success=True)[0]
+        outcome = rollout(simulators, ExpertAgent(), init_states, steps_after_success=0)[0]
     frame = np.full((128, 128, 3), 90, np.uint8)
     begin, end = (overlay(frame, outcome, step, 4).astype(int) for step in (0, len(outcome)))
     green = (end[:20, :, 1] - end[:20, :, 0] > 60).any()

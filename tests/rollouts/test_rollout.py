@@ -14,15 +14,15 @@ from act_kit.errors import ArrayError
 from act_kit.parallel import LocalExecutor
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
-from act_kit.rollouts.agents import ExpertAgent, RandomAgent, ZeroActionAgent
+from act_kit.rollouts.agents import ActionChunks, Agent, ExpertAgent, RandomAgent, ZeroActionAgent
+from act_kit.rollouts.episode import Episode
 from act_kit.rollouts.rollout import (
-    Outcome,
     Progress,
     RolloutPlan,
     RolloutPool,
     _EpisodeQueue,
     choose_num_envs,
-    roll_with,
+    make_rollout_function,
     rollout,
 )
 from act_kit.sim.engine import StepBatch
@@ -37,9 +37,11 @@ INIT_STATES = InitialStateDistribution("reach-v3").sample(5, seed=0, stream="eva
 PUSHES = InitialStateDistribution("push-v3").sample(3, seed=0, stream="evaluate")
 
 
-def same(a: list[Outcome], b: list[Outcome]) -> bool:
+def same(a: list[Episode], b: list[Episode]) -> bool:
     return all(
-        x.init_state == y.init_state and np.array_equal(x.actions, y.actions) and np.array_equal(x.distance, y.distance)
+        x.init_state == y.init_state
+        and np.array_equal(x.executed_action, y.executed_action)
+        and np.array_equal(x.distances, y.distances)
         for x, y in zip(a, b, strict=True)
     )
 
@@ -67,20 +69,20 @@ def test_a_rollout_equals_a_policy_loop_with_one_simulator(tiny_policy: Policy) 
     tiny_policy.reset()
     for t in range(40):
         action = tiny_policy.act(state)
-        assert np.array_equal(action, outcome.actions[t])
+        assert np.array_equal(action, outcome.executed_action[t])
         step_batch = simulator.step_chunk(action[None])
         state = step_batch.state[-1]
-        assert step_batch.distance[-1] == outcome.distance[t + 1]
+        assert step_batch.distance[-1] == outcome.distances[t + 1]
     assert outcome.query_steps[:4].tolist() == [0, 4, 8, 12]
 
 
 def test_episodes_run_to_the_horizon_or_to_the_first_success() -> None:
     with VectorSimulator(0) as simulators:
         full = rollout(simulators, ExpertAgent(), INIT_STATES[:3])
-        short = rollout(simulators, ExpertAgent(), INIT_STATES[:3], stop_at_success=True)
+        short = rollout(simulators, ExpertAgent(), INIT_STATES[:3], steps_after_success=0)
     for a, b in zip(full, short, strict=True):
         assert len(a) == 500
-        assert len(a.distance) == 501
+        assert len(a.distances) == 501
         assert a.success_step == b.success_step == len(b) - 1
         assert b.success_at_end
 
@@ -88,11 +90,11 @@ def test_episodes_run_to_the_horizon_or_to_the_first_success() -> None:
 @pytest.mark.parametrize(("num_workers", "num_envs"), [(0, 0), (0, 2), (2, 3)])
 def test_initial_states_of_several_tasks_in_one_rollout(num_workers: int, num_envs: int) -> None:
     with VectorSimulator(0) as simulators:
-        reaches_alone = rollout(simulators, ExpertAgent(), INIT_STATES, stop_at_success=True)
-        pushes_alone = rollout(simulators, ExpertAgent(), PUSHES, stop_at_success=True)
+        reaches_alone = rollout(simulators, ExpertAgent(), INIT_STATES, steps_after_success=0)
+        pushes_alone = rollout(simulators, ExpertAgent(), PUSHES, steps_after_success=0)
     mixed = [INIT_STATES[0], PUSHES[0], *INIT_STATES[1:], *PUSHES[1:]]
     with VectorSimulator(num_workers) as simulators:
-        outcomes = rollout(simulators, ExpertAgent(), mixed, num_envs=num_envs, stop_at_success=True)
+        outcomes = rollout(simulators, ExpertAgent(), mixed, num_envs=num_envs, steps_after_success=0)
     assert [outcome.init_state for outcome in outcomes] == mixed
     assert all(outcome.success_once for outcome in outcomes), "each episode uses the expert of its task"
     assert same([outcomes[0], *outcomes[2:6]], reaches_alone)
@@ -110,10 +112,10 @@ def test_baselines_act_as_defined_and_random_actions_depend_on_the_initial_state
         zero = rollout(simulators, ZeroActionAgent(), INIT_STATES[:1])[0]
         one = rollout(simulators, RandomAgent(), INIT_STATES[:3])
         other = rollout(simulators, RandomAgent(), INIT_STATES[2:3])
-    assert not zero.actions.any()
+    assert not zero.executed_action.any()
     assert same(one[2:], other)
-    assert not np.array_equal(one[0].actions, one[1].actions)
-    assert 0.4 < np.abs(one[0].actions).mean() < 0.6
+    assert not np.array_equal(one[0].executed_action, one[1].executed_action)
+    assert 0.4 < np.abs(one[0].executed_action).mean() < 0.6
 
 
 def test_clipped_numbers_are_counted() -> None:
@@ -124,7 +126,7 @@ def test_clipped_numbers_are_counted() -> None:
     with VectorSimulator(0) as simulators:
         outcome = rollout(simulators, OutOfRangeAgent(), INIT_STATES[:1])[0]
     assert outcome.clip_fraction == 0.5
-    assert np.abs(outcome.actions).max() == 1
+    assert np.abs(outcome.executed_action).max() == 1
 
 
 def test_a_crashed_episode_fails_with_an_error_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,13 +167,70 @@ def test_invalid_plans_are_refused(plan: tuple[np.ndarray, str]) -> None:
         rollout(simulators, InvalidAgent(), INIT_STATES[:2])
 
 
+INVALID_LABELS = {
+    "another shape": (np.zeros((2, 4)), r"of shape \(2, 4\): expected \(2, 1, 4\)"),
+    "not a number": (np.full((2, 1, 4), np.nan), "NaN or infinity"),
+    "out of range": (np.full((2, 1, 4), 2.0), r"expected \[-1, 1\]. Fix: np.clip"),
+}
+
+
+@pytest.mark.parametrize("labels", INVALID_LABELS.values(), ids=INVALID_LABELS)
+def test_invalid_labels_are_refused(labels: tuple[np.ndarray, str]) -> None:
+    class InvalidAgent(ZeroActionAgent):
+        def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> ActionChunks:  # type: ignore[override]
+            return ActionChunks(actions=np.zeros((2, 1, 4)), labels=labels[0])
+
+    with VectorSimulator(0) as simulators, pytest.raises(ArrayError, match=f"InvalidAgent.*{labels[1]}"):
+        rollout(simulators, InvalidAgent(), INIT_STATES[:2])
+
+
+def test_an_agent_can_label_other_actions_than_it_executes_and_end_an_episode() -> None:
+    class ThreeStepAgent(Agent):
+        source = "three steps"
+
+        def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
+            self.attempts = {**getattr(self, "attempts", {}), row: attempt}
+            self.num_steps = {**getattr(self, "num_steps", {}), row: 0}
+
+        def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> ActionChunks:
+            ends = np.array([self.num_steps[row] == 3 for row in rows.tolist()])
+            self.num_steps = {row: num + 1 for row, num in self.num_steps.items()}
+            labels = np.full((len(rows), 1, 4), 0.5)
+            return ActionChunks(actions=np.full((len(rows), 1, 4), -2.0), labels=labels, ends=ends)
+
+    agent = ThreeStepAgent()
+    with VectorSimulator(0) as simulators:
+        episodes = rollout(simulators, agent, INIT_STATES, num_envs=2, first_attempt=7, rewards=True, physics=True)
+    assert [episode.attempt for episode in episodes] == [7, 8, 9, 10, 11]
+    assert set(agent.attempts.values()) == {10, 11}
+    simulator = Simulator("reach-v3")
+    for episode, init_state in zip(episodes, INIT_STATES, strict=True):
+        assert episode.is_complete
+        assert (len(episode), episode.source, episode.clip_fraction) == (3, "three steps", 1.0)
+        assert episode.query_steps.tolist() == [0, 1, 2]
+        assert (episode.action == 0.5).all()
+        assert (episode.executed_action == -1).all()
+        assert {values.dtype for values in (episode.action, episode.executed_action)} == {np.dtype(np.float32)}
+        states = [simulator.reset(init_state)]
+        for t in range(3):
+            assert np.array_equal(episode.physics[t], simulator.physics())
+            step_batch = simulator.step_chunk(-np.ones((1, 4)), rewards=True)
+            states.append(step_batch.state[0])
+            assert episode.reward is not None
+            assert step_batch.reward is not None
+            assert episode.reward[t] == step_batch.reward[0]
+        assert np.array_equal(episode.states, states)
+        assert repr(episode).startswith("Episode(reach-v3, 'three steps', attempt=")
+        assert "physics=float64(3, " in repr(episode)
+
+
 def test_two_simultaneous_evaluations_of_a_policy_are_independent(tiny_policy: Policy) -> None:
     policy = tiny_policy.with_chunking(temporal_ensemble=True)
     agents = [PolicyAgent(policy), PolicyAgent(policy)]
     with VectorSimulator(0) as simulators:
         (alone,) = rollout(simulators, agents[0], INIT_STATES[:1])
 
-    def run(agent: PolicyAgent) -> Outcome:
+    def run(agent: PolicyAgent) -> Episode:
         with VectorSimulator(0) as simulators:
             return rollout(simulators, agent, INIT_STATES[:1])[0]
 
@@ -216,7 +275,7 @@ def test_images_are_rendered_only_for_queries_and_show_their_states(gl: Gl) -> N
     simulator.reset(INIT_STATES[0])
     physics = [simulator.physics()]
     for begin in range(0, 16 * 31, 16):
-        simulator.step_chunk(outcome.actions[begin : begin + 16])
+        simulator.step_chunk(outcome.executed_action[begin : begin + 16])
         physics.append(simulator.physics())
     with LocalExecutor(1, gl.environment) as executor:
         job = (agent.views.settings, agent.views.cameras, INIT_STATES[0], np.array(physics))
@@ -235,7 +294,7 @@ def test_images_do_not_depend_on_the_executor(gl: Gl) -> None:
         assert same(pool(ZeroActionAgent(), init_states), pool(ZeroActionAgent(), init_states))
         assert set(pool._simulators) == {ImageAgent.views, None}, "separate processes with and without rendering"
     with LocalExecutor(1, gl.environment) as executor:
-        assert same(roll_with(executor, "fast")(ImageAgent(), init_states), alone)
+        assert same(make_rollout_function(executor, "fast")(ImageAgent(), init_states), alone)
 
 
 def run_image_policy(policy: Policy, init_states: list[InitialState]) -> list[np.ndarray]:
@@ -265,7 +324,7 @@ def test_a_policy_gets_the_task_and_the_images_of_each_row(
     with LocalExecutor(1, gl.environment) as executor:
         (expected,) = executor.map(run_image_policy, [(policy, init_states)])
     for outcome, actions in zip(outcomes, expected, strict=True):
-        assert np.array_equal(outcome.actions[:20], actions)
+        assert np.array_equal(outcome.executed_action[:20], actions)
 
 
 def test_the_plan_depends_on_the_episodes_and_the_measured_times(tiny_policy: Policy) -> None:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from act_kit.collection.recorder import Recorder
-from act_kit.errors import ActKitError, ArrayError, ConfigError, InitialStateError
+from act_kit.errors import ArrayError, ConfigError, InitialStateError
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.vector import VectorSimulator
@@ -122,23 +121,3 @@ def test_errors_name_rows_without_an_episode_and_invalid_rows() -> None:
             rows.reset({1: INIT_STATE.array})  # type: ignore[dict-item]
         with pytest.raises(InitialStateError, match="resample forever"):
             rows.reset({1: InitialState("reach-v3", (0.0, 0.8, 0.02, 0.0, 0.8, 0.1))})
-
-
-INVALID_ACTION: dict[str, tuple[object, str]] = {
-    "a chunk": (np.zeros((1, 4)), r"of shape \(1, 4\): expected \(4,\)"),
-    "NaN": (np.array([0, 0, np.nan, 0]), "NaN or infinity"),
-    "out of range": (np.array([0, 0, 2.0, 0]), r"expected numbers in \[-1, 1\]. Fix: np.clip"),
-    "nested lists": ([[0.0], [0.0], [0.0], [0.0]], "of shape"),
-}
-
-
-@pytest.mark.parametrize("action", INVALID_ACTION.values(), ids=INVALID_ACTION)
-def test_a_recorder_refuses_invalid_actions(action: tuple[np.ndarray, str]) -> None:
-    recorder = Recorder(Simulator("reach-v3"), steps_after_success=10)
-    recorder.begin(INIT_STATE)
-    for actions in ((action[0], np.zeros(4)), (np.zeros(4), action[0])):
-        with pytest.raises(ActKitError, match=action[1]):
-            recorder.step(*actions)
-    assert len(recorder) == 0
-    recorder.step([0.0, 0.5, 0.0, 1], np.zeros(4))  # type: ignore[arg-type]
-    assert recorder.episode(attempt=0, source="test").action.dtype == np.float32

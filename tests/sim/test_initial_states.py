@@ -19,7 +19,7 @@ def test_distributions_are_valid_reproducible_and_in_the_box(name: str, kind: st
     vectors = stack(init_states)
     assert (vectors >= task.low).all()
     assert (vectors <= task.high).all()
-    assert not any(task.rejects(vector) for vector in vectors)
+    assert not any(task.is_resampled(vector) for vector in vectors)
     assert len(distinct(vectors)) == 30
 
 
@@ -44,7 +44,7 @@ def test_ood_initial_states_are_outside_the_box_within_the_margin_and_not_below(
     assert (outside <= 0.25 * task.width).all()
     assert (np.delete(outside, task.informative, axis=1) <= 0).all()
     assert (vectors[:, 2::3] >= task.low[2::3]).all()
-    assert not any(task.rejects(vector) for vector in vectors)
+    assert not any(task.is_resampled(vector) for vector in vectors)
 
 
 def test_uniform_is_the_benchmarks_reset_distribution() -> None:

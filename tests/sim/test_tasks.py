@@ -39,20 +39,20 @@ def test_reset_box_and_rejection_agree_with_metaworld(name: str) -> None:
         return len(vectors) - len(queue)
 
     valid = np.array(task.low)
-    if not task.too_near:
+    if not task.min_object_goal_distance:
         goal_on_object = np.resize(valid[:3], len(valid))
-        assert not task.rejects(goal_on_object)
+        assert not task.is_resampled(goal_on_object)
         if name != "bin-picking-v3":  # its goal is a constant
             assert num_samples(goal_on_object) == 1
         return
-    while task.rejects(valid):
+    while task.is_resampled(valid):
         valid = np.random.default_rng(0).uniform(task.low, task.high)
     goal_xy = valid[3:5] if task.goal_xy is None else np.array(task.goal_xy)
     near, far = valid.copy(), valid.copy()
-    near[:2] = goal_xy + np.array([0, task.too_near - 1e-6])
-    far[:2] = goal_xy + np.array([0, task.too_near + 1e-6])
-    assert task.rejects(near)
-    assert not task.rejects(far)
+    near[:2] = goal_xy + np.array([0, task.min_object_goal_distance - 1e-6])
+    far[:2] = goal_xy + np.array([0, task.min_object_goal_distance + 1e-6])
+    assert task.is_resampled(near)
+    assert not task.is_resampled(far)
     assert num_samples(near, valid) == 2
     assert num_samples(far, valid) == 1
     with pytest.raises(InitialStateError, match="resample forever"):

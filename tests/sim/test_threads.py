@@ -126,7 +126,7 @@ def test_a_vector_simulator_refuses_a_second_thread() -> None:
 
 
 def test_two_collections_in_two_threads_are_bit_exact(tmp_path: Path) -> None:
-    config = compose("collect", CollectConfig, flags={"task": "drawer-open-v3", "n": 6})
+    config = compose(CollectConfig, flags={"task": "drawer-open-v3", "n": 6})
 
     def make(name: str) -> EpisodeStore:
         return collect(config, tmp_path / name, executor=LocalExecutor(1))

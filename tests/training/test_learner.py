@@ -24,7 +24,7 @@ SHORT = ("trainer.steps=6", "trainer.validate_every=6", "trainer.log_every=1")
 
 def fit(config: TrainConfig, run: Path, *stores: EpisodeStore) -> Trainer:
     run.mkdir(exist_ok=True)
-    trainer = Trainer(config, stores, run, selector=None)
+    trainer = Trainer(config, stores, run, evaluator=None)
     trainer.train()
     return trainer
 
@@ -62,7 +62,7 @@ def test_the_average_of_the_weights_becomes_the_policy(reach_store: EpisodeStore
             average = expected.get(name, initial.state_dict()[name])
             expected[name] = decay * average + (1 - decay) * weight
 
-    trainer = Trainer(config, [reach_store], tmp_path, selector=None)
+    trainer = Trainer(config, [reach_store], tmp_path, evaluator=None)
     initial = copy.deepcopy(trainer.learner.model)
     policy = trainer.train(follow)
     for name, weight in policy.model.state_dict().items():
@@ -80,8 +80,8 @@ def test_resuming_with_averaged_weights_is_bit_exact(reach_store: EpisodeStore, 
     whole = fit(config, tmp_path / "whole", reach_store)
     (tmp_path / "parts").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        Trainer(config, [reach_store], tmp_path / "parts", selector=None).train(interrupt)
-    resumed = Trainer(config, [reach_store], tmp_path / "parts", selector=None)
+        Trainer(config, [reach_store], tmp_path / "parts", evaluator=None).train(interrupt)
+    resumed = Trainer(config, [reach_store], tmp_path / "parts", evaluator=None)
     resumed.resume()
     resumed.train()
     for expected, model in (
@@ -93,7 +93,7 @@ def test_resuming_with_averaged_weights_is_bit_exact(reach_store: EpisodeStore, 
 
 def test_a_dry_run_counts_operations_and_changes_nothing(reach_store: EpisodeStore, tmp_path: Path) -> None:
     (tmp_path / "with").mkdir()
-    trainer = Trainer(tiny_config(), [reach_store], tmp_path / "with", selector=None)
+    trainer = Trainer(tiny_config(), [reach_store], tmp_path / "with", evaluator=None)
     assert "GFLOP/s of large float32 matrix products on this machine" in trainer.dry_run()
     expected = fit(tiny_config(), tmp_path / "without", reach_store).learner.model
     assert torch.equal(trainer.train().model.queries, expected.queries)
@@ -104,7 +104,7 @@ def test_a_dry_run_counts_operations_and_changes_nothing(reach_store: EpisodeSto
 def test_counted_operations_match_a_count_by_hand(reach_store: EpisodeStore, tmp_path: Path) -> None:
     """The model has no CVAE; by hand, 2 operations per weight and token, 3 times with gradients."""
     config = tiny_config("policy.cvae_layers=0", "trainer.batch_size=16")
-    trainer = Trainer(config, [reach_store], tmp_path, selector=None)
+    trainer = Trainer(config, [reach_store], tmp_path, evaluator=None)
     width, hidden, chunk = 32, 64, 8
     attention, feedforward = 4 * width**2, 2 * width * hidden
     state = 21 * hidden + hidden * width
@@ -125,7 +125,7 @@ def test_a_diverging_loss_stops_the_run_and_keeps_the_last_checkpoint(
                 trainer.learner.model.action_out.bias.fill_(value)
 
     with pytest.raises(TrainingError, match=r"diverged: .*at step 50. The last checkpoint is from before"):
-        Trainer(tiny_config(), [reach_store], tmp_path, selector=None).train(explode)
+        Trainer(tiny_config(), [reach_store], tmp_path, evaluator=None).train(explode)
     assert Policy.load(tmp_path).metadata.step == 40
 
 
@@ -208,7 +208,7 @@ def test_a_backbone_is_initialized_from_a_file_and_keeps_its_statistics(
     weights["bn1.running_mean"].normal_()
     torch.save(weights, tmp_path / "resnet18.pth")
     options = ("policy.backbone=resnet18", f"policy.backbone_weights={tmp_path / 'resnet18.pth'}", "trainer.lr=1e-4")
-    trainer = Trainer(tiny_config(*IMAGES, *SHORT, *options), [images_store], tmp_path, selector=None)
+    trainer = Trainer(tiny_config(*IMAGES, *SHORT, *options), [images_store], tmp_path, evaluator=None)
     net = trainer.learner.model.vision.net
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in weights.items())
     trainer.train()

@@ -11,7 +11,7 @@ import pytest
 from act_kit.config import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.metrics import read_metrics
-from act_kit.overrides import options
+from act_kit.options import declared
 from act_kit.training.trainer import Trainer
 from tests.conftest import IMAGES, tiny_config
 
@@ -36,7 +36,7 @@ CHANGES = {
     "trainer.warmup_fraction": "0.9",
     "trainer.weight_decay": "10",
     "trainer.grad_clip": "1e-3",
-    "trainer.kl_weight": "1000",
+    "policy.kl_weight": "1000",
     "trainer.ema_decay": "0.9",
     "trainer.seed": "1",
     "trainer.val_fraction": "0.4",
@@ -53,6 +53,7 @@ IMAGE_CHANGES = {
 }
 
 TESTED_ELSEWHERE = {
+    "policy.name": "tests/policies/test_custom_head.py",
     "policy.backbone_weights": "tests/training/test_learner.py",
     "policy.task_embeddings": "tests/training/test_learner.py",
     "trainer.stall_timeout_s": "tests/training/test_watchdog.py",
@@ -70,7 +71,7 @@ TESTED_ELSEWHERE = {
 
 
 def test_every_option_has_a_test() -> None:
-    assert sorted(options(TrainConfig)) == sorted([*CHANGES, *IMAGE_CHANGES, *TESTED_ELSEWHERE])
+    assert sorted(declared(TrainConfig)) == sorted([*CHANGES, *IMAGE_CHANGES, *TESTED_ELSEWHERE])
     for option, file in TESTED_ELSEWHERE.items():
         assert f"{option}=" in Path(file).read_text(encoding="utf-8"), option
 
@@ -78,7 +79,7 @@ def test_every_option_has_a_test() -> None:
 def trace(store: EpisodeStore, run: Path, *overrides: str) -> Any:
     """Train for a few steps and return the logged losses, the policy's chunking and its camera views."""
     run.mkdir()
-    Trainer(tiny_config(*SHORT, *overrides), [store], run, selector=None).train()
+    Trainer(tiny_config(*SHORT, *overrides), [store], run, evaluator=None).train()
     losses = read_metrics(run)
     for record in losses:
         record.pop("host/memory", None)

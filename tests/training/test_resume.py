@@ -24,7 +24,7 @@ def finished(reach_store: EpisodeStore, tmp_path: Path) -> Path:
     """A run of 40 steps, finished."""
     run = tmp_path / "run"
     config = create_run(run, [reach_store.path], SHORT, {}, overwrite=False)
-    Trainer(config, [reach_store], run, selector=None).train()
+    Trainer(config, [reach_store], run, evaluator=None).train()
     return run
 
 
@@ -32,7 +32,7 @@ def test_more_steps_continue_on_the_longer_schedule_and_are_recorded(finished: P
     before = Policy.load(finished).model.state_dict()
     config, folders = resume_run(finished, [], [], {"trainer.steps": 60})
     assert config.trainer.steps == 60
-    trainer = Trainer(config, [EpisodeStore.open(path) for path in folders], finished, selector=None)
+    trainer = Trainer(config, [EpisodeStore.open(path) for path in folders], finished, evaluator=None)
     trainer.resume()
     assert trainer.step == 40
     trainer.train()
@@ -91,7 +91,7 @@ def test_a_run_is_initialized_with_the_weights_and_normalizer_of_another(
     finished: Path, push_store: EpisodeStore, tmp_path: Path
 ) -> None:
     config = tiny_config("selection.num_evaluations=0", "trainer.steps=1", "trainer.lr=1e-12", f"init_from={finished}")
-    Trainer(config, [push_store], str(tmp_path / "new" / "folder"), selector=None).train()
+    Trainer(config, [push_store], str(tmp_path / "new" / "folder"), evaluator=None).train()
     policy, initial = Policy.load(tmp_path / "new" / "folder"), Policy.load(finished)
     for name, value in initial.model.state_dict().items():
         assert torch.allclose(policy.model.state_dict()[name], value, atol=1e-6), name
@@ -134,7 +134,7 @@ def test_torchs_global_state_is_left_unchanged(reach_store: EpisodeStore, tiny_r
     try:
         torch.manual_seed(7)
         before = torch.get_rng_state()
-        trainer = Trainer(config, [reach_store], tmp_path / "new", selector=None)
+        trainer = Trainer(config, [reach_store], tmp_path / "new", evaluator=None)
         trainer.train()
         assert torch.equal(torch.get_rng_state(), before)
         assert torch.get_default_dtype() == torch.float64

@@ -54,7 +54,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_other_ones(
 ) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         (tmp_path / name).mkdir()
-        Trainer(tiny_config(f"trainer.seed={seed}"), [reach_store], tmp_path / name, selector=None).train()
+        Trainer(tiny_config(f"trainer.seed={seed}"), [reach_store], tmp_path / name, evaluator=None).train()
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert without_machine_metrics(tmp_path / "a") == without_machine_metrics(tmp_path / "b")
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
@@ -68,8 +68,8 @@ def test_an_interrupted_run_stops_with_a_checkpoint_of_its_last_step(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Trainer(tiny_config(), [reach_store], tmp_path, selector=None).train(interrupt)
-    resumed = Trainer(tiny_config(), [reach_store], tmp_path, selector=None)
+        Trainer(tiny_config(), [reach_store], tmp_path, evaluator=None).train(interrupt)
+    resumed = Trainer(tiny_config(), [reach_store], tmp_path, evaluator=None)
     resumed.resume()
     assert resumed.step == 37
     resumed.train()
@@ -85,19 +85,19 @@ def test_resuming_a_killed_run_is_bit_exact(reach_store: EpisodeStore, tmp_path:
         (tmp_path / name).mkdir()
     config = config_with_dropout()
 
-    def selector(policy: Policy) -> SelectionResult:
+    def evaluator(policy: Policy) -> SelectionResult:
         return results[policy.metadata.step == 60]
 
-    Trainer(config, [reach_store], tmp_path / "whole", selector=selector).train()
+    Trainer(config, [reach_store], tmp_path / "whole", evaluator=evaluator).train()
 
     def kill(trainer: Trainer) -> None:
         if trainer.step == killed_at:
             raise Killed
 
     with pytest.raises(Killed):
-        Trainer(config, [reach_store], tmp_path / "parts", selector=selector).train(kill)
+        Trainer(config, [reach_store], tmp_path / "parts", evaluator=evaluator).train(kill)
     torch.randn(1000)  # the generator of a new process is in another state
-    resumed = Trainer(config, [reach_store], tmp_path / "parts", selector=selector)
+    resumed = Trainer(config, [reach_store], tmp_path / "parts", evaluator=evaluator)
     resumed.resume()
     assert resumed.step == killed_at // 20 * 20
     resumed.train()
@@ -116,11 +116,11 @@ def test_the_best_checkpoint_is_selected_by_success_not_by_loss(
     results = iter(selection_results(*successes))
     steps = []
 
-    def selector(policy: Policy) -> SelectionResult:
+    def evaluator(policy: Policy) -> SelectionResult:
         steps.append(policy.metadata.step)
         return next(results)
 
-    policy = Trainer(tiny_config("selection.num_evaluations=4"), [reach_store], tmp_path, selector=selector).train()
+    policy = Trainer(tiny_config("selection.num_evaluations=4"), [reach_store], tmp_path, evaluator=evaluator).train()
     assert steps == [38, 45, 52, 60]
     assert policy.metadata.step == best
     losses = dict(series(tmp_path, "val/l1"))
@@ -137,7 +137,7 @@ def test_the_validation_frequency_does_not_change_the_weights(reach_store: Episo
     for every in (7, 60):
         (tmp_path / str(every)).mkdir()
         Trainer(
-            tiny_config(f"trainer.validate_every={every}"), [reach_store], tmp_path / str(every), selector=None
+            tiny_config(f"trainer.validate_every={every}"), [reach_store], tmp_path / str(every), evaluator=None
         ).train()
     assert same(weights(tmp_path / "7"), weights(tmp_path / "60"))
 
@@ -152,7 +152,7 @@ def test_both_l1_losses_are_logged_and_fall(tiny_run: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     reach_store: EpisodeStore, tmp_path: Path, poisoned_at: int
 ) -> None:
-    trainer = Trainer(tiny_config("trainer.log_every=50"), [reach_store], tmp_path, selector=None)
+    trainer = Trainer(tiny_config("trainer.log_every=50"), [reach_store], tmp_path, evaluator=None)
 
     def poison(trainer: Trainer) -> None:
         if trainer.step == poisoned_at:
@@ -166,7 +166,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
 
 def test_a_run_does_not_resume_on_other_data(tiny_run: Path, one_init_state_store: EpisodeStore) -> None:
     with pytest.raises(CheckpointError, match="was trained on other data"):
-        Trainer(tiny_config(), [one_init_state_store], tiny_run, selector=None).resume()
+        Trainer(tiny_config(), [one_init_state_store], tiny_run, evaluator=None).resume()
 
 
 def test_space_is_checked_before_training(
@@ -177,7 +177,7 @@ def test_space_is_checked_before_training(
     usage = namedtuple("usage", "total used free")(10**9, 10**9, 1000)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     with pytest.raises(OutputError, match="checkpoints of this run need about"):
-        Trainer(tiny_config(), [reach_store], tmp_path, selector=None)
+        Trainer(tiny_config(), [reach_store], tmp_path, evaluator=None)
 
 
 def test_schedule_rises_and_falls_to_zero() -> None:
@@ -195,7 +195,7 @@ def test_rollouts_are_spread_and_end_with_the_last_step() -> None:
 
 def test_the_status_line_shows_na_before_the_first_measurement(reach_store: EpisodeStore, tmp_path: Path) -> None:
     lines: list[str] = []
-    trainer = Trainer(tiny_config(), [reach_store], tmp_path, selector=lambda policy: selection_results(7)[0])
+    trainer = Trainer(tiny_config(), [reach_store], tmp_path, evaluator=lambda policy: selection_results(7)[0])
     trainer.train(lambda trainer: lines.append(trainer.status()))
     assert "val n/a, success n/a" in lines[0]
     assert "success 70 [0, 100] %" in lines[-1]
@@ -206,10 +206,10 @@ def test_a_run_that_slows_down_warns(reach_store: EpisodeStore, tmp_path: Path) 
     warnings: dict[int, str] = {}
 
     def on_step(trainer: Trainer) -> None:
-        if trainer.logged_at == trainer.step:
-            warnings[trainer.step] = trainer.slowed()
+        if trainer.last_logged_step == trainer.step:
+            warnings[trainer.step] = trainer.slow_warning()
         if trainer.step >= 40:
             time.sleep(0.3)
 
-    Trainer(tiny_config(), [reach_store], tmp_path / "run", selector=None).train(on_step)
+    Trainer(tiny_config(), [reach_store], tmp_path / "run", evaluator=None).train(on_step)
     assert "down from" in warnings[60]

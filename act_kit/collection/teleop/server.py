@@ -65,19 +65,18 @@ class _Client:
     def __init__(self, name: str, socket: WebSocket) -> None:
         self.name = name
         self.socket = socket
-        self._texts: dict[str, str] = {}
-        self._frame: bytes | None = None
         self.last_frame: bytes | None = None
+        self._messages: dict[str, str | bytes] = {}
         self._close_code = 0
         self._wake = asyncio.Event()
 
-    def put(self, kind: str, text: str) -> None:
-        self._texts[kind] = text
+    def put(self, kind: str, message: str | bytes) -> None:
+        self._messages[kind] = message
         self._wake.set()
 
     def put_frame(self, frame: bytes) -> None:
-        self._frame = self.last_frame = frame
-        self._wake.set()
+        self.last_frame = frame
+        self.put("frame", frame)
 
     def close(self, code: int) -> None:
         """Close the connection after the message being sent; a page that does not read it is disconnected."""
@@ -92,12 +91,12 @@ class _Client:
                     await self.socket.close(self._close_code)
                     return
                 self._wake.clear()
-                texts, self._texts = self._texts, {}
-                frame, self._frame = self._frame, None
-                for text in texts.values():
-                    await self.socket.send_text(text)
-                if frame is not None:
-                    await self.socket.send_bytes(frame)
+                messages, self._messages = self._messages, {}
+                for message in messages.values():
+                    if isinstance(message, str):
+                        await self.socket.send_text(message)
+                    else:
+                        await self.socket.send_bytes(message)
 
 
 class Teleop:
@@ -204,7 +203,7 @@ class Teleop:
             await self._changed.wait()
             self._changed.clear()
             try:
-                self._frame = await self._image.draw(self._session.init_state, self._session.physics())
+                self._frame = await self._image.draw(self._session.init_state, self._session.simulator.physics())
             except BrokenProcessPool:
                 self._notice = "No image: the rendering process died (out of memory?)."
                 await asyncio.sleep(1.0)
@@ -241,7 +240,7 @@ class Teleop:
             "kept": session.num_kept,
             "discarded": session.num_discarded,
             "step": session.num_steps,
-            "distance": session.distance,
+            "distance": float(session.simulator.distance),
             "succeeds": session.succeeds_now,
             "succeeded": session.succeeded,
             "gripper": "closed" if session.gripper == CLOSED else "open",

@@ -14,13 +14,13 @@ from typing import Literal
 import numpy as np
 
 from act_kit.arrays import as_array
-from act_kit.collection.collect import describe
-from act_kit.collection.recorder import Recorder
+from act_kit.collection.collect import make_dataset_info
 from act_kit.config import CollectConfig
 from act_kit.datasets.store import EpisodeStore, set_attributes
 from act_kit.errors import DatasetError
 from act_kit.files import finish_output, quoted
-from act_kit.rollouts.episode import Attempt
+from act_kit.rollouts.episode import AttemptRecord
+from act_kit.rollouts.recorder import EpisodeRecorder
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution
 from act_kit.sim.simulator import Simulator
 
@@ -40,7 +40,10 @@ class Session:
     """Teleoperation of one dataset.
 
     Attributes:
+        simulator: Simulator of the task.
+        recorder: Recorder of this episode.
         phase: Phase of the episode.
+        succeeds_now: True if the last step succeeded.
         attempt: Number of this attempt in the session. Commands include it, so that a late one has no effect.
         gripper: Commanded gripper action, -1 (open) or 1 (closed).
         num_kept: Number of kept episodes, also those of earlier sessions.
@@ -57,7 +60,7 @@ class Session:
         self.path = path
         self._store = _reopen(config, path) if resume and path.exists() else None
         self._attempts = self._store.attempts() if self._store else []
-        self._unstored: list[Attempt] = []
+        self._unstored: list[AttemptRecord] = []
         num_drawn = config.num_init_states or (config.n if config.init_distribution == "grid" else 4 * config.n + 100)
         # Not the scripted expert's initial states with this seed: merged with its demonstrations, these add new ones.
         self._init_states = InitialStateDistribution(config.task, config.init_distribution).sample(
@@ -68,7 +71,7 @@ class Session:
         # Resume after the last initial state that was kept, discarded or skipped.
         last = self._attempts[-1].init_state if self._attempts else None
         self._init_state_index = self._init_states.index(last) + 1 if last in self._init_states else 0
-        self._recorder = Recorder(simulator, steps_after_success=config.steps_after_success, rewards=config.rewards)
+        self.simulator = simulator
         self._settle_steps = round(SETTLE_S * config.teleop.rate_hz)
         self.attempt = 0
         self.gripper = OPEN
@@ -81,36 +84,17 @@ class Session:
     @property
     def init_state(self) -> InitialState:
         """Initial state of this episode."""
-        return self._recorder.init_state
+        return self.recorder.init_state
 
     @property
     def num_steps(self) -> int:
         """Number of steps of this episode so far."""
-        return len(self._recorder)
-
-    @property
-    def steps_left(self) -> int:
-        """Number of steps until this episode ends."""
-        return self._recorder.steps_left
-
-    @property
-    def distance(self) -> float:
-        """Distance to the task's goal, in the task's unit."""
-        return float(self._recorder.simulator.distance)
-
-    @property
-    def succeeds_now(self) -> bool:
-        """True if the last step succeeded."""
-        return self._recorder.succeeds_now
+        return self.recorder.num_steps
 
     @property
     def succeeded(self) -> bool:
         """True once a step of this episode has succeeded."""
-        return self._recorder.succeeded
-
-    def physics(self) -> np.ndarray:
-        """Return the physics state that an image is rendered from, float64 (P,)."""
-        return self._recorder.simulator.physics()
+        return self.recorder.succeeded
 
     def init_states(self, *, kept: bool) -> np.ndarray:
         """Return the initial states of all attempts that were kept, or of those that were not; float64 (N, D)."""
@@ -157,9 +141,11 @@ class Session:
         if self.phase != "running" or self.waits:
             return False
         action = np.append(self._move, self.gripper).astype(np.float32)
-        self._recorder.step(action, action)
+        step_batch = self.simulator.step_chunk(action[None], rewards=self.config.rewards, physics=True)
+        self.recorder.record(step_batch, action[None])
+        self.succeeds_now = bool(step_batch.success[-1])
         self._idle_steps = 0 if self._move.any() else self._idle_steps + 1
-        if not self.steps_left:
+        if not self.recorder.steps_left(self.config.steps_after_success):
             self.phase = "succeeded" if self.succeeded else "out of steps"
         return True
 
@@ -179,11 +165,10 @@ class Session:
         """
         if not self.succeeded:
             raise DatasetError("The episode has not succeeded yet: only successes are kept.")
-        source = f"teleop:{self.config.teleop.operator}"
-        episode = self._recorder.episode(attempt=len(self._attempts), source=source)
-        attempt = Attempt(init_state=self.init_state, num_steps=self.num_steps, kept=True)
+        episode = self.recorder.episode()
+        attempt = AttemptRecord(init_state=self.init_state, num_steps=len(episode), kept=True)
         if self._store is None:
-            self._store = EpisodeStore.create(self.path, describe(self.config, None), episode)
+            self._store = EpisodeStore.create(self.path, make_dataset_info(self.config, None), episode)
         self._store.append([episode], [*self._unstored, attempt])
         self._unstored.clear()
         self._attempts.append(attempt)
@@ -202,7 +187,7 @@ class Session:
         self._next_init_state()
 
     def _discard(self) -> None:
-        attempt = Attempt(init_state=self.init_state, num_steps=self.num_steps, kept=False)
+        attempt = AttemptRecord(init_state=self.init_state, num_steps=self.num_steps, kept=False)
         self._attempts.append(attempt)
         self._unstored.append(attempt)
         self.num_discarded += 1
@@ -220,7 +205,13 @@ class Session:
         self._is_released = False
         self.gripper = OPEN
         self.attempt += 1
-        self._recorder.begin(self._init_states[self._init_state_index % len(self._init_states)])
+        self.recorder = EpisodeRecorder(
+            self._init_states[self._init_state_index % len(self._init_states)],
+            attempt=len(self._attempts),
+            source=f"teleop:{self.config.teleop.operator}",
+        )
+        self.recorder.begin(self.simulator.reset(self.recorder.init_state), self.simulator.distance)
+        self.succeeds_now = False
         self.phase = "ready" if self.num_kept < self.config.n else "done"
 
     def finish(self) -> EpisodeStore | None:
@@ -234,7 +225,7 @@ class Session:
 def _reopen(config: CollectConfig, path: Path) -> EpisodeStore:
     """Open a dataset to resume: any operator and number of episodes, but the same initial states in the same order."""
     store = EpisodeStore.open(path, writable=True)
-    recorded, requested = store.info, describe(config, None)
+    recorded, requested = store.info, make_dataset_info(config, None)
     for name in ("task", "demonstrator", "seed", "init_distribution", "versions", "steps_after_success"):
         was, now = getattr(recorded, name), getattr(requested, name)
         if was != now:

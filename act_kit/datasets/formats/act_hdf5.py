@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,25 +23,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from act_kit.datasets.formats.content import (
-    EPISODE_BYTES,
-    IMAGES,
-    SIDECAR,
-    Content,
-    Keys,
-    Layout,
-    check_frames,
-    check_known,
-    check_layout,
-    check_steps,
-    foreign,
-    from_json,
-    one_line,
-    some,
-)
+from act_kit.datasets.damage import as_dataset_error
+from act_kit.datasets.formats import content as checks
+from act_kit.datasets.formats.content import IMAGES, SIDECAR, Content, Keys, Layout, some
 from act_kit.errors import DatasetError
 from act_kit.files import read_text, require_regular
-from act_kit.rollouts.episode import Recording
 
 HZ = 50
 """Control frequency of ALOHA: ``DT`` in ACT's ``constants.py``. The files do not contain it."""
@@ -55,23 +42,21 @@ _JPEG_BYTES = 4_000_000
 def _path_of(name: str, keys: Keys) -> str:
     """Return the path of an array of a :data:`Layout` in a file."""
     if name.startswith(IMAGES):
-        return f"{_CAMERAS}/{name.removeprefix(IMAGES)}"
+        return f"observations/{name}"
     paths = {"state": keys.state or "observations/qpos", "action": keys.action or "action"}
     return paths.get(name, f"act_kit/{name}")
 
 
 def find_files(path: Path) -> list[Path]:
     """Return the episode files at ``path``, a file or a folder, ``episode_2`` before ``episode_10``."""
-    files = [path] if path.is_file() else [file for file in path.glob("*") if _is_episode(file)]
-
-    def numeric_order(file: Path) -> list[int | str]:
-        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
-
-    return sorted(files, key=numeric_order)
+    if path.is_file():
+        return [path]
+    files = [file for file in path.glob("[!.]*") if file.suffix in (".hdf5", ".h5") and file.is_file()]
+    return sorted(files, key=_numeric_order)
 
 
-def _is_episode(file: Path) -> bool:
-    return file.suffix in (".hdf5", ".h5") and not file.name.startswith(".") and file.is_file()
+def _numeric_order(file: Path) -> list[int | str]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -90,58 +75,43 @@ def read(path: Path, task: str, keys: Keys) -> Content:
     """
     files = find_files(path)
     sidecar = path / SIDECAR
-    known = from_json(path, read_text(sidecar).encode()) if sidecar.is_file() else None
+    known = checks.from_json(path, read_text(sidecar).encode() if sidecar.is_file() else None)
     fields = known.fields if known else ("state", "action")
-    layouts, notes, ignored = [], dict[str, None](), Counter[str]()
+    layouts: list[Layout] = []
+    notes, ignored = dict[str, None](), Counter[str]()
     for file in files:
         with _opened(file) as root:
             layouts.append(_layout(file, root, fields, keys))
             paths = [_path_of(name, keys) for name in layouts[-1]]
             notes |= dict.fromkeys([] if known else _assumption_notes(root, keys))
             notes |= dict.fromkeys(_unwritten_notes(file, root, paths))
-            ignored.update(_find_ignored(root, set(paths), is_export=known is not None))
-    lengths = [check_layout(str(file), each, layouts[0]) for file, each in zip(files, layouts, strict=True)]
-    cameras = [name.removeprefix(IMAGES) for name in layouts[0] if name.startswith(IMAGES)]
-    if known is None:
-        known = foreign(task, len(files), cameras, layouts[0], max(lengths), HZ)
-        notes[f"the files contain no control frequency: {HZ} Hz is assumed, that of ALOHA"] = None
-    check_known(path, known, layouts[0], len(files))
+            ignored.update(_find_ignored(root, {*paths, "compress_len"}, is_export=known is not None))
+        checks.check_layout(str(file), layouts[-1], layouts[0])
+    longest = max(layouts, key=lambda layout: layout["action"][0][0])
+    content = known or checks.foreign(task, len(files), longest, HZ, "ALOHA")
+    checks.check_content(path, content, longest, len(files))
     ignored_notes = [f"{name} is ignored (in {num} of {len(files)} files)" for name, num in ignored.items()]
     if len(ignored_notes) > _MAX_NOTES:
         ignored_notes[_MAX_NOTES:] = [f"{len(ignored_notes) - _MAX_NOTES} more arrays and attributes are ignored"]
 
-    def recordings() -> Iterator[Recording]:
-        for file, layout, episode in zip(files, layouts, known.episodes, strict=True):
-            with _opened(file) as root:
-                steps: dict[str, np.ndarray] = {}
-                for name in fields:
-                    steps[name] = check_steps(str(file), name, _array(file, root, _path_of(name, keys))[()])
-                images = {camera: _frames(file, root, camera, layout[IMAGES + camera][0]) for camera in cameras}
-            yield replace(episode, steps=steps, images=images)
+    def read_array(index: int, name: str) -> np.ndarray:
+        with _opened(files[index]) as root:
+            array = _array(files[index], root, _path_of(name, keys))
+            shape, _ = layouts[index][name]
+            return np.asarray(array[()]) if array.shape == shape else _decode_all(files[index], array, shape)
 
-    return Content(
-        info=known.info,
-        num_episodes=len(files),
-        recordings=recordings(),
-        attempts=known.attempts,
-        cameras=known.cameras,
-        fingerprint=known.fingerprint,
-        notes=[*ignored_notes, *notes, *_folder_notes(path, files)],
-    )
+    recordings = checks.read_episodes(content, longest, lambda index: str(files[index]), read_array)
+    all_notes = [*ignored_notes, *notes, *content.notes, *_folder_notes(path, files)]
+    return replace(content, recordings=recordings, notes=all_notes)
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[h5py.File]:
-    """Open a file; an error of HDF5 for a damaged file becomes one line."""
-    try:
-        if require_regular(file).st_size > EPISODE_BYTES:
-            raise DatasetError(f"{file} has more than {EPISODE_BYTES} bytes, the maximum for an episode.")
+    with as_dataset_error(f"{file} is damaged or not HDF5"):
+        if require_regular(file).st_size > checks.EPISODE_BYTES:
+            raise DatasetError(f"{file} has more than {checks.EPISODE_BYTES} bytes, the maximum for an episode.")
         with h5py.File(file, "r") as root:
             yield root
-    except DatasetError:
-        raise
-    except Exception as error:
-        raise DatasetError(f"{file} is damaged or not HDF5: {one_line(error)}.") from error
 
 
 def _array(file: Path, root: h5py.File, path: str) -> h5py.Dataset:
@@ -160,19 +130,21 @@ def _array(file: Path, root: h5py.File, path: str) -> h5py.Dataset:
     return at
 
 
-def _layout(file: Path, root: h5py.File, fields: tuple[str, ...], keys: Keys) -> Layout:
-    layout = {name: _array(file, root, _path_of(name, keys)) for name in fields}
+def _layout(file: Path, root: h5py.File, fields: Sequence[str], keys: Keys) -> Layout:
     cameras = root.get(_CAMERAS) if _CAMERAS in root else None
-    for camera in cameras if isinstance(cameras, h5py.Group) else ():
-        if not camera.endswith("_depth"):
-            layout[IMAGES + camera] = _array(file, root, f"{_CAMERAS}/{camera}")
-    found = {name: (array.shape, array.dtype) for name, array in layout.items()}
-    for name, (shape, dtype) in found.items():
+    names = [*fields]
+    if isinstance(cameras, h5py.Group):
+        names += [IMAGES + camera for camera in cameras if not camera.endswith("_depth")]
+    layout = {}
+    for name in names:
+        array = _array(file, root, _path_of(name, keys))
+        shape = array.shape
         if name.startswith(IMAGES) and root.attrs.get("compress", False):
-            if len(shape) != 2 or dtype != np.uint8 or 0 in shape or shape[1] > _JPEG_BYTES:
-                raise DatasetError(f"{file}: {name} is {dtype} of shape {shape}; padded JPEGs were expected.")
-            found[name] = ((shape[0], *_decode(layout[name][0]).shape), dtype)
-    return found
+            if array.ndim != 2 or array.dtype != np.uint8 or 0 in shape or shape[1] > _JPEG_BYTES:
+                raise DatasetError(f"{file}: {name} is {array.dtype} of shape {shape}; padded JPEGs were expected.")
+            shape = (shape[0], *_decode(array[0]).shape)
+        layout[name] = (shape, array.dtype)
+    return layout
 
 
 def _assumption_notes(root: h5py.File, keys: Keys) -> Iterator[str]:
@@ -192,8 +164,7 @@ def _unwritten_notes(file: Path, root: h5py.File, paths: Sequence[str]) -> Itera
     for path in paths:
         array = root[path]
         if array.chunks is not None:
-            counts = [math.ceil(size / chunk) for size, chunk in zip(array.shape, array.chunks, strict=True)]
-            num = math.prod(counts)
+            num = math.prod(-(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True))
             missing = num - array.id.get_num_chunks()
             if missing > 0:
                 chunks = f"{missing} of {num} chunks of {path} in {file.name}"
@@ -202,17 +173,17 @@ def _unwritten_notes(file: Path, root: h5py.File, paths: Sequence[str]) -> Itera
 
 def _find_ignored(root: h5py.File, used: set[str], *, is_export: bool) -> list[str]:
     """Return the names of the arrays, links and attributes that are not read."""
-    expected = used | {"compress_len"} | ({"observations/qvel"} if is_export else set())
+    used = used | {"observations/qvel"} if is_export else used
     attributes = [f"attribute {name}" for name in root.attrs if name not in ("sim", "compress")]
     arrays: list[str] = []
 
     def visit(name: str, link: Any) -> None:
         if not isinstance(link, h5py.HardLink):
             arrays.append(f"the link {name}")
-        elif name not in expected and isinstance(root[name], h5py.Dataset):
+            return
+        if name not in used and isinstance(root[name], h5py.Dataset):
             arrays.append(name)
-        if isinstance(link, h5py.HardLink):
-            attributes.extend(f"attribute {name}/{key}" for key in root[name].attrs)
+        attributes.extend(f"attribute {name}/{key}" for key in root[name].attrs)
 
     root.visititems_links(visit)
     return [*arrays, *attributes]
@@ -224,30 +195,27 @@ def _folder_notes(path: Path, files: Sequence[Path]) -> Iterator[str]:
         if (path.parent / SIDECAR).is_file():
             yield f"{path.parent / SIDECAR} is for the whole folder and is not read: to use it, convert {path.parent}"
         return
-    others = sorted({entry.name for entry in path.iterdir()} - {file.name for file in files} - {SIDECAR})
-    hidden = [name for name in others if name.startswith(".")]
+    others = set(os.listdir(path)) - {SIDECAR, *(file.name for file in files)}
+    hidden = sorted(name for name in others if name.startswith("."))
     if hidden:
         yield f"{len(hidden)} hidden files are ignored: {some(hidden)}"
-    rest = [name for name in others if not name.startswith(".")]
+    rest = sorted(others.difference(hidden))
     if rest:
         yield f"{len(rest)} other files or folders are ignored: {some(rest)}"
-    numbers = {int(found[1]) for file in files if (found := re.search(r"([0-9]{1,9})$", file.stem))}
+    numbers: set[int] = set()
+    for file in files:
+        numbers.update(map(int, re.findall(r"[0-9]{1,9}$", file.stem)))
     missing = max(numbers, default=-1) + 1 - min(numbers, default=0) - len(numbers)
     if missing > 0:
         yield f"{missing} numbers between {min(numbers)} and {max(numbers)} have no file: episodes are renumbered"
 
 
-def _frames(file: Path, root: h5py.File, camera: str, shape: tuple[int, ...]) -> np.ndarray:
-    array = _array(file, root, f"{_CAMERAS}/{camera}")
-    if not root.attrs.get("compress", False):
-        return check_frames(str(file), camera, array[()])
+def _decode_all(file: Path, jpegs: h5py.Dataset, shape: tuple[int, ...]) -> np.ndarray:
     frames = np.empty(shape, np.uint8)
     for step in range(shape[0]):
-        frame = _decode(array[step])
+        frame = _decode(jpegs[step])
         if frame.shape != shape[1:]:
-            raise DatasetError(
-                f"{file}: frame {step} of {camera} has shape {frame.shape}, the first frame {shape[1:]}."
-            )
+            raise DatasetError(f"{file}: frame {step} has shape {frame.shape}, the first frame {shape[1:]}.")
         frames[step] = frame
     return frames
 

@@ -16,7 +16,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.errors import ConfigError, DamagedFileError, DatasetError, did_you_mean
 from act_kit.files import new_folder, read_json, require_apart, write_json
-from act_kit.rollouts.episode import Recording
+from act_kit.rollouts.episode import Episode
 
 ACT_KIT = "act_kit"
 _READERS: dict[str, Callable[[Path, str, Keys], Content]] = {
@@ -50,10 +50,8 @@ def detect(path: Path) -> str:
     else:
         found = "act-hdf5" if act_hdf5.find_files(path) else ""
     if not found:
-        raise DatasetError(
-            f"{path} is in no supported format: a dataset of act_kit, episode_*.hdf5 of ACT, or a replay buffer of "
-            "diffusion policy (a zarr group with meta/episode_ends, or a zip of one)."
-        )
+        known = "a dataset of act_kit, episode_*.hdf5 of ACT, or a zarr group or zip with meta/episode_ends"
+        raise DatasetError(f"{path} is in no supported format: expected {known}.")
     return found
 
 
@@ -101,56 +99,35 @@ def convert(
     task = task or re.sub(r"[^\w-]+", "-", path.resolve().name.split(".")[0])[:60].strip("-") or "imported"
     content = _READERS[origin](path, task, keys)
     if keys != Keys() and content.fingerprint is not None:
-        raise ConfigError(
-            f"{path} is data of act_kit, whose states and actions are known. Fix: omit --state and --action."
-        )
-    content = replace(content, recordings=_with_progress(content, on_progress))
+        raise ConfigError(f"{path} has known states and actions. Fix: omit --state and --action.")
+    recordings = _with_progress(content, on_progress)
     with new_folder(out, overwrite=overwrite, hint="Another name keeps it") as fresh:
-        if to == ACT_KIT:
-            _write_act_kit(path, out, fresh, origin, content, keys)
-        else:
-            content.notes.extend(_write_export(fresh, _WRITERS[to], content))
+        if to != ACT_KIT:
+            content.notes.extend(_WRITERS[to](fresh, replace(content, recordings=recordings)))
+            write_json(fresh / SIDECAR, to_json(content))
+            return origin, content
+        command = ["act", "data", "convert", str(path), str(out), "--task", content.info.task]
+        for option, key in (("--state", keys.state), ("--action", keys.action)):
+            command += [option, key] if key else []
+        parent = {
+            "path": str(path),
+            "format": origin,
+            "made_by": content.info.command or "unknown",
+            "fingerprint": _hash_files(path),
+            "notes": list(content.notes),
+        }
+        info = replace(content.info, command=shlex.join(command), parents=[parent])
+        store = write_dataset(fresh, info, recordings, attempts=content.attempts, cameras=content.cameras)
+        if content.fingerprint not in (None, store.fingerprint):
+            content.notes.append("the steps differ from those that were exported: the files were changed")
     return origin, content
 
 
-def _with_progress(content: Content, on_progress: Callable[[int, int], None]) -> Iterator[Recording]:
+def _with_progress(content: Content, on_progress: Callable[[int, int], None]) -> Iterator[Episode]:
     for num_done, recording in enumerate(content.recordings):
-        on_progress(num_done, content.num_episodes)
+        on_progress(num_done, len(content.episodes))
         yield recording
-    on_progress(content.num_episodes, content.num_episodes)
-
-
-def _write_act_kit(path: Path, out: Path, fresh: Path, origin: str, content: Content, keys: Keys) -> None:
-    parent = {
-        "path": str(path),
-        "format": origin,
-        "made_by": content.info.command or "unknown",
-        "fingerprint": _hash_files(path),
-        "notes": list(content.notes),
-    }
-    options = ["--task", content.info.task]
-    options += ["--state", keys.state] if keys.state else []
-    options += ["--action", keys.action] if keys.action else []
-    command = shlex.join(["act", "data", "convert", str(path), str(out), *options])
-    info = replace(content.info, command=command, parents=[parent])
-    store = write_dataset(fresh, info, content.recordings, attempts=content.attempts, cameras=content.cameras)
-    if content.fingerprint not in (None, store.fingerprint):
-        content.notes.append("the steps differ from those that were exported: the files were changed")
-
-
-def _write_export(folder: Path, write: Callable[[Path, Content], list[str]], content: Content) -> list[str]:
-    episodes: list[Recording] = []
-    fields: dict[str, None] = {}
-
-    def recordings() -> Iterator[Recording]:
-        for recording in content.recordings:
-            episodes.append(replace(recording, steps={}, images={}))
-            fields.update(dict.fromkeys(recording.steps))
-            yield recording
-
-    notes = write(folder, replace(content, recordings=recordings()))
-    write_json(folder / SIDECAR, to_json(content, list(fields), episodes))
-    return notes
+    on_progress(len(content.episodes), len(content.episodes))
 
 
 def _hash_files(path: Path) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from act_kit.datasets.formats.content import Content
 from act_kit.errors import DatasetError, install_hint
 from act_kit.files import write_text
-from act_kit.rollouts.episode import Recording
+from act_kit.rollouts.episode import Episode
 
 _STATE, _ENVIRONMENT, _IMAGES = "observation.state", "observation.environment_state", "observation.images."
 _PROPRIOCEPTION = 4
@@ -27,7 +27,8 @@ _PROPRIOCEPTION = 4
 
 _FILES_PER_CHUNK = 1000
 _FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
-_QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
+_FIRST_FILE = "chunk-000/file-000.parquet"
+_QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 _STATS_FRAMES = 50
 """Number of frames per episode from which image statistics are computed."""
 
@@ -50,39 +51,26 @@ def write(path: Path, content: Content) -> list[str]:
         raise DatasetError(f"LeRobot datasets are Parquet files: {install_hint('lerobot')}") from error
     for camera, rendered in content.cameras.items():
         if rendered.settings.height_px % 2 or rendered.settings.width_px % 2:
-            raise DatasetError(
-                f"The frames of {camera} are {rendered.settings}; videos need an even height and width. Fix: render "
-                "them again in another size."
-            )
+            raise DatasetError(f"Videos need an even size: {camera} has {rendered.settings}. Fix: render it again.")
     fps, begin = content.info.control_hz, 0
     episodes: list[dict[str, Any]] = []
-    episode_stats: list[dict[str, Stats]] = []
+    episode_stats: dict[str, list[Stats]] = {}
+    features: dict[str, dict[str, Any]] = {}
+    omitted, rounded = set[str](), set[str]()
     (path / "meta" / "episodes" / "chunk-000").mkdir(parents=True)
     (path / "data" / "chunk-000").mkdir(parents=True)
     writer: Any = None
-    features: dict[str, dict[str, Any]] = {}
-    omitted, rounded = set[str](), set[str]()
     try:
         for index, recording in enumerate(content.recordings):
             columns = _columns(recording, index, begin, fps)
+            omitted |= set(recording.steps) - {"state", "action", "reward", "success"}
             for name in {"state", "reward"} & set(recording.steps):
                 if (recording.steps[name] != recording.steps[name].astype(np.float32)).any():
                     rounded.add(name)
             features = features or _features(columns, content, fps)
             table = pa.table({name: _to_arrow(values) for name, values in columns.items()})
-            writer = writer or pq.ParquetWriter(
-                path / "data" / (_FILE.format(chunk_index=0, file_index=0) + ".parquet"), table.schema
-            )
+            writer = writer or pq.ParquetWriter(path / "data" / _FIRST_FILE, table.schema)
             writer.write_table(table)
-            stats = {name: _stats(values) for name, values in columns.items()}
-            file = {"chunk_index": index // _FILES_PER_CHUNK, "file_index": index % _FILES_PER_CHUNK}
-            videos: dict[str, Any] = {}
-            for camera, frames in recording.images.items():
-                key = _IMAGES + camera
-                _write_video(path / "videos" / key / (_FILE.format(**file) + ".mp4"), frames, fps)
-                stats[key] = _frame_stats(frames)
-                videos |= {f"videos/{key}/{name}": number for name, number in file.items()}
-                videos |= {f"videos/{key}/from_timestamp": 0.0, f"videos/{key}/to_timestamp": len(frames) / fps}
             episode = {
                 "episode_index": index,
                 "tasks": [content.info.task],
@@ -93,26 +81,26 @@ def write(path: Path, content: Content) -> list[str]:
                 "dataset_to_index": begin + len(recording),
                 "meta/episodes/chunk_index": 0,
                 "meta/episodes/file_index": 0,
-                **videos,
             }
+            stats = {name: _stats(values) for name, values in columns.items()}
+            file = {"chunk_index": index // _FILES_PER_CHUNK, "file_index": index % _FILES_PER_CHUNK}
+            for camera, frames in recording.images.items():
+                key = _IMAGES + camera
+                _write_video(path / "videos" / key / (_FILE.format(**file) + ".mp4"), frames, fps)
+                stats[key] = _frame_stats(frames)
+                for name, value in {**file, "from_timestamp": 0.0, "to_timestamp": len(frames) / fps}.items():
+                    episode[f"videos/{key}/{name}"] = value
             for key, values_of in stats.items():
+                episode_stats.setdefault(key, []).append(values_of)
                 episode |= {f"stats/{key}/{name}": value.tolist() for name, value in values_of.items()}
             episodes.append(episode)
-            episode_stats.append(stats)
             begin += len(recording)
-            omitted |= set(recording.steps) - {"state", "action", "reward", "success"}
     finally:
         if writer is not None:
             writer.close()
-    pq.write_table(
-        pa.Table.from_pylist(episodes),
-        path / "meta" / "episodes" / (_FILE.format(chunk_index=0, file_index=0) + ".parquet"),
-    )
+    pq.write_table(pa.Table.from_pylist(episodes), path / "meta" / "episodes" / _FIRST_FILE)
     _write_tasks(path / "meta" / "tasks.parquet", content.info.task)
-    total_stats: dict[str, Stats] = {}
-    for key in episode_stats[0]:
-        total_stats[key] = _aggregate([stats[key] for stats in episode_stats])
-    _write_json(path / "meta" / "stats.json", total_stats)
+    _write_json(path / "meta" / "stats.json", {key: _aggregate(stats) for key, stats in episode_stats.items()})
     info = {
         "codebase_version": "v3.0",
         "robot_type": None,
@@ -138,7 +126,7 @@ def write(path: Path, content: Content) -> list[str]:
     return notes
 
 
-def _columns(recording: Recording, index: int, begin: int, fps: int) -> dict[str, np.ndarray]:
+def _columns(recording: Episode, index: int, begin: int, fps: int) -> dict[str, np.ndarray]:
     """Return the columns of an episode, each (T, D) or (T,).
 
     Meta-World's state is split as lerobot's policies expect it: proprioception, and the state of the environment.
@@ -163,10 +151,9 @@ def _columns(recording: Recording, index: int, begin: int, fps: int) -> dict[str
 
 
 def _features(columns: Mapping[str, np.ndarray], content: Content, fps: int) -> dict[str, dict[str, Any]]:
-    features: dict[str, dict[str, Any]] = {
-        name: {"dtype": str(values.dtype), "shape": list(values.shape[1:] or (1,)), "names": None}
-        for name, values in columns.items()
-    }
+    features: dict[str, dict[str, Any]] = {}
+    for name, values in columns.items():
+        features[name] = {"dtype": str(values.dtype), "shape": list(values.shape[1:] or (1,)), "names": None}
     for camera, rendered in content.cameras.items():
         height, width = rendered.settings.height_px, rendered.settings.width_px
         features[_IMAGES + camera] = {
@@ -174,14 +161,8 @@ def _features(columns: Mapping[str, np.ndarray], content: Content, fps: int) -> 
             "shape": [height, width, 3],
             "names": ["height", "width", "channels"],
             "info": {
-                "video.height": height,
-                "video.width": width,
-                "video.codec": "h264",
-                "video.pix_fmt": "yuv420p",
-                "video.is_depth_map": False,
-                "video.fps": fps,
-                "video.channels": 3,
-                "has_audio": False,
+                **{"video.height": height, "video.width": width, "video.codec": "h264", "video.pix_fmt": "yuv420p"},
+                **{"video.is_depth_map": False, "video.fps": fps, "video.channels": 3, "has_audio": False},
             },
         }
     return features
@@ -190,9 +171,9 @@ def _features(columns: Mapping[str, np.ndarray], content: Content, fps: int) -> 
 def _to_arrow(values: np.ndarray) -> Any:
     import pyarrow as pa
 
-    if values.ndim == 1 or values.shape[1] == 1:  # lerobot stores single numbers without a list
-        return pa.array(values.reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    numbers = pa.array(values.reshape(-1))
+    # lerobot stores single numbers without a list.
+    return numbers if values[0].size == 1 else pa.FixedSizeListArray.from_arrays(numbers, values.shape[1])
 
 
 def _write_tasks(path: Path, task: str) -> None:
@@ -201,16 +182,11 @@ def _write_tasks(path: Path, task: str) -> None:
     import pyarrow.parquet as pq
 
     index = "__index_level_0__"
-    column = {"name": "task_index", "field_name": "task_index", "metadata": None}
-    index_column = {"name": None, "field_name": index, "metadata": None}
-    pandas = {
-        "index_columns": [index],
-        "column_indexes": [],
-        "columns": [
-            {**column, "pandas_type": "int64", "numpy_type": "int64"},
-            {**index_column, "pandas_type": "unicode", "numpy_type": "object"},
-        ],
-    }
+    number = {"name": "task_index", "field_name": "task_index", "metadata": None}
+    text = {"name": None, "field_name": index, "metadata": None}
+    number |= {"pandas_type": "int64", "numpy_type": "int64"}
+    text |= {"pandas_type": "unicode", "numpy_type": "object"}
+    pandas = {"index_columns": [index], "column_indexes": [], "columns": [number, text]}
     table = pa.table({"task_index": pa.array([0], pa.int64()), index: [task]})
     pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), path)
 
@@ -238,15 +214,9 @@ def _write_json(path: Path, value: Any) -> None:
 def _stats(values: np.ndarray) -> Stats:
     """Return lerobot's statistics of the rows of ``values``, (T,) or (T, D), each of shape (D,)."""
     rows = values.reshape(len(values), -1).astype(np.float64)
-    stats = {
-        "min": rows.min(axis=0),
-        "max": rows.max(axis=0),
-        "mean": rows.mean(axis=0),
-        "std": rows.std(axis=0),
-        "count": np.array([len(rows)]),
-    }
-    quantiles = np.quantile(rows, _QUANTILES, axis=0)
-    return stats | {f"q{100 * q:02.0f}": values for q, values in zip(_QUANTILES, quantiles, strict=True)}
+    stats = {"min": rows.min(axis=0), "max": rows.max(axis=0), "mean": rows.mean(axis=0), "std": rows.std(axis=0)}
+    stats["count"] = np.array([len(rows)])
+    return stats | dict(zip(_QUANTILES, np.quantile(rows, list(_QUANTILES.values()), axis=0), strict=True))
 
 
 def _frame_stats(frames: np.ndarray) -> Stats:

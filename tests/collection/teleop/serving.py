@@ -35,7 +35,7 @@ TOKEN = "a-token"
 def teleop_config(**flags: object) -> CollectConfig:
     """Compose the configuration of a session of two demonstrations of reach-v3."""
     defaults = {"task": "reach-v3", "n": 2, "demonstrator": "teleop", "teleop.operator": "anna"}
-    return compose("collect", CollectConfig, flags={**defaults, **flags})
+    return compose(CollectConfig, flags={**defaults, **flags})
 
 
 @dataclass

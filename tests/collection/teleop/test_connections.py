@@ -111,7 +111,7 @@ def test_messages_with_any_content_leave_a_valid_episode(served: Served) -> None
             page.send(data)
         status_of(page)
         assert can_steer(served, page)
-    episode = served.session._recorder.episode(attempt=0, source="teleop:anna")
+    episode = served.session.recorder.episode()
     assert episode.action.shape == (len(episode.action), 4)
     assert np.abs(episode.action).max() <= 1
     assert np.abs(episode.action[:, :3]).max() <= served.session.config.teleop.speed + 1e-6

@@ -104,9 +104,9 @@ def test_the_page_requires_the_token_and_a_local_host(served: Served) -> None:
 def test_the_arm_stops_when_the_page_is_silent_closed_or_released(served: Served) -> None:
     def is_stopped() -> bool:
         time.sleep(server.INPUT_TIMEOUT_S + 0.15)
-        before, physics = served.steps, served.session.physics()
+        before, physics = served.steps, served.session.simulator.physics()
         time.sleep(0.5)
-        return served.steps == before and np.array_equal(served.session.physics(), physics)
+        return served.steps == before and np.array_equal(served.session.simulator.physics(), physics)
 
     with connect(served) as page:
         begin(served, page)

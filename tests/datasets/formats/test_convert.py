@@ -32,7 +32,7 @@ def assert_same(store: EpisodeStore, other: EpisodeStore) -> None:
     assert other.fields == store.fields
     assert other.sources == store.sources
     assert other.attempts() == store.attempts()
-    assert [r.attempt for r in other.recordings()] == [r.attempt for r in store.recordings()]
+    assert [r.attempt for r in other.iter_episodes()] == [r.attempt for r in store.iter_episodes()]
     assert ImageStore.cameras(other) == ImageStore.cameras(store)
     for camera in ImageStore.cameras(store):
         expected, actual = ImageStore(store, camera), ImageStore(other, camera)
@@ -148,7 +148,7 @@ def test_aloha_is_imported(tmp_path: Path) -> None:
     assert store.sources == ["imported"] * 3
     assert store.missing_fields[0] == "init_state"
     with h5py.File(folder / "episode_2.hdf5") as root:
-        _, second, _ = store.recordings()
+        _, second, _ = store.iter_episodes()
         assert np.array_equal(second.steps["state"], root["observations/qpos"][()].astype(np.float64))
         assert np.array_equal(second.steps["action"], root["action"][()])
         assert np.array_equal(ImageStore(store, "top").episode(1), root["observations/images/top"][()])

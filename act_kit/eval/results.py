@@ -1,0 +1,315 @@
+"""Results of an evaluation, and the summary that follows from its episodes.
+
+:mod:`act_kit.eval.files` writes and reads them. A summary is computed by the same code from episodes that were just run
+and from episodes that were read from a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from act_kit.eval.distance_to_demos import Bin, divide
+from act_kit.eval.failure_modes import FAILURE_MODES, FailureMode, failure_mode
+from act_kit.eval.init_state_sets import InitialStateSet
+from act_kit.eval.stages import Stage, furthest_stage, stage_counts
+from act_kit.rollouts.episode import Episode
+from act_kit.sim.initial_states import stack
+from act_kit.sim.tasks import Difficulty, get_task
+from act_kit.statistics import MacroAverageRate, Rate
+
+FAR_Z = 15.0
+"""Number of standard deviations from the mean of the demonstrated states. Demonstrations themselves reach 2 to 5."""
+
+SHARED_PROVENANCE = ("horizon", "chunking", "policy_step", "versions", "device", "training")
+"""Keys of the provenance that are the same for all tasks of an evaluation."""
+
+PROVENANCE = ("success_rule", "engine", "dataset", "weights", *SHARED_PROVENANCE)
+"""Keys of a summary that do not follow from its episodes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeResult:
+    """Result of one episode; the fields are the columns of ``episodes.csv``.
+
+    Attributes:
+        success_once, success_at_end: Success at any step, the benchmark's definition, and at the last step.
+        success_step: First successful step, or None.
+        initial_distance, min_distance, final_distance: Distance to the goal, in meters (radians for lever-pull).
+        distance_to_nearest_demo: Distance of the initial state to the nearest demonstrated one, in box widths, over the
+            informative dimensions; None if no demonstrated initial state is known.
+        largest_z: Largest normalized coordinate of any state that the policy was queried with; None if the agent does
+            not normalize.
+        clip_fraction: Fraction of the planned action values outside [-1, 1].
+        furthest_stage: Last stage of the task that was reached, or None.
+        failure_mode: Failure mode; None if the episode succeeded.
+        num_steps: Number of steps.
+        crash: Error message of the simulation, or None.
+    """
+
+    success_once: bool
+    success_at_end: bool
+    success_step: int | None
+    initial_distance: float
+    min_distance: float
+    final_distance: float
+    distance_to_nearest_demo: float | None
+    largest_z: float | None
+    clip_fraction: float
+    furthest_stage: Stage | None
+    failure_mode: FailureMode | None
+    num_steps: int
+    crash: str | None
+
+    @classmethod
+    def of(
+        cls, outcome: Episode, *, distance_to_nearest_demo: float | None = None, largest_z: float | None = None
+    ) -> EpisodeResult:
+        """Derive the result of an episode from its record."""
+        distances = outcome.distances
+        return cls(
+            success_once=outcome.success_once,
+            success_at_end=outcome.success_at_end,
+            success_step=outcome.success_step,
+            initial_distance=float(distances[0]),
+            min_distance=float(distances.min()),
+            final_distance=float(distances[-1]),
+            distance_to_nearest_demo=distance_to_nearest_demo,
+            largest_z=largest_z,
+            clip_fraction=outcome.clip_fraction,
+            furthest_stage=furthest_stage(outcome),
+            failure_mode=failure_mode(outcome),
+            num_steps=len(outcome),
+            crash=outcome.crash,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The episodes of a policy or another agent on one task, and those of its baselines.
+
+    Attributes:
+        init_state_set: Initial states.
+        episodes: Results, one per initial state.
+        baselines: Success rates by name: ``expert``, ``zero actions`` and ``random`` from the first of the same initial
+            states, and the policy itself from ``demonstrated initial states``.
+        demonstrated: Demonstrated initial states of the task, float64 (N, D); N = 0 if they are unknown, as in an
+            evaluation that was read from its files.
+        provenance: Plain values with the keys :data:`PROVENANCE`: the conditions of the evaluation and of the training.
+        outcomes: Records of the episodes; empty in an evaluation that was read from its files.
+        folder: Folder that it was read from.
+    """
+
+    init_state_set: InitialStateSet
+    episodes: list[EpisodeResult]
+    baselines: dict[str, Rate]
+    demonstrated: np.ndarray
+    provenance: dict[str, Any]
+    outcomes: list[Episode] = field(default_factory=list)
+    folder: Path = Path()
+
+    def __repr__(self) -> str:
+        modes = ", ".join(f"{mode} {count}" for mode, count in self.failures.items()) or "none"
+        lines = [f"{self.task}, {len(self.episodes)} {self.init_state_set.kind} initial states: success {self.success}"]
+        lines += [f"    baseline, {name}: {rate}" for name, rate in self.baselines.items()]
+        return "\n".join([*lines, f"    failure modes: {modes}"])
+
+    @property
+    def task(self) -> str:
+        """Meta-World task."""
+        return self.init_state_set.task
+
+    @property
+    def init_states(self) -> np.ndarray:
+        """Initial states, float64 (N, D)."""
+        return stack(self.init_state_set.init_states)
+
+    def column(self, name: str) -> list[Any]:
+        """Return a field of every :class:`EpisodeResult`."""
+        return [getattr(episode, name) for episode in self.episodes]
+
+    @property
+    def successes(self) -> np.ndarray:
+        """Success at any step, bool (N,)."""
+        return np.array(self.column("success_once"), dtype=bool)
+
+    @property
+    def success(self) -> Rate:
+        """Rate of episodes with success at any step, the benchmark's definition."""
+        return success_rate(self.episodes)
+
+    @property
+    def success_at_end(self) -> Rate:
+        """Rate of episodes with success at the last step of the horizon."""
+        return Rate(sum(self.column("success_at_end")), len(self.episodes))
+
+    def mean_distance(self, when: str) -> float:
+        """Return the mean of the ``initial``, ``min`` or ``final`` distance over the episodes."""
+        return float(np.mean(self.column(f"{when}_distance")))
+
+    @property
+    def closed_distance_fraction(self) -> float:
+        """Fraction of the mean initial distance that is closed at the end of the episodes."""
+        return 1 - self.mean_distance("final") / self.mean_distance("initial")
+
+    @property
+    def largest_z(self) -> float | None:
+        """Largest normalized coordinate of any state that the policy was queried with; None if unknown."""
+        known = [z for z in self.column("largest_z") if z is not None]
+        return max(known, default=None)
+
+    @property
+    def num_far(self) -> int:
+        """Number of episodes with a state farther than ``FAR_Z`` from the demonstrated ones."""
+        return sum(z is not None and z > FAR_Z for z in self.column("largest_z"))
+
+    @property
+    def far_text(self) -> str:
+        """Text on the largest distance of a state from the demonstrated ones."""
+        text = "n/a" if self.largest_z is None else f"{self.largest_z:.1f} standard deviations"
+        if not self.num_far:
+            return text
+        return (
+            f"{text}; in {self.num_far} of {len(self.episodes)} episodes more than {FAR_Z:.0f}: states unlike any "
+            "demonstration, where the actions of the policy are unreliable"
+        )
+
+    @property
+    def clip_fraction(self) -> float:
+        """Mean fraction of the commanded action values outside [-1, 1]."""
+        return float(np.mean(self.column("clip_fraction")))
+
+    @property
+    def crashes(self) -> list[int]:
+        """Indices of the episodes in which the simulation failed."""
+        return [i for i, episode in enumerate(self.episodes) if episode.crash]
+
+    @property
+    def stage_counts(self) -> dict[Stage, int]:
+        """Number of episodes that reached each stage of the task or a later one, the first stage first."""
+        return stage_counts(self.task, self.column("furthest_stage"))
+
+    @property
+    def failures(self) -> dict[FailureMode, int]:
+        """Number of failures of each failure mode, the most frequent first."""
+        modes = self.column("failure_mode")
+        by_frequency = sorted(FAILURE_MODES, key=lambda mode: -modes.count(mode))
+        return {mode: modes.count(mode) for mode in by_frequency if mode in modes}
+
+    @property
+    def success_by_distance(self) -> list[Bin]:
+        """Success by the distance to the nearest demonstration; no bins if the distances are unknown."""
+        distances = np.array(self.column("distance_to_nearest_demo"), dtype=np.float64)  # NaN where unknown
+        is_known = ~np.isnan(distances)
+        return divide(distances[is_known], self.successes[is_known])
+
+    @property
+    def interpretation(self) -> str:
+        """Sentence on what the baselines imply for the success rate; empty if they imply nothing."""
+        expert, demonstrated = self.baselines.get("expert"), self.baselines.get("demonstrated initial states")
+        if expert and expert.value < 0.8 and self.success.value < 0.8:
+            return (
+                f"The scripted expert itself succeeds only {expert} times from these initial states. "
+                "Fix: check the task and its initial states before the policy."
+            )
+        if demonstrated and demonstrated.interval[0] > self.success.interval[1]:
+            if self.init_state_set.kind == "ood":
+                return (
+                    "The policy succeeds from demonstrated initial states and fails from these, which lie outside the "
+                    "box of the initial-state distribution: it does not extrapolate. To measure generalization within "
+                    "the box: --init-states test"
+                )
+            return (
+                "The policy succeeds from demonstrated initial states and fails from others: the demonstrations do not "
+                "cover the initial states of the evaluation. Fix: read the dataset's diversity report: act report "
+                "DATASET"
+            )
+        return ""
+
+    def is_same(self, other: Evaluation) -> bool:
+        """Return True if the other is a copy of this: every number of every episode is equal."""
+        return self.init_state_set.hash == other.init_state_set.hash and self.episodes == other.episodes
+
+
+def success_rate(episodes: Sequence[Episode | EpisodeResult]) -> Rate:
+    """Return the rate of episodes with success at any step."""
+    return Rate(sum(episode.success_once for episode in episodes), len(episodes))
+
+
+def summarize(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the results, the baselines and the provenance of an evaluation as plain values."""
+    init_state_set = evaluation.init_state_set
+    bins: list[dict[str, Any]] = []
+    for each in evaluation.success_by_distance:
+        bins.append({"low": each.low, "high": each.high, "success_once": each.rate.to_dict()})
+    return {
+        "task": evaluation.task,
+        "success_once": evaluation.success.to_dict(),
+        "success_at_end": evaluation.success_at_end.to_dict(),
+        "distance_unit": get_task(evaluation.task).unit,
+        "distance": {when: evaluation.mean_distance(when) for when in ("initial", "min", "final")},
+        "closed_distance_fraction": evaluation.closed_distance_fraction,
+        "largest_z": evaluation.largest_z,
+        "num_far": evaluation.num_far,
+        "clip_fraction": evaluation.clip_fraction,
+        "crashes": evaluation.crashes,
+        "stage_counts": evaluation.stage_counts,
+        "failures": evaluation.failures,
+        "success_by_distance_to_nearest_demo": bins,
+        "baselines": {name: rate.to_dict() for name, rate in evaluation.baselines.items()},
+        "interpretation": evaluation.interpretation,
+        "init_state_set": {
+            "kind": init_state_set.kind,
+            "seed": init_state_set.seed,
+            "num": len(init_state_set.init_states),
+            "num_distinct": init_state_set.num_distinct,
+            "hash": init_state_set.hash,
+        },
+        **evaluation.provenance,
+    }
+
+
+def summarize_all(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    """Return the means and the main numbers of each task as plain values; the summary of a task has all of them."""
+    tasks: dict[str, Any] = {}
+    for evaluation in evaluations:
+        task, expert = get_task(evaluation.task), evaluation.baselines.get("expert")
+        tasks[task.name] = {
+            "group": task.group,
+            "success_once": evaluation.success.to_dict(),
+            "success_at_end": evaluation.success_at_end.to_dict(),
+            "final_distance": evaluation.mean_distance("final"),
+            "distance_unit": task.unit,
+            "expert": expert and expert.to_dict(),
+            "interpretation": evaluation.interpretation,
+        }
+    means: dict[str, Any] = {}
+    for group, members in group_by_difficulty(evaluations).items():
+        means[group] = {"num_tasks": len(members)}
+        for quantity, mean in mean_rates(members).items():
+            low, high = (mean and mean.interval) or (None, None)
+            means[group][quantity] = mean and {"value": mean.value, "low": low, "high": high}
+    provenance = evaluations[0].provenance
+    return {"means": means, "tasks": tasks, **{key: provenance[key] for key in SHARED_PROVENANCE}}
+
+
+def group_by_difficulty(evaluations: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
+    """Group evaluations by the difficulty of their task, the easy ones first; ``all`` is last."""
+    groups: dict[str, list[Evaluation]] = {group: [] for group in get_args(Difficulty)}
+    for evaluation in evaluations:
+        groups[get_task(evaluation.task).group].append(evaluation)
+    return {**{group: members for group, members in groups.items() if members}, "all": list(evaluations)}
+
+
+def mean_rates(evaluations: Sequence[Evaluation]) -> dict[str, MacroAverageRate | None]:
+    """Return the mean success of tasks, at any step and at the end, and of their experts if all were measured."""
+    experts = [evaluation.baselines["expert"] for evaluation in evaluations if "expert" in evaluation.baselines]
+    return {
+        "success_once": MacroAverageRate(tuple(evaluation.success for evaluation in evaluations)),
+        "success_at_end": MacroAverageRate(tuple(evaluation.success_at_end for evaluation in evaluations)),
+        "expert": MacroAverageRate(tuple(experts)) if len(experts) == len(evaluations) else None,
+    }
