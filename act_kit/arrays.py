@@ -107,3 +107,8 @@ def as_index(index: int, num: int, what: str) -> int:
     if not -num <= index < num:
         raise IndexError(f"There is no {what} with number {index}: there are {num}.")
     return int(index) % num
+
+
+def evenly_spaced(total: int, num: int) -> np.ndarray:
+    """Return at most ``num`` evenly spaced indices into ``total`` items, with the first and the last; int64, sorted."""
+    return np.unique(np.linspace(0, total - 1, num).round().astype(np.int64))

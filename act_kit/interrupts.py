@@ -2,8 +2,8 @@
 
 An exception raised by a signal handler reaches the code that happens to run: an import, a clean-up that catches it, a
 callback that prints a traceback. So the handler ends the process itself, with all its children, unless some work must
-be completed first (:func:`deferred`) or must not be interrupted (:func:`held`). Importing the library installs no
-handler.
+be completed first (:func:`deferred`) or must not be interrupted (:func:`signals_blocked`). Importing the library
+installs no handler.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _State:
         resume: Command that resumes the interrupted work; "" if there is none.
         num_received: Number of signals received.
         num_deferring: Number of active :func:`deferred` blocks.
-        num_holding: Number of active :func:`held` blocks.
+        num_holding: Number of active :func:`signals_blocked` blocks.
         is_reported: True once the line has been printed, or if another process prints it.
         cleanups: Functions that remove incomplete files, called before a signal ends the process.
     """
@@ -74,12 +74,12 @@ def is_first_process() -> bool:
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
-def tell() -> None:
+def report_interruption() -> None:
     """Print the line that reports the interruption, once, and only in the first process of a training."""
     if _state.is_reported or not is_first_process():
         return
     _state.is_reported = True
-    os.write(2, f"Stopped.{advice()}\n".encode(errors="replace"))
+    os.write(2, f"Stopped.{resume_hint()}\n".encode(errors="replace"))
 
 
 def leave_report_to_parent() -> None:
@@ -87,13 +87,13 @@ def leave_report_to_parent() -> None:
     _state.is_reported = True
 
 
-def advice() -> str:
+def resume_hint() -> str:
     """Return ``" Resume with: …"``, or an empty string if there is nothing to resume."""
     return f" Resume with: {_state.resume}" if _state.resume else ""
 
 
 @contextmanager
-def resumed_by(command: str) -> Generator[None]:
+def resume_command(command: str) -> Generator[None]:
     """Report ``command`` as the one that resumes the work in this block if it is interrupted or fails."""
     before, _state.resume = _state.resume, command
     yield  # an exception keeps the command: it is printed at the top level
@@ -101,7 +101,7 @@ def resumed_by(command: str) -> Generator[None]:
 
 
 @contextmanager
-def cleaned_up_by(cleanup: Callable[[], object]) -> Generator[None]:
+def cleanup_on_interrupt(cleanup: Callable[[], object]) -> Generator[None]:
     """Call ``cleanup`` if a signal ends the process within this block, to remove incomplete files."""
     _state.cleanups.append(cleanup)
     try:
@@ -131,7 +131,7 @@ def raise_if_interrupted() -> None:
 
 
 @contextmanager
-def held() -> Generator[None]:
+def signals_blocked() -> Generator[None]:
     """Block signals until the end of this block, also in the processes started within it.
 
     Child processes inherit the blocked signal mask, so Ctrl-C does not interrupt their imports.
@@ -173,7 +173,7 @@ def _end() -> NoReturn:
             stream.flush()
     if sys.stdout is not None and sys.stdout.isatty():
         os.write(sys.stdout.fileno(), b"\x1b[?25h\n")  # a progress bar hides the cursor
-    tell()
+    report_interruption()
     with contextlib.suppress(Exception):
         _kill_children()
     for cleanup in reversed(_state.cleanups):

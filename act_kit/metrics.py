@@ -74,6 +74,9 @@ class MetricLogger:
     """Logger of a run: writes records to ``metrics.jsonl``, TensorBoard and, optionally, Weights & Biases.
 
     ``metrics.jsonl`` is the source of truth.
+
+    Attributes:
+        step: Step of the last record.
     """
 
     def __init__(
@@ -89,14 +92,16 @@ class MetricLogger:
         self._wandb = _open_wandb(run, wandb_project, config) if wandb_project else None
         self.path = run / "metrics.jsonl"
         self._tensorboard_dir = run / "tensorboard"
-        kept = [record for record in read_metrics(run) if record["step"] <= resume_step]
-        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._latest: dict[str, float] = {}
+        kept = []
+        for record in read_metrics(run):
+            if record["step"] <= resume_step:
+                kept.append(json.dumps(record) + "\n")
+                self._latest |= record
+        write_text(self.path, "".join(kept))
         self._file = self.path.open("a", encoding="utf-8")
         self._tensorboard = _EventFile(self._tensorboard_dir, purge_step=resume_step + 1)
-        self._latest: dict[str, float] = {}
-        for record in kept:
-            self._latest |= {name: value for name, value in record.items() if name != "step"}
-        self._step = resume_step
+        self.step = resume_step
         self._verified = False
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -107,15 +112,15 @@ class MetricLogger:
                 do not contain the first record.
             OutputError: The run has been deleted in the meantime.
         """
-        if step < self._step:
-            raise MetricError(f"Step {step} was logged after step {self._step}: expected steps that never decrease.")
+        if step < self.step:
+            raise MetricError(f"Step {step} was logged after step {self.step}: expected steps that never decrease.")
         for name, value in values.items():
             declared = metric(name)
             if not (math.isfinite(value) and declared.low <= value <= declared.high):
                 raise MetricError(f"{name} = {value} is not in its range: {declared.low} to {declared.high}.")
         with require_existing(self.path, self.path.parent):
             self.path.stat()
-        self._step = step
+        self.step = step
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         self._tensorboard.write(step, values)
@@ -126,14 +131,10 @@ class MetricLogger:
             self._verify(step, values)
             self._verified = True
 
-    @property
-    def step(self) -> int:
-        """Step of the last record."""
-        return self._step
-
     def latest(self, name: str) -> float | None:
         """Return the last value of a declared metric, or None if it was never measured."""
-        return self._latest.get(metric(name).name)
+        metric(name)
+        return self._latest.get(name)
 
     def close(self) -> None:
         """Flush and close the files."""
@@ -213,15 +214,8 @@ def _open_wandb(run: Path, project: str, config: Mapping[str, Any] | None = None
     if not id_file.exists():
         write_text(id_file, uuid.uuid4().hex)
     try:
-        return wandb.init(
-            project=project,
-            group=group,
-            id=read_text(id_file),
-            resume="allow",
-            dir=run,
-            name=run.name,
-            config=dict(config or {}),
-        )
+        where: Any = {"project": project, "group": group, "dir": run, "name": run.name}
+        return wandb.init(**where, id=read_text(id_file), resume="allow", config=dict(config or {}))
     except wandb.errors.Error as error:
         raise ConfigError(
             f"wandb_project={project}: {error} Fix: log in (wandb login), or set WANDB_MODE=offline."
@@ -237,10 +231,9 @@ def log_evaluation(run: Path, project: str, results: Path) -> None:
     session = _open_wandb(run, project)
     import wandb
 
-    rows = list(csv.DictReader(read_text(results / "episodes.csv").splitlines()))
+    rows = list(csv.reader(read_text(results / "episodes.csv").splitlines()))
     name = results.name if results.resolve().parent == run.resolve() else f"{results.parent.name}/{results.name}"
-    table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
-    values: dict[str, Any] = {f"{name}/episodes": table}
+    values: dict[str, Any] = {f"{name}/episodes": wandb.Table(columns=list(rows[0]), data=rows[1:])}
     for path in sorted((results / "videos").glob("*.mp4")):
         values[f"{name}/videos/{path.stem}"] = wandb.Video(str(path), format="mp4")
     session.log(values)
@@ -258,22 +251,20 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     path = run / "metrics.jsonl"
     if not path.exists():
         return []
+    records = []
     *lines, _truncated = read_text(path).split("\n")
-    return [_record(path, number, line) for number, line in enumerate(lines, 1)]
-
-
-def _record(path: Path, number: int, line: str) -> dict[str, float]:
-    try:
-        record = json.loads(line)
-        values = list(record.values())
-        if type(record["step"]) is not int or not all(type(value) in (int, float) for value in values):
-            raise ValueError("expected a step and numbers")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedFileError(f"{path} is damaged: line {number}: {error}.") from error
-    return dict(record)
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            if type(record["step"]) is not int or not {int, float}.issuperset(map(type, record.values())):
+                raise ValueError("expected a step and numbers")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DamagedFileError(f"{path} is damaged: line {number}: {error}.") from error
+        records.append(record)
+    return records
 
 
 def series(run: Path, name: str) -> list[tuple[int, float]]:
     """Return ``(step, value)`` of a declared metric at every step of a run where it was measured."""
-    declared = metric(name).name
-    return [(int(record["step"]), record[declared]) for record in read_metrics(run) if declared in record]
+    metric(name)
+    return [(int(record["step"]), record[name]) for record in read_metrics(run) if name in record]

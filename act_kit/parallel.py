@@ -24,6 +24,7 @@ from act_kit.versions import numeric_environment
 from act_kit.workers import Pool, environment, worker_error
 
 R = TypeVar("R")
+J = TypeVar("J")
 
 _RETRIES = 5
 """Number of times that Ray restarts a job whose process or node died; after that, the job fails."""
@@ -76,29 +77,46 @@ class LocalExecutor(Executor):
 
     def map(self, function: Callable[..., R], jobs: Iterable[tuple[Any, ...]]) -> Generator[R]:
         """Yield results in order; see :class:`Executor`."""
-        if self._pool is None:
+        pool = self._pool
+        if pool is None:
             for job in jobs:
                 yield function(*job)
             return
-        pending: deque[Future[R]] = deque()
+
+        def submit(*job: Any) -> Future[R]:
+            with environment(self._variables):  # submitting a job can start a process
+                return pool.submit(function, *job)
+
         try:
-            for job in jobs:
-                with environment(self._variables):  # submitting a job can start a process
-                    pending.append(self._pool.submit(function, *job))
-                if len(pending) > 2 * self.num_workers:
-                    yield _result(pending.popleft())
-            while pending:
-                yield _result(pending.popleft())
+            yield from _in_order(jobs, submit, _result, Future.cancel, self.num_workers)
         except BrokenProcessPool as error:
-            raise worker_error(f"running {function.__name__}", self._pool.workers) from error
-        finally:
-            for future in pending:
-                future.cancel()
+            raise worker_error(f"running {function.__name__}", pool.workers) from error
 
     def close(self) -> None:
         """Stop the processes."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_order(
+    jobs: Iterable[tuple[Any, ...]],
+    submit: Callable[..., J],
+    result: Callable[[J], R],
+    cancel: Callable[[J], object],
+    num_workers: int,
+) -> Generator[R]:
+    """Submit jobs as needed and yield their results in order; cancel the submitted ones if it is closed early."""
+    pending: deque[J] = deque()
+    try:
+        for job in jobs:
+            pending.append(submit(*job))
+            if len(pending) > 2 * num_workers:
+                yield result(pending.popleft())
+        while pending:
+            yield result(pending.popleft())
+    finally:
+        for submitted in pending:
+            cancel(submitted)
 
 
 def _result(future: Future[R]) -> R:
@@ -126,12 +144,8 @@ class RayExecutor(Executor):
             if address != "auto":
                 host, _, port = address.removeprefix("ray://").rpartition(":")
                 socket.create_connection((host, int(port)), timeout=5).close()  # Ray itself retries for minutes
-            ray.init(
-                address=address,
-                runtime_env={"env_vars": dict(variables or {})},
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            runtime_env = {"env_vars": dict(variables or {})}
+            ray.init(address=address, runtime_env=runtime_env, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"There is no Ray cluster at RAY_ADDRESS={address}. Fix: start one with: ray start --head; or set "
@@ -154,15 +168,15 @@ class RayExecutor(Executor):
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         ray = self._ray
-        nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")}
+        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         if not nodes:
             raise ConfigError("The Ray cluster has no CPUs. Fix: add a node with: ray start --address=HOST:PORT")
-        pending = {}
-        for name in nodes:
-            on_node = NodeAffinitySchedulingStrategy(name, soft=False)
-            pending[name] = ray.remote(scheduling_strategy=on_node)(numeric_environment).remote()
-        for name, reference in pending.items():
-            host = nodes[name]["NodeManagerHostname"]
+        pending = []
+        for node in nodes:
+            on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            pending.append(ray.remote(scheduling_strategy=on_node)(numeric_environment).remote())
+        for node, reference in zip(nodes, pending, strict=True):
+            host = node["NodeManagerHostname"]
             try:
                 remote = ray.get(reference)
             except ray.exceptions.RayError as error:
@@ -173,27 +187,18 @@ class RayExecutor(Executor):
                     "Fix: install the same versions there; if only the rounding differs, export "
                     "OPENBLAS_CORETYPE=Haswell on all nodes, or use nodes with the same processor."
                 )
-        return int(sum(node["Resources"]["CPU"] for node in nodes.values()))
+        return int(sum(node["Resources"]["CPU"] for node in nodes))
 
     def map(self, function: Callable[..., R], jobs: Iterable[tuple[Any, ...]]) -> Generator[R]:
         """Yield results in order; see :class:`Executor`."""
         ray = self._ray
         remote = ray.remote(max_retries=_RETRIES, num_cpus=1)(function)
-        pending: deque[Any] = deque()
         try:
-            for job in jobs:
-                pending.append(remote.remote(*job))
-                if len(pending) > 2 * self.num_workers:
-                    yield ray.get(pending.popleft())
-            while pending:
-                yield ray.get(pending.popleft())
+            yield from _in_order(jobs, remote.remote, ray.get, ray.cancel, self.num_workers)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ray.exceptions.RayError as error:
             raise worker_error(f"running {function.__name__}", ()) from error
-        finally:
-            for reference in pending:
-                ray.cancel(reference)
 
     def close(self) -> None:
         """Disconnect from the cluster."""

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from act_kit.errors import ActKitError, CheckpointError, DamagedFileError, DatasetError, OutputError
-from act_kit.files import SEEDS, check_output, quoted, read_json, restore_output
+from act_kit.files import SEEDS, quoted, read_json
+from act_kit.outputs import check_output, restore_output
 
 _DATASET_FORMAT = "act_kit.dataset"
 

@@ -36,45 +36,38 @@ def cpu_quota(root: str = CGROUPS, own: str = OWN_CGROUPS) -> float | None:
         root: Mount point of the control groups: version 2, or version 1 with a folder for each controller.
         own: File that lists the control groups of this process.
     """
-    quotas: list[float] = []
-    for line in (_read(own) or "").splitlines():
+    quotas = []
+    for line in _read(own).splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            mounts = [root]
-        elif "cpu" in controllers.split(","):
+        mounts = [root] if controllers == "" else []
+        if "cpu" in controllers.split(","):
             mounts = [f"{root}/{controllers}", f"{root}/cpu"]
-        else:
-            continue
         for mount in mounts:
             # In a container the path is often the host's; the mount itself is then the container's group.
-            parts = [part for part in path.split("/") if part not in ("", "..")]
-            for depth in range(len(parts) + 1):
-                quota = _read_quota("/".join([mount, *parts[:depth]]))
-                if quota is not None:
-                    quotas.append(quota)
-    return min(quotas, default=None)
+            group = mount
+            quotas.append(_read_quota(group))
+            for part in path.split("/"):
+                if part not in ("", ".."):
+                    group = f"{group}/{part}"
+                    quotas.append(_read_quota(group))
+    return min(filter(None, quotas), default=None)
 
 
 def _read_quota(group: str) -> float | None:
-    fields = (_read(f"{group}/cpu.max") or "").split()
-    limit: str | None
-    period: str | None
-    if len(fields) == 2:
-        limit, period = fields
-    else:
-        limit, period = _read(f"{group}/cpu.cfs_quota_us"), _read(f"{group}/cpu.cfs_period_us")
+    text = _read(f"{group}/cpu.max") or f"{_read(f'{group}/cpu.cfs_quota_us')} {_read(f'{group}/cpu.cfs_period_us')}"
     try:
-        return int(limit) / int(period) if limit and period and int(limit) > 0 else None
-    except ValueError:  # "max", or not a number
+        limit, period = map(int, text.split())
+        return limit / period if limit > 0 else None
+    except ValueError:  # missing, "max", or not two numbers
         return None
 
 
-def _read(path: str) -> str | None:
+def _read(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()
     except (OSError, UnicodeDecodeError):
-        return None
+        return ""
 
 
 SPIN_COUNT = 1000

@@ -67,8 +67,13 @@ class MacroAverageRate:
     rates: tuple[Rate, ...]
 
     @property
+    def _counts(self) -> np.ndarray:
+        """Numbers of successes and of episodes, int64 (2, T)."""
+        return np.array([(rate.successes, rate.num) for rate in self.rates]).T
+
+    @property
     def value(self) -> float:
-        return float(np.mean([rate.value for rate in self.rates]))
+        return float(np.mean(np.divide(*self._counts)))
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -79,16 +84,13 @@ class MacroAverageRate:
         mean of the p_t. As p (1 - p) is concave, this is never smaller (Jensen), and grows with the differences
         between the tasks.
         """
-        if len({rate.num for rate in self.rates}) > 1:
+        if np.ptp(self._counts[1]):
             return None
-        return Rate(sum(rate.successes for rate in self.rates), sum(rate.num for rate in self.rates)).interval
+        return Rate(*self._counts.sum(axis=1).tolist()).interval
 
     def __str__(self) -> str:
-        value = f"{100 * self.value:.1f} %"
-        if self.interval is None:
-            return value
-        low, high = self.interval
-        return f"{value} [{100 * low:.0f}, {100 * high:.0f} %]"
+        ends = "" if self.interval is None else " [{:.0f}, {:.0f} %]".format(*100 * np.array(self.interval))
+        return f"{100 * self.value:.1f} %{ends}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,13 +143,12 @@ def holm_levels(p_values: np.ndarray, *, level: float) -> np.ndarray:
     The k-th smallest is tested at ``level / (m - k + 1)`` until one is not rejected; this one and all larger p-values
     have its level. So an interval at this level excludes 0 if and only if Holm's method rejects.
     """
-    num = len(p_values)
     order = np.argsort(p_values, kind="stable")
-    steps = level / np.arange(num, 0, -1)
+    steps = level / np.arange(len(p_values), 0, -1)
     accepted = np.flatnonzero(p_values[order] >= steps)
     if len(accepted):
         steps[accepted[0] :] = steps[accepted[0]]
-    levels = np.empty(num)
+    levels = np.empty_like(steps)
     levels[order] = steps
     return levels
 
@@ -166,15 +167,8 @@ def compare_rates(a: Rate, b: Rate, *, level: float) -> Difference:
     p = _exact_p(a, b, boschloo=use_boschloo)
     value = b.value - a.value
     low, high = _invert(lambda difference: unpaired_score(a, b, difference), value, p, level)
-    return Difference(
-        value=value,
-        low=low,
-        high=high,
-        test=test,
-        p=p,
-        level=level,
-        detectable=detectable_unpaired((a.successes + 1) / (a.num + 2), a.num, b.num, level=level),
-    )
+    detectable = detectable_unpaired((a.successes + 1) / (a.num + 2), a.num, b.num, level=level)
+    return Difference(value=value, low=low, high=high, test=test, p=p, level=level, detectable=detectable)
 
 
 @cache  # Boschloo's test takes seconds, and Holm's method needs each p-value twice
@@ -210,17 +204,10 @@ def compare_pairs(a_N: np.ndarray, b_N: np.ndarray, *, level: float) -> Differen
     Successes are bool (N,). The interval inverts the score test (Tango 1998); see :func:`_invert`.
     """
     num, lost, won = len(a_N), int((a_N & ~b_N).sum()), int((b_N & ~a_N).sum())
-    p = mcnemar(lost, won)
+    value, p, test = (won - lost) / num, mcnemar(lost, won), "McNemar's exact test"
     low, high = paired_interval(lost, won, num, level=level)
-    return Difference(
-        value=(won - lost) / num,
-        low=low,
-        high=high,
-        test="McNemar's exact test",
-        p=p,
-        level=level,
-        detectable=detectable_paired(min(lost, won), num, level=level),
-    )
+    detectable = detectable_paired(min(lost, won), num, level=level)
+    return Difference(value=value, low=low, high=high, test=test, p=p, level=level, detectable=detectable)
 
 
 def mcnemar(lost: int, won: int) -> float:
@@ -230,9 +217,8 @@ def mcnemar(lost: int, won: int) -> float:
 
 def paired_interval(lost: int, won: int, num: int, *, level: float) -> tuple[float, float]:
     """Return the interval of ``(won - lost) / num`` that excludes 0 if and only if ``mcnemar(lost, won) < level``."""
-    return _invert(
-        lambda difference: paired_score(lost, won, num, difference), (won - lost) / num, mcnemar(lost, won), level
-    )
+    value, p = (won - lost) / num, mcnemar(lost, won)
+    return _invert(lambda difference: paired_score(lost, won, num, difference), value, p, level)
 
 
 def paired_score(lost: int, won: int, num: int, difference: float) -> float:
@@ -352,15 +338,10 @@ def compare_seeds(a: Tasks, b: Tasks, *, same_init_states: bool, level: float) -
     """
     value, error, df = _contrast([[(-1, a), (1, b)]] if same_init_states else [[(-1, a)], [(1, b)]])
     half = t.isf(level / 2, df) * error
-    return Difference(
-        value=value,
-        low=max(-1.0, value - half),
-        high=min(1.0, value + half),
-        test="t test of seeds",
-        p=float(2 * t.sf(abs(value) / error, df)),
-        level=level,
-        detectable=min(1.0, detectable_t(error, df, level=level)),
-    )
+    low, high = max(-1.0, value - half), min(1.0, value + half)
+    p, test = float(2 * t.sf(abs(value) / error, df)), "t test of seeds"
+    detectable = min(1.0, detectable_t(error, df, level=level))
+    return Difference(value=value, low=low, high=high, test=test, p=p, level=level, detectable=detectable)
 
 
 def _contrast(groups: Sequence[Sequence[tuple[int, Tasks]]]) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 def versions() -> dict[str, str]:
     """Return the versions of act_kit and of the packages, architecture and libm that determine a simulation."""
-    libc = " ".join(part for part in platform.libc_ver() if part) or platform.system()
+    libc = " ".join(filter(None, platform.libc_ver())) or platform.system()
     packages = {name: version(name) for name in ("act_kit", "metaworld", "mujoco", "numpy")}
     return packages | {"platform": f"{platform.machine()} {libc}"}
 

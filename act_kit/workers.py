@@ -81,7 +81,7 @@ class Worker(SpawnProcess):
                 f"The script {script} is not a file: worker processes must import it. Fix: save it to a file, with its "
                 f"calls under {_GUARD}, or use one worker."
             )
-        with interrupts.held():
+        with interrupts.signals_blocked():
             super().start()
 
 
@@ -121,7 +121,7 @@ def worker_error(activity: str, workers: Iterable[SpawnProcess]) -> WorkerError:
             "The script starts worker processes when it is imported: worker processes must be able to import it. Fix: "
             f"put its calls under {_GUARD}"
         )
-    if any(code is not None and code > 0 for code in codes):
+    if max(filter(None, codes), default=0) > 0:
         return WorkerError(f"A worker process failed while {activity}; its error is printed above.")
     return WorkerError(
         f"A worker process died while {activity} (killed, or out of memory?). The stored files are intact. Fix: try "

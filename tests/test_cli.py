@@ -24,9 +24,9 @@ from act_kit.config import CollectConfig, EvalConfig, TrainConfig
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.eval.init_state_sets import make_init_state_set
-from act_kit.files import hidden_sibling
 from act_kit.metrics import read_metrics
 from act_kit.options import declared
+from act_kit.outputs import hidden_sibling
 from act_kit.policies.policy import Policy
 from act_kit.sim.render import Gl
 from tests.conftest import IMAGES, ONE_THREAD, TINY, act, contents, make_dataset

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from act_kit.errors import DamagedFileError
-from act_kit.files import new_folder, read_json, read_text, read_yaml, write_json, write_text
+from act_kit.files import read_json, read_text, read_yaml, write_json, write_text
+from act_kit.outputs import new_folder
 
 _ALIASES = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
 

@@ -114,7 +114,7 @@ def test_a_second_signal_is_not_deferred() -> None:
         "import os, signal, time\n"
         "from act_kit import interrupts\n"
         "interrupts.install()\n"
-        "with interrupts.resumed_by('act again'), interrupts.deferred() as raise_if_interrupted:\n"
+        "with interrupts.resume_command('act again'), interrupts.deferred() as raise_if_interrupted:\n"
         "    raise_if_interrupted()\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    try:\n"

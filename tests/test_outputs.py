@@ -17,16 +17,8 @@ import pytest
 
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ActKitError, DatasetError, OutputError
-from act_kit.files import (
-    check_name,
-    discard,
-    finish_output,
-    hidden_sibling,
-    locked,
-    new_folder,
-    prepare_output,
-    restore_output,
-)
+from act_kit.files import check_name
+from act_kit.outputs import discard, finish_output, hidden_sibling, locked, new_folder, prepare_output, restore_output
 from act_kit.preflight import require_datasets
 from act_kit.training.run import create_run
 from tests.conftest import ONE_THREAD, TINY, act, contents, make_dataset
@@ -40,7 +32,7 @@ def names(folder: Path) -> set[str]:
 def locked_by_other_process(*folders: Path) -> Iterator[int]:
     """Let another process hold the locks of folders; yield its process ID."""
     code = (
-        "import sys; from pathlib import Path; from contextlib import ExitStack; from act_kit.files import locked\n"
+        "import sys; from pathlib import Path; from contextlib import ExitStack; from act_kit.outputs import locked\n"
         "with ExitStack() as stack:\n"
         "    for path in sys.argv[1:]: stack.enter_context(locked(Path(path)))\n"
         "    print('held', flush=True); sys.stdin.read()"

@@ -18,6 +18,7 @@ LAYERS = (
     {
         "errors",
         "files",
+        "outputs",
         "interrupts",
         "processors",
         "versions",

@@ -111,7 +111,7 @@ def collect_datasets(
 
     ``datasets`` are the options by output folder. All are checked before the first is collected.
     """
-    from act_kit.files import locked, prepare_output
+    from act_kit.outputs import locked, prepare_output
     from act_kit.parallel import ExecutorConfig
 
     num_workers = min(workers or num_cpus(), max(config.n for config in datasets.values()))
@@ -132,7 +132,7 @@ def collect_datasets(
             )
         if first.demonstrator == "teleop":
             (folder,) = datasets
-            with interrupts.resumed_by(_resume_command(first, folder)):
+            with interrupts.resume_command(_resume_command(first, folder)):
                 yield _record(first, folder, resume=resume)
             return
         # A separate process with one thread: the number of threads must not change the result by a single bit.
@@ -140,7 +140,7 @@ def collect_datasets(
         running = stack.enter_context(executor_config.make_executor(environment))
         for folder, config in datasets.items():
             one = _resume_command(config, folder)
-            with interrupts.resumed_by(one if len(datasets) == 1 else "the same command with --resume"):
+            with interrupts.resume_command(one if len(datasets) == 1 else "the same command with --resume"):
                 store = _collect(config, folder, executor=running, resume=resume, on_progress=on_progress)
             yield store
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from act_kit.errors import ComparisonError, OutputError
-from act_kit.files import prepare_output, restore_output
+from act_kit.outputs import prepare_output, restore_output
 
 if TYPE_CHECKING:
     from act_kit.comparison.compare import Comparison

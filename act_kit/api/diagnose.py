@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from act_kit.errors import CheckpointError, OutputError
-from act_kit.files import quoted, restore_output, write_json
+from act_kit.files import quoted, write_json
+from act_kit.outputs import restore_output
 from act_kit.preflight import kind_of, require_writable
 from act_kit.processors import num_cpus
 

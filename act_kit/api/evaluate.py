@@ -19,8 +19,8 @@ from act_kit.eval.evaluate import ActionFunction, as_agent, evaluate_all
 from act_kit.eval.init_state_sets import CHOICES, InitialStateSet, Kind, init_state_sets_from, make_init_state_set
 from act_kit.eval.results import Evaluation
 from act_kit.eval.sweep import SweepRow, sweep, sweep_table
-from act_kit.files import check_output, locked, new_folder
 from act_kit.metrics import log_evaluation
+from act_kit.outputs import check_output, locked, new_folder
 from act_kit.overrides import compose
 from act_kit.parallel import ExecutorConfig, LocalExecutor
 from act_kit.policies.policy import Policy

@@ -39,7 +39,8 @@ def render(
     require_writable(dataset, fix="copy the dataset to a writable folder, and render the copy")
     from act_kit.collection.render import render as render_images
     from act_kit.datasets.store import EpisodeStore
-    from act_kit.files import locked, require_space
+    from act_kit.files import require_space
+    from act_kit.outputs import locked
     from act_kit.parallel import ExecutorConfig
     from act_kit.sim.render import RenderSettings, check_cameras, find_gl
 
@@ -47,7 +48,7 @@ def render(
     check_cameras(cameras)
     EpisodeStore.open(dataset)  # refuses a damaged dataset before it is locked
     camera_flags = " ".join(f"--camera {name}" for name in cameras)
-    with locked(dataset), interrupts.resumed_by(f"act render {quoted(dataset)} {camera_flags} --size {size}"):
+    with locked(dataset), interrupts.resume_command(f"act render {quoted(dataset)} {camera_flags} --size {size}"):
         store = EpisodeStore.open(dataset, writable=True)
         num_bytes = store.num_steps * len(cameras) * settings.height_px * settings.width_px
         require_space(dataset, num_bytes, f"{store.num_steps} images of {len(cameras)} cameras")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from act_kit.api.progress import log
 from act_kit.errors import InitialStateError
-from act_kit.files import require_apart, unfinished
+from act_kit.files import temporary_path
+from act_kit.outputs import require_no_overlap
 from act_kit.preflight import require_datasets, require_file, require_free, require_run, require_writable
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def report_datasets(
         require_run(Path(run))
     if out:
         out = Path(out)
-        require_apart(out, datasets)
+        require_no_overlap(out, datasets)
         if not _is_report(out, datasets):
             require_free(out, overwrite=False, otherwise="It holds no report: empty it")
         require_writable(out)
@@ -91,7 +92,7 @@ def _is_report(out: Path, datasets: list[Path]) -> bool:
     if not out.is_dir():
         return False
     files = [out / "report.html", out / "diversity.json"]
-    report_paths = {*files, *map(unfinished, files), *(out / path.name for path in datasets)}
+    report_paths = {*files, *map(temporary_path, files), *(out / path.name for path in datasets)}
     return files[0].exists() or set(out.iterdir()) <= report_paths
 
 

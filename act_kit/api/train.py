@@ -13,7 +13,8 @@ from act_kit.api.device import check_device, choose_device
 from act_kit.api.progress import OnProgress, Progress, ignore, log
 from act_kit.config import TrainConfig
 from act_kit.errors import CheckpointError, ConfigError, DatasetError
-from act_kit.files import SEEDS, finish_output, locked, quoted, require_apart, restore_output
+from act_kit.files import SEEDS, quoted
+from act_kit.outputs import finish_output, locked, require_no_overlap, restore_output
 from act_kit.overrides import compose
 from act_kit.preflight import require_datasets, require_file, require_free, require_run, require_writable
 from act_kit.processors import num_cpus
@@ -88,7 +89,7 @@ def train(
         run_config, folders = load_run(out)
         _require_folders(folders, out)
         stores = [EpisodeStore.open(folder) for folder in folders]
-        with interrupts.resumed_by(f"act train --resume --out {quoted(out)}"):
+        with interrupts.resume_command(f"act train --resume --out {quoted(out)}"):
             try:
                 policy = fit(
                     run_config,
@@ -132,7 +133,7 @@ def check_training(config: TrainConfig, data: Sequence[Path], out: Path, *, resu
     restore_output(out)
     has_run = resume and ((out / "config.yaml").exists() or (out / SEEDS).exists())
     if not has_run and interrupts.is_first_process():
-        require_apart(out, datasets)
+        require_no_overlap(out, datasets)
         if not data:
             raise CheckpointError(f"There is no run at {out} to resume. Fix: act train --data DATASET")
         for key in ("backbone_weights", "task_embeddings"):

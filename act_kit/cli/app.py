@@ -68,7 +68,7 @@ def run() -> None:
     except BaseException as error:
         # A child process may receive the signal first; then its exit is the error that arrives here.
         if interrupts.interrupted() or isinstance(error, KeyboardInterrupt):
-            interrupts.tell()
+            interrupts.report_interruption()
             sys.exit(interrupts.EXIT_CODE)
         explanation = _explain(error)
         if explanation is None:
@@ -85,13 +85,13 @@ def _explain(error: BaseException) -> str | None:
         return None
     place = error.filename or "while writing"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"No space left on the device ({place}). Fix: free some space.{interrupts.advice()}"
+        return f"No space left on the device ({place}). Fix: free some space.{interrupts.resume_hint()}"
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return f"{place} cannot be read or written: {error.strerror}."
     if error.errno == errno.EIO:
-        return f"{place} cannot be read or written: {error.strerror}. Complete data are kept.{interrupts.advice()}"
+        return f"{place} cannot be read or written: {error.strerror}. Complete data are kept.{interrupts.resume_hint()}"
     if str(error.strerror).startswith("No usable temporary directory"):
-        return f"{error.strerror}: they are full or read-only. Fix: export TMPDIR=FOLDER.{interrupts.advice()}"
+        return f"{error.strerror}: they are full or read-only. Fix: export TMPDIR=FOLDER.{interrupts.resume_hint()}"
     if error.errno == errno.ENAMETOOLONG:
         return f"'{str(error.filename)[:80]}…' is too long for the name of a file. Fix: choose a shorter name."
     return None

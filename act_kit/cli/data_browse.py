@@ -10,7 +10,7 @@ import typer
 from act_kit.api.progress import Progress
 from act_kit.cli.console import info, shown_progress, warn
 from act_kit.cli.options import Overwrite, Workers
-from act_kit.files import new_folder, require_apart
+from act_kit.outputs import new_folder, require_no_overlap
 from act_kit.preflight import require_datasets, require_free
 from act_kit.processors import num_cpus
 
@@ -38,7 +38,7 @@ def browse(
     datasets = require_datasets([dataset])
     named = dataset if dataset.name not in ("", "..") else dataset.resolve()
     out = out or named.with_name(named.name + "-view")
-    require_apart(out, datasets)
+    require_no_overlap(out, datasets)
     require_free(out, overwrite=overwrite, otherwise="It holds an earlier page")
     from act_kit.datasets.store import EpisodeStore
     from act_kit.reports.browser import make_videos, write_view

@@ -11,7 +11,7 @@ from act_kit.api.progress import Progress
 from act_kit.cli.console import info, shown_progress
 from act_kit.cli.options import Overwrite
 from act_kit.errors import DatasetError
-from act_kit.files import require_apart, restore_output
+from act_kit.outputs import require_no_overlap, restore_output
 from act_kit.preflight import require_free
 
 
@@ -46,7 +46,7 @@ def convert(
     restore_output(source)
     if not source.exists():
         raise DatasetError(f"{source} does not exist: a dataset was expected.")
-    require_apart(out, [source])
+    require_no_overlap(out, [source])
     require_free(out, overwrite=overwrite, otherwise="Nothing was converted")
     from act_kit.datasets.formats.content import Keys
     from act_kit.datasets.formats.convert import convert as convert_dataset

@@ -39,7 +39,8 @@ def demo(
     check_device(device)
     hint = "It holds an earlier demo"
     require_free(out, overwrite=overwrite, otherwise=hint)
-    from act_kit.files import finish_output, locked, new_folder, write_json
+    from act_kit.files import write_json
+    from act_kit.outputs import finish_output, locked, new_folder
     from act_kit.reports.demo import Side, write_demo
 
     start_time = time.monotonic()

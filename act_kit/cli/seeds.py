@@ -16,7 +16,8 @@ from typing import Any
 from act_kit import interrupts
 from act_kit.cli.console import console, info, warn
 from act_kit.errors import ActKitError, ConfigError
-from act_kit.files import SEEDS, finish_output, locked, new_folder, quoted, read_json, write_json
+from act_kit.files import SEEDS, quoted, read_json, write_json
+from act_kit.outputs import finish_output, locked, new_folder
 
 SEED = "trainer.seed"
 
@@ -67,7 +68,7 @@ def prepare_seeds(
         else:
             folders = check_diversity(data, allow_low_diversity=allow_low_diversity)
             create_seed_runs(out, folders, seeds, overrides, flags, overwrite=overwrite)
-        with interrupts.resumed_by(f"act train --resume --out {quoted(out)}"):
+        with interrupts.resume_command(f"act train --resume --out {quoted(out)}"):
             yield
 
 
@@ -172,6 +173,6 @@ def _run_act(arguments: Sequence[str]) -> int:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     if stopped:
-        interrupts.tell()
+        interrupts.report_interruption()
         sys.exit(interrupts.EXIT_CODE)
     return code

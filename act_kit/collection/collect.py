@@ -19,7 +19,8 @@ from act_kit.config import CollectConfig
 from act_kit.datasets.schema import DatasetInfo
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
-from act_kit.files import finish_output, quoted
+from act_kit.files import quoted
+from act_kit.outputs import finish_output
 from act_kit.parallel import Executor
 from act_kit.rollouts.agents import Agent
 from act_kit.rollouts.episode import AttemptRecord, Episode

@@ -21,7 +21,8 @@ from act_kit.datasets.damage import as_dataset_error
 from act_kit.datasets.schema import ArrayFiles
 from act_kit.datasets.store import EpisodeStore, extend, set_attributes
 from act_kit.errors import DatasetError
-from act_kit.files import check_name, discard, quoted, require_existing
+from act_kit.files import check_name, quoted, require_existing
+from act_kit.outputs import discard
 from act_kit.rollouts.episode import Episode
 from act_kit.sim.render import RenderSettings
 

@@ -22,7 +22,8 @@ from act_kit.datasets.schema import DatasetInfo
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.errors import ConfigError, DatasetError
-from act_kit.files import DATASETS, new_folder, require_apart, require_space, write_json
+from act_kit.files import DATASETS, require_space, write_json
+from act_kit.outputs import new_folder, require_no_overlap
 from act_kit.rollouts.episode import AttemptRecord, Episode
 
 SEVERAL = "several"
@@ -177,7 +178,7 @@ def write_derived(out: Path, derivations: Derivations, command: str, *, overwrit
         check_mergeable(derivation.parts)
         for part in derivation.parts:
             stores[part.store.path] = part.store
-    require_apart(out, stores)
+    require_no_overlap(out, stores)
     with new_folder(out, overwrite=overwrite) as fresh:
         for store in stores.values():
             store.check_content()

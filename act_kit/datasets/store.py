@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 
-from act_kit import files
+from act_kit import files, outputs
 from act_kit.arrays import as_index
 from act_kit.datasets import schema
 from act_kit.datasets.damage import as_dataset_error
@@ -68,7 +68,7 @@ class EpisodeStore:
     def create(cls, path: Path, info: DatasetInfo, like: Episode) -> EpisodeStore:
         """Create an empty dataset for episodes with the fields of ``like``; ``path`` is free or an empty folder."""
         # Under another name until it is complete, so that a killed process leaves a dataset or nothing.
-        fresh = path if files.is_new_folder(path) else files.hidden_sibling(path, "new")
+        fresh = path if outputs.is_new_folder(path) else outputs.hidden_sibling(path, "new")
         group = zarr.open_group(fresh, mode="w", zarr_format=3)
         shapes: dict[str, tuple[int, ...]] = {}
         for name, values in like.steps.items():
@@ -94,7 +94,7 @@ class EpisodeStore:
             DatasetError: ``path`` is missing, is not a dataset or has another version, or the dataset is damaged.
         """
         path = Path(path)
-        files.restore_output(path)
+        outputs.restore_output(path)
         if not path.exists():
             raise DatasetError(f"There is no dataset at {path}. Fix: act collect --task TASK --out {quoted(path)}")
         try:
@@ -430,7 +430,7 @@ def find_datasets(paths: Sequence[Path]) -> list[Path]:
     """Return the datasets at ``paths``; each path is a dataset or a folder of datasets."""
     found: list[Path] = []
     for path in paths:
-        files.restore_output(path)
+        outputs.restore_output(path)
         # Folders whose names begin with a dot are incomplete.
         inside = [] if (path / "zarr.json").exists() else sorted(entry.parent for entry in path.glob("[!.]*/zarr.json"))
         found += inside or [path]

@@ -25,7 +25,7 @@ def write_dataset(
     attempts: Sequence[AttemptRecord] = (),
     cameras: Mapping[str, RenderedFrames] | None = None,
 ) -> EpisodeStore:
-    """Write a finished dataset to ``path``, where nothing exists yet; see :func:`~act_kit.files.new_folder`.
+    """Write a finished dataset to ``path``, where nothing exists yet; see :func:`~act_kit.outputs.new_folder`.
 
     Args:
         path: Folder of the dataset.

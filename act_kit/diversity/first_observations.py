@@ -9,22 +9,22 @@ Shapes: N episodes, S state, D numbers of an initial state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from act_kit.arrays import evenly_spaced
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
-from act_kit.diversity.integrity import Finding, Level, check_numbers, reset_map, worst
-from act_kit.diversity.measure import measure_diversity, measure_init_states
-from act_kit.diversity.result import DiversityReport, percent
-from act_kit.diversity.soundness import Soundness, check_soundness
+from act_kit.diversity.faults import Soundness
+from act_kit.diversity.integrity import Finding, Level, check_numbers, reset_map, worst_level
+from act_kit.diversity.measure import fingerprint_findings, measure_diversity, measure_init_states
+from act_kit.diversity.quality import duplicate_fraction, trajectories
+from act_kit.diversity.result import DatasetReport, DiversityReport, percent
+from act_kit.diversity.soundness import check_soundness
 from act_kit.diversity.verdict import TOO_FEW
 from act_kit.errors import DatasetError
 from act_kit.files import next_free_path, quoted
-from act_kit.rollouts.episode import Episode
 from act_kit.sim.initial_states import distinct
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import get_task
@@ -43,29 +43,21 @@ _RESET_TOLERANCE_M = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class FirstObservations:
+class FirstObservations(DatasetReport):
     """Diversity of the first observations of N demonstrations without recorded initial states.
 
+    Trajectories are compared by their states and actions.
+
     Attributes:
-        task: Name of the task in the dataset.
-        num: Number of demonstrations, N.
         state_dim, action_dim: Dimensions of a state and of an action.
         num_compared: Number of demonstrations whose first observations were compared.
         num_distinct: Lower bound of the number of distinct first observations among them.
         num_distinct_states: Number of distinct first states.
         num_distinct_frames: Number of distinct first images per camera.
         frozen: Dimensions of the state that are constant in the first states but vary later.
-        duplicate_trajectories: Share of episodes whose states and actions equal those of an earlier episode
-            (bit-exact).
         init_states: Coverage of the initial states if they are known or follow from the first states, or None.
-        notes: Checks that were skipped, and why.
-        findings: Problems.
-        fix: How to fix them.
-        soundness: Result of replaying the demonstrations and querying the expert.
     """
 
-    task: str
-    num: int
     state_dim: int
     action_dim: int
     num_compared: int
@@ -73,35 +65,18 @@ class FirstObservations:
     num_distinct_states: int
     num_distinct_frames: dict[str, int]
     frozen: list[int]
-    duplicate_trajectories: float
     init_states: DiversityReport | None
-    notes: list[str]
-    findings: list[Finding]
-    fix: str
-    soundness: Soundness | None = None
 
     def __repr__(self) -> str:
         return self.verdict
 
     @property
-    def level(self) -> Level:
-        """Level of the worst finding."""
-        return worst(self.findings)
-
-    @property
-    def verdict(self) -> str:
-        """Verdict as a sentence, including the fix."""
-        if self.level != "OK":
-            problems = " ".join(finding.text for finding in self.findings if finding.level == self.level)
-            return f"{self.level}: {problems} Fix: {self.fix}"
-        text = f"OK: {self.num_compared} demonstrations begin from {self.num_distinct} distinct first observations"
+    def healthy(self) -> str:
+        """Verdict without a finding."""
+        text = f"{self.num_compared} demonstrations begin from {self.num_distinct} distinct first observations"
         if self.init_states:
             return f"{text}; their initial states cover {self.init_states.against} as well as {self.num} random draws."
         return f"{text}; there is no known distribution to compare them with."
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields and the verdict for JSON."""
-        return {"level": self.level, "verdict": self.verdict, **asdict(self)}
 
 
 def measure_dataset(
@@ -112,14 +87,12 @@ def measure_dataset(
     Raises:
         DatasetError: The dataset is empty or cannot be measured.
     """
-    measured = (
-        measure_first(store, against=against) if store.missing_fields else measure_diversity(store, against=against)
-    )
+    measure = measure_first if store.missing_fields else measure_diversity
+    measured: DiversityReport | FirstObservations = measure(store, against=against)
     soundness = soundness or check_soundness(store)
     findings = [*soundness.findings(), *measured.findings]
-    is_unsound = any(finding.about != "coverage" and finding.level == worst(findings) for finding in findings)
-    fix = measured.fix
-    if is_unsound:
+    level, fix = worst_level(findings), measured.fix
+    if any(finding.about != "coverage" and finding.level == level for finding in findings):
         fix = soundness.fix_for(store)
     elif store.is_metaworld:
         fix += f" --out {quoted(next_free_path(store.path))}"
@@ -135,33 +108,33 @@ def measure_first(store: EpisodeStore, *, against: np.ndarray | None = None) -> 
     recordings = list(store.iter_episodes())
     if not recordings:
         raise DatasetError(f"{store.path} contains no demonstrations.")
-    compared = np.unique(np.linspace(0, len(recordings) - 1, _MAX_COMPARED).round().astype(int))
-    is_metaworld = store.is_metaworld
-    first = np.stack([recording.steps["state"][0] for recording in recordings]).astype(np.float64)
-    tolerance = np.maximum(_STATE_TOLERANCE * _spread(recordings), _MIN_STATE_TOLERANCE)
-    num_states = _count_distinct(np.nan_to_num(first[compared]) / tolerance)
-    cameras = {camera: ImageStore(store, camera) for camera in ImageStore.cameras(store)}
-    frames = {name: images for name, images in cameras.items() if images.is_complete}
-    num_frames = {
-        name: _count_distinct(_patches(images, compared) / _IMAGE_TOLERANCE) for name, images in frames.items()
-    }
-    trajectories = {r.steps["state"].tobytes() + r.steps["action"].tobytes() for r in recordings}
-    notes = [f"The images of {name} were not compared: some are missing." for name in cameras.keys() - frames.keys()]
+    task, is_metaworld, notes = store.info.task, store.is_metaworld, []
+    compared = evenly_spaced(len(recordings), _MAX_COMPARED)
+    first = np.empty((len(recordings), recordings[0].steps["state"].shape[1]))
+    deviations = np.empty_like(first)
+    for i, recording in enumerate(recordings):
+        first[i], deviations[i] = recording.steps["state"][0], recording.steps["state"].std(axis=0)
+    spread = np.sqrt(np.mean(np.square(np.nan_to_num(deviations)), axis=0))
+    tolerance = np.maximum(_STATE_TOLERANCE * spread, _MIN_STATE_TOLERANCE)
+    num_states = _count_distinct(np.nan_to_num(first[compared]), tolerance)
+    num_frames = {}
+    for camera in ImageStore.cameras(store):
+        images = ImageStore(store, camera)
+        if images.is_complete:
+            num_frames[camera] = _count_distinct(_patches(images, compared), _IMAGE_TOLERANCE)
+        else:
+            notes.append(f"The images of {camera} were not compared: some are missing.")
     rand_vecs = known_init_states(store)
-    init_states = (
-        None if rand_vecs is None else measure_init_states(get_task(store.info.task), rand_vecs, against=against)
-    )
+    coverage = None if rand_vecs is None else measure_init_states(get_task(task), rand_vecs, against=against)
     if store.has_init_states:
         notes.append(f"Not checked because not recorded: {', '.join(store.missing_fields)}.")
-    elif init_states:
+    elif coverage:
         notes.append("No initial states were recorded; they were computed from the first states.")
     else:
-        notes.append(f"No initial states were recorded, so their coverage of {store.info.task} was not measured.")
-    collect_again = (
-        f"act collect --task {store.info.task}" if is_metaworld else "record demonstrations that begin differently"
-    )
+        notes.append(f"No initial states were recorded, so their coverage of {task} was not measured.")
+    fix = f"act collect --task {task}" if is_metaworld else "record demonstrations that begin differently"
     measured = FirstObservations(
-        task=store.info.task,
+        task=task,
         num=len(recordings),
         state_dim=first.shape[1],
         action_dim=recordings[0].steps["action"].shape[1],
@@ -170,17 +143,13 @@ def measure_first(store: EpisodeStore, *, against: np.ndarray | None = None) -> 
         num_distinct_states=num_states,
         num_distinct_frames=num_frames,
         frozen=np.flatnonzero((np.ptp(first, axis=0) <= tolerance) & (tolerance > _MIN_STATE_TOLERANCE)).tolist(),
-        duplicate_trajectories=1 - len(trajectories) / len(recordings),
-        init_states=init_states,
-        notes=notes + (init_states.notes if init_states else []),
-        findings=[],
-        fix=init_states.fix if init_states else collect_again,
+        duplicate_trajectories=duplicate_fraction(trajectories(recordings)),
+        init_states=coverage,
+        notes=notes + (coverage.notes if coverage else []),
+        findings=check_numbers(recordings, is_metaworld=is_metaworld),
+        fix=coverage.fix if coverage else fix,
     )
-    measured.findings.extend(check_numbers(recordings, is_metaworld=is_metaworld))
-    measured.findings.extend(_find_problems(measured))
-    if store.fingerprint is not None and store.fingerprint != store.compute_fingerprint():
-        text = "the content does not match its fingerprint: it was edited after it was written."
-        measured.findings.append(Finding(level="WARN", text=text))
+    measured.findings.extend([*_first_findings(measured), *fingerprint_findings(store, "it was written")])
     return measured
 
 
@@ -207,16 +176,8 @@ def known_init_states(store: EpisodeStore) -> np.ndarray | None:
     return rand_vecs if bool(np.abs(predicted - first).max() <= _RESET_TOLERANCE_M) else None
 
 
-def _spread(recordings: Sequence[Episode]) -> np.ndarray:
-    """Return the root mean square of the standard deviations of the state within each episode, (S,)."""
-    deviations = [np.nan_to_num(recording.steps["state"].std(axis=0)) for recording in recordings]
-    spread: np.ndarray = np.sqrt(np.mean(np.square(deviations), axis=0))
-    return spread
-
-
-def _count_distinct(rows: np.ndarray) -> int:
-    """Count the distinct rows; values are in units of the tolerance."""
-    return len(distinct(rows, same=1.0))
+def _count_distinct(rows: np.ndarray, tolerance: np.ndarray | float) -> int:
+    return len(distinct(rows / tolerance, same=1.0))
 
 
 def _patches(images: ImageStore, episodes: np.ndarray) -> np.ndarray:
@@ -233,29 +194,23 @@ def _patches(images: ImageStore, episodes: np.ndarray) -> np.ndarray:
     return np.stack(rows)
 
 
-def _find_problems(measured: FirstObservations) -> list[Finding]:
-    """Return the problems of the first observations."""
-    findings: list[Finding] = []
+def _first_findings(measured: FirstObservations) -> list[Finding]:
+    """Return the problems of the first observations, then those of the coverage."""
+    num, num_distinct, duplicates = measured.num_compared, measured.num_distinct, measured.duplicate_trajectories
+    compared = "first states"
+    if measured.num_distinct_frames:
+        compared += f" and first images ({', '.join(measured.num_distinct_frames)})"
+    findings = []
 
     def find(level: Level, text: str) -> None:
         findings.append(Finding(level=level, text=text, about="coverage"))
 
-    num, num_distinct = measured.num_compared, measured.num_distinct
-    compared = "first states"
-    if measured.num_distinct_frames:
-        compared += f" and first images ({', '.join(measured.num_distinct_frames)})"
     if num > 1 and num_distinct == 1:
         find("FAIL", f"all {num} demonstrations begin from the same observation: their {compared} are equal.")
     elif num < TOO_FEW:
         find("WARN", f"{num} demonstrations are too few to assess their diversity.")
     elif num_distinct < max(5, 0.05 * num):
         find("WARN", f"the {num} demonstrations begin from only {num_distinct} distinct observations ({compared}).")
-    if measured.duplicate_trajectories > 0.02:
-        find(
-            "WARN",
-            f"{percent(measured.duplicate_trajectories)} of the demonstrations are bit-exact copies of another one.",
-        )
-    if measured.init_states:
-        known = {finding.text for finding in findings}
-        findings += [finding for finding in measured.init_states.findings if finding.text not in known]
-    return findings
+    if duplicates > 0.02:
+        find("WARN", f"{percent(duplicates)} of the demonstrations are bit-exact copies of another one.")
+    return findings + (measured.init_states.findings if measured.init_states else [])

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -45,10 +46,10 @@ class HoleScan:
         """Prepare the scans; ``share_MD`` is the empirical distribution function of Y at Y, per dimension."""
         self.y_MD = y_MD
         self.pairs = list(combinations(range(y_MD.shape[1]), 2))
-        self._depth_M = np.sort(depth(share_MD))
-        self._apart_MM = np.sort(cdist(y_MD, y_MD), axis=1)
-        sides = [pair for pair in combinations(range(_NUM_CELLS + 1), 2) if pair[1] - pair[0] >= _MIN_CELLS]
-        self._sides = np.array(sides)
+        self._depth_M = np.sort(_depth(share_MD))
+        self._apart_MM = np.sort(cdist(y_MD, y_MD), axis=1).T
+        sides = np.array(list(combinations(range(_NUM_CELLS + 1), 2)))
+        self._sides = sides[np.diff(sides)[:, 0] >= _MIN_CELLS]
         self._expected_PQ = [_count(y_MD[None], pair, self._sides)[0] / (len(y_MD) + 1) for pair in self.pairs]
         self._tables: dict[int, list[np.ndarray]] = {}
 
@@ -67,42 +68,44 @@ class HoleScan:
 
     def describe(self, scan: str, task: Task, x_ND: np.ndarray, share_ND: np.ndarray, nearest_M: np.ndarray) -> str:
         """Describe the largest hole that a scan finds in one dataset."""
-        num, names = len(x_ND), [task.dim_name(int(dim)) for dim in task.informative]
+        num, dims = len(x_ND), task.informative
+        names = [task.dim_name(int(dim)) for dim in dims]
+        low, width = np.asarray(task.low)[dims], task.width[dims]
 
         def between(dim: int, begin: float, end: float) -> str:
-            low, width = task.low[task.informative[dim]], task.width[task.informative[dim]]
-            return f"{names[dim]} between {low + begin * width:.3f} and {low + end * width:.3f} m"
+            first, last = low[dim] + np.array([begin, end]) * width[dim]
+            return f"{names[dim]} between {first:.3f} and {last:.3f} m"
 
         if scan == "gap":
             gaps = _gaps(np.sort(share_ND, axis=0)[None])[0]
-            index, dim = np.unravel_index(gaps.argmax(), gaps.shape)
+            index, dim = map(int, np.unravel_index(gaps.argmax(), gaps.shape))
             ends = [0.0, *np.sort(x_ND[:, dim]).tolist(), 1.0]
-            where = between(int(dim), ends[int(index)], ends[int(index) + 1])
+            where = between(dim, ends[index], ends[index + 1])
             return f"no demonstration has {where}: {gaps.max():.0%} of the evaluated initial states."
         if scan == "middle":
             shares, ratios = self._middle(share_ND[None])
             index = int(ratios[0].argmax())
             return f"{index} of {num} demonstrations begin in the middle {shares[0, index]:.0%} of the box."
         if scan == "pair":
-            all_ratios = [ratios[0] for ratios in self._pair_ratios(x_ND[None])]
-            worst = int(np.argmax([ratios.max() for ratios in all_ratios]))
-            rectangle, pair = int(all_ratios[worst].argmax()), self.pairs[worst]
-            count = _count(x_ND[None], pair, self._sides)[0, rectangle]
-            first, second = (self._sides[list(divmod(rectangle, len(self._sides)))] / _NUM_CELLS).tolist()
-            where = f"{between(pair[0], *first)} and {between(pair[1], *second)}"
-            share = self._expected_PQ[worst][rectangle]
+            ratios_PQ = np.concatenate(list(self._pair_ratios(x_ND[None])))
+            pair, rectangle = map(int, np.unravel_index(ratios_PQ.argmax(), ratios_PQ.shape))
+            count = _count(x_ND[None], self.pairs[pair], self._sides)[0, rectangle]
+            sides = (self._sides[list(divmod(rectangle, len(self._sides)))] / _NUM_CELLS).tolist()
+            where = " and ".join(between(dim, *side) for dim, side in zip(self.pairs[pair], sides, strict=True))
+            share = self._expected_PQ[pair][rectangle]
             return (
                 f"{count} of {num} demonstrations have {where}, where {share:.0%} of the evaluated initial states lie."
             )
         empty = self._empty(nearest_M[None])[0]
-        center = np.asarray(task.low)[task.informative] + self.y_MD[empty.argmax()] * task.width[task.informative]
+        center = low + self.y_MD[empty.argmax()] * width
         where = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, center, strict=True))
-        share = empty.max()
-        return f"no demonstration begins near {where}: {share:.0%} of the evaluated initial states are closer to it."
+        return (
+            f"no demonstration begins near {where}: {empty.max():.0%} of the evaluated initial states are closer to it."
+        )
 
     def _middle(self, share_BND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the share and the likelihood ratio of each centered box that ends at an initial state: (B, N) each."""
-        share_BN = np.searchsorted(self._depth_M, np.sort(depth(share_BND), axis=1)) / (len(self._depth_M) + 1)
+        share_BN = np.searchsorted(self._depth_M, np.sort(_depth(share_BND), axis=1)) / (len(self._depth_M) + 1)
         return share_BN, _ratio(np.arange(share_BN.shape[1]), share_BN.shape[1], share_BN)
 
     def _pair_ratios(self, x_BND: np.ndarray) -> Iterator[np.ndarray]:
@@ -112,17 +115,23 @@ class HoleScan:
             counts = np.arange(num + 1)[:, None]
             self._tables[num] = [_ratio(counts, num, expected_Q) for expected_Q in self._expected_PQ]
         for pair, table in zip(self.pairs, self._tables[num], strict=True):
-            counts_BQ = _count(x_BND, pair, self._sides)
-            yield np.take_along_axis(table, counts_BQ, axis=0)
+            yield np.take_along_axis(table, _count(x_BND, pair, self._sides), axis=0)
 
     def _empty(self, nearest_BM: np.ndarray) -> np.ndarray:
         """Return for each of Y the share of Y that is closer to it than the nearest of X: (B, M)."""
-        columns = [np.searchsorted(a, n) for a, n in zip(self._apart_MM, nearest_BM.T, strict=True)]
-        shares: np.ndarray = np.stack(columns, axis=1) / len(self.y_MD)
-        return shares
+        return num_below(self._apart_MM, nearest_BM) / len(self.y_MD)
 
 
-def depth(share: np.ndarray) -> np.ndarray:
+def num_below(sorted_MG: np.ndarray, values: np.ndarray, side: Literal["left", "right"] = "left") -> np.ndarray:
+    """Return how many of each of G sorted columns are below values (…, G): int64 (…, G).
+
+    Equal ones count only if ``side`` is ``right``.
+    """
+    columns = [np.searchsorted(column, values[..., i], side) for i, column in enumerate(sorted_MG.T)]
+    return np.stack(columns, axis=-1)
+
+
+def _depth(share: np.ndarray) -> np.ndarray:
     """Return the distance of shares (…, D) from the center, 0 to 1: (…)."""
     distance: np.ndarray = np.abs(2 * share - 1).max(axis=-1)
     return distance
@@ -130,8 +139,7 @@ def depth(share: np.ndarray) -> np.ndarray:
 
 def _gaps(sorted_BND: np.ndarray) -> np.ndarray:
     """Return the intervals between neighbors and to both ends: (B, N + 1, D)."""
-    ends = np.zeros_like(sorted_BND[:, :1])
-    return np.diff(np.concatenate([ends, sorted_BND, ends + 1], axis=1), axis=1)
+    return np.diff(np.pad(sorted_BND, ((0, 0), (1, 1), (0, 0)), constant_values=((0, 0), (0, 1), (0, 0))), axis=1)
 
 
 def _count(x_BND: np.ndarray, pair: tuple[int, int], sides: np.ndarray) -> np.ndarray:
@@ -152,5 +160,4 @@ def _ratio(counts: np.ndarray, num: int, expected: np.ndarray) -> np.ndarray:
     expected = np.maximum(expected, 1e-9)
     inside = xlogy(counts, np.maximum(share, 1e-9) / expected)
     outside = xlogy(num - counts, np.maximum(1 - share, 1e-9) / (1 - expected))
-    ratios: np.ndarray = np.where(share < expected, inside + outside, 0.0)
-    return ratios
+    return np.where(share < expected, inside + outside, 0.0)

@@ -5,17 +5,19 @@ Shapes: N episodes, S state, D numbers of an initial state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import mujoco
 import numpy as np
 
+from act_kit.arrays import evenly_spaced
 from act_kit.diversity.reference import cached, reference_init_states
 from act_kit.errors import InitialStateError
 from act_kit.rollouts.episode import Episode, is_dagger
-from act_kit.sim.initial_states import InitialState
+from act_kit.sim.initial_states import InitialState, stack
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import INFORMATIVE_WIDTH_M, Task
 
@@ -28,6 +30,20 @@ _NUM_SIMULATED = 5
 _TOLERANCE = 1e-4
 """Tolerance in meters: much larger than rounding errors, much smaller than manual edits."""
 
+_PROBLEMS = (
+    "values that are not finite (NaN or infinite)",
+    "actions outside [-1, 1]",
+    "a hidden goal: the last three numbers of the state are zero",
+    "no successful step",
+)
+
+_OBJECT = ("x", "y", "z", "turn", "turn", "turn", "turn")
+_STATE_NAMES = (
+    *("hand x", "hand y", "hand z", "gripper"),
+    *(f"{item} {part}" for item in ("object", "second object") for part in _OBJECT),
+)
+"""Names of the first 18 numbers of a state; the next 18 repeat them, one step earlier."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -38,7 +54,7 @@ class Finding:
     about: Literal["coverage", "data", "demonstrations"] = "data"
 
 
-def worst(findings: Sequence[Finding]) -> Level:
+def worst_level(findings: Iterable[Finding]) -> Level:
     """Return the level of the worst finding, or OK."""
     levels = {finding.level for finding in findings}
     return "FAIL" if "FAIL" in levels else "WARN" if "WARN" in levels else "OK"
@@ -49,51 +65,42 @@ def check_numbers(episodes: Sequence[Episode], *, is_metaworld: bool = True) -> 
 
     Fields that were not recorded are skipped; goals and the range of actions are only checked in Meta-World datasets.
     """
-
-    def has_invalid_values(episode: Episode) -> bool:
-        values = list(episode.steps.values())
-        if episode.init_state:
-            values.append(episode.init_state.array)
-        return not all(np.isfinite(part).all() for part in values)
-
-    def has_actions_out_of_range(episode: Episode) -> bool:
-        actions = [episode.steps[name] for name in ("action", "executed_action") if name in episode.steps]
-        return any(bool((np.abs(part) > 1).any()) for part in actions)
-
-    def has_hidden_goal(episode: Episode) -> bool:
-        return bool((episode.steps["state"][:, 36:] == 0).all(axis=1).any())
-
-    def lacks_success(episode: Episode) -> bool:
-        return "success" in episode.steps and not (episode.steps["success"].any() or is_dagger(episode.source))
-
-    checks: dict[str, Callable[[Episode], bool]] = {"values that are not finite (NaN or infinite)": has_invalid_values}
-    if is_metaworld:
-        checks["actions outside [-1, 1]"] = has_actions_out_of_range
-        checks["a hidden goal: the last three numbers of the state are zero"] = has_hidden_goal
-    checks["no successful step"] = lacks_success
+    faulty: dict[str, list[int]] = defaultdict(list)
+    for index, episode in enumerate(episodes):
+        steps = episode.steps
+        actions = [steps[name] for name in ("action", "executed_action") if name in steps]
+        values = [*steps.values(), episode.init_state.array if episode.init_state else np.zeros(0)]
+        has_success = "success" not in steps or steps["success"].any() or is_dagger(episode.source)
+        has_problem = (
+            not all(np.isfinite(part).all() for part in values),
+            is_metaworld and any((np.abs(part) > 1).any() for part in actions),
+            is_metaworld and (steps["state"][:, 36:] == 0).all(axis=1).any(),
+            not has_success,
+        )
+        for problem, is_faulty in zip(_PROBLEMS, has_problem, strict=True):
+            if is_faulty:
+                faulty[problem].append(index)
     findings = []
-    for problem, is_faulty in checks.items():
-        found = [index for index, episode in enumerate(episodes) if is_faulty(episode)]
-        if found:
-            findings.append(Finding(level="FAIL", text=f"{_num_of(found, len(episodes))} {problem}."))
+    for problem in _PROBLEMS:
+        if problem in faulty:
+            text = f"{affected(faulty[problem], len(episodes))} {problem}."
+            findings.append(Finding(level="FAIL", text=text))
     return findings
 
 
-def _num_of(indices: Sequence[int], of: int) -> str:
+def affected(episodes: Sequence[int], of: int, *, noun: str = "demonstrations", label: str = "") -> str:
     """Return the beginning of a message about some episodes: ``3 of 50 demonstrations (4, 7, 9) have``."""
-    shown = ", ".join(map(str, indices[:3])) + (", …" if len(indices) > 3 else "")
-    return f"{len(indices)} of {of} demonstrations ({shown}) {'has' if len(indices) == 1 else 'have'}"
+    shown = ", ".join(map(str, episodes[:3])) + (", …" if len(episodes) > 3 else "")
+    if label:
+        shown = f"{label}{'s' if len(episodes) > 1 else ''} {shown}"
+    return f"{len(episodes)} of {of} {noun} ({shown}) {'has' if len(episodes) == 1 else 'have'}"
 
 
 def _name(number: int) -> str:
     """Return the name of one of the 39 numbers of a state."""
     if number >= 36:
         return f"goal {'xyz'[number - 36]}"
-    earlier, now = divmod(number, 18)
-    parts = [f"hand {axis}" for axis in "xyz"] + ["gripper"]
-    for item in ("object", "second object"):
-        parts += [f"{item} x", f"{item} y", f"{item} z", *[f"{item} turn"] * 4]
-    return parts[now] + (" one step earlier" if earlier else "")
+    return _STATE_NAMES[number % 18] + (" one step earlier" if number >= 18 else "")
 
 
 def check_init_states(task: Task, episodes: Sequence[Episode]) -> list[Finding]:
@@ -103,17 +110,16 @@ def check_init_states(task: Task, episodes: Sequence[Episode]) -> list[Finding]:
     holds for nearly all initial states, but not where an object settles differently (4 % of disassemble-v3's box). So
     the episodes that differ from the map, and a few evenly spaced ones, are compared with a reset of the simulator.
     """
-    init_states = np.array([episode.init_state.rand_vec for episode in episodes])
+    init_states = stack([episode.init_state for episode in episodes])
     first = np.stack([episode.state[0] for episode in episodes])
     simulator = Simulator(task.name)
     varies, linear, coefficients = reset_map(task, simulator)
     expected = np.column_stack([init_states, np.ones(len(init_states))]) @ coefficients
     error = np.where(linear, np.abs(first - expected), 0.0)
     differs_from_map = np.flatnonzero(~(error.max(axis=1) <= _TOLERANCE))  # NaN differs too
-    evenly = np.linspace(0, len(episodes) - 1, _NUM_SIMULATED).round().astype(int)
-    simulated = np.union1d(differs_from_map, evenly)
+    simulated = np.union1d(differs_from_map, evenly_spaced(len(episodes), _NUM_SIMULATED))
     physics_differs = []
-    for index in simulated:
+    for index in simulated.tolist():
         try:
             state = simulator.reset(episodes[index].init_state)
         except InitialStateError:
@@ -121,27 +127,25 @@ def check_init_states(task: Task, episodes: Sequence[Episode]) -> list[Finding]:
         error[index] = np.abs(first[index] - state)
         recorded, physics = episodes[index].physics[0], simulator.physics()
         if recorded.shape != physics.shape or not np.allclose(recorded, physics, atol=_TOLERANCE):
-            physics_differs.append(int(index))
+            physics_differs.append(index)
     findings = []
-    mismatched = np.flatnonzero(~(error.max(axis=1) <= _TOLERANCE))
-    if len(mismatched):
-        episode = int(mismatched[0])
+    mismatched = np.flatnonzero(~(error.max(axis=1) <= _TOLERANCE)).tolist()
+    if mismatched:
+        episode = mismatched[0]
         dim = int(np.nan_to_num(error[episode], nan=np.inf).argmax())
         text = (
-            f"{_num_of(mismatched.tolist(), len(episodes))} a first state that is not that of its recorded initial "
-            f"state (in {episode}, {_name(dim)} is {first[episode, dim]:.4g}, off by {error[episode, dim]:.4g}): "
-            "initial states or states were edited, or recorded with other versions."
+            f"{affected(mismatched, len(episodes))} a first state that is not that of its recorded initial state (in "
+            f"{episode}, {_name(dim)} is {first[episode, dim]:.4g}, off by {error[episode, dim]:.4g}): initial states "
+            "or states were edited, or recorded with other versions."
         )
         findings.append(Finding(level="FAIL", text=text))
     elif physics_differs:
-        text = (
-            f"{_num_of(physics_differs, len(simulated))} recorded physics that are not those of the initial state: "
-            "rendered images would be wrong."
-        )
+        subject = affected(physics_differs, len(simulated))
+        text = f"{subject} recorded physics that are not those of the initial state: rendered images would be wrong."
         findings.append(Finding(level="WARN", text=text))
     states = np.concatenate([episode.state for episode in episodes])
     must_vary = varies & linear & (np.ptp(expected, axis=0) >= INFORMATIVE_WIDTH_M)
-    constant = [int(i) for i in np.flatnonzero(must_vary & (np.ptp(states, axis=0) == 0))]
+    constant = np.flatnonzero(must_vary & (np.ptp(states, axis=0) == 0)).tolist()
     if constant:
         names = ", ".join(map(_name, constant))
         text = f"all states have the same {names}, although the initial states differ in it."
@@ -159,10 +163,9 @@ def reset_map(task: Task, simulator: Simulator) -> tuple[np.ndarray, np.ndarray,
     init_states = reference_init_states(task)[:_NUM_RESETS]
 
     def reset() -> dict[str, np.ndarray]:
-        states = [simulator.reset(InitialState.of(task.name, init_state)) for init_state in init_states]
-        return {"first": np.stack(states)}
+        return {"first": np.stack([simulator.reset(InitialState.of(task.name, row)) for row in init_states])}
 
-    first = cached(f"resets-{task.name}", (task, init_states.tolist(), mujoco.__version__), ["first"], reset)["first"]
+    first = cached(f"resets-{task.name}", (task, init_states.tolist(), mujoco.__version__), reset)["first"]
     inputs = np.column_stack([init_states, np.ones(len(init_states))])
     coefficients = np.linalg.lstsq(inputs, first, rcond=None)[0]
     linear = np.abs(first - inputs @ coefficients).max(axis=0) < 1e-6

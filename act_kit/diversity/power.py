@@ -6,6 +6,7 @@ holes of all sizes are simulated and tested.
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,24 +43,16 @@ def visible_holes(task: Task, num: int, y_MD: np.ndarray, reference: ReferenceSt
 
     Holes are boxes around the center or around a random initial state that contain no demonstration.
     """
-    hole_kinds = _kinds(y_MD.shape[1])
-    distribution = (
-        *distribution_of(task, y_MD),
-        ALPHA,
-        ALPHA_HOLES,
-        MIN_BEYOND,
-        POWER,
-        _SHARES,
-        _NUM_DATASETS,
-        _SEED,
-    )
+    settings = (ALPHA, ALPHA_HOLES, MIN_BEYOND, POWER, _SHARES, _NUM_DATASETS, _SEED)
     shares = cached(
-        f"holes-{task.name}-{num}", distribution, ["shares"], lambda: {"shares": _simulate(task, num, y_MD, reference)}
-    )
-    return [
-        VisibleHole(where=where, share=float(share) if np.isfinite(share) else None)
-        for where, share in zip(hole_kinds, shares["shares"], strict=True)
-    ]
+        f"holes-{task.name}-{num}",
+        (*distribution_of(task, y_MD), *settings),
+        lambda: {"shares": _simulate(task, num, y_MD, reference)},
+    )["shares"]
+    holes = []
+    for where, share in zip(_kinds(y_MD.shape[1]), shares, strict=True):
+        holes.append(VisibleHole(where=where, share=float(share) if np.isfinite(share) else None))
+    return holes
 
 
 def _kinds(num_dims: int) -> dict[str, int]:
@@ -78,19 +71,13 @@ def _simulate(task: Task, num: int, y_MD: np.ndarray, reference: ReferenceStatis
     pool = Pool(task, num, y_MD, _SEED)
     smallest = []
     for kind, num_dims in _kinds(y_MD.shape[1]).items():
-        shares = [*_SHARES, np.inf]
-        low, high = 0, len(_SHARES)
-        while low < high:
-            middle = (low + high) // 2
-            datasets = [
-                _with_hole(pool.x, shares[middle], num, num_dims, "middle" in kind, rng) for _ in range(_NUM_DATASETS)
-            ]
-            if _are_detected(reference, pool, np.stack(datasets)).mean() >= POWER:
-                high = middle
-            else:
-                low = middle + 1
-        smallest.append(shares[low])
-    return np.array(smallest)
+
+        def is_visible(share: float, num_dims: int = num_dims, is_middle: bool = "middle" in kind) -> bool:
+            datasets = [_with_hole(pool.x, share, num, num_dims, is_middle, rng) for _ in range(_NUM_DATASETS)]
+            return bool(_are_detected(reference, pool, np.stack(datasets)).mean() >= POWER)
+
+        smallest.append(bisect.bisect_left(_SHARES, True, key=is_visible))
+    return np.array([*_SHARES, np.inf])[smallest]
 
 
 def _with_hole(
@@ -116,5 +103,4 @@ def _are_detected(reference: ReferenceStatistics, pool: Pool, rows_BN: np.ndarra
     values = np.full((len(rows_BN), reference.values.shape[1]), -np.inf)
     values[:, -1] = beyond
     by_beyond = (reference.coverage.familywise(values)[:, -1] <= ALPHA) & (beyond > MIN_BEYOND)
-    detected: np.ndarray = by_scan | by_beyond
-    return detected
+    return np.asarray(by_scan | by_beyond)

@@ -8,15 +8,15 @@ Shapes: T steps of an episode, S state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.distance import cdist
 
 from act_kit.diversity.reference import count_distinct
 from act_kit.rollouts.episode import Episode
-from act_kit.rollouts.motion import Motion, measure_motion
+from act_kit.rollouts.motion import measure_motion
 from act_kit.sim.initial_states import stack
 
 _MAX_STEPS = 2000
@@ -30,7 +30,7 @@ class Quality:
     Attributes:
         source: Demonstrator.
         num, num_distinct: Number of episodes and of their distinct initial states.
-        steps, steps_least, steps_most: Median, minimum and maximum length of an episode.
+        steps, min_steps, max_steps: Median, minimum and maximum length of an episode.
         path_efficiency: Distance between the first and the last position of the hand / length of its path.
         idle_fraction: Share of steps in which the hand moves less than 0.2 mm and the gripper command is constant.
         clipped_fraction: Share of steps whose action is at its limit in x, y or z.
@@ -46,8 +46,8 @@ class Quality:
     num: int
     num_distinct: int
     steps: float
-    steps_least: int
-    steps_most: int
+    min_steps: int
+    max_steps: int
     path_efficiency: float | None
     idle_fraction: float
     clipped_fraction: float
@@ -68,35 +68,48 @@ def measure_quality(episodes: Sequence[Episode]) -> list[Quality]:
 
 
 def _measure(source: str, episodes: Sequence[Episode]) -> Quality:
-    motions = [measure_motion(episode.state, episode.action) for episode in episodes]
-    lengths = [len(episode) for episode in episodes]
-
-    def median(name: str) -> float | None:
-        values = [value for motion in motions if (value := getattr(motion, name)) is not None]
-        return float(np.median(values)) if values else None
-
+    motions = [vars(measure_motion(episode.state, episode.action)) for episode in episodes]
+    medians = {}
+    for name in motions[0]:
+        values = [motion[name] for motion in motions if motion[name] is not None]
+        medians[name] = float(np.median(values)) if values else None
+    lengths = list(map(len, episodes))
     return Quality(
         source=source,
         num=len(episodes),
         num_distinct=count_distinct(stack([episode.init_state for episode in episodes])),
         steps=float(np.median(lengths)),
-        steps_least=min(lengths),
-        steps_most=max(lengths),
-        **{field.name: median(field.name) for field in fields(Motion)},  # type: ignore[arg-type]
-        duplicate_trajectories=1 - len({episode.action.tobytes() for episode in episodes}) / len(episodes),
+        min_steps=min(lengths),
+        max_steps=max(lengths),
+        **medians,  # type: ignore[arg-type]
+        duplicate_trajectories=duplicate_fraction(trajectories(episodes, ("action",))),
         action_variance=_action_variance(episodes),
     )
 
 
+def trajectories(episodes: Iterable[Episode], names: Sequence[str] = ("state", "action")) -> list[bytes]:
+    """Return some fields of each episode as bytes, to find copies."""
+    parts = []
+    for episode in episodes:
+        steps = episode.steps
+        parts.append(b"".join(steps[name].tobytes() for name in names))
+    return parts
+
+
+def duplicate_fraction(parts: Sequence[bytes]) -> float:
+    """Return the share of ``parts`` that equal an earlier one."""
+    return 1 - len(set(parts)) / len(parts)
+
+
 def _action_variance(episodes: Sequence[Episode]) -> float | None:
-    owner = np.repeat(np.arange(len(episodes)), [len(episode) for episode in episodes])
+    owner = np.repeat(np.arange(len(episodes)), list(map(len, episodes)))
     states = np.concatenate([episode.state for episode in episodes])
     actions = np.concatenate([episode.action for episode in episodes])
     chosen = np.random.default_rng(0).permutation(len(owner))[:_MAX_STEPS]
     owner, states, actions = owner[chosen], states[chosen], actions[chosen].astype(np.float64)
     varying = states.std(axis=0) > 1e-6
     variance = actions.var(axis=0).sum()
-    if len(set(owner.tolist())) < 2 or not varying.any() or variance < 1e-9:
+    if np.ptp(owner) == 0 or not varying.any() or variance < 1e-9:
         return None
     states = states[:, varying] / states[:, varying].std(axis=0)
     distances = cdist(states, states)

@@ -10,12 +10,13 @@ G statistics, P initial states of the pool that datasets are drawn from.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist, pdist
 
-from act_kit.diversity.holes import HoleScan
+from act_kit.diversity.holes import HoleScan, num_below
 from act_kit.sim.initial_states import SAME_INIT_STATE_M, distinct, scale
 from act_kit.sim.tasks import Task
 
@@ -50,8 +51,7 @@ def accepted(task: Task, rand_vecs: np.ndarray) -> np.ndarray:
     if not task.min_object_goal_distance:
         return np.ones(len(rand_vecs), dtype=bool)
     goal_xy = rand_vecs[:, 3:5] if task.goal_xy is None else np.asarray(task.goal_xy)
-    far_enough: np.ndarray = np.linalg.norm(rand_vecs[:, :2] - goal_xy, axis=1) >= task.min_object_goal_distance
-    return far_enough
+    return np.asarray(np.linalg.norm(rand_vecs[:, :2] - goal_xy, axis=1) >= task.min_object_goal_distance)
 
 
 def draw(task: Task, num: int, seed: int) -> np.ndarray:
@@ -79,6 +79,11 @@ def count_distinct(rand_vecs: np.ndarray) -> int:
     return int(is_isolated.sum()) + len(distinct(rows[~is_isolated]))
 
 
+def distance_to_nearest(rows: np.ndarray, others: np.ndarray, p: float = 2.0) -> np.ndarray:
+    """Return the p-norm distance from each of ``others`` (M, D) to the nearest of ``rows`` (N, D): float64 (M,)."""
+    return np.asarray(cKDTree(rows).query(others, p=p)[0])
+
+
 class ReferenceSet:
     """M scaled reference initial states Y, and the statistics that compare a dataset with them.
 
@@ -104,8 +109,7 @@ class ReferenceSet:
 
     def share_below(self, x_ND: np.ndarray) -> np.ndarray:
         """Return the empirical distribution function of Y at x, per dimension: (N, D)."""
-        columns = zip(self._sorted_MD.T, x_ND.T, strict=True)
-        return np.stack([np.searchsorted(y, x, "right") for y, x in columns], axis=1) / len(self.y_MD)
+        return num_below(self._sorted_MD, x_ND, "right") / len(self.y_MD)
 
     def measure(self, x_BND: np.ndarray, share_BND: np.ndarray, mean_distance_BN: np.ndarray) -> np.ndarray:
         """Return the statistics of B datasets, (B, G).
@@ -122,22 +126,15 @@ class ReferenceSet:
         correlation = correlations(x_BND)
         differences = np.abs(correlation - self.correlation_DD)
         differences *= 1 - np.eye(differences.shape[-1])
-        return np.concatenate(
-            [
-                -ratio(np.ptp(x_BND, axis=1), self.range_D),
-                -ratio(x_BND.std(axis=1), self.std_D),
-                ks,
-                np.stack([energy, -effective_rank(correlation), differences.max(axis=(1, 2))], axis=1),
-            ],
-            axis=1,
-        )
+        range_ratio, std_ratio = ratio(np.ptp(x_BND, axis=1), self.range_D), ratio(x_BND.std(axis=1), self.std_D)
+        joint = np.stack([energy, -effective_rank(correlation), differences.max(axis=(1, 2))], axis=1)
+        return np.concatenate([-range_ratio, -std_ratio, ks, joint], axis=1)
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Divide; return 1 where Y does not vary, as in some evaluation sets: X need not vary there either."""
     varies = denominator > 1e-9
-    quotient: np.ndarray = np.where(varies, numerator / np.where(varies, denominator, 1), 1.0)
-    return quotient
+    return np.where(varies, numerator / np.where(varies, denominator, 1), 1.0)
 
 
 def correlations(x_ND: np.ndarray) -> np.ndarray:
@@ -145,8 +142,7 @@ def correlations(x_ND: np.ndarray) -> np.ndarray:
     centered = x_ND - x_ND.mean(axis=-2, keepdims=True)
     spread = centered.std(axis=-2, keepdims=True)
     unit = np.where(spread > 1e-9, centered / np.maximum(spread, 1e-9), 0.0)
-    matrices: np.ndarray = np.swapaxes(unit, -1, -2) @ unit / x_ND.shape[-2]
-    return matrices
+    return np.asarray(np.swapaxes(unit, -1, -2) @ unit / x_ND.shape[-2])
 
 
 def effective_rank(correlation_DD: np.ndarray) -> np.ndarray:
@@ -156,40 +152,28 @@ def effective_rank(correlation_DD: np.ndarray) -> np.ndarray:
     """
     eigenvalues = np.clip(np.linalg.eigvalsh(correlation_DD), 1e-12, None)
     shares = eigenvalues / eigenvalues.sum(axis=-1, keepdims=True)
-    rank: np.ndarray = np.exp(-(shares * np.log(shares)).sum(axis=-1))
-    return rank
+    return np.asarray(np.exp(-(shares * np.log(shares)).sum(axis=-1)))
 
 
-@dataclass(frozen=True)
 class Distribution:
     """The distribution of some statistics over healthy datasets, float32 (B, G)."""
 
-    values: np.ndarray
-
-    @functools.cached_property
-    def _sorted(self) -> np.ndarray:
-        return np.sort(self.values, axis=0)
-
-    @functools.cached_property
-    def _smallest_p(self) -> np.ndarray:
-        """The smallest p-value of each simulated dataset's statistics, sorted, (B,)."""
-        return np.sort(self._p_values(self.values).min(axis=1))
+    def __init__(self, values: np.ndarray) -> None:
+        self._sorted = np.sort(values, axis=0)
+        self._smallest_p = np.sort(self._p_values(values).min(axis=1))
 
     def _p_values(self, values: np.ndarray) -> np.ndarray:
-        columns = zip(self._sorted.T, values.T, strict=True)
-        below = np.stack([np.searchsorted(reference, value, "left") for reference, value in columns], axis=-1)
-        p_values: np.ndarray = (len(self.values) - below) / (1 + len(self.values))
-        return p_values
+        num = len(self._sorted)
+        return (num - num_below(self._sorted, values)) / (1 + num)
 
     def p_values(self, values: np.ndarray) -> np.ndarray:
         """Return each statistic's p-value, at least 1 / (B + 1); (…, G)."""
-        return self._p_values(values.astype(np.float32)) + 1 / (1 + len(self.values))
+        return self._p_values(values.astype(np.float32)) + 1 / (1 + len(self._sorted))
 
     def familywise(self, values: np.ndarray) -> np.ndarray:
         """Return the p-values adjusted for all statistics by the minimum p-value method (Westfall and Young 1993)."""
         num_as_small = np.searchsorted(self._smallest_p, self.p_values(values) * (1 + 1e-9), "right")
-        adjusted: np.ndarray = (1 + num_as_small) / (1 + len(self._smallest_p))
-        return adjusted
+        return np.asarray((1 + num_as_small) / (1 + len(self._smallest_p)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,30 +231,27 @@ def simulate(task: Task, num: int, y_MD: np.ndarray, *, seed: int = _POOL_SEED) 
     """Draw healthy datasets of ``num`` initial states and compute their statistics against the scaled Y (M, D)."""
     rng = np.random.default_rng(seed)
     pool = Pool(task, num, y_MD, seed)
-    reference_set, mean_distance = pool.reference_set, pool.distances.mean(axis=1)
-    values: list[np.ndarray] = []
-    holes: list[np.ndarray] = []
-    nearest: list[np.ndarray] = []
-    while sum(map(len, values)) < NUM_SIMULATED:
+    measure, mean_distance = pool.reference_set.measure, pool.distances.mean(axis=1)
+    results = []
+    num_simulated = 0
+    while num_simulated < NUM_SIMULATED:
         # Use every initial state of the pool once per permutation: faster than drawing, and nearly independent.
         chosen = rng.permutation(len(pool.x))[: len(pool.x) // num * num].reshape(-1, num)
         for part in np.array_split(chosen, -(-chosen.size // 40000)):
-            nearest.append(pool.nearest(part))
-            holes.append(pool.hole_values(part, nearest[-1]))
-            values.append(reference_set.measure(pool.x[part], pool.share[part], mean_distance[part]))
-            if sum(map(len, values)) >= NUM_SIMULATED:
-                break
-    nearest_BM, values_BG = np.concatenate(nearest), np.concatenate(values)
+            if num_simulated < NUM_SIMULATED:
+                nearest, values = pool.nearest(part), measure(pool.x[part], pool.share[part], mean_distance[part])
+                results.append((nearest, pool.hole_values(part, nearest), values))
+                num_simulated += len(part)
+    nearest_BM, holes_BH, values_BG = map(np.concatenate, zip(*results, strict=True))
     p99 = np.percentile(nearest_BM, 99)
     beyond = (nearest_BM > p99).mean(axis=1)
+    p95, largest = np.percentile(nearest_BM, 95, axis=1), nearest_BM.max(axis=1)
     return ReferenceStatistics(
         values=np.column_stack([values_BG, beyond]).astype(np.float32),
-        hole_values=np.concatenate(holes).astype(np.float32),
-        nearest=np.array(
-            [nearest_BM.mean(), np.percentile(nearest_BM, 95, axis=1).mean(), nearest_BM.max(axis=1).mean()]
-        ),
+        hole_values=holes_BH.astype(np.float32),
+        nearest=np.array([nearest_BM.mean(), p95.mean(), largest.mean()]),
         nearest_p99=p99,
-        rank=-values_BG[:, [name for name, _ in reference_set.statistics].index("rank")].mean(),
+        rank=-values_BG[:, pool.reference_set.statistics.index(("rank", -1))].mean(),
     )
 
 
@@ -288,11 +269,8 @@ def distribution_of(task: Task, y_MD: np.ndarray) -> tuple[object, ...]:
 
 def reference_statistics_against(task: Task, num: int, y_MD: np.ndarray) -> ReferenceStatistics:
     """Return the result of :func:`simulate` from the user's cache; compute and store it if it is missing."""
-    distribution = distribution_of(task, y_MD)
-    names = [field.name for field in fields(ReferenceStatistics)]
-    return ReferenceStatistics(
-        **cached(f"null-{task.name}-{num}", distribution, names, lambda: vars(simulate(task, num, y_MD)))
-    )
+    key = distribution_of(task, y_MD)
+    return ReferenceStatistics(**cached(f"null-{task.name}-{num}", key, lambda: vars(simulate(task, num, y_MD))))
 
 
 def cache_folder() -> Path:
@@ -309,8 +287,8 @@ def cache_folder() -> Path:
     return home / "act_kit"
 
 
-def cached(name: str, key: object, arrays: list[str], compute: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Return the ``arrays`` that ``compute`` returns, from the cache if it holds them for this ``key``.
+def cached(name: str, key: object, compute: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Return the arrays that ``compute`` returns, by name, from the cache if it holds them for this ``key``.
 
     A cache file that is unreadable, damaged or not writable is no error: the arrays are computed.
     """
@@ -321,20 +299,17 @@ def cached(name: str, key: object, arrays: list[str], compute: Callable[[], dict
         with path.open("rb") as file, np.load(file) as stored:
             if sum(part.file_size for part in stored.zip.infolist()) > _MAX_CACHE_BYTES:
                 raise OSError("not a cache file")
-            read = {key: stored[key] for key in arrays}
-            if str(stored["digest"]) != _digest(read):
+            read = dict(stored)
+            if str(read.pop("digest")) != _digest(read):
                 raise ValueError("digest mismatch")
             return read
     except Exception:  # missing, truncated or foreign: NumPy raises many exceptions
-        values = compute()
-        computed = {key: np.asarray(values[key]) for key in arrays}
-    try:
+        computed = {key: np.asarray(values) for key, values in compute().items()}
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, suffix=".partial") as folder:
             np.savez(Path(folder) / path.name, digest=_digest(computed), **computed)  # type: ignore[arg-type]
             os.replace(Path(folder) / path.name, path)
-    except OSError:
-        pass
     return computed
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from act_kit.diversity.integrity import Finding, Level, worst
+from act_kit.diversity.faults import Soundness
+from act_kit.diversity.integrity import Finding, Level, worst_level
 from act_kit.diversity.power import POWER, VisibleHole
 from act_kit.diversity.quality import Quality
-from act_kit.diversity.soundness import Soundness
 from act_kit.diversity.sources import SourceShare
 
 
@@ -52,19 +53,61 @@ class ScalingPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiversityReport:
-    """Coverage of the evaluated initial states Y by N demonstrated ones X, and the quality of the demonstrations.
+class DatasetReport(ABC):
+    """Measurements of a dataset, with a verdict: the worst of the findings.
 
     Attributes:
-        task: Meta-World task.
-        against: Description of Y.
+        task: Name of the task.
         num: Number of demonstrations, N.
+        duplicate_trajectories: Share of episodes whose trajectory equals that of an earlier episode (bit-exact).
+        soundness: Result of replaying the demonstrations and querying the expert.
+        notes: Checks that were skipped, and why.
+        findings: Problems.
+        fix: The command that collects a dataset without these findings, or other advice.
+    """
+
+    task: str
+    num: int
+    duplicate_trajectories: float
+    soundness: Soundness | None = None
+    notes: list[str]
+    findings: list[Finding]
+    fix: str
+
+    @property
+    @abstractmethod
+    def healthy(self) -> str:
+        """Verdict without a finding."""
+
+    @property
+    def level(self) -> Level:
+        """Level of the worst finding."""
+        return worst_level(self.findings)
+
+    @property
+    def verdict(self) -> str:
+        """Verdict as a sentence, including the fix."""
+        problems = " ".join(finding.text for finding in self.findings if finding.level == self.level)
+        return f"{self.level}: {problems} Fix: {self.fix}" if problems else f"OK: {self.healthy}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields and the verdict for JSON."""
+        return {"level": self.level, "verdict": self.verdict, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiversityReport(DatasetReport):
+    """Coverage of the evaluated initial states Y by N demonstrated ones X, and the quality of the demonstrations.
+
+    Trajectories are compared by their actions.
+
+    Attributes:
+        against: Description of Y.
         num_distinct: Number of initial states that differ by more than 1e-6 m in some dimension.
         num_apart: Number of initial states where near copies, within 0.5 % of the box in every dimension, count once.
         num_outside: Number of initial states outside the task's distribution; they cover nothing.
         num_shared: Number of initial states that are also in the evaluation set, if Y is one.
         duplicate_fraction: Share of initial states that repeat an earlier one.
-        duplicate_trajectories: Share of episodes whose actions equal those of an earlier episode (bit-exact).
         num_attempts, num_failed: Number of all and of failed attempts of the collection; failed ones leave holes.
         dimensions: One row per informative dimension.
         nearest_mean, nearest_p95, nearest_max: Distance from Y to the nearest of X, in box widths.
@@ -81,21 +124,14 @@ class DiversityReport:
         quality: Quality of the demonstrations of each source.
         num_validation, num_leaked: Number of validation episodes of ``act train``, and of those whose initial state, or
             states and actions, are also in a training episode.
-        soundness: Result of replaying the demonstrations and querying the expert.
-        notes: Checks that were skipped, and why.
-        findings: Problems.
-        fix: The command that collects a dataset without these findings.
     """
 
-    task: str
     against: str
-    num: int
     num_distinct: int
     num_apart: int
     num_outside: int
     num_shared: int
     duplicate_fraction: float
-    duplicate_trajectories: float
     num_attempts: int
     num_failed: int
     dimensions: list[Dimension]
@@ -118,37 +154,25 @@ class DiversityReport:
     quality: list[Quality] = field(default_factory=list)
     num_validation: int = 0
     num_leaked: int = 0
-    soundness: Soundness | None = None
-    notes: list[str]
-    findings: list[Finding]
-    fix: str
 
     def __repr__(self) -> str:
         return self.verdict
 
     @property
-    def level(self) -> Level:
-        """Level of the worst finding."""
-        return worst(self.findings)
-
-    @property
-    def verdict(self) -> str:
-        """Verdict as a sentence, including the fix."""
-        if self.level == "OK":
-            return (
-                f"OK: {self.num} demonstrations from {self.num_distinct} distinct initial states cover {self.against} "
-                f"as well as {self.num} random draws."
-            )
-        problems = " ".join(finding.text for finding in self.findings if finding.level == self.level)
-        return f"{self.level}: {problems} Fix: {self.fix}"
+    def healthy(self) -> str:
+        """Verdict without a finding."""
+        return (
+            f"{self.num} demonstrations from {self.num_distinct} distinct initial states cover {self.against} as well "
+            f"as {self.num} random draws."
+        )
 
     @property
     def could_see(self) -> str:
         """Smallest detectable holes, as a sentence."""
-        sizes = [
-            f"{percent(hole.share)} {hole.where}" if hole.share else f"no hole {hole.where} of any size"
-            for hole in self.visible_holes
-        ]
+        sizes = []
+        for hole in self.visible_holes:
+            share = percent(hole.share) if hole.share else ""
+            sizes.append(f"{share} {hole.where}" if share else f"no hole {hole.where} of any size")
         if not sizes:
             return ""
         return (
@@ -160,17 +184,9 @@ class DiversityReport:
     def more(self) -> str:
         """Expected benefit of more demonstrations, as a sentence."""
         now = next((point.nearest for point in self.scaling if point.num >= self.num), 0.0)
-        gains = [
-            f"with {point.num - self.num} more random initial states, by {percent(1 - point.nearest / now)}"
-            for point in self.scaling
-            if point.num > self.num
-        ]
-        return (
-            f"The mean distance to the nearest demonstration would decrease: {'; '.join(gains)}."
-            if gains and now
-            else ""
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields and the verdict for JSON."""
-        return {"level": self.level, "verdict": self.verdict, **asdict(self)}
+        gains = []
+        for point in self.scaling:
+            if point.num > self.num and now:
+                gain = percent(1 - point.nearest / now)
+                gains.append(f"with {point.num - self.num} more random initial states, by {gain}")
+        return f"The mean distance to the nearest demonstration would decrease: {'; '.join(gains)}." if gains else ""

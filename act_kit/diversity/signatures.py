@@ -8,9 +8,8 @@ Shapes: T steps, A action (x, y, z, gripper), S state, N differing rows, C diffe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import permutations
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,14 +26,14 @@ _SATURATED = 1 - 1e-6
 _AXES = ("x", "y", "z", "gripper")
 _GROUPS = {"hand": (0, 3), "gripper": (3, 4), "object": (4, 11), "second object": (11, 18), "goal": (36, 39)}
 """Index ranges of the parts of a state; 18 to 35 repeat the first four parts, one step earlier."""
+_UNITS = {1000.0: ": millimeters, not meters", 100.0: ": centimeters, not meters"}
 
 
-@dataclass(frozen=True)
-class Signature:
+class Signature(NamedTuple):
     """A recording mistake.
 
     Attributes:
-        kind: Name, one of :data:`act_kit.diversity.soundness.KINDS`.
+        kind: Name, one of :data:`act_kit.diversity.faults.KINDS`.
         text: Description that completes "these demonstrations have".
     """
 
@@ -44,8 +43,10 @@ class Signature:
 
 def differing_rows(recorded: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """Return which rows of actions (T, A) differ by more than :data:`TOLERANCE`, bool (T,)."""
-    differs: np.ndarray = ~(np.abs(recorded - expected) <= TOLERANCE).all(axis=1)
-    return differs
+    return np.asarray(~(np.abs(recorded - expected) <= TOLERANCE).all(axis=1))
+
+
+# -- actions -----------------------------------------------------------------------------------------------------------
 
 
 def explain_actions(recorded: np.ndarray, expected: np.ndarray, owner: str) -> Signature | None:
@@ -58,11 +59,8 @@ def explain_actions(recorded: np.ndarray, expected: np.ndarray, owner: str) -> S
         return None
     lag = _find_lag(recorded, expected, differs, TOLERANCE)
     if lag:
-        return Signature(
-            "actions off by some steps",
-            f"actions that are {owner} of {_steps(lag)} {'earlier' if lag < 0 else 'later'}",
-        )
-    recorded_NA, expected_NA = (values[differs].astype(np.float64) for values in (recorded, expected))
+        return Signature("actions off by some steps", f"actions that are {owner} of {lag}")
+    recorded_NA, expected_NA = recorded[differs].astype(np.float64), expected[differs].astype(np.float64)
     return (
         _explain_by_scale(recorded_NA, expected_NA, owner)
         or _explain_by_axes(recorded_NA, expected_NA, owner)
@@ -70,61 +68,48 @@ def explain_actions(recorded: np.ndarray, expected: np.ndarray, owner: str) -> S
     )
 
 
-def _verb(names: Sequence[str]) -> str:
-    return "are" if len(names) > 1 else "is"
-
-
-def _steps(num: int) -> str:
-    return f"{abs(num)} step{'s' if abs(num) > 1 else ''}"
-
-
-def _find_lag(recorded: np.ndarray, expected: np.ndarray, differs: np.ndarray, tolerance: float) -> int:
-    """Return k if row t of ``recorded`` is row t + k of ``expected`` in all differing rows; 0 if there is no such k."""
+def _find_lag(recorded: np.ndarray, expected: np.ndarray, differs: np.ndarray, tolerance: float) -> str:
+    """Describe the number of steps by which ``recorded`` is shifted in all differing rows; "" if there is none."""
     rows = np.flatnonzero(differs)
-    for lag in sorted((k for k in range(-_MAX_LAG, _MAX_LAG + 1) if k), key=abs):
+    for lag in sorted(range(-_MAX_LAG, _MAX_LAG + 1), key=abs)[1:]:
         inside = rows[(rows + lag >= 0) & (rows + lag < len(expected))]
         if len(inside) < max(_MIN_ROWS - 1, 0.6 * len(rows)):
             continue
         same = (np.abs(recorded[inside] - expected[inside + lag]) <= tolerance).all(axis=1)
         if (~same).sum() <= max(1, (1 - _EXPLAINED) * len(inside)) and same.sum() >= _MIN_ROWS - 1:
-            return lag
-    return 0
-
-
-# -- scales, signs, zeros and offsets ------------------------------------------------------------------------------
+            return f"{abs(lag)} step{'s' if abs(lag) > 1 else ''} {'earlier' if lag < 0 else 'later'}"
+    return ""
 
 
 def _explain_by_scale(recorded_NA: np.ndarray, expected_NA: np.ndarray, owner: str) -> Signature | None:
     """Find a scale and an offset per axis: clip(factor · expected + offset)."""
-    fits = [_fit_axis(recorded_NA[:, i], expected_NA[:, i]) for i in range(recorded_NA.shape[1])]
-    found = [fit for fit in fits if fit is not None]
-    if len(found) < len(fits):
-        return None
-    changed = {name: fit for name, fit in zip(_AXES, found, strict=True) if fit != (1.0, 0.0)}
+    changed: dict[str, tuple[float, float]] = {}
+    for axis, recorded, expected in zip(_AXES, recorded_NA.T, expected_NA.T, strict=True):
+        fit = _fit_axis(recorded, expected)
+        if fit is None:
+            return None
+        if fit != (1.0, 0.0):
+            changed[axis] = fit
     if not changed:
         return None
+    factors, offsets = np.array(list(changed.values())).T
+
+    def show(template: str) -> str:
+        return ", ".join(template.format(axis, *changed[axis]) for axis in changed)
+
+    if not factors.any():
+        return Signature("action axis is constant", f"actions whose {show('{0} is always {2:.3g}')}, unlike {owner}")
+    if offsets.any() and (factors == 1).all():
+        return Signature("actions offset", f"actions that are {owner}, shifted ({show('{0}: {2:+.3g}')})")
+    if offsets.any():
+        shown = show("{0}: times {1:.3g}, {2:+.3g}")
+        return Signature("actions scaled", f"actions that are {owner}, shifted ({shown})")
     names = ", ".join(changed)
-    factors = [factor for factor, _ in changed.values()]
-    offsets = [offset for _, offset in changed.values()]
-    if not any(factors):
-        shown = ", ".join(f"{name} is always {offset:.3g}" for name, (_, offset) in changed.items())
-        return Signature("action axis is constant", f"actions whose {shown}, unlike {owner}")
-    if any(offsets):
-        only_offset = set(factors) == {1.0}
-        shown = ", ".join(
-            f"{name}: {offset:+.3g}" if only_offset else f"{name}: times {factor:.3g}, {offset:+.3g}"
-            for name, (factor, offset) in changed.items()
-        )
-        return Signature(
-            "actions offset" if only_offset else "actions scaled", f"actions that are {owner}, shifted ({shown})"
-        )
-    if all(abs(factor + 1) < _FIT for factor in factors):
+    if (np.abs(factors + 1) < _FIT).all():
         has = "have" if len(changed) > 1 else "has"
         return Signature("actions with a wrong sign", f"actions whose {names} {has} the opposite sign of {owner}")
-    shown = ", ".join(f"{name}: {factor:.3g}" for name, factor in zip(changed, factors, strict=True))
-    if max(factors) - min(factors) < 1e-3:
-        shown = f"{factors[0]:.3g}, in {names}"
-    kind = "actions with a wrong sign" if min(factors) < 0 else "actions scaled"
+    shown = f"{factors[0]:.3g}, in {names}" if np.ptp(factors) < 1e-3 else show("{0}: {1:.3g}")
+    kind = "actions with a wrong sign" if factors.min() < 0 else "actions scaled"
     return Signature(kind, f"actions that are {owner} times a factor ({shown})")
 
 
@@ -138,8 +123,8 @@ def _fit_axis(recorded: np.ndarray, expected: np.ndarray) -> tuple[float, float]
     if inside.any():
         candidates.append((1.0, float(np.median(recorded[inside] - expected[inside]))))
     if inside.sum() >= _MIN_ROWS and np.ptp(expected[inside]) > _FIT:
-        factor, offset = np.polyfit(expected[inside], recorded[inside], 1)
-        candidates.append((float(factor), float(offset)))
+        factor, offset = np.polyfit(expected[inside], recorded[inside], 1).tolist()
+        candidates.append((factor, offset))
     if np.ptp(recorded) <= TOLERANCE:
         candidates.append((0.0, float(recorded[0])))
     for factor, offset in candidates:
@@ -149,27 +134,21 @@ def _fit_axis(recorded: np.ndarray, expected: np.ndarray) -> tuple[float, float]
     return None
 
 
-# -- axes ----------------------------------------------------------------------------------------------------------
-
-
 def _explain_by_axes(recorded_NA: np.ndarray, expected_NA: np.ndarray, owner: str) -> Signature | None:
     """Find a permutation of the axes, possibly with signs."""
-    num = recorded_NA.shape[1]
-    share = np.empty((num, num, 2))
-    for i, j, flipped in product(range(num), range(num), (0, 1)):
-        sign = -1 if flipped else 1
-        share[i, j, flipped] = (np.abs(recorded_NA[:, i] - sign * expected_NA[:, j]) <= _FIT).mean()
-    orders = sorted(permutations(range(num)), key=lambda order: sum(j != i for i, j in enumerate(order)))
-    for order in orders[1:]:
-        axis_shares = [share[i, j] for i, j in enumerate(order)]
-        if min(max(shares) for shares in axis_shares) >= _EXPLAINED:
-            signs = ["" if shares[0] >= _EXPLAINED else "-" for shares in axis_shares]
-            moved = [f"{_AXES[i]} is {signs[i]}{_AXES[j]}" for i, j in enumerate(order) if i != j or signs[i]]
+    axes = np.arange(recorded_NA.shape[1])
+    same = (np.abs(recorded_NA[:, :, None] - expected_NA[:, None]) <= _FIT).mean(axis=0)
+    opposite = (np.abs(recorded_NA[:, :, None] + expected_NA[:, None]) <= _FIT).mean(axis=0)
+    orders = np.array(list(permutations(axes)))
+    for order in orders[np.argsort((orders != axes).sum(axis=1), kind="stable")][1:]:
+        is_same = same[axes, order] >= _EXPLAINED
+        if (is_same | (opposite[axes, order] >= _EXPLAINED)).all():
+            moved = []
+            for i, j in enumerate(order):
+                if i != j or not is_same[i]:
+                    moved.append(f"{_AXES[i]} is {'' if is_same[i] else '-'}{_AXES[j]}")
             return Signature("action axes swapped", f"actions that are {owner} with axes swapped ({', '.join(moved)})")
     return None
-
-
-# -- noise ---------------------------------------------------------------------------------------------------------
 
 
 def _explain_by_noise(recorded_NA: np.ndarray, expected_NA: np.ndarray, owner: str) -> Signature | None:
@@ -194,7 +173,7 @@ def _is_white(residual: np.ndarray) -> bool:
     return power > 0 and abs(float((centered[1:] * centered[:-1]).sum())) < (0.1 + 3 / np.sqrt(centered.size)) * power
 
 
-# -- states --------------------------------------------------------------------------------------------------------
+# -- states ------------------------------------------------------------------------------------------------------------
 
 
 def explain_states(recorded: np.ndarray, expected: np.ndarray) -> Signature | None:
@@ -203,52 +182,35 @@ def explain_states(recorded: np.ndarray, expected: np.ndarray) -> Signature | No
     rows, columns = differing.any(axis=1), differing.any(axis=0)
     if not rows.any():
         return None
-    recorded_NC = recorded[rows][:, columns]
-    expected_NC = expected[: len(recorded)][rows][:, columns]
-    names = name_columns(columns)
+    recorded_NS, expected_NS = recorded[rows], expected[: len(recorded)][rows]
+    recorded_NC, expected_NC = recorded_NS[:, columns], expected_NS[:, columns]
+    names = _name_columns(columns)
+    subject = f"states whose {', '.join(names)} {'are' if len(names) > 1 else 'is'}"
     lag = _find_lag(recorded[:, columns], expected[:, columns], rows, 0.0)
     if lag:
-        when = f"{_steps(lag)} {'earlier' if lag < 0 else 'later'}, from step {int(np.argmax(rows))} on"
-        return Signature("states off by some steps", f"states whose {', '.join(names)} {_verb(names)} those of {when}")
-    subject = f"states whose {', '.join(names)} {_verb(names)}"
+        return Signature("states off by some steps", f"{subject} those of {lag}, from step {np.argmax(rows)} on")
     if not recorded_NC.any():
         return Signature("goal hidden" if names == ["goal"] else "states changed", f"{subject} 0")
     for digits in range(1, 6):
         if (np.abs(recorded_NC - expected_NC.round(digits)) < 1e-9).all():
             return Signature("states rounded", f"{subject} rounded to {10.0**-digits:g} m")
-    return _explain_by_unit(recorded_NC, expected_NC, subject) or _explain_by_change(
-        recorded, expected, rows, columns, subject
-    )
-
-
-def _explain_by_unit(recorded_NC: np.ndarray, expected_NC: np.ndarray, subject: str) -> Signature | None:
     known = np.abs(expected_NC) > 1e-9
-    if not known.any():
-        return None
-    factor = float(np.median(recorded_NC[known] / expected_NC[known]))
-    if not np.allclose(recorded_NC, factor * expected_NC, rtol=1e-5, atol=1e-9):
-        return None
-    unit = {1000.0: ": millimeters, not meters", 100.0: ": centimeters, not meters"}.get(round(factor, 3), "")
-    return Signature("states in another unit", f"{subject} {factor:.4g} times those of the simulator{unit}")
-
-
-def _explain_by_change(
-    recorded: np.ndarray, expected: np.ndarray, rows: np.ndarray, columns: np.ndarray, subject: str
-) -> Signature | None:
-    recorded_NS, expected_NS = recorded[rows], expected[: len(recorded)][rows]
-    residual_NC = (recorded_NS - expected_NS)[:, columns]
+    factor = float(np.median(recorded_NC[known] / expected_NC[known])) if known.any() else np.nan
+    if np.allclose(recorded_NC, factor * expected_NC, rtol=1e-5, atol=1e-9):
+        unit = _UNITS.get(round(factor, 3), "")
+        return Signature("states in another unit", f"{subject} {factor:.4g} times those of the simulator{unit}")
+    residual_NC = recorded_NC - expected_NC
     if (np.ptp(residual_NC, axis=0) < 1e-9).all():
-        most = float(np.abs(residual_NC).max())
+        most = np.abs(residual_NC).max()
         return Signature("states changed", f"{subject} off by a constant (up to {most:.4g} m)")
-    sources = [np.flatnonzero((expected_NS == recorded_NS[:, [i]]).all(axis=0)) for i in np.flatnonzero(columns)]
-    if all(len(source) for source in sources):
+    if all((expected_NS == column[:, None]).all(axis=0).any() for column in recorded_NC.T):
         return Signature("states changed", f"{subject} in another order")
     if len(residual_NC) >= 2 * _MIN_ROWS and _is_white(residual_NC):
         return Signature("states changed", f"{subject} noisy (standard deviation {residual_NC.std():.2g} m)")
     return None
 
 
-def name_columns(columns: np.ndarray) -> list[str]:
+def _name_columns(columns: np.ndarray) -> list[str]:
     """Return the names of the parts of the state that contain the marked ``columns``, bool (S,)."""
     now = columns.copy()
     now[:18] |= columns[18:36]

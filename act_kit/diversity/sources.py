@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
-from act_kit.diversity.reference import count_distinct, reference_init_states
+from act_kit.diversity.reference import count_distinct, distance_to_nearest, reference_init_states
 from act_kit.sim.initial_states import SAME_INIT_STATE_M, scale
 from act_kit.sim.tasks import Task
 
@@ -43,19 +42,20 @@ def measure_sources(
     y = scale(task, reference_init_states(task) if against is None else against)
     is_finite, source_N = np.isfinite(rand_vecs).all(axis=1), np.array(sources)
     names = list(dict.fromkeys(sources))
+    own = [rand_vecs[is_finite & (source_N == name)] for name in names]
     distances = np.full((len(names), len(y)), np.inf)
-    for distance, name in zip(distances, names, strict=True):
-        own = rand_vecs[is_finite & (source_N == name)]
-        if len(own):
-            distance[:] = cKDTree(scale(task, own)).query(y)[0]
-    smallest = distances.min(axis=0)
-    return [
-        SourceShare(
+    for row, init_states in zip(distances, own, strict=True):
+        if len(init_states):
+            row[:] = distance_to_nearest(scale(task, init_states), y)
+    nearest = (distances <= distances.min(axis=0) + SAME_INIT_STATE_M).mean(axis=1)
+    shares = []
+    for i, name in enumerate(names):
+        share = SourceShare(
             source=name,
             num=int((source_N == name).sum()),
-            num_distinct=count_distinct(rand_vecs[is_finite & (source_N == name)]),
+            num_distinct=count_distinct(own[i]),
             num_succeeded=int(succeeded[source_N == name].sum()),
-            nearest=float((distance <= smallest + SAME_INIT_STATE_M).mean()) if np.isfinite(distance).all() else None,
+            nearest=float(nearest[i]) if len(own[i]) else None,
         )
-        for name, distance in zip(names, distances, strict=True)
-    ]
+        shares.append(share)
+    return shares

@@ -18,9 +18,10 @@ from act_kit.collection.render import render
 from act_kit.config import CollectConfig, TrainConfig
 from act_kit.datasets.split import split_stores
 from act_kit.datasets.store import EpisodeStore
+from act_kit.diversity.faults import Soundness
 from act_kit.diversity.first_observations import FirstObservations, measure_dataset
 from act_kit.diversity.result import DiversityReport
-from act_kit.diversity.soundness import Soundness, check_soundness
+from act_kit.diversity.soundness import check_soundness
 from act_kit.doctor.finding import Checks
 from act_kit.doctor.generalization import SEED, Gap, comparable, evenly, measure_loss
 from act_kit.errors import ActKitError, CheckpointError, DatasetError

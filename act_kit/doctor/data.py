@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 
 from act_kit.datasets.images import ImageStore
-from act_kit.diversity.integrity import Level, worst
-from act_kit.diversity.soundness import KINDS
+from act_kit.diversity.faults import KINDS
+from act_kit.diversity.integrity import Level, worst_level
 from act_kit.diversity.verdict import TOO_FEW
 from act_kit.doctor.case import DatasetCase
 from act_kit.doctor.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
@@ -177,7 +177,7 @@ def coverage(case: DatasetCase) -> Result:
 def _report(case: DatasetCase, about: Literal["coverage", "data"]) -> tuple[Level, str]:
     """Return the worst level of the diversity report's findings of one kind, and their text."""
     findings = [finding for finding in case.diversity.findings if finding.about == about]
-    level = worst(findings)
+    level = worst_level(findings)
     return level, " ".join(finding.text for finding in findings if finding.level == level)
 
 

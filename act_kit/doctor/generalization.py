@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import mannwhitneyu
 
+from act_kit.arrays import evenly_spaced
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
@@ -68,8 +69,7 @@ class Loss:
 
 def evenly(episodes: np.ndarray, num: int = MAX_EPISODES) -> np.ndarray:
     """Return at most ``num`` of the episodes, evenly spaced."""
-    indices = np.linspace(0, len(episodes) - 1, min(num, len(episodes))).round().astype(int)
-    chosen: np.ndarray = episodes[np.unique(indices)]
+    chosen: np.ndarray = episodes[evenly_spaced(len(episodes), min(num, len(episodes)))]
     return chosen
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
+from act_kit.arrays import evenly_spaced
 from act_kit.config import EvalConfig
 from act_kit.errors import ConfigError, DatasetError, InitialStateError, did_you_mean
 from act_kit.eval.distance_to_demos import distances_to_nearest_demo, near_copies
@@ -126,7 +127,7 @@ def make_init_state_set(
             raise InitialStateError(
                 f"The initial states of the demonstrations of {task} were not recorded. Fix: --init-states test"
             )
-        chosen = np.unique(np.linspace(0, len(demonstrated) - 1, num).round().astype(int))
+        chosen = evenly_spaced(len(demonstrated), num)
         init_states = [InitialState.of(task, np.array(demonstrated[i])) for i in chosen]
     else:
         distribution = InitialStateDistribution(task, "uniform" if kind == "test" else kind)

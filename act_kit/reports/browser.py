@@ -25,11 +25,10 @@ from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity.reference import reference_init_states
 from act_kit.errors import DatasetError, RenderError
-from act_kit.files import quoted
+from act_kit.files import quoted, write_mp4
 from act_kit.pages import write_page
 from act_kit.parallel import LocalExecutor
 from act_kit.reports.figures import Plane, place
-from act_kit.reports.video import write_mp4
 from act_kit.sim.initial_states import InitialState, stack
 from act_kit.sim.render import RenderSettings, check_cameras, find_gl, render_episode
 from act_kit.sim.tasks import TASKS, Task, map_planes
@@ -219,7 +218,9 @@ def write_clip(path: Path, fps: float, views: Sequence[np.ndarray]) -> None:
     for view in views:
         canvas[:, : view.shape[1], left : left + view.shape[2]] = view
         left += view.shape[2]
-    write_mp4(path, fps, canvas, quality=8, output_params=["-g", "5"])  # keyframes: seeking has no delay
+    write_mp4(
+        path, canvas, fps, quality=8, macro_block_size=16, output_params=["-g", "5"]
+    )  # keyframes: seeking has no delay
 
 
 # -- the page ------------------------------------------------------------------------------------------------------

@@ -128,14 +128,14 @@ def _soundness_rows(measured: DiversityReport | FirstObservations) -> list[Row]:
     s = measured.soundness
     if s is None:
         return []
-    sound = f"{s.num_sound} of {max(s.num_replayed, s.num_asked)}"
+    sound = f"{s.num_sound} of {max(s.num_replayed, s.num_queried)}"
     sample = "" if s.num_replayed in (0, s.num) else f", evenly spaced, of {s.num}"
     replayed = f"{s.num_replayed}{sample}" if s.num_replayed else f"none. {s.not_replayed}".strip()
-    queried = f"{s.num_asked} ({s.num_states} states)" if s.num_asked else f"none. {s.not_asked}".strip()
+    queried = f"{s.num_queried} ({s.num_states} states)" if s.num_queried else f"none. {s.not_queried}".strip()
     return [
         ("demonstrations replayed", replayed, f"{s.num}"),
         ("demonstrations checked with the expert", queried, "those it demonstrated or labeled"),
-        ("sound demonstrations", sound if s.num_replayed + s.num_asked else "n/a", "all"),
+        ("sound demonstrations", sound if s.num_replayed + s.num_queried else "n/a", "all"),
     ]
 
 
@@ -210,7 +210,7 @@ def _quality_rows(q: Quality) -> list[Row]:
 
     return [
         ("distinct initial states", f"{q.num_distinct} of {q.num}", "all"),
-        ("steps", f"{q.steps:.0f} ({q.steps_least} to {q.steps_most})", "56 to 116"),
+        ("steps", f"{q.steps:.0f} ({q.min_steps} to {q.max_steps})", "56 to 116"),
         ("straightness of the hand path", percent(q.path_efficiency), "20 to 70 %; straight: 100 %"),
         ("idle steps", percent(q.idle_fraction), "0 %"),
         ("steps with a clipped action", percent(q.clipped_fraction), "32 to 100 %"),

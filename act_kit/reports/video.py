@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from act_kit.files import write_mp4
 from act_kit.parallel import Executor
 from act_kit.rollouts.episode import Episode
 from act_kit.sim.render import RenderSettings, render_episode
@@ -53,17 +53,9 @@ def write_video(outcome: Episode, camera: str, settings: RenderSettings, fps: in
     steps = np.arange(0, len(outcome) + 1, stride)
     frames = render_episode(settings, [camera], outcome.init_state, _physics(outcome, stride)).images[:, 0]
     drawn = [overlay(frame, outcome, int(step), stride) for step, frame in zip(steps, frames, strict=True)]
-    write_mp4(path, fps, drawn + fps * drawn[-1:], quality=7)  # a second of the last frame shows how it ended
-
-
-def write_mp4(path: Path, fps: float, frames: Iterable[np.ndarray], **options: Any) -> None:
-    """Write frames, uint8 (H, W, 3) each, as a video; ``options`` are those of imageio."""
-    import imageio.v2 as imageio
-
-    writer: Any
-    with imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=16, **options) as writer:
-        for frame in frames:
-            writer.append_data(frame)
+    write_mp4(
+        path, drawn + fps * drawn[-1:], fps, quality=7, macro_block_size=16
+    )  # a second of the last frame shows how it ended
 
 
 def _physics(outcome: Episode, stride: int) -> np.ndarray:

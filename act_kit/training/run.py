@@ -20,17 +20,8 @@ from act_kit.datasets.frames import find_images
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity.first_observations import measure_dataset
 from act_kit.errors import CheckpointError, ConfigError, DamagedFileError, DatasetError
-from act_kit.files import (
-    SEEDS,
-    new_folder,
-    next_free_path,
-    quoted,
-    read_json,
-    read_text,
-    read_yaml,
-    restore_output,
-    write_text,
-)
+from act_kit.files import SEEDS, next_free_path, quoted, read_json, read_text, read_yaml, write_text
+from act_kit.outputs import new_folder, restore_output
 from act_kit.overrides import compose, given_options, train_overrides
 from act_kit.policies.policy import Policy
 from act_kit.policies.task_embedding import load_task_embeddings
@@ -51,7 +42,7 @@ def create_run(
 ) -> TrainConfig:
     """Compose the configuration, check it against the data and the files it names, and create the run's folder.
 
-    A folder that it replaces is kept until the run is trained (:func:`~act_kit.files.finish_output`).
+    A folder that it replaces is kept until the run is trained (:func:`~act_kit.outputs.finish_output`).
     """
     config = compose(TrainConfig, overrides, flags, base)
     check_files(config, [EpisodeStore.open(path) for path in data])

@@ -177,7 +177,7 @@ def test_an_expert_that_ignores_the_goal_is_not_a_leak(tmp_path: Path) -> None:
 def test_quality_of_a_scripted_expert(reach_store: EpisodeStore) -> None:
     (quality,) = measure_diversity(reach_store).quality
     assert (quality.source, quality.num, quality.num_distinct) == ("scripted", 10, 10)
-    assert quality.steps_least <= quality.steps <= quality.steps_most
+    assert quality.min_steps <= quality.steps <= quality.max_steps
     assert quality.path_efficiency is not None
     assert 0.5 < quality.path_efficiency <= 1
     assert quality.idle_fraction < 0.05

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import energy_distance, ks_2samp
 
+from act_kit.arrays import evenly_spaced
 from act_kit.diversity import reference
 from act_kit.diversity.reference import (
     ReferenceSet,
@@ -16,6 +17,7 @@ from act_kit.diversity.reference import (
     accepted,
     correlations,
     count_distinct,
+    distance_to_nearest,
     draw,
     effective_rank,
     reference_init_states,
@@ -111,7 +113,7 @@ def test_simulations_are_cached_and_damaged_files_are_replaced(tmp_path: Path, m
 @pytest.mark.parametrize("kind", ["another shape", "another type", "pipe", "folder"])
 def test_foreign_cache_files_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setenv("ACT_KIT_CACHE", str(tmp_path))
-    reference.cached("x", 1, ["a"], lambda: {"a": np.arange(6.0)})
+    reference.cached("x", 1, lambda: {"a": np.arange(6.0)})
     (file,) = tmp_path.iterdir()
     with np.load(file) as stored:
         digest = str(stored["digest"])
@@ -123,7 +125,7 @@ def test_foreign_cache_files_are_ignored(tmp_path: Path, monkeypatch: pytest.Mon
     else:
         other = np.arange(6.0).reshape(2, 3) if kind == "another shape" else np.arange(6)
         np.savez(file, a=other, digest=digest)
-    again = reference.cached("x", 1, ["a"], lambda: {"a": np.arange(6.0)})["a"]
+    again = reference.cached("x", 1, lambda: {"a": np.arange(6.0)})["a"]
     assert (again.dtype, again.shape) == (np.float64, (6,))
 
 
@@ -134,3 +136,16 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
     assert isinstance(
         reference_statistics_against(task, 12, scale(task, reference_init_states(task))), ReferenceStatistics
     )
+
+
+def test_the_nearest_of_some_rows_is_found_in_both_norms() -> None:
+    rng = np.random.default_rng(0)
+    rows, others = rng.uniform(size=(40, 5)), rng.uniform(size=(30, 5))
+    differences = np.abs(rows[:, None] - others)
+    np.testing.assert_allclose(distance_to_nearest(rows, others), np.sqrt((differences**2).sum(axis=-1)).min(axis=0))
+    np.testing.assert_array_equal(distance_to_nearest(rows, others, np.inf), differences.max(axis=-1).min(axis=0))
+
+
+@pytest.mark.parametrize(("total", "num", "expected"), [(8, 4, [0, 2, 5, 7]), (3, 5, [0, 1, 2]), (1, 3, [0])])
+def test_evenly_spaced_indices_have_both_ends_and_no_repetition(total: int, num: int, expected: list[int]) -> None:
+    assert evenly_spaced(total, num).tolist() == expected

@@ -17,8 +17,9 @@ from act_kit.collection.verify import replay
 from act_kit.config import CollectConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity import soundness
+from act_kit.diversity.faults import KINDS
 from act_kit.diversity.first_observations import measure_dataset
-from act_kit.diversity.soundness import KINDS, check_soundness
+from act_kit.diversity.soundness import check_soundness
 from act_kit.doctor.case import DatasetCase
 from act_kit.doctor.data import CHECKS
 from act_kit.doctor.finding import examine
@@ -51,7 +52,7 @@ def edited(store: EpisodeStore, change: Callable[[EpisodeStore], None], folder: 
 def test_sound_demonstrations_have_no_fault_and_the_scope_is_reported(demonstrations: EpisodeStore) -> None:
     sound = check_soundness(demonstrations)
     assert sound.faults == []
-    assert (sound.num_replayed, sound.num_asked, sound.num_states) == (8, 8, demonstrations.num_steps)
+    assert (sound.num_replayed, sound.num_queried, sound.num_states) == (8, 8, demonstrations.num_steps)
     findings = examine(DatasetCase(demonstrations.path), CHECKS)
     assert {finding.result.status for finding in findings} <= {"RULED OUT", "UNTESTED"}, findings[0].result.message
     ruled_out = {finding.name: finding.result for finding in findings}
@@ -118,7 +119,7 @@ def test_replayed_demonstrations_are_not_compared_with_the_expert(demonstrations
     store = collect(compose(CollectConfig, flags=flags), tmp_path / "data", executor=SERIAL)
     sound = check_soundness(store)
     assert sound.faults == []
-    assert (sound.num_replayed, sound.num_asked) == (4, 0)
+    assert (sound.num_replayed, sound.num_queried) == (4, 0)
     assert "replay of scripted) cannot be queried" in sound.scope
     labels = edited(store, lambda copy: change_steps(copy, ["action"], noisy), tmp_path / "noisy")
     assert [fault.kind for fault in check_soundness(labels).faults] == ["labels are noisy"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
-from act_kit.diversity.reference import draw, reference_init_states
+from act_kit.diversity.reference import distance_to_nearest, draw, reference_init_states
 from act_kit.sim.initial_states import scale
 from act_kit.sim.tasks import Task, map_planes
 
@@ -31,8 +30,7 @@ class CoverageMap:
 
     def _nearest(self, init_states: np.ndarray) -> np.ndarray:
         """Return the distance of each reference initial state to the nearest of some others (N, D), in box widths."""
-        distance: np.ndarray = cKDTree(scale(self._task, init_states)).query(scale(self._task, self._reference))[0]
-        return distance
+        return distance_to_nearest(scale(self._task, init_states), scale(self._task, self._reference))
 
     def compute(self, kept: np.ndarray, discarded: np.ndarray, now: np.ndarray) -> dict[str, Any]:
         """Return the panels of the map, with axes and coordinates, and the share of holes.

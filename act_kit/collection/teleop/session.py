@@ -18,7 +18,8 @@ from act_kit.collection.collect import make_dataset_info
 from act_kit.config import CollectConfig
 from act_kit.datasets.store import EpisodeStore, set_attributes
 from act_kit.errors import DatasetError
-from act_kit.files import finish_output, quoted
+from act_kit.files import quoted
+from act_kit.outputs import finish_output
 from act_kit.rollouts.episode import AttemptRecord
 from act_kit.rollouts.recorder import EpisodeRecorder
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution

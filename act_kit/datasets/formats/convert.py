@@ -15,7 +15,8 @@ from act_kit.datasets.formats.content import SIDECAR, Content, Keys, of_store, t
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.errors import ConfigError, DamagedFileError, DatasetError, did_you_mean
-from act_kit.files import new_folder, read_json, require_apart, write_json
+from act_kit.files import read_json, write_json
+from act_kit.outputs import new_folder, require_no_overlap
 from act_kit.rollouts.episode import Episode
 
 ACT_KIT = "act_kit"
@@ -91,7 +92,7 @@ def convert(
     """
     if to not in FORMATS:
         raise ConfigError(f"'{to}' is not a format; choose from: {', '.join(FORMATS)}." + did_you_mean(to, FORMATS))
-    require_apart(out, [path])
+    require_no_overlap(out, [path])
     origin = detect(path)
     if origin == to:
         raise DatasetError(f"{path} is already in the format {to}. Fix: choose another with --to.")

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from act_kit.arrays import evenly_spaced
 from act_kit.datasets.formats.content import Content
 from act_kit.errors import DatasetError, install_hint
-from act_kit.files import write_text
+from act_kit.files import write_mp4, write_text
 from act_kit.rollouts.episode import Episode
 
 _STATE, _ENVIRONMENT, _IMAGES = "observation.state", "observation.environment_state", "observation.images."
@@ -192,16 +193,8 @@ def _write_tasks(path: Path, task: str) -> None:
 
 
 def _write_video(path: Path, frames: np.ndarray, fps: int) -> None:
-    import imageio.v2 as imageio
-
-    path.parent.mkdir(parents=True, exist_ok=True)
     options = ["-crf", str(_CRF), "-g", "2", "-bf", "0"]  # no B-frames, which would shift all timestamps
-    writer: Any
-    with imageio.get_writer(
-        path, fps=fps, codec="libx264", quality=None, pixelformat="yuv420p", macro_block_size=1, ffmpeg_params=options
-    ) as writer:
-        for frame in frames:
-            writer.append_data(frame)
+    write_mp4(path, frames, fps, quality=None, pixelformat="yuv420p", macro_block_size=1, ffmpeg_params=options)
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -221,7 +214,7 @@ def _stats(values: np.ndarray) -> Stats:
 
 def _frame_stats(frames: np.ndarray) -> Stats:
     """Return the statistics of frames, uint8 (T, H, W, 3), per channel in [0, 1], each of shape (3, 1, 1)."""
-    sampled = frames[np.unique(np.linspace(0, len(frames) - 1, _STATS_FRAMES).round().astype(int))]
+    sampled = frames[evenly_spaced(len(frames), _STATS_FRAMES)]
     channel_stats = _stats(sampled.reshape(-1, 3))
     del channel_stats["count"]
     stats = {name: (value / 255).reshape(3, 1, 1) for name, value in channel_stats.items()}
