@@ -71,7 +71,7 @@ class Cell:
 
     @property
     def successes(self) -> np.ndarray:
-        """Of each start, bool (100,)."""
+        """Success from each initial state, bool (100,)."""
         return read_evaluation(self.folder / "eval").successes
 
 
@@ -128,9 +128,16 @@ def draw(done: dict[tuple[str, int], list[Cell]], path: Path) -> None:
             )
             verdict = "/".join(dict.fromkeys(cell.verdict for cell in of_cell))
             axes.annotate(
-                verdict, (where / offset, 0), xytext=(0, -46 - 11 * number), textcoords="offset points", ha="center",
-                va="top", fontsize=8, color=color, annotation_clip=False,
-            )  # fmt: skip
+                verdict,
+                (where / offset, 0),
+                xytext=(0, -46 - 11 * number),
+                textcoords="offset points",
+                ha="center",
+                va="top",
+                fontsize=8,
+                color=color,
+                annotation_clip=False,
+            )
     axes.set_xscale("log")
     axes.set_xticks(DISTINCT, [str(distinct) for distinct in DISTINCT])
     axes.minorticks_off()

@@ -9,7 +9,7 @@ engine asked for chunks of 16 actions and of one. Each is run three times in tur
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 import warnings
 from collections.abc import Callable
@@ -100,18 +100,24 @@ def measure(task: str) -> dict[str, float]:
 
 def main() -> None:
     """Print the table and the medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", metavar="TASK")
+    tasks = parser.parse_args().tasks or TASKS
     warnings.simplefilter("ignore")
     print(
         "| task | `env.step`, µs | MuJoCo alone | engine, chunks of 16 | engine, one by one | x `env.step` | "
         "of MuJoCo's rate | one by one | `env.reset`, ms | engine | x |\n" + "| --- " * 11 + "|"
     )
     ratios = []
-    for task in sys.argv[1:] or TASKS:
+    for task in tasks:
         t = measure(task)
         ratio = (
-            t["official"] / t["chunks"], t["physics"] / t["chunks"], t["physics"] / t["singly"],
-            t["official reset"] / t["reset"], t["official"] / t["physics"],
-        )  # fmt: skip
+            t["official"] / t["chunks"],
+            t["physics"] / t["chunks"],
+            t["physics"] / t["singly"],
+            t["official reset"] / t["reset"],
+            t["official"] / t["physics"],
+        )
         ratios.append(ratio)
         print(
             f"| {task} | {t['official']:.0f} | {t['physics']:.0f} | {t['chunks']:.0f} | {t['singly']:.0f} "

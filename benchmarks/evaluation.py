@@ -8,10 +8,12 @@ used up. Both start from nothing: importing Meta-World and starting processes co
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 
@@ -64,14 +66,26 @@ def toolkit(run: str, num_episodes: int, engine: str = "fast") -> np.ndarray:
     return np.stack([outcome.success for outcome in outcomes])
 
 
+_MEASURED: dict[str, Callable[[str, int], np.ndarray]] = {"official": official, "toolkit": toolkit}
+
+
 def main() -> None:
     """Time each in a process of its own and compare what they saw."""
-    run, *rest = sys.argv[1:]
-    num = int(rest[0]) if rest else EPISODES
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("num_episodes", nargs="?", type=int, default=EPISODES)
+    parser.add_argument("--only", choices=list(_MEASURED), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    run, num = options.run, options.num_episodes
+    if options.only:
+        warnings.simplefilter("ignore")
+        sys.stdout.buffer.write(_MEASURED[options.only](run, num).tobytes())
+        return
     spent, saw = {}, {}
-    for name in ("official", "toolkit"):
+    command = [sys.executable, __file__, run, str(num)]
+    for name in _MEASURED:
         began = time.perf_counter()
-        done = subprocess.run([sys.executable, __file__, run, str(num), name], stdout=subprocess.PIPE, check=True)
+        done = subprocess.run([*command, "--only", name], stdout=subprocess.PIPE, check=True)
         spent[name] = time.perf_counter() - began
         saw[name] = np.frombuffer(done.stdout, dtype=bool).reshape(num, 500)
     same = int((saw["official"] == saw["toolkit"]).all(axis=1).sum())
@@ -81,9 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
-        warnings.simplefilter("ignore")
-        which = {"official": official, "toolkit": toolkit}[sys.argv[3]]
-        sys.stdout.buffer.write(which(sys.argv[1], int(sys.argv[2])).tobytes())
-    else:
-        main()
+    main()

@@ -5,7 +5,7 @@ python benchmarks/experts.py [TASK …]        about 8 minutes for all 50 on two
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -39,18 +39,26 @@ def row(task: str, roll: RolloutFunction) -> str:
         diversity = measure_diversity(store)
         exact = sum(result.first_difference is None for result in replay(store, executor=executor))
     cells = (
-        task, TASKS[task].group, success_rate(outcomes), f"{np.mean(steps):.0f} (at most {max(steps)})",
-        diversity.num_failed, f"{exact}/{NUM_DEMONSTRATIONS}", diversity.level,
-    )  # fmt: skip
+        task,
+        TASKS[task].group,
+        success_rate(outcomes),
+        f"{np.mean(steps):.0f} (at most {max(steps)})",
+        diversity.num_failed,
+        f"{exact}/{NUM_DEMONSTRATIONS}",
+        diversity.level,
+    )
     return f"| {' | '.join(map(str, cells))} |"
 
 
 def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", metavar="TASK")
+    tasks = parser.parse_args().tasks or TASKS
     print("| task | group | expert | steps to success | failed attempts | replayed to the bit | diversity |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     with RolloutPool(num_cpus()) as roll:
-        for task in sys.argv[1:] or TASKS:
+        for task in tasks:
             print(row(task, roll), flush=True)
 
 

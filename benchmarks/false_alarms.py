@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.special import ndtr
@@ -72,7 +72,7 @@ def half_a_box(task: Task, num: int, seed: int) -> np.ndarray:
 
 
 def frozen(task: Task, num: int, seed: int) -> np.ndarray:
-    """Keep one dimension, another with every seed, where the first start has it."""
+    """Keep one dimension, another with every seed, where the first initial state has it."""
     dim = task.informative[seed % len(task.informative)]
     value = draw(task, 1, seed)[0, dim]
 
@@ -162,24 +162,27 @@ def levels(name: str, num: int) -> dict[str, list[Level]]:
     """Judge one task's datasets of one size."""
     task = TASKS[name]
 
-    def judge(init_states: np.ndarray) -> Level:
-        return measure_init_states(task, init_states).level
-
-    judged = {
-        kind: [judge(make(task, num, FIRST_SEED + seed)) for seed in range(count)]
-        for kind, (make, count) in HEALTHY.items()
-    }
+    kinds = dict(HEALTHY)
     for fault, make in FAULTS.items():
         # 20 of 20 initial states repeated are no fault.
         if (fault == "20 initial states repeated" and num <= 20) or (make is correlated and len(task.informative) < 2):
             continue
-        judged[fault] = [judge(make(task, num, FIRST_SEED + seed)) for seed in range(NUM_FAULTY)]
+        kinds[fault] = (make, NUM_FAULTY)
+    judged: dict[str, list[Level]] = {}
+    for kind, (make, count) in kinds.items():
+        init_states = (make(task, num, FIRST_SEED + seed) for seed in range(count))
+        judged[kind] = [measure_init_states(task, each).level for each in init_states]
     return judged
 
 
-def cell(judged: list[Level], level: str) -> str:
+def num_alarms(judged: list[Level]) -> int:
+    """Return how many datasets are not OK."""
+    return len(judged) - judged.count("OK")
+
+
+def cell(judged: list[Level], level: Level | Literal["any"]) -> str:
     """Return a rate with its interval."""
-    num = sum(found == level or (level == "any" and found != "OK") for found in judged)
+    num = num_alarms(judged) if level == "any" else judged.count(level)
     ends = binomtest(num, len(judged)).proportion_ci(method="wilson")
     return f"{num}/{len(judged)} [{100 * ends.low:.2f}, {100 * ends.high:.2f} %]"
 
@@ -197,11 +200,16 @@ def collect_and_report(job: tuple[str, int]) -> list[dict[str, Any]]:
             report = measure_dataset(store)
             results.append(
                 {
-                    "task": name, "round": round_, "num": num, "noise": noise, "seed": seed, "level": report.level,
+                    "task": name,
+                    "round": round_,
+                    "num": num,
+                    "noise": noise,
+                    "seed": seed,
+                    "level": report.level,
                     "num_failed": len(store.attempts()) - num,
                     "findings": [[finding.level, finding.text] for finding in report.findings],
                 }
-            )  # fmt: skip
+            )
     return results
 
 
@@ -225,8 +233,8 @@ def print_collected(results: list[dict[str, Any]]) -> None:
     print(f"{len(results)} datasets of {len(tasks)} tasks\n")
     print("| demonstrations | expert | datasets | FAIL | WARN |\n" + "| --- " * 5 + "|")
     for num in sorted({num for num, _ in ROUND}):
-        for expert, is_meant in (("never failed", lambda n: n == 0), ("failed now and then", lambda n: n > 0)):
-            found = [r["level"] for r in results if r["num"] == num and is_meant(r["num_failed"])]
+        for expert, has_failed in (("never failed", False), ("failed now and then", True)):
+            found = [r["level"] for r in results if r["num"] == num and bool(r["num_failed"]) == has_failed]
             if found:
                 print(f"| {num} | {expert} | {len(found)} | {cell(found, 'FAIL')} | {cell(found, 'WARN')} |")
     texts = [(level, text, result["task"]) for result in results for level, text in result["findings"]]
@@ -237,10 +245,17 @@ def print_collected(results: list[dict[str, Any]]) -> None:
 
 
 PHRASES = (
-    "a hole: no demonstration has", "in the middle", "a hole: no demonstration begins near", "a hole",
-    "covers only", "varies only", "is distributed differently", "vary together", "repeat the initial state",
+    "a hole: no demonstration has",
+    "in the middle",
+    "a hole: no demonstration begins near",
+    "a hole",
+    "covers only",
+    "varies only",
+    "is distributed differently",
+    "vary together",
+    "repeat the initial state",
     "are farther from",
-)  # fmt: skip
+)
 
 
 def phrase_of(text: str) -> str:
@@ -270,31 +285,19 @@ def run_simulated(names: list[str]) -> None:
     for kind in HEALTHY:
         for num in SIZES:
             judged = [level for name in names for level in results[name, num][kind]]
-            alarms = {name: sum(level != "OK" for level in results[name, num][kind]) for name in names}
+            alarms = {name: num_alarms(results[name, num][kind]) for name in names}
             worst = max(alarms, key=alarms.__getitem__)
-            row = (
-                kind,
-                num,
-                cell(judged, "FAIL"),
-                cell(judged, "WARN"),
-                f"{worst} {alarms[worst]}/{len(judged) // len(names)}",
-            )
-            print(f"| {' | '.join(map(str, row))} |")
+            of_worst = f"{worst} {alarms[worst]}/{len(judged) // len(names)}"
+            print(f"| {kind} | {num} | {cell(judged, 'FAIL')} | {cell(judged, 'WARN')} | {of_worst} |")
     print("\n| fault | demonstrations | FAIL | FAIL or WARN | task seen least: FAIL or WARN |\n" + "| --- " * 5 + "|")
     for fault in FAULTS:
         for num in SIZES:
             found = {name: results[name, num][fault] for name in names if fault in results[name, num]}
             if found:
                 judged = [level for levels in found.values() for level in levels]
-                least = min(found, key=lambda name: sum(level != "OK" for level in found[name]))
-                row = (
-                    fault,
-                    num,
-                    cell(judged, "FAIL"),
-                    cell(judged, "any"),
-                    f"{least} {cell(found[least], 'any').split()[0]}",
-                )
-                print(f"| {' | '.join(map(str, row))} |")
+                least = min(found, key=lambda name: num_alarms(found[name]))
+                of_least = f"{least} {num_alarms(found[least])}/{len(found[least])}"
+                print(f"| {fault} | {num} | {cell(judged, 'FAIL')} | {cell(judged, 'any')} | {of_least} |")
     print(f"\n{time.monotonic() - began:.0f} s")
 
 

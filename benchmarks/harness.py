@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import psutil
 import torch
 
-from act_kit.config import TrainConfig
+from act_kit.config import ACTConfig, TrainConfig
 from act_kit.overrides import compose
 from act_kit.policies.act import ACT
 from act_kit.policies.agent import PolicyAgent
@@ -40,9 +40,15 @@ def make_policy(
     cameras = config.policy.cameras
     metadata = PolicyMetadata(
         datasets=[TrainingDataset(task=task, fingerprint="", command="", init_states=[]) for task in tasks],
-        horizon=HORIZON, control_hz=CONTROL_HZ, versions={}, step=0, goal_visible=False,
-        views=CameraViews(cameras=cameras, settings=settings) if cameras else None, gl_renderer="",
-    )  # fmt: skip
+        horizon=HORIZON,
+        control_hz=CONTROL_HZ,
+        versions={},
+        step=0,
+        goal_visible=False,
+        views=CameraViews(cameras=cameras, settings=settings) if cameras else None,
+        gl_renderer="",
+    )
+    assert isinstance(config.policy, ACTConfig)
     torch.manual_seed(0)
     model = ACT(config.policy, num_tasks=len(tasks))
     return Policy(model, Normalizer(STATE_DIM), metadata, config.chunking, device=device)
@@ -74,9 +80,12 @@ def main() -> None:
         torch.set_num_threads(1)
     tasks = expand_tasks(options.tasks)
     policy = make_policy(
-        options.kind, tasks, device=options.device, n_action_steps=options.n_action_steps,
+        options.kind,
+        tasks,
+        device=options.device,
+        n_action_steps=options.n_action_steps,
         settings=RenderSettings.of_size(options.size),
-    )  # fmt: skip
+    )
     agent = PolicyAgent(policy)
     init_states = draw_init_states(tasks, options.episodes)
     num_workers = min(num_cpus(), len(init_states))

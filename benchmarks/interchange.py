@@ -26,6 +26,7 @@ import os
 import sys
 import tempfile
 import types
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,10 @@ def export(options: argparse.Namespace) -> None:
     store = EpisodeStore.open(options.dataset)
     for name in FORMATS:
         convert(options.dataset, options.folder / name, to=name, task="", overwrite=True)
-    images = {
-        f"images/{c}": np.concatenate([f for _, f in ImageStore(store, c).blocks()]) for c in ImageStore.cameras(store)
-    }
-    steps = {name: store.steps(name) for name in store.fields}
-    np.savez(options.folder / "steps.npz", **steps, **images, ends=store.episode_ends, fps=store.info.control_hz)
+    arrays: dict[str, Any] = {name: store.steps(name) for name in store.fields}
+    for camera in ImageStore.cameras(store):
+        arrays[f"images/{camera}"] = np.concatenate([images for _, images in ImageStore(store, camera).blocks()])
+    np.savez(options.folder / "steps.npz", ends=store.episode_ends, fps=store.info.control_hz, **arrays)
 
 
 def load(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[slice], int]:
@@ -96,8 +96,7 @@ def act(options: argparse.Namespace) -> None:
 
 def diffusion_policy(options: argparse.Namespace) -> None:
     """Read the replay buffer with diffusion policy's ``ReplayBuffer``, from disk and into memory."""
-    import zarr
-
+    zarr: Any = import_module("zarr")  # version 2 in that environment
     theirs = load_module(options.replay_buffer).ReplayBuffer
     arrays, images, episodes, _ = load(options.folder)
     path = str(options.folder / "diffusion-policy")
@@ -125,10 +124,7 @@ def diffusion_policy(options: argparse.Namespace) -> None:
 
 def lerobot(options: argparse.Namespace) -> None:
     """Read the LeRobot dataset with lerobot: all steps with what comes before and after, and its sums."""
-
-    from lerobot_act import declare_missing_operator  # beside this script
-
-    declare_missing_operator()
+    load_module(Path(__file__).with_name("lerobot_act.py")).declare_missing_operator()
     arrays, images, episodes, fps = load(options.folder)
     with tempfile.TemporaryDirectory() as home:
         os.environ |= {"HF_HOME": home, "HF_HUB_OFFLINE": "1"}

@@ -77,15 +77,29 @@ class Sizes:
 
 
 PAPER = Sizes(
-    chunk_size=100, dim_model=512, dim_feedforward=3200, num_heads=8, encoder_layers=4, decoder_layers=1, cvae_layers=4,
-    latent_dim=32, dropout=0.1,
-)  # fmt: skip
+    chunk_size=100,
+    dim_model=512,
+    dim_feedforward=3200,
+    num_heads=8,
+    encoder_layers=4,
+    decoder_layers=1,
+    cvae_layers=4,
+    latent_dim=32,
+    dropout=0.1,
+)
 """Those of Zhao et al. 2023, arXiv:2304.13705; of its 7 decoder layers the original code reads one."""
 
 SMALL = Sizes(
-    chunk_size=16, dim_model=128, dim_feedforward=512, num_heads=4, encoder_layers=2, decoder_layers=1, cvae_layers=2,
-    latent_dim=32, dropout=0.1,
-)  # fmt: skip
+    chunk_size=16,
+    dim_model=128,
+    dim_feedforward=512,
+    num_heads=4,
+    encoder_layers=2,
+    decoder_layers=1,
+    cvae_layers=2,
+    latent_dim=32,
+    dropout=0.1,
+)
 
 
 def export(options: argparse.Namespace) -> None:
@@ -122,15 +136,20 @@ def ours(options: argparse.Namespace) -> None:
         torch.save(ResNet18(FrozenBatchNorm2d).state_dict(), weights)
         sizes = [f"policy.{name}={value}" for name, value in asdict(SMALL if options.small else PAPER).items()]
         sizes += [f"policy.backbone_weights={weights}", "chunking.n_action_steps=1"]
-        config = compose(TrainConfig,
+        config = compose(
+            TrainConfig,
             ["policy=act_image", *sizes, *options.override],
             {"trainer.batch_size": options.batch},
-        )  # fmt: skip
+        )
         frames = load_frames(stores, (CAMERA,), where=config.compute.image_storage, device=device, scratch=Path(folder))
         windows = load_chunk_sampler(
-            stores, chunk_size=config.policy.chunk_size, val_fraction=0.1, seed=0, device=device,
+            stores,
+            chunk_size=config.policy.chunk_size,
+            val_fraction=0.1,
+            seed=0,
+            device=device,
             images_TCHW3=frames.images_TCHW3,
-        )  # fmt: skip
+        )
         learner = Learner(config, windows, (stores[0].info.task,), device=device, group=SINGLE_PROCESS)
     rate = samples_per_s(lambda: learner.step(0), batch=options.batch, steps=options.steps, device=options.device)
     row = {
@@ -193,7 +212,7 @@ def make_lerobot_dataset(data: dict[str, np.ndarray], root: Path, storage: str) 
     dataset.finalize()
 
 
-def samples_per_s(take_step: Callable[[], None], *, batch: int, steps: int, device: str) -> float:
+def samples_per_s(take_step: Callable[[], object], *, batch: int, steps: int, device: str) -> float:
     """Time ``steps`` steps after a warm-up."""
 
     def run(num: int) -> float:
@@ -268,16 +287,24 @@ def train_as_lerobot(root: Path, storage: str, sizes: Sizes, options: argparse.N
     policy, optimizer, loader, scheduler = accelerator.prepare(policy, optimizer, loader, scheduler)
     names = ("loss", "grad_norm", "lr", "update_s", "dataloading_s")
     tracker = MetricsTracker(
-        config.batch_size, dataset.num_frames, dataset.num_episodes, {name: AverageMeter(name) for name in names},
+        config.batch_size,
+        dataset.num_frames,
+        dataset.num_episodes,
+        {name: AverageMeter(name) for name in names},
         accelerator=accelerator,
-    )  # fmt: skip
+    )
     batches = cycle(loader)
 
     def update(batch: dict[str, Any]) -> None:
         update_policy(
-            tracker, policy, batch, optimizer, config.optimizer.grad_clip_norm, accelerator=accelerator,
+            tracker,
+            policy,
+            batch,
+            optimizer,
+            config.optimizer.grad_clip_norm,
+            accelerator=accelerator,
             lr_scheduler=scheduler,
-        )  # fmt: skip
+        )
 
     timing = {"batch": options.batch, "steps": options.steps, "device": options.device}
     from_disk = samples_per_s(lambda: update(preprocessor(next(batches))), **timing)

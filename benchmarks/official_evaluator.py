@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from typing import Any
 
 import gymnasium as gym
 import metaworld
@@ -25,10 +26,8 @@ def main() -> None:
     print(policy)
     for task in policy.tasks:
         # Meta-World draws its 50 goals, and which of them comes next, from each environment's seed.
-        envs = gym.vector.SyncVectorEnv(
-            [partial(metaworld.make_mt_envs, task, seed=1000 + i) for i in range(NUM_ENVS)],
-            autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
-        )
+        make: list[Any] = [partial(metaworld.make_mt_envs, task, seed=1000 + i) for i in range(NUM_ENVS)]
+        envs = gym.vector.SyncVectorEnv(make, autoreset_mode=gym.vector.AutoresetMode.SAME_STEP)
         success, mean_return, _, _ = evaluation(policy.for_task(task), envs, num_episodes=num_episodes)
         print(f"{task}: {Rate(round(success * num_episodes), num_episodes)}, mean return {mean_return:.0f}")
 

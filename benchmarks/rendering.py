@@ -49,9 +49,11 @@ def main() -> None:
         ("128 px, two cameras", RenderSettings(), ["corner4", "gripperPOV"], physics),
         (
             "128 px with shadows, reflections, multisampling",
-            RenderSettings(shadows=True, reflections=True, multisampling=4), ["corner4"], physics[:6],
+            RenderSettings(shadows=True, reflections=True, multisampling=4),
+            ["corner4"],
+            physics[:6],
         ),
-    ]  # fmt: skip
+    ]
     print(f"| back end | {' | '.join(name for name, *_ in columns)} |\n" + "| --- " * (1 + len(columns)) + "|")
     for backend in ("egl", "osmesa"):
         os.environ["MUJOCO_GL"] = backend

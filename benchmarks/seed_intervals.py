@@ -98,7 +98,8 @@ def print_seeds(repeats: int) -> None:
     print("|---|---|---|---|")
     for name, draw, truth, share in cases:
         found = np.array([measure(draw, num, truth, share, repeats) for num in NUM_SEEDS])
-        print(f"| {name} | " + " | ".join(" / ".join(f"{100 * x:.0f}" for x in column) for column in found.T) + " |")
+        cells = [" / ".join(map("{:.0f}".format, column)) for column in 100 * found.T]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def print_pairs() -> None:

@@ -54,9 +54,8 @@ def main() -> None:
         watcher.join()
         if code:
             raise SystemExit(code)
-        rate, fraction = (
-            median(v for _, v in series(run, f"train/{name}")) for name in ("steps_per_s", "roofline_fraction")
-        )
+        rate = median(dict(series(run, "train/steps_per_s")).values())
+        fraction = median(dict(series(run, "train/roofline_fraction")).values())
     size_mb = sum(file.stat().st_size for file in arguments.data.rglob("*") if file.is_file()) / 1e6
     print(
         f"{' '.join(arguments.override) or 'defaults'}: {rate:.1f} steps/s, {100 * fraction:.0f} % of the roofline; at "

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -81,16 +82,23 @@ def table(out: Path) -> None:
     defaults = [_successes(out, "defaults", task) for task in TASKS]
     for setting in settings:
         measured = [_successes(out, setting, task) for task in TASKS]
-        cells = [" ".join(str(of_seed.sum()) for of_seed in of_task.values()) for of_task in measured]
-        seeds = sorted(set.intersection(*(set(of_task) for of_task in (*measured, *defaults))))
+        cells = []
+        for of_task in measured:
+            cells.append(" ".join(str(of_seed.sum()) for of_seed in of_task.values()))
+        seeds = sorted(set.intersection(*map(set, (*measured, *defaults))))
         cells += ["", ""]
         if len(seeds) > 1:
-            ours, theirs = ([np.stack([of[seed] for seed in seeds]) for of in tasks] for tasks in (measured, defaults))
+            ours, theirs = _of_seeds(measured, seeds), _of_seeds(defaults, seeds)
             mean, gain = seeds_mean(ours), compare_seeds(theirs, ours, same_init_states=True, level=0.05)
             cells[-2] = f"{100 * mean.value:.1f} [{100 * mean.low:.0f}, {100 * mean.high:.0f}] %"
             if setting != "defaults":
                 cells[-1] = f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
         print(f"| {setting} | " + " | ".join(cells) + " |")
+
+
+def _of_seeds(tasks: Sequence[Mapping[int, np.ndarray]], seeds: Sequence[int]) -> list[np.ndarray]:
+    """Return the successes of each task, bool (seeds, 100)."""
+    return [np.stack([of_task[seed] for seed in seeds]) for of_task in tasks]
 
 
 def _successes(out: Path, setting: str, task: str) -> dict[int, np.ndarray]:

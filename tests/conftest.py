@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +25,6 @@ from act_kit.parallel import LocalExecutor
 from act_kit.policies.policy import Policy
 from act_kit.sim.render import Gl, RenderSettings, find_gl
 from act_kit.training.trainer import Trainer
-from benchmarks.teleop import chromium
 from tests.pages import check_page
 
 torch.set_num_threads(1)
@@ -44,15 +45,21 @@ SERIAL = LocalExecutor(1)
 """This process, for what takes a moment."""
 
 TINY = (
-    "policy.dim_model=32", "policy.dim_feedforward=64", "policy.latent_dim=8", "policy.chunk_size=8",
+    "policy.dim_model=32",
+    "policy.dim_feedforward=64",
+    "policy.latent_dim=8",
+    "policy.chunk_size=8",
     "chunking.n_action_steps=4",
-    "trainer.batch_size=32", "trainer.steps=60", "trainer.validate_every=20", "trainer.log_every=10",
-    "selection.episodes=2", "selection.num_evaluations=2",
-)  # fmt: skip
-
+    "trainer.batch_size=32",
+    "trainer.steps=60",
+    "trainer.validate_every=20",
+    "trainer.log_every=10",
+    "selection.episodes=2",
+    "selection.num_evaluations=2",
+)
 
 IMAGES = ("policy.inputs=image+proprio", "policy.cameras=[corner4]", "policy.backbone=small")
-"""What makes it a training on pictures."""
+"""Overrides for a training on images."""
 
 
 def make_dataset(path: Path, **flags: object) -> EpisodeStore:
@@ -125,7 +132,8 @@ def gl() -> Gl:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Start the system's Chromium, without a display; skip where there is none."""
-    found = chromium()
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
         pytest.skip("no browser: no chromium or google-chrome is on the PATH")
     with sync_playwright() as playwright:
@@ -133,18 +141,19 @@ def browser() -> Iterator[Browser]:
         yield playwright.chromium.launch(executable_path=found, args=["--disable-dev-shm-usage"])
 
 
-def act(*arguments: object, check: int | None = None, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from act_kit.cli import main; main()", *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, **{"env": ONE_THREAD, **options},
-    )  # type: ignore[call-overload]  # fmt: skip
+def act(*arguments: object, check: int | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, after the lines of Python in ``patch``, which break something."""
+    program = f"{options.pop('patch', '')}\nfrom act_kit.cli import main\nmain()"
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    options = {"capture_output": True, "timeout": 300, "env": ONE_THREAD, **options}
+    done: subprocess.CompletedProcess[str] = subprocess.run(command, text=True, **options)
     if check is not None:
         assert done.returncode == check, done.stdout + done.stderr
     return done
 
 
-LAPTOP, PHONE = {"width": 1280, "height": 800}, {"width": 420, "height": 800}
+LAPTOP = {"width": 1280, "height": 800}
+PHONE = {"width": 420, "height": 800}
 
 
 @pytest.fixture(params=[LAPTOP, PHONE], ids=["laptop", "phone"])
@@ -162,7 +171,7 @@ def show(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Open]:
         page.goto(path.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= request.param["width"]
         broken = "[...document.images].filter(image => !image.naturalWidth).length"
-        assert page.evaluate(broken) == 0, "pictures that show nothing"
+        assert page.evaluate(broken) == 0, "broken images"
         check_page(page)
         return page
 

@@ -498,13 +498,13 @@ def _run_forked(command: Command, folder: Path, log: Path) -> None:
 
 def import_everything() -> None:
     """Import what the verbs import when they run."""
-    import metaworld
     import torch
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
     import act_kit
 
     torch.set_num_threads(1)
-    assert metaworld.ALL_V3_ENVIRONMENTS
+    assert ALL_V3_ENVIRONMENTS
     for module in pkgutil.walk_packages(act_kit.__path__, "act_kit."):
         if "teleop" not in module.name and "__main__" not in module.name:
             importlib.import_module(module.name)

@@ -367,13 +367,18 @@ def main() -> None:
     for name in _PRELOADED_MODULES:
         import_module(name)  # once, instead of in every fork
     torch.set_num_threads(1)
-    collecting.COMMIT_EVERY = 2
-    collecting.git_commit = lambda: None  # a commit may be made meanwhile
-    rendering.render_episode = render_fake_images  # type: ignore[assignment]
-    sim_render.find_gl = lambda num_processes=1: Gl("egl", "llvmpipe", {})  # type: ignore[assignment]
-    evaluating.find_gl = find_no_gl
-    seeds._run_act = run_here
-    ExecutorConfig.make_executor = lambda self, variables=None: LocalExecutor(1)  # type: ignore[method-assign]
+    replacements: list[tuple[Any, str, object]] = [
+        (collecting, "COMMIT_EVERY", 2),
+        (collecting, "git_commit", lambda: None),  # a commit may be made meanwhile
+        (rendering, "render_episode", render_fake_images),
+        (sim_render, "find_gl", lambda num_processes=1: Gl("egl", "llvmpipe", {})),
+        (evaluating, "find_gl", find_no_gl),
+        (seeds, "_run_act", run_here),
+        (ExecutorConfig, "make_executor", lambda self, variables=None: LocalExecutor(1)),
+    ]
+    for owner, name, replacement in replacements:
+        assert hasattr(owner, name), name
+        setattr(owner, name, replacement)
     root, fault, most, *names = sys.argv[1:]
     for name in names:
         report = run_case(Path(root), name, fault, int(most))

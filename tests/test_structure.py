@@ -113,3 +113,15 @@ def test_texts_use_the_fields_words(word: str) -> None:
                 if re.search(word, line, re.IGNORECASE):
                     found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
     assert found == []
+
+
+@pytest.mark.parametrize(("folder", "other"), [("tests", "benchmarks"), ("benchmarks", "tests")])
+def test_tests_and_benchmarks_do_not_import_each_other(folder: str, other: str) -> None:
+    found = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if isinstance(node, ast.Import):
+                modules = [name.name for name in node.names]
+            found += [f"{path}:{module}" for module in modules if module.partition(".")[0] == other]
+    assert found == []

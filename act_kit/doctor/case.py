@@ -22,6 +22,7 @@ from act_kit.diversity.faults import Soundness
 from act_kit.diversity.first_observations import FirstObservations, measure_dataset
 from act_kit.diversity.result import DiversityReport
 from act_kit.diversity.soundness import check_soundness
+from act_kit.doctor.finding import Checks
 from act_kit.doctor.generalization import SEED, Gap, comparable, evenly, measure_loss
 from act_kit.errors import ActKitError, CheckpointError, DatasetError
 from act_kit.eval.files import read_evaluation
@@ -33,6 +34,7 @@ from act_kit.overrides import compose
 from act_kit.parallel import LocalExecutor
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
+from act_kit.policies.storage import find_checkpoint
 from act_kit.rollouts.agents import ExpertAgent
 from act_kit.rollouts.episode import Episode
 from act_kit.rollouts.rollout import RolloutPool
@@ -133,9 +135,14 @@ class RunCase:
         return load_run(self.folder)[0]
 
     @cached_property
+    def data(self) -> list[Path]:
+        """Paths of the datasets that the configuration names."""
+        return load_run(self.folder)[1]
+
+    @cached_property
     def datasets(self) -> list[DatasetCase]:
         """Datasets that the configuration names."""
-        return [DatasetCase(path) for path in load_run(self.folder)[1]]
+        return list(map(DatasetCase, self.data))
 
     @cached_property
     def stores(self) -> list[EpisodeStore]:
@@ -174,12 +181,11 @@ class RunCase:
     def _summaries(self) -> list[Path]:
         if self._evaluation:
             return sorted(self._evaluation.rglob("summary.json"))
-        inside = {path.resolve(): path for path in self.folder.rglob("summary.json")}
         elsewhere = list(self.folder.resolve().parent.glob("eval*/**/summary.json"))
         for folder in recorded_evaluations(self.folder):
             elsewhere += [*folder.glob("summary.json"), *folder.glob("*/summary.json")]
-        found = {path.resolve(): path for path in elsewhere if self._is_evaluation_of_run(path)} | inside
-        return sorted(found.values())
+        found = [*filter(self._is_evaluation_of_run, elsewhere), *self.folder.rglob("summary.json")]
+        return sorted({path.resolve(): path for path in found}.values())
 
     def _is_evaluation_of_run(self, path: Path) -> bool:
         """Return True if the summary at ``path`` names a checkpoint or the weights of this run."""
@@ -197,37 +203,37 @@ class RunCase:
         except CheckpointError:
             return None
 
-    @cached_property
-    def fingerprints(self) -> list[str]:
-        """Fingerprints of the datasets."""
-        return [store.fingerprint or store.compute_fingerprint() for store in self.stores]
-
-    @property
-    def _trained_on(self) -> list[str]:
-        return [demonstrations.fingerprint for demonstrations in self.policy.metadata.datasets]
-
-    def require_training_data(self) -> None:
-        """Raise :class:`DatasetError` unless the policy was trained on the run's datasets as they are now."""
-        if self._trained_on != self.fingerprints:
-            raise DatasetError("The run's datasets differ from those that the policy was trained on.")
-
     @property
     def evaluations(self) -> list[Evaluation]:
         """Evaluations that are not damaged."""
         return self.read_evaluations[0]
 
     @cached_property
+    def fingerprints(self) -> list[str]:
+        """Fingerprints of the datasets."""
+        return list(map(_fingerprint, self.stores))
+
+    @property
+    def trained_on(self) -> list[str]:
+        """Fingerprints of the datasets that the policy was trained on."""
+        return self.policy.metadata.fingerprints
+
+    def require_training_data(self) -> None:
+        """Raise :class:`DatasetError` unless the policy was trained on the run's datasets as they are now."""
+        if self.trained_on != self.fingerprints:
+            raise DatasetError("The run's datasets differ from those that the policy was trained on.")
+
+    @cached_property
     def recorded(self) -> dict[str, dict[int, float]]:
-        """Records of ``metrics.jsonl`` by name and step, declared or not, without damaged ones."""
+        """Records of ``metrics.jsonl`` by name and step, declared or not."""
         recorded: dict[str, dict[int, float]] = {}
         for record in read_metrics(self.folder):
-            try:
-                for name, value in record.items():
-                    recorded.setdefault(name, {})[int(record["step"])] = float(value)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue
-        recorded.pop("step", None)
+            step = int(record.pop("step"))
+            for name, value in record.items():
+                recorded.setdefault(name, {})[step] = float(value)
         return recorded
+
+    # -- commands --------------------------------------------------------------------------------------------------
 
     @property
     def train_again(self) -> str:
@@ -237,7 +243,7 @@ class RunCase:
     def train_with(self, changes: Mapping[str, Any], *, data: Sequence[Path] | None = None) -> str:
         """Return the command that repeats the run with changed options (dotted keys) or other data."""
         try:
-            config, paths = self.config, data or [dataset.path for dataset in self.datasets]
+            config, paths = self.config, data or self.data
         except CheckpointError:
             return "act train --data DATASET"
         is_refused = data is None and any(dataset.is_refused for dataset in self.datasets)
@@ -248,45 +254,41 @@ class RunCase:
         fixed = next_free_path(dataset.path)
         if f" {quoted(fixed)} " not in f"{fix} ":
             return fix
-        data = [fixed if other is dataset else other.path for other in self.datasets]
+        data = list(self.data)
+        data[self.datasets.index(dataset)] = fixed
         return f"{fix} && {self.train_with({}, data=data)}"
 
     def evaluate_with(self, out: Path, *options: str) -> str:
         """Return the command that evaluates the run."""
         return shlex.join(["act", "eval", str(self.folder), *options, "--out", str(out)])
 
-    # -- measurements ----------------------------------------------------------------------------------------------
+    # -- losses ----------------------------------------------------------------------------------------------------
 
     def split(self, store: EpisodeStore) -> tuple[np.ndarray, np.ndarray]:
         """Return the training and the validation episodes of a dataset, as the run splits them."""
         trainer = self.config.trainer
-        paths = [trained.path.resolve() for trained in self.stores]
-        stores = self.stores if store.path.resolve() in paths else [store]
-        splits = split_stores(stores, trainer.val_fraction, trainer.seed)
-        return splits[paths.index(store.path.resolve()) if stores is self.stores else 0]
+        paths = [path.resolve() for path in self.data]
+        index = paths.index(store.path.resolve()) if store.path.resolve() in paths else None
+        stores = [store] if index is None else self.stores
+        return split_stores(stores, trainer.val_fraction, trainer.seed)[index or 0]
 
     @cached_property
-    def fresh(self) -> list[EpisodeStore]:
-        """New demonstrations of each task by the scripted expert, with the dataset's noise and the policy's images."""
+    def fresh(self) -> dict[str, EpisodeStore]:
+        """New demonstrations by the scripted expert, by task, with the dataset's noise and the policy's images."""
         scratch = Path(self._resources.enter_context(TemporaryDirectory()))
         views = self.policy.views
-        stores = []
-        for store in {store.info.task: store for store in self.stores}.values():
-            info = store.info
-            flags = {
-                "task": info.task,
-                "n": self._share(_NUM_FRESH, 4),
-                "seed": SEED,
-                "noise": info.noise,
-                "steps_after_success": info.steps_after_success,
-            }
+        fresh: dict[str, EpisodeStore] = {}
+        for info in {store.info.task: store.info for store in self.stores}.values():
+            flags = {"n": self._share(_NUM_FRESH, 4), "seed": SEED}
+            for name in ("task", "noise", "steps_after_success"):
+                flags[name] = getattr(info, name)
             config = compose(CollectConfig, flags=flags)
             with LocalExecutor(1) as executor:
-                stores.append(collect(config, scratch / info.task, executor=executor))
+                fresh[info.task] = collect(config, scratch / info.task, executor=executor)
             if views:
                 with LocalExecutor(1, find_gl().environment) as executor:
-                    render(stores[-1], views.cameras, views.settings, executor=executor)
-        return stores
+                    render(fresh[info.task], views.cameras, views.settings, executor=executor)
+        return fresh
 
     def gap_of(self, store: EpisodeStore) -> Gap:
         """Compare the loss on the dataset's held-out demonstrations with the loss on new ones of its task.
@@ -295,16 +297,14 @@ class RunCase:
             IncomparableError: The new demonstrations, made by the scripted expert, differ in kind from the dataset's.
             DatasetError: The policy was not trained on the dataset as it is now, so its held-out episodes are unknown.
         """
-        if (store.fingerprint or store.compute_fingerprint()) not in self._trained_on:
+        if _fingerprint(store) not in self.trained_on:
             raise DatasetError(
                 f"{self.folder} was not trained on {store.path} as it is now, so its held-out episodes are unknown. "
                 "Fix: give the dataset that config.yaml of the run names."
             )
-        held_out = evenly(comparable(store, self.split(store)[1]))
-        fresh = next(fresh for fresh in self.fresh if fresh.info.task == store.info.task)
-        return Gap.of(
-            measure_loss(self.policy, store, held_out), measure_loss(self.policy, fresh, np.arange(fresh.num_episodes))
-        )
+        held_out = measure_loss(self.policy, store, evenly(comparable(store, self.split(store)[1])))
+        fresh = self.fresh[store.info.task]
+        return Gap.of(held_out, measure_loss(self.policy, fresh, np.arange(fresh.num_episodes)))
 
     @cached_property
     def gaps(self) -> tuple[dict[str, Gap], list[str]]:
@@ -317,25 +317,28 @@ class RunCase:
             except ActKitError as error:
                 reasons.append(str(error))
                 continue
-            task = store.info.task
-            gaps[task] = max(gap, gaps.get(task, gap), key=lambda gap: gap.ratio)
+            largest = gaps.setdefault(store.info.task, gap)
+            if gap.ratio > largest.ratio:
+                gaps[store.info.task] = gap
         return gaps, list(dict.fromkeys(reasons))
+
+    # -- rollouts --------------------------------------------------------------------------------------------------
 
     @cached_property
     def results(self) -> list[TaskRollouts]:
         """Success rates of each task."""
-        results = []
-        for task in self.policy.tasks:
-            demonstrated = _of_task(self.from_demonstrated, task)
-            results.append(
-                TaskRollouts(
-                    task=task,
-                    fresh=success_rate(_of_task(self.from_fresh, task)),
-                    demonstrated=success_rate(demonstrated) if self.from_demonstrated else None,
-                    expert=self.expert_rates[task],
-                )
-            )
-        return results
+        fresh, demonstrated = self._rates(self.from_fresh), self._rates(self.from_demonstrated)
+        return [
+            TaskRollouts(task=task, fresh=fresh[task], demonstrated=demonstrated.get(task), expert=expert)
+            for task, expert in self.expert_rates.items()
+        ]
+
+    def _rates(self, outcomes: Sequence[Episode]) -> dict[str, Rate]:
+        """Return the success rate of each task that has outcomes."""
+        by_task: dict[str, list[Episode]] = {}
+        for outcome in outcomes:
+            by_task.setdefault(outcome.init_state.task, []).append(outcome)
+        return {task: success_rate(of_task) for task, of_task in by_task.items()}
 
     @cached_property
     def roll(self) -> RolloutPool:
@@ -355,8 +358,13 @@ class RunCase:
         return init_states
 
     @cached_property
-    def train_init_states(self) -> list[InitialState]:
-        """Some demonstrated initial states of each task; empty unless they were recorded for all tasks."""
+    def from_fresh(self) -> list[Episode]:
+        """Results of the policy from test initial states."""
+        return self.act_from(self.policy, self.test_init_states)
+
+    @cached_property
+    def from_demonstrated(self) -> list[Episode]:
+        """Results of the policy from demonstrated initial states; empty unless these were recorded for all tasks."""
         init_states: list[InitialState] = []
         for task in self.policy.tasks:
             demonstrated = self.policy.metadata.init_states_of(task)
@@ -364,27 +372,12 @@ class RunCase:
                 return []
             num = self._share(_NUM_DEMONSTRATED, 6)
             init_states += make_init_state_set(task, "train", num, 0, demonstrated).init_states
-        return init_states
-
-    @cached_property
-    def from_fresh(self) -> list[Episode]:
-        """Results of the policy from test initial states."""
-        return self.act_from(self.policy, self.test_init_states)
-
-    @cached_property
-    def from_demonstrated(self) -> list[Episode]:
-        """Results of the policy from demonstrated initial states; empty if these were not recorded."""
-        return self.act_from(self.policy, self.train_init_states) if self.train_init_states else []
-
-    @cached_property
-    def expert(self) -> list[Episode]:
-        """Results of the scripted expert from the same test initial states."""
-        return self.roll(ExpertAgent(), self.test_init_states, stop_at_success=True)
+        return self.act_from(self.policy, init_states)
 
     @cached_property
     def expert_rates(self) -> dict[str, Rate]:
-        """Success rate of the scripted expert in each task."""
-        return {task: success_rate(_of_task(self.expert, task)) for task in self.policy.tasks}
+        """Success rate of the scripted expert in each task, from the same test initial states."""
+        return self._rates(self.roll(ExpertAgent(), self.test_init_states, stop_at_success=True))
 
     def act_from(
         self, policy: Policy, init_states: Sequence[InitialState], *, to_the_end: bool = False
@@ -397,5 +390,16 @@ class RunCase:
         return max(least, num // len(self.policy.tasks))
 
 
-def _of_task(outcomes: Sequence[Episode], task: str) -> list[Episode]:
-    return [outcome for outcome in outcomes if outcome.init_state.task == task]
+def _fingerprint(store: EpisodeStore) -> str:
+    return store.fingerprint or store.compute_fingerprint()
+
+
+def run_checks() -> Checks[RunCase]:
+    """Make the list of a module's checks of a run, whose usual fix is to train again."""
+    return Checks(_locate, lambda case: case.train_again)
+
+
+def _locate(case: RunCase, name: str) -> Path:
+    """Return the path of a file of the run; the policy's files are those of the checkpoint that ``act eval`` loads."""
+    is_of_policy = name in ("policy.json", "model.safetensors")
+    return (find_checkpoint(case.folder) if is_of_policy else case.folder) / name

@@ -17,10 +17,10 @@ from act_kit.files import quoted
 from act_kit.rollouts.episode import is_dagger
 from act_kit.sim.tasks import CONTROL_HZ, HORIZON, get_task
 
-CHECKS = Checks[DatasetCase]()
+CHECKS = Checks[DatasetCase](lambda case, name: case.path / name, lambda case: case.store.reproduce_command)
 
 
-@CHECKS.add("horizon or control rate mismatch", stage="environment", how_to_verify="read the dataset's attributes")
+@CHECKS.add("horizon or control rate mismatch", "environment", "read the dataset's attributes", "zarr.json")
 def contract(case: DatasetCase) -> Result:
     """Check that the dataset has the horizon and the control rate of the benchmark."""
     case.require_metaworld()
@@ -28,62 +28,29 @@ def contract(case: DatasetCase) -> Result:
     if (info.horizon, info.control_hz) != (HORIZON, CONTROL_HZ):
         return critical(
             f"{case.path} was recorded with a horizon of {info.horizon} steps at {info.control_hz} Hz; the benchmark "
-            f"has {HORIZON} at {CONTROL_HZ} Hz.",
-            case.path / "zarr.json",
-            case.store.reproduce_command,
+            f"has {HORIZON} at {CONTROL_HZ} Hz."
         )
     return ruled_out(f"{HORIZON} steps at {CONTROL_HZ} Hz.")
 
 
-@CHECKS.add("goal hidden", stage="environment", how_to_verify="inspect the last three numbers of the states")
+@CHECKS.add("goal hidden", "environment", "inspect the last three numbers of the states", "data/state")
 def goal(case: DatasetCase) -> Result:
     """Check that the states contain the goal."""
     case.require_metaworld()
-    states = case.store.steps("state")
-    hidden = int((~states[:, -3:].any(axis=1)).sum())
+    goals = case.store.steps("state")[:, -3:]
+    hidden = int((~goals.any(axis=1)).sum())
     if hidden:
         return critical(
-            f"the goal is hidden in {hidden} of {len(states)} states (their last three numbers are 0): a policy cannot "
-            "imitate behavior that depends on the goal.",
-            case.path / "data/state",
-            case.store.reproduce_command,
+            f"the goal is hidden in {hidden} of {len(goals)} states (their last three numbers are 0): a policy cannot "
+            "imitate behavior that depends on the goal."
         )
-    task = get_task(case.store.info.task)
-    moving = [int(dim) for dim in task.informative if dim >= 3]
+    informative = np.array(get_task(case.store.info.task).informative)
     init_states = np.array(case.store.recorded_init_states)
-    if (
-        moving
-        and len(init_states)
-        and (np.ptp(init_states[:, moving], axis=0) > 0.01).all()
-        and (np.ptp(states[:, -3:], axis=0) < 1e-6).all()
-    ):
-        return critical(
-            "the initial states have different goals, but the goal in the states is constant.",
-            case.path / "data/state",
-            case.store.reproduce_command,
-        )
+    goal_dims = informative[informative >= 3]
+    varies = len(init_states) and goal_dims.size and (np.ptp(init_states[:, goal_dims], axis=0) > 0.01).all()
+    if varies and (np.ptp(goals, axis=0) < 1e-6).all():
+        return critical("the initial states have different goals, but the goal in the states is constant.")
     return ruled_out("Every state contains the goal.")
-
-
-def _check_demonstrations(kind: str) -> None:
-    """Add the check for one kind of fault of the demonstrations; all kinds share one replay."""
-
-    @CHECKS.add(kind, stage="data", how_to_verify="act data verify DATASET; act report DATASET")
-    def demonstrations(case: DatasetCase) -> Result:
-        """Check that replay, labels and success agree."""
-        case.require_metaworld()
-        soundness = case.soundness
-        untested_because = soundness.untested(kind)
-        if untested_because:
-            return untested(untested_because)
-        fault = next((fault for fault in soundness.faults if fault.kind == kind), None)
-        if fault is None:
-            return ruled_out(f"Not found in any episode: {soundness.scope}")
-        evidence = case.path / _EVIDENCE.get(kind.split()[0], "data")
-        fix = soundness.fix_for(case.store)
-        if not fault.is_certain:
-            return suspected(fault.text, evidence, fix, severity="critical")
-        return (warning if kind == "physics changed" else critical)(fault.text, evidence, fix)
 
 
 _EVIDENCE = {
@@ -98,11 +65,34 @@ _EVIDENCE = {
 }
 """File with the evidence of a fault, by the first word of its kind."""
 
+
+def _check_demonstrations(kind: str) -> None:
+    """Add the check for one kind of fault of the demonstrations; all kinds share one replay."""
+    how_to_verify = "act data verify DATASET; act report DATASET"
+
+    @CHECKS.add(kind, stage="data", how_to_verify=how_to_verify, evidence=_EVIDENCE.get(kind.split()[0], "data"))
+    def demonstrations(case: DatasetCase) -> Result:
+        """Check that replay, labels and success agree."""
+        case.require_metaworld()
+        soundness = case.soundness
+        untested_because = soundness.untested(kind)
+        if untested_because:
+            return untested(untested_because)
+        for fault in soundness.faults:
+            if fault.kind != kind:
+                continue
+            fix = soundness.fix_for(case.store)
+            if not fault.is_certain:
+                return suspected(fault.text, fix=fix, severity="critical")
+            return (warning if kind == "physics changed" else critical)(fault.text, fix=fix)
+        return ruled_out(f"Not found in any episode: {soundness.scope}")
+
+
 for _kind in KINDS:
     _check_demonstrations(_kind)
 
 
-@CHECKS.add("unclipped actions", stage="data", how_to_verify="inspect the range of the actions")
+@CHECKS.add("unclipped actions", "data", "inspect the range of the actions")
 def clipped(case: DatasetCase) -> Result:
     """Check that all actions are finite and in the range that the environment executes."""
     case.require_metaworld()
@@ -110,22 +100,20 @@ def clipped(case: DatasetCase) -> Result:
         if name not in case.store.fields:
             continue
         values = case.store.steps(name)
+        path = case.path / "data" / name
         if not np.isfinite(values).all():
-            return critical(
-                f"{name} contains values that are not finite.", case.path / "data" / name, case.store.reproduce_command
-            )
+            return critical(f"{name} contains values that are not finite.", path)
         beyond = float((np.abs(values) > 1).any(axis=1).mean())
         if beyond:
-            return critical(
+            message = (
                 f"{100 * beyond:.1f} % of the recorded actions are outside [-1, 1] (up to {np.abs(values).max():.1f}): "
-                "they are not clipped, but the environment clips them before it executes them.",
-                case.path / "data" / name,
-                case.store.reproduce_command,
+                "they are not clipped, but the environment clips them before it executes them."
             )
+            return critical(message, path)
     return ruled_out("All actions are in [-1, 1].")
 
 
-@CHECKS.add("labels differ from executed actions", stage="data", how_to_verify="compare action with executed_action")
+@CHECKS.add("labels differ from executed actions", "data", "compare action with executed_action", "data/action")
 def executed(case: DatasetCase) -> Result:
     """Check that labels equal executed actions, unless there was noise or the expert labeled a policy's rollouts."""
     store = case.store
@@ -133,53 +121,48 @@ def executed(case: DatasetCase) -> Result:
         return untested("The executed actions differ from the labels by the noise, as intended.")
     if "executed_action" not in store.fields:
         return untested("The executed actions were not recorded.")
-    own = np.repeat([not is_dagger(source) for source in store.sources], store.episode_lengths)
+    own = ~np.repeat(list(map(is_dagger, store.sources)), store.episode_lengths)
     if not own.any():
         return untested("The expert labeled a policy's rollouts: executed actions differ from labels, as intended.")
     differs = float((store.steps("action") != store.steps("executed_action"))[own].any(axis=1).mean())
     if differs:
         return critical(
             f"{100 * differs:.1f} % of the labels differ from the executed actions, although the dataset states no "
-            "noise.",
-            case.path / "data/action",
-            case.store.reproduce_command,
+            "noise."
         )
     return ruled_out("The labels are the executed actions.")
 
 
-@CHECKS.add("inconsistent data", stage="data", how_to_verify="act report DATASET")
+@CHECKS.add("inconsistent data", "data", "act report DATASET")
 def sound(case: DatasetCase) -> Result:
     """Check for initial states, states and values that no collection produces."""
     try:
         level, message = _report(case, "data")
     except InitialStateError as error:
-        return critical(
-            f"an initial state is impossible: {error}", case.path / "meta/rand_vec", case.store.reproduce_command
-        )
-    if level == "OK":
-        if case.store.missing_fields:
-            return ruled_out(f"All values are finite. Not recorded: {', '.join(case.store.missing_fields)}.")
-        return ruled_out("Every first state matches its initial state; all values are finite and in range.")
-    return (critical if level == "FAIL" else warning)(message, case.path, case.store.reproduce_command)
+        return critical(f"an initial state is impossible: {error}", case.path / "meta/rand_vec")
+    if level != "OK":
+        return (critical if level == "FAIL" else warning)(message)
+    if case.store.missing_fields:
+        return ruled_out(f"All values are finite. Not recorded: {', '.join(case.store.missing_fields)}.")
+    return ruled_out("Every first state matches its initial state; all values are finite and in range.")
 
 
-@CHECKS.add("images changed", stage="data", how_to_verify="act data info DATASET --verify")
+@CHECKS.add("images changed", "data", "act data info DATASET --verify")
 def images(case: DatasetCase) -> Result:
     """Check that the images are unchanged since they were rendered."""
     for camera in ImageStore.cameras(case.store):
         images = ImageStore(case.store, camera)
         damaged = images.damaged_episodes()
         if damaged:
-            return critical(
+            message = (
                 f"the images of {camera} in {len(damaged)} episodes (the first: {damaged[0]}) differ from what was "
-                "rendered.",
-                case.path / "data/images" / camera,
-                f"{images.command} --overwrite",
+                "rendered."
             )
+            return critical(message, case.path / "data/images" / camera, f"{images.command} --overwrite")
     return ruled_out("All images are unchanged since rendering, or there are none.")
 
 
-@CHECKS.add("poor coverage of initial states", stage="data", how_to_verify="act report DATASET")
+@CHECKS.add("poor coverage of initial states", "data", "act report DATASET")
 def coverage(case: DatasetCase) -> Result:
     """Check that the demonstrated initial states cover those from which a policy is evaluated."""
     level, message = _report(case, "coverage")
@@ -198,20 +181,13 @@ def _report(case: DatasetCase, about: Literal["coverage", "data"]) -> tuple[Leve
     return level, " ".join(finding.text for finding in findings if finding.level == level)
 
 
-@CHECKS.add("dataset changed", stage="data", how_to_verify="act data info DATASET --verify")
+@CHECKS.add("dataset changed", "data", "act data info DATASET --verify")
 def whole(case: DatasetCase) -> Result:
     """Check that the content matches the fingerprint."""
     store = case.store
     if store.fingerprint is None:
-        return warning(
-            f"{store.path} is unfinished: {store.num_episodes} of {store.info.num_wanted} demonstrations.",
-            store.path,
-            f"{store.info.command} --out {quoted(store.path)} --resume",
-        )
+        message = f"{store.path} is unfinished: {store.num_episodes} of {store.info.num_wanted} demonstrations."
+        return warning(message, fix=f"{store.info.command} --out {quoted(store.path)} --resume")
     if store.compute_fingerprint() != store.fingerprint:
-        return critical(
-            f"the content of {store.path} was changed since collection: its fingerprint does not match.",
-            store.path,
-            case.store.reproduce_command,
-        )
+        return critical(f"the content of {store.path} was changed since collection: its fingerprint does not match.")
     return ruled_out("The content matches its fingerprint.")

@@ -10,12 +10,21 @@ from rich.text import Text
 
 from act_kit.doctor import consistency, data, evaluations, inference, learning, machine, records
 from act_kit.doctor.case import DatasetCase, RunCase
-from act_kit.doctor.finding import Finding, Result, examine, rank
-from act_kit.doctor.machine import MachineCase
+from act_kit.doctor.finding import Finding, examine, rank, untested
 from act_kit.errors import CheckpointError, DatasetError
 from act_kit.files import quoted, read_json
 
 _COLORS = {"CONFIRMED": "bold red", "SUSPECTED": "bold yellow"}
+_FILES = {"zarr.json": "dataset", "config.yaml": "run", "summary.json": "evaluation"}
+"""The file by which a target is recognized."""
+
+
+def _kind_of(path: Path) -> str:
+    """Return "dataset", "run", "evaluation", or "" if ``path`` is none of them."""
+    for name, kind in _FILES.items():
+        if (path / name).exists():
+            return kind
+    return ""
 
 
 def find_targets(path: Path) -> list[Path]:
@@ -24,11 +33,7 @@ def find_targets(path: Path) -> list[Path]:
     Raises:
         CheckpointError: There is none.
     """
-    found = [path] if _is_dataset(path) or _is_run(path) or _is_evaluation(path) else []
-    if not found and path.is_dir():
-        for inside in sorted(path.iterdir()):
-            if inside.is_dir() and not inside.is_symlink() and not inside.name.startswith("."):
-                found += [] if _is_evaluation(inside) else _targets_in(inside)
+    found = [path] if _kind_of(path) else _targets_in(path)
     if not found:
         raise CheckpointError(
             f"There is neither a run (config.yaml), nor a dataset (zarr.json), nor an evaluation (summary.json) at "
@@ -39,29 +44,21 @@ def find_targets(path: Path) -> list[Path]:
 
 
 def _targets_in(folder: Path) -> list[Path]:
-    try:
-        return find_targets(folder)
-    except CheckpointError:
-        return []
-
-
-def _is_dataset(path: Path) -> bool:
-    return (path / "zarr.json").exists()
-
-
-def _is_run(path: Path) -> bool:
-    return (path / "config.yaml").exists()
-
-
-def _is_evaluation(path: Path) -> bool:
-    return (path / "summary.json").exists()
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        kind = _kind_of(path)
+        if path.is_symlink() or path.name.startswith(".") or kind == "evaluation":
+            continue
+        found += [path] if kind else _targets_in(path)
+    return found
 
 
 def examine_target(path: Path, *, num_workers: int) -> list[Finding]:
     """Run every check of the run, dataset or evaluation at ``path``."""
-    if _is_dataset(path):
+    kind = _kind_of(path)
+    if kind == "dataset":
         return examine_dataset(path)
-    if _is_run(path):
+    if kind == "run":
         return examine_run(path, num_workers=num_workers)
     return examine_run(_run_of(path), num_workers=num_workers, evaluation=path)
 
@@ -73,7 +70,7 @@ def _run_of(evaluation: Path) -> Path:
         CheckpointError: There is none.
     """
     for folder in evaluation.resolve().parents:
-        if _is_run(folder):
+        if (folder / "config.yaml").exists():
             return folder
     try:
         checkpoint = Path(read_json(evaluation / "summary.json")["training"]["checkpoint"])
@@ -82,7 +79,7 @@ def _run_of(evaluation: Path) -> Path:
             f"{evaluation / 'summary.json'} does not name its run: {error!r}. Fix: act doctor RUN"
         ) from error
     run = checkpoint.parent.parent
-    if not _is_run(run):
+    if not (run / "config.yaml").exists():
         raise CheckpointError(
             f"{evaluation} evaluates the run {run}, which does not exist. Fix, if it was moved: act doctor RUN"
         )
@@ -95,14 +92,24 @@ def examine_dataset(path: Path) -> list[Finding]:
     Raises:
         DatasetError: It cannot be opened; the message states the reason.
     """
-    case = DatasetCase(path)
-    assert case.store
-    return [_with_path(finding, "DATASET", path) for finding in examine(case, data.CHECKS)]
+    return _examine_dataset(DatasetCase(path))
+
+
+def _examine_dataset(case: DatasetCase, run: RunCase | None = None) -> list[Finding]:
+    """Run every check of a dataset; the fixes also train the run, if given, on the fixed dataset."""
+    assert case.store is not None  # opened
+    findings = []
+    for finding in examine(case, data.CHECKS):
+        if run:
+            fix = run.train_on_fixed(case, finding.result.fix)
+            finding = replace(finding, result=replace(finding.result, fix=fix))
+        findings.append(_with_path(finding, "DATASET", case.path))
+    return findings
 
 
 def examine_machine(num_workers: int) -> list[Finding]:
     """Run every check of this machine."""
-    return examine(MachineCase(num_workers), machine.CHECKS)
+    return examine(num_workers, machine.CHECKS)
 
 
 def examine_run(folder: Path, *, num_workers: int, evaluation: Path | None = None) -> list[Finding]:
@@ -112,27 +119,18 @@ def examine_run(folder: Path, *, num_workers: int, evaluation: Path | None = Non
         CheckpointError: The run has no readable configuration.
     """
     case = RunCase(folder, num_workers, evaluation)
+    modules = (records.CHECKS, consistency.CHECKS, learning.CHECKS, inference.CHECKS, evaluations.CHECKS)
     try:
-        run_findings = examine(
-            case, records.CHECKS, consistency.CHECKS, learning.CHECKS, inference.CHECKS, evaluations.CHECKS
-        )
-        findings = [_with_path(finding, "RUN", folder) for finding in run_findings]
+        findings = [_with_path(finding, "RUN", folder) for finding in examine(case, *modules)]
         for dataset in case.datasets:
             try:
-                assert dataset.store
-                findings += [_with_training(case, dataset, finding) for finding in examine(dataset, data.CHECKS)]
+                findings += _examine_dataset(dataset, case)
             except DatasetError as error:
-                result = Result(status="UNTESTED", message=str(error), evidence=str(dataset.path))
+                result = replace(untested(str(error)), evidence=str(dataset.path))
                 findings.append(Finding(name="dataset", stage="data", how_to_verify="open it", result=result))
     finally:
         case.close()
-    return rank(_linked(findings))
-
-
-def _with_training(case: RunCase, dataset: DatasetCase, finding: Finding) -> Finding:
-    """Append the command that trains the run on the fixed dataset to the fix of a dataset's fault."""
-    fix = case.train_on_fixed(dataset, finding.result.fix)
-    return _with_path(replace(finding, result=replace(finding.result, fix=fix)), "DATASET", dataset.path)
+    return sorted(_linked(findings), key=rank)
 
 
 def _with_path(finding: Finding, word: str, path: Path) -> Finding:
@@ -142,8 +140,8 @@ def _with_path(finding: Finding, word: str, path: Path) -> Finding:
 
 def _linked(findings: Sequence[Finding]) -> list[Finding]:
     """Make poor coverage of the initial states critical if the policy memorizes its initial states."""
-    suspected = {finding.name for finding in findings if finding.result.status == "SUSPECTED"}
-    if "memorizes its initial states" not in suspected:
+    statuses = {(finding.name, finding.result.status) for finding in findings}
+    if ("memorizes its initial states", "SUSPECTED") not in statuses:
         return list(findings)
     linked = []
     for finding in findings:
@@ -156,21 +154,19 @@ def _linked(findings: Sequence[Finding]) -> list[Finding]:
 def describe(finding: Finding) -> Text:
     """Return a finding for the terminal: message, evidence, how to verify it, and fix."""
     result = finding.result
-    lines = [
-        result.message,
-        f"Evidence: {result.evidence}",
-        f"To verify: {finding.how_to_verify}",
-        f"Fix: {result.fix}",
-    ]
     head = f"{result.status}, {result.severity} · {finding.stage} · {finding.name}"
-    return Text.assemble((head, _COLORS[result.status]), *(f"\n    {line}" for line in lines))
+    body = (
+        f"\n    {result.message}\n    Evidence: {result.evidence}\n    To verify: {finding.how_to_verify}"
+        f"\n    Fix: {result.fix}"
+    )
+    return Text.assemble((head, _COLORS[result.status]), body)
 
 
 def summary_lines(findings: Sequence[Finding]) -> list[str]:
     """List the faults that were ruled out or could not be tested, in one line per reason."""
     names: dict[tuple[str, str], list[str]] = {}
     for finding in findings:
-        if finding.result.status in ("RULED OUT", "UNTESTED"):
+        if not finding.result.is_fault:
             names.setdefault((finding.result.status.lower(), finding.result.message), []).append(finding.name)
     return [f"{status}: {', '.join(faults)}. {message}" for (status, message), faults in names.items()]
 
@@ -181,6 +177,6 @@ def verdict(findings: Sequence[Finding]) -> str:
     result = first.result
     if first.is_fatal:
         return f"{first.name}: {result.message}"
-    if result.status in ("CONFIRMED", "SUSPECTED"):
+    if result.is_fault:
         return f"Nothing critical is confirmed. {result.status.lower()}: {first.name}: {result.message}"
     return "No fault was found."

@@ -50,35 +50,46 @@ _BASELINES: dict[str, Callable[[], Agent]] = {
 }
 
 EvaluationCheck = Callable[[RunCase, Evaluation], Result | None]
-"""Check of one evaluation: a fault, or None. The evidence is a file of the evaluation; no fix means to repeat it."""
+"""Check of one evaluation: a fault, or None. No fix means to repeat the evaluation."""
 
 
-def _first_fault(case: RunCase, check: EvaluationCheck) -> Result | None:
-    """Return the first critical fault of the run's evaluations, or else the first warning, or None."""
+def _first_fault(case: RunCase, check: EvaluationCheck, evidence: str) -> Result | None:
+    """Return the first critical fault of the run's evaluations, or else the first warning, or None.
+
+    ``evidence`` is the file of the evaluation with the evidence of faults that name none.
+    """
     found: Result | None = None
     for evaluation in _evaluations(case):
         result = check(case, evaluation)
         if result and (found is None or result.severity == "critical"):
-            evidence = str(evaluation.folder / result.evidence)
-            found = replace(result, evidence=evidence, fix=result.fix or _again(case, evaluation))
+            file = str(evaluation.folder / (result.evidence or evidence))
+            found = replace(result, evidence=file, fix=result.fix or _again(case, evaluation))
         if found and found.severity == "critical":
             break
     return found
 
 
 def _of_each(
-    name: str, stage: Stage, how_to_verify: str, otherwise: str
+    name: str, stage: Stage, how_to_verify: str, evidence: str, otherwise: str
 ) -> Callable[[EvaluationCheck], Callable[[RunCase], Result]]:
     """Register the check of one evaluation as a check of all; its result is ``otherwise`` if there is no fault."""
 
     def register(check: EvaluationCheck) -> Callable[[RunCase], Result]:
-        return CHECKS.add(name, stage, how_to_verify)(lambda case: _first_fault(case, check) or ruled_out(otherwise))
+        @CHECKS.add(name, stage, how_to_verify)
+        def check_all(case: RunCase) -> Result:
+            return _first_fault(case, check, evidence) or ruled_out(otherwise)
+
+        return check_all
 
     return register
 
 
 @_of_each(
-    "horizon too short", "environment", "count the steps of each episode", f"Every episode ran for {HORIZON} steps."
+    "horizon too short",
+    "environment",
+    "count the steps of each episode",
+    "episodes.csv",
+    f"Every episode ran for {HORIZON} steps.",
 )
 def horizon(case: RunCase, evaluation: Evaluation) -> Result | None:
     """Check that every episode has the horizon of the benchmark."""
@@ -86,13 +97,14 @@ def horizon(case: RunCase, evaluation: Evaluation) -> Result | None:
     if evaluation.provenance["horizon"] == HORIZON and steps <= {HORIZON}:
         return None
     message = f"episodes of {evaluation.folder} ended after {min(steps, default=0)} steps"
-    return critical(f"{message}; the benchmark's horizon is {HORIZON}.", "episodes.csv", "")
+    return critical(f"{message}; the benchmark's horizon is {HORIZON}.")
 
 
 @_of_each(
     "evaluation of another task or policy",
     "environment",
     "compare task, step and fingerprint",
+    "summary.json",
     "All evaluations belong to this run's policy.",
 )
 def of_this_policy(case: RunCase, evaluation: Evaluation) -> Result | None:
@@ -102,32 +114,28 @@ def of_this_policy(case: RunCase, evaluation: Evaluation) -> Result | None:
     if evaluation.task not in policy.tasks:
         tasks = ", ".join(policy.tasks)
         message = f"{folder} is an evaluation of {evaluation.task}, but the policy was trained on {tasks}."
-        return critical(message, "summary.json", "")
+        return critical(message)
     trained_on = "; ".join(data.fingerprint for data in metadata.datasets if data.task == evaluation.task)
     evaluated_data = recorded["dataset"]["fingerprint"]
     if evaluated_data != trained_on:
         return critical(
             f"{folder} evaluates a policy trained on data {evaluated_data[:8]}, the run's policy was trained on "
-            f"{trained_on[:8]}: it belongs to another run.",
-            "summary.json",
-            "",
+            f"{trained_on[:8]}: it belongs to another run."
         )
     config = flatten(json.loads(json.dumps(to_dict(case.config))))  # tuples become lists, as in the file
     for key, value in flatten(recorded["training"]["config"] or {}).items():
         may_differ = key == "trainer.steps" and step != metadata.step  # training may have continued since
         if value != config.get(key) and not may_differ:
             message = f"{folder} evaluates a run with {key}={value}, not {config.get(key)}"
-            return critical(f"{message}: another run, or config.yaml was edited.", "summary.json", "")
+            return critical(f"{message}: another run, or config.yaml was edited.")
     if _is_current(case, evaluation):
         return None
     if step != metadata.step:
         message = f"{folder} evaluates step {step}, but the run's policy has step {metadata.step}."
-        return warning(message, "summary.json", "")
+        return warning(message)
     return critical(
         f"{folder} evaluates other weights than the run's policy, although of the same step ({step}): it is older than "
-        "the checkpoint, or belongs to another run.",
-        "summary.json",
-        "",
+        "the checkpoint, or belongs to another run."
     )
 
 
@@ -135,6 +143,7 @@ def of_this_policy(case: RunCase, evaluation: Evaluation) -> Result | None:
     "mislabeled initial states",
     "rollouts",
     "sample them again, and compare",
+    "init_states.json",
     "The initial states of each evaluation are the samples of its kind, seed and number.",
 )
 def as_declared(case: RunCase, evaluation: Evaluation) -> Result | None:
@@ -145,16 +154,14 @@ def as_declared(case: RunCase, evaluation: Evaluation) -> Result | None:
         return critical(
             f"the initial states in {evaluation.folder} have the kind '{declared}', but are not the "
             f"{len(init_state_set.init_states)} samples of seed {init_state_set.seed}: they were selected by hand.",
-            "init_states.json",
-            _on_test_states(case, evaluation),
+            fix=_on_test_states(case, evaluation),
         )
     if declared != "file":
         return None
     return warning(
         f"the initial states of {evaluation.folder} come from a file, not from sampling: its success rate does not "
         "estimate that on the benchmark's distribution.",
-        "init_states.json",
-        _on_test_states(case, evaluation),
+        fix=_on_test_states(case, evaluation),
     )
 
 
@@ -166,14 +173,14 @@ def whole(case: RunCase) -> Result:
         try:
             check_summary(evaluation)
         except ActKitError as error:
-            return critical(f"the files of an evaluation contradict each other: {error}", "", "")
+            return critical(f"the files of an evaluation contradict each other: {error}")
         return None
 
     evaluations, damaged = case.read_evaluations
     if damaged:
         return critical(damaged[0], case.folder, case.evaluate_with(next_free_path(case.folder / "eval-test")))
     agreement = f"The files of each evaluation agree ({len(evaluations)} evaluations)."
-    return _first_fault(case, agrees) or ruled_out(agreement)
+    return _first_fault(case, agrees, "") or ruled_out(agreement)
 
 
 @CHECKS.add("evaluated on training initial states", "rollouts", "compare init_states.json with the dataset")
@@ -191,11 +198,10 @@ def disjoint(case: RunCase) -> Result:
         return critical(
             f"{num} of the {len(evaluation.episodes)} initial states in {evaluation.folder} are training initial "
             "states, or closer to one than by chance: success from them may be memorization.",
-            "init_states.json",
-            _on_test_states(case, evaluation),
+            fix=_on_test_states(case, evaluation),
         )
 
-    fault = _first_fault(case, is_disjoint)
+    fault = _first_fault(case, is_disjoint, "init_states.json")
     unknown = [str(store.path) for store in case.stores if not store.has_init_states]
     if unknown and not fault:
         return untested(f"The initial states of {', '.join(unknown)} were not recorded.")
@@ -206,6 +212,7 @@ def disjoint(case: RunCase) -> Result:
     "evaluated on selection initial states",
     "rollouts",
     "compare init_states.json with the samples of the selection",
+    "init_states.json",
     "Selection and evaluation use different initial states.",
 )
 def not_selected_on(case: RunCase, evaluation: Evaluation) -> Result | None:
@@ -219,8 +226,7 @@ def not_selected_on(case: RunCase, evaluation: Evaluation) -> Result | None:
     return critical(
         f"{num} of the initial states in {evaluation.folder} were used to select the checkpoint: the success rate is "
         "biased upward.",
-        "init_states.json",
-        _on_test_states(case, evaluation),
+        fix=_on_test_states(case, evaluation),
     )
 
 
@@ -242,7 +248,7 @@ def repeats(case: RunCase) -> Result:
         outcomes = case.act_from(policy, init_states, to_the_end=True)
         return _compare_repeated(case, evaluation, indices, list(map(EpisodeResult.of, outcomes)))
 
-    fault = _first_fault(case, is_reproducible)
+    fault = _first_fault(case, is_reproducible, "episodes.csv")
     if not samples:
         return untested("No evaluation belongs to the current policy of the run.")
     return fault or ruled_out(f"Episodes run again have the recorded results. {'; '.join(samples)}.")
@@ -299,15 +305,13 @@ def _compare_repeated(
     is_biased = mcnemar(lost, won) < 0.05
     if evaluation.provenance["versions"] != case.policy.metadata.versions or case.policy.views:
         message = f"{message}: other versions, another renderer, or edited."
-        return suspected(message, "episodes.csv", "", severity="critical" if is_biased else "warning")
+        return suspected(message, severity="critical" if is_biased else "warning")
     if is_biased:
         reason = "Rounding has no bias: the result was edited, or belongs to another policy."
-        return critical(f"{message}. {reason}", "episodes.csv", "")
+        return critical(f"{message}. {reason}")
     return suspected(
         f"{message}. On another processor or GPU this may be rounding; on the same one, the result was edited, or "
         "belongs to another policy or environment.",
-        "episodes.csv",
-        "",
         severity="critical",
     )
 
@@ -320,6 +324,7 @@ def _distances(episode: EpisodeResult) -> tuple[float, float, float]:
     "baselines not reproducible",
     "rollouts",
     "run them again",
+    "summary.json",
     "The baselines, run again, have the recorded success rates.",
 )
 def baselines_repeat(case: RunCase, evaluation: Evaluation) -> Result | None:
@@ -333,14 +338,12 @@ def baselines_repeat(case: RunCase, evaluation: Evaluation) -> Result | None:
         if rate != recorded:
             return suspected(
                 f"the baseline '{name}' of {evaluation.folder} succeeds {rate}, but summary.json has "
-                f"{recorded.successes} of {recorded.num}: another processor or environment, or edited.",
-                "summary.json",
-                "",
+                f"{recorded.successes} of {recorded.num}: another processor or environment, or edited."
             )
     return None
 
 
-@_of_each("crashed episodes", "rollouts", "run them again", "No episode crashed.")
+@_of_each("crashed episodes", "rollouts", "run them again", "episodes.csv", "No episode crashed.")
 def crashes(case: RunCase, evaluation: Evaluation) -> Result | None:
     """Check that no simulation crashed."""
     crashed = evaluation.crashes
@@ -348,13 +351,14 @@ def crashes(case: RunCase, evaluation: Evaluation) -> Result | None:
         return None
     numbers = ", ".join(map(str, crashed[:5]))
     message = f"{len(crashed)} episodes of {evaluation.folder} crashed, and count as failed: {numbers}."
-    return warning(message, "episodes.csv", "")
+    return warning(message)
 
 
 @_of_each(
     "a zero-action policy succeeds",
     "statistics",
     "compare with the baselines",
+    "summary.json",
     "Neither a zero-action policy nor random actions succeed.",
 )
 def baselines(case: RunCase, evaluation: Evaluation) -> Result | None:
@@ -364,9 +368,7 @@ def baselines(case: RunCase, evaluation: Evaluation) -> Result | None:
         if rate and rate.interval[0] > 0.2:
             return warning(
                 f"{baseline} {rate.successes} of {rate.num} times from the initial states of {evaluation.folder}: a "
-                "success there is weak evidence.",
-                "summary.json",
-                "",
+                "success there is weak evidence."
             )
     return None
 
@@ -375,6 +377,7 @@ def baselines(case: RunCase, evaluation: Evaluation) -> Result | None:
     "too few episodes",
     "statistics",
     "evaluate from more initial states",
+    "init_states.json",
     "Every evaluation has enough episodes, each from its own initial state.",
 )
 def enough(case: RunCase, evaluation: Evaluation) -> Result | None:
@@ -383,9 +386,7 @@ def enough(case: RunCase, evaluation: Evaluation) -> Result | None:
     if num_distinct < num:
         return critical(
             f"{num} episodes of {evaluation.folder} have only {num_distinct} distinct initial states: an interval over "
-            f"{num} is too narrow.",
-            "init_states.json",
-            "",
+            f"{num} is too narrow."
         )
     if num >= _MIN_EPISODES:
         return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import wraps
 from typing import Any, Generic, Literal, TypeVar, get_args
 
 from act_kit.errors import ActKitError
@@ -34,18 +35,23 @@ class Result:
     evidence: str = ""
     fix: str = ""
 
+    @property
+    def is_fault(self) -> bool:
+        """True if the fault is confirmed or suspected."""
+        return self.status in ("CONFIRMED", "SUSPECTED")
 
-def critical(message: str, evidence: object, fix: str) -> Result:
+
+def critical(message: str, evidence: object = "", fix: str = "") -> Result:
     """Return a confirmed fault that invalidates a success rate or a policy."""
     return Result(status="CONFIRMED", severity="critical", message=message, evidence=str(evidence), fix=fix)
 
 
-def warning(message: str, evidence: object, fix: str) -> Result:
+def warning(message: str, evidence: object = "", fix: str = "") -> Result:
     """Return a confirmed fault that does not invalidate the results."""
     return Result(status="CONFIRMED", message=message, evidence=str(evidence), fix=fix)
 
 
-def suspected(message: str, evidence: object, fix: str, *, severity: Severity = "warning") -> Result:
+def suspected(message: str, evidence: object = "", fix: str = "", *, severity: Severity = "warning") -> Result:
     """Return a fault that the measurements suggest but do not prove."""
     return Result(status="SUSPECTED", severity=severity, message=message, evidence=str(evidence), fix=fix)
 
@@ -60,29 +66,9 @@ def untested(message: str) -> Result:
     return Result(status="UNTESTED", message=message)
 
 
-Case = TypeVar("Case")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check(Generic[Case]):
-    """A test for one possible fault of a case.
-
-    Attributes:
-        name: Name of the fault, in a few words.
-        stage: Stage in which the fault occurs.
-        how_to_verify: A test with which the user can verify the finding.
-        run: The function that tests for the fault.
-    """
-
-    name: str
-    stage: Stage
-    how_to_verify: str
-    run: Callable[[Case], Result]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A check with its result."""
+    """The result of a check, with the name and the stage of its fault, and how the user can verify it."""
 
     name: str
     stage: Stage
@@ -99,58 +85,73 @@ class Finding:
         return {"name": self.name, "stage": self.stage, **asdict(self.result), "how_to_verify": self.how_to_verify}
 
 
-class Checks(Generic[Case]):
-    """The checks of one module, in the order of their definition."""
+Case = TypeVar("Case")
 
-    def __init__(self) -> None:
-        self.all: list[Check[Case]] = []
+
+class Checks(Generic[Case]):
+    """The checks of one module, in the order of their definition. A case is what they examine."""
+
+    def __init__(
+        self,
+        locate: Callable[[Case, str], object] = lambda case, name: name,
+        fix: Callable[[Case], str] = lambda case: "",
+    ) -> None:
+        """``locate`` returns the path of a file of the case; ``fix`` the fix of faults that give none."""
+        self._checks: list[tuple[str, Stage, str, Callable[[Case], Result]]] = []
+        self._locate = locate
+        self._fix = fix
 
     def add(
-        self, name: str, stage: Stage, how_to_verify: str
+        self, name: str, stage: Stage, how_to_verify: str, evidence: str = ""
     ) -> Callable[[Callable[[Case], Result]], Callable[[Case], Result]]:
-        """Return a decorator that registers a function as a check."""
+        """Return a decorator that registers a function as the check for a fault.
+
+        Args:
+            name: Name of the fault, in a few words.
+            stage: Stage in which the fault occurs.
+            how_to_verify: A test with which the user can verify the finding.
+            evidence: File with the evidence of faults that name none.
+        """
 
         def register(run: Callable[[Case], Result]) -> Callable[[Case], Result]:
-            self.all.append(Check(name=name, stage=stage, how_to_verify=how_to_verify, run=run))
-            return run
+            @wraps(run)
+            def check(case: Case) -> Result:
+                result = run(case)
+                if result.is_fault and not result.evidence:
+                    result = replace(result, evidence=str(self._locate(case, evidence)))
+                if result.is_fault and not result.fix:
+                    result = replace(result, fix=self._fix(case))
+                return result
+
+            self._checks.append((name, stage, how_to_verify, check))
+            return check
 
         return register
 
+    def run(self, case: Case) -> list[Finding]:
+        """Run every check. One that fails is UNTESTED, with the reason: the other findings are still reported."""
+        findings = []
+        for name, stage, how_to_verify, check in self._checks:
+            try:
+                result = check(case)
+            except ActKitError as error:
+                result = untested(str(error))
+            except Exception as error:  # hand-edited files may hold anything; a crash would hide the other findings
+                result = untested(f"The check itself failed: {error!r}")
+            findings.append(Finding(name=name, stage=stage, how_to_verify=how_to_verify, result=result))
+        return findings
+
 
 def examine(case: Case, *modules: Checks[Case]) -> list[Finding]:
-    """Run every check and rank the findings.
-
-    A check that fails yields an UNTESTED finding with the reason, so that the other findings are still reported.
-    """
+    """Run every check and rank the findings: critical, confirmed and early ones first."""
     findings = []
     for checks in modules:
-        for check in checks.all:
-            result = _run_check(check, case)
-            findings.append(
-                Finding(name=check.name, stage=check.stage, how_to_verify=check.how_to_verify, result=result)
-            )
-    return rank(findings)
+        findings += checks.run(case)
+    return sorted(findings, key=rank)
 
 
-def rank(findings: Sequence[Finding]) -> list[Finding]:
-    """Sort findings by severity, certainty and stage: critical, confirmed and early ones first."""
-    return sorted(findings, key=_rank)
-
-
-def _run_check(check: Check[Case], case: Case) -> Result:
-    try:
-        return check.run(case)
-    except ActKitError as error:
-        return untested(str(error))
-    except Exception as error:  # hand-edited files may hold anything; a crash would hide the other findings
-        return untested(f"The check itself failed: {error!r}")
-
-
-def _rank(finding: Finding) -> tuple[int, int, int]:
+def rank(finding: Finding) -> tuple[int, int, int]:
+    """Return the sort key of a finding: by severity, certainty and stage."""
     result = finding.result
-    is_open = result.status in ("CONFIRMED", "SUSPECTED")
-    return (
-        (0 if result.severity == "critical" else 1) if is_open else 2,
-        get_args(Status).index(result.status),
-        get_args(Stage).index(finding.stage),
-    )
+    severity = get_args(Severity).index(result.severity) if result.is_fault else 2
+    return severity, get_args(Status).index(result.status), get_args(Stage).index(finding.stage)

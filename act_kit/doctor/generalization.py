@@ -66,12 +66,6 @@ class Loss:
         """Mean over all episodes, as the trainer logs it."""
         return float(self.sums_E.sum() / self.counts_E.sum())
 
-    @property
-    def by_episode(self) -> np.ndarray:
-        """Loss of each episode, float64 (E,)."""
-        by_episode: np.ndarray = self.sums_E / self.counts_E
-        return by_episode
-
 
 def evenly(episodes: np.ndarray, num: int = MAX_EPISODES) -> np.ndarray:
     """Return at most ``num`` of the episodes, evenly spaced."""
@@ -81,7 +75,7 @@ def evenly(episodes: np.ndarray, num: int = MAX_EPISODES) -> np.ndarray:
 
 def measure_loss(policy: Policy, store: EpisodeStore, episodes: np.ndarray) -> Loss:
     """Return the L1 loss of a policy in inference mode on episodes of a dataset."""
-    states, actions = (store.steps_by_episode(name) for name in ("state", "action"))
+    states, actions = store.steps_by_episode("state"), store.steps_by_episode("action")
     task = policy.tasks.index(store.info.task)
     sums, counts = [], []
     for episode in episodes:
@@ -107,48 +101,51 @@ def comparable(store: EpisodeStore, episodes: np.ndarray) -> np.ndarray:
     Raises:
         IncomparableError: No episode is comparable.
     """
-    info, sources = store.info, store.sources
-    scripted = [int(i) for i in episodes if sources[i] == "scripted"]
-    if not scripted:
-        demonstrators = ", ".join(dict.fromkeys(sources[i] for i in episodes))
+    info = store.info
+    sources = np.array(store.sources)[episodes]
+    if not (sources == "scripted").any():
         raise IncomparableError(
-            f"The held-out demonstrations of {store.path} are by {demonstrators}, and new ones cannot be generated; "
-            "those of the scripted expert are not comparable."
+            f"The held-out demonstrations of {store.path} are by {', '.join(dict.fromkeys(sources))}, and new ones "
+            "cannot be generated; those of the scripted expert are not comparable."
         )
-    matching = _as_collected(store, evenly(np.array(scripted)))
-    if not matching:
+    scripted = evenly(episodes[sources == "scripted"])
+    matching: np.ndarray = scripted[_is_as_collected(store)[scripted]]
+    if not len(matching):
         raise IncomparableError(
             f"No held-out demonstration of {store.path} has the noise ({info.noise:g}) and the steps after success "
             f"({info.steps_after_success}) that the dataset names, so new ones are not comparable."
         )
     expert = ScriptedExpert(info.task)
-    states, actions = (store.steps_by_episode(name) for name in ("state", "action"))
-    agrees: list[bool] = []
+    states, actions = store.steps_by_episode("state"), store.steps_by_episode("action")
+    agrees = []
     for i in matching:
-        expert_actions = np.stack([expert.act(state) for state in states[i]])
-        agrees += np.isclose(expert_actions, actions[i], atol=1e-5).all(axis=1).tolist()
-    if np.mean(agrees) < _MIN_AGREEMENT:
+        expert_actions = np.stack(list(map(expert.act, states[i])))
+        agrees.append(np.isclose(expert_actions, actions[i], atol=1e-5).all(axis=1))
+    agreement = np.concatenate(agrees).mean()
+    if agreement < _MIN_AGREEMENT:
         raise IncomparableError(
-            f"The recorded actions of {store.path} are the scripted expert's in {100 * np.mean(agrees):.0f} % of the "
+            f"The recorded actions of {store.path} are the scripted expert's in {100 * agreement:.0f} % of the "
             "states, so its new demonstrations are not comparable."
         )
-    return np.array(matching)
+    return matching
 
 
-def _as_collected(store: EpisodeStore, episodes: np.ndarray) -> list[int]:
-    """Return the episodes with the noise and the steps after success that the dataset names; merged data have others.
+def _is_as_collected(store: EpisodeStore) -> np.ndarray:
+    """Return which episodes, bool (E,), have the noise and the steps after success that the dataset names.
 
-    Episodes without recorded success or executed actions count as matching.
+    Those of merged data may have others. Episodes without recorded success or executed actions count as matching.
     """
     info, lengths = store.info, store.episode_lengths
     tails = lengths - 1 - store.success_steps
     is_ended = (store.success_steps < 0) | (tails == info.steps_after_success) | (lengths == HORIZON)
-    noise_T = np.full(store.num_steps, info.noise)
+    noise_E = np.full(len(lengths), info.noise, dtype=np.float64)
     if "executed_action" in store.fields:
         noise_T = np.abs(store.steps("executed_action") - store.steps("action")).mean(axis=1)
-    noise_E = np.array([noise.mean() for noise in np.split(noise_T, store.episode_ends[:-1])], dtype=np.float64)
+        for i, noise in enumerate(np.split(noise_T, store.episode_ends[:-1])):
+            noise_E[i] = noise.mean()
     has_noise = (noise_E >= _MIN_NOISE * info.noise) & ((noise_E > 0) == (info.noise > 0))
-    return [int(i) for i in episodes if is_ended[i] and has_noise[i]]
+    is_as_collected: np.ndarray = is_ended & has_noise
+    return is_as_collected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +166,11 @@ class Gap:
     @classmethod
     def of(cls, held_out: Loss, fresh: Loss) -> Gap:
         """Compare two losses."""
-        p = float(mannwhitneyu(fresh.by_episode, held_out.by_episode, alternative="greater").pvalue)
+        p = float(
+            mannwhitneyu(
+                fresh.sums_E / fresh.counts_E, held_out.sums_E / held_out.counts_E, alternative="greater"
+            ).pvalue
+        )
         return cls(held_out=held_out.value, fresh=fresh.value, p=p)
 
     @property
@@ -195,15 +196,13 @@ def replay_nearest(store: EpisodeStore, init_states: Sequence[InitialState]) -> 
     dims = task.informative
     demonstrated = store.rand_vecs[:, dims] / task.width[dims]
     queries = stack(init_states)[:, dims] / task.width[dims]
-    ends = np.concatenate([[0], store.episode_ends])
-    actions = store.steps("executed_action")
+    actions = store.steps_by_episode("executed_action")
     simulator = Simulator(task.name)
     successes = []
     for init_state, query in zip(init_states, queries, strict=True):
         nearest = int(np.linalg.norm(demonstrated - query, axis=1).argmin())
         simulator.reset(init_state)
-        step_batch = simulator.step_chunk(actions[ends[nearest] : ends[nearest + 1]])
-        successes.append(bool(step_batch.success.any()))
+        successes.append(bool(simulator.step_chunk(actions[nearest]).success.any()))
     return successes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.stats import fisher_exact
@@ -12,14 +12,14 @@ from scipy.stats import fisher_exact
 from act_kit import options
 from act_kit.config import TrainConfig
 from act_kit.datasets.store import EpisodeStore
-from act_kit.doctor.case import DatasetCase, RunCase, TaskRollouts
-from act_kit.doctor.finding import Checks, Result, ruled_out, suspected, untested
-from act_kit.doctor.generalization import evenly, measure_loss
+from act_kit.doctor.case import DatasetCase, RunCase, TaskRollouts, run_checks
+from act_kit.doctor.finding import Result, ruled_out, suspected, untested
+from act_kit.doctor.generalization import Gap, evenly, measure_loss
 from act_kit.errors import DatasetError
 from act_kit.files import next_free_path, quoted
 from act_kit.overrides import preset_of
 
-CHECKS = Checks[RunCase]()
+CHECKS = run_checks()
 
 _UNDERFITTING = 0.5
 """Fraction of the loss of a constant prediction above which a policy is underfitting."""
@@ -52,106 +52,103 @@ _AVERAGED = 0.2
 """Fraction of the steps: a moving average of the weights over more steps still contains the initial weights."""
 
 
-@CHECKS.add(
-    "settings far from the preset", stage="learning", how_to_verify="train with the preset's values, and compare"
-)
+@CHECKS.add("settings far from the preset", "learning", "train with the preset's values, and compare", "config.yaml")
 def settings(case: RunCase) -> Result:
     """Check that a failing policy was not trained with settings far from the preset."""
     far = far_from_preset(case.config)
     if not far:
         return ruled_out("No setting is far from the preset.")
-    message = ", ".join(f"{setting.key}={setting.value:g} (preset: {setting.preset:g})" for setting in far)
+    _, preset = preset_of(case.config)
+    message = ", ".join(
+        f"{key}={options.get(case.config, key):g} (preset: {options.get(preset, key):g})" for key in far
+    )
     if not _failing(case):
         return ruled_out(f"Far from the preset: {message}; but the policy succeeds.")
-    if [setting.key for setting in far] == ["trainer.steps"]:
+    if far == ["trainer.steps"]:
         return ruled_out(f"Only the number of steps is far from the preset: {message}.")
-    return suspected(
-        f"the policy fails, and was trained with {message}.",
-        case.folder / "config.yaml",
-        _with_preset(case, far),
-        severity="critical",
-    )
+    fix = _with_preset(case, far)
+    return suspected(f"the policy fails, and was trained with {message}.", fix=fix, severity="critical")
 
 
-@CHECKS.add("underfitting", stage="learning", how_to_verify="train longer, and compare the loss")
+@CHECKS.add("underfitting", "learning", "train longer, and compare the loss", "metrics.jsonl")
 def under_trained(case: RunCase) -> Result:
     """Check that a failing policy fits its training demonstrations."""
-    failing = _failing(case)
-    if not failing:
-        return ruled_out(f"The policy does not fail: {_success_rates(case.results)}.")
-    wrong = _wrong_data(case)
-    if wrong:
-        return untested(_describe_wrong_data(wrong))
-    fits = {result.task: _Fit.of(case, result.task) for result in failing}
-    unfit = {task: fit for task, fit in fits.items() if fit.is_underfitting}
-    if unfit:
-        message = "; ".join(f"{_prefix(case, task)}{fit}" for task, fit in list(unfit.items())[:_MAX_TASKS])
-        return suspected(
-            f"the policy is underfitting: {message}{_contradiction_note(case)}.",
-            case.folder / "metrics.jsonl",
-            _train_more(case),
-            severity="critical",
+    excluded = _excluded(case, f"The policy does not fail: {_success_rates(case.results)}.")
+    if excluded:
+        return excluded
+    fits, unfit = [], []
+    for result in _failing(case):
+        loss, constant_loss = _losses(case, result.task)
+        fits.append(
+            f"{_prefix(case, result.task)}L1 is {loss:.3f} on the training demonstrations; that of a constant action "
+            f"is {constant_loss:.3f}"
         )
-    message = "; ".join(f"{_prefix(case, task)}{fit}" for task, fit in fits.items())
-    return ruled_out(f"The policy fits its training demonstrations: {message}.")
+        if loss > _UNDERFITTING * constant_loss:
+            unfit.append(fits[-1])
+    if not unfit:
+        return ruled_out(f"The policy fits its training demonstrations: {'; '.join(fits)}.")
+    message = f"the policy is underfitting: {'; '.join(unfit[:_MAX_TASKS])}"
+    if any(set(store.sources) - {"scripted"} for store in case.stores):
+        message += ". Demonstrations that contradict each other cannot be fitted better"
+    return suspected(f"{message}.", fix=_train_more(case), severity="critical")
 
 
-@CHECKS.add(
-    "memorizes its initial states",
-    stage="learning",
-    how_to_verify="run rollouts from demonstrated and from test initial states",
-)
+@CHECKS.add("memorizes its initial states", "learning", "run rollouts from demonstrated and from test initial states")
 def generalizes(case: RunCase) -> Result:
     """Check that the loss on new demonstrations is close to the loss on held-out ones."""
-    failing = {result.task for result in _failing(case)}
-    if not failing:
-        return ruled_out(f"The policy succeeds from test initial states: {_success_rates(case.results)}.")
-    wrong = _wrong_data(case)
-    if wrong:
-        return untested(_describe_wrong_data(wrong))
+    excluded = _excluded(case, f"The policy succeeds from test initial states: {_success_rates(case.results)}.")
+    if excluded:
+        return excluded
     gaps, reasons = case.gaps
-    alarming = {task: gap for task, gap in gaps.items() if gap.is_alarming and task in failing}
+    alarming = {}
+    for result in _failing(case):
+        gap = gaps.get(result.task)
+        if gap and gap.is_alarming:
+            alarming[result.task] = gap
     if alarming:
-        message = "; ".join(f"{_prefix(case, task)}{gap}" for task, gap in alarming.items())
-        data = [str(dataset.path) for dataset in case.datasets if dataset.store.info.task in alarming]
-        fix = " && ".join(f"act report {quoted(path)}" for path in data)
-        return suspected(
-            f"the policy memorizes its initial states: {message}.", "new demonstrations of the doctor", fix
-        )
+        fix = " && ".join(f"act report {quoted(s.path)}" for s in case.stores if s.info.task in alarming)
+        message = f"the policy memorizes its initial states: {_describe_gaps(case, alarming)}."
+        return suspected(message, "new demonstrations of the doctor", fix)
     if reasons:
         return untested(" ".join(reasons))
-    message = "; ".join(f"{_prefix(case, task)}{gap}" for task, gap in gaps.items())
-    return ruled_out(f"No alarming gap: {message}.")
+    return ruled_out(f"No alarming gap: {_describe_gaps(case, gaps)}.")
 
 
-@CHECKS.add("low success rate", stage="rollouts", how_to_verify="act eval RUN --record-video")
+def _describe_gaps(case: RunCase, gaps: Mapping[str, Gap]) -> str:
+    return "; ".join(f"{_prefix(case, task)}{gap}" for task, gap in gaps.items())
+
+
+@CHECKS.add("low success rate", "rollouts", "act eval RUN --record-video")
 def interpretation(case: RunCase) -> Result:
     """Report in which tasks the policy fails, and the probable causes."""
     failing = sorted(_failing(case), key=lambda result: result.fresh.value)
     if not failing:
         return ruled_out(f"The policy does not fail: {_success_rates(case.results)}.")
-    causes = [(result, *_cause(case, result)) for result in failing[:_MAX_TASKS]]
-    parts = [f"{_prefix(case, result.task)}{result}, expert {result.expert}: {cause}" for result, cause, _ in causes]
+    parts, fixes = [], []
+    for result in failing[:_MAX_TASKS]:
+        cause, fix = _cause(case, result)
+        parts.append(f"{_prefix(case, result.task)}{result}, expert {result.expert}: {cause}")
+        fixes.append(fix)
     if failing[_MAX_TASKS:]:
         parts.append("the policy also fails in " + ", ".join(result.task for result in failing[_MAX_TASKS:]))
     others = [result for result in case.results if result.succeeds]
     if others:
         parts.append(f"the policy does not fail in {_task_rates(others)}")
-    return suspected("; ".join(parts) + ".", "rollouts of the doctor", causes[0][2], severity="critical")
+    return suspected("; ".join(parts) + ".", "rollouts of the doctor", fixes[0], severity="critical")
 
 
 def _cause(case: RunCase, result: TaskRollouts) -> tuple[str, str]:
     """Return the probable cause of the failures in a task, and the fix."""
-    wrong = _wrong_data(case, result.task)
-    if wrong:
-        cause = f"the demonstrations in {wrong[0].path} are wrong"
-        return cause, case.train_on_fixed(wrong[0], wrong[0].soundness.fix_for(wrong[0].store))
+    for dataset in _wrong_data(case):
+        if dataset.store.info.task == result.task:
+            fix = case.train_on_fixed(dataset, dataset.soundness.fix_for(dataset.store))
+            return f"the demonstrations in {dataset.path} are wrong", fix
     stores = _stores(case, result.task)
-    fit = _Fit.of(case, result.task)
-    gaps, _ = case.gaps
-    gap = gaps.get(result.task)
+    loss, constant_loss = _losses(case, result.task)
+    gap = case.gaps[0].get(result.task)
     report = f"act report {quoted(stores[0].path)}"
-    if fit.is_underfitting:
+    noise = stores[0].info.noise
+    if loss > _UNDERFITTING * constant_loss:
         return "the policy is underfitting", _train_more(case)
     if _depends_on_init_state(result):
         if gap is None:
@@ -160,18 +157,18 @@ def _cause(case: RunCase, result: TaskRollouts) -> tuple[str, str]:
         if gap.is_alarming:
             return "the demonstrations do not cover the initial states", report
         cause = "the policy drifts from the demonstrations, or the evaluation differs from them"
-        return cause, _collect_more(case, stores[0], noise=max(0.1, stores[0].info.noise))
+        return cause, _collect_more(case, stores[0], noise=max(0.1, noise))
     if gap is not None and gap.is_alarming:
         return "the training was too short, the model is too small, or the demonstrations are bad", _train_more(case)
     held_out = max(measure_loss(case.policy, store, evenly(case.split(store)[1], 10)).value for store in stores)
-    if held_out > 2 * fit.loss:
+    if held_out > 2 * loss:
         cause = (
-            f"the policy overfits its training episodes (L1 {fit.loss:.3f}, on others {held_out:.3f}): there are too "
-            "few of them"
+            f"the policy overfits its training episodes (L1 {loss:.3f}, on others {held_out:.3f}): there are too few "
+            "of them"
         )
-        return cause, _collect_more(case, stores[0], noise=stores[0].info.noise)
+        return cause, _collect_more(case, stores[0], noise=noise)
     cause = (
-        f"the predictions are close to the demonstrations (L1 {fit.loss:.3f} on the training episodes), but not close "
+        f"the predictions are close to the demonstrations (L1 {loss:.3f} on the training episodes), but not close "
         "enough, or the policy drifts, or its chunks are executed wrongly (act eval RUN --sweep-chunking)"
     )
     return cause, _train_more(case)
@@ -179,96 +176,56 @@ def _cause(case: RunCase, result: TaskRollouts) -> tuple[str, str]:
 
 def _depends_on_init_state(result: TaskRollouts) -> bool:
     """Return True if the policy succeeds more often from demonstrated initial states than from test ones."""
-    demonstrated, fresh = result.demonstrated, result.fresh
-    if demonstrated is None:
+    if result.demonstrated is None:
         return False
-    table = [[rate.successes, rate.num - rate.successes] for rate in (demonstrated, fresh)]
-    return bool(fisher_exact(table, alternative="greater").pvalue < _SIGNIFICANCE)
+    successes = np.array([result.demonstrated.successes, result.fresh.successes])
+    failures = np.array([result.demonstrated.num, result.fresh.num]) - successes
+    return bool(fisher_exact(np.stack([successes, failures], axis=1), alternative="greater").pvalue < _SIGNIFICANCE)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Fit:
-    """The fit of a policy to its training demonstrations of a task.
+def _losses(case: RunCase, task: str) -> tuple[float, float]:
+    """Return two L1 losses in a task, means over its datasets.
 
-    Attributes:
-        loss: L1 on some of its training episodes, the mean over the datasets.
-        constant_loss: L1 of predicting zeros or the mean action, whichever is less.
+    The first is the policy's on some of its training episodes; the second that of predicting zeros or the mean action,
+    whichever is less.
     """
-
-    loss: float
-    constant_loss: float
-
-    @classmethod
-    def of(cls, case: RunCase, task: str) -> _Fit:
-        stores = _stores(case, task)
-        losses = [measure_loss(case.policy, store, evenly(case.split(store)[0], 10)).value for store in stores]
-        all_actions = [store.steps("action") for store in stores]
-        zeros = np.mean([np.abs(actions).mean() for actions in all_actions])
-        means = np.mean([np.abs(actions - actions.mean(axis=0)).mean() for actions in all_actions])
-        return cls(loss=float(np.mean(losses)), constant_loss=float(min(zeros, means)))
-
-    @property
-    def is_underfitting(self) -> bool:
-        return self.loss > _UNDERFITTING * self.constant_loss
-
-    def __str__(self) -> str:
-        return (
-            f"L1 is {self.loss:.3f} on the training demonstrations; that of a constant action is "
-            f"{self.constant_loss:.3f}"
-        )
+    losses, zeros, means = [], [], []
+    for store in _stores(case, task):
+        actions = store.steps("action")
+        losses.append(measure_loss(case.policy, store, evenly(case.split(store)[0], 10)).value)
+        zeros.append(np.abs(actions).mean())
+        means.append(np.abs(actions - actions.mean(axis=0)).mean())
+    return float(np.mean(losses)), float(min(np.mean(zeros), np.mean(means)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """An option that is far from its preset.
-
-    Attributes:
-        key: Dotted key.
-        value: Value in the run's configuration.
-        preset: Value in the preset.
-        farness: Distance from the preset on a log scale; 1 at the limit.
-    """
-
-    key: str
-    value: float
-    preset: float
-    farness: float
-
-
-def far_from_preset(config: TrainConfig) -> list[Setting]:
+def far_from_preset(config: TrainConfig) -> list[str]:
     """Return the options so far from their preset that they may cause a low success rate, the farthest first."""
     _, preset = preset_of(config)
-    far: list[Setting] = []
-
-    def add(key: str, farness: float) -> None:
-        if farness > 1:
-            value, usual = float(options.get(config, key)), float(options.get(preset, key))
-            far.append(Setting(key=key, value=value, preset=usual, farness=farness))
-
     factors = dict(_FACTORS)
     for name, limits in config.policy.far_factors.items():
         factors[f"policy.{name}"] = limits
+    farness = {}
     for key, (below, above) in factors.items():
         value, usual = float(options.get(config, key)), float(options.get(preset, key))
         if value <= 0:
-            add(key, 2.0 if math.isfinite(below) and usual > 0 else 0.0)
-            continue
-        off = math.log(value / usual)
-        add(key, off / math.log(above) if off > 0 else -off / math.log(below))
+            farness[key] = 2.0 if math.isfinite(below) and usual > 0 else 0.0
+        else:
+            off = math.log(value / usual)
+            farness[key] = off / math.log(above) if off > 0 else -off / math.log(below)
     if hasattr(config.policy, "dropout"):
         extra = options.get(config, "policy.dropout") - options.get(preset, "policy.dropout")
-        add("policy.dropout", extra / _DROPOUT)
-    add(
-        "trainer.ema_decay",
-        1 / (1 - config.trainer.ema_decay) / (_AVERAGED * config.trainer.steps) if config.trainer.ema_decay else 0.0,
-    )
-    return sorted(far, key=lambda setting: -setting.farness)
+        farness["policy.dropout"] = extra / _DROPOUT
+    if config.trainer.ema_decay:
+        num_averaged = 1 / (1 - config.trainer.ema_decay)
+        farness["trainer.ema_decay"] = num_averaged / (_AVERAGED * config.trainer.steps)
+    far = filter(lambda key: farness[key] > 1, farness)
+    return sorted(far, key=farness.__getitem__, reverse=True)
 
 
-def _with_preset(case: RunCase, far: list[Setting]) -> str:
-    """Return the command that trains again with the preset's values of some settings."""
+def _with_preset(case: RunCase, keys: Sequence[str]) -> str:
+    """Return the command that trains again with the preset's values of some options."""
     _, preset = preset_of(case.config)
-    return case.train_with({setting.key: options.get(preset, setting.key) for setting in far})
+    return case.train_with({key: options.get(preset, key) for key in keys})
 
 
 def _train_more(case: RunCase) -> str:
@@ -282,31 +239,27 @@ def _collect_more(case: RunCase, store: EpisodeStore, *, noise: float) -> str:
     info = store.info
     fresh = next_free_path(store.path)
     words = ["act", "collect", "--task", info.task, "--n", str(2 * store.num_episodes), "--out", str(fresh)]
-    sources = set(store.sources)
-    if any(source.startswith("teleop") for source in sources):
+    if any(source.startswith("teleop") for source in store.sources):
         words += ["--demonstrator", "teleop"]
     else:
         words += ["--seed", str((info.seed or 0) + 1), "--noise", f"{noise:g}"]
-        words += [f"steps_after_success={info.steps_after_success}"] if "scripted" in sources else []
-    data = [*(dataset.path for dataset in case.datasets), fresh]
-    return f"{shlex.join(words)} && {case.train_with({}, data=data)}"
+        words += [f"steps_after_success={info.steps_after_success}"] if "scripted" in store.sources else []
+    return f"{shlex.join(words)} && {case.train_with({}, data=[*case.data, fresh])}"
 
 
-def _wrong_data(case: RunCase, task: str | None = None) -> list[DatasetCase]:
-    """Return the datasets, of one task if given, whose demonstrations are known to be wrong."""
-    datasets = [dataset for dataset in case.datasets if task in (None, dataset.store.info.task)]
-    return [dataset for dataset in datasets if dataset.soundness.labels_are_wrong]
+def _excluded(case: RunCase, message: str) -> Result | None:
+    """Return the result of a check of failing policies if none fails, or if the loss is meaningless, else None."""
+    if not _failing(case):
+        return ruled_out(message)
+    wrong = ", ".join(str(dataset.path) for dataset in _wrong_data(case))
+    if wrong:
+        return untested(f"The demonstrations in {wrong} are wrong, so the loss on them is meaningless.")
+    return None
 
 
-def _describe_wrong_data(datasets: list[DatasetCase]) -> str:
-    paths = ", ".join(str(dataset.path) for dataset in datasets)
-    return f"The demonstrations in {paths} are wrong, so the loss on them is meaningless."
-
-
-def _contradiction_note(case: RunCase) -> str:
-    """Return a note that contradictory demonstrations limit the fit, unless all are by the scripted expert."""
-    is_scripted = all(set(store.sources) <= {"scripted"} for store in case.stores)
-    return "" if is_scripted else ". Demonstrations that contradict each other cannot be fitted better"
+def _wrong_data(case: RunCase) -> list[DatasetCase]:
+    """Return the datasets whose demonstrations are known to be wrong."""
+    return [dataset for dataset in case.datasets if dataset.soundness.labels_are_wrong]
 
 
 def _failing(case: RunCase) -> list[TaskRollouts]:
@@ -325,12 +278,10 @@ def _prefix(case: RunCase, task: str) -> str:
     return f"{task}: " if len(case.policy.tasks) > 1 else ""
 
 
-def _success_rates(results: list[TaskRollouts]) -> str:
+def _success_rates(results: Sequence[TaskRollouts]) -> str:
     """Return the success rates as text, with details if there is one task."""
-    if len(results) == 1:
-        return str(results[0])
-    return _task_rates(results)
+    return str(results[0]) if len(results) == 1 else _task_rates(results)
 
 
-def _task_rates(results: list[TaskRollouts]) -> str:
+def _task_rates(results: Sequence[TaskRollouts]) -> str:
     return ", ".join(f"{result.task} {result.fresh}" for result in results)

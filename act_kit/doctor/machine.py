@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from functools import cached_property
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from act_kit.eval.results import success_rate
 from act_kit.parallel import LocalExecutor
 from act_kit.processors import SPIN_COUNT, cpu_quota, num_cpus, num_visible_cpus
 from act_kit.rollouts.agents import ExpertAgent
-from act_kit.rollouts.episode import Episode
 from act_kit.rollouts.rollout import RolloutPool
 from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.render import RenderSettings, find_gl, render_episode
@@ -32,33 +30,17 @@ _BUSY = 0.5
 """Fraction of processor time used by other processes above which a warning is issued."""
 
 
-class MachineCase:
-    """This machine."""
-
-    def __init__(self, num_workers: int) -> None:
-        self.num_workers = num_workers
-
-    @cached_property
-    def expert(self) -> list[Episode]:
-        """Results of the scripted expert in ``TASKS``."""
-        init_states = []
-        for task in TASKS:
-            init_states += InitialStateDistribution(task).sample(_NUM_EPISODES, seed=0, stream="validate")
-        with RolloutPool(self.num_workers) as roll:
-            return roll(ExpertAgent(), init_states, stop_at_success=True)
+CHECKS = Checks[int]()
+"""The checks; their case is the number of worker processes."""
 
 
-CHECKS = Checks[MachineCase]()
-
-
-@CHECKS.add("package version mismatch", stage="machine", how_to_verify="pip check")
-def pins(case: MachineCase) -> Result:
+@CHECKS.add("package version mismatch", "machine", "pip check")
+def pins(num_workers: int) -> Result:
     """Check that the installed packages meet the requirements of act_kit."""
     from packaging.requirements import Requirement
 
     wrong = []
-    for line in requires("act_kit") or []:
-        requirement = Requirement(line)
+    for requirement in map(Requirement, requires("act_kit") or []):
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
@@ -74,35 +56,38 @@ def pins(case: MachineCase) -> Result:
     return ruled_out(f"Every requirement is met ({versions}).")
 
 
-@CHECKS.add("the scripted experts fail", stage="machine", how_to_verify="python benchmarks/experts.py")
-def experts(case: MachineCase) -> Result:
+@CHECKS.add("the scripted experts fail", "machine", "python benchmarks/experts.py")
+def experts(num_workers: int) -> Result:
     """Check that the scripted experts succeed on this machine."""
-    rates = {}
+    init_states = []
     for task in TASKS:
-        rates[task] = success_rate([outcome for outcome in case.expert if outcome.init_state.task == task])
-    message = ", ".join(f"{task} {rate.successes}/{rate.num}" for task, rate in rates.items())
-    failing = [task for task, rate in rates.items() if rate.value < 0.5]
+        init_states += InitialStateDistribution(task).sample(_NUM_EPISODES, seed=0, stream="validate")
+    with RolloutPool(num_workers) as roll:
+        outcomes = roll(ExpertAgent(), init_states, stop_at_success=True)
+    rates, failing = [], []
+    for index, task in enumerate(TASKS):
+        rate = success_rate(outcomes[index * _NUM_EPISODES :][:_NUM_EPISODES])
+        rates.append(f"{task} {rate.successes}/{rate.num}")
+        if rate.value < 0.5:
+            failing.append(task)
+    message = ", ".join(rates)
     if failing:
-        return critical(
+        message = (
             f"the scripted expert of {', '.join(failing)} fails on this machine ({message}): the tasks were not made "
-            f"for mujoco {version('mujoco')} or metaworld {version('metaworld')}.",
-            "rollouts of the doctor",
-            "pip install act_kit",
+            f"for mujoco {version('mujoco')} or metaworld {version('metaworld')}."
         )
+        return critical(message, "rollouts of the doctor", "pip install act_kit")
     return ruled_out(f"The scripted experts succeed: {message}.")
 
 
-@CHECKS.add("rendering fails", stage="machine", how_to_verify="python -m act_kit.sim.render")
-def rendering(case: MachineCase) -> Result:
+@CHECKS.add("rendering fails", "machine", "python -m act_kit.sim.render")
+def rendering(num_workers: int) -> Result:
     """Check that images can be rendered and are not blank."""
     try:
         gl = find_gl()
     except RenderError as error:
-        return warning(
-            f"this machine cannot render images and videos; everything else works. {error}",
-            "OpenGL",
-            "apt-get install libegl1 libopengl0 libgl1-mesa-dri",
-        )
+        message = f"this machine cannot render images and videos; everything else works. {error}"
+        return warning(message, "OpenGL", "apt-get install libegl1 libopengl0 libgl1-mesa-dri")
     (init_state,) = InitialStateDistribution("pick-place-v3").sample(1, seed=0, stream="validate")
     simulator = Simulator("pick-place-v3")
     simulator.reset(init_state)
@@ -114,8 +99,8 @@ def rendering(case: MachineCase) -> Result:
     return ruled_out(f"{gl} renders.")
 
 
-@CHECKS.add("GPU faulty", stage="machine", how_to_verify="multiply matrices on it")
-def device(case: MachineCase) -> Result:
+@CHECKS.add("GPU faulty", "machine", "multiply matrices on it")
+def device(num_workers: int) -> Result:
     """Check that the GPU, if there is one, computes correctly."""
     import torch
 
@@ -127,39 +112,38 @@ def device(case: MachineCase) -> Result:
     return ruled_out(f"{torch.cuda.get_device_name()} computes correctly.")
 
 
-@CHECKS.add("threads spin while waiting", stage="machine", how_to_verify="python benchmarks/company.py DATASET")
-def waiting(case: MachineCase) -> Result:
+@CHECKS.add("threads spin while waiting", "machine", "python benchmarks/company.py DATASET")
+def waiting(num_workers: int) -> Result:
     """Check that waiting OpenMP threads sleep instead of spinning."""
     policy, spins = os.environ.get("OMP_WAIT_POLICY", ""), os.environ.get("GOMP_SPINCOUNT", "")
     is_spinning = spins or policy.upper() == "ACTIVE"
     if is_spinning and not (spins.isdigit() and int(spins) <= SPIN_COUNT):
-        return warning(
+        message = (
             f"OMP_WAIT_POLICY={policy} GOMP_SPINCOUNT={spins}: waiting threads keep their processors busy. Training is "
-            "many times slower if other processes run.",
-            "environment variables",
-            "unset OMP_WAIT_POLICY GOMP_SPINCOUNT",
+            "many times slower if other processes run."
         )
+        return warning(message, "environment variables", "unset OMP_WAIT_POLICY GOMP_SPINCOUNT")
     return ruled_out(f"Waiting threads soon sleep (OMP_WAIT_POLICY={policy} GOMP_SPINCOUNT={spins}).")
 
 
-@CHECKS.add("processors busy", stage="machine", how_to_verify="top")
-def load(case: MachineCase) -> Result:
+@CHECKS.add("processors busy", "machine", "top")
+def load(num_workers: int) -> Result:
     """Check that the processors are idle, and report how many the container may use."""
     quota = cpu_quota()
     limit = "" if quota is None else f", of which the container may use {quota:g}"
     num = f"{num_visible_cpus()} processors{limit}: {num_cpus()} processes and threads"
     busy = psutil.cpu_percent(interval=0.5) / 100  # this process sleeps meanwhile
     if busy > _BUSY:
-        return warning(
-            f"other processes use {100 * busy:.0f} % of the processors, so training and rollouts take longer ({num}).",
-            "processor load during half a second",
-            "wait until they end, or use other processors: taskset -c 0-7 act train …",
+        message = (
+            f"other processes use {100 * busy:.0f} % of the processors, so training and rollouts take longer ({num})."
         )
+        fix = "wait until they end, or use other processors: taskset -c 0-7 act train …"
+        return warning(message, "processor load during half a second", fix)
     return ruled_out(f"{num}; other processes use {100 * busy:.0f} % of them.")
 
 
-@CHECKS.add("low disk space", stage="machine", how_to_verify="df -h .")
-def disk(case: MachineCase) -> Result:
+@CHECKS.add("low disk space", "machine", "df -h .")
+def disk(num_workers: int) -> Result:
     """Check that there is space for datasets and runs."""
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     if free < _SPACE_GB:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +24,8 @@ from act_kit.doctor.case import DatasetCase
 from act_kit.doctor.data import CHECKS
 from act_kit.doctor.finding import examine
 from act_kit.overrides import compose
-from benchmarks.faults import ACTIONS, DATA_FAULTS, change_steps, noisy, scale_columns
 from tests.conftest import SERIAL, act, make_dataset
+from tests.doctor.data_faults import ACTIONS, DATA_FAULTS, change_steps, noisy, scale_columns, write_array
 
 SOURCES = {"reach-v3": 0.0, "pick-place-v3": 0.2}
 """Tasks with the noise of their demonstrations."""
@@ -39,10 +41,10 @@ def demonstrations(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     return make_dataset(folder / "data", task=request.param, n=8, noise=SOURCES[request.param])
 
 
-def edited(store: EpisodeStore, change: object, folder: Path) -> EpisodeStore:
+def edited(store: EpisodeStore, change: Callable[[EpisodeStore], None], folder: Path) -> EpisodeStore:
     """Copy a dataset, change the copy and recompute its fingerprint."""
     shutil.copytree(store.path, folder)
-    change(EpisodeStore.open(folder, writable=True))  # type: ignore[operator]
+    change(EpisodeStore.open(folder, writable=True))
     EpisodeStore.open(folder, writable=True).finish()
     return EpisodeStore.open(folder)
 
@@ -62,13 +64,17 @@ def test_sound_demonstrations_have_no_fault_and_the_scope_is_reported(demonstrat
 
 
 @pytest.mark.parametrize("name", DATA_FAULTS)
-def test_a_fault_has_its_name(demonstrations: EpisodeStore, name: str, tmp_path: Path) -> None:
+def test_a_fault_has_its_name(
+    demonstrations: EpisodeStore, name: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     fault = DATA_FAULTS[name]
     if demonstrations.info.noise and name in NOISELESS:
         pytest.skip("noise hides it")
     store = edited(demonstrations, fault.change, tmp_path / "data")
     case = DatasetCase(store.path)
     first = examine(case, CHECKS)[0]
+    cells = [f"{name}, {store.info.task}", first.name, f"{first.result.status}, {first.result.severity}"]
+    record_property("row", cells)
     assert first.name == fault.found_as, first.result.message
     assert first.is_fatal
     assert first.result.evidence
@@ -175,7 +181,7 @@ def test_a_fix_filters_few_faulty_episodes_and_collects_many_again(
     ):
         shutil.rmtree(tmp_path / "it's", ignore_errors=True)
         store = edited(
-            demonstrations, lambda copy, which=episodes: change_steps(copy, ACTIONS, halve, which), tmp_path / "it's"
+            demonstrations, partial(change_steps, names=ACTIONS, change=halve, episodes=episodes), tmp_path / "it's"
         )
         fix = examine(DatasetCase(store.path), CHECKS)[0].result.fix
         assert fix.startswith(expected)
@@ -198,7 +204,7 @@ def test_an_initial_state_that_is_not_a_number_is_a_fault(demonstrations: Episod
     def lose(store: EpisodeStore) -> None:
         init_states = store.rand_vecs
         init_states[2, 1] = np.nan
-        store.group["meta/rand_vec"][:] = init_states  # type: ignore[index]
+        write_array(store, "meta/rand_vec", init_states)
 
     first = examine(DatasetCase(edited(demonstrations, lose, tmp_path / "data").path), CHECKS)[0]
     assert first.name == "initial states changed"

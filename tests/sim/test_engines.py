@@ -1,6 +1,8 @@
-"""The fast engine is bit-exact with Meta-World. ``benchmarks/sameness.py`` compares more episodes."""
+"""The fast engine is bit-exact with Meta-World. ``benchmarks/sameness.py`` prints the rows of the slow test."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,13 +14,21 @@ from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.observation import OBJECT_POSES, quaternion
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import TASKS
-from benchmarks.sameness import compare_task
+from tests.sim.engine_comparison import compare_task
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_all_numbers_are_bit_exact_with_metaworld(task: str) -> None:
     tally = compare_task(task, num_init_states=2, num_steps=40, num_more_episodes=2)
     assert tally.num_steps == 240
+    assert tally.differences == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_long_rollouts_are_bit_exact_with_metaworld(task: str, record_property: Callable[[str, object], None]) -> None:
+    tally = compare_task(task, num_init_states=6, num_steps=150, num_more_episodes=300)
+    record_property("row", [task, tally.num_steps, "; ".join(tally.differences[:3]) or "none"])
     assert tally.differences == []
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from act_kit.collection.teleop.session import Session
 from act_kit.datasets.store import EpisodeStore
 from act_kit.sim.render import Gl
 from act_kit.sim.simulator import Simulator
-from benchmarks.teleop import teleop_config
+from tests.collection.teleop.serving import teleop_config
 from tests.collection.teleop.test_server import STAY, UP, send
 from tests.collection.teleop.test_session import reach
 from tests.conftest import ONE_THREAD, act
@@ -47,7 +48,7 @@ def test_ctrl_c_keeps_stored_episodes_and_prints_how_to_resume(gl: Gl, tmp_path:
     reach(session, simulator)
     session.keep()
     process, host, token = start("--n", 3, "--out", tmp_path / "data", "--resume", "teleop.operator=ben")
-    with connect(f"ws://{host}/ws?token={token}", origin=f"http://{host}") as page:
+    with connect(f"ws://{host}/ws?token={token}", origin=Origin(f"http://{host}")) as page:
         send(page, STAY)
         send(page, UP, 0.5)
         process.send_signal(signal.SIGINT)

@@ -19,7 +19,7 @@ from websockets.sync.client import ClientConnection
 
 from act_kit.collection.teleop import connections, server
 from act_kit.sim.render import Gl
-from benchmarks.teleop import TOKEN, Served, serve, unread_page, wait_until
+from tests.collection.teleop.serving import TOKEN, Served, serve, unread_page, wait_until
 from tests.collection.teleop.test_server import UP, begin, command, connect, send, status_of
 
 pytestmark = pytest.mark.gl

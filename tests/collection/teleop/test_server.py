@@ -15,10 +15,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as connect_socket
+from websockets.typing import Origin
 
 from act_kit.collection.teleop import server
 from act_kit.sim.render import Gl
-from benchmarks.teleop import TOKEN, Served, serve, wait_until
+from tests.collection.teleop.serving import TOKEN, Served, serve, wait_until
 
 pytestmark = pytest.mark.gl
 
@@ -34,7 +35,7 @@ def served(gl: Gl, tmp_path: Path) -> Iterator[Served]:
 
 def connect(served: Served, client: str = "one", *, token: str = TOKEN, origin: str | None = None) -> ClientConnection:
     uri = f"ws://{served.host}/ws?token={token}&client={client}"
-    return connect_socket(uri, origin=origin or f"http://{served.host}", max_queue=None)
+    return connect_socket(uri, origin=Origin(origin or f"http://{served.host}"), max_queue=None)
 
 
 def status_of(page: ClientConnection) -> dict[str, Any]:

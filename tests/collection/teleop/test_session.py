@@ -15,7 +15,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ArrayError, DatasetError
 from act_kit.sim.render import CAMERAS
 from act_kit.sim.simulator import Simulator
-from benchmarks.teleop import teleop_config
+from tests.collection.teleop.serving import teleop_config
 
 STAY = np.zeros(3)
 UP = np.array([0.0, 0.0, 1.0])
