@@ -31,7 +31,7 @@ from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.tasks import TASKS
 from act_kit.statistics import Rate
 from act_kit.training.run import create_run, record_evaluation
-from tests.conftest import TINY, act, make_dataset
+from tests.conftest import ONE_THREAD, TINY, act, make_dataset
 from tests.doctor.cases import Case, edit
 from tests.doctor.data_faults import DATA_FAULTS, write_array
 from tests.doctor.faults import (
@@ -222,7 +222,8 @@ def test_the_nearest_demonstration_succeeds_from_its_own_initial_state(tmp_path:
 
 
 def test_the_report_predicts_with_a_run(healthy: Case, tmp_path: Path) -> None:
-    done = act("report", healthy.data, "--run", healthy.run, "--out", tmp_path / "report", check=0)
+    wide = {**ONE_THREAD, "COLUMNS": "250"}  # so that no cell of the table is wrapped
+    done = act("report", healthy.data, "--run", healthy.run, "--out", tmp_path / "report", env=wide, check=0)
     assert "replayed from test initial states" in done.stdout
     assert "held out" in done.stdout
     assert "memorizes" not in done.stderr
