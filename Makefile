@@ -46,6 +46,7 @@ lint: setup
 	$(BIN)/ruff check act_kit tests benchmarks examples
 	$(BIN)/ruff format --check act_kit tests benchmarks examples
 	$(BIN)/mypy -p act_kit
+	$(BIN)/mypy --explicit-package-bases benchmarks tests examples
 	$(BIN)/mkdocs build --quiet --strict
 
 # Builds the documentation site in site/.

@@ -1,5 +1,7 @@
-"""Declaration of options, each once: a field of a dataclass has the default, the range and the flag, and the class's
-docstring the meaning. :class:`Options` checks the values; flags, YAML and overrides are derived from the fields.
+"""Declaration of options, each once.
+
+A field of a dataclass has the default, the range and the flag, and the class's docstring the meaning.
+:class:`Options` checks the values; flags, YAML and overrides are derived from the fields.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ class Rate:
 
     @property
     def value(self) -> float:
+        """Success rate, 0 to 1."""
         return self.successes / self.num
 
     @property
@@ -73,6 +74,7 @@ class MacroAverageRate:
 
     @property
     def value(self) -> float:
+        """Mean of the rates, 0 to 1."""
         return float(np.mean(np.divide(*self._counts)))
 
     @property

@@ -92,7 +92,7 @@ class _Context(SpawnContext):
         super().__init__()
         self.workers: list[Worker] = []
 
-    def Process(self, *args: Any, **kwargs: Any) -> Worker:  # type: ignore[override]  # the base class's name
+    def Process(self, *args: Any, **kwargs: Any) -> Worker:  # type: ignore[override]  # noqa: N802  # the base class's name
         worker = Worker(*args, **kwargs)
         self.workers.append(worker)
         return worker

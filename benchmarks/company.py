@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -128,7 +128,12 @@ def main() -> None:
     if arguments.together:
         measure_together(arguments.data, arguments.override)
         return
-    command = [sys.executable, __file__, "--worker", arguments.data, *arguments.override]
+    measure_ways([arguments.data, *arguments.override], num_rounds=arguments.rounds, seconds=arguments.seconds)
+
+
+def measure_ways(training: Sequence[str], *, num_rounds: int, seconds: float) -> None:
+    """Measure all ways in turn, alone and in company, and print a Markdown table."""
+    command = [sys.executable, __file__, "--worker", *training]
     processes = {
         way: subprocess.Popen(
             command, env={**os.environ, **settings}, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -139,7 +144,7 @@ def main() -> None:
     def rate(process: subprocess.Popen[str]) -> float:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(f"{arguments.seconds}\n")
+        process.stdin.write(f"{seconds}\n")
         process.stdin.flush()
         return float(process.stdout.readline())
 
@@ -152,7 +157,7 @@ def main() -> None:
     for num_busy in (0, num_cpus):
         rates: dict[str, list[float]] = {way: [] for way in WAYS}
         with company(num_busy):
-            for _ in range(arguments.rounds):
+            for _ in range(num_rounds):
                 for way, process in processes.items():
                     rates[way].append(rate(process))
         for way, of_way in rates.items():

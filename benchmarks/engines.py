@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import mujoco
@@ -48,6 +48,18 @@ def expert_actions(simulator: Simulator, init_state: InitialState) -> np.ndarray
     return np.array(actions)
 
 
+def step_physics(engine: FastEngine, positions: Sequence[np.ndarray], efforts: Sequence[tuple[float, float]]) -> None:
+    """Step MuJoCo alone through the positions of the hand and the efforts of the fingers."""
+    model, data = engine.model, engine.data
+    mocap, ctrl, step, forward = data.mocap_pos, data.ctrl, mujoco.mj_step, mujoco.mj_forward
+    data.mocap_quat[:] = (1, 0, 1, 0)
+    for position, effort in zip(positions, efforts, strict=True):
+        mocap[0] = position
+        ctrl[:] = effort
+        step(model, data, 5)
+        forward(model, data)
+
+
 def measure(task: str) -> dict[str, float]:
     """Return microseconds a step, and milliseconds a reset, by what was measured."""
     fast, reference = Simulator(task, "fast"), Simulator(task, "reference")
@@ -74,17 +86,7 @@ def measure(task: str) -> dict[str, float]:
     for action in actions:
         positions.append(np.clip(positions[-1] + action[:3] * env.action_scale, env.mocap_low, env.mocap_high))
     efforts = [(float(action[3]), -float(action[3])) for action in actions]
-
-    def physics() -> None:
-        model, data = fast.engine.model, fast.engine.data
-        mocap, ctrl, step, forward = data.mocap_pos, data.ctrl, mujoco.mj_step, mujoco.mj_forward
-        data.mocap_quat[:] = (1, 0, 1, 0)
-        for position, effort in zip(positions[1:], efforts, strict=True):
-            mocap[0] = position
-            ctrl[:] = effort
-            step(model, data, 5)
-            forward(model, data)
-
+    physics = partial(step_physics, fast.engine, positions[1:], efforts)
     times: dict[str, list[float]] = {}
     for _ in range(REPEATS):
         official_reset(init_state)

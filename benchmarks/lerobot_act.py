@@ -1,4 +1,4 @@
-"""ACT's training step, images included: samples a second here and in lerobot (Hugging Face), from the same images.
+r"""ACT's training step, images included: samples a second here and in lerobot (Hugging Face), from the same images.
 
     act collect --task button-press-topdown-v3 --randomize --n 60 --out DATA
     act render DATA --camera corner4 --size 128                                   # or 480x640
@@ -21,9 +21,9 @@ does not import: cameras, motors, torchcodec, wandb.
     python -m venv peer
     peer/bin/pip install torch==2.13.0
     peer/bin/pip install --no-deps lerobot==0.4.4 torchvision==0.25.0
-    peer/bin/pip install "accelerate>=1.10,<2" "av>=15,<16" datasets==4.1.1 "deepdiff>=7.0.1,<9" \\
-        "diffusers>=0.27.2,<0.36" draccus==0.10.0 "einops>=0.8,<0.9" "gymnasium>=1.1.1,<2" \\
-        "huggingface-hub>=0.34.2,<0.36" "imageio>=2.34,<3" "jsonlines>=4,<5" "opencv-python-headless>=4.9,<4.13" \\
+    peer/bin/pip install "accelerate>=1.10,<2" "av>=15,<16" datasets==4.1.1 "deepdiff>=7.0.1,<9" \
+        "diffusers>=0.27.2,<0.36" draccus==0.10.0 "einops>=0.8,<0.9" "gymnasium>=1.1.1,<2" \
+        "huggingface-hub>=0.34.2,<0.36" "imageio>=2.34,<3" "jsonlines>=4,<5" "opencv-python-headless>=4.9,<4.13" \
         "packaging>=24.2,<26" "pyserial>=3.5,<4" "setuptools<81" "termcolor>=2.4,<4"
 
 torchvision's compiled part does not load there; nothing that ACT runs on is in it.

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import imageio.v2 as imageio
@@ -352,7 +353,7 @@ def test_a_policy_on_images_needs_a_renderer_and_another_one_is_a_warning(
     gl: Gl, reach_store: EpisodeStore, tmp_path: Path
 ) -> None:
     policy = untrained_policy([reach_store], "another GPU").with_chunking(n_action_steps=8)
-    self_test = {
+    self_test: dict[str, np.ndarray] = {
         "states": np.ones((1, 39)),
         "tasks": np.zeros(1, np.int64),
         "images": np.zeros((1, 2, 32, 32, 3), np.uint8),
@@ -401,7 +402,7 @@ def test_a_policy_on_images_is_evaluated_during_and_after_training(images_store:
     )
     assert done.stderr == "", "the renderer is that of the demonstrations"
     (video,) = (run / "eval-test" / "videos").glob("*.mp4")
-    with imageio.get_reader(video) as reader:
+    with closing(imageio.get_reader(video)) as reader:
         described = reader.get_meta_data()
         assert (described["size"], described["fps"]) == ((64, 64), 10)
         from_above = reader.get_data(0)

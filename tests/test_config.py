@@ -97,6 +97,7 @@ def test_presets_replace_the_policy() -> None:
     assert (paper.policy.chunk_size, paper.trainer.batch_size, paper.trainer.lr) == (100, 8, 1e-5)
     assert compose(TrainConfig, ["policy=act", "trainer.lr=3e-5"]).trainer.lr == 3e-5
     changed = compose(TrainConfig, ["policy=act", "policy.chunk_size=20"]).policy
+    assert isinstance(changed, ACTConfig)
     assert (changed.chunk_size, changed.dim_model) == (20, 512)
 
 

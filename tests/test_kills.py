@@ -1,5 +1,7 @@
-"""Kills, interrupts and disk errors at any file-system operation: finished folders are not lost, and the next command
-gives the same files as an undisturbed one."""
+"""Kills, interrupts and disk errors at any file-system operation.
+
+Finished folders are not lost, and the next command gives the same files as an undisturbed one.
+"""
 
 from __future__ import annotations
 

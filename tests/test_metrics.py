@@ -68,7 +68,7 @@ def test_both_files_hold_the_same_records(tmp_path: Path) -> None:
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == read_metrics(tmp_path)
     written = read_tensorboard(tmp_path / "tensorboard")["train/loss"]
-    assert [(step, pytest.approx(value)) for step, value in written.items()] == series(tmp_path, "train/loss")
+    assert written == pytest.approx(dict(series(tmp_path, "train/loss")))
 
 
 def test_a_pipe_among_the_tensorboard_files_is_refused(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def wandb_history(run: Path) -> list[dict[str, float]]:
             message += data[at + 7 : at + 7 + size]
             at += 7 + size
             if kind in (1, 4):  # a complete message, or its last part
-                record = wandb_internal_pb2.Record.FromString(message)
+                record = wandb_internal_pb2.Record.FromString(message)  # type: ignore[attr-defined]
                 items: dict[str, float] = {}
                 for item in record.history.item:
                     key = item.key or item.nested_key[0]

@@ -157,8 +157,8 @@ def check_rendering(gl: Gl, folder: Path) -> None:
     with RayExecutor(gl.environment) as executor:
         store = make_dataset(folder / "ray", n=8)
         render(store, ["corner4"], settings, executor=executor, on_progress=disturb)
-    with LocalExecutor(1, gl.environment) as executor:
-        render(make_dataset(folder / "local", n=8), ["corner4"], settings, executor=executor)
+    with LocalExecutor(1, gl.environment) as local:
+        render(make_dataset(folder / "local", n=8), ["corner4"], settings, executor=local)
     assert killed == [2]
     assert contents(folder / "ray") == contents(folder / "local")
 

@@ -56,7 +56,12 @@ def test_a_seed_has_the_configuration_of_a_single_run(
 ) -> None:
     """The command creates the runs; `act train --resume` and `act eval` do the rest."""
     ran: list[Path] = []
-    monkeypatch.setattr("act_kit.cli.seeds.run_seeds", lambda out, options: ran.append(out) or 0)
+
+    def run_seeds(out: Path, options: object) -> int:
+        ran.append(out)
+        return 0
+
+    monkeypatch.setattr("act_kit.cli.seeds.run_seeds", run_seeds)
     out = tmp_path / "runs"
     command = ["act", "train", "--data", str(reach_store.path), "--seeds", "0,3", *QUICK, "--out", str(out)]
     monkeypatch.setattr("sys.argv", command)

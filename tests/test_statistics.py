@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -131,12 +132,7 @@ def test_scores_use_the_maximum_likelihood_under_the_hypothesis() -> None:
         a, b = Rate(int(rng.integers(1, num_a)), num_a), Rate(int(rng.integers(1, num_b)), num_b)
         difference = float(rng.uniform(-0.5, 0.5))
         rate = _maximum(
-            lambda p, a=a, b=b, d=difference: (
-                _log(a.successes, p)
-                + _log(a.num - a.successes, 1 - p)
-                + _log(b.successes, p + d)
-                + _log(b.num - b.successes, 1 - p - d)
-            ),
+            partial(_unpaired_likelihood, a, b, difference),
             max(0, -difference),
             min(1, 1 - difference),
         )
@@ -145,15 +141,23 @@ def test_scores_use_the_maximum_likelihood_under_the_hypothesis() -> None:
         assert unpaired_score(a, b, difference) == pytest.approx(expected, abs=1e-5)
         lost, won = (int(count) for count in rng.integers(1, 10, 2))
         share = _maximum(
-            lambda q, n=(lost, won, 30 - lost - won), d=difference: (
-                _log(n[0], q) + _log(n[1], q + d) + _log(n[2], 1 - 2 * q - d)
-            ),
+            partial(_paired_likelihood, lost, won, difference),
             max(0, -difference),
             (1 - difference) / 2,
         )
         variance = (2 * share + difference - difference**2) / 30
         expected = ((won - lost) / 30 - difference) / variance**0.5
         assert paired_score(lost, won, 30, difference) == pytest.approx(expected, abs=1e-5)
+
+
+def _unpaired_likelihood(a: Rate, b: Rate, difference: float, rate: float) -> float:
+    of_a = _log(a.successes, rate) + _log(a.num - a.successes, 1 - rate)
+    return of_a + _log(b.successes, rate + difference) + _log(b.num - b.successes, 1 - rate - difference)
+
+
+def _paired_likelihood(lost: int, won: int, difference: float, share: float) -> float:
+    of_changed = _log(lost, share) + _log(won, share + difference)
+    return of_changed + _log(30 - lost - won, 1 - 2 * share - difference)
 
 
 def _log(count: int, chance: float) -> float:

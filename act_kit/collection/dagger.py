@@ -58,12 +58,14 @@ class DaggerAgent(Agent):
         self._chunks: dict[int, list[np.ndarray | None]] = {}
 
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
+        """Set the probability that the expert acts, which depends on the attempt."""
         first, last = self._config.dagger.expert_first, self._config.dagger.expert_last
         self._betas[row] = first + (last - first) * min(1.0, attempt / max(1, self._config.n - 1))
         self._rngs[row] = np.random.default_rng([self._config.seed, attempt, _MIXTURE_STREAM])
         self._chunks[row] = []
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> ActionChunks:
+        """Return one action per environment, of the policy or the expert, with the expert's as label."""
         labels = np.stack([self._expert.act(state) for state in states])
         actions = labels.copy()
         for i, row in enumerate(rows.tolist()):

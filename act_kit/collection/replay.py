@@ -36,11 +36,13 @@ class ReplayAgent(Agent):
         }
 
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
+        """Replay the episode whose turn it is."""
         episode = attempt % len(self._actions)
         self.source = f"replay of {self._sources[episode]}"
         self._remaining[row] = iter(self._actions[episode])
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> ActionChunks:
+        """Return the next recorded action of each environment; end the episodes that have none left."""
         actions = np.zeros((len(rows), 1, ACTION_DIM), dtype=np.float32)
         ends = np.zeros(len(rows), dtype=bool)
         for i, row in enumerate(rows.tolist()):

@@ -55,6 +55,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
+        """``better`` or ``worse``, for the second method, or ``no difference shown``."""
         if self.p_holm >= LEVEL:
             return "no difference shown"
         return "better" if self.difference.value > 0 else "worse"

@@ -126,6 +126,7 @@ class Method:
 
     @property
     def tasks(self) -> tuple[str, ...]:
+        """Names of the evaluated tasks."""
         return tuple(self.seeds[0].tasks)
 
     @property
@@ -157,7 +158,7 @@ class Method:
 
 
 def read_methods(paths: Sequence[Path]) -> list[Method]:
-    """Read the methods of a comparison: each an evaluation, a run, or a folder of runs ``seed-0``, ``seed-1``, …
+    """Read the methods of a comparison: each an evaluation, a run, or a folder of runs (``seed-0``, ``seed-1``, …).
 
     Raises:
         ComparisonError: A folder is missing, holds no complete evaluation, or their tasks differ.

@@ -42,6 +42,7 @@ class FunctionAgent(Agent):
         self._function = function
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
+        """Return the function's actions as chunks (B, N, 4)."""
         actions = np.asarray(self._function(states))
         return actions[:, None] if actions.ndim == 2 else actions
 

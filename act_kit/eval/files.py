@@ -163,6 +163,7 @@ _DAMAGE = (
 
 
 def damaged(folder: Path, error: Exception) -> DamagedFileError:
+    """Return the error as one that says how to evaluate again."""
     if isinstance(error, DamagedFileError) and "Fix: " in str(error):
         return error
     problem = str(error) if isinstance(error, ActKitError) else f"{folder} is no evaluation of this act_kit: {error!r}."

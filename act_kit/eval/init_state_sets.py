@@ -53,6 +53,7 @@ class InitialStateSet:
 
     @property
     def num_distinct(self) -> int:
+        """Number of distinct initial states."""
         return len(distinct(stack(self.init_states)))
 
     @property

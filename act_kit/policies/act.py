@@ -170,11 +170,13 @@ class ACT(ChunkModel):
         self.action_out = nn.Linear(width, ACTION_DIM)
 
     def load_pretrained(self) -> None:
+        """Load the weights of ``backbone_weights``, if there are any."""
         if self.config.backbone_weights:
             assert isinstance(self.vision.net, ResNet18)
             load_backbone(self.vision.net, Path(self.config.backbone_weights))
 
     def draw_noise(self, batch_size: int, device: torch.device) -> Tensor | None:
+        """Draw the noise of z, (B, Z); None without a CVAE."""
         return torch.randn(batch_size, self.config.latent_dim, device=device) if self.config.cvae_layers else None
 
     def compute_loss(self, batch: ChunkBatch) -> dict[str, Tensor]:
@@ -191,6 +193,7 @@ class ACT(ChunkModel):
 
     @property
     def training_l1(self) -> str:
+        """Name of the L1 that training minimizes."""
         return "l1_reconstruction" if self.config.cvae_layers else "l1"
 
     def compute_validation_loss(self, batch: ChunkBatch) -> dict[str, Tensor]:
@@ -203,7 +206,7 @@ class ACT(ChunkModel):
         return losses
 
     def predict(self, observation: Observation) -> Tensor:
-        """Predict the chunk (B, K, A) with z = 0, its prior mean, at inference. (Sampling z here is a known bug.)"""
+        """Predict the chunk (B, K, A) with z = 0, its prior mean; sampling z at inference is a known bug."""
         return self.decode(self.embed(observation), None)
 
     def embed(self, observation: Observation) -> Embedded:

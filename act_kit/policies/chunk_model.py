@@ -118,6 +118,7 @@ class ChunkModel(nn.Module):
         """
 
     def forward(self, batch: ChunkBatch) -> dict[str, Tensor]:
+        """Return the losses; through the module call, so that DistributedDataParallel works."""
         return self.compute_loss(batch)
 
 

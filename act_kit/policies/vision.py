@@ -95,6 +95,7 @@ class BasicBlock(nn.Module):
         )
 
     def forward(self, maps_NEHW: Tensor) -> Tensor:
+        """Return feature maps."""
         update_NEHW = F.relu(self.bn1(self.conv1(maps_NEHW)), inplace=True)
         update_NEHW = self.bn2(self.conv2(update_NEHW))
         return F.relu(update_NEHW + self.downsample(maps_NEHW), inplace=True)

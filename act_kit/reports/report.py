@@ -83,6 +83,7 @@ class Column:
 
     @property
     def heading(self) -> str:
+        """Name with the unit."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
     def cell(self, value: Any) -> Cell:
@@ -147,6 +148,7 @@ class Chart:
     caption: str = ""
 
     def svg(self) -> Markup:
+        """Return the figure as SVG."""
         return figure_svg(self.figure, self.label)
 
 
@@ -160,9 +162,11 @@ class Video:
     id: str = ""
 
     def uri(self) -> str:
+        """Return the video as a data URI."""
         return video_uri(self.path)
 
     def poster(self) -> str:
+        """Return the first frame as a data URI."""
         return poster_uri(self.path)
 
 

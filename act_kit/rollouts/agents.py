@@ -82,11 +82,13 @@ class ExpertAgent(Agent):
         self._row_experts: dict[int, ScriptedExpert] = {}
 
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
+        """Choose the expert of the task."""
         if init_state.task not in self._experts:
             self._experts[init_state.task] = ScriptedExpert(init_state.task)
         self._row_experts[row] = self._experts[init_state.task]
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
+        """Return one action of the expert per environment."""
         actions = [self._row_experts[int(row)].act(state) for row, state in zip(rows, states, strict=True)]
         return np.stack(actions)[:, None]
 
@@ -95,6 +97,7 @@ class ZeroActionAgent(Agent):
     """Agent whose actions are zero; it measures success without any control."""
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
+        """Return zeros."""
         return np.zeros((len(states), _CHUNK_SIZE, ACTION_DIM), dtype=np.float32)
 
 
@@ -105,10 +108,12 @@ class RandomAgent(Agent):
         self._rngs: dict[int, np.random.Generator] = {}
 
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
+        """Seed the random numbers of the environment by its initial state."""
         digest = hashlib.sha256(init_state.array.tobytes()).digest()
         self._rngs[row] = np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
+        """Return uniform random actions in [-1, 1]."""
         chunks = [self._rngs[int(row)].uniform(-1, 1, (_CHUNK_SIZE, ACTION_DIM)) for row in rows]
         return np.stack(chunks).astype(np.float32)
 
@@ -129,11 +134,13 @@ class NoisyAgent(Agent):
         self._rngs: dict[int, np.random.Generator] = {}
 
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
+        """Seed the noise by the attempt."""
         self._agent.begin(row, init_state, attempt)
         self.source = self._agent.source
         self._rngs[row] = np.random.default_rng([self._seed, attempt])
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> ActionChunks:
+        """Return the actions of the agent with noise, and without it as labels."""
         chunks = as_chunks(self._agent.plan(states, rows, images))
         noise = np.stack([self._rngs[int(row)].standard_normal(chunks.actions.shape[1:]) for row in rows])
         noisy = np.clip(chunks.actions + self._noise * noise, -1.0, 1.0).astype(np.float32)

@@ -216,9 +216,10 @@ def expand_tasks(text: str) -> list[str]:
 
 def map_planes(task: Task) -> list[tuple[int, int | None]]:
     """Pair the informative dimensions for 2-D maps: object x-y, goal x-y, the rest; a single one stays alone."""
-    dims = [int(dim) for dim in task.informative]
+    dims = task.informative.tolist()
     pairs: list[tuple[int, int | None]] = []
-    for part in ([d for d in dims if d < 3], [d for d in dims if d >= 3]):
+    num_object = sum(dim < 3 for dim in dims)
+    for part in (dims[:num_object], dims[num_object:]):
         for i in range(0, len(part) - 1, 2):
             pairs.append((part[i], part[i + 1]))
         if len(part) % 2:

@@ -42,7 +42,7 @@ def test_two_processes_write_the_same_bytes_as_one(tmp_path: Path, noise: float)
 SHELF = config(task="shelf-place-v3", n=16, noise=0.3)
 
 
-class Interrupt(Exception):
+class InterruptError(Exception):
     """Exception with which a test stops a collection."""
 
 
@@ -63,9 +63,9 @@ def test_a_resumed_collection_gives_the_same_dataset(
 
     def stop(progress: module.Progress) -> None:
         if progress.num_attempts == after:
-            raise Interrupt
+            raise InterruptError
 
-    with pytest.raises(Interrupt):
+    with pytest.raises(InterruptError):
         collect(SHELF, tmp_path / "parts", executor=SERIAL, on_progress=stop)
     assert len(EpisodeStore.open(tmp_path / "parts").attempts()) == after
     assert EpisodeStore.open(tmp_path / "parts").fingerprint is None
@@ -81,11 +81,11 @@ def test_an_interrupted_commit_leaves_no_duplicates(tmp_path: Path, monkeypatch:
     def break_at(self: EpisodeStore, name: str, rows: np.ndarray, at: int) -> None:
         calls.append(name)
         if name == "meta/episode_ends" and len(calls) < 20:
-            raise Interrupt
+            raise InterruptError
         original(self, name, rows, at)
 
     monkeypatch.setattr(EpisodeStore, "_extend", break_at)
-    with pytest.raises(Interrupt):
+    with pytest.raises(InterruptError):
         collect(wanted, tmp_path / "parts", executor=SERIAL)
     monkeypatch.undo()
     torn = EpisodeStore.open(tmp_path / "parts")
@@ -109,11 +109,11 @@ def test_an_interruption_at_any_array_leaves_only_committed_episodes(
         if len(calls) - 14 > broken // 2:  # the first commit has 14 arrays
             array = self._array(name)
             array.resize((at + len(rows) * (broken % 2), *array.shape[1:]))
-            raise Interrupt
+            raise InterruptError
         original(self, name, rows, at)
 
     monkeypatch.setattr(EpisodeStore, "_extend", break_at)
-    with pytest.raises(Interrupt):
+    with pytest.raises(InterruptError):
         collect(wanted, tmp_path / "parts", executor=SERIAL)
     monkeypatch.undo()
     torn = EpisodeStore.open(tmp_path / "parts")

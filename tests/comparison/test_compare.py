@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import operator
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -271,9 +272,9 @@ def test_multi_task_policies_are_compared_by_task_and_in_the_mean(
     for task, successes in (("reach-v3", 8), ("push-v3", 0)):
         rewrite(Path("executing-8") / task, [episode(i < successes, z=8) for i in range(8)])
         rewrite(Path("executing-4") / task, [episode(False, z=4)] * 8)
-    for out in map(Path, ("executing-4", "executing-8")):
-        evaluations = [read_evaluation(out / task) for task in ("reach-v3", "push-v3")]
-        edit(out / "summary.json", lambda overview, of=evaluations: overview.update(summarize_all(of)))
+    for results in (Path("executing-4"), Path("executing-8")):
+        of_tasks = summarize_all([read_evaluation(results / task) for task in ("reach-v3", "push-v3")])
+        edit(results / "summary.json", operator.methodcaller("update", of_tasks))
     factors = ("--vary", "chunking", "--vary", "config")
     done = act("compare", "executing-4", "executing-8", *factors, check=0)
     assert "executing-8 is better than executing-4: success 50.0 % versus 0.0 %" in done.stdout
@@ -410,7 +411,7 @@ def test_every_number_of_a_summary_is_recomputed_from_the_episodes(copy: Copy) -
             assert str(path[-1]) in str(refused.value), path
             (results / "summary.json").write_text(json.dumps(original))
     for key in counted:
-        edit(results / "summary.json", lambda summary, key=key: summary.pop(key))
+        edit(results / "summary.json", operator.methodcaller("pop", key))
         with pytest.raises(ActKitError, match=key):
             read_method(Path("a"))
         (results / "summary.json").write_text(json.dumps(original))
@@ -460,6 +461,11 @@ def _pipe(file: Path) -> None:
     os.mkfifo(file)
 
 
+def _folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
 DAMAGE: dict[str, Callable[[Path], None]] = {
     "empty": lambda file: _replace(file, b""),
     "cut": lambda file: _replace(file, file.read_bytes()[:-40]),
@@ -468,7 +474,7 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "deep": lambda file: _replace(file, b"[" * 100_000),
     "a long cell": lambda file: _replace(file, file.read_bytes() + b"9" * 200_000),
     "a pipe": _pipe,
-    "a folder": lambda file: (file.unlink(), file.mkdir())[1],
+    "a folder": _folder,
     "gone": lambda file: file.unlink(),
 }
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from tests.conftest import ONE_THREAD, SERIAL, act, contents, make_dataset
 TINY = RenderSettings(height_px=16, width_px=24)
 
 
-class Interrupt(Exception):
+class InterruptError(Exception):
     """Exception with which a test interrupts a rendering."""
 
 
@@ -52,10 +53,10 @@ def test_an_interrupted_parallel_rendering_gives_the_bytes_of_an_uninterrupted_o
 
     def stop(num_done: int) -> None:
         if num_done == 2:
-            raise Interrupt
+            raise InterruptError
 
     with LocalExecutor(2, gl.environment) as executor:
-        with pytest.raises(Interrupt):
+        with pytest.raises(InterruptError):
             render(store, ["corner4"], TINY, executor=executor, on_progress=stop)
         half = ImageStore(store, "corner4")
         assert (half.num_episodes, half.is_complete) == (2, False)
@@ -93,7 +94,7 @@ def test_a_killed_rendering_resumes_to_the_same_bytes(gl: Gl, store: EpisodeStor
 
 def test_a_kill_between_resizing_and_writing_keeps_the_committed_frames(store: EpisodeStore) -> None:
     image = fill_frames(store)
-    committed = {"num_steps": int(store.episode_ends[1]), "digests": image._digests[:2]}
+    committed: dict[str, Any] = {"num_steps": int(store.episode_ends[1]), "digests": image._digests[:2]}
     image._frames.attrs.update(committed)
     image._frames.resize((5000, 16, 24, 3))
     again = ImageStore(EpisodeStore.open(store.path, writable=True), "corner4")

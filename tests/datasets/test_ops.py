@@ -44,8 +44,8 @@ def import_foreign(path: Path, like: EpisodeStore) -> EpisodeStore:
     rng = np.random.default_rng(0)
     recordings: list[Episode] = []
     for source in ("lab/ann", "bob", "bob"):
-        steps = {"state": rng.normal(size=(20, 14)), "action": rng.normal(size=(20, 14)).astype(np.float32)}
-        recordings.append(Episode(init_state=None, source=source, **steps))
+        state, action = rng.normal(size=(20, 14)), rng.normal(size=(20, 14)).astype(np.float32)
+        recordings.append(Episode(init_state=None, source=source, state=state, action=action))
     return write_dataset(path, replace(like.info, task="aloha-cube", demonstrator="people", seed=None), recordings)
 
 

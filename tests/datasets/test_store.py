@@ -36,8 +36,8 @@ def test_a_dataset_holds_the_collected_episodes(reach_store: EpisodeStore) -> No
 
 def test_any_zarr_reader_can_read_a_dataset(reach_store: EpisodeStore) -> None:
     group = zarr.open_group(reach_store.path, mode="r")
-    assert group["data/state"].shape == (reach_store.num_steps, 39)
-    assert group["meta/episode_ends"][-1] == reach_store.num_steps
+    assert np.asarray(group["data/state"]).shape == (reach_store.num_steps, 39)
+    assert np.asarray(group["meta/episode_ends"])[-1] == reach_store.num_steps
 
 
 def test_missing_datasets_and_other_files_are_rejected(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_changed_number_changes_the_fingerprint(copy: Path) -> None:
 def test_a_dataset_may_have_the_name_of_one_of_its_groups(
     reach_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """zarr strips the folder's name from its keys, which begin with ``data`` too."""
+    """Zarr strips the folder's name from its keys, which begin with ``data`` too."""
     shutil.copytree(reach_store.path, tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     assert EpisodeStore.open("data").num_episodes == 10

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def aloha(
             place = 2 * (i % cubes)
             frames[:, place : place + 8, 40:48] = 250
             images = {"top": frames}
-        steps = {"state": state, "action": rng.normal(size=(STEPS, 14)).astype(np.float32) * 3}
+        steps: dict[str, Any] = {"state": state, "action": rng.normal(size=(STEPS, 14)).astype(np.float32) * 3}
         recordings.append(Episode(**steps, source="human", init_state=None, images=images, attempt=i))
     info = replace(template.info, task="aloha", demonstrator="human", command="act data convert x", control_hz=50)
     size = RenderSettings(height_px=SIZE * 4, width_px=SIZE * 4)
@@ -57,7 +58,7 @@ def imported(path: Path, store: EpisodeStore, keep: Sequence[str] = ("state", "a
     """Write a Meta-World dataset as imported from a format with fewer fields."""
     recordings = []
     for recording in store.iter_episodes():
-        steps = {name: recording.steps[name] for name in keep}
+        steps: dict[str, Any] = {name: recording.steps[name] for name in keep}
         recordings.append(Episode(source="human", attempt=recording.attempt, **steps))
     return write_dataset(path, replace(store.info, demonstrator="human"), recordings)
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from act_kit.datasets.split import split_stores
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.diversity.integrity import check_init_states
-from act_kit.diversity.measure import DiversityReport, measure_diversity
+from act_kit.diversity.measure import measure_diversity
 from act_kit.diversity.reference import draw
+from act_kit.diversity.result import DiversityReport
 from act_kit.errors import DatasetError
 from act_kit.eval.init_state_sets import InitialStateSet, make_init_state_set
 from act_kit.rollouts.episode import Episode
@@ -50,9 +52,9 @@ def measure_path(path: Path) -> DiversityReport:
     return diversity
 
 
-def put(where: object, value: object) -> Edit:
+def put(where: Any, value: Any) -> Edit:
     def change(values: np.ndarray) -> None:
-        values[where] = value  # type: ignore[index]
+        values[where] = value
 
     return change
 

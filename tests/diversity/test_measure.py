@@ -8,11 +8,13 @@ import pytest
 from act_kit.config import TrainConfig
 from act_kit.datasets.split import SPLIT_SEED, VAL_FRACTION
 from act_kit.datasets.store import EpisodeStore
-from act_kit.diversity.measure import DiversityReport, holm, measure_diversity, measure_init_states
+from act_kit.diversity.measure import measure_diversity, measure_init_states
+from act_kit.diversity.result import DiversityReport
 from act_kit.errors import DatasetError
 from act_kit.overrides import compose
 from act_kit.sim.initial_states import InitialStateDistribution, scale, stack
 from act_kit.sim.tasks import TASKS, get_task
+from act_kit.statistics import holm
 
 
 def draw(task: str, num: int, seed: int = 0) -> np.ndarray:

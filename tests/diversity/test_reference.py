@@ -25,11 +25,11 @@ from act_kit.diversity.reference import (
     simulate,
 )
 from act_kit.sim.initial_states import scale
-from act_kit.sim.tasks import TASKS, get_task
+from act_kit.sim.tasks import TASKS, Task, get_task
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_initial_states_are_drawn_from_the_tasks_distribution(task) -> None:  # type: ignore[no-untyped-def]
+def test_initial_states_are_drawn_from_the_tasks_distribution(task: Task) -> None:
     drawn = draw(task, 300, seed=1)
     assert drawn.shape == (300, len(task.low))
     for init_state in drawn:
@@ -126,7 +126,8 @@ def test_foreign_cache_files_are_ignored(tmp_path: Path, monkeypatch: pytest.Mon
         other = np.arange(6.0).reshape(2, 3) if kind == "another shape" else np.arange(6)
         np.savez(file, a=other, digest=digest)
     again = reference.cached("x", 1, lambda: {"a": np.arange(6.0)})["a"]
-    assert (again.dtype, again.shape) == (np.float64, (6,))
+    assert again.dtype == np.float64
+    assert again.shape == (6,)
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

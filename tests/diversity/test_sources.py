@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def two_sources(reach_store: EpisodeStore, tmp_path: Path) -> EpisodeStore:
         if recording.init_state.rand_vec[0] < 0:
             recordings.append(replace(recording, source="anna"))
         else:
-            steps = {**recording.steps, "success": recording.steps["success"] & (i % 2 == 0)}
+            steps: dict[str, Any] = {**recording.steps, "success": recording.steps["success"] & (i % 2 == 0)}
             recordings.append(replace(recording, source="policy:run", **steps))
     recordings.append(replace(left, source="policy:run"))
     attempts = [AttemptRecord(init_state=r.init_state, num_steps=len(r), kept=True) for r in recordings if r.init_state]

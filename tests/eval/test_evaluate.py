@@ -233,7 +233,9 @@ def test_distance_to_demonstrations_and_largest_z_are_reported(
     evaluation: Evaluation, reach_store: EpisodeStore
 ) -> None:
     for episode in evaluation.episodes:
+        assert episode.distance_to_nearest_demo is not None
         assert 0 < episode.distance_to_nearest_demo < 5**0.5
+        assert episode.largest_z is not None
         assert 0 < episode.largest_z < 100
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from act_kit.config import TrainConfig
+from act_kit.config import ACTConfig, TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.overrides import compose
 from act_kit.policies.act import ACT
@@ -45,6 +45,7 @@ def untrained_policy(stores: Sequence[EpisodeStore], gl_renderer: str = "") -> P
         gl_renderer=gl_renderer,
     )
     torch.manual_seed(0)
+    assert isinstance(config.policy, ACTConfig)
     model, normalizer = ACT(config.policy, num_tasks=len(stores)), Normalizer(STATE_DIM)
     normalizer.fit(torch.from_numpy(stores[0].steps("state")).float())
     return Policy(model, normalizer, metadata, config.chunking)

@@ -119,7 +119,9 @@ def test_the_posterior_is_initialized_to_the_prior() -> None:
     ("preset", "millions"), [("act_small", 0.43), ("act", 42), ("act_image_small", 1.0), ("act_image", 53)]
 )
 def test_presets_have_the_documented_sizes(preset: str, millions: float) -> None:
-    act = ACT(compose(TrainConfig, [f"policy={preset}"]).policy)
+    config = compose(TrainConfig, [f"policy={preset}"]).policy
+    assert isinstance(config, ACTConfig)
+    act = ACT(config)
     assert sum(p.numel() for p in act.parameters()) / 1e6 == pytest.approx(millions, rel=0.06)
 
 

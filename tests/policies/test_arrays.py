@@ -111,7 +111,7 @@ def test_the_number_of_environments_changes_only_at_a_reset(tiny_policy: Policy,
 def test_invalid_images_are_refused(image_policy: Policy, states: np.ndarray) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 2, 32, 32, 3), dtype=np.uint8)
     expected = r"expects images of corner4, gripperPOV at 32x32 px, uint8 \(3, 2, 32, 32, 3\)"
-    wrong: list[tuple[object, str]] = [
+    wrong: list[tuple[Any, str]] = [
         (None, "not none"),
         (images / 255, "of type float64: expected uint8, colors from 0 to 255"),
         (images.astype(np.int64), "of type int64"),
@@ -125,7 +125,7 @@ def test_invalid_images_are_refused(image_policy: Policy, states: np.ndarray) ->
     for given, message in wrong:
         for query in (image_policy.predict, image_policy.act):
             with pytest.raises(ArrayError, match=f"{expected}.*{message}"):
-                query(states, given)  # type: ignore[operator]
+                query(states, given)
     plain = image_policy.predict(states, images)
     assert np.array_equal(image_policy.predict(states, images[::-1].copy()[::-1]), plain)
     assert np.array_equal(image_policy.predict(states, np.asfortranarray(images)), plain)

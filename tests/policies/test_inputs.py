@@ -9,8 +9,9 @@ import metaworld
 import numpy as np
 import pytest
 import torch
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-from act_kit.config import TrainConfig
+from act_kit.config import ACTConfig, TrainConfig
 from act_kit.errors import ArrayError
 from act_kit.overrides import compose
 from act_kit.policies.act import ACT
@@ -36,6 +37,7 @@ def policy_of(tasks: Sequence[str]) -> Policy:
         gl_renderer="",
     )
     torch.manual_seed(0)
+    assert isinstance(config.policy, ACTConfig)
     return Policy(ACT(config.policy, num_tasks=len(tasks)), Normalizer(STATE_DIM), metadata, config.chunking)
 
 
@@ -60,7 +62,7 @@ def test_each_row_of_metaworlds_vector_environment_acts_on_its_task(
     envs = gym.make_vec("Meta-World/MT10", vector_strategy="sync", seed=0, use_one_hot=True)
     observations, _ = envs.reset()
     names = {type(env.unwrapped): env.unwrapped for env in envs.envs}  # type: ignore[attr-defined]
-    tasks = [task for kind in names for task, known in metaworld.ALL_V3_ENVIRONMENTS.items() if known is kind]
+    tasks = [task for kind in names for task, known in ALL_V3_ENVIRONMENTS.items() if known is kind]
     assert observations.shape == (10, 49)
     alone = [mt10.for_task(task) for task in tasks]
     mt10.reset(np.ones(10, dtype=bool))

@@ -6,7 +6,9 @@ import json
 import os
 import resource
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -73,7 +75,9 @@ def test_truncated_and_missing_files_are_refused(checkpoint: Path, tmp_path: Pat
 @pytest.mark.parametrize("key", ["format", "policy", "chunking", "metadata"])
 def test_a_description_that_lacks_a_part_is_refused(checkpoint: Path, key: str) -> None:
     description = json.loads((checkpoint / "policy.json").read_text())
-    for damaged in ({k: v for k, v in description.items() if k != key}, {**description, key: []}, []):
+    without = {k: v for k, v in description.items() if k != key}
+    wrong: tuple[object, ...] = (without, {**description, key: []}, [])
+    for damaged in wrong:
         (checkpoint / "policy.json").write_text(json.dumps(damaged))
         with pytest.raises(CheckpointError):
             Policy.load(checkpoint)
@@ -253,8 +257,13 @@ def test_metaworlds_evaluation_accepts_a_policy(tiny_policy: Policy) -> None:
     import metaworld
     from metaworld.evaluation import evaluation
 
+    def make_env(seed: int) -> gym.Env[Any, Any]:
+        env = metaworld.make_mt_envs("reach-v3", seed=seed)
+        assert isinstance(env, gym.Env)
+        return env
+
     envs = gym.vector.SyncVectorEnv(
-        [lambda seed=seed: metaworld.make_mt_envs("reach-v3", seed=seed) for seed in range(2)],
+        [partial(make_env, seed=seed) for seed in range(2)],
         autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
     )
     success, mean_return, by_task, returns = evaluation(tiny_policy, envs, num_episodes=2)

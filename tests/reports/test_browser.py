@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -29,7 +30,7 @@ def mixed(push_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) ->
     """Four demonstrations from two sources; the second failed."""
     recordings = []
     for i, recording in enumerate(push_store.iter_episodes()):
-        steps = {**recording.steps, "success": recording.steps["success"] & (i != 1)}
+        steps: dict[str, Any] = {**recording.steps, "success": recording.steps["success"] & (i != 1)}
         recordings.append(replace(recording, source=["scripted", "teleop:<ann>"][i % 2], **steps))
     return write_dataset(
         tmp_path_factory.mktemp("mixed") / "data", push_store.info, recordings, attempts=push_store.attempts()
@@ -146,7 +147,7 @@ def test_imported_data_has_a_page(show: Open, push_store: EpisodeStore, tmp_path
     rng = np.random.default_rng(0)
     state = rng.normal(size=(30, 14))
     state[3, 2] = np.nan
-    steps: dict[str, np.ndarray] = {"state": state, "action": state.astype(np.float32)}
+    steps: dict[str, Any] = {"state": state, "action": state.astype(np.float32)}
     info = replace(push_store.info, task="aloha-cube", control_hz=50)
     store = write_dataset(tmp_path / "data", info, [Episode(init_state=None, source="ann", **steps)] * 2)
     reason = make_videos(store, 2, tmp_path / "videos", num_workers=1)

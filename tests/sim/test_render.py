@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -90,7 +92,7 @@ def test_frames_agree_with_metaworlds_renderer(gl: Gl, task: str) -> None:
 @pytest.mark.parametrize("task", ["door-open-v3", "basketball-v3"])
 def test_both_engines_and_recorded_physics_give_the_same_images(gl: Gl, task: str) -> None:
     init_state, physics = record(task, 3)
-    images = []
+    images: list[Any] = []
     jobs = [
         (render_engine, ("fast", init_state, 3)),
         (render_engine, ("reference", init_state, 3)),
@@ -136,7 +138,7 @@ def test_software_rendering_is_used_if_a_gpu_hangs(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setattr(module, "_probe", probe)
-    monkeypatch.setattr(module, "_MESA_VENDOR", module.Path("/nowhere"))
+    monkeypatch.setattr(module, "_MESA_VENDOR", Path("/nowhere"))
     assert find_gl.__wrapped__(4).backend == "osmesa"
     assert probes == [("egl", 1), ("egl", 4), ("osmesa", 1)]
 
@@ -151,7 +153,7 @@ def test_a_probe_that_hangs_is_killed_after_the_timeout(monkeypatch: pytest.Monk
         running.append(original(*arguments, **options))  # type: ignore[call-overload]
         return running[-1]
 
-    monkeypatch.setattr(module.subprocess, "Popen", popen)
+    monkeypatch.setattr(subprocess, "Popen", popen)
     assert module._probe({}, 2) is None
     assert [process.poll() is None for process in running] == [False, False]
 

@@ -38,6 +38,7 @@ def test_simulator_is_bit_exact_with_metaworld(task: str) -> None:
     benchmark = metaworld.MT1(task, seed=5)
     env = benchmark.train_classes[task]()
     env.set_task(benchmark.train_tasks[0])
+    assert env._last_rand_vec is not None
     init_state = InitialState.of(task, env._last_rand_vec)
     state, _ = env.reset()
     simulator = Simulator(task)

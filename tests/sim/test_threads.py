@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import metaworld
 import numpy as np
@@ -30,7 +31,7 @@ SETTINGS = RenderSettings(height_px=32, width_px=32)
 NUM_THREADS = 4
 
 
-def run_in_threads(function: Callable[..., object], jobs: Sequence[tuple[object, ...]]) -> list[object]:
+def run_in_threads(function: Callable[..., Any], jobs: Sequence[tuple[object, ...]]) -> list[Any]:
     """Call ``function(*job)`` for all jobs at the same time, each in its own thread."""
     begin = threading.Barrier(len(jobs))
 
@@ -63,7 +64,7 @@ def test_simulators_in_threads_are_bit_exact(task: str, engine: str) -> None:
     together = run_in_threads(episodes, [(engine, share) for share in shares])
     for share, results in zip(shares, together, strict=True):
         alone = episodes("fast", share)
-        assert all(np.array_equal(one, other) for one, other in zip(alone, results, strict=True))  # type: ignore[call-overload]
+        assert all(np.array_equal(one, other) for one, other in zip(alone, results, strict=True))
 
 
 def test_vector_simulators_in_threads_are_bit_exact() -> None:

@@ -124,7 +124,7 @@ class BreakingInitialState(InitialState):
                 raise RuntimeError("unstable")
             return original(engine, actions, rewards=rewards)
 
-        FastEngine.step = step  # type: ignore[method-assign]
+        FastEngine.step = step  # type: ignore[method-assign, assignment]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -42,8 +42,8 @@ def test_two_processes_train_the_same_policy_as_one(reach_store: EpisodeStore, t
     for name in ("train/loss", "train/l1_reconstruction", "train/grad_norm", "val/l1"):
         one = dict(series(tmp_path / "one", name))
         assert one == pytest.approx(dict(series(tmp_path / "two", name)), rel=2e-3), name
-    weights = [Policy.load(tmp_path / run / "checkpoints" / "last").model.queries for run in ("one", "two")]
-    assert (weights[0] - weights[1]).abs().max() < 1e-3
+    one_model, two_model = (Policy.load(tmp_path / run / "checkpoints" / "last").model for run in ("one", "two"))
+    assert (one_model.get_parameter("queries") - two_model.get_parameter("queries")).abs().max() < 1e-3
 
 
 @pytest.mark.e2e

@@ -67,7 +67,7 @@ def test_the_average_of_the_weights_becomes_the_policy(reach_store: EpisodeStore
     policy = trainer.train(follow)
     for name, weight in policy.model.state_dict().items():
         assert torch.allclose(weight, expected[name], atol=1e-6), name
-    assert not torch.equal(policy.model.queries, trainer.learner.model.queries)
+    assert not torch.equal(policy.model.get_parameter("queries"), trainer.learner.model.get_parameter("queries"))
 
 
 def test_resuming_with_averaged_weights_is_bit_exact(reach_store: EpisodeStore, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_dry_run_counts_operations_and_changes_nothing(reach_store: EpisodeSto
     trainer = Trainer(tiny_config(), [reach_store], tmp_path / "with", evaluator=None)
     assert "GFLOP/s of large float32 matrix products on this machine" in trainer.dry_run()
     expected = fit(tiny_config(), tmp_path / "without", reach_store).learner.model
-    assert torch.equal(trainer.train().model.queries, expected.queries)
+    assert torch.equal(trainer.train().model.get_parameter("queries"), expected.get_parameter("queries"))
     assert series(tmp_path / "with", "train/roofline_fraction")
     assert not series(tmp_path / "without", "train/roofline_fraction")
 
@@ -122,7 +122,7 @@ def test_a_diverging_loss_stops_the_run_and_keeps_the_last_checkpoint(
     def explode(trainer: Trainer) -> None:
         if trainer.step == 45:
             with torch.no_grad():
-                trainer.learner.model.action_out.bias.fill_(value)
+                trainer.learner.model.get_parameter("action_out.bias").fill_(value)
 
     with pytest.raises(TrainingError, match=r"diverged: .*at step 50. The last checkpoint is from before"):
         Trainer(tiny_config(), [reach_store], tmp_path, evaluator=None).train(explode)
@@ -209,7 +209,7 @@ def test_a_backbone_is_initialized_from_a_file_and_keeps_its_statistics(
     torch.save(weights, tmp_path / "resnet18.pth")
     options = ("policy.backbone=resnet18", f"policy.backbone_weights={tmp_path / 'resnet18.pth'}", "trainer.lr=1e-4")
     trainer = Trainer(tiny_config(*IMAGES, *SHORT, *options), [images_store], tmp_path, evaluator=None)
-    net = trainer.learner.model.vision.net
+    net = trainer.learner.model.get_submodule("vision.net")
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in weights.items())
     trainer.train()
     assert torch.equal(net.state_dict()["bn1.running_mean"], weights["bn1.running_mean"])

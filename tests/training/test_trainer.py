@@ -6,6 +6,7 @@ import math
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from act_kit.training.trainer import SelectionResult, Trainer, rollout_steps
 from tests.conftest import tiny_config
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Exception that stops a training run in a test."""
 
 
@@ -92,9 +93,9 @@ def test_resuming_a_killed_run_is_bit_exact(reach_store: EpisodeStore, tmp_path:
 
     def kill(trainer: Trainer) -> None:
         if trainer.step == killed_at:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         Trainer(config, [reach_store], tmp_path / "parts", evaluator=evaluator).train(kill)
     torch.randn(1000)  # the generator of a new process is in another state
     resumed = Trainer(config, [reach_store], tmp_path / "parts", evaluator=evaluator)
@@ -157,7 +158,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     def poison(trainer: Trainer) -> None:
         if trainer.step == poisoned_at:
             with torch.no_grad():
-                trainer.learner.model.action_out.bias[0] = math.nan
+                trainer.learner.model.get_parameter("action_out.bias")[0] = math.nan
 
     with pytest.raises(TrainingError, match=r"diverged: .* not finite at step [56]0.*trainer.lr"):
         trainer.train(poison)
@@ -172,9 +173,7 @@ def test_a_run_does_not_resume_on_other_data(tiny_run: Path, one_init_state_stor
 def test_space_is_checked_before_training(
     reach_store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from collections import namedtuple
-
-    usage = namedtuple("usage", "total used free")(10**9, 10**9, 1000)
+    usage = SimpleNamespace(total=10**9, used=10**9, free=1000)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     with pytest.raises(OutputError, match="checkpoints of this run need about"):
         Trainer(tiny_config(), [reach_store], tmp_path, evaluator=None)

@@ -47,6 +47,7 @@ class RequestProtocol(H11Protocol):
     _deadline: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Limit the time of the connection, and the number of connections."""
         super().connection_made(transport)
         self._opened_at = self.loop.time()
         self._deadline = self.loop.call_later(REQUEST_S, transport.abort)
@@ -55,20 +56,24 @@ class RequestProtocol(H11Protocol):
             min(others, key=lambda other: other._opened_at).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timer."""
         self._deadline.cancel()
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
+        """Process received data; end the connection if they are invalid."""
         try:
             super().handle_events()
         except Exception:  # h11 and websockets raise many types on invalid data: each ends the connection
             self.transport.abort()
 
     def handle_websocket_upgrade(self, event: Any) -> None:
+        """Hand the connection over to a page; its time is not limited."""
         self._deadline.cancel()
         super().handle_websocket_upgrade(event)
 
     def shutdown(self) -> None:
+        """End the connection at once."""
         self.transport.abort()
 
 
@@ -80,24 +85,29 @@ class PageProtocol(WebSocketsSansIOProtocol):
     _num_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Report unread data as soon as there are some."""
         super().connection_made(transport)
         self.transport.set_write_buffer_limits(high=0)  # writing pauses as soon as data is unread
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timer."""
         if self._stall_timer:
             self._stall_timer.cancel()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
+        """Give the page a limited time to continue reading."""
         super().pause_writing()
         self._stall_timer = self.loop.call_later(STALLED_S, self.transport.abort)
 
     def resume_writing(self) -> None:
+        """Stop the timer: the page reads again."""
         super().resume_writing()
         if self._stall_timer:
             self._stall_timer.cancel()
 
     def data_received(self, data: bytes) -> None:
+        """Process received data; end the connection if there are too many, or if they are invalid."""
         if self.transport.is_closing():
             return
         if int(self.loop.time()) != self._current_s:
@@ -112,6 +122,7 @@ class PageProtocol(WebSocketsSansIOProtocol):
             self.transport.abort()
 
     def shutdown(self) -> None:
+        """Close the connection; do not wait for a page that does not read."""
         super().shutdown()
         if self.transport.get_write_buffer_size():  # the page does not read: do not wait for it
             self.transport.abort()

@@ -195,6 +195,7 @@ class Teleop:
 
     @property
     def rate_hz(self) -> float:
+        """Rate of the last steps, in Hz; NaN before the second step."""
         num = len(self._step_times_s) - 1
         return num / (self._step_times_s[-1] - self._step_times_s[0]) if num > 0 else math.nan
 

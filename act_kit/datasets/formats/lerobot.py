@@ -65,9 +65,7 @@ def write(path: Path, content: Content) -> list[str]:
         for index, recording in enumerate(content.recordings):
             columns = _columns(recording, index, begin, fps)
             omitted |= set(recording.steps) - {"state", "action", "reward", "success"}
-            for name in {"state", "reward"} & set(recording.steps):
-                if (recording.steps[name] != recording.steps[name].astype(np.float32)).any():
-                    rounded.add(name)
+            rounded |= _rounded_fields(recording)
             features = features or _features(columns, content, fps)
             table = pa.table({name: _to_arrow(values) for name, values in columns.items()})
             writer = writer or pq.ParquetWriter(path / "data" / _FIRST_FILE, table.schema)
@@ -89,8 +87,8 @@ def write(path: Path, content: Content) -> list[str]:
                 key = _IMAGES + camera
                 _write_video(path / "videos" / key / (_FILE.format(**file) + ".mp4"), frames, fps)
                 stats[key] = _frame_stats(frames)
-                for name, value in {**file, "from_timestamp": 0.0, "to_timestamp": len(frames) / fps}.items():
-                    episode[f"videos/{key}/{name}"] = value
+                video = {**file, "from_timestamp": 0.0, "to_timestamp": len(frames) / fps}
+                episode |= {f"videos/{key}/{name}": value for name, value in video.items()}
             for key, values_of in stats.items():
                 episode_stats.setdefault(key, []).append(values_of)
                 episode |= {f"stats/{key}/{name}": value.tolist() for name, value in values_of.items()}
@@ -118,6 +116,20 @@ def write(path: Path, content: Content) -> list[str]:
         "features": features,
     }
     _write_json(path / "meta" / "info.json", info)
+    return _notes(content, features, rounded, omitted)
+
+
+def _rounded_fields(recording: Episode) -> set[str]:
+    """Return the fields whose values change when they are stored as float32."""
+    rounded = set()
+    for name in {"state", "reward"} & set(recording.steps):
+        if (recording.steps[name] != recording.steps[name].astype(np.float32)).any():
+            rounded.add(name)
+    return rounded
+
+
+def _notes(content: Content, features: Mapping[str, object], rounded: set[str], omitted: set[str]) -> list[str]:
+    """Return notes on data that the format cannot store."""
     notes = [f"rounded to float32: {', '.join(sorted(rounded))}"] if rounded else []
     notes += [f"omitted: {', '.join(sorted(omitted))}"] if omitted else []
     if content.cameras:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -95,7 +96,7 @@ def test_exported_hdf5_has_the_layout_of_act(images_store: EpisodeStore, tmp_pat
 def test_an_exported_replay_buffer_has_its_original_layout(images_store: EpisodeStore, tmp_path: Path) -> None:
     assert run(images_store.path, tmp_path / "out", "diffusion-policy") == ""
     root = zarr.open_group(tmp_path / "out", mode="r", zarr_format=2)
-    ends = np.asarray(root["meta/episode_ends"])  # type: ignore[arg-type]
+    ends = np.asarray(root["meta/episode_ends"])
     assert np.array_equal(ends, images_store.episode_ends)
     assert {array.shape[0] for _, array in root["data"].arrays()} == {ends[-1]}  # type: ignore[union-attr]
     assert json.loads((tmp_path / "out/data/corner4/.zarray").read_text())["compressor"]["id"] == "blosc"
@@ -126,7 +127,7 @@ def test_an_exported_lerobot_dataset_has_the_layout_of_lerobot(images_store: Epi
     assert np.shape(stats["observation.images.corner4"]["q50"]) == (3, 1, 1)
     for index, length in enumerate(images_store.episode_lengths):
         video = tmp_path / f"out/videos/observation.images.corner4/chunk-000/file-{index:03d}.mp4"
-        with imageio.get_reader(video) as reader:
+        with closing(imageio.get_reader(video)) as reader:
             frames = list(reader.iter_data())
         assert len(frames) == length
         rendered = ImageStore(images_store, "corner4").episode(index)
@@ -199,11 +200,11 @@ def test_steps_after_the_last_episode_are_ignored_with_a_note(tmp_path: Path, za
 
 def test_frames_with_channels_first_are_imported(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (7, 3, 32, 48), np.uint8)
-    others = {"depth": noise(7, 32, 48, 1), "narrow": noise(7, 3, 8, 8), "four": noise(7, 4, 32, 48)}
-    write_replay_buffer(tmp_path / "pusht.zarr", img=frames, **others)
+    depth, narrow, four = noise(7, 32, 48, 1), noise(7, 3, 8, 8), noise(7, 4, 32, 48)
+    write_replay_buffer(tmp_path / "pusht.zarr", img=frames, depth=depth, narrow=narrow, four=four)
     notes = run(tmp_path / "pusht.zarr", tmp_path / "out")
     assert "the axes of img, (3, 32, 48), were reordered to height, width, channels" in notes
-    for name in others:
+    for name in ("depth", "narrow", "four"):
         assert f"ignored: {name}, whose shape" in notes
     store = EpisodeStore.open(tmp_path / "out")
     assert ImageStore.cameras(store) == ("img",)

@@ -213,7 +213,11 @@ def edit(array: str, **changes: object) -> Callable[[Path], None]:
 
 def overwrite(file: str, data: bytes) -> Callable[[Path], None]:
     """Return a function that overwrites a file."""
-    return lambda path: (path / file).write_bytes(data) and None
+
+    def damage(path: Path) -> None:
+        (path / file).write_bytes(data)
+
+    return damage
 
 
 def blosc_bomb(path: Path) -> None:
