@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from act_kit.rollouts.episode import Episode
-from act_kit.sim.engine import StepBatch
+from act_kit.sim.engine import NO_STEPS, StepBatch, concatenate
 from act_kit.sim.initial_states import InitialState
+from act_kit.sim.simulator import clip_actions
 from act_kit.sim.tasks import ACTION_DIM, HORIZON
 
-_RESULTS = ("success", "distance", "reward", "physics")
 
 
 class EpisodeRecorder:
@@ -35,19 +35,13 @@ class EpisodeRecorder:
         self.query_steps: list[int] = []
         self.crash: str | None = None
         self._source = source
-        self._num_clipped = 0
-        no_actions = np.empty((0, ACTION_DIM), dtype=np.float32)
-        self._arrays: dict[str, list[np.ndarray]] = {
-            "action": [no_actions],
-            "executed_action": [no_actions],
-            "success": [np.empty(0, dtype=bool)],
-            "distance": [np.empty(0)],
-        }
+        self._actions: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+        self._batches: list[StepBatch] = []
 
     def begin(self, state: np.ndarray, distance: float) -> None:
         """Record the state, float64 (39,), and the distance after the reset."""
-        self.state = state
-        self._states = [state[None]]
+        self.state = self._initial_state = state
         self._initial_distance = distance
 
     @property
@@ -55,27 +49,20 @@ class EpisodeRecorder:
         """True once a step has succeeded."""
         return self.success_step is not None
 
-    def record(self, step_batch: StepBatch, actions: np.ndarray, labels: np.ndarray | None = None) -> None:
-        """Record the results of planned ``actions`` (N, 4), before clipping, of which the first T were executed.
+    def plan(self, actions: np.ndarray, labels: np.ndarray) -> None:
+        """Record the next actions (N, 4), before clipping, and the actions to imitate (N, 4)."""
+        self.query_steps.append(self.num_steps)
+        self._actions.append(actions)
+        self._labels.append(labels)
 
-        ``labels``, float32 (N, 4) in [-1, 1], are the actions to imitate, if they are not the executed ones.
-        """
-        num = len(step_batch)
-        planned = actions[:num]
-        clipped = np.minimum(np.maximum(planned, -1.0), 1.0)
-        self._num_clipped += int(np.count_nonzero(clipped != planned))
-        executed = clipped.astype(np.float32)
-        self._arrays["executed_action"].append(executed)
-        self._arrays["action"].append(executed if labels is None else labels[:num])
-        for name in _RESULTS:
-            values = getattr(step_batch, name)
-            if values is not None:
-                self._arrays.setdefault(name, []).append(values)
-        self._states.append(step_batch.state)
+    def record(self, step_batch: StepBatch) -> None:
+        """Record the results of the first T planned actions: the others were not executed."""
         if self.success_step is None and step_batch.success.any():
             self.success_step = self.num_steps + int(np.argmax(step_batch.success))
-        self.num_steps += num
-        self.state = step_batch.state[-1] if num else self.state
+        self._batches.append(step_batch)
+        self.num_steps += len(step_batch)
+        if len(step_batch):
+            self.state = step_batch.state[-1]
 
     def steps_left(self, steps_after_success: int | None) -> int:
         """Return the number of steps until ``steps_after_success`` after the first success, or to the horizon."""
@@ -86,17 +73,31 @@ class EpisodeRecorder:
 
     def episode(self) -> Episode:
         """Return the episode so far."""
-        states = np.concatenate(self._states)
-        arrays = {name: np.concatenate(values) for name, values in self._arrays.items()}
+        lengths = [len(batch) for batch in self._batches]
+        planned = _executed_part(self._actions, lengths)
+        executed = clip_actions(planned)
+        results = concatenate(self._batches) if self._batches else NO_STEPS
+        states = np.concatenate([self._initial_state[None], results.state])
         return Episode(
             state=states[:-1],
+            action=clip_actions(_executed_part(self._labels, lengths)),
+            executed_action=executed,
+            reward=results.reward,
+            success=results.success,
+            distance=results.distance,
+            physics=results.physics,
             last_state=states[-1],
             init_state=self.init_state,
             source=self._source,
             attempt=self.attempt,
             initial_distance=self._initial_distance,
             query_steps=np.array(self.query_steps, dtype=np.int64),
-            clip_fraction=self._num_clipped / max(1, ACTION_DIM * self.num_steps),
+            clip_fraction=np.count_nonzero(np.abs(planned) > 1) / max(1, planned.size),
             crash=self.crash,
-            **arrays,  # type: ignore[arg-type]
         )
+
+
+def _executed_part(chunks: list[np.ndarray], lengths: list[int]) -> np.ndarray:
+    """Concatenate the first T rows of each planned chunk; after a crash, the last chunk has no length."""
+    parts = [chunk[:num] for chunk, num in zip(chunks, lengths, strict=False)]
+    return np.concatenate([np.empty((0, ACTION_DIM), dtype=np.float32), *parts])

@@ -40,5 +40,6 @@ def resimulate(simulator: Simulator, episode: Episode, actions: np.ndarray) -> E
     """
     recorder = EpisodeRecorder(episode.init_state, source="resimulation")
     recorder.begin(simulator.reset(episode.init_state), simulator.distance)
-    recorder.record(simulator.step_chunk(actions, rewards=episode.reward is not None, physics=True), actions)
+    recorder.plan(actions, actions)
+    recorder.record(simulator.step_chunk(actions, rewards=episode.reward is not None, physics=True))
     return recorder.episode()

@@ -10,7 +10,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
@@ -25,6 +25,7 @@ from act_kit.rollouts.episode import Episode
 from act_kit.rollouts.recorder import EpisodeRecorder
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import CameraViews
+from act_kit.sim.simulator import clip_actions
 from act_kit.sim.tasks import ACTION_DIM, HORIZON
 from act_kit.sim.vector import SimulationFailure, StepResult, VectorSimulator
 
@@ -224,18 +225,114 @@ class _EpisodeQueue:
         return fullest.pop() if fullest else None
 
 
-def _check_chunks(agent: Agent, chunks: ActionChunks, num_envs: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return actions and labels (B, N, 4), or raise :class:`ArrayError` if they are invalid."""
+def _check_chunks(agent: Agent, chunks: ActionChunks, num_envs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return copies of the actions and the labels (B, N, 4), or raise :class:`ArrayError` if they are invalid."""
     name = type(agent).__name__
-    actions = as_array(chunks.actions, f"The actions of {name}", (num_envs, "N", ACTION_DIM))
+    actions = as_array(chunks.actions, f"The actions of {name}", (num_envs, "N", ACTION_DIM)).copy()
     if not actions.shape[1]:
         raise ArrayError(f"{name} planned no actions: expected at least one for each environment.")
     if chunks.labels is None:
-        return actions, None
+        return actions, actions
     labels = as_array(chunks.labels, f"The labels of {name}", actions.shape)
     if np.abs(labels).max() > 1:
         raise ArrayError(f"The labels of {name} reach {np.abs(labels).max():g}: expected [-1, 1]. Fix: np.clip them")
     return actions, labels.astype(np.float32)
+
+
+class _Rollout:
+    """Episodes of one rollout: finished, running and pending.
+
+    Attributes:
+        episodes: Finished episodes, by attempt.
+        running: Recorders of the running episodes, by row.
+        waiting: Images of the rows that wait for actions; None without views.
+    """
+
+    def __init__(
+        self,
+        simulators: VectorSimulator,
+        agent: Agent,
+        init_states: Sequence[InitialState],
+        first_attempt: int,
+        steps_after_success: int | None,
+    ) -> None:
+        self._simulators = simulators
+        self._agent = agent
+        self._init_states = init_states
+        self._first_attempt = first_attempt
+        self._steps_after_success = steps_after_success
+        self._pending = _EpisodeQueue(len(init_states), simulators.num_workers)
+        self._num_succeeded = 0
+        self.episodes: dict[int, Episode] = {}
+        self.running: dict[int, EpisodeRecorder] = {}
+        self.waiting: dict[int, np.ndarray | None] = {}
+
+    def begin(self, rows: Iterable[int]) -> None:
+        """Begin pending episodes in free rows."""
+        resets: dict[int, InitialState] = {}
+        for row in rows:
+            index = self._pending.take(row % self._simulators.num_workers)
+            if index is not None:
+                resets[row] = self._init_states[index]
+                attempt = self._first_attempt + index
+                self._agent.begin(row, resets[row], attempt)
+                self.running[row] = EpisodeRecorder(resets[row], attempt=attempt, source=self._agent.source)
+        self._simulators.reset(resets)
+
+    def finish(self, rows: Sequence[int]) -> None:
+        """Finish the episodes of some rows, and begin pending ones there."""
+        for row in rows:
+            episode = self.running.pop(row).episode()
+            self.episodes[episode.attempt] = episode
+            self._num_succeeded += episode.success_once
+        if rows:
+            self.begin(rows)
+
+    def record(self, results: Mapping[int, StepResult | SimulationFailure]) -> None:
+        """Record the results of some rows; their episodes then wait for actions, or are finished."""
+        finished: list[int] = []
+        for row, result in results.items():
+            recorder = self.running[row]
+            if isinstance(result, SimulationFailure):
+                recorder.crash = result.message
+                finished.append(row)
+                continue
+            if result.step_batch is None:
+                recorder.begin(result.state, result.distance)
+            else:
+                recorder.record(result.step_batch)
+            if recorder.steps_left(self._steps_after_success):
+                self.waiting[row] = result.images
+            else:
+                finished.append(row)
+        self.finish(finished)
+
+    def plan(self) -> tuple[dict[int, np.ndarray], list[int]]:
+        """Plan for all waiting rows; return the next actions (N, 4) by row, and the rows that the agent ends."""
+        rows = sorted(self.waiting)
+        states = np.array([self.running[row].state for row in rows])
+        images = np.stack([self.waiting[row] for row in rows]) if self._agent.views else None  # type: ignore[arg-type]
+        self.waiting.clear()
+        chunks = as_chunks(self._agent.plan(states, np.array(rows), images))
+        actions, labels = _check_chunks(self._agent, chunks, len(rows))
+        executed = clip_actions(actions)
+        planned: dict[int, np.ndarray] = {}
+        ended: list[int] = []
+        for i, row in enumerate(rows):
+            if chunks.ends is not None and chunks.ends[i]:
+                ended.append(row)
+            else:
+                self.running[row].plan(actions[i], labels[i])
+                planned[row] = executed[i]
+        return planned, ended
+
+    def progress(self) -> Progress:
+        """Return the progress, with the fractions of the running episodes."""
+        num_steps = sum([recorder.num_steps for recorder in self.running.values()])
+        running_succeeded = sum([recorder.succeeded for recorder in self.running.values()])
+        return Progress(
+            num_episodes=len(self.episodes) + num_steps / HORIZON, num_succeeded=self._num_succeeded + running_succeeded
+        )
 
 
 def rollout(
@@ -274,89 +371,32 @@ def rollout(
         ArrayError: The planned actions are not finite numbers, (B, N, 4), or labels are not in [-1, 1].
     """
     assert agent.views == simulators.views, "the simulators render other views than the agent needs"
-    num_envs = num_envs or choose_num_envs(len(init_states), simulators.num_workers)
-    plan: RolloutPlan | None = None
-    episodes: dict[int, Episode] = {}
-    pending = _EpisodeQueue(len(init_states), simulators.num_workers)
-    running: dict[int, EpisodeRecorder] = {}
-    planned: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
-    waiting: dict[int, StepResult] = {}
-    sent_at = planning_s = 0.0
-    num_succeeded = 0
-
-    def begin_episodes(rows: Iterable[int]) -> None:
-        resets: dict[int, InitialState] = {}
-        for row in rows:
-            index = pending.take(row % simulators.num_workers)
-            if index is not None:
-                resets[row] = init_states[index]
-                attempt = first_attempt + index
-                agent.begin(row, resets[row], attempt)
-                running[row] = EpisodeRecorder(resets[row], attempt=attempt, source=agent.source)
-        simulators.reset(resets)
-
-    def finish_episodes(rows: Sequence[int]) -> None:
-        nonlocal num_succeeded
-        for row in rows:
-            recorder = running.pop(row)
-            episodes[recorder.attempt] = recorder.episode()
-            num_succeeded += episodes[recorder.attempt].success_once
-        if rows:
-            begin_episodes(rows)
-
+    num_workers = simulators.num_workers
+    num_envs = num_envs or choose_num_envs(len(init_states), num_workers)
     while simulators.receive():
         pass  # results of an interrupted rollout
-    begin_episodes(range(num_envs))
-    while running:
+    run = _Rollout(simulators, agent, init_states, first_attempt, steps_after_success)
+    run.begin(range(num_envs))
+    plan: RolloutPlan | None = None
+    sent_at = planning_s = 0.0
+    while run.running:
         results = simulators.receive()
-        if plan is None and planned:
-            plan = _choose_groups(num_envs, simulators.num_workers, planning_s, time.perf_counter() - sent_at)
+        if plan is None and sent_at:
+            plan = _choose_groups(num_envs, num_workers, planning_s, time.perf_counter() - sent_at)
             on_plan(plan)
-        finished: list[int] = []
-        for row, result in results.items():
-            recorder = running[row]
-            if isinstance(result, SimulationFailure):
-                recorder.crash = result.message
-            elif result.step_batch is None:
-                recorder.begin(result.state, result.distance)
-            else:
-                recorder.record(result.step_batch, *planned.pop(row))
-            if recorder.crash is None and recorder.steps_left(steps_after_success):
-                assert isinstance(result, StepResult)
-                waiting[row] = result
-            else:
-                finished.append(row)
-        finish_episodes(finished)
-        running_episodes = sum(recorder.num_steps / HORIZON for recorder in running.values())
-        running_succeeded = sum(recorder.succeeded for recorder in running.values())
-        num_episodes = len(episodes) + running_episodes
-        on_progress(Progress(num_episodes=num_episodes, num_succeeded=num_succeeded + running_succeeded))
-        if plan is None and len(waiting) < len(running):
-            continue  # the first chunk is planned for all environments together, to measure its times
-        if waiting:
-            planning_start = time.perf_counter()
-            rows = sorted(waiting)
-            states = np.stack([running[row].state for row in rows])
-            images = np.stack([waiting[row].images for row in rows]) if agent.views else None  # type: ignore[misc]
-            chunks = as_chunks(agent.plan(states, np.array(rows), images))
-            actions, labels = _check_chunks(agent, chunks, len(rows))
-            waiting = {}
-            ended: list[int] = []
-            for i, row in enumerate(rows):
-                if chunks.ends is not None and chunks.ends[i]:
-                    ended.append(row)
-                    continue
-                running[row].query_steps.append(running[row].num_steps)
-                planned[row] = actions[i], None if labels is None else labels[i]
-            sent_at = time.perf_counter()
-            planning_s = sent_at - planning_start
-            simulators.seconds["planning"] += planning_s
-            num_groups = plan.num_groups if plan else 1
-            for group in range(num_groups):
-                chunks_of_group: dict[int, np.ndarray] = {}
-                for i, row in enumerate(rows):
-                    if row not in ended and row // simulators.num_workers % num_groups == group:
-                        chunks_of_group[row] = actions[i]
-                simulators.step(chunks_of_group, rewards=rewards, physics=physics)
-            finish_episodes(ended)
-    return [episodes[first_attempt + index] for index in range(len(init_states))]
+        run.record(results)
+        on_progress(run.progress())
+        # The first chunk is planned for all environments together, to measure its times.
+        if not run.waiting or (plan is None and len(run.waiting) < len(run.running)):
+            continue
+        planning_start = time.perf_counter()
+        planned, ended = run.plan()
+        sent_at = time.perf_counter()
+        planning_s = sent_at - planning_start
+        simulators.seconds["planning"] += planning_s
+        num_groups = plan.num_groups if plan else 1
+        for group in range(num_groups):
+            chunks = {row: chunk for row, chunk in planned.items() if row // num_workers % num_groups == group}
+            simulators.execute(chunks, rewards=rewards, physics=physics)
+        run.finish(ended)
+    return [run.episodes[first_attempt + index] for index in range(len(init_states))]

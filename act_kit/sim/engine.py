@@ -12,7 +12,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from act_kit.sim.tasks import get_task
+from act_kit.sim.tasks import STATE_DIM, get_task
 
 PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 """The part of MuJoCo's state that determines all following steps."""
@@ -38,6 +38,11 @@ class StepBatch:
 
     def __len__(self) -> int:
         return len(self.success)
+
+
+NO_STEPS = StepBatch(
+    state=np.empty((0, STATE_DIM)), success=np.empty(0, dtype=bool), distance=np.empty(0), reward=None
+)
 
 
 def concatenate(batches: Sequence[StepBatch]) -> StepBatch:
@@ -99,8 +104,11 @@ class Engine(ABC):
         """Reset to ``rand_vec``, float64 (3,) or (6,); return the state, float64 (39,), and the distance."""
 
     @abstractmethod
-    def step(self, actions: np.ndarray, *, rewards: bool) -> StepBatch:
-        """Execute actions, float32 (T, 4) in [-1, 1]."""
+    def step(self, actions: np.ndarray, *, rewards: bool, physics: bool = False) -> StepBatch:
+        """Execute actions, float32 (T, 4) in [-1, 1], at least one.
+
+        With ``physics``, record the physics state before each.
+        """
 
     def save(self) -> EngineState:
         """Return a copy of the state."""

@@ -170,20 +170,20 @@ class FastEngine(Engine):
 
     # -- step ------------------------------------------------------------------------------------------------------
 
-    def step(self, actions: np.ndarray, *, rewards: bool) -> StepBatch:
-        """Execute actions, float32 (T, 4) in [-1, 1]; with rewards, one action at a time."""
+    def step(self, actions: np.ndarray, *, rewards: bool, physics: bool = False) -> StepBatch:
+        """Execute actions; see :class:`~act_kit.sim.engine.Engine`."""
         with self._shared.lock:
             self._bind_model()
             if not rewards:
-                return self._step(actions)
-            return concatenate([self._step_with_reward(action[None]) for action in actions])
+                return self._step(actions, physics=physics)
+            batches: list[StepBatch] = []
+            reward = np.empty(len(actions))
+            for t, action in enumerate(actions):  # one at a time, because a reward depends on the physics after its step
+                batches.append(self._step(action[None], physics=physics))
+                reward[t], _ = self._env.evaluate_state(batches[t].state[0], action)
+            return replace(concatenate(batches), reward=reward)
 
-    def _step_with_reward(self, action: np.ndarray) -> StepBatch:
-        step = self._step(action)
-        reward, _ = self._env.evaluate_state(step.state[0], action[0])
-        return replace(step, reward=np.array([reward], dtype=np.float64))
-
-    def _step(self, actions: np.ndarray) -> StepBatch:
+    def _step(self, actions: np.ndarray, *, physics: bool) -> StepBatch:
         env, model, data, mocap, ctrl = self._env, self.model, self.data, self._mocap, self._ctrl
         num = len(actions)
         moves = (actions[:, :3] * env.action_scale).astype(np.float64)  # multiplied in float32, as in Meta-World
@@ -194,8 +194,11 @@ class FastEngine(Engine):
         recorder, observer = self._recorder, self._observer
         recorder.begin(num)
         grasped = np.zeros(num, dtype=bool)
-        data.mocap_quat[:] = (1, 0, 1, 0)
+        before = np.empty((num, mujoco.mj_stateSize(model, PHYSICS))) if physics else None
         for t in range(num):
+            if before is not None:
+                mujoco.mj_getState(model, data, before[t], PHYSICS)
+            data.mocap_quat[:] = (1, 0, 1, 0)
             np.add(mocap, moves[t], out=mocap)
             np.minimum(np.maximum(mocap, low, out=mocap), high, out=mocap)
             ctrl[:] = efforts[t]
@@ -213,7 +216,7 @@ class FastEngine(Engine):
         np.minimum(np.maximum(state, self._low, out=state), self._high, out=state)
         self._previous = current[-1]
         distance, success = evaluate_step(self._task, self._measurements(recorder, state, grasped))
-        return StepBatch(state=state, success=success, distance=distance, reward=None)
+        return StepBatch(state=state, success=success, distance=distance, reward=None, physics=before)
 
     def _measurements(self, recorder: Recorder, state: np.ndarray, grasped: np.ndarray) -> Measurements:
         return Measurements(

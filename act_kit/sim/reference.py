@@ -79,8 +79,8 @@ class ReferenceEngine(Engine):
         )
         return float(self._measure_distance(measurements)[0])
 
-    def step(self, actions: np.ndarray, *, rewards: bool) -> StepBatch:
-        """Execute actions, float32 (T, 4) in [-1, 1]."""
+    def step(self, actions: np.ndarray, *, rewards: bool, physics: bool = False) -> StepBatch:
+        """Execute actions; see :class:`~act_kit.sim.engine.Engine`."""
         num = len(actions)
         reward = np.empty(num)
         step_batch = StepBatch(
@@ -88,8 +88,11 @@ class ReferenceEngine(Engine):
             success=np.empty(num, dtype=bool),
             distance=np.empty(num),
             reward=reward if rewards else None,
+            physics=np.empty((num, mujoco.mj_stateSize(self.model, PHYSICS))) if physics else None,
         )
         for t, action in enumerate(actions):
+            if step_batch.physics is not None:
+                step_batch.physics[t] = get_physics(self.model, self.data)
             state, reward[t], _, _, info = self._env.step(action)
             step_batch.state[t] = state
             step_batch.success[t] = bool(info["success"])

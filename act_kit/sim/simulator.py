@@ -13,7 +13,7 @@ import numpy as np
 from act_kit.arrays import as_array
 from act_kit.config import SimConfig
 from act_kit.errors import InitialStateError
-from act_kit.sim.engine import PHYSICS, Engine, EngineState, StepBatch, concatenate, get_physics
+from act_kit.sim.engine import NO_STEPS, PHYSICS, Engine, EngineState, StepBatch, get_physics
 from act_kit.sim.fast import FastEngine
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.reference import ReferenceEngine
@@ -110,26 +110,20 @@ class Simulator:
             ArrayError: The actions are not finite numbers of this shape.
             InitialStateError: The simulator was never reset.
         """
-        actions = as_actions(actions)
+        return self.execute(as_actions(actions), rewards=rewards, physics=physics)
+
+    def execute(self, actions: np.ndarray, *, rewards: bool = False, physics: bool = False) -> StepBatch:
+        """Execute actions, float32 (T, 4) in [-1, 1], without checking them; see :meth:`step_chunk`."""
         with self._exclusive:
             self._require_episode()
             actions = actions[: self.steps_left]
             if not len(actions):
-                return self._empty_batch(rewards, physics)
-            step_batch = self._step(actions, rewards=rewards, physics=physics)
-            self.num_steps += len(step_batch)
+                no_physics = np.empty((0, self.physics_dim)) if physics else None
+                return replace(NO_STEPS, reward=np.empty(0) if rewards else None, physics=no_physics)
+            step_batch = self.engine.step(actions, rewards=rewards, physics=physics)
+            self.num_steps += len(actions)
             self.state, self.distance = step_batch.state[-1], float(step_batch.distance[-1])
             return step_batch
-
-    def _step(self, actions: np.ndarray, *, rewards: bool, physics: bool) -> StepBatch:
-        if not physics:
-            return self.engine.step(actions, rewards=rewards)
-        before: list[np.ndarray] = []
-        batches: list[StepBatch] = []
-        for action in actions:
-            before.append(get_physics(self.engine.model, self.engine.data))
-            batches.append(self.engine.step(action[None], rewards=rewards))
-        return replace(concatenate(batches), physics=np.stack(before))
 
     def save(self) -> SimulatorState:
         """Return the current state of the episode, for :meth:`restore`.
@@ -185,16 +179,6 @@ class Simulator:
         with self._exclusive:
             return get_physics(self.engine.model, self.engine.data)
 
-    def _empty_batch(self, rewards: bool, physics: bool) -> StepBatch:
-        empty = np.empty(0)
-        return StepBatch(
-            state=np.empty((0, STATE_DIM)),
-            success=empty.astype(bool),
-            distance=empty,
-            reward=empty if rewards else None,
-            physics=np.empty((0, self.physics_dim)) if physics else None,
-        )
-
     def _require_episode(self) -> InitialState:
         if self.init_state is None:
             raise InitialStateError("The simulator has no episode yet. Fix: simulator.reset(init_state)")
@@ -210,6 +194,11 @@ def as_actions(actions: np.ndarray, what: str = "actions") -> np.ndarray:
     is_plain = type(actions) is np.ndarray and actions.dtype == np.float32 and actions.shape[1:] == (ACTION_DIM,)
     if not (is_plain and np.isfinite(actions).all()):  # true for act_kit's own actions; the full check takes 5 µs
         actions = as_array(actions, what, ("T", ACTION_DIM), fix="actions[None] makes a chunk of one action")
+    return clip_actions(actions)
+
+
+def clip_actions(actions: np.ndarray) -> np.ndarray:
+    """Return a copy of actions, clipped to [-1, 1], as float32."""
     clipped: np.ndarray = np.minimum(np.maximum(actions, -1.0), 1.0).astype(np.float32, copy=False)
     return clipped
 

@@ -90,7 +90,7 @@ class _Rows:
         else:
             simulator = self._simulators[row]
             try:
-                step_batch = simulator.step_chunk(argument, rewards=message.rewards, physics=message.physics)
+                step_batch = simulator.execute(argument, rewards=message.rewards, physics=message.physics)
             except Exception as error:
                 # One unstable simulation must not stop the others of its process. Its row gets a new simulator.
                 del self._simulators[row]
@@ -213,8 +213,12 @@ class VectorSimulator:
         if missing:
             raise InitialStateError(f"No episode yet in {name_rows(sorted(missing))}. Fix: call reset before step.")
         checked = {row: as_actions(chunk, f"actions of row {row}") for row, chunk in chunks.items()}
+        self.execute(checked, rewards=rewards, physics=physics)
+
+    def execute(self, chunks: Mapping[int, np.ndarray], *, rewards: bool = False, physics: bool = False) -> None:
+        """Step rows by chunks of actions, float32 (T, 4) in [-1, 1], without checking them; see :meth:`step`."""
         with self._exclusive:
-            self._send(_Message(arguments=checked, rewards=rewards, physics=physics))
+            self._send(_Message(arguments=chunks, rewards=rewards, physics=physics))
 
     def _send(self, message: _Message) -> None:
         if self._local_rows is not None:

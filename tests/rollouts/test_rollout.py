@@ -132,10 +132,10 @@ def test_clipped_numbers_are_counted() -> None:
 def test_a_crashed_episode_fails_with_an_error_message(monkeypatch: pytest.MonkeyPatch) -> None:
     original, calls = FastEngine.step, itertools.count()
 
-    def step(engine: FastEngine, actions: np.ndarray, *, rewards: bool) -> StepBatch:
+    def step(engine: FastEngine, actions: np.ndarray, *, rewards: bool, physics: bool) -> StepBatch:
         if next(calls) == 70:
             raise RuntimeError("unstable")
-        return original(engine, actions, rewards=rewards)
+        return original(engine, actions, rewards=rewards, physics=physics)
 
     monkeypatch.setattr(FastEngine, "step", step)
     with VectorSimulator(0) as simulators:

@@ -119,10 +119,10 @@ class BreakingInitialState(InitialState):
         super().check_is_of(task)
         original = FastEngine.step
 
-        def step(engine: FastEngine, actions: np.ndarray, *, rewards: bool) -> StepBatch:
+        def step(engine: FastEngine, actions: np.ndarray, *, rewards: bool, physics: bool) -> StepBatch:
             if engine._rand_vec is not None and np.array_equal(engine._rand_vec, self.array):
                 raise RuntimeError("unstable")
-            return original(engine, actions, rewards=rewards)
+            return original(engine, actions, rewards=rewards, physics=physics)
 
         FastEngine.step = step  # type: ignore[method-assign, assignment]
 

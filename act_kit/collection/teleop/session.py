@@ -141,9 +141,10 @@ class Session:
         """Advance by one control period; return True if a step was made."""
         if self.phase != "running" or self.waits:
             return False
-        action = np.append(self._move, self.gripper).astype(np.float32)
-        step_batch = self.simulator.step_chunk(action[None], rewards=self.config.rewards, physics=True)
-        self.recorder.record(step_batch, action[None])
+        actions = np.append(self._move, self.gripper).astype(np.float32)[None]
+        self.recorder.plan(actions, actions)
+        step_batch = self.simulator.step_chunk(actions, rewards=self.config.rewards, physics=True)
+        self.recorder.record(step_batch)
         self.succeeds_now = bool(step_batch.success[-1])
         self._idle_steps = 0 if self._move.any() else self._idle_steps + 1
         if not self.recorder.steps_left(self.config.steps_after_success):
