@@ -30,11 +30,7 @@ def collect(
     overrides: options.Overrides = None,
     randomize: Annotated[
         bool | None,
-        typer.Option(
-            "--randomize/--no-randomize",
-            help="New initial state for each episode, or one for all.",
-            show_default="randomize",
-        ),
+        typer.Option(help="New initial state for each episode, or one for all.", show_default="randomize"),
     ] = None,
     source: Annotated[
         str | None, typer.Option(help="Run for --demonstrator policy, or dataset for --demonstrator replay.")

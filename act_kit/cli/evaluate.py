@@ -34,7 +34,6 @@ def evaluate(
     temporal_ensemble: Annotated[
         bool | None,
         typer.Option(
-            "--temporal-ensemble/--no-temporal-ensemble",
             help="Query the policy at every step and average the overlapping chunks.",
             show_default="as trained",
         ),

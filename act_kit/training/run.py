@@ -122,20 +122,22 @@ def resume_run(
 
 def _check_moved(run: Path, data: Sequence[Path]) -> None:
     """Refuse datasets other than those of the run's last checkpoint; before the first one, accept any."""
+    trained_on, commands, found = [], [], []
     try:
-        datasets = read_json(run / "checkpoints" / "last" / "policy.json")["metadata"]["datasets"]
-        trained_on = [(str(data["fingerprint"]), str(data["command"])) for data in datasets]
+        for dataset in read_json(run / "checkpoints" / "last" / "policy.json")["metadata"]["datasets"]:
+            trained_on.append(dataset["fingerprint"])
+            commands.append(str(dataset["command"]))
     except FileNotFoundError:
         return
     except (DamagedFileError, KeyError, TypeError) as error:
         raise CheckpointError(f"{run}: its last checkpoint is damaged: {error!r}. Fix: act train") from error
-    stores = [EpisodeStore.open(path) for path in data]
-    found = [store.fingerprint or store.compute_fingerprint() for store in stores]
-    if [fingerprint for fingerprint, _ in trained_on] != found:
-        commands = "; ".join(command for _, command in trained_on)
+    for path in data:
+        store = EpisodeStore.open(path)
+        found.append(store.fingerprint or store.compute_fingerprint())
+    if trained_on != found:
         raise CheckpointError(
             f"{run} was trained on other data than {', '.join(map(str, data))}: the fingerprints differ. It was "
-            f"trained on: {commands}"
+            f"trained on: {'; '.join(commands)}"
         )
 
 
@@ -155,13 +157,11 @@ def load_run(run: Path) -> tuple[TrainConfig, list[Path]]:
     try:
         values = read_yaml(run / "config.yaml")
         data, extended_at = values.pop("data"), values.pop("extended_at", [])
-        if not isinstance(data, list) or not data:
+        if not isinstance(data, list) or not data or "\0" in "".join(data):
             raise ValueError("data: expected paths")
-        if not all(isinstance(path, str) and "\0" not in path for path in data):
-            raise ValueError("data: expected paths")
-        if not isinstance(extended_at, list) or not all(type(step) is int for step in extended_at):
+        if not isinstance(extended_at, list) or not {int}.issuperset(map(type, extended_at)):
             raise ValueError("extended_at: expected steps")
-        return options.build(TrainConfig, values), [Path(path) for path in data]
+        return options.build(TrainConfig, values), list(map(Path, data))
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no run at {run} to resume. Fix: act train --data DATASET") from error
     except Exception as error:
