@@ -11,9 +11,10 @@ import functools
 import inspect
 import math
 import numbers
+import operator
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from act_kit.errors import ConfigError, did_you_mean
@@ -113,34 +114,32 @@ def _convert(key: str, field: dataclasses.Field[Any], value: Any) -> Any:
     return value
 
 
+_BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
+    "min": (operator.ge, "{} or more"),
+    "above": (operator.gt, "more than {}"),
+    "max": (operator.le, "at most {}"),
+    "below": (operator.lt, "less than {}"),
+}
+"""Condition of each kind of bound, and how a message describes it."""
+
+
 def _check_range(key: str, value: Any, metadata: Mapping[str, Any], help: str) -> None:
-    choices = metadata["choices"]
+    choices, bounds, multiple_of = metadata["choices"], metadata["bounds"], metadata["multiple_of"]
     if choices:
         hint = did_you_mean(value, choices) if isinstance(value, str) else ""
         require(value in choices, f"{key}={value}: choose from: {', '.join(map(str, choices))}.{hint}")
         return
-    bounds = metadata["bounds"]
-    is_inside = (
-        (bounds["min"] is None or value >= bounds["min"])
-        and (bounds["max"] is None or value <= bounds["max"])
-        and (bounds["above"] is None or value > bounds["above"])
-        and (bounds["below"] is None or value < bounds["below"])
-        and (metadata["multiple_of"] == 1 or value % metadata["multiple_of"] == 0)
-    )
-    require(is_inside, f"{key}={value}: expected {_range_text(metadata)}. ({help})")
-
-
-def _range_text(metadata: Mapping[str, Any]) -> str:
-    """Describe a range: ``0 or more``, ``1 to 80``, ``more than 0, at most 1``."""
-    forms = {"min": "{} or more", "above": "more than {}", "max": "at most {}", "below": "less than {}"}
-    bounds = {name: bound for name, bound in metadata["bounds"].items() if bound is not None}
-    if {"min", "max"} <= set(bounds):
-        parts = [f"{bounds['min']} to {bounds['max']}"]
-    else:
-        parts = [form.format(bounds[name]) for name, form in forms.items() if name in bounds]
-    if metadata["multiple_of"] != 1:
-        parts.append(f"a multiple of {metadata['multiple_of']}")
-    return ", ".join(parts)
+    is_inside, expected = True, []
+    for name, (is_met, text) in _BOUNDS.items():
+        if bounds[name] is not None:
+            is_inside = is_inside and is_met(value, bounds[name])
+            expected.append(text.format(bounds[name]))
+    if bounds["min"] is not None and bounds["max"] is not None:
+        expected = [f"{bounds['min']} to {bounds['max']}"]
+    if multiple_of != 1:
+        is_inside = is_inside and value % multiple_of == 0
+        expected.append(f"a multiple of {multiple_of}")
+    require(is_inside, f"{key}={value}: expected {', '.join(expected)}. ({help})")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,6 +170,21 @@ def declared(options: Options | type[Options], prefix: str = "") -> dict[str, Op
             flag, text = field.metadata.get("flag", ""), options.help.get(field.name, "")
             found[prefix + field.name] = Option(default=field.default, type=str(field.type), flag=flag, help=text)
     return found
+
+
+def flag_keys(kind: type[Options]) -> dict[str, str]:
+    """Return the dotted keys of the options that have a flag, by the flag's name as an argument: ``init_from``."""
+    keys: dict[str, str] = {}
+    for key, each in declared(kind).items():
+        if each.flag:
+            keys[each.flag.removeprefix("--").replace("-", "_")] = key
+    return keys
+
+
+def by_key(kind: type[Options], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments, named as the flags of ``kind``, by the dotted keys of their options."""
+    keys = flag_keys(kind)
+    return {keys.get(name, name): value for name, value in arguments.items()}
 
 
 def get(options: Any, key: str) -> Any:

@@ -13,17 +13,19 @@ from act_kit.outputs import check_output, restore_output
 
 _DATASET_FORMAT = "act_kit.dataset"
 
+_MARKERS = {
+    "zarr.json": "dataset",
+    "config.yaml": "run",
+    SEEDS: "seeds",
+    "policy.json": "checkpoint",
+    "summary.json": "evaluation",
+}
+"""File by which a folder is recognized, and its kind."""
+
 
 def kind_of(path: Path) -> str:
     """Return the kind of folder: dataset, datasets (a folder of them), run, seeds, checkpoint, evaluation, or ""."""
-    markers = {
-        "zarr.json": "dataset",
-        "config.yaml": "run",
-        SEEDS: "seeds",
-        "policy.json": "checkpoint",
-        "summary.json": "evaluation",
-    }
-    for marker, kind in markers.items():
+    for marker, kind in _MARKERS.items():
         if (path / marker).exists():
             return kind
     if (path / "checkpoints").exists():
@@ -80,15 +82,15 @@ def require_run(path: Path) -> None:
         CheckpointError: There is none; the message suggests the command that the user probably meant.
     """
     restore_output(path)
-    folder = quoted(path)
-    if kind_of(path) in ("dataset", "datasets"):
+    folder, kind = quoted(path), kind_of(path)
+    if kind in ("dataset", "datasets"):
         raise CheckpointError(
             f"{path} is a dataset, not a run. Fix: act train --data {folder} --out RUN, then act eval RUN; to inspect "
             f"it: act report {folder}"
         )
-    if kind_of(path) == "seeds":
+    if kind == "seeds":
         raise CheckpointError(f"{path} holds several runs. Fix: give one of them, such as {path / 'seed-0'}")
-    if kind_of(path) == "evaluation":
+    if kind == "evaluation":
         raise CheckpointError(f"{path} is an evaluation, not a run. Fix: give the run that it evaluates.")
     folders = (path, path / "checkpoints" / "best", path / "checkpoints" / "last")
     if not any((folder / "policy.json").exists() for folder in folders):

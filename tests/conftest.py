@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from act_kit.collection.render import render
 from act_kit.config import CollectConfig, TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import RenderError
-from act_kit.overrides import compose
+from act_kit.overrides import compose, given_options
 from act_kit.parallel import LocalExecutor
 from act_kit.policies.policy import Policy
 from act_kit.sim.render import Gl, RenderSettings, find_gl
+from act_kit.training.run import create_run, resume_run
 from act_kit.training.trainer import Trainer
 from tests.pages import check_page
 
@@ -76,6 +77,22 @@ def contents(path: Path) -> dict[str, bytes]:
 def tiny_config(*overrides: str) -> TrainConfig:
     """Compose a training that takes seconds."""
     return compose(TrainConfig, [*TINY, *overrides])
+
+
+def make_run(
+    run: Path, data: Sequence[Path], overrides: Sequence[str], flags: dict[str, Any], *, overwrite: bool = False
+) -> TrainConfig:
+    """Create the folder of a run with options as on the command line, and return its configuration."""
+    config = compose(TrainConfig, overrides, flags)
+    create_run(run, data, config, overwrite=overwrite)
+    return config
+
+
+def continue_run(
+    run: Path, data: Sequence[Path], overrides: Sequence[str], flags: dict[str, Any]
+) -> tuple[TrainConfig, list[Path]]:
+    """Load a run to resume it with options as on the command line."""
+    return resume_run(run, data, compose(TrainConfig, overrides, flags), given_options(overrides, flags))
 
 
 @pytest.fixture(scope="session")

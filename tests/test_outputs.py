@@ -20,8 +20,7 @@ from act_kit.errors import ActKitError, DatasetError, OutputError
 from act_kit.files import check_name
 from act_kit.outputs import discard, finish_output, hidden_sibling, locked, new_folder, prepare_output, restore_output
 from act_kit.preflight import require_datasets
-from act_kit.training.run import create_run
-from tests.conftest import ONE_THREAD, TINY, act, contents, make_dataset
+from tests.conftest import ONE_THREAD, TINY, act, contents, make_dataset, make_run
 
 
 def names(folder: Path) -> set[str]:
@@ -193,7 +192,7 @@ def test_a_second_writer_is_refused(verb: str, reach_store: EpisodeStore, tiny_r
     """The second process prints one line and changes nothing."""
     out = tmp_path / "out"
     if verb in ("train", "seeds"):
-        create_run(out, [reach_store.path], TINY, {}, overwrite=False)
+        make_run(out, [reach_store.path], TINY, {})
     if verb == "seeds":
         (out / "seeds.json").write_text("[0]")
     if verb == "render":

@@ -16,7 +16,9 @@ import pytest
 from act_kit import cli
 from act_kit.cli.seeds import create_seed_runs
 from act_kit.comparison.experiments import read_method
+from act_kit.config import TrainConfig
 from act_kit.datasets.store import EpisodeStore
+from act_kit.overrides import compose
 from act_kit.training.run import load_run
 from tests.conftest import ONE_THREAD, TINY, act
 
@@ -30,8 +32,7 @@ def test_every_seed_is_a_run_and_a_failed_one_does_not_stop_the_others(
 ) -> None:
     """Seed 0 is new, seed 1 cannot be trained, seed 7 was trained and half evaluated."""
     out = tmp_path / "runs"
-    flags = {"trainer.steps": None, "trainer.seed": None}
-    create_seed_runs(out, [reach_store.path], [0, 1, 7], QUICK, flags, overwrite=False)
+    create_seed_runs(out, [reach_store.path], [0, 1, 7], compose(TrainConfig, QUICK), overwrite=False)
     act("train", "--resume", "--out", out / "seed-7", check=0)
     last = out / "seed-7" / "checkpoints" / "last" / "training.json"
     trained = last.stat().st_mtime_ns

@@ -6,13 +6,14 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from act_kit import interrupts
+from act_kit import interrupts, options
 from act_kit.api.progress import OnProgress, Progress, ignore, log
 from act_kit.config import CollectConfig
 from act_kit.errors import ConfigError, install_hint
-from act_kit.files import quoted
+from act_kit.files import quoted, require_space
+from act_kit.outputs import locked, prepare_output
 from act_kit.overrides import compose
 from act_kit.preflight import require_datasets, require_free, require_run, require_writable
 from act_kit.processors import num_cpus
@@ -21,19 +22,14 @@ if TYPE_CHECKING:
     from act_kit.datasets.store import EpisodeStore
     from act_kit.parallel import Executor
 
-_STEP_BYTES = 3000
-"""Size of an uncompressed step; compression reduces most to a fifth."""
+_EPISODE_BYTES = 150 * 3000
+"""Size of an episode of 150 uncompressed steps; compression reduces most to a fifth."""
 
 
 def collect(
     task: str | None = None,
     n: int | None = None,
     *,
-    seed: int | None = None,
-    init_distribution: str | None = None,
-    num_init_states: int | None = None,
-    demonstrator: str | None = None,
-    noise: float | None = None,
     overrides: Sequence[str] = (),
     config: CollectConfig | None = None,
     out: str | Path | None = None,
@@ -42,13 +38,13 @@ def collect(
     resume: bool = False,
     overwrite: bool = False,
     on_progress: OnProgress = ignore,
+    **flags: Any,
 ) -> EpisodeStore:
     """Collect demonstrations of one task into a dataset, as ``act collect`` does, and return it.
 
     Args:
-        task, n, seed, init_distribution, num_init_states, demonstrator, noise: Options of :class:`CollectConfig`; None
-            for the value of ``config``.
-        overrides: Further options as on the command line, such as ``rewards=true``.
+        task, n: Options of :class:`CollectConfig`; None for the value of ``config``.
+        overrides: Options as on the command line, such as ``rewards=true``.
         config: Options; by default :class:`CollectConfig`'s.
         out: Folder of the dataset; by default ``data/TASK``.
         workers: Simulation processes; 0 = one per processor. Never changes the result.
@@ -56,34 +52,23 @@ def collect(
         resume: Resume a stopped collection, or start a new one; ``n`` may be larger than before.
         overwrite: Replace the content of ``out``.
         on_progress: Receives the number of demonstrations after every attempt.
+        flags: Options with a flag: ``seed``, ``init_distribution``, ``num_init_states``, ``demonstrator``, ``noise``,
+            …; None for the value of ``config``.
 
     Raises:
         ActKitError: An option is invalid, ``out`` exists, or too many attempts fail.
     """
-    flags = {
-        "task": task,
-        "n": n,
-        "seed": seed,
-        "init_distribution": init_distribution,
-        "num_init_states": num_init_states,
-        "demonstrator": demonstrator,
-        "noise": noise,
-    }
+    flags = options.by_key(CollectConfig, {"task": task, "n": n, **flags})
     config = compose(CollectConfig, overrides, flags, config)
-    folder = Path(out) if out else Path("data") / config.task
+    datasets = {Path(out) if out else Path("data") / config.task: config}
     (store,) = collect_datasets(
-        {folder: config},
-        workers=workers,
-        executor=executor,
-        resume=resume,
-        overwrite=overwrite,
-        on_progress=on_progress,
+        datasets, workers=workers, executor=executor, resume=resume, overwrite=overwrite, on_progress=on_progress
     )
     return store
 
 
 def check_collection(datasets: Mapping[Path, CollectConfig], *, resume: bool, overwrite: bool) -> None:
-    """Refuse an unknown task or initial-state distribution, a missing source, and an output that cannot be written."""
+    """Refuse an unknown task, initial-state distribution or demonstrator, and an unusable source or output."""
     from act_kit.sim.initial_states import InitialStateDistribution
 
     for folder, config in datasets.items():
@@ -96,57 +81,6 @@ def check_collection(datasets: Mapping[Path, CollectConfig], *, resume: bool, ov
             require_writable(folder)
         else:
             require_free(folder, overwrite=overwrite, otherwise="The same command with --resume resumes it")
-
-
-def collect_datasets(
-    datasets: Mapping[Path, CollectConfig],
-    *,
-    workers: int = 0,
-    executor: str = "local",
-    resume: bool = False,
-    overwrite: bool = False,
-    on_progress: OnProgress = ignore,
-) -> Generator[EpisodeStore]:
-    """Collect several datasets, which differ in their tasks, by the same processes; yield each when it is finished.
-
-    ``datasets`` are the options by output folder. All are checked before the first is collected.
-    """
-    from act_kit.outputs import locked, prepare_output
-    from act_kit.parallel import ExecutorConfig
-
-    num_workers = min(workers or num_cpus(), max(config.n for config in datasets.values()))
-    executor_config = ExecutorConfig(executor=executor, num_workers=num_workers)
-    check_collection(datasets, resume=resume, overwrite=overwrite)
-    _check_demonstrators(datasets)
-    first = next(iter(datasets.values()))
-    with ExitStack() as stack:
-        for folder in datasets:
-            stack.enter_context(locked(folder))
-            if not resume:
-                prepare_output(folder, overwrite=overwrite, hint="--resume resumes it")
-        _require_space(datasets)
-        if first.num_init_states == 1 < first.n:
-            log.warning(
-                f"All {first.n} demonstrations share one initial state. A policy trained on them memorizes it and "
-                "fails from every other; act train refuses them. Fix: --randomize"
-            )
-        if first.demonstrator == "teleop":
-            (folder,) = datasets
-            with interrupts.resume_command(_resume_command(first, folder)):
-                yield _record(first, folder, resume=resume)
-            return
-        # A separate process with one thread: the number of threads must not change the result by a single bit.
-        environment = {"OMP_NUM_THREADS": "1"} if first.demonstrator == "policy" else None
-        running = stack.enter_context(executor_config.make_executor(environment))
-        for folder, config in datasets.items():
-            one = _resume_command(config, folder)
-            with interrupts.resume_command(one if len(datasets) == 1 else "the same command with --resume"):
-                store = _collect(config, folder, executor=running, resume=resume, on_progress=on_progress)
-            yield store
-
-
-def _check_demonstrators(datasets: Mapping[Path, CollectConfig]) -> None:
-    """Refuse a demonstrator that does not exist, whose source is the output, or that takes one task at a time."""
     from act_kit.collection.demonstrators import make_demonstrator
     from act_kit.sim.render import check_cameras
 
@@ -161,17 +95,49 @@ def _check_demonstrators(datasets: Mapping[Path, CollectConfig]) -> None:
             raise ConfigError(f"{parent['path']} is both source and output. Fix: choose another --out.")
 
 
-def _require_space(datasets: Mapping[Path, CollectConfig]) -> None:
-    from act_kit.files import require_space
+def collect_datasets(
+    datasets: Mapping[Path, CollectConfig],
+    *,
+    workers: int,
+    executor: str,
+    resume: bool,
+    overwrite: bool,
+    on_progress: OnProgress,
+) -> Generator[EpisodeStore]:
+    """Collect several datasets, which differ in their tasks, by the same processes; yield each when it is finished.
 
-    folder, config = next(iter(datasets.items()))
-    num_steps = 150 * len(datasets) * config.n
-    tasks = f" of each of {len(datasets)} tasks" if len(datasets) > 1 else ""
-    require_space(folder, num_steps * _STEP_BYTES, f"{config.n} demonstrations{tasks}")
+    ``datasets`` are the options by output folder. All are checked before the first is collected.
+    """
+    from act_kit.parallel import ExecutorConfig
 
-
-def _resume_command(config: CollectConfig, out: Path) -> str:
-    return f"{config.command} --out {quoted(out)} --resume"
+    first_folder, first = next(iter(datasets.items()))
+    executor_config = ExecutorConfig(executor=executor, num_workers=min(workers or num_cpus(), first.n))
+    check_collection(datasets, resume=resume, overwrite=overwrite)
+    with ExitStack() as stack:
+        for folder in datasets:
+            stack.enter_context(locked(folder))
+            if not resume:
+                prepare_output(folder, overwrite=overwrite, hint="--resume resumes it")
+        tasks = f" of each of {len(datasets)} tasks" if len(datasets) > 1 else ""
+        require_space(first_folder, len(datasets) * first.n * _EPISODE_BYTES, f"{first.n} demonstrations{tasks}")
+        if first.num_init_states == 1 < first.n:
+            log.warning(
+                f"All {first.n} demonstrations share one initial state. A policy trained on them memorizes it and "
+                "fails from every other; act train refuses them. Fix: --randomize"
+            )
+        running = None
+        if first.demonstrator != "teleop":
+            # A separate process with one thread: the number of threads must not change the result by a single bit.
+            environment = {"OMP_NUM_THREADS": "1"} if first.demonstrator == "policy" else None
+            running = stack.enter_context(executor_config.make_executor(environment))
+        for folder, config in datasets.items():
+            command = f"{config.command} --out {quoted(folder)} --resume"
+            with interrupts.resume_command(command if len(datasets) == 1 else "the same command with --resume"):
+                if running:
+                    store = _collect(config, folder, executor=running, resume=resume, on_progress=on_progress)
+                else:
+                    store = _record(config, folder, resume=resume)
+            yield store
 
 
 def _record(config: CollectConfig, out: Path, *, resume: bool) -> EpisodeStore:
@@ -201,8 +167,7 @@ def _collect(
             seconds, num_new = time.monotonic() - began[0], progress.num_kept - began[1]
             if seconds >= 1 and num_new > 0:
                 text += f", {_rate(num_new / seconds)}"
-            stage = f"collect {config.task}"
-            on_progress(Progress(stage=stage, num_done=progress.num_kept, num=config.n, text=text))
+            on_progress(Progress(stage=f"collect {config.task}", num_done=progress.num_kept, num=config.n, text=text))
             raise_if_interrupted()
 
         return collecting.collect(config, out, executor=executor, resume=resume, on_progress=show)

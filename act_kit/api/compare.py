@@ -28,7 +28,7 @@ def compare(
             method's training seeds, by its name. A comparison of methods takes at least three training seeds of each.
         vary: Options that may differ between the methods, groups of options, or ``data``.
         out: Folder of ``compare.json`` and ``compare.html``; None to write nothing.
-        overwrite: Replace an earlier comparison in ``out``.
+        overwrite: Replace an earlier comparison in ``out``; other files in it, such as the compared runs, stay.
 
     Raises:
         ActKitError: An evaluation is missing or damaged, or ``out`` exists.
@@ -39,26 +39,16 @@ def compare(
         if not path.is_dir():
             raise ComparisonError(f"There is no folder {path}.")
     if out:
-        check_comparison(Path(out), overwrite=overwrite)
+        out = Path(out)
+        for name in ("compare.json", "compare.html"):
+            if (out / name).exists() and not overwrite:
+                raise OutputError(f"{out / name} exists. Fix: --overwrite replaces it, or choose another --out.")
+        if not out.is_dir():
+            prepare_output(out, overwrite=False)
     from act_kit.comparison import compare as comparing
     from act_kit.reports.comparison import comparison_report
 
     comparison = comparing.compare(methods if isinstance(methods, Mapping) else paths, vary)
     if out:
-        comparison_report(comparison).write(Path(out) / "compare.html", Path(out) / "compare.json")
+        comparison_report(comparison).write(out / "compare.html", out / "compare.json")
     return comparison
-
-
-def check_comparison(out: Path, *, overwrite: bool) -> None:
-    """Refuse to overwrite an earlier comparison unless ``overwrite`` is True.
-
-    Other files in the folder are never changed, so ``overwrite`` cannot delete the compared runs.
-
-    Raises:
-        OutputError: ``out`` holds a comparison, or is not a folder.
-    """
-    existing = [out / name for name in ("compare.json", "compare.html") if (out / name).exists()]
-    if existing and not overwrite:
-        raise OutputError(f"{existing[0]} exists. Fix: --overwrite replaces it, or choose another --out.")
-    if not out.is_dir():
-        prepare_output(out, overwrite=False)

@@ -48,10 +48,7 @@ class Diagnosis:
 
         from act_kit.doctor.diagnose import describe, summary_lines
 
-        lines = []
-        for finding in self.findings:
-            if finding.result.status in ("CONFIRMED", "SUSPECTED"):
-                lines.append(describe(finding))
+        lines = [describe(finding) for finding in self.findings if finding.result.is_fault]
         lines += map(Text, summary_lines(self.findings))
         lines.append(Text(self.verdict, style="bold red" if self.is_fatal else "bold"))
         return Text("\n").join(lines)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from rich.console import Console
 
+from act_kit import options
 from act_kit.api.device import choose_device
 from act_kit.api.progress import OnProgress, Progress, ignore, log
 from act_kit.api.rollouts import find_renderer, log_first_plan
@@ -34,15 +35,13 @@ from act_kit.rollouts.episode import Episode
 from act_kit.sim.render import RenderSettings, find_gl
 from act_kit.training.run import config_of, record_evaluation
 
-HINT = "It holds an evaluation"
+_HINT = "It holds an evaluation"
 
 
 def evaluate(
     agent: str | Path | Policy | Agent | ActionFunction,
     task: str | None = None,
     *,
-    episodes: int | None = None,
-    seed: int | None = None,
     init_states: str | Path = "test",
     n_action_steps: int | None = None,
     temporal_ensemble: bool | None = None,
@@ -56,6 +55,7 @@ def evaluate(
     executor: str = "local",
     overwrite: bool = False,
     on_progress: OnProgress = ignore,
+    **flags: Any,
 ) -> Evaluation:
     """Evaluate a policy, an agent or a function on one task, and its baselines from the same initial states.
 
@@ -63,29 +63,29 @@ def evaluate(
         agent: A run or checkpoint, a loaded policy, an :class:`~act_kit.rollouts.agents.Agent`, or a function from
             states (B, 39) to actions (B, 4) or action chunks (B, N, 4).
         task: The task; None for the only task of a policy.
-        episodes, seed: Options of :class:`EvalConfig`; None for the value of ``config``.
         init_states: ``test``, ``train``, ``grid``, ``ood`` (outside the reset box), or an ``init_states.json``.
         n_action_steps, temporal_ensemble: Chunking of the policy; None for the setting that it was trained with.
         sweep_chunking: Also evaluate other chunking settings on the same initial states.
         record_video: Write videos (mp4) of episodes, failures first; requires ``out``.
         out: Folder of the results; None to write nothing.
-        overrides: Further options as on the command line, such as ``num_videos=3``.
+        overrides: Options as on the command line, such as ``num_videos=3``.
         config: Options; by default :class:`EvalConfig`'s.
         device: ``auto``, ``cpu`` or ``cuda``, for a policy that is loaded.
         workers: Simulation processes; 0 = one per processor. Never changes the result.
         executor: ``local``, or ``ray``, the cluster at RAY_ADDRESS.
         overwrite: Replace the content of ``out``.
         on_progress: Receives the episodes of the agent and of each baseline.
+        flags: Options with a flag: ``episodes``, ``seed``; None for the value of ``config``.
 
     Raises:
         ActKitError: There is no such policy, task or set of initial states, ``out`` exists, or no renderer works.
     """
-    config = compose(EvalConfig, overrides, {"episodes": episodes, "seed": seed}, config)
+    config = compose(EvalConfig, overrides, options.by_key(EvalConfig, flags), config)
     if isinstance(agent, str | Path):
         agent = Policy.load(agent, device=choose_device(device))
     if isinstance(agent, Policy):
         agent = agent.with_chunking(n_action_steps=n_action_steps, temporal_ensemble=temporal_ensemble)
-    sets = choose_init_states(agent, [task] if task else (), init_states, config)
+    sets = choose_init_states(agent, task, init_states, config)
     if len(sets) > 1:
         names = ", ".join(each.task for each in sets)
         raise ConfigError(f"The policy has several tasks: {names}. Fix: name one as task=, or call evaluate_tasks().")
@@ -122,53 +122,52 @@ def evaluate_tasks(
     With several tasks, ``out`` has a subfolder for each and a page with the means.
     """
     executor_config = ExecutorConfig(executor=executor, num_workers=workers or num_cpus())
-    if out is None:
-        if record_video:
-            raise ConfigError("record_video=True needs a folder for the videos. Fix: out='FOLDER'")
-        return _roll_out(agent, init_state_sets, config, executor_config, sweep_chunking, on_progress)[0]
-    out = Path(out)
-    names = [each.task for each in init_state_sets] if len(init_state_sets) > 1 else [""]
-    with locked(out):
-        check_output(out, overwrite=overwrite, hint=HINT)
+    if out is None and record_video:
+        raise ConfigError("record_video=True needs a folder for the videos. Fix: out='FOLDER'")
+    with ExitStack() as stack:
+        if out:
+            stack.enter_context(locked(Path(out)))
+            check_output(Path(out), overwrite=overwrite, hint=_HINT)
         evaluations, sweeps = _roll_out(agent, init_state_sets, config, executor_config, sweep_chunking, on_progress)
-        with new_folder(out, overwrite=overwrite, hint=HINT) as fresh:
-            folders = [fresh / name for name in names]
+        if out is None:
+            return evaluations
+        out = Path(out)
+        names = [each.task for each in init_state_sets] if len(evaluations) > 1 else [""]
+        with new_folder(out, overwrite=overwrite, hint=_HINT) as fresh:
+            folders = list(map(fresh.joinpath, names))
             videos: list[dict[int, Path]] = [{} for _ in folders]
             if record_video:
-                videos = _record(evaluations, config, folders, executor_config.num_workers)
-            for evaluation, folder, evaluation_videos, rows in zip(evaluations, folders, videos, sweeps, strict=True):
-                write_results(evaluation, folder, evaluation_videos, rows)
+                _record(evaluations, config, folders, videos, executor_config.num_workers)
+            for evaluation, folder, videos_by_episode, rows in zip(evaluations, folders, videos, sweeps, strict=True):
+                write_results(evaluation, folder, videos_by_episode, rows)
                 if rows:
                     _log_sweep(evaluation.task, rows)
             if len(evaluations) > 1:
                 write_overview(evaluations, fresh)
     evaluations = [replace(each, folder=out / name) for each, name in zip(evaluations, names, strict=True)]
-    checkpoint = agent.folder if isinstance(agent, Policy) else None
-    if checkpoint:
-        record_evaluation(checkpoint, out)
-        train_config = config_of(checkpoint)
+    if isinstance(agent, Policy) and agent.folder:
+        record_evaluation(agent.folder, out)
+        train_config = config_of(agent.folder)
         if train_config and train_config["wandb_project"]:
             for evaluation in evaluations:
-                log_evaluation(checkpoint.parents[1], train_config["wandb_project"], evaluation.folder)
+                log_evaluation(agent.folder.parents[1], train_config["wandb_project"], evaluation.folder)
     return evaluations
 
 
 def choose_init_states(
-    agent: Policy | Agent | ActionFunction, tasks: Sequence[str], choice: str | Path, config: EvalConfig
+    agent: Policy | Agent | ActionFunction, task: str | None, choice: str | Path, config: EvalConfig
 ) -> list[InitialStateSet]:
-    """Return one set of initial states per task, by default for all tasks of a policy; see :func:`evaluate`."""
-    choice, policy = str(choice), agent if isinstance(agent, Policy) else None
-    if policy and not tasks:
-        sets = init_state_sets_from(choice, policy.metadata, config)
+    """Return the initial states of a task or, if it is None, of each task of a policy; see :func:`evaluate`."""
+    choice = str(choice)
+    if isinstance(agent, Policy) and task is None:
+        sets = init_state_sets_from(choice, agent.metadata, config)
     elif choice not in CHOICES:
         sets = [InitialStateSet.load(Path(choice))]
-    elif tasks:
-        sets = []
-        for task in tasks:
-            known = policy.metadata.init_states_of(task) if policy else []
-            sets.append(make_init_state_set(task, cast(Kind, choice), config.episodes, config.seed, known))
-    else:
+    elif task is None:
         raise ConfigError("An agent that is no policy does not know its task. Fix: evaluate(agent, 'reach-v3')")
+    else:
+        known = agent.metadata.init_states_of(task) if isinstance(agent, Policy) else []
+        sets = [make_init_state_set(task, cast(Kind, choice), config.episodes, config.seed, known)]
     if sets[0].kind == "file":
         log.warning(
             f"The initial states in {choice} differ from those of --init-states test, grid or ood: this evaluation has "
@@ -212,39 +211,38 @@ def _rollout_function(
     agent: Policy | Agent | ActionFunction, num_workers: int, config: EvalConfig, executor_config: ExecutorConfig
 ) -> Generator[rollout.RolloutFunction]:
     """Yield a function that runs rollouts in local processes, whose plan is logged, or on a cluster."""
-    gl = None
+    engine, gl = config.sim.engine, None
     if as_agent(agent).views:
         gl = find_renderer(agent.metadata.gl_renderer, num_workers) if isinstance(agent, Policy) else find_gl()
     if executor_config.executor != "local":
         with executor_config.make_executor(gl.environment if gl else None) as executor:
-            yield rollout.make_rollout_function(executor, config.sim.engine)
-        return
-    with rollout.RolloutPool(
-        num_workers, engine=config.sim.engine, num_envs=config.rollout.num_envs, on_plan=log_first_plan()
-    ) as roll:
-        yield roll
+            yield rollout.make_rollout_function(executor, engine)
+    else:
+        num_envs, on_plan = config.rollout.num_envs, log_first_plan()
+        with rollout.RolloutPool(num_workers, engine=engine, num_envs=num_envs, on_plan=on_plan) as roll:
+            yield roll
 
 
 def _record(
-    evaluations: Sequence[Evaluation], config: EvalConfig, folders: Sequence[Path], num_workers: int
-) -> list[dict[int, Path]]:
-    """Record videos, or log a warning in one line if no renderer works.
-
-    Returns the path of each video of each evaluation, by episode.
-    """
+    evaluations: Sequence[Evaluation],
+    config: EvalConfig,
+    folders: Sequence[Path],
+    videos: Sequence[dict[int, Path]],
+    num_workers: int,
+) -> None:
+    """Record videos, and add the path of each to ``videos`` by episode; log a warning if no renderer works."""
     try:
         gl = find_gl(num_workers)
     except RenderError as error:
         log.warning(f"No videos: {error}")
-        return [{} for _ in folders]
+        return
     chosen = choose([evaluation.outcomes for evaluation in evaluations], config.num_videos)
-    videos: dict[Path, Episode] = {}
-    paths: list[dict[int, Path]] = []
-    for evaluation, folder, indices in zip(evaluations, folders, chosen, strict=True):
-        paths.append({i: video_path(folder, i, evaluation.outcomes[i]) for i in indices})
-        videos |= {path: evaluation.outcomes[i] for i, path in paths[-1].items()}
+    episodes: dict[Path, Episode] = {}
+    for evaluation, folder, indices, paths in zip(evaluations, folders, chosen, videos, strict=True):
+        for i in indices:
+            paths[i] = video_path(folder, i, evaluation.outcomes[i])
+            episodes[paths[i]] = evaluation.outcomes[i]
     settings = RenderSettings(height_px=config.video_size_px, width_px=config.video_size_px)
-    log.info(f"Recording {len(videos)} videos with {gl}")
+    log.info(f"Recording {len(episodes)} videos with {gl}")
     with LocalExecutor(num_workers, gl.environment) as executor:
-        record(executor, videos, config.video_camera, settings, config.video_fps)
-    return paths
+        record(executor, episodes, config.video_camera, settings, config.video_fps)

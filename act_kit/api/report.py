@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from act_kit import preflight
 from act_kit.api.progress import log
 from act_kit.errors import InitialStateError
 from act_kit.files import temporary_path
 from act_kit.outputs import require_no_overlap
-from act_kit.preflight import require_datasets, require_file, require_free, require_run, require_writable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,42 +48,43 @@ def measure_diversity(
 
 def report_datasets(
     dataset: Path, *, reference: str | Path = "test", run: str | Path | None = None, out: str | Path | None = None
-) -> Generator[tuple[DiversityReport | FirstObservations, Report]]:
+) -> Generator[tuple[DiversityReport | FirstObservations, Report | None]]:
     """Yield the measurement of each dataset in a folder, and its report; see :func:`measure_diversity`.
 
-    With several datasets, each has its own subfolder of ``out``, and ``out/report.html`` is an overview.
+    Without ``out`` and ``run`` there is no report. With several datasets, each has its own subfolder of ``out``, and
+    ``out/report.html`` is an overview.
     """
-    datasets = require_datasets([dataset])
+    datasets = preflight.require_datasets([dataset])
     if str(reference) != "test":
-        require_file(Path(reference), "--reference", InitialStateError)
+        preflight.require_file(Path(reference), "--reference", InitialStateError)
     if run:
-        require_run(Path(run))
+        preflight.require_run(Path(run))
     if out:
         out = Path(out)
         require_no_overlap(out, datasets)
         if not _is_report(out, datasets):
-            require_free(out, overwrite=False, otherwise="It holds no report: empty it")
-        require_writable(out)
-    from act_kit.datasets.store import EpisodeStore, find_datasets
+            preflight.require_free(out, overwrite=False, otherwise="It holds no report: empty it")
+        preflight.require_writable(out)
+    from act_kit.datasets.store import EpisodeStore
     from act_kit.diversity.first_observations import measure_dataset
     from act_kit.reports.dataset import dataset_report, datasets_report
 
-    stores = [EpisodeStore.open(folder) for folder in find_datasets([dataset])]
+    stores = [EpisodeStore.open(folder) for folder in datasets]
     init_states = None if str(reference) == "test" else _init_states_of(Path(reference), stores)
-    case = _run_case(Path(run)) if run else None
     results = []
-    for store in stores:
-        diversity = measure_dataset(store, against=init_states)
-        is_damaged = any(finding.about != "coverage" and finding.level == "FAIL" for finding in diversity.findings)
-        predictors = [] if is_damaged else list(_predict(store, case))
-        report = dataset_report(store, diversity, against=init_states, predictors=predictors)
-        if out:
-            folder = out / store.path.name if len(stores) > 1 else out
-            report.write(folder / "report.html", folder / "diversity.json")
-        results.append((store.path.name, diversity))
-        yield diversity, report
-    if case:
-        case.close()
+    with _run_case(run) as case:
+        for store in stores:
+            diversity = measure_dataset(store, against=init_states)
+            report = None
+            if out or case:
+                report = dataset_report(
+                    store, diversity, against=init_states, predictors=_predict(store, diversity, case)
+                )
+            if out and report:
+                folder = out / store.path.name if len(stores) > 1 else out
+                report.write(folder / "report.html", folder / "diversity.json")
+            results.append((store.path.name, diversity))
+            yield diversity, report
     if out and len(stores) > 1:
         datasets_report(results, dataset).write(out / "report.html", out / "diversity.json")
 
@@ -96,37 +98,40 @@ def _is_report(out: Path, datasets: list[Path]) -> bool:
     return files[0].exists() or set(out.iterdir()) <= report_paths
 
 
-def _run_case(run: Path) -> RunCase:
+def _run_case(run: str | Path | None) -> AbstractContextManager[RunCase | None]:
+    if run is None:
+        return nullcontext()
     from act_kit.doctor.case import RunCase  # imports PyTorch, which takes a second
 
-    return RunCase(run, 1)
+    return closing(RunCase(Path(run), 1))
 
 
-def _predict(store: EpisodeStore, case: RunCase | None) -> Generator[tuple[str, str, str]]:
+def _predict(
+    store: EpisodeStore, diversity: DiversityReport | FirstObservations, case: RunCase | None
+) -> list[tuple[str, str, str]]:
+    """Return name, value and expectation of each predictor of success; none for damaged data."""
     from act_kit.doctor.generalization import IncomparableError, nearest_replay_rate
 
+    for finding in diversity.findings:
+        if finding.about != "coverage" and finding.level == "FAIL":
+            return []
+    rows = []
     if not store.missing_fields:
-        yield (
-            "success rate of the nearest demonstration, replayed from test initial states",
-            str(nearest_replay_rate(store)),
-            "memorization alone achieves this; a policy should do better",
-        )
+        name = "success rate of the nearest demonstration, replayed from test initial states"
+        note = "memorization alone achieves this; a policy should do better"
+        rows.append((name, str(nearest_replay_rate(store)), note))
     if case is None:
-        return
+        return rows
     try:
         gap = case.gap_of(store)
     except IncomparableError as error:
         log.info(f"The loss of {case.folder} on new demonstrations is not comparable: {error}")
-        return
-    if gap.is_alarming:
-        succeeds = {result.task: result.succeeds for result in case.results}
-        if not succeeds[store.info.task]:
+        return rows
+    for result in case.results:
+        if result.task == store.info.task and gap.is_alarming and not result.succeeds:
             log.warning(f"{case.folder} memorizes its initial states: {gap}.")
-    yield (
-        f"loss of {case.folder}",
-        f"{gap.held_out:.4f} held out, {gap.fresh:.4f} new",
-        "new at most 1.5 times held out",
-    )
+    value = f"{gap.held_out:.4f} held out, {gap.fresh:.4f} new"
+    return [*rows, (f"loss of {case.folder}", value, "new at most 1.5 times held out")]
 
 
 def _init_states_of(reference: Path, stores: list[EpisodeStore]) -> np.ndarray:

@@ -9,18 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from act_kit.api.collect import check_collection, collect_datasets
+from act_kit.cli import options
 from act_kit.cli.console import info, shown_progress
-from act_kit.cli.options import (
-    DryRun,
-    ExecutorName,
-    Flags,
-    Overrides,
-    Overwrite,
-    PrintConfig,
-    Workers,
-    show_config,
-    with_flags,
-)
 from act_kit.config import CollectConfig
 from act_kit.errors import ConfigError
 from act_kit.files import quoted
@@ -30,18 +20,17 @@ from act_kit.parallel import ExecutorConfig
 if TYPE_CHECKING:
     from act_kit.datasets.store import EpisodeStore
 
+_SOURCES = {"policy": "dagger.run", "replay": "replay.dataset"}
+"""Options that ``--source`` sets, by demonstrator."""
 
-@with_flags(CollectConfig)
+
+@options.with_flags(CollectConfig)
 def collect(
-    flags: Flags,
-    overrides: Overrides = None,
+    flags: options.Flags,
+    overrides: options.Overrides = None,
     randomize: Annotated[
         bool | None,
-        typer.Option(
-            "--randomize/--no-randomize",
-            help="New initial state for each episode, or one for all.",
-            show_default="randomize",
-        ),
+        typer.Option(help="New initial state for each episode, or one for all.", show_default="randomize"),
     ] = None,
     source: Annotated[
         str | None, typer.Option(help="Run for --demonstrator policy, or dataset for --demonstrator replay.")
@@ -50,17 +39,17 @@ def collect(
         Path | None,
         typer.Option(help="Folder of the dataset; with several tasks, their parent folder.", show_default="data/TASK"),
     ] = None,
-    workers: Workers = 0,
-    executor: ExecutorName = "local",
+    workers: options.Workers = 0,
+    executor: options.ExecutorName = "local",
     resume: Annotated[
         bool,
         typer.Option(
             "--resume", help="Resume a stopped collection, or start a new one; --n may be larger than before."
         ),
     ] = False,
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    print_config: PrintConfig = False,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    print_config: options.PrintConfig = False,
 ) -> None:
     """Collect successful demonstrations into a zarr dataset, by default each from a new random initial state.
 
@@ -70,30 +59,27 @@ def collect(
     from act_kit.sim.tasks import expand_tasks
 
     flags["num_init_states"] = _num_init_states(randomize, flags["num_init_states"])
-    flags |= _source_option(flags["demonstrator"], source)
-    tasks = expand_tasks(flags["task"]) if flags["task"] else [None]
-    first = compose(CollectConfig, overrides or [], flags | {"task": tasks[0]})
+    if source is not None:
+        if flags["demonstrator"] not in _SOURCES:
+            raise ConfigError("--source requires --demonstrator policy or --demonstrator replay.")
+        flags[_SOURCES[flags["demonstrator"]]] = source
+    names = expand_tasks(flags["task"]) if flags["task"] else []
+    first = compose(CollectConfig, overrides or [], flags | {"task": names[0] if names else None})
     if print_config:
-        show_config(first)
+        options.show_config(first)
         return
     datasets: dict[Path, CollectConfig] = {}
-    for name in tasks:
-        config = replace(first, task=name or first.task)
-        folder = out if out and len(tasks) == 1 else (out or Path("data")) / config.task
-        datasets[folder] = config
+    for name in names or [first.task]:
+        folder = out if out and len(names) <= 1 else (out or Path("data")) / name
+        datasets[folder] = replace(first, task=name)
     ExecutorConfig(executor=executor, num_workers=1)  # refuses an unknown name
     if dry_run:
         check_collection(datasets, resume=resume, overwrite=overwrite)
-        show_config(first, [f"would collect into {folder}" for folder in datasets])
+        options.show_config(first, [f"would collect into {folder}" for folder in datasets])
         return
     with shown_progress() as on_progress:
         for store in collect_datasets(
-            datasets,
-            workers=workers,
-            executor=executor,
-            resume=resume,
-            overwrite=overwrite,
-            on_progress=on_progress,
+            datasets, workers=workers, executor=executor, resume=resume, overwrite=overwrite, on_progress=on_progress
         ):
             _print_summary(store)
     if len(datasets) == 1:
@@ -109,16 +95,6 @@ def _print_summary(store: EpisodeStore) -> None:
         f"{store.num_episodes} demonstrations, {store.num_steps} steps, {store.size_bytes() / 1e6:.1f} MB in "
         f"{store.path} ({num_failed} of {num_attempts} attempts failed{kept})"
     )
-
-
-def _source_option(demonstrator: str | None, path: str | None) -> Flags:
-    """Return the configuration option that ``--source`` sets."""
-    options = {"policy": "dagger.run", "replay": "replay.dataset"}
-    if path is None:
-        return {}
-    if demonstrator not in options:
-        raise ConfigError("--source requires --demonstrator policy or --demonstrator replay.")
-    return {options[demonstrator]: path}
 
 
 def _num_init_states(randomize: bool | None, num_init_states: int | None) -> int | None:

@@ -10,9 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from act_kit.api.progress import Progress
-from act_kit.cli import data_browse, data_convert, data_derive
-from act_kit.cli.console import console, info, shown_progress
-from act_kit.cli.options import Workers
+from act_kit.cli import data_derive
+from act_kit.cli.console import console, info, shown_progress, warn
+from act_kit.cli.options import Overwrite, Workers
+from act_kit.errors import DatasetError
+from act_kit.outputs import new_folder, require_no_overlap, restore_output
+from act_kit.preflight import require_datasets, require_free
+from act_kit.processors import num_cpus
 
 if TYPE_CHECKING:
     from act_kit.datasets.store import EpisodeStore
@@ -21,8 +25,6 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Inspect, ve
 app.command("merge")(data_derive.merge)
 app.command("split")(data_derive.split)
 app.command("filter")(data_derive.filter_)
-app.command("convert")(data_convert.convert)
-app.command("browse")(data_browse.browse)
 
 Dataset = Annotated[Path, typer.Argument(help="A dataset that act collect made.", show_default=False)]
 
@@ -37,49 +39,53 @@ def show_info(
     """Print the content and provenance of a dataset."""
     from act_kit.datasets.images import ImageStore
     from act_kit.datasets.store import EpisodeStore
-    from act_kit.errors import DatasetError
 
     store = EpisodeStore.open(dataset)
-    lengths = store.episode_lengths
+    recorded, lengths = store.info, store.episode_lengths
+    images = [ImageStore(store, camera) for camera in ImageStore.cameras(store)]
+    described: list[str] = []
+    for image in images:
+        part = "" if image.is_complete else f", {image.num_episodes} of {store.num_episodes} episodes"
+        described.append(f"{image.camera} at {image.settings} by {image.renderer}{part}")
     unfinished = "" if store.fingerprint else ", unfinished"
+    seed = "" if recorded.seed is None else f", seed {recorded.seed}"
     rows = [
-        ("task", store.info.task),
-        ("demonstrations", f"{store.num_episodes} of {store.info.num_wanted}{unfinished}"),
-        ("attempts", f"{len(store.attempts())}" if store.has_init_states else "not recorded"),
-        ("demonstrated by", "; ".join(_sources(store))),
+        ("task", recorded.task),
+        ("demonstrations", f"{store.num_episodes} of {recorded.num_wanted}{unfinished}"),
+        ("attempts", str(len(store.attempts())) if store.has_init_states else "not recorded"),
+        ("demonstrated by", _sources(store)),
         ("steps", f"{store.num_steps} ({lengths.min(initial=500)} to {lengths.max(initial=0)} per episode)"),
-        ("initial states", _init_states(store)),
-        ("noise", f"{store.info.noise:g}"),
+        ("initial states", recorded.init_distribution + seed if store.has_init_states else "not recorded"),
+        ("noise", f"{recorded.noise:g}"),
         ("lacks", ", ".join(store.missing_fields) or "nothing"),
-        ("images", "; ".join(_images(store)) or "none: act render"),
+        ("images", "; ".join(described) or "none: act render"),
         ("size", f"{store.size_bytes() / 1e6:.1f} MB"),
         ("fingerprint", store.fingerprint or "none until the dataset is finished"),
-        ("command", store.info.command),
-        ("sources", "; ".join(map(_origin, store.info.parents)) or "none"),
+        ("command", recorded.command),
+        ("sources", "; ".join(map(_origin, recorded.parents)) or "none"),
     ]
-    for parent in store.info.parents:
+    for parent in recorded.parents:
         rows += [("lost or assumed", note) for note in parent.get("notes", [])]
-    rows += [
-        ("versions", ", ".join(map(" ".join, store.info.versions.items()))),
-        ("commit", store.info.git_commit or "unknown"),
-    ]
+    rows.append(("versions", ", ".join(map(" ".join, recorded.versions.items()))))
+    rows.append(("commit", recorded.git_commit or "unknown"))
     table = Table(title=str(dataset), title_justify="left", show_header=False)
     for name, value in rows:
         table.add_row(name, Text(value, overflow="fold"))
     console.print(table)
-    if verify:
-        if store.fingerprint != store.compute_fingerprint():
+    if not verify:
+        return
+    if store.fingerprint != store.compute_fingerprint():
+        raise DatasetError(
+            f"{dataset} does not match its fingerprint: it was changed or damaged. Fix: collect it again."
+        )
+    for image in images:
+        damaged = image.damaged_episodes()
+        if damaged:
             raise DatasetError(
-                f"{dataset} does not match its fingerprint: it was changed or damaged. Fix: collect it again."
+                f"{dataset}: the images of {image.camera} in {len(damaged)} episodes (the first: {damaged[0]}) differ "
+                f"from what was rendered. Fix: {image.command} --overwrite"
             )
-        for camera in ImageStore.cameras(store):
-            damaged = ImageStore(store, camera).damaged_episodes()
-            if damaged:
-                raise DatasetError(
-                    f"{dataset}: the images of {camera} in {len(damaged)} episodes (the first: {damaged[0]}) differ "
-                    f"from what was rendered. Fix: {ImageStore(store, camera).command} --overwrite"
-                )
-        info("The content matches the fingerprint.")
+    info("The content matches the fingerprint.")
 
 
 def _origin(parent: dict[str, Any]) -> str:
@@ -87,36 +93,16 @@ def _origin(parent: dict[str, Any]) -> str:
     return " ".join(filter(None, [str(parent["path"]), parent.get("format"), parent["fingerprint"][:8]]))
 
 
-def _init_states(store: EpisodeStore) -> str:
-    """Describe the distribution and the seed of the initial states."""
-    if not store.has_init_states:
-        return "not recorded"
-    return store.info.init_distribution + ("" if store.info.seed is None else f", seed {store.info.seed}")
-
-
-def _sources(store: EpisodeStore) -> list[str]:
-    """Return for each demonstrator the number of its episodes and, if recorded, of its successes."""
+def _sources(store: EpisodeStore) -> str:
+    """Describe each demonstrator: the number of its episodes and, if recorded, of its successes."""
     import numpy as np
 
-    sources = np.array(store.sources)
     texts: list[str] = []
     for source in dict.fromkeys(store.sources):
-        steps = store.success_steps[sources == source]
+        steps = store.success_steps[np.array(store.sources) == source]
         successes = f", {(steps >= 0).sum()} with success" if "success" in store.fields else ""
         texts.append(f"{source}, {len(steps)} episodes{successes}")
-    return texts
-
-
-def _images(store: EpisodeStore) -> list[str]:
-    """Describe the images of each camera."""
-    from act_kit.datasets.images import ImageStore
-
-    texts: list[str] = []
-    for camera in ImageStore.cameras(store):
-        image = ImageStore(store, camera)
-        part = "" if image.is_complete else f", {image.num_episodes} of {store.num_episodes} episodes"
-        texts.append(f"{camera} at {image.settings} by {image.renderer}{part}")
-    return texts
+    return "; ".join(texts)
 
 
 @app.command()
@@ -127,9 +113,7 @@ def verify(dataset: Dataset, workers: Workers = 0) -> None:
     """
     from act_kit.collection.verify import replay as replay_dataset
     from act_kit.datasets.store import EpisodeStore
-    from act_kit.errors import DatasetError
     from act_kit.parallel import LocalExecutor
-    from act_kit.processors import num_cpus
 
     store = EpisodeStore.open(dataset)
     with shown_progress() as show, LocalExecutor(workers or num_cpus()) as executor:
@@ -158,3 +142,105 @@ def verify(dataset: Dataset, workers: Workers = 0) -> None:
             f"The others differ by rounding, at most {differences}: they were recorded on another processor, or "
             "edited. Check with: act data info --verify"
         )
+
+
+@app.command()
+def browse(
+    dataset: Dataset,
+    out: Annotated[Path | None, typer.Option(help="Folder of the page.", show_default="DATASET-view")] = None,
+    camera: Annotated[
+        list[str] | None, typer.Option(help="Camera; repeatable.", show_default="those of its images, or corner4")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Video size in pixels.", show_default="that of its images, or 192")
+    ] = None,
+    episodes: Annotated[
+        int | None, typer.Option(min=1, help="Number of episodes to show, from the first.", show_default="all")
+    ] = None,
+    workers: Workers = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make a page for browsing a dataset: maps of its initial states, and each episode's signals next to its video.
+
+    \b
+    act data browse data/pick-place-v3
+    """
+    datasets = require_datasets([dataset])
+    named = dataset if dataset.name not in ("", "..") else dataset.resolve()
+    out = out or named.with_name(named.name + "-view")
+    require_no_overlap(out, datasets)
+    require_free(out, overwrite=overwrite, otherwise="It holds an earlier page")
+    from act_kit.datasets.store import EpisodeStore
+    from act_kit.reports.browser import make_videos, write_view
+    from act_kit.sim.render import RenderSettings
+
+    store = EpisodeStore.open(dataset)
+    settings = RenderSettings.of_size(size) if size else None
+    num = min(store.num_episodes, episodes or store.num_episodes)
+    with new_folder(out, overwrite=overwrite) as fresh, shown_progress() as show:
+        no_video = make_videos(
+            store,
+            num,
+            fresh / "videos",
+            camera or (),
+            settings,
+            num_workers=workers or num_cpus(),
+            on_progress=lambda num_done: show(Progress(stage="videos", num_done=num_done, num=num)),
+        )
+        page = write_view(store, num, fresh, no_video=no_video)
+    if no_video:
+        warn(no_video)
+    info(f"Page: {out / page.name}")
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN",
+            help="A dataset; a folder of ACT's episode_*.hdf5; or a Diffusion Policy replay buffer, zipped or not.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Path of the converted dataset.", show_default=False)],
+    to: Annotated[str, typer.Option(help="Output format: act_kit, act-hdf5, diffusion-policy or lerobot.")] = "act_kit",
+    task: Annotated[
+        str, typer.Option(help="Task of imported data that do not name one.", show_default="the name of IN")
+    ] = "",
+    state: Annotated[
+        str, typer.Option(metavar="KEY", help="Array of the states in imported data.", show_default="state, qpos")
+    ] = "",
+    action: Annotated[
+        str, typer.Option(metavar="KEY", help="Array of the actions in imported data.", show_default="action")
+    ] = "",
+    overwrite: Overwrite = False,
+) -> None:
+    """Convert a dataset to or from another format, and list what was lost or assumed.
+
+    \b
+    act data convert data/pick-place-v3 pick_place.zarr --to diffusion-policy
+    act data convert sim_transfer_cube_scripted data/transfer-cube --task transfer-cube
+    """
+    restore_output(source)
+    if not source.exists():
+        raise DatasetError(f"{source} does not exist: a dataset was expected.")
+    require_no_overlap(out, [source])
+    require_free(out, overwrite=overwrite, otherwise="Nothing was converted")
+    from act_kit.datasets.formats.content import Keys
+    from act_kit.datasets.formats.convert import convert as convert_dataset
+
+    with shown_progress() as show:
+        origin, content = convert_dataset(
+            source,
+            out,
+            to=to,
+            task=task,
+            overwrite=overwrite,
+            keys=Keys(state=state, action=action),
+            on_progress=lambda num_done, num: show(Progress(stage="convert", num_done=num_done, num=num)),
+        )
+    info(f"{out}: {content.info.task}, from {origin} to {to}.")
+    info("Lost or assumed:" if content.notes else "Lost or assumed: nothing.")
+    for note in content.notes:
+        info(f"- {note}")

@@ -93,7 +93,7 @@ def split(
 
 def _shares(parts: str) -> list[float]:
     try:
-        return [float(part) for part in parts.split(",")]
+        return list(map(float, parts.split(",")))
     except ValueError as error:
         raise ConfigError(f"--parts takes numbers, such as 80,20, not '{parts}'.") from error
 

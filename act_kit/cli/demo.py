@@ -44,7 +44,7 @@ def demo(
     from act_kit.reports.demo import Side, write_demo
 
     start_time = time.monotonic()
-    seed = _find_solvable_seed(task)
+    seed, config = _find_solvable_seed(task), act_kit.EvalConfig(num_videos=3)
     sides = []
     with locked(out):
         with new_folder(out, overwrite=overwrite, is_complete=False, hint=hint) as fresh:
@@ -52,43 +52,38 @@ def demo(
         for name, num_init_states in _SIDES.items():
             console.rule(name, align="left")
             folder = out / name.replace(" ", "-")
-            with shown_progress() as on_progress:
+            data = folder / "data"
+            with shown_progress() as show:
                 store = act_kit.collect(
-                    task,
-                    n,
-                    seed=seed,
-                    num_init_states=num_init_states,
-                    out=folder / "data",
-                    workers=workers,
-                    on_progress=on_progress,
+                    task, n, seed=seed, num_init_states=num_init_states, out=data, workers=workers, on_progress=show
                 )
             diversity = act_kit.measure_diversity(store, out=folder / "data-report")
             assert isinstance(diversity, act_kit.DiversityReport), "the initial states are recorded"
             if diversity.level == "OK":
                 info(diversity.verdict)
-            with shown_progress() as on_progress:
+            with shown_progress() as show:
                 policy = act_kit.train(
-                    folder / "data",
+                    data,
                     folder / "run",
                     steps=steps,
                     overrides=["selection.num_evaluations=3", "selection.episodes=10"],
                     device=device,
                     workers=workers,
                     allow_low_diversity=True,
-                    on_progress=on_progress,
+                    on_progress=show,
                 )
-            with shown_progress() as on_progress:
+            with shown_progress() as show:
                 evaluation = act_kit.evaluate(
                     policy,
                     episodes=episodes,
-                    overrides=["num_videos=3"],
+                    config=config,
                     record_video=True,
                     out=folder / "eval",
                     workers=workers,
-                    on_progress=on_progress,
+                    on_progress=show,
                 )
             sides.append(Side(name=name, folder=folder, store=store, diversity=diversity, evaluation=evaluation))
-        report = write_demo(sides, out, act_kit.EvalConfig(num_videos=3))
+        report = write_demo(sides, out, config)
         finish_output(out)
     report.print()
     info(f"{time.monotonic() - start_time:.0f} s. Page: {out / 'report.html'}")

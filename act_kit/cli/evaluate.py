@@ -8,19 +8,8 @@ from typing import Annotated
 import typer
 
 from act_kit.api.device import check_device, choose_device
+from act_kit.cli import options
 from act_kit.cli.console import info, shown_progress, warn
-from act_kit.cli.options import (
-    Device,
-    DryRun,
-    ExecutorName,
-    Flags,
-    Overrides,
-    Overwrite,
-    PrintConfig,
-    Workers,
-    show_config,
-    with_flags,
-)
 from act_kit.config import EvalConfig
 from act_kit.overrides import compose
 from act_kit.parallel import ExecutorConfig
@@ -31,11 +20,11 @@ REQUIREMENT_FAILED = 3
 """Exit code if a ``--require`` is not met; that of an error is 2."""
 
 
-@with_flags(EvalConfig)
+@options.with_flags(EvalConfig)
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run, or a checkpoint of it.", show_default=False)],
-    flags: Flags,
-    overrides: Overrides = None,
+    flags: options.Flags,
+    overrides: options.Overrides = None,
     init_states: Annotated[
         str, typer.Option(help="test, train, grid, ood (outside the reset box), or an init_states.json.")
     ] = "test",
@@ -45,7 +34,6 @@ def evaluate(
     temporal_ensemble: Annotated[
         bool | None,
         typer.Option(
-            "--temporal-ensemble/--no-temporal-ensemble",
             help="Query the policy at every step and average the overlapping chunks.",
             show_default="as trained",
         ),
@@ -64,12 +52,12 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results.", show_default="RUN/eval-INIT_STATES")
     ] = None,
-    device: Device = "auto",
-    workers: Workers = 0,
-    executor: ExecutorName = "local",
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    print_config: PrintConfig = False,
+    device: options.Device = "auto",
+    workers: options.Workers = 0,
+    executor: options.ExecutorName = "local",
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    print_config: options.PrintConfig = False,
 ) -> None:
     """Evaluate a policy: success rate with interval, distances, baselines on the same initial states, page with maps.
 
@@ -81,7 +69,7 @@ def evaluate(
     require_run(run)
     config = compose(EvalConfig, overrides or [], flags)
     if print_config:
-        show_config(config)
+        options.show_config(config)
         return
     check_device(device)
     ExecutorConfig(executor=executor, num_workers=1)  # refuses an unknown name
@@ -93,8 +81,9 @@ def evaluate(
     folder = out or run / f"eval-{kind}"
     require_free(folder, overwrite=overwrite, otherwise="It holds an evaluation")
     if dry_run:
-        plan = f"would evaluate {run} on {init_states} initial states into {folder}"
-        show_config(config, [f"{plan}, with {workers or num_cpus()} processes"])
+        num_workers = workers or num_cpus()
+        plan = f"would evaluate {run} on {init_states} initial states into {folder}, with {num_workers} processes"
+        options.show_config(config, [plan])
         return
     import torch
 
@@ -112,7 +101,7 @@ def evaluate(
         n_action_steps=n_action_steps, temporal_ensemble=temporal_ensemble
     )
     info(f"{policy.num_tensors} of {policy.num_tensors} tensors loaded, self-test reproduced: {policy}")
-    sets = choose_init_states(policy, (), init_states, config)
+    sets = choose_init_states(policy, None, init_states, config)
     folder = out or run / f"eval-{sets[0].kind}"
     with shown_progress() as on_progress:
         evaluations = evaluate_tasks(

@@ -36,18 +36,14 @@ _TYPES: dict[str, Any] = {"int": int, "float": float, "str": str}
 
 def with_flags(kind: type[options.Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that gives a verb the flags declared in ``kind``, in place of its parameter ``flags``."""
-    keys: dict[str, str] = {}
+    keys, known = options.flag_keys(kind), options.declared(kind)
     declared: list[inspect.Parameter] = []
-    for key, option in options.declared(kind).items():
-        if option.flag:
-            name = option.flag.removeprefix("--").replace("-", "_")
-            default = "" if option.default == "" else f"  [default: {option.default}]"
-            info = typer.Option(option.flag, help=option.help + default)
-            annotation: Any = Annotated[_TYPES[option.type] | None, info]
-            keys[name] = key
-            declared.append(
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-            )
+    for name, key in keys.items():
+        option = known[key]
+        default = "" if option.default == "" else f"  [default: {option.default}]"
+        info = typer.Option(option.flag, help=option.help + default)
+        annotation: Any = Annotated[_TYPES[option.type] | None, info]
+        declared.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(verb)

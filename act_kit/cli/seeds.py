@@ -7,79 +7,64 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from act_kit import interrupts
+from act_kit.api.device import choose_device
+from act_kit.api.train import Training
 from act_kit.cli.console import console, info, warn
+from act_kit.config import TrainConfig
 from act_kit.errors import ActKitError, ConfigError
 from act_kit.files import SEEDS, quoted, read_json, write_json
 from act_kit.outputs import finish_output, locked, new_folder
 
-SEED = "trainer.seed"
+
+def train_seeds(training: Training, text: str | None, *, workers: int) -> int:
+    """Create or update the runs of all seeds, train and evaluate them, and return the exit code.
+
+    ``text`` is the value of ``--seeds``, None to resume those of the folder.
+    """
+    from act_kit.training.run import resume_run
+
+    seeds = [] if text is None else parse_seeds(text, training.given)
+    device, out = choose_device(training.device), training.out
+    with locked(out):
+        if not training.has_run:
+            training.check_diversity()
+            create_seed_runs(out, training.datasets, seeds, training.config, overwrite=training.overwrite)
+        elif seeds and seeds != read_json(out / SEEDS):
+            raise ConfigError(f"{out} has other seeds than --seeds {text}. Fix: leave --seeds out.")
+        else:
+            for folder in sorted(out.glob("seed-*")):
+                resume_run(folder, training.datasets, training.config, training.given)
+        with interrupts.resume_command(training.resume_command):
+            return run_seeds(out, ["--device", device, "--workers", str(workers)])
 
 
-def parse_seeds(text: str, overrides: Sequence[str], flags: Mapping[str, Any]) -> list[int]:
-    """Parse ``--seeds``: a number of seeds, or a list of them.
+def parse_seeds(text: str, given: Sequence[str]) -> list[int]:
+    """Parse ``--seeds``, a number of seeds or a list of them; ``given`` are the dotted keys of the given options.
 
     Raises:
         ConfigError: It is neither, the seed is also given by another option, or the command runs under torchrun.
     """
     try:
-        seeds = [int(part) for part in text.split(",")] if "," in text else list(range(int(text)))
+        seeds = list(map(int, text.split(","))) if "," in text else list(range(int(text)))
     except ValueError:
         seeds = []
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise ConfigError(f"--seeds {text}: expected a number, such as 5, or distinct seeds, such as 0,3,7.")
-    if flags[SEED] is not None or any(override.startswith(f"{SEED}=") for override in overrides):
+    if "trainer.seed" in given:
         raise ConfigError("--seeds already sets the training seeds. Fix: leave out --seed and trainer.seed=.")
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise ConfigError("--seeds trains the runs one after another, without torchrun. Fix: torchrun each with --seed")
     return seeds
 
 
-@contextmanager
-def prepare_seeds(
-    out: Path,
-    data: Sequence[Path],
-    text: str | None,
-    overrides: Sequence[str],
-    flags: Mapping[str, Any],
-    *,
-    has_runs: bool,
-    overwrite: bool,
-    allow_low_diversity: bool,
-) -> Generator[None]:
-    """Lock ``out``, and create or update the folders of the runs; ``text`` is the value of ``--seeds``."""
-    from act_kit.api.train import check_diversity
-    from act_kit.datasets.store import find_datasets
-    from act_kit.training.run import resume_run
-
-    seeds = parse_seeds(text, overrides, flags) if text is not None else []
-    with locked(out):
-        if has_runs:
-            if seeds and seeds != read_json(out / SEEDS):
-                raise ConfigError(f"{out} has other seeds than --seeds {text}. Fix: leave --seeds out.")
-            for folder in sorted(out.glob("seed-*")):
-                resume_run(folder, find_datasets(data), overrides, flags)
-        else:
-            folders = check_diversity(data, allow_low_diversity=allow_low_diversity)
-            create_seed_runs(out, folders, seeds, overrides, flags, overwrite=overwrite)
-        with interrupts.resume_command(f"act train --resume --out {quoted(out)}"):
-            yield
-
-
 def create_seed_runs(
-    out: Path,
-    data: Sequence[Path],
-    seeds: Sequence[int],
-    overrides: Sequence[str],
-    flags: Mapping[str, Any],
-    *,
-    overwrite: bool,
+    out: Path, data: Sequence[Path], seeds: Sequence[int], config: TrainConfig, *, overwrite: bool
 ) -> None:
     """Create the folders of all runs, ``out/seed-N``, atomically, so that each run can be resumed."""
     from act_kit.comparison.experiments import SEED_FOLDER
@@ -89,7 +74,8 @@ def create_seed_runs(
     with new_folder(out, overwrite=overwrite, is_complete=False, hint=hint) as fresh:
         write_json(fresh / SEEDS, list(seeds))
         for seed in seeds:
-            create_run(fresh / f"{SEED_FOLDER}{seed}", data, overrides, {**flags, SEED: seed}, overwrite=False)
+            one = replace(config, trainer=replace(config.trainer, seed=seed))
+            create_run(fresh / f"{SEED_FOLDER}{seed}", data, one, overwrite=False)
 
 
 def run_seeds(out: Path, options: Sequence[str]) -> int:
@@ -117,15 +103,14 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
         if is_trained and (run / "eval-test" / "summary.json").exists():
             info("Trained and evaluated before.")
             continue
+        code = 0 if is_trained else _run_act(["train", "--resume", "--out", str(run), *options])
         # --overwrite replaces an incomplete evaluation, or one of an earlier checkpoint.
-        stages = [["train", "--resume", "--out", str(run)], ["eval", str(run), "--overwrite"]]
-        if not all(_run_act(stage + list(options)) == 0 for stage in stages[is_trained:]):
+        if code or _run_act(["eval", str(run), "--overwrite", *options]):
             failed.append(run.name)
     if len(failed) < len(seeds):
         method = read_method(out)
         console.print(methods_table([method]))
-        note = describe_modes(method)
-        if note:
+        if note := describe_modes(method):
             info(note)
         info(f"Next: act compare {quoted(out)} OTHER --vary KEY")
     if failed:

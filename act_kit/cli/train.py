@@ -8,30 +8,19 @@ from typing import Annotated
 import typer
 
 from act_kit import interrupts
-from act_kit.api import train as training
-from act_kit.api.device import check_device, choose_device
+from act_kit.api.train import Training
+from act_kit.cli import options
 from act_kit.cli.console import info, shown_progress
-from act_kit.cli.options import (
-    Device,
-    DryRun,
-    Flags,
-    Overrides,
-    Overwrite,
-    PrintConfig,
-    Workers,
-    show_config,
-    with_flags,
-)
 from act_kit.config import TrainConfig
 from act_kit.errors import ConfigError
 from act_kit.files import SEEDS, quoted
 from act_kit.overrides import compose
 
 
-@with_flags(TrainConfig)
+@options.with_flags(TrainConfig)
 def train(
-    flags: Flags,
-    overrides: Overrides = None,
+    flags: options.Flags,
+    overrides: options.Overrides = None,
     data: Annotated[
         list[Path] | None,
         typer.Option(help="A dataset, or a folder of several, of one task or of several tasks; repeatable."),
@@ -41,8 +30,8 @@ def train(
         str | None,
         typer.Option(help="Train and evaluate one run per training seed: a number of seeds, or a list (0,3,7)."),
     ] = None,
-    device: Device = "auto",
-    workers: Workers = 0,
+    device: options.Device = "auto",
+    workers: options.Workers = 0,
     resume: Annotated[
         bool,
         typer.Option(
@@ -50,9 +39,9 @@ def train(
             help="Resume a run bit-exactly, or start a new one; --steps may be larger, --data gives moved datasets.",
         ),
     ] = False,
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    print_config: PrintConfig = False,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    print_config: options.PrintConfig = False,
     allow_low_diversity: Annotated[
         bool, typer.Option("--allow-low-diversity", help="Train on data whose diversity verdict is FAIL.")
     ] = False,
@@ -75,47 +64,28 @@ def train(
     for word in overrides:
         if "=" not in word and ("/" in word or Path(word).exists()):
             raise ConfigError(f"'{word}' is a path, not an option. Fix: act train --data {quoted(word)}")
-    out = training.run_folder(data, out, resume=resume)
-    if flags["init_from"]:
-        flags["init_from"] = str(Path(flags["init_from"]).resolve())
-    config = compose(TrainConfig, overrides, flags)
     if print_config:
-        show_config(config)
+        options.show_config(compose(TrainConfig, overrides, flags))
         return
-    check_device(device)
-    has_run = training.check_training(config, data, out, resume=resume, overwrite=overwrite)
+    training = Training(
+        data,
+        out,
+        overrides,
+        flags,
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        allow_low_diversity=allow_low_diversity,
+    )
     if dry_run:
-        show_config(config, [f"would {'resume' if has_run else 'train'} {out} on {', '.join(map(str, data))}"])
-        return
-    if seeds is not None or (has_run and (out / SEEDS).exists()):
-        from act_kit.cli.seeds import prepare_seeds, run_seeds
+        verb = "resume" if training.has_run else "train"
+        options.show_config(training.config, [f"would {verb} {training.out} on {', '.join(map(str, data))}"])
+    elif seeds is not None or (training.has_run and (training.out / SEEDS).exists()):
+        from act_kit.cli.seeds import train_seeds
 
-        device = choose_device(device)
-        with prepare_seeds(
-            out,
-            data,
-            seeds,
-            overrides,
-            flags,
-            has_runs=has_run,
-            overwrite=overwrite,
-            allow_low_diversity=allow_low_diversity,
-        ):
-            raise typer.Exit(run_seeds(out, ["--device", device, "--workers", str(workers)]))
-    with shown_progress() as on_progress:
-        training.train(
-            data,
-            out,
-            steps=flags["trainer.steps"],
-            seed=flags["trainer.seed"],
-            init_from=flags["init_from"],
-            overrides=overrides,
-            device=device,
-            workers=workers,
-            resume=resume,
-            overwrite=overwrite,
-            allow_low_diversity=allow_low_diversity,
-            on_progress=on_progress,
-        )
-    if interrupts.is_first_process():
-        info(f"Next: act eval {quoted(out)} --record-video")
+        raise typer.Exit(train_seeds(training, seeds, workers=workers))
+    else:
+        with shown_progress() as on_progress:
+            training.run(workers=workers, on_progress=on_progress)
+        if interrupts.is_first_process():
+            info(f"Next: act eval {quoted(training.out)} --record-video")

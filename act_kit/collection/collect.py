@@ -191,9 +191,10 @@ def _reopen(config: CollectConfig, info: DatasetInfo, path: Path) -> EpisodeStor
     was, now = _options_of(recorded.command), _options_of(info.command)
     if was != now:
         differences: list[str] = []
-        for key in {**was, **now}:
-            if was.get(key) != now.get(key):
-                differences.append(f"{key} was {was.get(key, 'not given')}, now {now.get(key, 'not given')}")
+        for key in dict.fromkeys([*was, *now]):
+            old, new = was.get(key, "not given"), now.get(key, "not given")
+            if old != new:
+                differences.append(f"{key} was {old}, now {new}")
         raise DatasetError(
             f"{path} was collected with other options: {'; '.join(differences)}. Resume with: {recorded.command} "
             f"--out {quoted(path)} --resume"
@@ -238,15 +239,11 @@ def _require_prefix(store: EpisodeStore, config: CollectConfig) -> None:
 
 
 def _options_of(command: str) -> dict[str, str]:
-    """Return the options of a collection's command except --n, by flag or key; a flag without a value has ""."""
-    words = shlex.split(command)[2:]
+    """Return the options of a collection's command except --n, by flag or key."""
+    words = iter(shlex.split(command)[2:])
     options: dict[str, str] = {}
-    while words:
-        word = words.pop(0)
+    for word in words:
         key, is_override, value = word.partition("=")
-        if word.startswith("--"):
-            options[word] = words.pop(0) if words and not words[0].startswith("--") else ""
-        elif is_override:
-            options[key] = value
+        options[key] = value if is_override else next(words, "")
     options.pop("--n", None)
     return options

@@ -311,7 +311,7 @@ class _Rollout:
         """Plan for all waiting rows; return the next actions (N, 4) by row, and the rows that the agent ends."""
         rows = sorted(self.waiting)
         states = np.array([self.running[row].state for row in rows])
-        images = np.stack([self.waiting[row] for row in rows]) if self._agent.views else None  # type: ignore[arg-type]
+        images = np.stack([self.waiting[row] for row in rows]) if self._agent.views else None  # type: ignore[misc]
         self.waiting.clear()
         chunks = as_chunks(self._agent.plan(states, np.array(rows), images))
         actions, labels = _check_chunks(self._agent, chunks, len(rows))

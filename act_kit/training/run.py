@@ -22,7 +22,7 @@ from act_kit.diversity.first_observations import measure_dataset
 from act_kit.errors import CheckpointError, ConfigError, DamagedFileError, DatasetError
 from act_kit.files import SEEDS, next_free_path, quoted, read_json, read_text, read_yaml, write_text
 from act_kit.outputs import new_folder, restore_output
-from act_kit.overrides import compose, given_options, train_overrides
+from act_kit.overrides import train_overrides
 from act_kit.policies.policy import Policy
 from act_kit.policies.task_embedding import load_task_embeddings
 from act_kit.policies.vision import FrozenBatchNorm2d, ResNet18, load_backbone
@@ -31,26 +31,16 @@ from act_kit.sim.tasks import ACTION_DIM, STATE_DIM
 _EVALUATIONS = "evaluations.jsonl"
 
 
-def create_run(
-    run: Path,
-    data: Sequence[Path],
-    overrides: Sequence[str],
-    flags: Mapping[str, Any],
-    *,
-    overwrite: bool,
-    base: TrainConfig | None = None,
-) -> TrainConfig:
-    """Compose the configuration, check it against the data and the files it names, and create the run's folder.
+def create_run(run: Path, data: Sequence[Path], config: TrainConfig, *, overwrite: bool) -> None:
+    """Check a configuration against the data and the files it names, and create the run's folder.
 
     A folder that it replaces is kept until the run is trained (:func:`~act_kit.outputs.finish_output`).
     """
-    config = compose(TrainConfig, overrides, flags, base)
     check_files(config, [EpisodeStore.open(path) for path in data])
     values = {"data": [str(path.resolve()) for path in data], **options.to_dict(config)}
     resume_hint = f"act train --resume --out {quoted(run)} resumes it"
     with new_folder(run, overwrite=overwrite, is_complete=False, hint=resume_hint) as fresh:
         _write_config(fresh, values)
-    return config
 
 
 def check_files(config: TrainConfig, stores: Sequence[EpisodeStore]) -> None:
@@ -96,61 +86,58 @@ def load_initial(config: TrainConfig, tasks: Sequence[str]) -> Policy:
 
 
 def resume_run(
-    run: Path,
-    data: Sequence[Path],
-    overrides: Sequence[str],
-    flags: Mapping[str, Any],
-    *,
-    base: TrainConfig | None = None,
+    run: Path, data: Sequence[Path], requested: TrainConfig, given: Sequence[str]
 ) -> tuple[TrainConfig, list[Path]]:
     """Return the result of :func:`load_run`, after writing more steps or moved datasets to the run's configuration.
+
+    ``given`` are the dotted keys of the options of ``requested`` that must be those of the run.
 
     Raises:
         ConfigError: An option differs from the one that the run was started with.
         CheckpointError: The datasets differ from those that the run was started with.
     """
     config, folders = load_run(run)
-    requested = compose(TrainConfig, overrides, flags, base)
-    given = list(options.declared(TrainConfig)) if base else given_options(overrides, flags)
     for key in given:
         old, new = options.get(config, key), options.get(requested, key)
-        if key == "trainer.steps" and new >= old:
-            continue
-        if old != new:
+        if old != new and not (key == "trainer.steps" and new > old):
             raise ConfigError(
                 f"{run} was started with {key}={old}, not {new}: only trainer.steps may change, and only grow. Fix: "
                 "leave it out, or choose another --out."
             )
     values = read_yaml(run / "config.yaml")
-    if "trainer.steps" in given and requested.trainer.steps > config.trainer.steps:
+    is_longer = "trainer.steps" in given and requested.trainer.steps > config.trainer.steps
+    if is_longer:
         taken = steps_taken(run)
         values["extended_at"] = [*values.get("extended_at", []), *([taken] if taken else [])]
         values["trainer"]["steps"] = requested.trainer.steps
     moved = [path.resolve() for path in data]
-    if data and moved != folders:
+    is_moved = bool(data) and moved != folders
+    if is_moved:
         _check_moved(run, moved)
-        values["data"] = [str(path) for path in moved]
-    if values != read_yaml(run / "config.yaml"):
+        values["data"] = list(map(str, moved))
+    if is_longer or is_moved:
         _write_config(run, values)
     return load_run(run)
 
 
 def _check_moved(run: Path, data: Sequence[Path]) -> None:
     """Refuse datasets other than those of the run's last checkpoint; before the first one, accept any."""
+    trained_on, commands, found = [], [], []
     try:
-        datasets = read_json(run / "checkpoints" / "last" / "policy.json")["metadata"]["datasets"]
-        trained_on = [(str(data["fingerprint"]), str(data["command"])) for data in datasets]
+        for dataset in read_json(run / "checkpoints" / "last" / "policy.json")["metadata"]["datasets"]:
+            trained_on.append(dataset["fingerprint"])
+            commands.append(str(dataset["command"]))
     except FileNotFoundError:
         return
     except (DamagedFileError, KeyError, TypeError) as error:
         raise CheckpointError(f"{run}: its last checkpoint is damaged: {error!r}. Fix: act train") from error
-    stores = [EpisodeStore.open(path) for path in data]
-    found = [store.fingerprint or store.compute_fingerprint() for store in stores]
-    if [fingerprint for fingerprint, _ in trained_on] != found:
-        commands = "; ".join(command for _, command in trained_on)
+    for path in data:
+        store = EpisodeStore.open(path)
+        found.append(store.fingerprint or store.compute_fingerprint())
+    if trained_on != found:
         raise CheckpointError(
             f"{run} was trained on other data than {', '.join(map(str, data))}: the fingerprints differ. It was "
-            f"trained on: {commands}"
+            f"trained on: {'; '.join(commands)}"
         )
 
 
@@ -170,13 +157,11 @@ def load_run(run: Path) -> tuple[TrainConfig, list[Path]]:
     try:
         values = read_yaml(run / "config.yaml")
         data, extended_at = values.pop("data"), values.pop("extended_at", [])
-        if not isinstance(data, list) or not data:
+        if not isinstance(data, list) or not data or "\0" in "".join(data):
             raise ValueError("data: expected paths")
-        if not all(isinstance(path, str) and "\0" not in path for path in data):
-            raise ValueError("data: expected paths")
-        if not isinstance(extended_at, list) or not all(type(step) is int for step in extended_at):
+        if not isinstance(extended_at, list) or not {int}.issuperset(map(type, extended_at)):
             raise ValueError("extended_at: expected steps")
-        return options.build(TrainConfig, values), [Path(path) for path in data]
+        return options.build(TrainConfig, values), list(map(Path, data))
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no run at {run} to resume. Fix: act train --data DATASET") from error
     except Exception as error:

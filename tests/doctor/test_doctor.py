@@ -30,8 +30,8 @@ from act_kit.policies.policy import Policy
 from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.tasks import TASKS
 from act_kit.statistics import Rate
-from act_kit.training.run import create_run, record_evaluation
-from tests.conftest import ONE_THREAD, TINY, act, make_dataset
+from act_kit.training.run import record_evaluation
+from tests.conftest import ONE_THREAD, TINY, act, make_dataset, make_run
 from tests.doctor.cases import Case, edit
 from tests.doctor.data_faults import DATA_FAULTS, write_array
 from tests.doctor.faults import (
@@ -430,7 +430,7 @@ def test_settings_far_from_their_preset_are_named(overrides: list[str], far: lis
 
 def test_the_retraining_command_keeps_the_configuration(images_store: EpisodeStore, tmp_path: Path) -> None:
     run = tmp_path / "a run's [1]"
-    config = create_run(run, [images_store.path], ["policy=act_image_small", "trainer.lr=2e-4"], {}, overwrite=False)
+    config = make_run(run, [images_store.path], ["policy=act_image_small", "trainer.lr=2e-4"], {})
     (tmp_path / "a run's [1]-2").mkdir()
     again, flags = retraining(RunCase(run, 1).train_again)
     assert again == config
@@ -439,7 +439,7 @@ def test_the_retraining_command_keeps_the_configuration(images_store: EpisodeSto
 
 def test_the_retraining_command_of_a_seed_has_its_own_folder(reach_store: EpisodeStore, tmp_path: Path) -> None:
     run = tmp_path / "five" / "seed-3"
-    create_run(run, [reach_store.path], [], {"trainer.seed": 3}, overwrite=False)
+    make_run(run, [reach_store.path], [], {"trainer.seed": 3})
     write_json(tmp_path / "five" / SEEDS, {})
     _, flags = retraining(RunCase(run, 1).train_again)
     assert flags["--out"] == [str(tmp_path / "five-seed-3-2")]

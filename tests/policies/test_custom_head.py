@@ -22,9 +22,10 @@ from act_kit.overrides import compose, preset_of, train_overrides
 from act_kit.policies.policy import Policy
 from act_kit.rollouts.rollout import RolloutPool
 from act_kit.sim.initial_states import InitialStateDistribution
-from act_kit.training.run import create_run, load_run, resume_run
+from act_kit.training.run import load_run
 from act_kit.training.trainer import Trainer
 from examples.custom_head import LinearConfig, LinearModel
+from tests.conftest import continue_run, make_run
 
 ACT_WORDS = r"the same ACT|policies\.act import|cvae|l1_reconstruction|\bkl\b|kl_|latent"
 
@@ -36,7 +37,7 @@ def run(reach_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> 
     """A trained run, with one evaluation that selects a checkpoint."""
     run = tmp_path_factory.mktemp("linear") / "run"
     selection = ("selection.num_evaluations=1", "selection.episodes=2")
-    config = create_run(run, [reach_store.path], [*OPTIONS, *selection], {}, overwrite=False)
+    config = make_run(run, [reach_store.path], [*OPTIONS, *selection], {})
     init_states = InitialStateDistribution("reach-v3").sample(2, seed=0, stream="select")
     with RolloutPool(1) as roll:
         Trainer(config, [reach_store], run, evaluator=make_checkpoint_evaluator(roll, init_states)).train()
@@ -94,7 +95,7 @@ def test_it_resumes_and_is_trained_further(run: Path, reach_store: EpisodeStore,
     assert resumed.weights_hash == whole.weights_hash
     assert "LinearModel" in trainer.summary()
     with pytest.raises(CheckpointError, match=r"has policy\.name=linear, here it is act"):
-        create_run(tmp_path / "act", [reach_store.path], [f"init_from={run}"], {}, overwrite=False)
+        make_run(tmp_path / "act", [reach_store.path], [f"init_from={run}"], {})
 
 
 def test_it_is_chosen_by_name(run: Path) -> None:
@@ -107,7 +108,7 @@ def test_it_is_chosen_by_name(run: Path) -> None:
     with pytest.raises(ConfigError, match=r"policy\.name=linaer: choose from: .*linear.* Did you mean 'linear'"):
         compose(TrainConfig, ["policy.name=linaer"])
     with pytest.raises(ConfigError, match=r"policy\.dim_model=None, not 8"):
-        resume_run(run, [], ["policy.dim_model=8"], {})
+        continue_run(run, [], ["policy.dim_model=8"], {})
 
 
 def test_only_act_itself_names_its_losses() -> None:

@@ -11,9 +11,9 @@ import torch
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, ConfigError, DatasetError
 from act_kit.policies.policy import Policy
-from act_kit.training.run import config_of, create_run, load_run, resume_run
+from act_kit.training.run import config_of, load_run
 from act_kit.training.trainer import Trainer
-from tests.conftest import IMAGES, TINY, act, make_dataset, tiny_config
+from tests.conftest import IMAGES, TINY, act, continue_run, make_dataset, make_run, tiny_config
 from tests.test_cli import run as run_here
 
 SHORT = (*TINY, "selection.num_evaluations=0", "trainer.steps=40")
@@ -23,14 +23,14 @@ SHORT = (*TINY, "selection.num_evaluations=0", "trainer.steps=40")
 def finished(reach_store: EpisodeStore, tmp_path: Path) -> Path:
     """A run of 40 steps, finished."""
     run = tmp_path / "run"
-    config = create_run(run, [reach_store.path], SHORT, {}, overwrite=False)
+    config = make_run(run, [reach_store.path], SHORT, {})
     Trainer(config, [reach_store], run, evaluator=None).train()
     return run
 
 
 def test_more_steps_continue_on_the_longer_schedule_and_are_recorded(finished: Path, reach_store: EpisodeStore) -> None:
     before = Policy.load(finished).model.state_dict()
-    config, folders = resume_run(finished, [], [], {"trainer.steps": 60})
+    config, folders = continue_run(finished, [], [], {"trainer.steps": 60})
     assert config.trainer.steps == 60
     trainer = Trainer(config, [EpisodeStore.open(path) for path in folders], finished, evaluator=None)
     trainer.resume()
@@ -43,7 +43,7 @@ def test_more_steps_continue_on_the_longer_schedule_and_are_recorded(finished: P
     recorded = config_of(policy.folder)
     assert recorded is not None
     assert (recorded["trainer"]["steps"], recorded["extended_at"]) == (60, [40])
-    assert resume_run(finished, [], [], {})[0] == config
+    assert continue_run(finished, [], [], {})[0] == config
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def test_more_steps_continue_on_the_longer_schedule_and_are_recorded(finished: P
 )
 def test_changed_options_are_refused_and_named(finished: Path, given: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        resume_run(finished, [], given, {})
-    resume_run(finished, [], SHORT, {})
+        continue_run(finished, [], given, {})
+    continue_run(finished, [], SHORT, {})
 
 
 def test_moved_data_are_checked_by_fingerprint(
@@ -66,8 +66,8 @@ def test_moved_data_are_checked_by_fingerprint(
     moved = tmp_path / "moved"
     shutil.copytree(reach_store.path, moved)
     with pytest.raises(CheckpointError, match="fingerprints differ"):
-        resume_run(finished, [one_init_state_store.path], [], {})
-    assert resume_run(finished, [moved], [], {})[1] == [moved]
+        continue_run(finished, [one_init_state_store.path], [], {})
+    assert continue_run(finished, [moved], [], {})[1] == [moved]
     assert load_run(finished)[1] == [moved]
     shutil.rmtree(moved)
     missing = act("train", "--resume", "--out", finished, check=2).stderr
@@ -104,13 +104,13 @@ def test_a_run_that_fails_its_checks_creates_no_folder(finished: Path, images: P
     (tmp_path / "bad.pth").write_bytes(b"not weights")
     wrong = [*IMAGES, "policy.backbone=resnet18", f"policy.backbone_weights={tmp_path / 'bad.pth'}"]
     with pytest.raises(CheckpointError, match=r"bad\.pth"):
-        create_run(tmp_path / "new", [images], [*small, *wrong], {}, overwrite=False)
+        make_run(tmp_path / "new", [images], [*small, *wrong], {})
     with pytest.raises(CheckpointError, match=r"policy\.chunk_size=8, here it is 16"):
-        create_run(tmp_path / "new", [images], [f"init_from={finished}"], {}, overwrite=False)
+        make_run(tmp_path / "new", [images], [f"init_from={finished}"], {})
     with pytest.raises(ConfigError, match=r"bad\.pth"):
-        create_run(tmp_path / "new", [images], [f"policy.task_embeddings={tmp_path / 'bad.pth'}"], {}, overwrite=False)
+        make_run(tmp_path / "new", [images], [f"policy.task_embeddings={tmp_path / 'bad.pth'}"], {})
     with pytest.raises(DatasetError):
-        create_run(tmp_path / "new", [tmp_path / "nowhere"], [], {}, overwrite=False)
+        make_run(tmp_path / "new", [tmp_path / "nowhere"], [], {})
     assert not (tmp_path / "new").exists()
 
 

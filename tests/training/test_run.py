@@ -9,8 +9,8 @@ import pytest
 
 from act_kit.datasets.store import EpisodeStore, find_datasets
 from act_kit.errors import CheckpointError, DatasetError, OutputError
-from act_kit.training.run import check_data, create_run, load_run
-from tests.conftest import IMAGES, TINY
+from act_kit.training.run import check_data, load_run
+from tests.conftest import IMAGES, TINY, make_run
 
 
 def test_data_of_low_diversity_is_refused_unless_allowed(one_init_state_store: EpisodeStore) -> None:
@@ -26,16 +26,16 @@ def test_good_data_passes_without_a_warning(reach_store: EpisodeStore) -> None:
 
 
 def test_a_run_loads_as_it_was_created(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    config = create_run(tmp_path / "run", [reach_store.path], TINY, {"trainer.seed": 3}, overwrite=False)
+    config = make_run(tmp_path / "run", [reach_store.path], TINY, {"trainer.seed": 3})
     assert load_run(tmp_path / "run") == (config, [reach_store.path])
     with pytest.raises(OutputError, match=r"exists. act train --resume .* Fix: --overwrite replaces it"):
-        create_run(tmp_path / "run", [reach_store.path], TINY, {}, overwrite=False)
-    create_run(tmp_path / "run", [reach_store.path], TINY, {}, overwrite=True)
+        make_run(tmp_path / "run", [reach_store.path], TINY, {})
+    make_run(tmp_path / "run", [reach_store.path], TINY, {}, overwrite=True)
 
 
 def test_a_run_without_its_images_creates_no_folder(reach_store: EpisodeStore, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"uses camera corner4, but .* has .* none. Fix: act render"):
-        create_run(tmp_path / "run", [reach_store.path], [*TINY, *IMAGES], {}, overwrite=False)
+        make_run(tmp_path / "run", [reach_store.path], [*TINY, *IMAGES], {})
     assert not (tmp_path / "run").exists()
 
 
@@ -59,5 +59,5 @@ def test_a_folder_of_the_user_is_never_deleted(reach_store: EpisodeStore, tmp_pa
     precious.mkdir()
     (precious / "thesis.tex").write_text("years of work")
     with pytest.raises(OutputError, match="was not made by act"):
-        create_run(precious, [reach_store.path], TINY, {}, overwrite=True)
+        make_run(precious, [reach_store.path], TINY, {}, overwrite=True)
     assert (precious / "thesis.tex").exists()

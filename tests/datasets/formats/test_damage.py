@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from act_kit.cli.data_convert import convert
+from act_kit.cli.data import convert
 from act_kit.datasets.formats.convert import convert as convert_dataset
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ActKitError, DatasetError
