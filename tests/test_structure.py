@@ -47,6 +47,35 @@ LAYERS = (
 
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
+TO_SPLIT = (
+    "comparison/compare.py",
+    "comparison/experiments.py",
+    "datasets/ops.py",
+    "diversity/integrity.py",
+    "eval/evaluate.py",
+    "eval/files.py",
+    "eval/results.py",
+    "reports/browser.py",
+    "reports/comparison.py",
+    "reports/dataset.py",
+    "reports/overview.py",
+)
+"""Files that still have statements with two comprehensions. The list may only become shorter."""
+
+LONG_FILES = {
+    "collection/teleop/server.py": "the state of one session, which all messages of the pages change",
+    "comparison/compare.py": "one comparison, of which half is the text of its verdicts",
+    "config.py": "every option once: fields and docstrings",
+    "datasets/expressions.py": "one grammar",
+    "datasets/store.py": "the format of a dataset",
+    "diversity/soundness.py": "one procedure, whose checks share the replayed episode",
+    "doctor/case.py": "one cache of the measurements that the checks share",
+    "doctor/evaluations.py": "a list of small checks",
+    "statistics.py": "a list of formulas",
+    "training/trainer.py": "the training loop and what it writes",
+}
+"""Files with more than 400 lines, and the one concept that a split would tear apart."""
+
 OLD_WORDS = (
     r"to mend it",
     r"learnt by heart",
@@ -89,14 +118,28 @@ def test_imports_point_down(path: Path) -> None:
         assert above == []
 
 
+def count_comprehensions(statement: ast.AST) -> int:
+    """Count the comprehensions of a statement, without those of the statements in its body."""
+    num = 0
+    for child in ast.iter_child_nodes(statement):
+        if not isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
+            num += isinstance(child, COMPREHENSIONS) + count_comprehensions(child)
+    return num
+
+
 @pytest.mark.parametrize("path", modules(), ids=str)
-def test_no_comprehension_is_nested(path: Path) -> None:
+def test_a_statement_has_at_most_one_comprehension(path: Path) -> None:
+    if path.relative_to(PACKAGE).as_posix() in TO_SPLIT:
+        return
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, COMPREHENSIONS):
-            nested = [
-                inner.lineno for inner in ast.walk(node) if inner is not node and isinstance(inner, COMPREHENSIONS)
-            ]
-            assert nested == []
+        if isinstance(node, ast.stmt):
+            assert count_comprehensions(node) <= 1, f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=str)
+def test_a_file_has_at_most_400_lines(path: Path) -> None:
+    if path.relative_to(PACKAGE).as_posix() not in LONG_FILES:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
 @pytest.mark.parametrize("path", modules(), ids=str)
