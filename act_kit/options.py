@@ -45,6 +45,15 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def read_help(docstring: str, heading: str) -> dict[str, str]:
+    """Return the descriptions under a heading of a docstring by name, each in one line."""
+    entries = inspect.cleandoc(docstring).partition(f"{heading}\n")[2].partition("\n\n")[0]
+    found: dict[str, str] = {}
+    for name, text in re.findall(r"^    (\w+): (.*(?:\n        .*)*)", entries, re.MULTILINE):
+        found[name] = re.sub(r"\s+", " ", text.replace("``", ""))
+    return found
+
+
 class Options:
     """Base class of groups of options: frozen dataclasses whose docstrings describe every field as an attribute.
 
@@ -59,10 +68,7 @@ class Options:
         """Name the group in error messages, and read the meanings of the options."""
         if group:
             cls._prefix = f"{group}."
-        attributes = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")[2].partition("\n\n")[0]
-        cls.help = dict(cls.help)
-        for name, text in re.findall(r"^    (\w+): (.*(?:\n        .*)*)", attributes, re.MULTILINE):
-            cls.help[name] = re.sub(r"\s+", " ", text.replace("``", ""))
+        cls.help = cls.help | read_help(cls.__doc__ or "", "Attributes:")
 
     def __post_init__(self) -> None:
         """Convert every option to its declared type.

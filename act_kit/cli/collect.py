@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from act_kit.api.collect import check_collection, collect_datasets
 from act_kit.cli import options
@@ -26,27 +24,15 @@ _SOURCES = {"policy": "dagger.run", "replay": "replay.dataset"}
 
 @options.with_flags(CollectConfig)
 def collect(
+    *,
     flags: options.Flags,
     overrides: options.Overrides = None,
-    randomize: Annotated[
-        bool | None,
-        typer.Option(help="New initial state for each episode, or one for all.", show_default="randomize"),
-    ] = None,
-    source: Annotated[
-        str | None, typer.Option(help="Run for --demonstrator policy, or dataset for --demonstrator replay.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the dataset; with several tasks, their parent folder.", show_default="data/TASK"),
-    ] = None,
+    randomize: bool | None = None,
+    source: str | None = None,
+    out: Path | None = None,
     workers: options.Workers = 0,
     executor: options.ExecutorName = "local",
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Resume a stopped collection, or start a new one; --n may be larger than before."
-        ),
-    ] = False,
+    resume: bool = False,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     print_config: options.PrintConfig = False,
@@ -55,6 +41,12 @@ def collect(
 
     \b
     act collect --task pick-place-v3 --randomize --n 200
+
+    Args:
+        randomize: New initial state for each episode, or one for all. [default: randomize]
+        source: Run for --demonstrator policy, or dataset for --demonstrator replay.
+        out: Folder of the dataset; with several tasks, their parent folder. [default: data/TASK]
+        resume: Resume a stopped collection, or start a new one; --n may be larger than before.
     """
     from act_kit.sim.tasks import expand_tasks
 

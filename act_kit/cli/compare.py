@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from act_kit.api import compare as comparing
 from act_kit.cli.console import info
-from act_kit.cli.options import Overwrite
+from act_kit.cli.options import Overwrite, command
 
 
+@command
 def compare(
-    methods: Annotated[
-        list[Path],
-        typer.Argument(help="Evaluations, runs, or folders of runs of several training seeds.", show_default=False),
-    ],
-    vary: Annotated[
-        list[str] | None,
-        typer.Option(help="Option that may differ between the methods, a group of options, or data; repeatable."),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of compare.json and compare.html.")] = Path("comparison"),
-    overwrite: Overwrite = False,
+    methods: list[Path], *, vary: list[str] | None = None, out: Path = Path("comparison"), overwrite: Overwrite = False
 ) -> None:
     """Compare evaluations: better, worse, no difference shown, or CONFOUNDED by differences other than --vary.
 
@@ -32,6 +23,11 @@ def compare(
     act compare runs/chunks-of-8 runs/chunks-of-16 --vary policy.chunk_size
 
     The exit code is 2 if a comparison has no verdict.
+
+    Args:
+        methods: Evaluations, runs, or folders of runs of several training seeds.
+        vary: Option that may differ between the methods, a group of options, or data; repeatable.
+        out: Folder of compare.json and compare.html.
     """
     comparison = comparing.compare(methods, vary=vary or [], out=out, overwrite=overwrite)
     from act_kit.reports.comparison import comparison_report

@@ -12,7 +12,7 @@ from rich.text import Text
 from act_kit.api.progress import Progress
 from act_kit.cli import data_derive
 from act_kit.cli.console import console, info, shown_progress, warn
-from act_kit.cli.options import Overwrite, Workers
+from act_kit.cli.options import Overwrite, Workers, command
 from act_kit.errors import DatasetError
 from act_kit.outputs import new_folder, require_no_overlap, restore_output
 from act_kit.preflight import require_datasets, require_free
@@ -30,13 +30,13 @@ Dataset = Annotated[Path, typer.Argument(help="A dataset that act collect made."
 
 
 @app.command("info")
-def show_info(
-    dataset: Dataset,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read everything and check it against the fingerprint.")
-    ] = False,
-) -> None:
-    """Print the content and provenance of a dataset."""
+@command
+def show_info(dataset: Dataset, *, verify: bool = False) -> None:
+    """Print the content and provenance of a dataset.
+
+    Args:
+        verify: Read everything and check it against the fingerprint.
+    """
     from act_kit.datasets.images import ImageStore
     from act_kit.datasets.store import EpisodeStore
 
@@ -106,7 +106,8 @@ def _sources(store: EpisodeStore) -> str:
 
 
 @app.command()
-def verify(dataset: Dataset, workers: Workers = 0) -> None:
+@command
+def verify(dataset: Dataset, *, workers: Workers = 0) -> None:
     """Replay the recorded actions from the recorded initial states and compare every step.
 
     The replay is bit-exact on the processor type of the recording; others may round the gripper opening and distances.
@@ -145,15 +146,13 @@ def verify(dataset: Dataset, workers: Workers = 0) -> None:
 
 
 @app.command()
+@command
 def browse(
     dataset: Dataset,
-    out: Annotated[Path | None, typer.Option(help="Folder of the page.", show_default="DATASET-view")] = None,
-    camera: Annotated[
-        list[str] | None, typer.Option(help="Camera; repeatable.", show_default="those of its images, or corner4")
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option(help="Video size in pixels.", show_default="that of its images, or 192")
-    ] = None,
+    *,
+    out: Path | None = None,
+    camera: list[str] | None = None,
+    size: str | None = None,
     episodes: Annotated[
         int | None, typer.Option(min=1, help="Number of episodes to show, from the first.", show_default="all")
     ] = None,
@@ -164,6 +163,11 @@ def browse(
 
     \b
     act data browse data/pick-place-v3
+
+    Args:
+        out: Folder of the page. [default: DATASET-view]
+        camera: Camera; repeatable. [default: those of its images, or corner4]
+        size: Video size in pixels. [default: that of its images, or 192]
     """
     datasets = require_datasets([dataset])
     named = dataset if dataset.name not in ("", "..") else dataset.resolve()
@@ -194,6 +198,7 @@ def browse(
 
 
 @app.command()
+@command
 def convert(
     source: Annotated[
         Path,
@@ -204,10 +209,9 @@ def convert(
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Path of the converted dataset.", show_default=False)],
-    to: Annotated[str, typer.Option(help="Output format: act_kit, act-hdf5, diffusion-policy or lerobot.")] = "act_kit",
-    task: Annotated[
-        str, typer.Option(help="Task of imported data that do not name one.", show_default="the name of IN")
-    ] = "",
+    *,
+    to: str = "act_kit",
+    task: str = "",
     state: Annotated[
         str, typer.Option(metavar="KEY", help="Array of the states in imported data.", show_default="state, qpos")
     ] = "",
@@ -221,6 +225,10 @@ def convert(
     \b
     act data convert data/pick-place-v3 pick_place.zarr --to diffusion-policy
     act data convert sim_transfer_cube_scripted data/transfer-cube --task transfer-cube
+
+    Args:
+        to: Output format: act_kit, act-hdf5, diffusion-policy or lerobot.
+        task: Task of imported data that do not name one. [default: the name of IN]
     """
     restore_output(source)
     if not source.exists():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from act_kit.cli.console import console, info
-from act_kit.cli.options import Overwrite
+from act_kit.cli.options import Overwrite, command
 from act_kit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,13 +38,8 @@ def merge(
     _make(merge_datasets(_open(datasets)), out, ["merge", *map(str, datasets)], overwrite=overwrite)
 
 
-def filter_(
-    dataset: Dataset,
-    where: Annotated[str, typer.Option(help="Expression over the columns of an episode.", show_default=False)],
-    out: Out,
-    seed: Seed = 0,
-    overwrite: Overwrite = False,
-) -> None:
+@command
+def filter_(dataset: Dataset, *, where: str, out: Out, seed: Seed = 0, overwrite: Overwrite = False) -> None:
     """Keep the episodes for which an expression is true.
 
     Columns are episode, steps, task, source, succeeded, success_step, final_distance, path_efficiency, idle_fraction, \
@@ -52,25 +47,28 @@ clipped_fraction, jerk, gripper_switches, object_x to goal_z (the initial state)
 "random < 0.5" keeps half of the distinct initial states, sampled with --seed. Data that were not recorded have no \
 column. A comparison with a missing value, such as the success_step of a failure, is false, also with != or not in.
 
-An expression consists of columns, numbers, 'text', True, False, lists such as [0, 5], < <= == != >= >, in, not in, \
-and, or, not, + - * / % and abs(…).
+    An expression consists of columns, numbers, 'text', True, False, lists such as [0, 5], < <= == != >= >, in, not \
+in, and, or, not, + - * / % and abs(…).
 
     \b
     act data filter data/push-v3 --where "steps < 90 and source != 'teleop:ann'" --out data/push-v3-quick
+
+    Args:
+        where: Expression over the columns of an episode.
     """
     from act_kit.datasets.ops import filter_episodes
 
-    command = ["filter", str(dataset), "--where", where, *(["--seed", str(seed)] if seed else [])]
-    _make(filter_episodes(_open([dataset]), where, seed), out, command, overwrite=overwrite)
+    words = ["filter", str(dataset), "--where", where, *(["--seed", str(seed)] if seed else [])]
+    _make(filter_episodes(_open([dataset]), where, seed), out, words, overwrite=overwrite)
 
 
+@command
 def split(
     dataset: Dataset,
+    *,
     out: Out,
-    by: Annotated[str | None, typer.Option(help="Column, such as source or succeeded: one dataset per value.")] = None,
-    parts: Annotated[
-        str | None, typer.Option(help="Relative sizes, such as 80,20, of parts that share no initial state.")
-    ] = None,
+    by: str | None = None,
+    parts: str | None = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -78,6 +76,10 @@ def split(
 
     \b
     act data split data/push-v3 --parts 80,20 --out data/push-v3-parts
+
+    Args:
+        by: Column, such as source or succeeded: one dataset per value.
+        parts: Relative sizes, such as 80,20, of parts that share no initial state.
     """
     from act_kit.datasets.ops import split_by, split_parts
 
@@ -104,12 +106,12 @@ def _open(paths: list[Path]) -> list[EpisodeStore]:
     return [EpisodeStore.open(path) for path in find_datasets(paths)]
 
 
-def _make(derivations: Derivations, out: Path, command: list[str], *, overwrite: bool) -> None:
+def _make(derivations: Derivations, out: Path, words: list[str], *, overwrite: bool) -> None:
     """Write the datasets and print the content of each."""
     from act_kit.datasets.ops import write_derived
 
     with console.status("writing"):
-        stores = write_derived(out, derivations, shlex.join(["act", "data", *command]), overwrite=overwrite)
+        stores = write_derived(out, derivations, shlex.join(["act", "data", *words]), overwrite=overwrite)
     for store, derivation in zip(stores, derivations.values(), strict=True):
         num_available = sum(part.store.num_episodes for part in derivation.parts)
         info(f"{store.num_episodes} of {num_available} demonstrations, {store.num_steps} steps in {store.path}")

@@ -5,26 +5,25 @@ from __future__ import annotations
 import itertools
 import time
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 import act_kit
 from act_kit.api.device import check_device
 from act_kit.cli.console import console, info, shown_progress
-from act_kit.cli.options import Device, Overwrite, Workers
+from act_kit.cli.options import Device, Overwrite, Workers, command
 from act_kit.preflight import require_free
 
 _SIDES = {"one initial state": 1, "randomized initial states": 0}
 """Number of distinct initial states of each dataset; 0 = a new one for each episode."""
 
 
+@command
 def demo(
-    task: Annotated[str, typer.Option(help="One of the 50 Meta-World tasks.")] = "pick-place-v3",
-    n: Annotated[int, typer.Option("--n", help="Demonstrations in each dataset.")] = 50,
-    steps: Annotated[int, typer.Option(help="Gradient steps of each training run.")] = 2000,
-    episodes: Annotated[int, typer.Option(help="Test initial states on which both policies are evaluated.")] = 100,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("demo"),
+    *,
+    task: str = "pick-place-v3",
+    n: int = 50,
+    steps: int = 2000,
+    episodes: int = 100,
+    out: Path = Path("demo"),
     device: Device = "auto",
     workers: Workers = 0,
     overwrite: Overwrite = False,
@@ -32,6 +31,13 @@ def demo(
     """Show why diversity matters: ACT trained on demonstrations from one initial state, and from randomized ones.
 
     Collects both datasets, reports their diversity, trains on each, evaluates both on the same test initial states.
+
+    Args:
+        task: One of the 50 Meta-World tasks.
+        n: Demonstrations in each dataset.
+        steps: Gradient steps of each training run.
+        episodes: Test initial states on which both policies are evaluated.
+        out: Folder of the results.
     """
     from act_kit.sim.tasks import get_task
 

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from act_kit.api.diagnose import diagnose_each
 from act_kit.cli.console import console
-from act_kit.cli.options import Workers
+from act_kit.cli.options import Workers, command
 
 
-def doctor(
-    target: Annotated[
-        Path | None,
-        typer.Argument(
-            help="A run, a dataset, an evaluation, or a folder of runs and datasets. Default: this machine.",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the findings.", show_default="none")] = None,
-    workers: Workers = 0,
-) -> None:
+@command
+def doctor(target: Path | None = None, *, out: Path | None = None, workers: Workers = 0) -> None:
     """Find out why a policy fails, or check a dataset or this machine for faults.
 
     Reads logs, data, checkpoint and evaluations, measures missing values, and ranks the findings. The exit code is 2 if
     a critical fault is confirmed.
+
+    Args:
+        target: A run, a dataset, an evaluation, or a folder of runs and datasets. Default: this machine.
+        out: JSON file for the findings. [default: none]
     """
     from rich.text import Text
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -22,36 +21,17 @@ REQUIREMENT_FAILED = 3
 
 @options.with_flags(EvalConfig)
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run, or a checkpoint of it.", show_default=False)],
+    run: Path,
+    *,
     flags: options.Flags,
     overrides: options.Overrides = None,
-    init_states: Annotated[
-        str, typer.Option(help="test, train, grid, ood (outside the reset box), or an init_states.json.")
-    ] = "test",
-    n_action_steps: Annotated[
-        int | None, typer.Option(help="Actions executed of each predicted chunk.", show_default="as trained")
-    ] = None,
-    temporal_ensemble: Annotated[
-        bool | None,
-        typer.Option(
-            help="Query the policy at every step and average the overlapping chunks.",
-            show_default="as trained",
-        ),
-    ] = None,
-    sweep_chunking: Annotated[
-        bool,
-        typer.Option("--sweep-chunking", help="Also evaluate other chunking settings on the same initial states."),
-    ] = False,
-    require: Annotated[
-        list[str] | None,
-        typer.Option(help='Exit with code 3 unless every task meets it, for example "success_lower>=0.8"; repeatable.'),
-    ] = None,
-    record_video: Annotated[
-        bool, typer.Option("--record-video", help="Write videos (mp4) of episodes, failures first.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the results.", show_default="RUN/eval-INIT_STATES")
-    ] = None,
+    init_states: str = "test",
+    n_action_steps: int | None = None,
+    temporal_ensemble: bool | None = None,
+    sweep_chunking: bool = False,
+    require: list[str] | None = None,
+    record_video: bool = False,
+    out: Path | None = None,
     device: options.Device = "auto",
     workers: options.Workers = 0,
     executor: options.ExecutorName = "local",
@@ -65,6 +45,16 @@ def evaluate(
 
     \b
     act eval runs/pick-place-v3 --episodes 100 --record-video
+
+    Args:
+        run: A run, or a checkpoint of it.
+        init_states: test, train, grid, ood (outside the reset box), or an init_states.json.
+        n_action_steps: Actions executed of each predicted chunk. [default: as trained]
+        temporal_ensemble: Query the policy at every step and average the overlapping chunks. [default: as trained]
+        sweep_chunking: Also evaluate other chunking settings on the same initial states.
+        require: Exit with code 3 unless every task meets it, for example "success_lower>=0.8"; repeatable.
+        record_video: Write videos (mp4) of episodes, failures first.
+        out: Folder of the results. [default: RUN/eval-INIT_STATES]
     """
     require_run(run)
     config = compose(EvalConfig, overrides or [], flags)

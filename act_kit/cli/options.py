@@ -34,8 +34,37 @@ Flags = dict[str, Any]
 _TYPES: dict[str, Any] = {"int": int, "float": float, "str": str}
 
 
+def command(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the flags and the help that its signature and its docstring describe.
+
+    Parameters before ``*`` are arguments, those after it options. Their help stands under ``Args:``, and may end in
+    ``[default: …]``. An annotation that already describes an argument or an option is kept.
+    """
+    doc = inspect.cleandoc(verb.__doc__ or "")
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(verb, eval_str=True).parameters.values():
+        help = options.read_help(doc, "Args:").get(parameter.name)
+        if help:
+            parameter = parameter.replace(annotation=Annotated[parameter.annotation, _describe(parameter, help)])
+        parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    verb.__doc__ = doc.partition("\n\nArgs:\n")[0]
+    verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return verb
+
+
+def _describe(parameter: inspect.Parameter, help: str) -> Any:
+    """Return the argument or option of a parameter; a boolean one has no ``--no-…`` unless its default is None."""
+    help, _, default = help.removesuffix("]").partition(" [default: ")
+    show_default = default or parameter.default not in (None, inspect.Parameter.empty)
+    if parameter.kind != inspect.Parameter.KEYWORD_ONLY:
+        return typer.Argument(help=help, show_default=show_default)
+    names = [f"--{parameter.name.replace('_', '-')}"] if parameter.annotation is bool else []
+    return typer.Option(*names, help=help, show_default=show_default)
+
+
 def with_flags(kind: type[options.Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that gives a verb the flags declared in ``kind``, in place of its parameter ``flags``."""
+    """Return a decorator like :func:`command`, which replaces the parameter ``flags`` by the flags of ``kind``."""
     keys, known = options.flag_keys(kind), options.declared(kind)
     declared: list[inspect.Parameter] = []
     for name, key in keys.items():
@@ -46,17 +75,14 @@ def with_flags(kind: type[options.Options]) -> Callable[[Callable[..., None]], C
         declared.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(verb)
+        @functools.wraps(command(verb))
         def run(**arguments: Any) -> None:
             flags = {key: arguments.pop(name) for name, key in keys.items()}
             verb(flags=flags, **arguments)
 
-        parameters: list[inspect.Parameter] = []
-        for parameter in inspect.signature(verb, eval_str=True).parameters.values():
-            if parameter.name == "flags":
-                parameters += declared
-            else:
-                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        parameters = list(inspect.signature(verb).parameters.values())
+        (place,) = [i for i, parameter in enumerate(parameters) if parameter.name == "flags"]
+        parameters[place : place + 1] = declared
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return run
 

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from act_kit.api.report import report_datasets
 from act_kit.cli.console import info
+from act_kit.cli.options import command
 
 
-def report(
-    dataset: Annotated[
-        Path, typer.Argument(help="A dataset made by act collect, or a folder of several.", show_default=False)
-    ],
-    reference: Annotated[
-        str, typer.Option(help="Reference of the diversity: test, or the init_states.json of an evaluation.")
-    ] = "test",
-    run: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run trained on the dataset, whose held-out loss is compared with its loss on new demonstrations."
-        ),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the report.", show_default="DATASET-report")] = None,
-) -> None:
+@command
+def report(dataset: Path, *, reference: str = "test", run: Path | None = None, out: Path | None = None) -> None:
     """Report the diversity of a dataset's initial states: a verdict, the numbers, a page with figures.
 
     For imported data without initial states: the diversity of their first states and images.
 
     The exit code is 2 if the verdict is FAIL (of any dataset, if there are several), so that a script can stop.
+
+    Args:
+        dataset: A dataset made by act collect, or a folder of several.
+        reference: Reference of the diversity: test, or the init_states.json of an evaluation.
+        run: Run trained on the dataset, whose held-out loss is compared with its loss on new demonstrations.
+        out: Folder of the report. [default: DATASET-report]
     """
     out = out or dataset.with_name(dataset.resolve().name + "-report")
     has_failed = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -19,32 +18,19 @@ from act_kit.overrides import compose
 
 @options.with_flags(TrainConfig)
 def train(
+    *,
     flags: options.Flags,
     overrides: options.Overrides = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(help="A dataset, or a folder of several, of one task or of several tasks; repeatable."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/DATA")] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option(help="Train and evaluate one run per training seed: a number of seeds, or a list (0,3,7)."),
-    ] = None,
+    data: list[Path] | None = None,
+    out: Path | None = None,
+    seeds: str | None = None,
     device: options.Device = "auto",
     workers: options.Workers = 0,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Resume a run bit-exactly, or start a new one; --steps may be larger, --data gives moved datasets.",
-        ),
-    ] = False,
+    resume: bool = False,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
     print_config: options.PrintConfig = False,
-    allow_low_diversity: Annotated[
-        bool, typer.Option("--allow-low-diversity", help="Train on data whose diversity verdict is FAIL.")
-    ] = False,
+    allow_low_diversity: bool = False,
 ) -> None:
     """Train ACT on the datasets of one or several tasks, and evaluate the policy in the simulator during training.
 
@@ -59,6 +45,13 @@ def train(
 
     Several training seeds: --seeds 5 trains and evaluates OUT/seed-0, OUT/seed-1, … and reports their mean; a
     comparison of methods takes at least three (act compare).
+
+    Args:
+        data: A dataset, or a folder of several, of one task or of several tasks; repeatable.
+        out: Folder of the run. [default: runs/DATA]
+        seeds: Train and evaluate one run per training seed: a number of seeds, or a list (0,3,7).
+        resume: Resume a run bit-exactly, or start a new one; --steps may be larger, --data gives moved datasets.
+        allow_low_diversity: Train on data whose diversity verdict is FAIL.
     """
     overrides, data = overrides or [], data or []
     for word in overrides:
