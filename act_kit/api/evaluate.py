@@ -27,7 +27,7 @@ from act_kit.policies.policy import Policy
 from act_kit.processors import num_cpus
 from act_kit.reports.evaluation import write_results
 from act_kit.reports.overview import write_overview
-from act_kit.reports.video import choose, record, video_path
+from act_kit.reports.video import record, select_episodes, video_path
 from act_kit.rollouts import rollout
 from act_kit.rollouts.agents import Agent
 from act_kit.rollouts.episode import Episode
@@ -237,7 +237,7 @@ def _record(
     except RenderError as error:
         log.warning(f"No videos: {error}")
         return [{} for _ in folders]
-    chosen = choose([evaluation.outcomes for evaluation in evaluations], config.num_videos)
+    chosen = select_episodes([evaluation.outcomes for evaluation in evaluations], config.num_videos)
     videos: dict[Path, Episode] = {}
     paths: list[dict[int, Path]] = []
     for evaluation, folder, indices in zip(evaluations, folders, chosen, strict=True):

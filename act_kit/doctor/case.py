@@ -267,7 +267,7 @@ class RunCase:
     def split(self, store: EpisodeStore) -> tuple[np.ndarray, np.ndarray]:
         """Return the training and the validation episodes of a dataset, as the run splits them."""
         trainer = self.config.trainer
-        paths = [path.resolve() for path in self.data]
+        paths = list(map(Path.resolve, self.data))
         index = paths.index(store.path.resolve()) if store.path.resolve() in paths else None
         stores = [store] if index is None else self.stores
         return split_stores(stores, trainer.val_fraction, trainer.seed)[index or 0]
