@@ -246,6 +246,14 @@ def success_rate(episodes: Sequence[Episode | EpisodeResult]) -> Rate:
     return Rate(sum(episode.success_once for episode in episodes), len(episodes))
 
 
+def rates_by_task(episodes: Sequence[Episode]) -> dict[str, Rate]:
+    """Return the rate of episodes with success at any step, for each task in order of appearance."""
+    by_task: dict[str, list[Episode]] = {}
+    for episode in episodes:
+        by_task.setdefault(episode.init_state.task, []).append(episode)
+    return {task: success_rate(of_task) for task, of_task in by_task.items()}
+
+
 def summarize(evaluation: Evaluation) -> dict[str, Any]:
     """Return the results, the baselines and the provenance of an evaluation as plain values."""
     init_state_set = evaluation.init_state_set

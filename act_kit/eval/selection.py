@@ -9,10 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from act_kit.eval.results import success_rate
+from act_kit.eval.results import rates_by_task, success_rate
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
-from act_kit.rollouts.episode import Episode
 from act_kit.rollouts.rollout import RolloutFunction
 from act_kit.sim.initial_states import InitialState
 from act_kit.training.trainer import CheckpointEvaluator, SelectionResult
@@ -25,14 +24,11 @@ def make_checkpoint_evaluator(roll: RolloutFunction, init_states: Sequence[Initi
         outcomes = roll(PolicyAgent(policy), init_states, stop_at_success=True)
         rate = success_rate(outcomes)
         low, high = rate.interval
-        final_distances: list[float] = []
-        of_task: dict[str, list[Episode]] = {}
-        for outcome in outcomes:
-            final_distances.append(outcome.distances[-1])
-            of_task.setdefault(outcome.init_state.task, []).append(outcome)
+        final_distances = [outcome.distances[-1] for outcome in outcomes]
+        rates = rates_by_task(outcomes)
         by_task: dict[str, float] = {}
-        for task, outcomes_of_task in of_task.items() if len(of_task) > 1 else ():
-            by_task[task] = success_rate(outcomes_of_task).value
+        for task, rate_of_task in rates.items() if len(rates) > 1 else ():
+            by_task[task] = rate_of_task.value
         return SelectionResult(
             successes=rate.successes,
             num=rate.num,
