@@ -129,13 +129,10 @@ def test_a_second_signal_is_not_deferred() -> None:
 
 
 SCRIPT = """
-from act_kit import CollectConfig, LocalExecutor, collect, compose
-config = compose(CollectConfig, flags={"task": "reach-v3", "n": 2})
-from pathlib import Path
+import act_kit
 from act_kit.errors import WorkerError
 try:
-    with LocalExecutor(2) as executor:
-        collect(config, Path("data"), executor=executor)
+    act_kit.collect("reach-v3", 2, out="data", workers=2)
 except WorkerError as error:
     print(f"refused: {error}")
 """

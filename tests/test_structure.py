@@ -29,6 +29,7 @@ LAYERS = (
         "overrides",
         "pages",
         "preflight",
+        "text",
     },
     {"workers", "sim"},
     {"metrics", "parallel"},

@@ -28,7 +28,7 @@ from act_kit.policies.policy import Policy
 from act_kit.processors import num_cpus
 from act_kit.reports.evaluation import write_results
 from act_kit.reports.overview import write_overview
-from act_kit.reports.video import choose, record, video_path
+from act_kit.reports.video import record, select_episodes, video_path
 from act_kit.rollouts import rollout
 from act_kit.rollouts.agents import Agent
 from act_kit.rollouts.episode import Episode
@@ -236,7 +236,7 @@ def _record(
     except RenderError as error:
         log.warning(f"No videos: {error}")
         return
-    chosen = choose([evaluation.outcomes for evaluation in evaluations], config.num_videos)
+    chosen = select_episodes([evaluation.outcomes for evaluation in evaluations], config.num_videos)
     episodes: dict[Path, Episode] = {}
     for evaluation, folder, indices, paths in zip(evaluations, folders, chosen, videos, strict=True):
         for i in indices:

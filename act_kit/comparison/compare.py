@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import combinations, product
+from itertools import combinations, product, starmap
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +74,6 @@ class SharedStates:
     num_b: int
     pairs: np.ndarray
 
-    @property
-    def are_all(self) -> bool:
-        """True if both evaluations have the same initial states."""
-        return len(self.pairs) == self.num_a == self.num_b
-
-    @property
-    def enough(self) -> bool:
-        """True if a paired test of the shared ones has more power than an unpaired test of all."""
-        return self.are_all or len(self.pairs) >= max(MIN_SHARED, min(self.num_a, self.num_b) / 2)
-
     @classmethod
     def of(cls, a: InitialStateSet, b: InitialStateSet) -> SharedStates:
         """Find the bit-exact equal initial states; one that occurs twice in both is shared twice."""
@@ -137,7 +127,9 @@ class Pair:
     @property
     def by_task(self) -> dict[str, Result]:
         """Result of each task, if there are several."""
-        return {task: result for task, result in self.results.items() if task != ALL_TASKS}
+        by_task = dict(self.results)
+        by_task.pop(ALL_TASKS, None)
+        return by_task
 
     @property
     def is_testable(self) -> bool:
@@ -166,10 +158,10 @@ class Pair:
     def states_note(self) -> str:
         """Note on different initial states and how they are compared; "" if they are the same."""
         states = self.states.values()
-        if all(shared.are_all for shared in states):
+        a_T, b_T, shared_T = _count_states(states)
+        if ((shared_T == a_T) & (shared_T == b_T)).all():
             return ""
-        num_shared = sum(len(shared.pairs) for shared in states)
-        num_a, num_b = sum(shared.num_a for shared in states), sum(shared.num_b for shared in states)
+        num_a, num_b, num_shared = a_T.sum(), b_T.sum(), shared_T.sum()
         text = (
             f"{self.a.label} and {self.b.label} were evaluated from different initial states: {num_shared} are shared, "
             f"of {num_a} and {num_b}."
@@ -186,27 +178,31 @@ class Pair:
         """Sentence with the verdict, the numbers and the fix."""
         a, b = self.a.label, self.b.label
         if self.copies:
-            copies = "; ".join(f"{folder_a} and {folder_b}" for folder_a, folder_b in self.copies)
+            copies = "; ".join(map(" and ".join, self.copies))
             return (
                 f"No verdict on {a} and {b}: they are not independent. The same evaluation, with every number of every "
                 f"episode equal: {copies}. Fix: give evaluations of different checkpoints: act eval RUN"
             )
         if self.confounds:
-            confounds = "; ".join(f"{change.key} ({change.a} | {change.b})" for change in self.confounds)
+            confounds = "; ".join(map(str, self.confounds))
             return (
                 f"CONFOUNDED: {a} and {b} differ in options that were not declared, and each may be the cause: "
                 f"{confounds}. Fix: make them equal, or declare what you compare: --vary KEY"
             )
-        few_seeds = [method for method in (self.a, self.b) if len(method.seeds) < MIN_SEEDS]
+        few_seeds: list[str] = []
+        for method in (self.a, self.b):
+            if len(method.seeds) < MIN_SEEDS:
+                few_seeds.append(f"{method.label} has {len(method.seeds)}")
         if self.result is None:
-            counts = ", ".join(f"{method.label} has {len(method.seeds)}" for method in few_seeds)
             return (
-                f"No verdict on {a} and {b}: {counts} of the {MIN_SEEDS} training seeds that a comparison of methods "
-                "requires. Fix: train more seeds: act train --seeds 3"
+                f"No verdict on {a} and {b}: {', '.join(few_seeds)} of the {MIN_SEEDS} training seeds that a "
+                "comparison of methods requires. Fix: train more seeds: act train --seeds 3"
             )
         sentences = [self._result_text(self.result)]
-        for verdict in ("better", "worse", "no difference shown"):
-            tasks = [task for task, result in self.by_task.items() if result.verdict == verdict]
+        by_verdict: dict[str, list[str]] = {"better": [], "worse": [], "no difference shown": []}
+        for task, result in self.by_task.items():
+            by_verdict[result.verdict].append(task)
+        for verdict, tasks in by_verdict.items():
             if tasks:
                 sentences.append(f"{verdict.capitalize()}: {', '.join(tasks)}.")
         if few_seeds:
@@ -233,6 +229,9 @@ class Pair:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
+        tasks: dict[str, Any] = {}
+        for task, result in self.by_task.items():
+            tasks[task] = {"verdict": result.verdict, **asdict(result)}
         initial_states: dict[str, Any] = {}
         for task, states in self.states.items():
             initial_states[task] = {"a": states.num_a, "b": states.num_b, "shared": len(states.pairs)}
@@ -241,11 +240,11 @@ class Pair:
             "b": self.b.label,
             "verdict": self.verdict,
             "sentence": self.sentence,
-            "changes": [asdict(change) for change in self.changes],
+            "changes": list(map(asdict, self.changes)),
             "copies": self.copies,
             "initial_states": initial_states,
             "result": self.result and asdict(self.result),
-            "tasks": {task: {"verdict": result.verdict, **asdict(result)} for task, result in self.by_task.items()},
+            "tasks": tasks,
         }
 
 
@@ -275,17 +274,20 @@ class Comparison:
     def notes(self) -> list[str]:
         """Notes in addition to the verdicts: missing seeds, crashes, different initial states, bimodal seeds."""
         notes: list[str] = []
+        num_missing = 0
         for method in self.methods:
             notes += method.problems
-        if any(method.missing for method in self.methods):
+            num_missing += len(method.missing)
+        if num_missing:
             notes.append("Missing seeds may be failed ones: without them, a method looks better than it is.")
-        notes += filter(None, [pair.states_note for pair in self.pairs])
-        notes += [describe_modes(method) for method in self.methods if bimodal_modes(method)]
         changed_keys: list[str] = []
         for pair in self.pairs:
+            notes += filter(None, [pair.states_note])
             changed_keys += [change.key for change in pair.changes]
+        for method in filter(bimodal_modes, self.methods):
+            notes.append(describe_modes(method))
         for factor in self.factors:
-            if not any(covers(factor, key) for key in changed_keys):
+            if not covers(factor, changed_keys):
                 notes.append(f"--vary {factor} does not differ between any two.")
         if not changed_keys:
             notes.append("The configurations do not differ: only chance and training seeds are compared.")
@@ -297,8 +299,8 @@ class Comparison:
             "decided": self.decided,
             "factors": self.factors,
             "notes": self.notes,
-            "methods": [_method_values(method) for method in self.methods],
-            "pairs": [pair.to_dict() for pair in self.pairs],
+            "methods": list(map(_method_values, self.methods)),
+            "pairs": list(map(Pair.to_dict, self.pairs)),
         }
 
 
@@ -338,10 +340,7 @@ def compare(methods: Sequence[Path] | Mapping[str, Sequence[Evaluation]], factor
     """
     if len(methods) < 2:
         raise ComparisonError("A comparison requires two or more evaluations or runs. Fix: act compare RUN RUN")
-    if isinstance(methods, Mapping):
-        all_methods = [Method.of(label, evaluations) for label, evaluations in methods.items()]
-    else:
-        all_methods = read_methods(methods)
+    all_methods = list(starmap(Method.of, methods.items())) if isinstance(methods, Mapping) else read_methods(methods)
     first = all_methods[0]
     for method in all_methods[1:]:
         if set(method.tasks) != set(first.tasks):
@@ -359,9 +358,14 @@ def compare(methods: Sequence[Path] | Mapping[str, Sequence[Evaluation]], factor
 
 def _test(pairs: Sequence[Pair], tasks: Sequence[str]) -> None:
     """Test all pairs on each of the tasks, with Holm's correction over all tests, and add the results to the pairs."""
-    tests = list(product([pair for pair in pairs if pair.is_testable], tasks))
-    p_values = np.array([_difference(pair, task, LEVEL)[0].p for pair, task in tests])
-    adjusted, levels = statistics.holm(p_values), statistics.holm_levels(p_values, level=LEVEL)
+    tests: list[tuple[Pair, str]] = []
+    p_values: list[float] = []
+    for pair, task in product(pairs, tasks):
+        if pair.is_testable:
+            tests.append((pair, task))
+            p_values.append(_difference(pair, task, LEVEL)[0].p)
+    adjusted = statistics.holm(np.array(p_values))
+    levels = statistics.holm_levels(np.array(p_values), level=LEVEL)
     for (pair, task), p_holm, level in zip(tests, adjusted, levels, strict=True):
         difference, means = _difference(pair, task, float(level))
         pair.results[task] = Result(difference=difference, p_holm=float(p_holm), means=means)
@@ -370,12 +374,18 @@ def _test(pairs: Sequence[Pair], tasks: Sequence[str]) -> None:
 def are_paired(states: Collection[SharedStates]) -> bool:
     """Return True if two evaluations of these tasks are compared on their shared initial states only, in pairs.
 
-    The tasks must share equally many initial states, because otherwise they would have different weights.
+    This requires that a paired test of the shared ones has more power than an unpaired test of all, and that the tasks
+    share equally many initial states, because otherwise they would have different weights.
     """
-    if all(shared.are_all for shared in states):
-        return True
-    numbers = {len(shared.pairs) for shared in states}
-    return all(shared.enough for shared in states) and len(numbers) == 1
+    a_T, b_T, shared_T = _count_states(states)
+    are_all_T = (shared_T == a_T) & (shared_T == b_T)
+    are_enough_T = are_all_T | (shared_T >= np.maximum(MIN_SHARED, np.minimum(a_T, b_T) / 2))
+    return bool(are_all_T.all() or (are_enough_T.all() and np.ptp(shared_T) == 0))
+
+
+def _count_states(states: Collection[SharedStates]) -> np.ndarray:
+    """Return the numbers of initial states in a, in b and in both, int64 (3, T), for T tasks."""
+    return np.array([(shared.num_a, shared.num_b, len(shared.pairs)) for shared in states]).T
 
 
 def _difference(pair: Pair, task: str, level: float) -> tuple[Difference, tuple[float, float]]:
@@ -385,11 +395,15 @@ def _difference(pair: Pair, task: str, level: float) -> tuple[Difference, tuple[
     paired = are_paired(states.values())
     successes_a: list[np.ndarray] = []
     successes_b: list[np.ndarray] = []
+    rates_a: list[float] = []
+    rates_b: list[float] = []
     for name, shared in states.items():
         indices_a, indices_b = shared.pairs.T if paired else (slice(None), slice(None))
         successes_a.append(a.successes(name)[:, indices_a])
         successes_b.append(b.successes(name)[:, indices_b])
-    means = float(np.mean([each.mean() for each in successes_a])), float(np.mean([each.mean() for each in successes_b]))
+        rates_a.append(successes_a[-1].mean())
+        rates_b.append(successes_b[-1].mean())
+    means = float(np.mean(rates_a)), float(np.mean(rates_b))
     if len(a.seeds) > 1:
         return statistics.compare_seeds(successes_a, successes_b, same_init_states=paired, level=level), means
     for method, successes in ((a, successes_a), (b, successes_b)):

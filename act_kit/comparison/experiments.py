@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 
 from act_kit.errors import ActKitError, ComparisonError, ConfigError, did_you_mean
 from act_kit.eval.files import damaged, read_evaluations
-from act_kit.eval.results import Evaluation
+from act_kit.eval.results import Evaluation, select
 from act_kit.files import SEEDS, quoted, read_json
 from act_kit.training.run import load_run, steps_taken
 
@@ -50,12 +50,14 @@ class SeedResult:
         """
         provenance = evaluations[0].provenance
         training = provenance["training"]
-        conditions = {key: provenance[key] for key in ("horizon", "chunking", "versions", "device")}
-        per_task = {
-            "engine": [evaluation.provenance["engine"] for evaluation in evaluations],
-            "success_rule": [evaluation.provenance["success_rule"] for evaluation in evaluations],
-            "init_states": [evaluation.init_state_set.kind for evaluation in evaluations],
-        }
+        conditions = select(provenance, ("horizon", "chunking", "versions", "device"))
+        per_task: dict[str, list[str]] = {"engine": [], "success_rule": [], "init_states": []}
+        tasks: dict[str, Evaluation] = {}
+        for evaluation in evaluations:
+            tasks[evaluation.task] = evaluation
+            per_task["engine"].append(evaluation.provenance["engine"])
+            per_task["success_rule"].append(evaluation.provenance["success_rule"])
+            per_task["init_states"].append(evaluation.init_state_set.kind)
         for key, values in per_task.items():
             conditions[key] = values if len(set(values)) > 1 else values[0]
         known = flatten(
@@ -73,7 +75,6 @@ class SeedResult:
         config = None if training["config"] is None else flatten(training["config"])
         if config is not None and type(config["trainer.seed"]) is not int:
             raise ValueError(f"trainer.seed is {config['trainer.seed']}")
-        tasks = {evaluation.task: evaluation for evaluation in evaluations}
         return cls(name=name, folder=folder, tasks=tasks, config=config, conditions=known)
 
     @property
@@ -134,6 +135,10 @@ class Method:
         """Mean success of each seed over the tasks."""
         return [seed.value for seed in self.seeds]
 
+    def options(self, key: str) -> list[str]:
+        """Return the different values of an option or a condition, see :meth:`SeedResult.option`, sorted."""
+        return sorted({seed.option(key) for seed in self.seeds})
+
     def successes(self, task: str) -> np.ndarray:
         """Return the successes on a task, bool (K, N), for K seeds and N episodes."""
         return np.stack([seed.tasks[task].successes for seed in self.seeds])
@@ -143,7 +148,8 @@ class Method:
         """Messages on missing seeds and crashed episodes."""
         total = len(self.seeds) + len(self.missing)
         found = [f"{len(self.missing)} of {total} seeds of {self.label} missing:"] if self.missing else []
-        found += [f"{self.label}/{name}: {reason}" for name, reason in self.missing.items()]
+        for name, reason in self.missing.items():
+            found.append(f"{self.label}/{name}: {reason}")
         for seed in self.seeds:
             for task, evaluation in seed.tasks.items():
                 if evaluation.crashes:
@@ -163,9 +169,11 @@ def read_methods(paths: Sequence[Path]) -> list[Method]:
     Raises:
         ComparisonError: A folder is missing, holds no complete evaluation, or their tasks differ.
     """
-    methods = [replace(read_method(path), label=label) for path, label in zip(paths, _labels(paths), strict=True)]
+    methods: list[Method] = []
     folders: dict[Path, Path] = {}
-    for method in methods:
+    for path, label in zip(paths, _labels(paths), strict=True):
+        method = replace(read_method(path), label=label)
+        methods.append(method)
         for seed in method.seeds:
             other = folders.setdefault(seed.folder.resolve(), method.path)
             if other != method.path:
@@ -184,9 +192,9 @@ def read_method(path: Path) -> Method:
     if (path / "summary.json").exists() or (path / "config.yaml").exists():
         seeds.append(_read_seed(path))
     else:
-        folders = {entry for entry in path.glob(f"{SEED_FOLDER}*") if entry.is_dir()}
-        if (path / SEEDS).exists():
-            folders |= {path / f"{SEED_FOLDER}{seed}" for seed in read_seeds(path)}
+        folders = set(filter(Path.is_dir, path.glob(f"{SEED_FOLDER}*")))
+        for number in read_seeds(path) if (path / SEEDS).exists() else ():
+            folders.add(path / f"{SEED_FOLDER}{number}")
         if not folders:
             raise ComparisonError(
                 f"{path} is neither an evaluation, nor a run, nor a folder of runs {SEED_FOLDER}0, {SEED_FOLDER}1, …"
@@ -277,9 +285,10 @@ def _labels(paths: Sequence[Path]) -> list[str]:
 
     ``seed-0`` and ``eval-test`` are not meaningful on their own, so they are preceded by their parent.
     """
-    parts = [path.resolve().parts for path in paths]
-    runs = [part[:-1] if part[-1].startswith("eval-") else part for part in parts]
-    parts = runs if len(set(runs)) == len(runs) else parts
+    folders = list(map(Path.resolve, paths))
+    runs = [folder.parent if folder.name.startswith("eval-") else folder for folder in folders]
+    folders = runs if len(set(runs)) == len(runs) else folders
+    parts = [folder.parts for folder in folders]
     while len(parts) > 1 and len({part[-1] for part in parts}) == 1 and min(map(len, parts)) > 2:
         parts = [part[:-1] for part in parts]
     is_vague = any(part[-1].startswith((SEED_FOLDER, "eval-")) for part in parts)
@@ -308,10 +317,13 @@ class ConfigDifference:
     b: str
     declared: bool
 
+    def __str__(self) -> str:
+        return f"{self.key} ({self.a} | {self.b})"
 
-def covers(factor: str, key: str) -> bool:
-    """Return True if a factor is the key or a group of it; the prefix ``eval.`` of the key may be omitted."""
-    return f"{key}.".startswith((f"{factor}.", f"eval.{factor}."))
+
+def covers(factor: str, keys: Iterable[str]) -> bool:
+    """Return True if a factor is one of the keys or a group of it; the prefix ``eval.`` of a key may be omitted."""
+    return any(f"{key}.".startswith((f"{factor}.", f"eval.{factor}.")) for key in keys)
 
 
 def changes(a: Method, b: Method, factors: Sequence[str]) -> list[ConfigDifference]:
@@ -320,16 +332,15 @@ def changes(a: Method, b: Method, factors: Sequence[str]) -> list[ConfigDifferen
     ``config`` is one of them if the training configuration of a checkpoint is unknown because it was in no run folder.
     """
     keys = _keys([a, b])
-    if any(seed.config is None for seed in (*a.seeds, *b.seeds)):
+    if "unknown" in (*a.options("config"), *b.options("config")):
         keys = ["config", *a.seeds[0].conditions]
     found: list[ConfigDifference] = []
     for key in keys:
-        values_a = sorted({seed.option(key) for seed in a.seeds})
-        values_b = sorted({seed.option(key) for seed in b.seeds})
+        values_a, values_b = a.options(key), b.options(key)
         if key in NO_CONFOUND or (values_a == values_b and len(values_a) == 1 and key != "config"):
             continue
         varies_within = max(len(values_a), len(values_b)) > 1
-        declared = not varies_within and any(covers(factor, key) for factor in factors)
+        declared = not varies_within and any(covers(factor, [key]) for factor in factors)
         found.append(ConfigDifference(key=key, a=" and ".join(values_a), b=" and ".join(values_b), declared=declared))
     return found
 
@@ -343,7 +354,7 @@ def check_factors(methods: Sequence[Method], factors: Sequence[str]) -> None:
     keys = ["config", *_keys(methods)]
     groups = {key.rpartition(".")[0] for key in keys if "." in key}
     for factor in factors:
-        if not any(covers(factor, key) for key in keys):
+        if not covers(factor, keys):
             raise ConfigError(f"--vary {factor}: there is no such option.{did_you_mean(factor, [*keys, *groups])}")
 
 

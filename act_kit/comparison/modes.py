@@ -28,7 +28,7 @@ def bimodal_modes(method: Method) -> tuple[list[float], list[float]] | None:
 def mean_of(method: Method) -> Estimate:
     """Return the mean success of a method's seeds, or that of its only checkpoint."""
     if len(method.seeds) > 1:
-        return statistics.seeds_mean([method.successes(task) for task in method.tasks])
+        return statistics.seeds_mean(list(map(method.successes, method.tasks)))
     rate = MacroAverageRate(tuple(evaluation.success for evaluation in method.seeds[0].tasks.values()))
     low, high = rate.interval or (0.0, 1.0)
     return Estimate(value=rate.value, low=low, high=high)

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from act_kit.arrays import as_index
 from act_kit.datasets.split import split_stores
-from act_kit.datasets.store import EpisodeStore
+from act_kit.datasets.store import EpisodeStore, tasks_of
 from act_kit.errors import ConfigError
 
 
@@ -121,7 +121,7 @@ def load_chunk_sampler(
     is_val_T = torch.from_numpy(np.concatenate(is_val)).to(device)
     train_steps: list[Tensor] = []
     val_steps: list[Tensor] = []
-    for task in range(len(_tasks(stores))):
+    for task in range(len(tasks_of(stores))):
         is_task_T = steps["tasks_T"] == task
         train_steps.append((is_task_T & ~is_val_T).nonzero()[:, 0])
         val_steps.append((is_task_T & is_val_T).nonzero()[:, 0])
@@ -135,14 +135,10 @@ def load_chunk_sampler(
     )
 
 
-def _tasks(stores: Sequence[EpisodeStore]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(store.info.task for store in stores))
-
-
 def _load_steps(stores: Sequence[EpisodeStore], device: torch.device) -> dict[str, Tensor]:
     """Load the per-step tensors of :class:`ChunkSampler`, except images."""
     arrays: dict[str, list[np.ndarray]] = defaultdict(list)
-    first, tasks = 0, _tasks(stores)
+    first, tasks = 0, tasks_of(stores)
     for store in stores:
         arrays["states_TS"].append(store.steps("state").astype(np.float32))
         arrays["actions_TA"].append(store.steps("action"))
@@ -174,7 +170,7 @@ class ChunkDataset(Dataset[dict[str, Tensor]]):
         if chunk_size < 1 or not datasets:
             raise ConfigError(f"chunk_size={chunk_size}, {len(datasets)} datasets: both must be at least 1.")
         stores = [each if isinstance(each, EpisodeStore) else EpisodeStore.open(each) for each in datasets]
-        self.tasks = _tasks(stores)
+        self.tasks = tasks_of(stores)
         no_steps = torch.zeros(0, dtype=torch.int64)
         self._sampler = ChunkSampler(
             **_load_steps(stores, torch.device("cpu")),

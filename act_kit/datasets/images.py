@@ -77,8 +77,11 @@ class ImageStore:
     @staticmethod
     def cameras(store: EpisodeStore) -> tuple[str, ...]:
         """Return the names of the cameras that have frames, complete or not."""
-        folders = [file.parent for file in store.path.glob("data/images/[!.]*/zarr.json")]
-        return tuple(sorted(folder.name for folder in folders if folder.suffix != _NEW))
+        names: list[str] = []
+        for file in store.path.glob("data/images/[!.]*/zarr.json"):
+            if file.parent.suffix != _NEW:
+                names.append(file.parent.name)
+        return tuple(sorted(names))
 
     @staticmethod
     def find_new(store: EpisodeStore, camera: str) -> ImageStore | None:
@@ -224,9 +227,10 @@ def complete_images(store: EpisodeStore) -> list[ImageStore]:
     Raises:
         DatasetError: The frames of a camera are incomplete or damaged.
     """
-    images = [ImageStore(store, camera) for camera in ImageStore.cameras(store)]
-    for image in images:
-        image.require_complete()
+    images: list[ImageStore] = []
+    for camera in ImageStore.cameras(store):
+        images.append(ImageStore(store, camera))
+        images[-1].require_complete()
     return images
 
 

@@ -101,16 +101,17 @@ def filter_episodes(stores: Sequence[EpisodeStore], where: str, seed: int = 0) -
         ConfigError: ``where`` is not an expression over the columns of every dataset.
         DatasetError: ``where`` is true for no episode.
     """
-    derivations = {}
+    derivations: dict[str, Derivation] = {}
+    paths: list[str] = []
     for store in stores:
+        paths.append(str(store.path))
         part = Part(store=store, episodes=select_episodes(episode_table(store, seed), where))
         command = ["act", "data", "filter", str(store.path), "--where", where, *(["--seed", str(seed)] if seed else [])]
         if len(part.episodes):
             name = store.path.name if len(stores) > 1 else ""
             derivations[name] = Derivation(parts=[part], command=shlex.join(command))
     if not derivations:
-        paths = ", ".join(str(store.path) for store in stores)
-        raise DatasetError(f"No episode of {paths} is selected: '{where}' is true for none.")
+        raise DatasetError(f"No episode of {', '.join(paths)} is selected: '{where}' is true for none.")
     return derivations
 
 
@@ -149,10 +150,11 @@ def split_parts(stores: Sequence[EpisodeStore], shares: Sequence[float], seed: i
     if len(shares) < 2 or min(shares) <= 0:
         raise ConfigError("--parts takes the positive sizes of at least two parts, such as 80,20.")
     bounds = [sum(shares[:i]) / sum(shares) for i in range(1, len(shares))]
-    wheres = [f"random < {bounds[0]!r}"]
-    wheres += [f"{low!r} <= random < {high!r}" for low, high in pairwise(bounds)]
-    wheres.append(f"random >= {bounds[-1]!r}")
-    return _split(stores, {f"part-{i}": where for i, where in enumerate(wheres)}, seed)
+    wheres = {"part-0": f"random < {bounds[0]!r}"}
+    for i, (low, high) in enumerate(pairwise(bounds), start=1):
+        wheres[f"part-{i}"] = f"{low!r} <= random < {high!r}"
+    wheres[f"part-{len(bounds)}"] = f"random >= {bounds[-1]!r}"
+    return _split(stores, wheres, seed)
 
 
 def _split(stores: Sequence[EpisodeStore], wheres: Mapping[str, str], seed: int = 0) -> Derivations:
@@ -180,9 +182,11 @@ def write_derived(out: Path, derivations: Derivations, command: str, *, overwrit
             stores[part.store.path] = part.store
     require_no_overlap(out, stores)
     with new_folder(out, overwrite=overwrite) as fresh:
+        num_bytes = 0
         for store in stores.values():
             store.check_content()
-        require_space(out, sum(store.size_bytes() for store in stores.values()), "The new datasets")
+            num_bytes += store.size_bytes()
+        require_space(out, num_bytes, "The new datasets")
         for name, derivation in derivations.items():
             _write(fresh / name, derivation)
         if "" not in derivations:
@@ -220,8 +224,8 @@ def describe(derivation: Derivation) -> DatasetInfo:
         seed=None,
         init_distribution="derived",
         demonstrator=demonstrator,
-        noise=max(info.noise for info in infos),
-        steps_after_success=max(info.steps_after_success for info in infos),
+        noise=max(_values(infos, "noise")),
+        steps_after_success=max(_values(infos, "steps_after_success")),
         command=derivation.command,
         versions=versions,
         git_commit=_common(infos, "git_commit", None),
@@ -229,8 +233,12 @@ def describe(derivation: Derivation) -> DatasetInfo:
     )
 
 
+def _values(infos: Sequence[DatasetInfo], name: str) -> set[Any]:
+    return {getattr(info, name) for info in infos}
+
+
 def _common(infos: Sequence[DatasetInfo], name: str, otherwise: Any) -> Any:
-    values = {getattr(info, name) for info in infos}
+    values = _values(infos, name)
     return values.pop() if len(values) == 1 else otherwise
 
 

@@ -72,16 +72,18 @@ def split_stores(stores: Sequence[EpisodeStore], val_fraction: float, seed: int)
 
 def near_copies(stores: Sequence[EpisodeStore]) -> list[np.ndarray]:
     """Number the episodes of each dataset, int64 (N,), so that near copies within a task have the same number."""
+    stores_of: dict[str, list[EpisodeStore]] = {}
+    for store in stores:
+        stores_of.setdefault(store.info.task, []).append(store)
     numbers: dict[EpisodeStore, np.ndarray] = {}
-    for task in {store.info.task for store in stores}:
-        same_task = [store for store in stores if store.info.task == task]
+    for task, same_task in stores_of.items():
         if all(store.has_init_states for store in same_task):
             rows, tolerance = [scale(get_task(task), store.rand_vecs) for store in same_task], NEAR_COPY
         else:
             rows, tolerance = list(map(_state_summaries, same_task)), _NEAR_STATE
         parts = np.split(number_distinct(np.concatenate(rows), tolerance), np.cumsum(list(map(len, rows)))[:-1])
         numbers |= zip(same_task, parts, strict=True)
-    return [numbers[store] for store in stores]
+    return list(map(numbers.__getitem__, stores))
 
 
 def _state_summaries(store: EpisodeStore) -> np.ndarray:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from act_kit.datasets.schema import Committed, DatasetInfo
 from act_kit.errors import DatasetError, did_you_mean
 from act_kit.files import quoted
 from act_kit.rollouts.episode import STEP_FIELDS, AttemptRecord, Episode
-from act_kit.sim.initial_states import InitialState
+from act_kit.sim.initial_states import InitialState, stack
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM, TASKS
 
 FORMAT = "act_kit.dataset"
@@ -277,10 +277,12 @@ class EpisodeStore:
         """Yield the episodes without images, with some of the recorded fields, or with all of them."""
         steps = {name: self.steps_by_episode(name) for name in (self.fields if fields is None else fields)}
         init_states = self.init_states if self.has_init_states else [None] * self.num_episodes
-        attempts, sources = self._read("meta/attempt"), self.sources
+        attempts, sources = self._read("meta/attempt").tolist(), self.sources
         for i, init_state in enumerate(init_states):
-            recorded: dict[str, Any] = {name: values[i] for name, values in steps.items()}
-            yield Episode(init_state=init_state, attempt=int(attempts[i]), source=sources[i], **recorded)
+            recorded: dict[str, Any] = {}
+            for name, values in steps.items():
+                recorded[name] = values[i]
+            yield Episode(init_state=init_state, attempt=attempts[i], source=sources[i], **recorded)
 
     def episodes(self) -> list[Episode]:
         """Load all episodes.
@@ -305,6 +307,11 @@ class EpisodeStore:
             init_state = InitialState(self.info.task, tuple(rand_vec))
             attempts.append(AttemptRecord(init_state=init_state, num_steps=num_steps[i], kept=kept[i]))
         return attempts
+
+    @property
+    def failed_rand_vecs(self) -> np.ndarray:
+        """Initial states of the attempts that were not kept, float64 (F, D); F = 0 if no attempt is recorded."""
+        return stack([attempt.init_state for attempt in self.attempts() if not attempt.kept])
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -424,6 +431,11 @@ def extend(group: zarr.Group, name: str, num_rows: int, rows: np.ndarray) -> zar
         array.resize((num_rows + len(rows), *array.shape[1:]))
         array[num_rows:] = rows
     return array
+
+
+def tasks_of(stores: Iterable[EpisodeStore]) -> tuple[str, ...]:
+    """Return the tasks of datasets, each once, in order of appearance."""
+    return tuple(dict.fromkeys(store.info.task for store in stores))
 
 
 def find_datasets(paths: Sequence[Path]) -> list[Path]:

@@ -90,15 +90,15 @@ class HoleScan:
             ratios_PQ = np.concatenate(list(self._pair_ratios(x_ND[None])))
             pair, rectangle = map(int, np.unravel_index(ratios_PQ.argmax(), ratios_PQ.shape))
             count = _count(x_ND[None], self.pairs[pair], self._sides)[0, rectangle]
-            sides = (self._sides[list(divmod(rectangle, len(self._sides)))] / _NUM_CELLS).tolist()
-            where = " and ".join(between(dim, *side) for dim, side in zip(self.pairs[pair], sides, strict=True))
+            begins, ends = self._sides[list(divmod(rectangle, len(self._sides)))].T / _NUM_CELLS
+            where = " and ".join(map(between, self.pairs[pair], begins, ends))
             share = self._expected_PQ[pair][rectangle]
             return (
                 f"{count} of {num} demonstrations have {where}, where {share:.0%} of the evaluated initial states lie."
             )
         empty = self._empty(nearest_M[None])[0]
         center = low + self.y_MD[empty.argmax()] * width
-        where = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, center, strict=True))
+        where = ", ".join(map("{} {:.3f}".format, names, center))
         return (
             f"no demonstration begins near {where}: {empty.max():.0%} of the evaluated initial states are closer to it."
         )

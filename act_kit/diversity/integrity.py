@@ -40,7 +40,8 @@ _PROBLEMS = (
 _OBJECT = ("x", "y", "z", "turn", "turn", "turn", "turn")
 _STATE_NAMES = (
     *("hand x", "hand y", "hand z", "gripper"),
-    *(f"{item} {part}" for item in ("object", "second object") for part in _OBJECT),
+    *map("object {}".format, _OBJECT),
+    *map("second object {}".format, _OBJECT),
 )
 """Names of the first 18 numbers of a state; the next 18 repeat them, one step earlier."""
 
@@ -68,12 +69,13 @@ def check_numbers(episodes: Sequence[Episode], *, is_metaworld: bool = True) -> 
     faulty: dict[str, list[int]] = defaultdict(list)
     for index, episode in enumerate(episodes):
         steps = episode.steps
-        actions = [steps[name] for name in ("action", "executed_action") if name in steps]
-        values = [*steps.values(), episode.init_state.array if episode.init_state else np.zeros(0)]
+        actions = np.concatenate([steps["action"], steps.get("executed_action", steps["action"])])
+        init_state = episode.init_state.array if episode.init_state else np.zeros(0)
+        values = np.concatenate(list(map(np.ravel, [*steps.values(), init_state])))
         has_success = "success" not in steps or steps["success"].any() or is_dagger(episode.source)
         has_problem = (
-            not all(np.isfinite(part).all() for part in values),
-            is_metaworld and any((np.abs(part) > 1).any() for part in actions),
+            not np.isfinite(values).all(),
+            is_metaworld and (np.abs(actions) > 1).any(),
             is_metaworld and (steps["state"][:, 36:] == 0).all(axis=1).any(),
             not has_success,
         )
@@ -143,7 +145,7 @@ def check_init_states(task: Task, episodes: Sequence[Episode]) -> list[Finding]:
         subject = affected(physics_differs, len(simulated))
         text = f"{subject} recorded physics that are not those of the initial state: rendered images would be wrong."
         findings.append(Finding(level="WARN", text=text))
-    states = np.concatenate([episode.state for episode in episodes])
+    states = all_steps(episodes, "state")
     must_vary = varies & linear & (np.ptp(expected, axis=0) >= INFORMATIVE_WIDTH_M)
     constant = np.flatnonzero(must_vary & (np.ptp(states, axis=0) == 0)).tolist()
     if constant:
@@ -151,6 +153,11 @@ def check_init_states(task: Task, episodes: Sequence[Episode]) -> list[Finding]:
         text = f"all states have the same {names}, although the initial states differ in it."
         findings.append(Finding(level="FAIL", text=text))
     return findings
+
+
+def all_steps(episodes: Sequence[Episode], name: str) -> np.ndarray:
+    """Return one field of all steps of some episodes, (T, …)."""
+    return np.concatenate([episode.steps[name] for episode in episodes])
 
 
 def reset_map(task: Task, simulator: Simulator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -62,7 +62,7 @@ def measure_diversity(store: EpisodeStore, *, against: np.ndarray | None = None)
             f"{store.path} has {problem} for {num} demonstrations of {task.name}. It was edited. Fix: collect it again."
         )
     episodes = store.episodes()
-    num_failed = sum(not attempt.kept for attempt in store.attempts())
+    num_failed = len(store.failed_rand_vecs)
     diversity = measure_init_states(task, init_states, against=against, num_failed=num_failed)
     # In three tasks the expert ignores the goal: equal actions from distinct initial states are not copies.
     num_validation, num_leaked = _count_leaked(store, trajectories(episodes))

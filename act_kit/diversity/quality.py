@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from act_kit.diversity.integrity import all_steps
 from act_kit.diversity.reference import count_distinct
 from act_kit.rollouts.episode import Episode
 from act_kit.rollouts.motion import measure_motion
@@ -64,15 +66,15 @@ def measure_quality(episodes: Sequence[Episode]) -> list[Quality]:
         values = np.concatenate([episode.init_state.array, episode.state.ravel(), episode.action.ravel()])
         if np.isfinite(values).all():
             by_source.setdefault(episode.source, []).append(episode)
-    return [_measure(source, finite) for source, finite in by_source.items()]
+    return list(starmap(_measure, by_source.items()))
 
 
 def _measure(source: str, episodes: Sequence[Episode]) -> Quality:
-    motions = [vars(measure_motion(episode.state, episode.action)) for episode in episodes]
-    medians = {}
-    for name in motions[0]:
-        values = [motion[name] for motion in motions if motion[name] is not None]
-        medians[name] = float(np.median(values)) if values else None
+    known: dict[str, list[float]] = {}
+    for episode in episodes:
+        for name, value in vars(measure_motion(episode.state, episode.action)).items():
+            known.setdefault(name, []).extend(() if value is None else [value])
+    medians = {name: float(np.median(values)) if values else None for name, values in known.items()}
     lengths = list(map(len, episodes))
     return Quality(
         source=source,
@@ -103,8 +105,7 @@ def duplicate_fraction(parts: Sequence[bytes]) -> float:
 
 def _action_variance(episodes: Sequence[Episode]) -> float | None:
     owner = np.repeat(np.arange(len(episodes)), list(map(len, episodes)))
-    states = np.concatenate([episode.state for episode in episodes])
-    actions = np.concatenate([episode.action for episode in episodes])
+    states, actions = all_steps(episodes, "state"), all_steps(episodes, "action")
     chosen = np.random.default_rng(0).permutation(len(owner))[:_MAX_STEPS]
     owner, states, actions = owner[chosen], states[chosen], actions[chosen].astype(np.float64)
     varying = states.std(axis=0) > 1e-6

@@ -377,7 +377,7 @@ class _Checker:
 
 
 def _expert_actions(expert: ScriptedExpert, states: np.ndarray) -> np.ndarray:
-    return np.stack([expert.act(state) for state in states])
+    return np.stack(list(map(expert.act, states)))
 
 
 def _agrees(expert: ScriptedExpert, states: np.ndarray, labels: np.ndarray) -> bool:

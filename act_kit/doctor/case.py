@@ -27,7 +27,7 @@ from act_kit.doctor.generalization import SEED, Gap, comparable, evenly, measure
 from act_kit.errors import ActKitError, CheckpointError, DatasetError
 from act_kit.eval.files import read_evaluation
 from act_kit.eval.init_state_sets import check_disjoint, make_init_state_set
-from act_kit.eval.results import Evaluation, success_rate
+from act_kit.eval.results import Evaluation, rates_by_task
 from act_kit.files import next_free_path, quoted, read_json
 from act_kit.metrics import read_metrics
 from act_kit.overrides import compose
@@ -235,13 +235,8 @@ class RunCase:
 
     # -- commands --------------------------------------------------------------------------------------------------
 
-    @property
-    def train_again(self) -> str:
-        """Command that repeats the run, with all of its configuration, in a new folder."""
-        return self.train_with({})
-
     def train_with(self, changes: Mapping[str, Any], *, data: Sequence[Path] | None = None) -> str:
-        """Return the command that repeats the run with changed options (dotted keys) or other data."""
+        """Return the command that repeats the run in a new folder, with changed options (dotted keys) or other data."""
         try:
             config, paths = self.config, data or self.data
         except CheckpointError:
@@ -267,7 +262,7 @@ class RunCase:
     def split(self, store: EpisodeStore) -> tuple[np.ndarray, np.ndarray]:
         """Return the training and the validation episodes of a dataset, as the run splits them."""
         trainer = self.config.trainer
-        paths = [path.resolve() for path in self.data]
+        paths = list(map(Path.resolve, self.data))
         index = paths.index(store.path.resolve()) if store.path.resolve() in paths else None
         stores = [store] if index is None else self.stores
         return split_stores(stores, trainer.val_fraction, trainer.seed)[index or 0]
@@ -327,18 +322,11 @@ class RunCase:
     @cached_property
     def results(self) -> list[TaskRollouts]:
         """Success rates of each task."""
-        fresh, demonstrated = self._rates(self.from_fresh), self._rates(self.from_demonstrated)
+        fresh, demonstrated = rates_by_task(self.from_fresh), rates_by_task(self.from_demonstrated)
         return [
             TaskRollouts(task=task, fresh=fresh[task], demonstrated=demonstrated.get(task), expert=expert)
             for task, expert in self.expert_rates.items()
         ]
-
-    def _rates(self, outcomes: Sequence[Episode]) -> dict[str, Rate]:
-        """Return the success rate of each task that has outcomes."""
-        by_task: dict[str, list[Episode]] = {}
-        for outcome in outcomes:
-            by_task.setdefault(outcome.init_state.task, []).append(outcome)
-        return {task: success_rate(of_task) for task, of_task in by_task.items()}
 
     @cached_property
     def roll(self) -> RolloutPool:
@@ -377,7 +365,7 @@ class RunCase:
     @cached_property
     def expert_rates(self) -> dict[str, Rate]:
         """Success rate of the scripted expert in each task, from the same test initial states."""
-        return self._rates(self.roll(ExpertAgent(), self.test_init_states, stop_at_success=True))
+        return rates_by_task(self.roll(ExpertAgent(), self.test_init_states, stop_at_success=True))
 
     def act_from(
         self, policy: Policy, init_states: Sequence[InitialState], *, to_the_end: bool = False
@@ -396,7 +384,7 @@ def _fingerprint(store: EpisodeStore) -> str:
 
 def run_checks() -> Checks[RunCase]:
     """Make the list of a module's checks of a run, whose usual fix is to train again."""
-    return Checks(_locate, lambda case: case.train_again)
+    return Checks(_locate, lambda case: case.train_with({}))
 
 
 def _locate(case: RunCase, name: str) -> Path:

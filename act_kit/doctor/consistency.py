@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from act_kit.datasets.images import ImageStore
+from act_kit.datasets.store import tasks_of
 from act_kit.doctor.case import RunCase, run_checks
 from act_kit.doctor.finding import Result, critical, ruled_out, suspected, warning
 from act_kit.doctor.generalization import evenly
@@ -27,7 +28,7 @@ _MAX_PIXEL_DIFFERENCE = 2
 def same_data(case: RunCase) -> Result:
     """Check that the policy was trained on the datasets that the run names, as they are now."""
     metadata = case.policy.metadata
-    tasks = tuple(dict.fromkeys(store.info.task for store in case.stores))
+    tasks = tasks_of(case.stores)
     if metadata.tasks != tasks:
         return critical(
             f"the checkpoint is of {', '.join(metadata.tasks)}, the run's data are of {', '.join(tasks)}: the "

@@ -8,7 +8,7 @@ import numpy as np
 
 from act_kit.datasets.images import ImageStore
 from act_kit.diversity.faults import KINDS
-from act_kit.diversity.integrity import Level, worst_level
+from act_kit.diversity.integrity import Level
 from act_kit.diversity.verdict import TOO_FEW
 from act_kit.doctor.case import DatasetCase
 from act_kit.doctor.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
@@ -176,9 +176,12 @@ def coverage(case: DatasetCase) -> Result:
 
 def _report(case: DatasetCase, about: Literal["coverage", "data"]) -> tuple[Level, str]:
     """Return the worst level of the diversity report's findings of one kind, and their text."""
-    findings = [finding for finding in case.diversity.findings if finding.about == about]
-    level = worst_level(findings)
-    return level, " ".join(finding.text for finding in findings if finding.level == level)
+    texts: dict[Level, list[str]] = {"FAIL": [], "WARN": [], "OK": []}
+    for finding in case.diversity.findings:
+        if finding.about == about:
+            texts[finding.level].append(finding.text)
+    level: Level = "FAIL" if texts["FAIL"] else "WARN" if texts["WARN"] else "OK"
+    return level, " ".join(texts[level])
 
 
 @CHECKS.add("dataset changed", "data", "act data info DATASET --verify")

@@ -16,6 +16,7 @@ from act_kit.doctor.case import RunCase
 from act_kit.doctor.finding import Checks, Result, Stage, critical, ruled_out, suspected, untested, warning
 from act_kit.errors import ActKitError
 from act_kit.eval.distance_to_demos import near_copies
+from act_kit.eval.evaluate import training_data
 from act_kit.eval.files import check_summary
 from act_kit.eval.results import EpisodeResult, Evaluation, success_rate
 from act_kit.files import next_free_path, quoted, read_json
@@ -115,7 +116,7 @@ def of_this_policy(case: RunCase, evaluation: Evaluation) -> Result | None:
         tasks = ", ".join(policy.tasks)
         message = f"{folder} is an evaluation of {evaluation.task}, but the policy was trained on {tasks}."
         return critical(message)
-    trained_on = "; ".join(data.fingerprint for data in metadata.datasets if data.task == evaluation.task)
+    trained_on = training_data(policy, evaluation.task)["fingerprint"]
     evaluated_data = recorded["dataset"]["fingerprint"]
     if evaluated_data != trained_on:
         return critical(
@@ -264,7 +265,7 @@ def sample_episodes(evaluation: Evaluation, *, with_images: bool) -> tuple[list[
     num, most = len(evaluation.episodes), _MAX_REPEATED_WITH_IMAGES if with_images else _MAX_REPEATED
     if num <= most:
         return list(range(num)), f"all {num}"
-    distances = np.array([episode.min_distance for episode in evaluation.episodes])
+    distances = np.array(evaluation.column("min_distance"))
     plausibility = np.where(evaluation.successes, -distances, distances)
     implausible, others = np.split(np.argsort(plausibility, kind="stable"), [most // 2])
     digest = hashlib.sha256(repr(evaluation.episodes).encode()).digest()

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from scipy.spatial.distance import cdist
 from scipy.stats import beta
 
-from act_kit.sim.initial_states import InitialState
+from act_kit.sim.initial_states import InitialState, stack
 from act_kit.sim.tasks import get_task
 from act_kit.statistics import Rate
 
@@ -42,8 +42,9 @@ def distances_to_nearest_demo(task: str, init_states: Sequence[InitialState], de
     """Return the distance of each initial state to the nearest demonstrated one (N, D), in box widths; float64 (M,)."""
     spec = get_task(task)
     dims = spec.informative
-    seen = demonstrated[:, dims] / spec.width[dims]
-    return np.array([np.linalg.norm(seen - s.array[dims] / spec.width[dims], axis=1).min() for s in init_states])
+    seen, queried = demonstrated[:, dims] / spec.width[dims], stack(init_states)[:, dims] / spec.width[dims]
+    distances: np.ndarray = np.linalg.norm(seen - queried[:, None], axis=2).min(axis=1)
+    return distances
 
 
 def near_copies(task: str, rand_vecs: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -79,25 +79,28 @@ def evaluate_all(
             states.
     """
     policy = agent if isinstance(agent, Policy) else None
-    demonstrated = [policy.metadata.init_states_of(each.task) if policy else [] for each in init_state_sets]
-    for init_state_set, known in zip(init_state_sets, demonstrated, strict=True):
+    demonstrated: list[list[list[float]]] = []
+    all_states: list[Sequence[InitialState]] = []
+    first: list[Sequence[InitialState]] = []
+    chosen: list[Sequence[InitialState]] = []
+    for init_state_set in init_state_sets:
+        task, seed = init_state_set.task, init_state_set.seed
+        known = policy.metadata.init_states_of(task) if policy else []
         if policy and init_state_set.task not in policy.tasks:
             raise InitialStateError(
                 f"The policy was trained on {', '.join(policy.tasks)}; the evaluation set is of {init_state_set.task}. "
                 "Fix: evaluate the policy on a task it was trained on: --init-states test"
             )
         check_disjoint(init_state_set, known)
-    provenance = _provenance(policy)
-
-    all_states = [init_state_set.init_states for init_state_set in init_state_sets]
-    outcomes = roll_sets(roll, "policy", as_agent(agent), all_states, on_progress, stop_at_success=False)
-    first: list[Sequence[InitialState]] = [states[: config.baseline_episodes] for states in all_states]
-    chosen: list[Sequence[InitialState]] = []
-    for init_state_set, known in zip(init_state_sets, demonstrated, strict=True):
+        demonstrated.append(known)
+        all_states.append(init_state_set.init_states)
+        first.append(init_state_set.init_states[: config.baseline_episodes])
         is_unknown = init_state_set.kind == "train" or not known
         num = config.demonstrated_episodes
-        task, seed = init_state_set.task, init_state_set.seed
         chosen.append(() if is_unknown else make_init_state_set(task, "train", num, seed, known).init_states)
+    provenance = _provenance(policy)
+
+    outcomes = roll_sets(roll, "policy", as_agent(agent), all_states, on_progress, stop_at_success=False)
     runs: dict[str, tuple[Agent, list[Sequence[InitialState]]]] = {
         "expert": (ExpertAgent(), first),
         "zero actions": (ZeroActionAgent(), first),
@@ -118,7 +121,7 @@ def evaluate_all(
                 provenance={
                     "success_rule": task_spec.success_rule,
                     "engine": config.sim.engine,
-                    "dataset": _dataset(policy, task_spec.name),
+                    "dataset": training_data(policy, task_spec.name),
                     **provenance,
                 },
                 outcomes=outcomes[i],
@@ -170,13 +173,15 @@ def _episode_results(
     return episodes
 
 
-def _dataset(policy: Policy | None, task: str) -> dict[str, str]:
+def training_data(policy: Policy | None, task: str) -> dict[str, str]:
     """Return the fingerprints and the commands of the datasets of one task."""
-    datasets = [data for data in policy.metadata.datasets if data.task == task] if policy else []
-    return {
-        "fingerprint": "; ".join(data.fingerprint for data in datasets),
-        "command": "; ".join(data.command for data in datasets),
-    }
+    fingerprints: list[str] = []
+    commands: list[str] = []
+    for data in policy.metadata.datasets if policy else ():
+        if data.task == task:
+            fingerprints.append(data.fingerprint)
+            commands.append(data.command)
+    return {"fingerprint": "; ".join(fingerprints), "command": "; ".join(commands)}
 
 
 def _provenance(policy: Policy | None) -> dict[str, Any]:

@@ -18,7 +18,15 @@ import numpy as np
 from act_kit.errors import ActKitError, DamagedFileError
 from act_kit.eval.failure_modes import FAILURE_MODES
 from act_kit.eval.init_state_sets import InitialStateSet
-from act_kit.eval.results import PROVENANCE, SHARED_PROVENANCE, EpisodeResult, Evaluation, summarize, summarize_all
+from act_kit.eval.results import (
+    PROVENANCE,
+    SHARED_PROVENANCE,
+    EpisodeResult,
+    Evaluation,
+    select,
+    summarize,
+    summarize_all,
+)
 from act_kit.eval.stages import stages
 from act_kit.eval.sweep import WARNING, SweepRow
 from act_kit.files import quoted, read_json, read_text, write_json
@@ -112,7 +120,7 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
         for evaluation in evaluations:
             check_summary(evaluation)
             if "tasks" in summary:
-                _refuse_differences(folder, {key: evaluation.provenance[key] for key in SHARED_PROVENANCE}, summary)
+                _refuse_differences(folder, select(evaluation.provenance, SHARED_PROVENANCE), summary)
     except _DAMAGE as error:
         raise damaged(folder, error) from error
     return evaluations
@@ -132,7 +140,7 @@ def read_evaluation(folder: Path) -> Evaluation:
             episodes=_read_episodes(folder / "episodes.csv", init_state_set),
             baselines={name: _read_rate(values) for name, values in summary["baselines"].items()},
             demonstrated=np.empty((0, len(get_task(init_state_set.task).low))),
-            provenance={key: summary[key] for key in PROVENANCE},
+            provenance=select(summary, PROVENANCE),
             folder=folder,
         )
     except _DAMAGE as error:

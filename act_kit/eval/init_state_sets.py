@@ -75,7 +75,7 @@ class InitialStateSet:
                 "kind": self.kind,
                 "seed": self.seed,
                 "hash": self.hash,
-                "init_states": [init_state.rand_vec for init_state in self.init_states],
+                "init_states": stack(self.init_states).tolist(),
             },
         )
 
@@ -128,8 +128,8 @@ def make_init_state_set(
             raise InitialStateError(
                 f"The initial states of the demonstrations of {task} were not recorded. Fix: --init-states test"
             )
-        chosen = evenly_spaced(len(demonstrated), num)
-        init_states = [InitialState.of(task, np.array(demonstrated[i])) for i in chosen]
+        chosen = np.array(demonstrated)[evenly_spaced(len(demonstrated), num)]
+        init_states = [InitialState.of(task, rand_vec) for rand_vec in chosen]
     else:
         distribution = InitialStateDistribution(task, "uniform" if kind == "test" else kind)
         init_states = distribution.sample(num, seed=seed, stream="evaluate")
@@ -143,15 +143,15 @@ def init_state_sets_from(choice: str, metadata: PolicyMetadata, config: EvalConf
     """
     if choice in CHOICES:
         kind = cast(Kind, choice)
-        return [
-            make_init_state_set(task, kind, config.episodes, config.seed, metadata.init_states_of(task))
-            for task in metadata.tasks
-        ]
+        sets: list[InitialStateSet] = []
+        for task in metadata.tasks:
+            known = metadata.init_states_of(task)
+            sets.append(make_init_state_set(task, kind, config.episodes, config.seed, known))
+        return sets
     init_state_set = InitialStateSet.load(Path(choice))
     known = metadata.init_states_of(init_state_set.task)
-    if init_state_set.kind == "train" and not all(
-        list(init_state.rand_vec) in known for init_state in init_state_set.init_states
-    ):
+    unknown = set(map(tuple, stack(init_state_set.init_states).tolist())).difference(map(tuple, known))
+    if init_state_set.kind == "train" and unknown:
         init_state_set = replace(init_state_set, kind="file")
     return [init_state_set]
 

@@ -6,7 +6,8 @@ and from episodes that were read from a file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +22,7 @@ from act_kit.rollouts.episode import Episode
 from act_kit.sim.initial_states import stack
 from act_kit.sim.tasks import Difficulty, get_task
 from act_kit.statistics import MacroAverageRate, Rate
+from act_kit.text import name_values
 
 FAR_Z = 15.0
 """Number of standard deviations from the mean of the demonstrated states. Demonstrations themselves reach 2 to 5."""
@@ -113,9 +115,10 @@ class Evaluation:
     folder: Path = Path()
 
     def __repr__(self) -> str:
-        modes = ", ".join(f"{mode} {count}" for mode, count in self.failures.items()) or "none"
+        modes = name_values(self.failures) or "none"
         lines = [f"{self.task}, {len(self.episodes)} {self.init_state_set.kind} initial states: success {self.success}"]
-        lines += [f"    baseline, {name}: {rate}" for name, rate in self.baselines.items()]
+        for name, rate in self.baselines.items():
+            lines.append(f"    baseline, {name}: {rate}")
         return "\n".join([*lines, f"    failure modes: {modes}"])
 
     @property
@@ -131,6 +134,10 @@ class Evaluation:
     def column(self, name: str) -> list[Any]:
         """Return a field of every :class:`EpisodeResult`."""
         return [getattr(episode, name) for episode in self.episodes]
+
+    def _numbers(self, name: str) -> np.ndarray:
+        """Return a field of every :class:`EpisodeResult`, float64 (N,); NaN where it is None."""
+        return np.array(self.column(name), dtype=np.float64)
 
     @property
     def successes(self) -> np.ndarray:
@@ -159,13 +166,13 @@ class Evaluation:
     @property
     def largest_z(self) -> float | None:
         """Largest normalized coordinate of any state that the policy was queried with; None if unknown."""
-        known = [z for z in self.column("largest_z") if z is not None]
-        return max(known, default=None)
+        z_N = self._numbers("largest_z")
+        return None if np.isnan(z_N).all() else float(np.nanmax(z_N))
 
     @property
     def num_far(self) -> int:
         """Number of episodes with a state farther than ``FAR_Z`` from the demonstrated ones."""
-        return sum(z is not None and z > FAR_Z for z in self.column("largest_z"))
+        return int((self._numbers("largest_z") > FAR_Z).sum())
 
     @property
     def far_text(self) -> str:
@@ -196,14 +203,13 @@ class Evaluation:
     @property
     def failures(self) -> dict[FailureMode, int]:
         """Number of failures of each failure mode, the most frequent first."""
-        modes = self.column("failure_mode")
-        by_frequency = sorted(FAILURE_MODES, key=lambda mode: -modes.count(mode))
-        return {mode: modes.count(mode) for mode in by_frequency if mode in modes}
+        modes = sorted(filter(None, self.column("failure_mode")), key=list(FAILURE_MODES).index)
+        return dict(Counter(modes).most_common())
 
     @property
     def success_by_distance(self) -> list[Bin]:
         """Success by the distance to the nearest demonstration; no bins if the distances are unknown."""
-        distances = np.array(self.column("distance_to_nearest_demo"), dtype=np.float64)  # NaN where unknown
+        distances = self._numbers("distance_to_nearest_demo")
         is_known = ~np.isnan(distances)
         return divide(distances[is_known], self.successes[is_known])
 
@@ -240,12 +246,23 @@ def success_rate(episodes: Sequence[Episode | EpisodeResult]) -> Rate:
     return Rate(sum(episode.success_once for episode in episodes), len(episodes))
 
 
+def rates_by_task(episodes: Sequence[Episode]) -> dict[str, Rate]:
+    """Return the rate of episodes with success at any step, for each task in order of appearance."""
+    by_task: dict[str, list[Episode]] = {}
+    for episode in episodes:
+        by_task.setdefault(episode.init_state.task, []).append(episode)
+    return {task: success_rate(of_task) for task, of_task in by_task.items()}
+
+
 def summarize(evaluation: Evaluation) -> dict[str, Any]:
     """Return the results, the baselines and the provenance of an evaluation as plain values."""
     init_state_set = evaluation.init_state_set
     bins: list[dict[str, Any]] = []
     for each in evaluation.success_by_distance:
         bins.append({"low": each.low, "high": each.high, "success_once": each.rate.to_dict()})
+    baselines: dict[str, Any] = {}
+    for name, rate in evaluation.baselines.items():
+        baselines[name] = rate.to_dict()
     return {
         "task": evaluation.task,
         "success_once": evaluation.success.to_dict(),
@@ -260,7 +277,7 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
         "stage_counts": evaluation.stage_counts,
         "failures": evaluation.failures,
         "success_by_distance_to_nearest_demo": bins,
-        "baselines": {name: rate.to_dict() for name, rate in evaluation.baselines.items()},
+        "baselines": baselines,
         "interpretation": evaluation.interpretation,
         "init_state_set": {
             "kind": init_state_set.kind,
@@ -294,22 +311,32 @@ def summarize_all(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
             low, high = (mean and mean.interval) or (None, None)
             means[group][quantity] = mean and {"value": mean.value, "low": low, "high": high}
     provenance = evaluations[0].provenance
-    return {"means": means, "tasks": tasks, **{key: provenance[key] for key in SHARED_PROVENANCE}}
+    return {"means": means, "tasks": tasks, **select(provenance, SHARED_PROVENANCE)}
 
 
 def group_by_difficulty(evaluations: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
     """Group evaluations by the difficulty of their task, the easy ones first; ``all`` is last."""
-    groups: dict[str, list[Evaluation]] = {group: [] for group in get_args(Difficulty)}
-    for evaluation in evaluations:
-        groups[get_task(evaluation.task).group].append(evaluation)
-    return {**{group: members for group, members in groups.items() if members}, "all": list(evaluations)}
+    difficulties = get_args(Difficulty)
+    groups: dict[str, list[Evaluation]] = {}
+    for evaluation in sorted(evaluations, key=lambda evaluation: difficulties.index(get_task(evaluation.task).group)):
+        groups.setdefault(get_task(evaluation.task).group, []).append(evaluation)
+    return {**groups, "all": list(evaluations)}
 
 
 def mean_rates(evaluations: Sequence[Evaluation]) -> dict[str, MacroAverageRate | None]:
     """Return the mean success of tasks, at any step and at the end, and of their experts if all were measured."""
-    experts = [evaluation.baselines["expert"] for evaluation in evaluations if "expert" in evaluation.baselines]
-    return {
-        "success_once": MacroAverageRate(tuple(evaluation.success for evaluation in evaluations)),
-        "success_at_end": MacroAverageRate(tuple(evaluation.success_at_end for evaluation in evaluations)),
-        "expert": MacroAverageRate(tuple(experts)) if len(experts) == len(evaluations) else None,
-    }
+    rates: dict[str, list[Rate | None]] = {"success_once": [], "success_at_end": [], "expert": []}
+    for evaluation in evaluations:
+        rates["success_once"].append(evaluation.success)
+        rates["success_at_end"].append(evaluation.success_at_end)
+        rates["expert"].append(evaluation.baselines.get("expert"))
+    means: dict[str, MacroAverageRate | None] = {}
+    for name, measured in rates.items():
+        known = tuple(filter(None, measured))
+        means[name] = MacroAverageRate(known) if len(known) == len(evaluations) else None
+    return means
+
+
+def select(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Return some items of a mapping, in the order of ``keys``."""
+    return {key: values[key] for key in keys}

@@ -112,14 +112,14 @@ def reached_stages(outcome: Episode) -> dict[Stage, bool]:
     """Return for each stage of the task whether the episode reached it, each by its own criterion."""
     task = get_task(outcome.init_state.task)
     half = max(task.radius, outcome.initial_distance / 2)
-    reached: dict[Stage, bool | np.bool] = {
-        "near": near(outcome).any(),
-        "moved": moved(outcome).any(),
-        "grasped": held(outcome).sum() >= HELD_STEPS,
-        "half way": outcome.distances.min() <= half,
+    reached: dict[Stage, bool] = {
+        "near": bool(near(outcome).any()),
+        "moved": bool(moved(outcome).any()),
+        "grasped": bool(held(outcome).sum() >= HELD_STEPS),
+        "half way": bool(outcome.distances.min() <= half),
         "success": outcome.success_once,
     }
-    return {stage: bool(reached[stage]) for stage in stages(task.name)}
+    return {stage: reached[stage] for stage in stages(task.name)}
 
 
 def furthest_stage(outcome: Episode) -> Stage | None:
@@ -127,12 +127,18 @@ def furthest_stage(outcome: Episode) -> Stage | None:
 
     A stage can be skipped: the lowest goals of pick-place can be reached without lifting the object.
     """
-    reached = [stage for stage, is_reached in reached_stages(outcome).items() if is_reached]
-    return reached[-1] if reached else None
+    furthest: Stage | None = None
+    for stage, is_reached in reached_stages(outcome).items():
+        furthest = stage if is_reached else furthest
+    return furthest
 
 
 def stage_counts(task: str, furthest: Iterable[Stage | None]) -> dict[Stage, int]:
     """Count the episodes that reached each stage or a later one, given their furthest stages."""
-    order = stages(task)
-    reached = np.array([order.index(stage) for stage in furthest if stage is not None])
-    return {stage: int((reached >= i).sum()) for i, stage in enumerate(order)}
+    counts = dict.fromkeys(stages(task), 0)
+    for last in filter(None, furthest):
+        for stage in counts:
+            counts[stage] += 1
+            if stage == last:
+                break
+    return counts

@@ -19,6 +19,7 @@ from act_kit.eval.results import Evaluation, success_rate
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
 from act_kit.rollouts.rollout import RolloutFunction
+from act_kit.sim.initial_states import InitialState
 from act_kit.statistics import Rate, mcnemar
 
 WARNING = (
@@ -79,8 +80,11 @@ def sweep(
     Returns:
         Rows of each evaluation; the evaluated setting comes first.
     """
-    init_states = [evaluation.init_state_set.init_states for evaluation in evaluations]
-    rows = [[SweepRow(chunking=describe_chunking(policy.chunking), rate=each.success)] for each in evaluations]
+    init_states: list[Sequence[InitialState]] = []
+    rows: list[list[SweepRow]] = []
+    for evaluation in evaluations:
+        init_states.append(evaluation.init_state_set.init_states)
+        rows.append([SweepRow(chunking=describe_chunking(policy.chunking), rate=evaluation.success)])
     for setting in other_settings(policy):
         name = describe_chunking(setting.chunking)
         by_set = roll_sets(roll, name, PolicyAgent(setting), init_states, on_progress)

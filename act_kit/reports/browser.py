@@ -28,8 +28,8 @@ from act_kit.errors import DatasetError, RenderError
 from act_kit.files import quoted, write_mp4
 from act_kit.pages import write_page
 from act_kit.parallel import LocalExecutor
-from act_kit.reports.figures import Plane, place
-from act_kit.sim.initial_states import InitialState, stack
+from act_kit.reports.figures import Plane, map_coordinates
+from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import RenderSettings, check_cameras, find_gl, render_episode
 from act_kit.sim.tasks import TASKS, Task, map_planes
 
@@ -164,7 +164,7 @@ def make_videos(
     jobs: Any
     if set(cameras) <= set(stored):
         function: Callable[..., None] = write_clip
-        images = [stored[camera] for camera in cameras]
+        images = list(map(stored.__getitem__, cameras))
 
         def stored_views() -> Iterator[tuple[Path, float, list[np.ndarray]]]:
             for episode, path in enumerate(paths):
@@ -206,13 +206,13 @@ def render_clip(
 ) -> None:
     """Render recorded physics states, float64 (T, P), to a video, in a process that has a GL library configured."""
     images = render_episode(settings, cameras, init_state, physics).images
-    write_clip(path, fps, [images[:, camera] for camera in range(len(cameras))])
+    write_clip(path, fps, list(np.moveaxis(images, 1, 0)))
 
 
 def write_clip(path: Path, fps: float, views: Sequence[np.ndarray]) -> None:
     """Write the frames of all cameras, uint8 (T, H, W, 3) each, side by side to a video."""
-    height = -(-max(view.shape[1] for view in views) // 16) * 16
-    width = -(-sum(view.shape[2] for view in views) // 16) * 16
+    sizes = np.array([view.shape[1:3] for view in views])
+    height, width = 16 * np.ceil([sizes[:, 0].max() / 16, sizes[:, 1].sum() / 16]).astype(int)
     canvas = np.zeros((len(views[0]), height, width, 3), dtype=np.uint8)
     left = 0
     for view in views:
@@ -231,7 +231,14 @@ def write_view(store: EpisodeStore, num: int, out: Path, *, no_video: str = "") 
 
     ``no_video`` is the reason for which there are no videos; if empty, they are in ``out / "videos"``.
     """
-    columns = {name: values[:num] for name, values in episode_table(store).items()}
+    columns: dict[str, list[Any]] = {}
+    finite: dict[str, list[Any]] = {}
+    shown = ["episode", "steps"]
+    for name, values in episode_table(store).items():
+        columns[name] = values[:num]
+        finite[name] = list(map(_finite, values[:num]))
+        if len(set(map(str, values[:num]))) > 1 and name not in ("random", *shown):
+            shown.append(name)
     maps, no_map = _maps(store, num)
     ends = store.episode_ends[:num]
     plots = plots_of(store)
@@ -243,7 +250,7 @@ def write_view(store: EpisodeStore, num: int, out: Path, *, no_video: str = "") 
         "hz": store.info.control_hz,
         "stride": stride_of(store),
         "every": every,
-        "columns": {name: list(map(_finite, values)) for name, values in columns.items()},
+        "columns": finite,
         "units": _units(store, columns),
         "language": {"spellings": SPELLINGS, "signs": SIGNS, "characters": MAX_CHARACTERS, "depth": MAX_DEPTH},
         "maps": maps,
@@ -251,8 +258,6 @@ def write_view(store: EpisodeStore, num: int, out: Path, *, no_video: str = "") 
         "success": success,
         "filter": shlex.join(["act", "data", "filter", str(store.path)]),
     }
-    varying = [name for name, values in columns.items() if len(set(map(str, values))) > 1 and name != "random"]
-    shown = list(dict.fromkeys(["episode", "steps", *varying]))
     cells = [list(map(_cell, columns[name])) for name in shown]
     out.mkdir(parents=True, exist_ok=True)
     page = out / "view.html"
@@ -283,7 +288,7 @@ def _maps(store: EpisodeStore, num: int) -> tuple[list[dict[str, Any]], str]:
     groups = {
         "reference": reference_init_states(task, _NUM_REFERENCE),
         "episodes": store.rand_vecs[:num],
-        "lost": stack([a.init_state for a in store.attempts() if not a.kept]).reshape(-1, len(task.low)),
+        "lost": store.failed_rand_vecs.reshape(-1, len(task.low)),
     }
     maps: list[dict[str, Any]] = []
     for plane in map_planes(task):
@@ -301,7 +306,7 @@ def _locate(task: Task, rand_vecs: np.ndarray, plane: Plane) -> np.ndarray:
 
     Initial states outside the reset box are clipped to the margin.
     """
-    placed = np.stack(place(rand_vecs, plane), axis=1)
+    placed = np.stack(map_coordinates(rand_vecs, plane), axis=1)
     for column, dim in enumerate(plane):
         if dim is not None:
             placed[:, column] = (placed[:, column] - task.low[dim]) / task.width[dim]

@@ -59,8 +59,10 @@ def comparison_report(comparison: Comparison) -> Report:
     """Return the report of a comparison."""
     methods = comparison.methods
     rows: list[tuple[str, ...]] = []
+    verdicts: list[tuple[Level, str]] = []
     for pair in comparison.pairs:
         rows += _pair_rows(pair)
+        verdicts.append((_LEVELS.get(pair.verdict, "FAIL"), pair.sentence))
     chart = Chart(
         figure=success_figure(methods),
         label="Success of every training seed, and the means with their intervals",
@@ -104,7 +106,7 @@ def comparison_report(comparison: Comparison) -> Report:
     return Report(
         kind="Comparison",
         title=" vs. ".join(method.label for method in methods),
-        verdicts=[(_LEVELS.get(pair.verdict, "FAIL"), pair.sentence) for pair in comparison.pairs],
+        verdicts=verdicts,
         headlines=list(map(_headline, methods)),
         warnings=comparison.notes,
         sections=sections,

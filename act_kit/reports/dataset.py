@@ -13,8 +13,8 @@ from act_kit.diversity.quality import Quality
 from act_kit.diversity.result import DiversityReport
 from act_kit.reports.figures import coverage_figures, distribution_figure, scaling_figure
 from act_kit.reports.report import Cell, Chart, Column, Headline, Report, Section, Table, text_columns
-from act_kit.sim.initial_states import stack
 from act_kit.sim.tasks import get_task
+from act_kit.text import name_values
 
 Row = tuple[str, str, str]
 """Name, measured value and expected value."""
@@ -52,7 +52,6 @@ def dataset_report(
             "tasks. Good values depend on the task, so they do not affect the verdict."
         )
         sections.append(Section(title=title, table=table, explanation=explanation, in_terminal=True))
-    versions = ", ".join(f"{name} {version}" for name, version in store.info.versions.items())
     return Report(
         kind="Dataset",
         title=f"{store.path.name}: {store.num_episodes} demonstrations of {store.info.task}",
@@ -64,7 +63,7 @@ def dataset_report(
         provenance=[
             ("command", store.info.command),
             ("fingerprint", (store.fingerprint or "unfinished")[:16]),
-            ("versions", versions),
+            ("versions", name_values(store.info.versions)),
             ("episodes", f"{store.info.horizon} steps at {store.info.control_hz} Hz"),
         ],
         data=measured.to_dict(),
@@ -96,11 +95,10 @@ def _charts(
     init_states = known_init_states(store)
     if init_states is not None:
         task = get_task(store.info.task)
-        failed = stack([attempt.init_state for attempt in store.attempts() if not attempt.kept])
         sources = store.sources if len(set(store.sources)) > 1 else ()
         colors = "one color per source" if sources else "blue"
         caption = f"Demonstrated initial states ({colors}) over the evaluated ones (gray)"
-        for figure in coverage_figures(task, init_states, failed, against=against, sources=sources):
+        for figure in coverage_figures(task, init_states, store.failed_rand_vecs, against=against, sources=sources):
             charts.append(Chart(figure=figure, label=f"Map: {caption}", caption=caption))
         for dim in map(int, task.informative):
             caption = f"Distribution of {task.dim_name(dim)}"
@@ -236,7 +234,11 @@ def source_rows(measured: DiversityReport | FirstObservations) -> list[tuple[str
 def datasets_report(measured: Sequence[tuple[str, DiversityReport | FirstObservations]], folder: Path) -> Report:
     """Return the overview of several datasets in ``folder``; their own reports are in folders of their names."""
     rows = []
+    num, num_failed, data = 0, 0, {}
     for name, report in measured:
+        num += report.num
+        num_failed += report.level == "FAIL"
+        data[name] = report.to_dict()
         coverage = report if isinstance(report, DiversityReport) else report.init_states
         findings = " ".join(finding.text for finding in report.findings)
         page = Cell(text=name, href=f"{name}/report.html")
@@ -248,14 +250,13 @@ def datasets_report(measured: Sequence[tuple[str, DiversityReport | FirstObserva
         Column("nearest-demonstration distance", "× random", 2),
         Column("findings"),
     ]
-    failed = sum(report.level == "FAIL" for _, report in measured)
     return Report(
         kind="Datasets",
         title=f"{folder}: {len(measured)} datasets",
         headlines=[
-            Headline(label="datasets with the verdict FAIL", value=f"{failed} of {len(measured)}"),
-            Headline(label="demonstrations", value=f"{sum(report.num for _, report in measured):,}"),
+            Headline(label="datasets with the verdict FAIL", value=f"{num_failed} of {len(measured)}"),
+            Headline(label="demonstrations", value=f"{num:,}"),
         ],
         sections=[Section(title="Diversity of the datasets", table=Table(columns=columns, rows=rows))],
-        data={name: report.to_dict() for name, report in measured},
+        data=data,
     )

@@ -24,6 +24,7 @@ from act_kit.reports.evaluation import baseline_rows, rate_headline
 from act_kit.reports.figures import comparison_figure, coverage_figures, success_figures
 from act_kit.reports.report import Cell, Chart, Headline, Report, Section, Table, Video, text_columns
 from act_kit.reports.video import record, video_path
+from act_kit.rollouts.episode import Episode
 from act_kit.sim.render import RenderSettings, find_gl
 from act_kit.sim.tasks import get_task
 
@@ -81,7 +82,6 @@ def record_pair(sides: Sequence[Side], out: Path, config: EvalConfig) -> list[Vi
     Returns:
         The two videos; none if there is no such initial state, or no renderer.
     """
-    first, second = (side.evaluation.outcomes for side in sides)
     (indices,) = np.nonzero(~sides[0].evaluation.successes & sides[1].evaluation.successes)
     if not len(indices):
         return []
@@ -90,7 +90,10 @@ def record_pair(sides: Sequence[Side], out: Path, config: EvalConfig) -> list[Vi
         gl = find_gl(len(sides))
     except RenderError:
         return []
-    paths = {video_path(out, index, outcome): outcome for outcome in (first[index], second[index])}
+    paths: dict[Path, Episode] = {}
+    for side in sides:
+        outcome = side.evaluation.outcomes[index]
+        paths[video_path(out, index, outcome)] = outcome
     settings = RenderSettings(height_px=config.video_size_px, width_px=config.video_size_px)
     with LocalExecutor(len(sides), gl.environment) as executor:
         record(executor, paths, config.video_camera, settings, config.video_fps)
@@ -127,8 +130,8 @@ def demo_report(sides: Sequence[Side], out: Path, pair: Sequence[Video] = ()) ->
             title = f"Episodes of the policy trained from {side.name}, failures first"
             sections.append(Section(title=title, videos=videos, is_half=True))
         folder = side.folder.relative_to(out)
-        links = [f"{folder / name / 'report.html'}" for name in ("data-report", "eval")]
-        pages.append((side.name, Cell(text=links[0], href=links[0]), Cell(text=links[1], href=links[1])))
+        data_page, eval_page = f"{folder}/data-report/report.html", f"{folder}/eval/report.html"
+        pages.append((side.name, Cell(text=data_page, href=data_page), Cell(text=eval_page, href=eval_page)))
     table = Table(columns=text_columns("dataset", "dataset report", "evaluation"), rows=pages)
     sections.append(Section(title="Pages of the stages", table=table))
     return Report(
@@ -142,8 +145,8 @@ def demo_report(sides: Sequence[Side], out: Path, pair: Sequence[Video] = ()) ->
 
 
 def _table(sides: Sequence[Side]) -> Section:
-    first, second = (side.column() for side in sides)
-    rows = [(name, value, second[name]) for name, value in first.items()]
+    first, second = sides[0].column(), sides[1].column()
+    rows = list(zip(first, first.values(), second.values(), strict=True))
     baselines = ", ".join(f"{name.split(',')[0]} {rate}" for name, rate in baseline_rows(sides[0].evaluation)[:3])
     explanation = (
         "The validation loss does not show which policy works: each is measured on held-out demonstrations of its own "

@@ -15,6 +15,7 @@ from act_kit.reports.figures import distance_figure, success_figures
 from act_kit.reports.report import Cell, Chart, Column, Headline, Report, Section, Table, Video, text_columns
 from act_kit.sim.tasks import get_task
 from act_kit.statistics import MacroAverageRate, Rate
+from act_kit.text import name_values
 
 _BASELINES = {
     "expert": "the scripted expert, same initial states",
@@ -50,12 +51,11 @@ def provenance_rows(summary: Mapping[str, Any], commands: Sequence[str]) -> list
         if summary["chunking"]["temporal_ensemble"]:
             actions = "every step, ensembled"
         policy = [("policy", f"step {summary['policy_step']}, executing {actions}")]
-    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     return [
         *policy,
         ("data", "; ".join(commands)),
         ("horizon", f"{summary['horizon']} steps"),
-        ("versions", versions),
+        ("versions", name_values(summary["versions"])),
     ]
 
 
@@ -64,7 +64,7 @@ def evaluation_report(
 ) -> Report:
     """Return the report of the evaluation of one task; ``videos`` are the paths of the videos, by episode."""
     summary = summarize(evaluation)
-    expert = [rate_headline(name, rate) for name, rate in baseline_rows(evaluation) if "expert" in name]
+    expert = evaluation.baselines.get("expert")
     sections = [
         _maps(evaluation),
         _results(evaluation, summary),
@@ -94,7 +94,7 @@ def evaluation_report(
                 value=f"{evaluation.mean_distance('final'):.3f} {summary['distance_unit']}",
                 detail=f"from {evaluation.mean_distance('initial'):.3f} {summary['distance_unit']}",
             ),
-            *expert,
+            *([rate_headline(_BASELINES["expert"], expert)] if expert else []),
         ],
         sections=sections,
         provenance=provenance_rows(summary, [summary["dataset"]["command"]]),
@@ -133,13 +133,13 @@ def _results(evaluation: Evaluation, summary: Mapping[str, Any]) -> Section:
 
 def _stages(evaluation: Evaluation) -> Section:
     num = len(evaluation.episodes)
-    rows = []
+    rows, meanings = [], []
     for stage, count in evaluation.stage_counts.items():
         share = Cell(text=f"{100 * count / num:.0f} %", share=count / num, title=MEANINGS[stage])
         rows.append((stage, share, f"{count}/{num}"))
+        meanings.append(f"{stage}: {MEANINGS[stage]}.")
     table = Table(columns=[Column("stage"), Column("episodes that reached it"), Column("", digits=0)], rows=rows)
-    meanings = " ".join(f"{stage}: {MEANINGS[stage]}." for stage in evaluation.stage_counts)
-    explanation = f"Number of episodes that reached each stage or a later one. {meanings}"
+    explanation = f"Number of episodes that reached each stage or a later one. {' '.join(meanings)}"
     return Section(title="Stages reached", table=table, explanation=explanation, is_half=True, in_terminal=True)
 
 
@@ -224,7 +224,7 @@ def _episodes(evaluation: Evaluation, videos: Mapping[int, Path]) -> Section:
             episode.distance_to_nearest_demo,
             episode.largest_z,
             100 * episode.clip_fraction,
-            " ".join(f"{x:.3f}" for x in evaluation.init_states[i]),
+            " ".join(map("{:.3f}".format, evaluation.init_states[i])),
         ]
         if videos:
             row.append(Cell(text="▶ video", href=f"#video-{i}") if i in videos else "")

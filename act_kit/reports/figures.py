@@ -45,7 +45,7 @@ def draw_plane(axes: Axes, task: Task, plane: Plane) -> None:
         axes.set_yticks([])
 
 
-def place(rand_vecs: np.ndarray, plane: Plane) -> tuple[np.ndarray, np.ndarray]:
+def map_coordinates(rand_vecs: np.ndarray, plane: Plane) -> tuple[np.ndarray, np.ndarray]:
     """Return the map coordinates of initial states (N, D); with one dimension, the second coordinate is random."""
     x, y = plane
     jitter = np.random.default_rng(0).uniform(0, 1, len(rand_vecs))
@@ -87,17 +87,17 @@ def coverage_figures(
         figure = new_figure()
         (axes,) = figure.axes
         draw_plane(axes, task, plane)
-        axes.scatter(*place(evaluated, plane), s=10, color=GRAY, linewidths=0, label="evaluated")
+        axes.scatter(*map_coordinates(evaluated, plane), s=10, color=GRAY, linewidths=0, label="evaluated")
         for i, name in enumerate(names):
             color, marker = _SOURCE_STYLES[min(i, len(_SOURCE_STYLES) - 1)]
-            points = place(finite[inside & (source_N == name)], plane)
+            points = map_coordinates(finite[inside & (source_N == name)], plane)
             label = name[:_MAX_LABEL_LENGTH]
             axes.scatter(*points, s=24, color=color, marker=marker, linewidths=0, alpha=0.85, label=label)
         if len(failed):
-            axes.scatter(*place(failed, plane), s=30, color=RED, marker="x", label="failed attempts")
+            axes.scatter(*map_coordinates(failed, plane), s=30, color=RED, marker="x", label="failed attempts")
         if len(outside):
             label = "out of distribution"
-            axes.scatter(*place(outside, plane), s=26, color=ORANGE, marker="s", linewidths=0, label=label)
+            axes.scatter(*map_coordinates(outside, plane), s=26, color=ORANGE, marker="s", linewidths=0, label=label)
         add_legend(figure)
         figures.append(figure)
     return figures
@@ -123,10 +123,10 @@ def scaling_figure(scaling: Sequence[ScalingPoint], num: int) -> Figure:
     """Draw the distance to the nearest demonstration over the number of demonstrations."""
     figure = new_figure()
     (axes,) = figure.axes
-    nums = [point.num for point in scaling]
-    nearest = np.array([(point.nearest_random, point.nearest) for point in scaling])
-    axes.plot(nums, 100 * nearest[:, 0], color=GRAY, linewidth=5, label="random initial states")
-    axes.plot(nums, 100 * nearest[:, 1], color=BLUE, marker="o", label="this dataset")
+    points = np.array([(point.num, point.nearest_random, point.nearest) for point in scaling])
+    nums, nearest_random, nearest = points[:, 0].astype(int), points[:, 1], points[:, 2]
+    axes.plot(nums, 100 * nearest_random, color=GRAY, linewidth=5, label="random initial states")
+    axes.plot(nums, 100 * nearest, color=BLUE, marker="o", label="this dataset")
     axes.axvline(num, color=ORANGE, linestyle=":", label="current size")
     axes.set_xscale("log", base=2)
     axes.set_xticks(nums, list(map(str, nums)))
@@ -143,12 +143,13 @@ def draw_success(axes: Axes, evaluation: Evaluation, plane: Plane) -> None:
     draw_plane(axes, task, plane)
     if evaluation.init_state_set.kind == "ood":
         _draw_reset_box(axes, task, plane)
-    demonstrated = place(evaluation.demonstrated, plane)
+    demonstrated = map_coordinates(evaluation.demonstrated, plane)
     axes.scatter(*demonstrated, s=40, color=GRAY, marker="+", label="demonstrated")
     if succeeded.any():
-        axes.scatter(*place(rand_vecs[succeeded], plane), s=22, color=GREEN, linewidths=0, label="success")
+        axes.scatter(*map_coordinates(rand_vecs[succeeded], plane), s=22, color=GREEN, linewidths=0, label="success")
     if not succeeded.all():
-        axes.scatter(*place(rand_vecs[~succeeded], plane), s=22, color=RED, marker="x", linewidths=1.3, label="failure")
+        failed = map_coordinates(rand_vecs[~succeeded], plane)
+        axes.scatter(*failed, s=22, color=RED, marker="x", linewidths=1.3, label="failure")
 
 
 def success_figures(evaluation: Evaluation) -> list[Figure]:
@@ -223,7 +224,7 @@ def _heat_figure(evaluation: Evaluation) -> Figure:
         patch.set_label("" if result in labeled else result)
         axes.add_patch(patch)
         labeled.add(result)
-    demonstrated = place(evaluation.demonstrated, plane)
+    demonstrated = map_coordinates(evaluation.demonstrated, plane)
     axes.scatter(*demonstrated, s=30, color="black", marker="+", linewidths=0.8, label="demonstrated")
     add_legend(figure)
     return figure
@@ -233,9 +234,9 @@ def distance_figure(bins: Sequence[Bin]) -> Figure:
     """Draw the success rate over the distance to the nearest demonstration, with intervals."""
     figure = new_figure()
     (axes,) = figure.axes
-    ranges = np.array([(each.low, each.high) for each in bins])
-    center, value = ranges.mean(axis=1), np.array([each.rate.value for each in bins])
-    intervals = np.array([each.rate.interval for each in bins])
+    points = np.array([(each.low, each.high, each.rate.value, *each.rate.interval) for each in bins])
+    ranges, value, intervals = points[:, :2], points[:, 2], points[:, 3:]
+    center = ranges.mean(axis=1)
     xerr, yerr = np.abs(ranges.T - center), 100 * np.abs(intervals.T - value)
     axes.errorbar(center, 100 * value, xerr=xerr, yerr=yerr, fmt="o", color=BLUE, ms=5, lw=1.2)
     axes.set_ylim(-5, 105)

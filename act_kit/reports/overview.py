@@ -9,8 +9,9 @@ from typing import Any
 from act_kit.eval import files
 from act_kit.eval.results import Evaluation, group_by_difficulty, mean_rates, summarize_all
 from act_kit.reports.evaluation import provenance_rows, rate_headline
-from act_kit.reports.report import Cell, Column, Level, Report, Section, Table
+from act_kit.reports.report import Cell, Column, Headline, Level, Report, Section, Table
 from act_kit.sim.tasks import get_task
+from act_kit.text import name_values
 
 _COLUMNS = (
     Column("task"),
@@ -38,7 +39,7 @@ def task_rows(evaluations: Sequence[Evaluation]) -> list[tuple[Any, ...]]:
         task = get_task(evaluation.task)
         page = Cell(text=task.name, href=f"{task.name}/report.html")
         distance = f"{evaluation.mean_distance('final'):.3f} {task.unit}"
-        failures = ", ".join(f"{mode} {count}" for mode, count in evaluation.failures.items())
+        failures = name_values(evaluation.failures)
         expert = evaluation.baselines.get("expert", "not measured")
         rows.append((page, task.group, evaluation.success, evaluation.success_at_end, distance, expert, failures))
     return rows
@@ -63,12 +64,16 @@ def overview_report(evaluations: Sequence[Evaluation]) -> Report:
     for evaluation in evaluations:
         if evaluation.interpretation:
             verdicts.append(("FAIL", f"{evaluation.task}: {evaluation.interpretation}"))
+    headlines: list[Headline] = []
+    for name, mean in means.items():
+        if mean:
+            headlines.append(rate_headline(names[name], mean))
     title = overview_title(evaluations)
     return Report(
         kind="Evaluation of several tasks",
         title=title,
         verdicts=verdicts,
-        headlines=[rate_headline(names[name], mean) for name, mean in means.items() if mean],
+        headlines=headlines,
         sections=[
             Section(
                 title="Tasks",

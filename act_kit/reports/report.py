@@ -224,8 +224,9 @@ class Report:
     data: Any = field(default=None, repr=False)
 
     def print(self) -> None:
-        """Print the tables, the warnings, the notes and the verdicts to the terminal."""
+        """Print the title, the tables, the warnings, the notes and the verdicts to the terminal."""
         console = Console(highlight=False)
+        console.print(Text(self.title, style="bold"), soft_wrap=True)
         for section in self.sections:
             if section.in_terminal and section.table:
                 console.print(replace(section.table, title=section.title))

@@ -16,11 +16,11 @@ from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import CONTROL_HZ, get_task
 
 
-def choose(outcomes: Sequence[Sequence[Episode]], num: int) -> list[list[int]]:
-    """Choose ``num`` episodes of one or several sets to show: failures first, in turn from each set.
+def select_episodes(outcomes: Sequence[Sequence[Episode]], num: int) -> list[list[int]]:
+    """Select ``num`` episodes of one or several sets to show: failures first, in turn from each set.
 
     Returns:
-        Indices of the chosen episodes, by set.
+        Indices of the selected episodes, by set.
     """
     order: list[tuple[bool, int, int, int]] = []
     for s, outcomes_of_set in enumerate(outcomes):

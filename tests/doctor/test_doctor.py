@@ -432,7 +432,7 @@ def test_the_retraining_command_keeps_the_configuration(images_store: EpisodeSto
     run = tmp_path / "a run's [1]"
     config = make_run(run, [images_store.path], ["policy=act_image_small", "trainer.lr=2e-4"], {})
     (tmp_path / "a run's [1]-2").mkdir()
-    again, flags = retraining(RunCase(run, 1).train_again)
+    again, flags = retraining(RunCase(run, 1).train_with({}))
     assert again == config
     assert flags == {"--data": [str(images_store.path)], "--out": [str(tmp_path / "a run's [1]-3")]}
 
@@ -441,7 +441,7 @@ def test_the_retraining_command_of_a_seed_has_its_own_folder(reach_store: Episod
     run = tmp_path / "five" / "seed-3"
     make_run(run, [reach_store.path], [], {"trainer.seed": 3})
     write_json(tmp_path / "five" / SEEDS, {})
-    _, flags = retraining(RunCase(run, 1).train_again)
+    _, flags = retraining(RunCase(run, 1).train_with({}))
     assert flags["--out"] == [str(tmp_path / "five-seed-3-2")]
 
 

@@ -31,7 +31,7 @@ from act_kit.overrides import compose
 from act_kit.policies.policy import Policy
 from act_kit.reports.evaluation import write_results
 from act_kit.reports.overview import mean_rows, overview_title, task_rows, write_overview
-from act_kit.reports.video import choose
+from act_kit.reports.video import select_episodes
 from act_kit.rollouts.episode import Episode
 from act_kit.rollouts.rollout import RolloutFunction, RolloutPool
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution, stack
@@ -345,12 +345,12 @@ def test_selection_reports_success_per_task(two_tasks: Policy) -> None:
 def test_videos_show_failures_first() -> None:
     init_states = InitialStateDistribution("reach-v3").sample(5, seed=0, stream="evaluate")
     outcomes = [outcome(i not in (1, 3), init_state) for i, init_state in enumerate(init_states)]
-    assert choose([outcomes], 3) == [[1, 3, 0]]
+    assert select_episodes([outcomes], 3) == [[1, 3, 0]]
     good = [outcome(True, init_state) for init_state in init_states]
     bad = [outcome(False, init_state) for init_state in init_states]
-    assert choose([good, outcomes, bad], 3) == [[], [1, 3], [0]]
-    assert choose([outcomes, bad, bad], 4) == [[1, 3], [0], [0]]
-    assert choose([outcomes[:1], good], 9) == [[0], [0, 1, 2, 3, 4]]
+    assert select_episodes([good, outcomes, bad], 3) == [[], [1, 3], [0]]
+    assert select_episodes([outcomes, bad, bad], 4) == [[1, 3], [0], [0]]
+    assert select_episodes([outcomes[:1], good], 9) == [[0], [0, 1, 2, 3, 4]]
 
 
 def evaluation_of(task: str, successes: int, num: int, *, expert: bool = True) -> Evaluation:

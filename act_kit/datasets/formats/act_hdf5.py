@@ -9,6 +9,7 @@ ignore.
 
 from __future__ import annotations
 
+import fnmatch
 import io
 import math
 import os
@@ -195,8 +196,8 @@ def _folder_notes(path: Path, files: Sequence[Path]) -> Iterator[str]:
         if (path.parent / SIDECAR).is_file():
             yield f"{path.parent / SIDECAR} is for the whole folder and is not read: to use it, convert {path.parent}"
         return
-    others = set(os.listdir(path)) - {SIDECAR, *(file.name for file in files)}
-    hidden = sorted(name for name in others if name.startswith("."))
+    others = set(os.listdir(path)).difference([SIDECAR], map(os.path.basename, files))
+    hidden = sorted(fnmatch.filter(others, ".*"))
     if hidden:
         yield f"{len(hidden)} hidden files are ignored: {some(hidden)}"
     rest = sorted(others.difference(hidden))

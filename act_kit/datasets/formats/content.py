@@ -212,8 +212,11 @@ def _is_name(text: str) -> bool:
 
 def _frame_sizes(layout: Layout) -> dict[str, tuple[int, ...]]:
     """Return the height and the width of the frames of each camera."""
-    images = [name for name in layout if name.startswith(IMAGES)]
-    return {name.removeprefix(IMAGES): layout[name][0][1:3] for name in images}
+    sizes: dict[str, tuple[int, ...]] = {}
+    for name, (shape, _) in layout.items():
+        if name.startswith(IMAGES):
+            sizes[name.removeprefix(IMAGES)] = shape[1:3]
+    return sizes
 
 
 def some(names: Iterable[str], most: int = 8) -> str:
@@ -251,10 +254,14 @@ def check_layout(where: str, layout: Layout, like: Layout) -> None:
     for name, (shape, _) in layout.items():
         if shape[0] != num_steps:
             raise DatasetError(f"{where}: {name} has {shape[0]} steps, the actions have {num_steps}.")
-    shapes = {name: shape[1:] for name, (shape, _) in layout.items()}
-    expected = {name: shape[1:] for name, (shape, _) in like.items()}
+    shapes, expected = _row_shapes(layout), _row_shapes(like)
     if shapes != expected:
         raise DatasetError(f"{where} has {shapes}, the first episode {expected}: all must have the same arrays.")
+
+
+def _row_shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
+    """Return the shape of one step of every array."""
+    return {name: shape[1:] for name, (shape, _) in layout.items()}
 
 
 def check_content(folder: Path, content: Content, layout: Layout, num_episodes: int) -> None:

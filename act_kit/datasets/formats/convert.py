@@ -134,7 +134,7 @@ def _with_progress(content: Content, on_progress: Callable[[int, int], None]) ->
 def _hash_files(path: Path) -> str:
     """Return the SHA-256 of the names and contents of all files at ``path``."""
     digest = hashlib.sha256()
-    for file in sorted(file for file in (path, *path.rglob("*")) if file.is_file()):
+    for file in sorted(filter(Path.is_file, (path, *path.rglob("*")))):
         digest.update(str(file.relative_to(path)).encode())
         with file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())

@@ -146,8 +146,11 @@ def _missing_chunk_notes(arrays: Arrays, num_steps: int, *, is_export: bool) -> 
         DatasetError: Missing chunks mean damage: act_kit wrote the file and writes every chunk, no fill value is
             declared, or no chunk is stored at all.
     """
-    counts = {name: array.count_chunks(num_steps) for name, array in arrays.items()}
-    has_any = any(num_stored for num_stored, _ in counts.values())
+    counts: dict[str, tuple[int, int]] = {}
+    has_any = False
+    for name, array in arrays.items():
+        counts[name] = array.count_chunks(num_steps)
+        has_any = has_any or counts[name][0] > 0
     notes = []
     for name, (num_stored, num) in counts.items():
         array = arrays[name]
@@ -163,13 +166,18 @@ def _missing_chunk_notes(arrays: Arrays, num_steps: int, *, is_export: bool) -> 
 
 
 def _trailing_step_notes(arrays: Arrays, num_steps: int) -> list[str]:
-    counts = [array.shape[0] - num_steps for array in arrays.values()]
-    if not any(counts):
+    counts = dict.fromkeys(arrays, 0)
+    trailing: list[str] = []
+    for name, array in arrays.items():
+        counts[name] = array.shape[0] - num_steps
+        if counts[name]:
+            trailing.append(f"{counts[name]} of {name}")
+    if not trailing:
         return []
     where = f"after the last episode's end, step {num_steps}, are ignored"
-    if min(counts) == max(counts):
-        return [f"{counts[0]} steps {where}"]
-    return [f"steps {where}: {some(f'{num} of {name}' for name, num in zip(arrays, counts, strict=True) if num)}"]
+    if len(set(counts.values())) == 1:
+        return [f"{max(counts.values())} steps {where}"]
+    return [f"steps {where}: {some(trailing)}"]
 
 
 def _ignored_notes(arrays: Arrays, elsewhere: Sequence[str], files: ZarrFiles) -> list[str]:

@@ -91,7 +91,8 @@ def write(path: Path, content: Content) -> list[str]:
                 episode |= {f"videos/{key}/{name}": value for name, value in video.items()}
             for key, values_of in stats.items():
                 episode_stats.setdefault(key, []).append(values_of)
-                episode |= {f"stats/{key}/{name}": value.tolist() for name, value in values_of.items()}
+                for statistic, array in values_of.items():
+                    episode[f"stats/{key}/{statistic}"] = array.tolist()
             episodes.append(episode)
             begin += len(recording)
     finally:

@@ -44,18 +44,19 @@ class ZarrFiles:
     def __init__(self, path: Path, marker: str) -> None:
         """Open the group at ``path``, which contains an array ``marker``."""
         self.path = path
-        sizes: dict[str, int] = {}
+        visible: dict[str, int] = {}
         if path.is_file():
             archive = zipfile.ZipFile(path)
             for entry in archive.infolist():
                 if not entry.is_dir():
-                    sizes[entry.filename] = entry.file_size
+                    visible[entry.filename] = entry.file_size
         else:
-            for file in path.rglob("*"):
-                if file.is_file():
-                    sizes[str(file.relative_to(path))] = file.stat().st_size
-        visible = {name: size for name, size in sizes.items() if not _HIDDEN.search(name)}
-        self.num_hidden = len(sizes) - len(visible)
+            for file in filter(Path.is_file, path.rglob("*")):
+                visible[str(file.relative_to(path))] = file.stat().st_size
+        hidden = list(filter(_HIDDEN.search, visible))
+        for name in hidden:
+            del visible[name]
+        self.num_hidden = len(hidden)
         self._sizes = visible
         self._read: Callable[[str], bytes] = lambda name: (path / name).read_bytes()
         if path.is_file():
