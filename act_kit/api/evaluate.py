@@ -146,12 +146,17 @@ def evaluate_tasks(
                 write_overview(evaluations, fresh)
     evaluations = [replace(each, folder=out / name) for each, name in zip(evaluations, names, strict=True)]
     if isinstance(agent, Policy) and agent.folder:
-        record_evaluation(agent.folder, out)
-        train_config = config_of(agent.folder)
-        if train_config and train_config["wandb_project"]:
-            for evaluation in evaluations:
-                log_evaluation(agent.folder.parents[1], train_config["wandb_project"], evaluation.folder)
+        _record_in_run(agent.folder, out, evaluations)
     return evaluations
+
+
+def _record_in_run(checkpoint: Path, out: Path, evaluations: Sequence[Evaluation]) -> None:
+    """Record an evaluation in the run of a checkpoint, and log it to the run's Weights & Biases project, if any."""
+    record_evaluation(checkpoint, out)
+    train_config = config_of(checkpoint)
+    if train_config and train_config["wandb_project"]:
+        for evaluation in evaluations:
+            log_evaluation(checkpoint.parents[1], train_config["wandb_project"], evaluation.folder)
 
 
 def choose_init_states(

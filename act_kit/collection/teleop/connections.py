@@ -141,10 +141,12 @@ class Client:
         self._wake = asyncio.Event()
 
     def put(self, kind: str, message: str | bytes) -> None:
+        """Queue a message; it replaces one of its kind that was not sent yet."""
         self._messages[kind] = message
         self._wake.set()
 
     def put_frame(self, frame: bytes) -> None:
+        """Queue an image, which a spectator who joins later is sent first."""
         self.last_frame = frame
         self.put("frame", frame)
 
@@ -154,6 +156,7 @@ class Client:
         self._wake.set()
 
     async def send_until_closed(self) -> None:
+        """Send the queued messages until the connection ends."""
         with suppress(WebSocketDisconnect, RuntimeError):
             while True:
                 await self._wake.wait()
