@@ -112,7 +112,7 @@ def check_collection(cluster: SimpleNamespace, folder: Path) -> None:
 
     def disturb(progress: Progress) -> None:
         if progress.num_attempts == 5:
-            kill_process("attempt")
+            kill_process("run_attempt")
         if progress.num_attempts == 15:
             cluster.remove_node()
         num_attempts.append(progress.num_attempts)
