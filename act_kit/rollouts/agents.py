@@ -88,7 +88,7 @@ class ExpertAgent(Agent):
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
         actions = [self._row_experts[int(row)].act(state) for row, state in zip(rows, states, strict=True)]
-        return np.stack(actions)[:, None]
+        return np.array(actions)[:, None]
 
 
 class ZeroActionAgent(Agent):

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from act_kit.rollouts.episode import Episode
-from act_kit.sim.engine import NO_STEPS, StepBatch, concatenate
+from act_kit.sim.engine import NO_STEPS, StepBatch, clip_actions, concatenate
 from act_kit.sim.initial_states import InitialState
-from act_kit.sim.simulator import clip_actions
 from act_kit.sim.tasks import ACTION_DIM, HORIZON
-
 
 
 class EpisodeRecorder:
@@ -92,7 +90,7 @@ class EpisodeRecorder:
             attempt=self.attempt,
             initial_distance=self._initial_distance,
             query_steps=np.array(self.query_steps, dtype=np.int64),
-            clip_fraction=np.count_nonzero(np.abs(planned) > 1) / max(1, planned.size),
+            clip_fraction=int((np.abs(planned) > 1).sum()) / max(1, planned.size),
             crash=self.crash,
         )
 

@@ -23,9 +23,9 @@ from act_kit.parallel import Executor
 from act_kit.rollouts.agents import ActionChunks, Agent, as_chunks
 from act_kit.rollouts.episode import Episode
 from act_kit.rollouts.recorder import EpisodeRecorder
+from act_kit.sim.engine import clip_actions
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import CameraViews
-from act_kit.sim.simulator import clip_actions
 from act_kit.sim.tasks import ACTION_DIM, HORIZON
 from act_kit.sim.vector import SimulationFailure, StepResult, VectorSimulator
 
@@ -311,7 +311,7 @@ class _Rollout:
         """Plan for all waiting rows; return the next actions (N, 4) by row, and the rows that the agent ends."""
         rows = sorted(self.waiting)
         states = np.array([self.running[row].state for row in rows])
-        images = np.stack([self.waiting[row] for row in rows]) if self._agent.views else None  # type: ignore[arg-type]
+        images = np.stack([self.waiting[row] for row in rows]) if self._agent.views else None  # type: ignore[misc]
         self.waiting.clear()
         chunks = as_chunks(self._agent.plan(states, np.array(rows), images))
         actions, labels = _check_chunks(self._agent, chunks, len(rows))
@@ -328,11 +328,11 @@ class _Rollout:
 
     def progress(self) -> Progress:
         """Return the progress, with the fractions of the running episodes."""
-        num_steps = sum([recorder.num_steps for recorder in self.running.values()])
-        running_succeeded = sum([recorder.succeeded for recorder in self.running.values()])
-        return Progress(
-            num_episodes=len(self.episodes) + num_steps / HORIZON, num_succeeded=self._num_succeeded + running_succeeded
-        )
+        num_episodes, num_succeeded = float(len(self.episodes)), self._num_succeeded
+        for recorder in self.running.values():
+            num_episodes += recorder.num_steps / HORIZON
+            num_succeeded += recorder.succeeded
+        return Progress(num_episodes=num_episodes, num_succeeded=num_succeeded)
 
 
 def rollout(

@@ -40,9 +40,7 @@ class StepBatch:
         return len(self.success)
 
 
-NO_STEPS = StepBatch(
-    state=np.empty((0, STATE_DIM)), success=np.empty(0, dtype=bool), distance=np.empty(0), reward=None
-)
+NO_STEPS = StepBatch(state=np.empty((0, STATE_DIM)), success=np.empty(0, dtype=bool), distance=np.empty(0), reward=None)
 
 
 def concatenate(batches: Sequence[StepBatch]) -> StepBatch:
@@ -54,6 +52,12 @@ def concatenate(batches: Sequence[StepBatch]) -> StepBatch:
         parts = [getattr(batch, field.name) for batch in batches]
         arrays[field.name] = None if parts[0] is None else np.concatenate(parts)
     return StepBatch(**arrays)
+
+
+def clip_actions(actions: np.ndarray) -> np.ndarray:
+    """Return a copy of actions, clipped to [-1, 1], as float32."""
+    clipped: np.ndarray = np.minimum(np.maximum(actions, -1.0), 1.0).astype(np.float32, copy=False)
+    return clipped
 
 
 @dataclass(frozen=True, kw_only=True)

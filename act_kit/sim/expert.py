@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from act_kit.sim.engine import clip_actions
+
 _warnings_lock = threading.Lock()
 """Lock for the warning filters, which are global to the process and must be restored in reverse order."""
 
@@ -29,4 +31,4 @@ class ScriptedExpert:
             # A copy, because the experts of the door tasks modify the door's position in their input array.
             action = self._policy.get_action(state.copy())
         # Unclipped actions reach 25; a policy trained on them would spend capacity on values that are never executed.
-        return np.clip(np.asarray(action, dtype=np.float32), -1.0, 1.0)
+        return clip_actions(np.asarray(action, dtype=np.float32))

@@ -42,6 +42,7 @@ class _SharedModel:
         self.model: mujoco.MjModel = self.env.model
         self.lock = threading.RLock()
         self.observer = Observer(task, self.model)
+        self.physics_dim = mujoco.mj_stateSize(self.model, PHYSICS)
         self.scratch = mujoco.MjData(self.model)
         self.owner: weakref.ref[FastEngine] | None = None
         self.settled: mujoco.MjData | None = None
@@ -178,7 +179,9 @@ class FastEngine(Engine):
                 return self._step(actions, physics=physics)
             batches: list[StepBatch] = []
             reward = np.empty(len(actions))
-            for t, action in enumerate(actions):  # one at a time, because a reward depends on the physics after its step
+            for t, action in enumerate(
+                actions
+            ):  # one at a time, because a reward depends on the physics after its step
                 batches.append(self._step(action[None], physics=physics))
                 reward[t], _ = self._env.evaluate_state(batches[t].state[0], action)
             return replace(concatenate(batches), reward=reward)
@@ -194,7 +197,7 @@ class FastEngine(Engine):
         recorder, observer = self._recorder, self._observer
         recorder.begin(num)
         grasped = np.zeros(num, dtype=bool)
-        before = np.empty((num, mujoco.mj_stateSize(model, PHYSICS))) if physics else None
+        before = np.empty((num, self._shared.physics_dim)) if physics else None
         for t in range(num):
             if before is not None:
                 mujoco.mj_getState(model, data, before[t], PHYSICS)

@@ -138,17 +138,18 @@ class Recorder:
     def __init__(self, fields: tuple[str, ...], data: mujoco.MjData) -> None:
         self._sources = {name: getattr(data, name) for name in fields}
         self.copies: dict[str, np.ndarray] = {}
-        self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        self._num = -1
 
     def begin(self, num: int) -> None:
-        """Allocate arrays for ``num`` steps, and discard the previous ones."""
-        self.copies = {name: np.empty((num, *source.shape)) for name, source in self._sources.items()}
-        self._pairs = [(self.copies[name], source) for name, source in self._sources.items()]
+        """Discard the previous values, and make room for ``num`` steps; the arrays are reused if they have the size."""
+        if num != self._num:
+            self._num = num
+            self.copies = {name: np.empty((num, *source.shape)) for name, source in self._sources.items()}
 
     def take(self, t: int) -> None:
         """Copy the current values into row ``t``."""
-        for copies, source in self._pairs:
-            copies[t] = source
+        for name, copies in self.copies.items():
+            copies[t] = self._sources[name]
 
 
 class _Address(NamedTuple):

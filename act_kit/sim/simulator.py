@@ -13,7 +13,7 @@ import numpy as np
 from act_kit.arrays import as_array
 from act_kit.config import SimConfig
 from act_kit.errors import InitialStateError
-from act_kit.sim.engine import NO_STEPS, PHYSICS, Engine, EngineState, StepBatch, get_physics
+from act_kit.sim.engine import NO_STEPS, PHYSICS, Engine, EngineState, StepBatch, clip_actions, get_physics
 from act_kit.sim.fast import FastEngine
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.reference import ReferenceEngine
@@ -195,12 +195,6 @@ def as_actions(actions: np.ndarray, what: str = "actions") -> np.ndarray:
     if not (is_plain and np.isfinite(actions).all()):  # true for act_kit's own actions; the full check takes 5 µs
         actions = as_array(actions, what, ("T", ACTION_DIM), fix="actions[None] makes a chunk of one action")
     return clip_actions(actions)
-
-
-def clip_actions(actions: np.ndarray) -> np.ndarray:
-    """Return a copy of actions, clipped to [-1, 1], as float32."""
-    clipped: np.ndarray = np.minimum(np.maximum(actions, -1.0), 1.0).astype(np.float32, copy=False)
-    return clipped
 
 
 def _make_exclusive() -> SingleThreadGuard:

@@ -8,10 +8,10 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -58,8 +58,7 @@ class StepResult:
 _Result: TypeAlias = StepResult | SimulationFailure
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Message:
+class _Message(NamedTuple):
     """Message to a process: the initial state to reset to, or the actions to execute, by row."""
 
     arguments: Mapping[int, InitialState | np.ndarray]
@@ -70,12 +69,12 @@ class _Message:
 class _Rows:
     """Simulators of one process, each created at the first reset of its row to an initial state of its task."""
 
-    def __init__(self, engine: str, views: CameraViews | None) -> None:
+    def __init__(self, engine: str, views: CameraViews | None, seconds: dict[str, float]) -> None:
         self._engine = engine
         self._views = views
         self._simulators: dict[int, Simulator] = {}
         self._first_of_task: dict[str, Simulator] = {}
-        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.seconds = seconds
 
     def execute(self, message: _Message) -> dict[int, _Result]:
         """Execute one message; return the result of each row."""
@@ -114,7 +113,8 @@ class _Rows:
 
 def _serve(engine: str, views: CameraViews | None, connection: Connection) -> None:
     init_worker()
-    rows = _Rows(engine, views)
+    seconds: defaultdict[str, float] = defaultdict(float)
+    rows = _Rows(engine, views, seconds)
     # Reads ahead, so that the sender of the next message does not wait for the result of this one.
     messages: queue.SimpleQueue[_Message | None] = queue.SimpleQueue()
 
@@ -132,15 +132,10 @@ def _serve(engine: str, views: CameraViews | None, connection: Connection) -> No
         except Exception as error:
             results = error
         try:
-            connection.send((results, dict(rows.seconds)))
+            connection.send((results, dict(seconds)))
         except OSError:  # the parent has closed the connection
             return
-        rows.seconds.clear()
-
-
-def _check_row(row: object) -> None:
-    if isinstance(row, bool) or not isinstance(row, int | np.integer) or row < 0:
-        raise ArrayError(f"Row {row!r} of a vector simulator: expected an integer of at least 0.")
+        seconds.clear()
 
 
 class VectorSimulator:
@@ -168,7 +163,7 @@ class VectorSimulator:
         self._num_pending = 0
         self._reset_rows: set[int] = set()
         self._exclusive = SingleThreadGuard("vector simulator", "make one for each thread.")
-        self._local_rows = None if num_workers else _Rows(engine, views)
+        self._local_rows = None if num_workers else _Rows(engine, views, self.seconds)
         self._inbox: deque[_Message] = deque()
         self._workers: list[tuple[Worker, Connection]] = []
         with environment(find_gl(num_workers).environment if num_workers and views else {}):
@@ -192,7 +187,8 @@ class VectorSimulator:
             InitialStateError: A task cannot be reset to its initial state; no row has been reset.
         """
         for row, init_state in init_states.items():
-            _check_row(row)
+            if isinstance(row, bool) or not isinstance(row, int | np.integer) or row < 0:
+                raise ArrayError(f"Row {row!r} of a vector simulator: expected an integer of at least 0.")
             if not isinstance(init_state, InitialState):
                 raise InitialStateError(
                     f"Row {row} cannot be reset to {type(init_state).__name__}: expected an InitialState."
@@ -230,7 +226,7 @@ class VectorSimulator:
             shares.setdefault(row % self.num_workers, {})[row] = argument
         try:
             for worker, share in shares.items():
-                self._workers[worker][1].send(replace(message, arguments=share))
+                self._workers[worker][1].send(message._replace(arguments=share))
                 self._num_pending += 1
         except (EOFError, OSError) as error:
             raise worker_error("simulating", [process for process, _ in self._workers]) from error
@@ -242,8 +238,6 @@ class VectorSimulator:
             if self._local_rows is not None:
                 if self._inbox:
                     results = self._local_rows.execute(self._inbox.popleft())
-                self._add_seconds(self._local_rows.seconds)
-                self._local_rows.seconds.clear()
             elif self._num_pending:
                 for connection in wait([connection for _, connection in self._workers]):
                     results |= self._receive(connection)
@@ -258,12 +252,9 @@ class VectorSimulator:
         self._num_pending -= 1
         if isinstance(results, Exception):
             raise results
-        self._add_seconds(seconds)
-        return results
-
-    def _add_seconds(self, seconds: Mapping[str, float]) -> None:
         for activity, spent in seconds.items():
             self.seconds[activity] += spent
+        return results
 
     def close(self) -> None:
         """Stop the processes."""

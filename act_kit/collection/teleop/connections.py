@@ -1,4 +1,4 @@
-"""Limits on connections to the teleoperation server: their number, duration, data rate and log lines.
+"""Connections to the teleoperation server, with limits on their number, duration, data rate and log lines.
 
 Data that a peer sends or does not read can end its own connection only, without a traceback, and never delays a step.
 """
@@ -10,9 +10,10 @@ import logging
 import socket
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from fastapi import WebSocket, WebSocketDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -115,6 +116,46 @@ class PageProtocol(WebSocketsSansIOProtocol):
         super().shutdown()
         if self.transport.get_write_buffer_size():  # the page does not read: do not wait for it
             self.transport.abort()
+
+
+class Client:
+    """Connected page and its unsent messages, of which a newer one replaces an older one of the same kind."""
+
+    def __init__(self, name: str, socket: WebSocket) -> None:
+        self.name = name
+        self.socket = socket
+        self.last_frame: bytes | None = None
+        self._messages: dict[str, str | bytes] = {}
+        self._close_code = 0
+        self._wake = asyncio.Event()
+
+    def put(self, kind: str, message: str | bytes) -> None:
+        self._messages[kind] = message
+        self._wake.set()
+
+    def put_frame(self, frame: bytes) -> None:
+        self.last_frame = frame
+        self.put("frame", frame)
+
+    def close(self, code: int) -> None:
+        """Close the connection after the message being sent; a page that does not read it is disconnected."""
+        self._close_code = code
+        self._wake.set()
+
+    async def send_until_closed(self) -> None:
+        with suppress(WebSocketDisconnect, RuntimeError):
+            while True:
+                await self._wake.wait()
+                if self._close_code:
+                    await self.socket.close(self._close_code)
+                    return
+                self._wake.clear()
+                messages, self._messages = self._messages, {}
+                for message in messages.values():
+                    if isinstance(message, str):
+                        await self.socket.send_text(message)
+                    else:
+                        await self.socket.send_bytes(message)
 
 
 class _OneLineFilter(logging.Filter):

@@ -21,13 +21,14 @@ from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import uvicorn
-from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, Request, WebSocket
 from fastapi.datastructures import Headers
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
 from act_kit import interrupts
 from act_kit.collection.teleop.connections import (
     MAX_MESSAGE_BYTES,
+    Client,
     PageProtocol,
     RequestProtocol,
     limit_buffers,
@@ -59,46 +60,6 @@ _CLOSE_DELAY_S = 1.0
 _log = logging.getLogger(__name__)
 
 
-class _Client:
-    """Connected page and its unsent messages, of which a newer one replaces an older one of the same kind."""
-
-    def __init__(self, name: str, socket: WebSocket) -> None:
-        self.name = name
-        self.socket = socket
-        self.last_frame: bytes | None = None
-        self._messages: dict[str, str | bytes] = {}
-        self._close_code = 0
-        self._wake = asyncio.Event()
-
-    def put(self, kind: str, message: str | bytes) -> None:
-        self._messages[kind] = message
-        self._wake.set()
-
-    def put_frame(self, frame: bytes) -> None:
-        self.last_frame = frame
-        self.put("frame", frame)
-
-    def close(self, code: int) -> None:
-        """Close the connection after the message being sent; a page that does not read it is disconnected."""
-        self._close_code = code
-        self._wake.set()
-
-    async def send_until_closed(self) -> None:
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            while True:
-                await self._wake.wait()
-                if self._close_code:
-                    await self.socket.close(self._close_code)
-                    return
-                self._wake.clear()
-                messages, self._messages = self._messages, {}
-                for message in messages.values():
-                    if isinstance(message, str):
-                        await self.socket.send_text(message)
-                    else:
-                        await self.socket.send_bytes(message)
-
-
 class Teleop:
     """Teleoperation session and the pages that show it.
 
@@ -114,7 +75,7 @@ class Teleop:
         config = session.config
         self._axes = ground_axes(simulator, config.teleop.cameras[0])
         self._coverage = CoverageMap(get_task(config.task), config.n)
-        self._clients: dict[str, _Client] = {}
+        self._clients: dict[str, Client] = {}
         self._controller: str | None = None
         self._last_message_s = time.monotonic()
         self._is_released = True
@@ -125,7 +86,9 @@ class Teleop:
         self._frame: bytes | None = None
         self._turn = 0
         self._map_json = self._coverage_json()
-        self.app = self._make_app()
+        self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+        self.app.add_api_route("/", self._page, methods=["GET"], response_class=HTMLResponse)
+        self.app.add_api_websocket_route("/ws", self._connect)
 
     # -- time --------------------------------------------------------------------------------------------------------
 
@@ -256,7 +219,7 @@ class Teleop:
 
     # -- messages from the pages -------------------------------------------------------------------------------------
 
-    def _handle_message(self, client: _Client, text: str) -> None:
+    def _handle_message(self, client: Client, text: str) -> None:
         """Process a message from a page; ignore an invalid one, and one that the page may not send."""
         try:
             message = json.loads(text)
@@ -307,12 +270,6 @@ class Teleop:
             client.put("map", self._map_json)
 
     # -- connections -------------------------------------------------------------------------------------------------
-
-    def _make_app(self) -> FastAPI:
-        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-        app.add_api_route("/", self._page, methods=["GET"], response_class=HTMLResponse)
-        app.add_api_websocket_route("/ws", self._connect)
-        return app
 
     def _refusal(self, headers: Headers, token: str, *, origin: bool) -> str:
         """Return the reason for refusing a request, or "" to answer it."""
@@ -371,7 +328,7 @@ class Teleop:
             await socket.close(1008)
             return
         await socket.accept()
-        client = _Client(name, socket)
+        client = Client(name, socket)
         replaced = self._clients.pop(name, None)
         if replaced:  # the same page, reconnected before the drop was noticed
             replaced.close(4001)
