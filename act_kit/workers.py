@@ -59,8 +59,11 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _end_if_importing() -> None:
-    """Exit if this process is a worker that still imports its parent's script, which therefore has no guard."""
+def end_if_importing() -> None:
+    """Exit if this process is a worker that still imports its parent's script, which therefore has no guard.
+
+    A verb calls it first: otherwise it would refuse the output that the same call in the parent process holds.
+    """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         os._exit(_NO_GUARD)
 
@@ -74,7 +77,7 @@ class Worker(SpawnProcess):
         Raises:
             WorkerError: The user's script was read from standard input, so a worker process cannot import it.
         """
-        _end_if_importing()
+        end_if_importing()
         script = getattr(sys.modules["__main__"], "__file__", None)
         if script is not None and not Path(script).exists():
             raise WorkerError(
@@ -107,7 +110,7 @@ class Pool(ProcessPoolExecutor):
     """
 
     def __init__(self, num_workers: int) -> None:
-        _end_if_importing()
+        end_if_importing()
         context = _Context()
         self.workers = context.workers
         super().__init__(num_workers, mp_context=context, initializer=init_worker)

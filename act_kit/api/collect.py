@@ -17,6 +17,7 @@ from act_kit.outputs import locked, prepare_output
 from act_kit.overrides import compose
 from act_kit.preflight import require_datasets, require_free, require_run, require_writable
 from act_kit.processors import num_cpus
+from act_kit.workers import end_if_importing
 
 if TYPE_CHECKING:
     from act_kit.datasets.store import EpisodeStore
@@ -58,6 +59,7 @@ def collect(
     Raises:
         ActKitError: An option is invalid, ``out`` exists, or too many attempts fail.
     """
+    end_if_importing()
     flags = options.by_key(CollectConfig, {"task": task, "n": n, **flags})
     config = compose(CollectConfig, overrides, flags, config)
     datasets = {Path(out) if out else Path("data") / config.task: config}

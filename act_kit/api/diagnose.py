@@ -12,6 +12,7 @@ from act_kit.files import quoted, write_json
 from act_kit.outputs import restore_output
 from act_kit.preflight import kind_of, require_writable
 from act_kit.processors import num_cpus
+from act_kit.workers import end_if_importing
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -68,6 +69,7 @@ def diagnose(target: str | Path | None = None, *, out: str | Path | None = None,
     Raises:
         ActKitError: There is neither a run nor a dataset at ``target``, or ``out`` is a folder.
     """
+    end_if_importing()
     return list(diagnose_each(target, out=out, workers=workers))
 
 

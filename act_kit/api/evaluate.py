@@ -34,6 +34,7 @@ from act_kit.rollouts.agents import Agent
 from act_kit.rollouts.episode import Episode
 from act_kit.sim.render import RenderSettings, find_gl
 from act_kit.training.run import config_of, record_evaluation
+from act_kit.workers import end_if_importing
 
 _HINT = "It holds an evaluation"
 
@@ -80,6 +81,7 @@ def evaluate(
     Raises:
         ActKitError: There is no such policy, task or set of initial states, ``out`` exists, or no renderer works.
     """
+    end_if_importing()
     config = compose(EvalConfig, overrides, options.by_key(EvalConfig, flags), config)
     if isinstance(agent, str | Path):
         agent = Policy.load(agent, device=choose_device(device))

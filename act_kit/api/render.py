@@ -11,6 +11,7 @@ from act_kit.api.progress import OnProgress, Progress, ignore, log
 from act_kit.files import quoted
 from act_kit.preflight import require_datasets, require_writable
 from act_kit.processors import num_cpus
+from act_kit.workers import end_if_importing
 
 if TYPE_CHECKING:
     from act_kit.datasets.store import EpisodeStore
@@ -34,6 +35,7 @@ def render(
     Raises:
         ActKitError: There is no such dataset or camera, no OpenGL library, or too little space.
     """
+    end_if_importing()
     dataset = Path(dataset)
     require_datasets([dataset])
     require_writable(dataset, fix="copy the dataset to a writable folder, and render the copy")

@@ -17,6 +17,7 @@ from act_kit.files import SEEDS, quoted
 from act_kit.outputs import finish_output, locked, require_no_overlap, restore_output
 from act_kit.overrides import compose, given_options
 from act_kit.processors import num_cpus
+from act_kit.workers import end_if_importing
 
 if TYPE_CHECKING:
     from act_kit.datasets.store import EpisodeStore
@@ -57,6 +58,7 @@ def train(
     Raises:
         ActKitError: An option is invalid, ``out`` exists, or the data cannot be trained on.
     """
+    end_if_importing()
     training = Training(
         [Path(data)] if isinstance(data, str | Path) else list(map(Path, data)),
         Path(out) if out else None,
