@@ -179,9 +179,10 @@ class EpisodeStore:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def _array(self, name: str) -> zarr.Array[Any]:
-        array = self.group[name]
-        assert isinstance(array, zarr.Array)
-        return array
+        with as_dataset_error(f"The dataset {self.path} is damaged: {name} cannot be read", "collect it again"):
+            array = self.group[name]
+            assert isinstance(array, zarr.Array), "not an array"
+            return array
 
     def _read(self, name: str) -> np.ndarray:
         with as_dataset_error(f"The dataset {self.path} is damaged: {name} cannot be read", "collect it again"):

@@ -193,3 +193,11 @@ def test_episode_metadata_out_of_range_is_rejected(copy: Path, name: str, value:
     array[1] = value
     with pytest.raises(DatasetError, match=f"meta/{name} is out of range"):
         EpisodeStore.open(copy)
+
+
+def test_an_array_that_is_no_array_any_more_is_named(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    shutil.copytree(reach_store.path, tmp_path / "data")
+    declared = tmp_path / "data" / "data" / "success" / "zarr.json"
+    declared.write_text(declared.read_text(encoding="utf-8").replace('"array"', '"arroy"'), encoding="utf-8")
+    with pytest.raises(DatasetError, match="data/success cannot be read"):
+        _ = EpisodeStore.open(tmp_path / "data").widths
