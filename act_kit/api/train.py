@@ -198,6 +198,7 @@ class Training:
         Ctrl-C stops it between two steps.
         """
         from act_kit.api.rollouts import find_renderer, log_first_plan
+        from act_kit.datasets.store import tasks_of
         from act_kit.eval.selection import make_checkpoint_evaluator
         from act_kit.rollouts.rollout import RolloutPool
         from act_kit.sim.initial_states import InitialStateDistribution
@@ -207,7 +208,7 @@ class Training:
         level = logging.INFO if group.is_first else logging.DEBUG
         engine, num_envs, num_steps = config.sim.engine, config.rollout.num_envs, config.trainer.steps
         init_states = []
-        for task in dict.fromkeys(store.info.task for store in stores):
+        for task in tasks_of(stores):
             distribution = InitialStateDistribution(task)
             init_states += distribution.sample(config.selection.episodes, seed=config.trainer.seed, stream="select")
         num_workers = min(num_workers, len(init_states))

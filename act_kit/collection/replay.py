@@ -32,7 +32,7 @@ class ReplayAgent(Agent):
         self.parent = {
             "path": config.replay.dataset,
             "made_by": store.info.command,
-            "fingerprint": store.fingerprint or store.compute_fingerprint(),
+            "fingerprint": store.content_fingerprint,
         }
 
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:

@@ -207,7 +207,7 @@ def describe(derivation: Derivation) -> DatasetInfo:
     parents: list[dict[str, Any]] = []
     sources = set[str]()
     for part in derivation.parts:
-        info, fingerprint = part.store.info, part.store.fingerprint or part.store.compute_fingerprint()
+        info, fingerprint = part.store.info, part.store.content_fingerprint
         infos.append(info)
         parents.append({"path": str(part.store.path), "made_by": info.command, "fingerprint": fingerprint})
         sources.update(np.array(part.store.sources)[part.episodes].tolist())

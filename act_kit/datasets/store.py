@@ -212,6 +212,11 @@ class EpisodeStore:
         return None if value is None else str(value)
 
     @property
+    def content_fingerprint(self) -> str:
+        """SHA-256 of the content; it is computed while the collection is unfinished."""
+        return self.fingerprint or self.compute_fingerprint()
+
+    @property
     def num_episodes(self) -> int:
         """Number of episodes."""
         return self._committed.num_episodes

@@ -211,7 +211,7 @@ class RunCase:
     @cached_property
     def fingerprints(self) -> list[str]:
         """Fingerprints of the datasets."""
-        return list(map(_fingerprint, self.stores))
+        return [store.content_fingerprint for store in self.stores]
 
     @property
     def trained_on(self) -> list[str]:
@@ -292,7 +292,7 @@ class RunCase:
             IncomparableError: The new demonstrations, made by the scripted expert, differ in kind from the dataset's.
             DatasetError: The policy was not trained on the dataset as it is now, so its held-out episodes are unknown.
         """
-        if _fingerprint(store) not in self.trained_on:
+        if store.content_fingerprint not in self.trained_on:
             raise DatasetError(
                 f"{self.folder} was not trained on {store.path} as it is now, so its held-out episodes are unknown. "
                 "Fix: give the dataset that config.yaml of the run names."
@@ -376,10 +376,6 @@ class RunCase:
     def _share(self, num: int, least: int) -> int:
         """Return the number of episodes per task if ``num`` are divided among all tasks, at least ``least``."""
         return max(least, num // len(self.policy.tasks))
-
-
-def _fingerprint(store: EpisodeStore) -> str:
-    return store.fingerprint or store.compute_fingerprint()
 
 
 def run_checks() -> Checks[RunCase]:

@@ -47,19 +47,6 @@ class FunctionAgent(Agent):
         return actions[:, None] if actions.ndim == 2 else actions
 
 
-def evaluate(
-    agent: Policy | Agent | ActionFunction,
-    init_state_set: InitialStateSet,
-    config: EvalConfig,
-    *,
-    roll: RolloutFunction,
-    on_progress: ProgressFunction = lambda agent_name, progress, num_episodes: None,
-) -> Evaluation:
-    """Evaluate an agent and its baselines on one set of initial states; see :func:`evaluate_all`."""
-    (evaluation,) = evaluate_all(agent, [init_state_set], config, roll=roll, on_progress=on_progress)
-    return evaluation
-
-
 def evaluate_all(
     agent: Policy | Agent | ActionFunction,
     init_state_sets: Sequence[InitialStateSet],

@@ -17,7 +17,7 @@ from typing import Any
 from act_kit import options
 from act_kit.config import TrainConfig
 from act_kit.datasets.frames import find_images
-from act_kit.datasets.store import EpisodeStore
+from act_kit.datasets.store import EpisodeStore, tasks_of
 from act_kit.diversity.first_observations import measure_dataset
 from act_kit.errors import CheckpointError, ConfigError, DamagedFileError, DatasetError
 from act_kit.files import SEEDS, next_free_path, quoted, read_json, read_text, read_yaml, write_text
@@ -51,7 +51,7 @@ def check_files(config: TrainConfig, stores: Sequence[EpisodeStore]) -> None:
     """
     if config.policy.cameras:
         find_images(stores, config.policy.cameras)
-    tasks = tuple(dict.fromkeys(store.info.task for store in stores))
+    tasks = tasks_of(stores)
     if config.policy.task_embeddings:
         load_task_embeddings(Path(config.policy.task_embeddings), tasks)
     if config.policy.backbone_weights:
@@ -133,7 +133,7 @@ def _check_moved(run: Path, data: Sequence[Path]) -> None:
         raise CheckpointError(f"{run}: its last checkpoint is damaged: {error!r}. Fix: act train") from error
     for path in data:
         store = EpisodeStore.open(path)
-        found.append(store.fingerprint or store.compute_fingerprint())
+        found.append(store.content_fingerprint)
     if trained_on != found:
         raise CheckpointError(
             f"{run} was trained on other data than {', '.join(map(str, data))}: the fingerprints differ. It was "

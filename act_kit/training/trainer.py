@@ -76,7 +76,7 @@ def rollout_steps(steps: int, rollouts: int) -> list[int]:
 def _describe(store: EpisodeStore) -> TrainingDataset:
     return TrainingDataset(
         task=store.info.task,
-        fingerprint=store.fingerprint or store.compute_fingerprint(),
+        fingerprint=store.content_fingerprint,
         command=store.info.command,
         init_states=store.recorded_init_states,
     )

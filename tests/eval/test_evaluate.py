@@ -16,7 +16,7 @@ import pytest
 from act_kit.config import EvalConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError, DatasetError, InitialStateError
-from act_kit.eval.evaluate import evaluate, evaluate_all
+from act_kit.eval.evaluate import evaluate_all
 from act_kit.eval.files import read_evaluations, write_evaluation
 from act_kit.eval.init_state_sets import (
     InitialStateSet,
@@ -66,7 +66,7 @@ def evaluation(tiny_run: Path, rollouts: dict[str, list[Episode]]) -> Evaluation
     policy = Policy.load(tiny_run)
     (init_state_set,) = init_state_sets_from("test", policy.metadata, CONFIG)
     with RolloutPool(1) as roll:
-        return evaluate(policy, init_state_set, CONFIG, roll=recording(roll, rollouts))
+        return evaluate_all(policy, [init_state_set], CONFIG, roll=recording(roll, rollouts))[0]
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_near_copies_of_demonstrated_states_are_refused(task: str, moved_m: floa
 
 def test_initial_states_of_an_untrained_task_are_refused(tiny_policy: Policy) -> None:
     with RolloutPool(1) as roll, pytest.raises(InitialStateError, match=r"trained on reach-v3; .* is of push-v3"):
-        evaluate(tiny_policy, make_init_state_set("push-v3", "test", 2, 0, []), CONFIG, roll=roll)
+        evaluate_all(tiny_policy, [make_init_state_set("push-v3", "test", 2, 0, [])], CONFIG, roll=roll)[0]
 
 
 def test_disjointness_is_checked_per_task(two_tasks: Policy, reach_store: EpisodeStore) -> None:
@@ -176,7 +176,7 @@ def test_disjointness_is_checked_per_task(two_tasks: Policy, reach_store: Episod
     )
     without_baselines = replace(CONFIG, baseline_episodes=0, demonstrated_episodes=0)
     with RolloutPool(1) as roll:
-        assert len(evaluate(two_tasks, as_push, without_baselines, roll=roll).episodes) == 1
+        assert len(evaluate_all(two_tasks, [as_push], without_baselines, roll=roll)[0].episodes) == 1
         as_reach = replace(as_push, task="reach-v3", init_states=(demonstrated,))
         with pytest.raises(
             InitialStateError, match="1 of the 1 evaluation initial states of reach-v3 were demonstrated"
@@ -201,7 +201,7 @@ def test_evaluating_tasks_together_equals_evaluating_each(two_tasks: Policy, tmp
         )
         for init_state_set in init_state_sets:
             rollouts: dict[str, list[Episode]] = {}
-            separate.append(evaluate(two_tasks, init_state_set, config, roll=recording(roll, rollouts)))
+            separate.append(evaluate_all(two_tasks, [init_state_set], config, roll=recording(roll, rollouts))[0])
             for name in AGENTS:
                 separate_rollouts[name] += rollouts[name]
     assert num_episodes == {"policy": 4, "expert": 2, "zero actions": 2, "random": 2, "demonstrated initial states": 2}
@@ -284,8 +284,8 @@ def test_plain_function_is_evaluated_like_a_policy(tmp_path: Path) -> None:
         return np.concatenate([10 * (states[:, -3:] - states[:, :3]), np.zeros((len(states), 1))], axis=1)
 
     with RolloutPool(1) as roll:
-        evaluation = evaluate(towards_goal, init_state_set, CONFIG, roll=roll)
-        chunks = evaluate(lambda states: np.zeros((len(states), 8, 4)), init_state_set, CONFIG, roll=roll)
+        evaluation = evaluate_all(towards_goal, [init_state_set], CONFIG, roll=roll)[0]
+        chunks = evaluate_all(lambda states: np.zeros((len(states), 8, 4)), [init_state_set], CONFIG, roll=roll)[0]
     assert evaluation.success == Rate(3, 3)
     assert chunks.success == Rate(0, 3)
     assert chunks.failures == {"frozen": 3}

@@ -12,7 +12,7 @@ import pytest
 from act_kit.config import EvalConfig
 from act_kit.errors import ConfigError
 from act_kit.eval.distance_to_demos import divide
-from act_kit.eval.evaluate import evaluate, evaluate_all
+from act_kit.eval.evaluate import evaluate_all
 from act_kit.eval.files import write_sweep
 from act_kit.eval.init_state_sets import init_state_sets_from
 from act_kit.eval.requirements import QUANTITIES, Requirement
@@ -152,7 +152,7 @@ def test_lattice_evaluation_is_drawn_as_cells(tiny_policy: Policy) -> None:
     config = replace(CONFIG, episodes=9)
     (init_state_set,) = init_state_sets_from("grid", tiny_policy.metadata, config)
     with RolloutPool(1) as roll:
-        evaluation: Evaluation = evaluate(tiny_policy, init_state_set, config, roll=roll)
+        evaluation: Evaluation = evaluate_all(tiny_policy, [init_state_set], config, roll=roll)[0]
     (figure,) = success_figures(evaluation)
     (axes,) = figure.axes
     assert len(axes.patches) == 9, "one cell per episode"

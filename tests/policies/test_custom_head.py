@@ -14,7 +14,7 @@ from act_kit.config import ACTConfig, EvalConfig, PolicyConfig, TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.doctor.diagnose import examine_run
 from act_kit.errors import CheckpointError, ConfigError
-from act_kit.eval.evaluate import evaluate
+from act_kit.eval.evaluate import evaluate_all
 from act_kit.eval.init_state_sets import init_state_sets_from
 from act_kit.eval.selection import make_checkpoint_evaluator
 from act_kit.metrics import read_metrics, series
@@ -67,7 +67,7 @@ def test_it_is_evaluated(run: Path) -> None:
     policy = Policy.load(run)
     (init_state_set,) = init_state_sets_from("test", policy.metadata, config)
     with RolloutPool(1) as roll:
-        assert evaluate(policy, init_state_set, config, roll=roll).success.num == 3
+        assert evaluate_all(policy, [init_state_set], config, roll=roll)[0].success.num == 3
 
 
 @pytest.mark.e2e
