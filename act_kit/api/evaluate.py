@@ -81,7 +81,6 @@ def evaluate(
     Raises:
         ActKitError: There is no such policy, task or set of initial states, ``out`` exists, or no renderer works.
     """
-    end_if_importing()
     config = compose(EvalConfig, overrides, options.by_key(EvalConfig, flags), config)
     if isinstance(agent, str | Path):
         agent = Policy.load(agent, device=choose_device(device))
@@ -123,6 +122,7 @@ def evaluate_tasks(
 
     With several tasks, ``out`` has a subfolder for each and a page with the means.
     """
+    end_if_importing()
     executor_config = ExecutorConfig(executor=executor, num_workers=workers or num_cpus())
     if out is None and record_video:
         raise ConfigError("record_video=True needs a folder for the videos. Fix: out='FOLDER'")
