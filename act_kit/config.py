@@ -111,7 +111,8 @@ class CollectConfig(Options):
             or replay, the actions of a dataset.
         noise: Standard deviation of the noise on the executed action (DART), in action units: -1 to 1, 0.01 m
             per step.
-        steps_after_success: Steps recorded after the first success, which in some tasks is soon undone.
+        steps_after_success: Steps recorded after the first success, which show a policy how to hold the goal; in some
+            tasks the scripted expert soon undoes its success.
         rewards: Also record Meta-World's dense reward.
         dagger: Options of the demonstrator ``policy``: the policy acts and the scripted expert labels its
             states (DAgger).
@@ -127,7 +128,7 @@ class CollectConfig(Options):
     num_init_states: int = option(0, min=0, flag="--num-init-states")
     demonstrator: str = option("scripted", flag="--demonstrator")
     noise: float = option(0.0, min=0, max=1, flag="--noise")
-    steps_after_success: int = option(10, min=0, max=499)
+    steps_after_success: int = option(100, min=0, max=499)
     rewards: bool = False
     dagger: DaggerConfig = DaggerConfig()
     replay: ReplayConfig = ReplayConfig()
@@ -266,6 +267,9 @@ class ACTConfig(PolicyConfig):
         encoder_layers: Depth of the observation encoder.
         decoder_layers: Depth of the chunk decoder.
         cvae_layers: Depth of the CVAE encoder, used in training only; 0 for a model without a latent.
+        relative_positions: Add the positions of hand, objects and goal relative to each other to the inputs with state.
+        velocities: Add the displacements since the previous frame, of the hand and, in the inputs with state, of the
+            objects.
         latent_dim: Size of the latent z.
         kl_weight: Weight of the KL term in the loss.
         dropout: Dropout probability of every layer, in training.
@@ -284,7 +288,9 @@ class ACTConfig(PolicyConfig):
     num_heads: int = option(4, min=1, max=256)
     encoder_layers: int = option(1, min=1, max=64)
     decoder_layers: int = option(1, min=1, max=64)
-    cvae_layers: int = option(1, min=0, max=64)
+    cvae_layers: int = option(0, min=0, max=64)
+    relative_positions: bool = True
+    velocities: bool = True
     latent_dim: int = option(32, min=1, max=4096)
     kl_weight: float = option(10.0, min=0)
     dropout: float = option(0.0, min=0, below=1)
@@ -320,7 +326,7 @@ class TrainerConfig(Options, group="trainer"):
     """Optimization of the model.
 
     Attributes:
-        steps: Gradient steps; the preset of the policy sets them.
+        steps: Gradient steps; 0 = 75 times the square root of the number of steps in the data.
         batch_size: Chunks per step, over all processes.
         lr: Peak learning rate of AdamW, after a linear warm-up and before a cosine decay to 0.
         warmup_fraction: Fraction of the steps with a rising learning rate.
@@ -330,13 +336,15 @@ class TrainerConfig(Options, group="trainer"):
         ema_decay: Decay of the moving average of the weights that becomes the policy, such as 0.999; 0 = no
             average.
         seed: Seed of the initial weights, the batches, the latent noise and the validation split.
+        max_share_after_success: Largest fraction of each task's samples that begin after the first success of their
+            episode, where the demonstrator holds.
         val_fraction: Fraction of each dataset's episodes kept for validation, at least one episode.
         log_every: Steps between two records of the training losses.
-        validate_every: Steps between two validations; each also saves the checkpoint ``last``.
+        validate_every: Steps between two validations; each also saves the checkpoint ``last``; 0 = a tenth of all.
         stall_timeout_s: Longest duration of a step or rollout before the run is stopped.
     """
 
-    steps: int = option(3500, min=1, flag="--steps")
+    steps: int = option(0, min=0, flag="--steps")
     batch_size: int = option(64, min=1)
     lr: float = option(0.001, above=0)
     warmup_fraction: float = option(0.1, above=0, below=1)
@@ -345,9 +353,10 @@ class TrainerConfig(Options, group="trainer"):
     shift_px: int = option(4, min=0)
     ema_decay: float = option(0.0, min=0, below=1)
     seed: int = option(0, min=0, flag="--seed")
+    max_share_after_success: float = option(0.25, min=0, max=1)
     val_fraction: float = option(0.1, above=0, max=0.5)
     log_every: int = option(50, min=1)
-    validate_every: int = option(350, min=1)
+    validate_every: int = option(0, min=0)
     stall_timeout_s: float = option(600.0, above=0)
 
 

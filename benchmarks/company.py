@@ -54,6 +54,7 @@ def train_when_asked(data: str, overrides: list[str]) -> None:
         [store],
         chunk_size=config.policy.chunk_size,
         val_fraction=config.trainer.val_fraction,
+        max_share_after_success=config.trainer.max_share_after_success,
         seed=0,
         device=cpu,
         images_TCHW3=None,

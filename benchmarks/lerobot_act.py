@@ -146,6 +146,7 @@ def ours(options: argparse.Namespace) -> None:
             stores,
             chunk_size=config.policy.chunk_size,
             val_fraction=0.1,
+            max_share_after_success=1.0,
             seed=0,
             device=device,
             images_TCHW3=frames.images_TCHW3,

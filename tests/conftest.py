@@ -46,12 +46,14 @@ SERIAL = LocalExecutor(1)
 """This process, for what takes a moment."""
 
 TINY = (
+    "policy.cvae_layers=1",
     "policy.dim_model=32",
     "policy.dim_feedforward=64",
     "policy.latent_dim=8",
     "policy.chunk_size=8",
     "chunking.n_action_steps=4",
     "trainer.batch_size=32",
+    "trainer.lr=2e-3",
     "trainer.steps=60",
     "trainer.validate_every=20",
     "trainer.log_every=10",
@@ -64,8 +66,8 @@ IMAGES = ("policy.inputs=image+proprio", "policy.cameras=[corner4]", "policy.bac
 
 
 def make_dataset(path: Path, **flags: object) -> EpisodeStore:
-    """Collect a dataset in this process."""
-    config = compose(CollectConfig, flags={"task": "reach-v3", "n": 10, **flags})
+    """Collect a dataset in this process, of episodes shorter than by default."""
+    config = compose(CollectConfig, flags={"task": "reach-v3", "n": 10, "steps_after_success": 10, **flags})
     return collect(config, path, executor=SERIAL)
 
 

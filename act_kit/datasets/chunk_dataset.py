@@ -52,8 +52,8 @@ class ChunkSampler:
         tasks_T: int64, the task index of each step.
         images_TCHW3: uint8, or None; on the device or on the host, in memory or in a file.
         chunk_size: K.
-        train_steps: int64, the steps of the training episodes, grouped by task.
-        num_per_task: Number of training steps of each task.
+        train_steps: int64, the steps of the training episodes.
+        cumulative_T: float64, the cumulative probabilities of ``train_steps``.
         val_steps: int64, the steps of the validation episodes.
     """
 
@@ -64,7 +64,7 @@ class ChunkSampler:
     images_TCHW3: Tensor | None
     chunk_size: int
     train_steps: Tensor
-    num_per_task: tuple[int, ...]
+    cumulative_T: Tensor
     val_steps: Tensor
 
     @property
@@ -78,14 +78,10 @@ class ChunkSampler:
         return len(self.val_steps)
 
     def sample(self, num: int) -> Tensor:
-        """Sample ``num`` training steps, int64, with equal probability for each task, whatever its number of steps."""
-        device = self.train_steps.device
-        if len(self.num_per_task) == 1:
-            return self.train_steps[torch.randint(len(self.train_steps), (num,), device=device)]
-        sizes = torch.tensor(self.num_per_task, device=device)
-        tasks_B = torch.randint(len(sizes), (num,), device=device)
-        within_B = (torch.rand(num, device=device, dtype=torch.float64) * sizes[tasks_B]).long()
-        return self.train_steps[(sizes.cumsum(0) - sizes)[tasks_B] + within_B]
+        """Sample ``num`` training steps, int64, with their probabilities."""
+        uniform = torch.rand(num, device=self.cumulative_T.device, dtype=torch.float64)
+        indices = torch.searchsorted(self.cumulative_T, uniform * self.cumulative_T[-1], right=True)
+        return self.train_steps[indices.clamp(max=self.num_train - 1)]
 
     def gather(self, steps_B: Tensor) -> Batch:
         """Return the samples that begin at ``steps_B``, int64."""
@@ -108,31 +104,53 @@ def load_chunk_sampler(
     *,
     chunk_size: int,
     val_fraction: float,
+    max_share_after_success: float,
     seed: int,
     device: torch.device,
     images_TCHW3: Tensor | None = None,
 ) -> ChunkSampler:
-    """Load datasets onto ``device`` and split the episodes of each into training and validation."""
+    """Load datasets onto ``device`` and split the episodes of each into training and validation.
+
+    Each task is sampled with equal probability, whatever its number of steps, and in each task the steps after the
+    first success with at most ``max_share_after_success``.
+    """
     steps = _load_steps(stores, device)
     is_val: list[np.ndarray] = []
     for store, (_, val_episodes) in zip(stores, split_stores(stores, val_fraction, seed), strict=True):
         is_val_episode = np.isin(np.arange(store.num_episodes), val_episodes)
         is_val.append(np.repeat(is_val_episode, store.episode_lengths))
     is_val_T = torch.from_numpy(np.concatenate(is_val)).to(device)
-    train_steps: list[Tensor] = []
-    val_steps: list[Tensor] = []
+    is_after_T = torch.from_numpy(np.concatenate(list(map(_is_after_success, stores)))).to(device)
+    weights_T = torch.zeros(len(is_val_T), dtype=torch.float64, device=device)
     for task in range(len(tasks_of(stores))):
-        is_task_T = steps["tasks_T"] == task
-        train_steps.append((is_task_T & ~is_val_T).nonzero()[:, 0])
-        val_steps.append((is_task_T & is_val_T).nonzero()[:, 0])
+        is_train_T = (steps["tasks_T"] == task) & ~is_val_T
+        num_after = int((is_train_T & is_after_T).sum())
+        num_before = int(is_train_T.sum()) - num_after
+        share_after = num_after / (num_before + num_after)
+        if num_before:
+            share_after = min(share_after, max_share_after_success)
+        weights_T[is_train_T & is_after_T] = share_after / max(1, num_after)
+        weights_T[is_train_T & ~is_after_T] = (1 - share_after) / max(1, num_before)
+    train_steps = (~is_val_T).nonzero()[:, 0]
     return ChunkSampler(
         **steps,
         images_TCHW3=images_TCHW3,
         chunk_size=chunk_size,
-        train_steps=torch.cat(train_steps),
-        num_per_task=tuple(map(len, train_steps)),
-        val_steps=torch.cat(val_steps),
+        train_steps=train_steps,
+        cumulative_T=weights_T[train_steps].cumsum(0),
+        val_steps=is_val_T.nonzero()[:, 0],
     )
+
+
+def _is_after_success(store: EpisodeStore) -> np.ndarray:
+    """Return bool (T,): True in the steps after the first success of their episode."""
+    if "success" not in store.fields:
+        return np.zeros(store.num_steps, dtype=bool)
+    is_after: list[np.ndarray] = []
+    for success in store.steps_by_episode("success"):
+        num_successes = np.cumsum(success)
+        is_after.append(num_successes - success > 0)
+    return np.concatenate(is_after)
 
 
 def _load_steps(stores: Sequence[EpisodeStore], device: torch.device) -> dict[str, Tensor]:
@@ -177,7 +195,7 @@ class ChunkDataset(Dataset[dict[str, Tensor]]):
             images_TCHW3=None,
             chunk_size=chunk_size,
             train_steps=no_steps,
-            num_per_task=(),
+            cumulative_T=torch.zeros(0, dtype=torch.float64),
             val_steps=no_steps,
         )
 

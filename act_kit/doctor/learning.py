@@ -18,6 +18,7 @@ from act_kit.doctor.generalization import Gap, evenly, measure_loss
 from act_kit.errors import DatasetError
 from act_kit.files import next_free_path, quoted
 from act_kit.overrides import preset_of
+from act_kit.training.schedule import num_chunks, with_schedule
 
 CHECKS = run_checks()
 
@@ -55,10 +56,11 @@ _AVERAGED = 0.2
 @CHECKS.add("settings far from the preset", "learning", "train with the preset's values, and compare", "config.yaml")
 def settings(case: RunCase) -> Result:
     """Check that a failing policy was not trained with settings far from the preset."""
-    far = far_from_preset(case.config)
+    chunks = num_chunks(case.stores)
+    far = far_from_preset(case.config, chunks)
     if not far:
         return ruled_out("No setting is far from the preset.")
-    _, preset = preset_of(case.config)
+    preset = with_schedule(preset_of(case.config)[1], chunks)
     message = ", ".join(
         f"{key}={options.get(case.config, key):g} (preset: {options.get(preset, key):g})" for key in far
     )
@@ -198,9 +200,12 @@ def _losses(case: RunCase, task: str) -> tuple[float, float]:
     return float(np.mean(losses)), float(min(np.mean(zeros), np.mean(means)))
 
 
-def far_from_preset(config: TrainConfig) -> list[str]:
-    """Return the options so far from their preset that they may cause a low success rate, the farthest first."""
-    _, preset = preset_of(config)
+def far_from_preset(config: TrainConfig, chunks: int) -> list[str]:
+    """Return the options so far from their preset that they may cause a low success rate, the farthest first.
+
+    ``chunks`` is the number of chunks in the data, on which the preset's number of steps depends.
+    """
+    preset = with_schedule(preset_of(config)[1], chunks)
     factors = dict(_FACTORS)
     for name, limits in config.policy.far_factors.items():
         factors[f"policy.{name}"] = limits
@@ -230,7 +235,7 @@ def _with_preset(case: RunCase, keys: Sequence[str]) -> str:
 
 def _train_more(case: RunCase) -> str:
     """Return the command that trains with the preset's values if any setting is far from them, else twice as long."""
-    far = far_from_preset(case.config)
+    far = far_from_preset(case.config, num_chunks(case.stores))
     return _with_preset(case, far) if far else case.train_with({"trainer.steps": 2 * case.config.trainer.steps})
 
 

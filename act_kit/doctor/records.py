@@ -11,7 +11,7 @@ from act_kit.errors import DamagedFileError, did_you_mean
 from act_kit.files import quoted, read_json
 from act_kit.metrics import METRICS, read_metrics, read_tensorboard
 from act_kit.policies.storage import find_checkpoint
-from act_kit.training.trainer import rollout_steps
+from act_kit.training.schedule import rollout_steps
 
 CHECKS = run_checks()
 

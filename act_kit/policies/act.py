@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from act_kit.config import ACTConfig
 from act_kit.metrics import Metric
 from act_kit.policies.chunk_model import ChunkBatch, ChunkModel, Observation, register_model
+from act_kit.policies.state_features import RELATIVE_DIM, VELOCITY_DIM, relative_positions, velocities
 from act_kit.policies.task_embedding import TASK_DIM, TaskEncoder
 from act_kit.policies.vision import ImageEncoder, ResNet18, load_backbone
 from act_kit.sim.tasks import ACTION_DIM
@@ -26,8 +27,7 @@ from act_kit.sim.tasks import ACTION_DIM
 STATE_PARTS = (slice(0, 18), slice(36, 39))
 """Parts of the state that the policy sees: hand, gripper, both objects, and the goal.
 
-The previous frame between them is left out: with it, a policy learns to repeat its last motion, which fits the data and
-fails in closed loop (de Haan et al. 2019, arXiv:1905.11979).
+The previous frame between them enters as velocities only (``policy.velocities``).
 """
 
 PROPRIO_PARTS = (slice(0, 4),)
@@ -61,11 +61,12 @@ class Attention(nn.Module):
     def forward(
         self, tokens_BLD: Tensor, query_BLD: Tensor, key_BLD: Tensor, value_BLD: Tensor, is_pad_BL: Tensor | None = None
     ) -> Tensor:
-        """Return ``LayerNorm(tokens + dropout(attention(query, key, value)))``."""
+        """Return ``LayerNorm(tokens + dropout(attention(query, key, value)))``; one row of queries serves all keys."""
         query, key, value = (
             rearrange(layer(tokens), "b l (h d) -> b h l d", h=self.num_heads)
             for layer, tokens in ((self.query, query_BLD), (self.key, key_BLD), (self.value, value_BLD))
         )
+        query = query.expand(len(key), -1, -1, -1)
         mask = None if is_pad_BL is None else ~is_pad_BL[:, None, None, :]
         dropout = self.dropout.p if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
@@ -132,6 +133,9 @@ class ACT(ChunkModel):
         width = config.dim_model
         self._parts = STATE_PARTS if config.sees_state else PROPRIO_PARTS
         vector_dim = sum(part.stop - part.start for part in self._parts)
+        self._sees_relative = config.relative_positions and config.sees_state
+        vector_dim += RELATIVE_DIM if self._sees_relative else 0
+        vector_dim += VELOCITY_DIM[config.sees_state] if config.velocities else 0
         self.task = TaskEncoder(num_tasks, task_embeddings_NE) if num_tasks > 1 else None
         vector_dim += TASK_DIM if self.task else 0
         if config.sees_images:
@@ -212,6 +216,10 @@ class ACT(ChunkModel):
     def embed(self, observation: Observation) -> Embedded:
         """Embed the observation; the result does not depend on z."""
         parts = [observation.states_BS[:, part] for part in self._parts]
+        if self._sees_relative:
+            parts.append(relative_positions(observation.raw_states_BS))
+        if self.config.velocities:
+            parts.append(velocities(observation.raw_states_BS, objects=self.config.sees_state))
         if self.task is not None:
             parts.append(self.task(observation.tasks_B))
         images = self.vision(observation.images_BCHW3) if self.config.sees_images else None
@@ -243,7 +251,10 @@ class ACT(ChunkModel):
             positions_LD = torch.cat([positions_LD, images[1]])
         for layer in self.encoder:
             memory_BLD = layer(memory_BLD, positions_LD)
-        slots_BKD = torch.zeros_like(self.queries).expand(len(memory_BLD), -1, -1)
+        # Up to the first attention to the memory, the slots are the same for every sample: without dropout, one row is
+        # computed for all of them, which saves a third of the decoder's matrix products.
+        num_rows = len(memory_BLD) if self.training and self.config.dropout else 1
+        slots_BKD = torch.zeros_like(self.queries).expand(num_rows, -1, -1)
         for layer in self.decoder:
             slots_BKD = layer(slots_BKD, self.queries, memory=(memory_BLD, positions_LD))
         actions_BKA: Tensor = self.action_out(slots_BKD)

@@ -25,11 +25,13 @@ class Observation:
 
     Attributes:
         states_BS: float32, normalized.
+        raw_states_BS: float32, as Meta-World returns them.
         tasks_B: int64, index of each row's task among the policy's tasks.
         images_BCHW3: uint8, or None for a policy without images.
     """
 
     states_BS: Tensor
+    raw_states_BS: Tensor
     tasks_B: Tensor
     images_BCHW3: Tensor | None
 

@@ -178,8 +178,10 @@ class Policy:
         with torch.inference_mode():
             for begin in range(0, len(states), size):
                 rows = slice(begin, begin + size)
+                raw_states_BS = self._pad_block(states[rows].astype(np.float32), size)
                 observation = Observation(
-                    states_BS=self.normalizer(self._pad_block(states[rows].astype(np.float32), size)),
+                    states_BS=self.normalizer(raw_states_BS),
+                    raw_states_BS=raw_states_BS,
                     tasks_B=self._pad_block(indices[rows], size),
                     images_BCHW3=None if checked is None else self._pad_block(checked[rows], size),
                 )

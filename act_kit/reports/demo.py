@@ -150,9 +150,9 @@ def _table(sides: Sequence[Side]) -> Section:
     baselines = ", ".join(f"{name.split(',')[0]} {rate}" for name, rate in baseline_rows(sides[0].evaluation)[:3])
     explanation = (
         "The validation loss does not show which policy works: each is measured on held-out demonstrations of its own "
-        "dataset, and one initial state is easy to predict. Demonstrations stop "
-        f"{sides[0].store.info.steps_after_success} steps after their first success, so they do not show a policy how "
-        "to hold the goal: success at the last step is a different measure from success. Baselines on the same initial "
+        "dataset, and one initial state is easy to predict. Demonstrations go on for "
+        f"{sides[0].store.info.steps_after_success} steps after their first success, but episodes are longer: success "
+        "at the last step is a different measure from success. Baselines on the same initial "
         f"states: {baselines}. In brackets: Wilson 95 % intervals."
     )
     table = Table(columns=text_columns("", sides[0].name, sides[1].name), rows=rows)

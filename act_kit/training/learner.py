@@ -10,7 +10,6 @@ Shapes: B batch, C cameras.
 from __future__ import annotations
 
 import copy
-import math
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -32,20 +31,10 @@ from act_kit.policies.vision import random_shift
 from act_kit.sim.tasks import STATE_DIM
 from act_kit.training.distributed import ProcessGroup
 from act_kit.training.profiling import count_flops
+from act_kit.training.schedule import learning_rate
 
 _EMA_WARMUP = 10
 """Warm-up of the moving average: its decay is (1 + n) / (10 + n) at step n, up to ``trainer.ema_decay``."""
-
-
-def learning_rate(step: int, *, steps: int, peak: float, warmup: float) -> float:
-    """Return the learning rate: linear warm-up for a fraction ``warmup`` of the steps, then cosine decay to 0.
-
-    ``step`` counts from 0.
-    """
-    warmup_steps = max(1, round(warmup * steps))
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
 
 
 class Learner:
@@ -184,9 +173,14 @@ class Learner:
         images_BCHW3 = samples.images_BCHW3
         if images_BCHW3 is not None and offsets_BC2 is not None:
             images_BCHW3 = random_shift(images_BCHW3, self.config.trainer.shift_px, offsets_BC2)
-        states_BS = self.normalizer(samples.states_BS)
+        observation = Observation(
+            states_BS=self.normalizer(samples.states_BS),
+            raw_states_BS=samples.states_BS,
+            tasks_B=samples.tasks_B,
+            images_BCHW3=images_BCHW3,
+        )
         return ChunkBatch(
-            observation=Observation(states_BS=states_BS, tasks_B=samples.tasks_B, images_BCHW3=images_BCHW3),
+            observation=observation,
             actions_BKA=samples.actions_BKA,
             is_pad_BK=samples.is_pad_BK,
             num_valid=(~samples.is_pad_BK).sum(),

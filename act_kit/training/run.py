@@ -27,6 +27,7 @@ from act_kit.policies.policy import Policy
 from act_kit.policies.task_embedding import load_task_embeddings
 from act_kit.policies.vision import FrozenBatchNorm2d, ResNet18, load_backbone
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM
+from act_kit.training.schedule import num_chunks, with_schedule
 
 _EVALUATIONS = "evaluations.jsonl"
 
@@ -36,7 +37,9 @@ def create_run(run: Path, data: Sequence[Path], config: TrainConfig, *, overwrit
 
     A folder that it replaces is kept until the run is trained (:func:`~act_kit.outputs.finish_output`).
     """
-    check_files(config, [EpisodeStore.open(path) for path in data])
+    stores = [EpisodeStore.open(path) for path in data]
+    check_files(config, stores)
+    config = with_schedule(config, num_chunks(stores))
     values = {"data": [str(path.resolve()) for path in data], **options.to_dict(config)}
     resume_hint = f"act train --resume --out {quoted(run)} resumes it"
     with new_folder(run, overwrite=overwrite, is_complete=False, hint=resume_hint) as fresh:

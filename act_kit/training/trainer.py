@@ -32,6 +32,7 @@ from act_kit.training.distributed import SINGLE_PROCESS, ProcessGroup
 from act_kit.training.learner import Learner
 from act_kit.training.profiling import measure_peak
 from act_kit.training.run import load_initial
+from act_kit.training.schedule import describe_steps, num_chunks, rollout_steps, with_schedule
 from act_kit.training.watchdog import watchdog
 from act_kit.versions import versions
 
@@ -40,8 +41,8 @@ _SELF_TEST_ROWS = {"state": 32, "images": 4}
 _SLOW_FRACTION = 0.4
 """Fraction of a run's best step rate below which it warns that it is slow."""
 
-_DIVERGED_FACTOR = 10
-"""Multiple of the L1 of predicting zeros above which the training loss counts as diverged."""
+_DIVERGED_L1 = 3.0
+"""L1 above which training counts as diverged. Actions are in [-1, 1], and random weights are off by about 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +69,6 @@ CheckpointEvaluator = Callable[[Policy], SelectionResult]
 """Function that rolls out a policy from the selection initial states."""
 
 
-def rollout_steps(steps: int, rollouts: int) -> list[int]:
-    """Return evenly spaced steps in the second half of training, when policies begin to work, including the last."""
-    return sorted({round(steps * (0.5 + 0.5 * (i + 1) / rollouts)) for i in range(rollouts)})
-
-
 def _describe(store: EpisodeStore) -> TrainingDataset:
     return TrainingDataset(
         task=store.info.task,
@@ -95,6 +91,7 @@ class Trainer:
         device: str = "cpu",
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
+        config = with_schedule(config, num_chunks(stores))
         self.config = config
         self.stores = stores
         self.run = Path(run)
@@ -111,6 +108,7 @@ class Trainer:
             stores,
             chunk_size=config.policy.chunk_size,
             val_fraction=config.trainer.val_fraction,
+            max_share_after_success=config.trainer.max_share_after_success,
             seed=config.trainer.seed,
             device=self.device,
             images_TCHW3=None if self.frames is None else self.frames.images_TCHW3,
@@ -136,7 +134,6 @@ class Trainer:
         self.logger: MetricLogger | None = None
         self._roofline_steps_per_s: float | None = None
         self._best_steps_per_s = 0.0
-        self._zero_action_l1 = float(self.sampler.actions_TA.abs().mean())
         # Weights and both moments of AdamW (and the moving average), for `last`, `best` and the one being written.
         num_bytes = 3 * (4 if config.trainer.ema_decay else 3) * 4 * self.learner.num_parameters
         require_space(self.run, num_bytes, "The checkpoints of this run")
@@ -254,8 +251,8 @@ class Trainer:
         not_finite = [name for name, value in losses.items() if not math.isfinite(value)]
         if not_finite:
             problem = f"{', '.join(not_finite)} not finite"
-        elif l1 > _DIVERGED_FACTOR * self._zero_action_l1:
-            problem = f"an L1 of {l1:.3g}, against {self._zero_action_l1:.3g} for predicting zeros,"
+        elif l1 > _DIVERGED_L1:
+            problem = f"an L1 of {l1:.3g}, of actions in [-1, 1],"
         else:
             return
         raise TrainingError(
@@ -358,7 +355,7 @@ class Trainer:
             f"{tasks}: {model}{inputs} with {self.learner.num_parameters / 1e6:.2f} million parameters, chunks of "
             f"{policy.chunk_size}; {self.sampler.num_train} training and {self.sampler.num_val} validation steps of "
             f"{sum(store.num_episodes for store in self.stores)} demonstrations, on {self.device}{threads}{processes}."
-            f"{frames}"
+            f"{frames} {describe_steps(self.config, num_chunks(self.stores))}."
         )
 
     @property

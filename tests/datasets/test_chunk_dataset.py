@@ -28,7 +28,7 @@ def test_chunks_are_the_following_actions_of_the_same_episode(lengths: list[int]
         images_TCHW3=None,
         chunk_size=chunk_size,
         train_steps=steps,
-        num_per_task=(len(steps),),
+        cumulative_T=(steps + 1).double(),
         val_steps=steps,
     )
     batch = sampler.gather(steps)
@@ -41,8 +41,15 @@ def test_chunks_are_the_following_actions_of_the_same_episode(lengths: list[int]
             assert chunks[step, slot, 0] == min(step + slot, end - 1)
 
 
-def load(*stores: EpisodeStore, seed: int = 0) -> ChunkSampler:
-    return load_chunk_sampler(stores, chunk_size=8, val_fraction=0.2, seed=seed, device=torch.device("cpu"))
+def load(*stores: EpisodeStore, seed: int = 0, max_share_after_success: float = 1.0) -> ChunkSampler:
+    return load_chunk_sampler(
+        stores,
+        chunk_size=8,
+        val_fraction=0.2,
+        max_share_after_success=max_share_after_success,
+        seed=seed,
+        device=torch.device("cpu"),
+    )
 
 
 def test_every_episode_is_in_training_or_in_validation(reach_store: EpisodeStore) -> None:
@@ -73,8 +80,28 @@ def test_datasets_are_concatenated_and_all_tasks_are_sampled_equally_often(
     assert set(sampled.tolist()) == set(sampler.train_steps.tolist())
     assert sampler.gather(sampled).tasks_B.float().mean().item() == pytest.approx(0.5, abs=0.02)
     within = torch.bincount(sampled[sampler.tasks_T[sampled] == 1])[num_reach : num_reach + num_push]
-    expected = 10_000 / sampler.num_per_task[1]
-    assert within[within > 0].float().mean().item() == pytest.approx(expected, rel=0.05)
+    num_push = int((sampler.tasks_T[sampler.train_steps] == 1).sum())
+    assert within[within > 0].float().mean().item() == pytest.approx(10_000 / num_push, rel=0.05)
+
+
+def test_steps_after_the_success_are_sampled_with_a_limited_share(
+    reach_store: EpisodeStore, push_store: EpisodeStore
+) -> None:
+    is_after = []
+    for store in (reach_store, push_store):
+        for success in store.steps_by_episode("success"):
+            is_after.append(np.arange(len(success)) > success.argmax())
+    is_after_T = torch.from_numpy(np.concatenate(is_after))
+    for limit in (1.0, 0.1, 0.0):
+        sampler = load(reach_store, push_store, max_share_after_success=limit)
+        torch.manual_seed(0)
+        sampled = sampler.sample(20_000)
+        assert sampler.tasks_T[sampled].float().mean().item() == pytest.approx(0.5, abs=0.02)
+        for task in (0, 1):
+            of_task = sampler.train_steps[sampler.tasks_T[sampler.train_steps] == task]
+            share = min(limit, is_after_T[of_task].float().mean().item())
+            measured = is_after_T[sampled[sampler.tasks_T[sampled] == task]].float().mean().item()
+            assert measured == pytest.approx(share, abs=0.02)
 
 
 def test_the_split_is_by_episode() -> None:

@@ -31,6 +31,7 @@ from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.tasks import TASKS
 from act_kit.statistics import Rate
 from act_kit.training.run import record_evaluation
+from act_kit.training.schedule import with_schedule
 from tests.conftest import ONE_THREAD, TINY, act, make_dataset, make_run
 from tests.doctor.cases import Case, edit
 from tests.doctor.data_faults import DATA_FAULTS, write_array
@@ -87,7 +88,7 @@ def test_a_short_training_of_two_tasks_is_underfitting(
         assert "reach-v3: " in finding.result.message
         assert "push-v3: " in finding.result.message
     config, flags = retraining(findings[0].result.fix)
-    assert config == compose(TrainConfig, [*TINY, "trainer.steps=3500"])
+    assert config == compose(TrainConfig, [*TINY, "trainer.steps=0"])
     assert flags["--data"] == [str(reach_store.path), str(push_store.path)]
     assert not Path(flags["--out"][0]).exists()
     untested = {finding.name for finding in findings if finding.result.status == "UNTESTED"}
@@ -424,8 +425,8 @@ def test_a_policy_fails_a_task_only_relative_to_the_expert() -> None:
     ],
 )
 def test_settings_far_from_their_preset_are_named(overrides: list[str], far: list[str]) -> None:
-    config = compose(TrainConfig, overrides)
-    assert learning.far_from_preset(config) == far
+    config = with_schedule(compose(TrainConfig, overrides), 6000)
+    assert learning.far_from_preset(config, 6000) == far
 
 
 def test_the_retraining_command_keeps_the_configuration(images_store: EpisodeStore, tmp_path: Path) -> None:

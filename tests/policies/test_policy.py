@@ -200,8 +200,11 @@ def test_nothing_is_pickled(tiny_run: Path) -> None:
 
 def test_raw_states_are_normalized_by_the_policy(tiny_policy: Policy, reach_store: EpisodeStore) -> None:
     states = reach_store.steps("state")[:20]
-    normalized = tiny_policy.normalizer(torch.from_numpy(states.astype(np.float32)))
-    observation = Observation(states_BS=normalized[:16], tasks_B=torch.zeros(16, dtype=torch.int64), images_BCHW3=None)
+    raw = torch.from_numpy(states[:16].astype(np.float32))
+    tasks = torch.zeros(16, dtype=torch.int64)
+    observation = Observation(
+        states_BS=tiny_policy.normalizer(raw), raw_states_BS=raw, tasks_B=tasks, images_BCHW3=None
+    )
     assert np.array_equal(tiny_policy.predict(states)[:16], tiny_policy.model.predict(observation).detach().numpy())
 
 

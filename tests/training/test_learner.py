@@ -15,6 +15,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError, TrainingError
 from act_kit.metrics import series
 from act_kit.policies.policy import Policy
+from act_kit.policies.state_features import RELATIVE_DIM, VELOCITY_DIM
 from act_kit.policies.vision import FrozenBatchNorm2d, ResNet18
 from act_kit.training.trainer import Trainer
 from tests.conftest import IMAGES, tiny_config
@@ -102,16 +103,20 @@ def test_a_dry_run_counts_operations_and_changes_nothing(reach_store: EpisodeSto
 
 
 def test_counted_operations_match_a_count_by_hand(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    """The model has no CVAE; by hand, 2 operations per weight and token, 3 times with gradients."""
+    """The model has no CVAE; by hand, 2 operations per weight and token, 3 times with gradients.
+
+    Of the decoder, self-attention and the queries to the memory are computed once for the whole batch.
+    """
     config = tiny_config("policy.cvae_layers=0", "trainer.batch_size=16")
     trainer = Trainer(config, [reach_store], tmp_path, evaluator=None)
     width, hidden, chunk = 32, 64, 8
     attention, feedforward = 4 * width**2, 2 * width * hidden
-    state = 21 * hidden + hidden * width
-    decoder = (attention + 2 * width**2 + feedforward) * chunk + 2 * width**2
-    weights = state + attention + feedforward + decoder + 4 * width * chunk
-    mixing = 2 * (1 + chunk**2 + chunk) * width
-    by_hand = 3 * 2 * 16 * (weights + mixing)
+    state = (21 + RELATIVE_DIM + VELOCITY_DIM[True]) * hidden + hidden * width
+    encoder = 2 * (attention + feedforward)
+    decoder = 2 * 2 * width**2 + (width**2 + feedforward) * chunk
+    once = (attention + width**2) * chunk
+    mixing = 2 * (4 + 2 * chunk) * width
+    by_hand = 3 * 2 * (16 * (state + encoder + decoder + 4 * width * chunk + mixing) + once)
     assert trainer.learner.dry_run() == pytest.approx(by_hand, rel=0.1)
 
 

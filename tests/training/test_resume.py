@@ -50,7 +50,7 @@ def test_more_steps_continue_on_the_longer_schedule_and_are_recorded(finished: P
     ("given", "message"),
     [
         (["trainer.steps=20"], "trainer.steps=40, not 20"),
-        (["trainer.lr=0.5"], "trainer.lr=0.001, not 0.5"),
+        (["trainer.lr=0.5"], "trainer.lr=0.002, not 0.5"),
         (["policy=act"], "policy.chunk_size=8, not 100"),
     ],
 )
@@ -84,7 +84,7 @@ def test_the_same_command_starts_and_resumes_a_run(
         assert code == 0, err
         assert f"act eval '{out}'" in output
     code, _, err = run_here(monkeypatch, capsys, *command, "trainer.lr=0.3")
-    assert (code, "trainer.lr=0.001, not 0.3" in err) == (2, True), err
+    assert (code, "trainer.lr=0.002, not 0.3" in err) == (2, True), err
 
 
 def test_a_run_is_initialized_with_the_weights_and_normalizer_of_another(

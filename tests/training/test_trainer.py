@@ -17,8 +17,15 @@ from act_kit.errors import CheckpointError, OutputError, TrainingError
 from act_kit.metrics import read_metrics, series
 from act_kit.policies.policy import Policy
 from act_kit.training.checkpoint import Checkpoints
-from act_kit.training.learner import learning_rate
-from act_kit.training.trainer import SelectionResult, Trainer, rollout_steps
+from act_kit.training.schedule import (
+    choose_steps,
+    describe_steps,
+    learning_rate,
+    num_chunks,
+    rollout_steps,
+    with_schedule,
+)
+from act_kit.training.trainer import SelectionResult, Trainer
 from tests.conftest import tiny_config
 
 
@@ -212,3 +219,17 @@ def test_a_run_that_slows_down_warns(reach_store: EpisodeStore, tmp_path: Path) 
 
     Trainer(tiny_config(), [reach_store], tmp_path / "run", evaluator=None).train(on_step)
     assert "down from" in warnings[60]
+
+
+def test_the_number_of_steps_follows_the_data(reach_store: EpisodeStore, push_store: EpisodeStore) -> None:
+    assert [choose_steps(chunks) for chunks in (1, 9_000, 450_000)] == [100, 7_200, 50_400]
+    chunks = num_chunks([reach_store, push_store])
+    assert chunks == reach_store.num_steps + push_store.num_steps
+    chosen = with_schedule(tiny_config("trainer.steps=0", "trainer.validate_every=0"), chunks)
+    assert chosen.trainer.steps == choose_steps(chunks)
+    assert chosen.trainer.validate_every == math.ceil(chosen.trainer.steps / 10)
+    assert "by default 75 times the square root" in describe_steps(chosen, chunks)
+    given = tiny_config("trainer.steps=60")
+    assert with_schedule(given, chunks) == given
+    assert describe_steps(given, 1000).startswith("60 steps of 32 chunks, 1.9 passes over the 1000 in the data")
+    assert "by default" not in describe_steps(given, chunks)
