@@ -14,11 +14,12 @@ import psutil
 import pytest
 
 from act_kit import cli
-from act_kit.cli.seeds import create_seed_runs
+from act_kit.cli.seeds import choose_jobs, create_seed_runs
 from act_kit.comparison.experiments import read_method
 from act_kit.config import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.overrides import compose
+from act_kit.policies.policy import Policy
 from act_kit.training.run import load_run
 from tests.conftest import ONE_THREAD, TINY, act
 
@@ -49,7 +50,7 @@ def test_every_seed_is_a_run_and_a_failed_one_does_not_stop_the_others(
     assert ", ".join(f"{100 * seed.value:.1f} %" for seed in method.seeds) in done.stdout
     assert last.stat().st_mtime_ns == trained
     again = act("train", "--resume", "--out", out, check=1)
-    assert again.stdout.count("Trained and evaluated before.") == 2
+    assert again.stdout.count(": trained and evaluated before.") == 2
 
 
 def test_a_seed_has_the_configuration_of_a_single_run(
@@ -58,7 +59,7 @@ def test_a_seed_has_the_configuration_of_a_single_run(
     """The command creates the runs; `act train --resume` and `act eval` do the rest."""
     ran: list[Path] = []
 
-    def run_seeds(out: Path, options: object) -> int:
+    def run_seeds(out: Path, options: object, *, jobs: int, workers: int) -> int:
         ran.append(out)
         return 0
 
@@ -82,11 +83,12 @@ def test_a_seed_has_the_configuration_of_a_single_run(
     assert not (tmp_path / "other").exists()
 
 
-def test_stopping_stops_the_training_seed_and_prints_the_resume_command(
-    reach_store: EpisodeStore, tmp_path: Path
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_stopping_stops_the_training_seeds_and_prints_the_resume_command(
+    reach_store: EpisodeStore, tmp_path: Path, jobs: int
 ) -> None:
     out = tmp_path / "runs"
-    command = ["train", "--data", str(reach_store.path), "--seeds", "2", *QUICK, "--out", str(out)]
+    command = ["train", "--data", str(reach_store.path), "--seeds", "2", "--jobs", str(jobs), *QUICK, "--out", str(out)]
     stopped = subprocess.Popen(
         [sys.executable, "-c", "from act_kit.cli import main; main()", *command, "trainer.steps=100000"],
         stdout=subprocess.PIPE,
@@ -94,8 +96,8 @@ def test_stopping_stops_the_training_seed_and_prints_the_resume_command(
         text=True,
         env=ONE_THREAD,
     )
-    last = out / "seed-0" / "checkpoints" / "last"
-    while not last.exists() and stopped.poll() is None:
+    last = [out / f"seed-{seed}" / "checkpoints" / "last" for seed in range(jobs)]
+    while not all(folder.exists() for folder in last) and stopped.poll() is None:
         time.sleep(0.05)
     children = psutil.Process(stopped.pid).children(recursive=True)
     stopped.send_signal(signal.SIGTERM)
@@ -105,4 +107,26 @@ def test_stopping_stops_the_training_seed_and_prints_the_resume_command(
     assert stopped_lines == [f"Stopped. Resume with: act train --resume --out {out}"]
     assert "Traceback" not in stderr
     assert not any(child.is_running() for child in children)
-    assert "seed-1 ─" not in output
+    assert (out / "seed-1" / "metrics.jsonl").exists() == (jobs == 2)
+    if jobs == 2:
+        assert {line.partition(":")[0] for line in output.splitlines()} == {"seed-0", "seed-1"}
+
+
+def test_side_by_side_and_one_after_the_other_write_the_same_weights(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    weights = []
+    for jobs in (1, 3):
+        out = tmp_path / f"jobs-{jobs}"
+        options = ("--seeds", "3", "--jobs", jobs, "--out", out, "--workers", 1, *QUICK)
+        done = act("train", "--data", reach_store.path, *options, check=0)
+        weights.append([Policy.load(out / f"seed-{seed}").weights_hash for seed in range(3)])
+        assert "seed-2" in done.stdout
+    assert weights[0] == weights[1]
+    assert len(set(weights[0])) == 3
+
+
+def test_the_number_of_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("act_kit.cli.seeds.num_cpus", lambda: 8)
+    assert choose_jobs(0, "cpu", 3) == (3, 2)
+    assert choose_jobs(0, "cpu", 20) == (8, 1)
+    assert choose_jobs(0, "cuda", 3) == (1, 8)
+    assert choose_jobs(2, "cuda", 3) == (2, 4)

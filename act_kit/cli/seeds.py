@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import IO, Any
 
 from act_kit import interrupts
 from act_kit.api.device import choose_device
@@ -20,12 +22,13 @@ from act_kit.config import TrainConfig
 from act_kit.errors import ActKitError, ConfigError
 from act_kit.files import SEEDS, quoted, read_json, write_json
 from act_kit.outputs import finish_output, locked, new_folder
+from act_kit.processors import num_cpus
 
 
-def train_seeds(training: Training, text: str | None, *, workers: int) -> int:
+def train_seeds(training: Training, text: str | None, *, jobs: int, workers: int) -> int:
     """Create or update the runs of all seeds, train and evaluate them, and return the exit code.
 
-    ``text`` is the value of ``--seeds``, None to resume those of the folder.
+    ``text`` is the value of ``--seeds``, None to resume those of the folder; ``jobs`` and ``workers`` 0 mean automatic.
     """
     from act_kit.training.run import resume_run
 
@@ -41,7 +44,8 @@ def train_seeds(training: Training, text: str | None, *, workers: int) -> int:
             for folder in sorted(out.glob("seed-*")):
                 resume_run(folder, training.datasets, training.config, training.given)
         with interrupts.resume_command(training.resume_command):
-            return run_seeds(out, ["--device", device, "--workers", str(workers)])
+            jobs, share = choose_jobs(jobs, device, len(read_json(out / SEEDS)))
+            return run_seeds(out, ["--device", device], jobs=jobs, workers=workers or share)
 
 
 def parse_seeds(text: str, given: Sequence[str]) -> list[int]:
@@ -59,7 +63,7 @@ def parse_seeds(text: str, given: Sequence[str]) -> list[int]:
     if "trainer.seed" in given:
         raise ConfigError("--seeds already sets the training seeds. Fix: leave out --seed and trainer.seed=.")
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        raise ConfigError("--seeds trains the runs one after another, without torchrun. Fix: torchrun each with --seed")
+        raise ConfigError("--seeds starts its own processes. Fix: torchrun each with --seed")
     return seeds
 
 
@@ -78,36 +82,23 @@ def create_seed_runs(
             create_run(fresh / f"{SEED_FOLDER}{seed}", data, one, overwrite=False)
 
 
-def run_seeds(out: Path, options: Sequence[str]) -> int:
+def run_seeds(out: Path, options: Sequence[str], *, jobs: int, workers: int) -> int:
     """Train and evaluate the unfinished seeds of ``out``, print the results, and return the exit code.
 
-    ``options`` are passed to both verbs. A failed seed is listed at the end and does not stop the others. Each stage is
-    a separate process, because an evaluation needs one thread and a training all of them, and PyTorch cannot switch.
+    ``jobs`` seeds run side by side, with ``workers`` simulation processes each; ``options`` are passed to both verbs. A
+    failed seed is listed at the end and does not stop the others. Each stage is a separate process, because an
+    evaluation needs one thread and a training all of them, and PyTorch cannot switch.
     """
     from act_kit.comparison.experiments import SEED_FOLDER, read_method, read_seeds
     from act_kit.comparison.modes import describe_modes
     from act_kit.reports.comparison import methods_table
-    from act_kit.training.run import load_run, steps_taken
 
-    seeds = read_seeds(out)
-    failed: list[str] = []
-    for seed in seeds:
-        run = out / f"{SEED_FOLDER}{seed}"
-        console.rule(run.name, align="left")
-        try:
-            is_trained = steps_taken(run) >= load_run(run)[0].trainer.steps
-        except ActKitError as error:
-            warn(str(error))
-            failed.append(run.name)
-            continue
-        if is_trained and (run / "eval-test" / "summary.json").exists():
-            info("Trained and evaluated before.")
-            continue
-        code = 0 if is_trained else _run_act(["train", "--resume", "--out", str(run), *options])
-        # --overwrite replaces an incomplete evaluation, or one of an earlier checkpoint.
-        if code or _run_act(["eval", str(run), "--overwrite", *options]):
-            failed.append(run.name)
-    if len(failed) < len(seeds):
+    runs = [out / f"{SEED_FOLDER}{seed}" for seed in read_seeds(out)]
+    options = [*options, "--workers", str(workers)]
+    with _Children(jobs) as children, ThreadPoolExecutor(jobs) as pool:
+        succeeded = list(pool.map(lambda run: _finish_seed(run, options, children), runs))
+    failed = [run.name for run, is_done in zip(runs, succeeded, strict=True) if not is_done]
+    if len(failed) < len(runs):
         method = read_method(out)
         console.print(methods_table([method]))
         if note := describe_modes(method):
@@ -118,6 +109,37 @@ def run_seeds(out: Path, options: Sequence[str]) -> int:
         return 1
     finish_output(out)
     return 0
+
+
+def choose_jobs(jobs: int, device: str, num_seeds: int) -> tuple[int, int]:
+    """Return the number of seeds that are trained side by side, and the simulation processes of each.
+
+    ``jobs`` 0 means automatic: one on a GPU; on the CPU one per processor, because matrix products as small as those of
+    ``act_small`` gain little from a second thread (``python -m benchmarks.training --seeds 3``).
+    """
+    jobs = min(jobs or (num_cpus() if device == "cpu" else 1), num_seeds)
+    return jobs, max(1, num_cpus() // jobs)
+
+
+def _finish_seed(run: Path, options: Sequence[str], children: _Children) -> bool:
+    """Train and evaluate one seed as far as it is not done; return False if it failed."""
+    from act_kit.training.run import load_run, steps_taken
+
+    if children.stopped.is_set():
+        return False
+    if not children.is_side_by_side:
+        console.rule(run.name, align="left")
+    try:
+        is_trained = steps_taken(run) >= load_run(run)[0].trainer.steps
+    except ActKitError as error:
+        warn(str(error))
+        return False
+    if is_trained and (run / "eval-test" / "summary.json").exists():
+        info(f"{run.name}: trained and evaluated before.")
+        return True
+    code = 0 if is_trained else children.run(["train", "--resume", "--out", str(run), *options], run.name)
+    # --overwrite replaces an incomplete evaluation, or one of an earlier checkpoint.
+    return code == 0 and children.run(["eval", str(run), "--overwrite", *options], run.name) == 0
 
 
 def child() -> None:
@@ -137,27 +159,71 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run_act(arguments: Sequence[str]) -> int:
-    """Run the command line in another process, forward SIGINT and SIGTERM to it, and return its exit code."""
-    # A separate process group: otherwise a Ctrl-C of the terminal would reach the process twice.
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", "from act_kit.cli.seeds import child; child()", *arguments],
-        stdin=subprocess.PIPE,
-        process_group=0,
-    )
-    stopped: list[int] = []
+class _Children:
+    """Processes that run the command line, to which SIGINT and SIGTERM are forwarded.
 
-    def forward(number: int, frame: FrameType | None) -> None:
-        stopped.append(number)
-        process.send_signal(number)
+    Attributes:
+        is_side_by_side: True if several run at once. Each line of their output then begins with the name of its run,
+            and each uses its share of the processors.
+        stopped: Set once a signal was forwarded.
+    """
 
-    handlers = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        code = process.wait()
-    finally:
-        for number, handler in handlers.items():
+    def __init__(self, jobs: int) -> None:
+        """Divide the processors among ``jobs`` processes."""
+        self.is_side_by_side = jobs > 1
+        self._num_threads = max(1, num_cpus() // jobs)
+        self.stopped = threading.Event()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> _Children:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._forward)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
-    if stopped:
-        interrupts.report_interruption()
-        sys.exit(interrupts.EXIT_CODE)
-    return code
+        if self.stopped.is_set():
+            interrupts.report_interruption()
+            sys.exit(interrupts.EXIT_CODE)
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        self.stopped.set()
+        for process in list(self._running):
+            process.send_signal(number)
+
+    def run(self, arguments: Sequence[str], name: str) -> int:
+        """Run the command line in another process and return its exit code."""
+        if self.stopped.is_set():
+            return interrupts.EXIT_CODE
+        pipe = subprocess.PIPE if self.is_side_by_side else None
+        # A separate process group: otherwise a Ctrl-C of the terminal would reach the process twice.
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", "from act_kit.cli.seeds import child; child()", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(self._num_threads)} if self.is_side_by_side else None,
+            process_group=0,
+        )
+        self._running.add(process)
+        if self.stopped.is_set():  # while the process was started
+            process.send_signal(signal.SIGTERM)
+        printers: list[threading.Thread] = []
+        for stream, show in ((process.stdout, info), (process.stderr, warn)):
+            if stream is not None:
+                printers.append(threading.Thread(target=_print_lines, args=(stream, name, show), daemon=True))
+                printers[-1].start()
+        code = process.wait()
+        for printer in printers:
+            printer.join()
+        self._running.discard(process)
+        return code
+
+
+def _print_lines(stream: IO[str], name: str, show: Callable[[str], None]) -> None:
+    """Print the lines of a process as they arrive, each after the name of its run."""
+    for line in stream:
+        show(f"{name}: {line.rstrip()}")

@@ -24,6 +24,7 @@ def train(
     data: list[Path] | None = None,
     out: Path | None = None,
     seeds: str | None = None,
+    jobs: int = 0,
     device: options.Device = "auto",
     workers: options.Workers = 0,
     resume: bool = False,
@@ -50,6 +51,7 @@ def train(
         data: A dataset, or a folder of several, of one task or of several tasks; repeatable.
         out: Folder of the run. [default: runs/DATA]
         seeds: Train and evaluate one run per training seed: a number of seeds, or a list (0,3,7).
+        jobs: Number of seeds that run side by side; 0 = one per processor, or one with a GPU.
         resume: Resume a run bit-exactly, or start a new one; --steps may be larger, --data gives moved datasets.
         allow_low_diversity: Train on data whose diversity verdict is FAIL.
     """
@@ -76,7 +78,7 @@ def train(
     elif seeds is not None or (training.has_run and (training.out / SEEDS).exists()):
         from act_kit.cli.seeds import train_seeds
 
-        raise typer.Exit(train_seeds(training, seeds, workers=workers))
+        raise typer.Exit(train_seeds(training, seeds, jobs=jobs, workers=workers))
     else:
         with shown_progress() as on_progress:
             training.run(workers=workers, on_progress=on_progress)
