@@ -316,7 +316,7 @@ class ChunkingConfig(Options, group="chunking"):
         temporal_ensemble_coeff: m in the weights exp(-m i), i = 0 the oldest prediction.
     """
 
-    n_action_steps: int = option(4, min=1, max=500)
+    n_action_steps: int = option(2, min=1, max=500)
     temporal_ensemble: bool = False
     temporal_ensemble_coeff: float = option(0.01, min=-1, max=100)
 

@@ -1,18 +1,18 @@
 """What matters for ACT where contact does: one change at a time to the defaults, on five tasks, several seeds each.
 
-    python -m benchmarks.tuning --seeds 0 1 2 --out tuning
+    python -m benchmarks.tuning --out tuning
+    python -m benchmarks.tuning --out tuning --only "without velocities" "without relative positions"
     python -m benchmarks.tuning --out tuning --table
 
-Every training is the same number of gradient steps on 100 demonstrations collected with the seed of the training. Its
-last checkpoint (not a chosen one) is judged from 100 new initial states that no figure elsewhere is measured on,
-those of evaluation seed 100 + training seed. Changes of chunking are evaluated on the checkpoints of the defaults. What
-is finished is kept: stopped, the same command goes on.
+Every training has 50 demonstrations, collected with the seed of the training, and the default options but for the
+change. Its last checkpoint (not a chosen one) is evaluated from 100 new initial states that no figure elsewhere is
+measured on, those of evaluation seed 100 + training seed. Changes of chunking are evaluated on the checkpoints of the
+defaults. What is finished is kept: stopped, the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,24 +24,35 @@ from act_kit.eval.files import read_evaluation
 from act_kit.statistics import compare_seeds, seeds_mean
 from benchmarks.command import act
 
-TASKS = ("shelf-place-v3", "peg-insert-side-v3", "stick-pull-v3", "basketball-v3", "disassemble-v3")
-STEPS = 2000
+TASKS = ("peg-insert-side-v3", "soccer-v3", "box-close-v3", "push-back-v3", "stick-pull-v3")
 
-DATA = {"clean": (), "noise 0.1": ("--noise", "0.1"), "noise 0.3": ("--noise", "0.3")}
+DATA = {
+    "clean": (),
+    "noise 0.1": ("--noise", "0.1"),
+    "noise 0.3": ("--noise", "0.3"),
+    "10 steps after success": ("steps_after_success=10",),
+}
 TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "defaults": ("clean", ()),
-    "without the CVAE": ("clean", ("policy.cvae_layers=0",)),
+    "without velocities": ("clean", ("policy.velocities=false",)),
+    "without relative positions": ("clean", ("policy.relative_positions=false",)),
+    "with the CVAE": ("clean", ("policy.cvae_layers=1",)),
     "noise 0.1 in collection": ("noise 0.1", ()),
     "noise 0.3 in collection": ("noise 0.3", ()),
-    "kl_weight 1": ("clean", ("policy.kl_weight=1",)),
+    "10 steps after success": ("10 steps after success", ()),
+    "at most 10 % after success": ("clean", ("trainer.max_share_after_success=0.1",)),
+    "half the steps": ("clean", ("trainer.steps=3600",)),
+    "twice the steps": ("clean", ("trainer.steps=14400",)),
+    "batches of 128": ("clean", ("trainer.batch_size=128",)),
+    "learning rate 5e-4": ("clean", ("trainer.lr=5e-4",)),
+    "moving average 0.995": ("clean", ("trainer.ema_decay=0.995",)),
     "decoder of 2 layers": ("clean", ("policy.decoder_layers=2",)),
-    "decoder of 4 layers": ("clean", ("policy.decoder_layers=4",)),
     "chunks of 8": ("clean", ("policy.chunk_size=8",)),
     "chunks of 32": ("clean", ("policy.chunk_size=32",)),
 }
 CHUNKINGS = {
     "execute 1": ("--n-action-steps", "1"),
-    "execute 2": ("--n-action-steps", "2"),
+    "execute 4": ("--n-action-steps", "4"),
     "execute 8": ("--n-action-steps", "8"),
     "execute 16": ("--n-action-steps", "16"),
     "ensembling": ("--temporal-ensemble",),
@@ -53,10 +64,8 @@ def measure(task: str, seed: int, name: str, out: Path) -> None:
     data_name, changes = TRAININGS[name]
     data = out / "data" / data_name.replace(" ", "-") / f"{task}-{seed}"
     folder = out / "runs" / name.replace(" ", "-") / f"{task}-{seed}"
-    state = folder / "checkpoints" / "last" / "training.json"
-    if not state.exists() or json.loads(state.read_text())["step"] < STEPS:  # a run that was stopped leaves one too
-        options = (f"trainer.steps={STEPS}", f"trainer.validate_every={STEPS}", "selection.num_evaluations=0")
-        act("train", "--data", data, "--out", folder, "--seed", seed, "--overwrite", "--workers", 1, *options, *changes)
+    options = ("--seed", seed, "--workers", 1, "selection.num_evaluations=0", *changes)
+    act("train", "--data", data, "--out", folder, "--resume", *options)
     chunkings = {"defaults": (), **CHUNKINGS} if name == "defaults" else {name: ()}
     for chunking, flags in chunkings.items():
         result = out / "results" / f"{chunking.replace(' ', '-')}-{task}-{seed}"
@@ -71,7 +80,7 @@ def collect(task: str, seed: int, data_name: str, out: Path) -> None:
     """Collect one dataset."""
     folder = out / "data" / data_name.replace(" ", "-") / f"{task}-{seed}"
     if not folder.exists():
-        act("collect", "--task", task, "--n", 100, "--seed", seed, "--out", folder, "--workers", 1, *DATA[data_name])
+        act("collect", "--task", task, "--n", 50, "--seed", seed, "--out", folder, "--workers", 1, *DATA[data_name])
 
 
 def table(out: Path) -> None:
@@ -113,16 +122,19 @@ def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--only", nargs="+", choices=list(TRAININGS), metavar="NAME", help="the defaults and these")
     parser.add_argument("--side-by-side", type=int, default=os.cpu_count() or 1, help="trainings at the same time")
     parser.add_argument("--table", action="store_true", help="print what there is, and measure nothing")
     arguments = parser.parse_args()
     if not arguments.table:
         with ThreadPoolExecutor(arguments.side_by_side) as pool:
             for seed in arguments.seeds:
-                jobs = [(task, seed, data, arguments.out) for data in DATA for task in TASKS]
+                names = list(dict.fromkeys(["defaults", *(arguments.only or TRAININGS)]))
+                data_names = dict.fromkeys(TRAININGS[name][0] for name in names)
+                jobs = [(task, seed, data, arguments.out) for data in data_names for task in TASKS]
                 list(pool.map(lambda job: collect(*job), jobs))
-                jobs = [(task, seed, name, arguments.out) for name in TRAININGS for task in TASKS]
+                jobs = [(task, seed, name, arguments.out) for name in names for task in TASKS]
                 list(pool.map(lambda job: measure(*job), jobs))
     table(arguments.out)
 
