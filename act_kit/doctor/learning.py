@@ -39,7 +39,7 @@ _FACTORS = {
     "trainer.grad_clip": (100, math.inf),
     "trainer.weight_decay": (math.inf, 100),
     "policy.chunk_size": (8, 5),
-    "chunking.n_action_steps": (math.inf, 3),
+    "chunking.n_action_steps": (math.inf, 5),
 }
 """Factors below and above its preset beyond which an option may be the cause of a low success rate.
 
