@@ -148,7 +148,10 @@ CASES: dict[str, Case] = {
         replaces=True,
     ),
     "train --seeds": Case(
-        command=f"{RUN} --seeds 2", setup=(DATA,), again="train --resume --out out --device cpu --workers 1", out="out"
+        command=f"{RUN} --seeds 2 --jobs 1",
+        setup=(DATA,),
+        again="train --resume --out out --device cpu --workers 1 --jobs 1",
+        out="out",
     ),
     "demo --overwrite": Case(
         command="demo --task reach-v3 --n 2 --steps 2 --episodes 1 --workers 1 --device cpu --out out --overwrite",
@@ -373,7 +376,7 @@ def main() -> None:
         (rendering, "render_episode", render_fake_images),
         (sim_render, "find_gl", lambda num_processes=1: Gl("egl", "llvmpipe", {})),
         (evaluating, "find_gl", find_no_gl),
-        (seeds, "_run_act", run_here),
+        (seeds._Children, "run", lambda self, arguments, name: run_here(arguments)),
         (ExecutorConfig, "make_executor", lambda self, variables=None: LocalExecutor(1)),
     ]
     for owner, name, replacement in replacements:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -95,8 +96,9 @@ def run_seeds(out: Path, options: Sequence[str], *, jobs: int, workers: int) -> 
 
     runs = [out / f"{SEED_FOLDER}{seed}" for seed in read_seeds(out)]
     options = [*options, "--workers", str(workers)]
-    with _Children(jobs) as children, ThreadPoolExecutor(jobs) as pool:
-        succeeded = list(pool.map(lambda run: _finish_seed(run, options, children), runs))
+    with _Children(jobs) as children, ExitStack() as stack:
+        run_all = map if jobs == 1 else stack.enter_context(ThreadPoolExecutor(jobs)).map
+        succeeded = list(run_all(lambda run: _finish_seed(run, options, children), runs))
     failed = [run.name for run, is_done in zip(runs, succeeded, strict=True) if not is_done]
     if len(failed) < len(runs):
         method = read_method(out)

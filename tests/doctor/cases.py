@@ -13,7 +13,13 @@ from tests.conftest import act
 
 TASK = "reach-v3"
 NUM = 50
-TRAINING = ("trainer.steps=600", "trainer.validate_every=300", "selection.num_evaluations=2", "selection.episodes=10")
+TRAINING = (
+    "policy.cvae_layers=1",
+    "trainer.steps=600",
+    "trainer.validate_every=300",
+    "selection.num_evaluations=2",
+    "selection.episodes=10",
+)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from act_kit.policies.policy import Policy
 from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.tasks import TASKS
 from act_kit.statistics import Rate
-from act_kit.training.run import record_evaluation
+from act_kit.training.run import load_run, record_evaluation
 from act_kit.training.schedule import with_schedule
 from tests.conftest import ONE_THREAD, TINY, act, make_dataset, make_run
 from tests.doctor.cases import Case, edit
@@ -431,10 +431,10 @@ def test_settings_far_from_their_preset_are_named(overrides: list[str], far: lis
 
 def test_the_retraining_command_keeps_the_configuration(images_store: EpisodeStore, tmp_path: Path) -> None:
     run = tmp_path / "a run's [1]"
-    config = make_run(run, [images_store.path], ["policy=act_image_small", "trainer.lr=2e-4"], {})
+    make_run(run, [images_store.path], ["policy=act_image_small", "trainer.lr=2e-4"], {})
     (tmp_path / "a run's [1]-2").mkdir()
     again, flags = retraining(RunCase(run, 1).train_with({}))
-    assert again == config
+    assert again == load_run(run)[0]
     assert flags == {"--data": [str(images_store.path)], "--out": [str(tmp_path / "a run's [1]-3")]}
 
 
