@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 import act_kit
+from act_kit.api.evaluate import choose_init_states
 from act_kit.eval.files import read_evaluation
 from act_kit.eval.results import Evaluation
 from act_kit.pages import BLUE, GRAY, new_figure
@@ -85,10 +86,7 @@ def run(job: Job, out: Path) -> str:
             data = [collect(out, task, job.seed, job.demonstrations) for task in job.tasks]
             folder = job.folder(out, "runs")
             policy = act_kit.train(data, folder, seed=job.seed, workers=1, resume=True)
-            sets = []
-            for task in policy.tasks:
-                known = policy.metadata.init_states_of(task)
-                sets.append(act_kit.make_init_state_set(task, "test", config.episodes, config.seed, known))
+            sets = choose_init_states(policy, None, "test", config)
             act_kit.evaluate_tasks(policy, sets, config, out=result, workers=1, overwrite=True)
     return f"{result.name}: {', '.join(describe(job, out))}"
 

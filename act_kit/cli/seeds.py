@@ -116,8 +116,8 @@ def run_seeds(out: Path, options: Sequence[str], *, jobs: int, workers: int) -> 
 def choose_jobs(jobs: int, device: str, num_seeds: int) -> tuple[int, int]:
     """Return the number of seeds that are trained side by side, and the simulation processes of each.
 
-    ``jobs`` 0 means automatic: one on a GPU; on the CPU one per processor, because matrix products as small as those of
-    ``act_small`` gain little from a second thread (``python -m benchmarks.training --seeds 3``).
+    ``jobs`` 0 means automatic: one on a GPU; on the CPU one per processor, because one training with two threads is
+    slower than two with one thread each (``benchmarks/company.py`` measures a training with one thread and with all).
     """
     jobs = min(jobs or (num_cpus() if device == "cpu" else 1), num_seeds)
     return jobs, max(1, num_cpus() // jobs)

@@ -14,12 +14,12 @@ from act_kit.errors import ActKitError, ComparisonError, ConfigError, did_you_me
 from act_kit.eval.files import damaged, read_evaluations
 from act_kit.eval.results import Evaluation, select
 from act_kit.files import SEEDS, quoted, read_json
-from act_kit.training.run import load_run, steps_taken
+from act_kit.training.run import STEPS_FOLLOW_DATA, load_run, steps_taken
 
 SEED_FOLDER = "seed-"
 """Prefix of the folders of a method's training seeds."""
 
-NO_CONFOUND = ("trainer.seed", "rollout.num_envs", "wandb_project")
+NO_CONFOUND = ("trainer.seed", "trainer.validate_every", "rollout.num_envs", "wandb_project")
 """Options that may differ: those that replicates differ in, and those without effect on the result."""
 
 
@@ -75,6 +75,8 @@ class SeedResult:
         config = None if training["config"] is None else flatten(training["config"])
         if config is not None and type(config["trainer.seed"]) is not int:
             raise ValueError(f"trainer.seed is {config['trainer.seed']}")
+        if config is not None and config.pop(STEPS_FOLLOW_DATA, False):
+            config["trainer.steps"] = "chosen for the data"
         return cls(name=name, folder=folder, tasks=tasks, config=config, conditions=known)
 
     @property

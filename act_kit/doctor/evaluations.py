@@ -126,8 +126,8 @@ def of_this_policy(case: RunCase, evaluation: Evaluation) -> Result | None:
     config = flatten(json.loads(json.dumps(to_dict(case.config))))  # tuples become lists, as in the file
     for key, value in flatten(recorded["training"]["config"] or {}).items():
         may_differ = key == "trainer.steps" and step != metadata.step  # training may have continued since
-        if value != config.get(key) and not may_differ:
-            message = f"{folder} evaluates a run with {key}={value}, not {config.get(key)}"
+        if key in config and value != config[key] and not may_differ:
+            message = f"{folder} evaluates a run with {key}={value}, not {config[key]}"
             return critical(f"{message}: another run, or config.yaml was edited.")
     if _is_current(case, evaluation):
         return None

@@ -104,7 +104,7 @@ class ChunkModel(nn.Module):
     def training_l1(self) -> str:
         """Name of the training loss that is an L1 in action units.
 
-        It is shown, and a run in which it grows far beyond that of predicting zeros is stopped.
+        It is shown, and a run in which it grows far beyond the range of actions is stopped.
         """
         return "l1"
 

@@ -31,6 +31,10 @@ from act_kit.training.schedule import num_chunks, with_schedule
 
 _EVALUATIONS = "evaluations.jsonl"
 
+STEPS_FOLLOW_DATA = "steps_follow_data"
+"""Key of ``config.yaml`` that is true if ``trainer.steps`` was chosen for the data: a comparison of runs on data of
+different sizes must not take the number of steps for another difference."""
+
 
 def create_run(run: Path, data: Sequence[Path], config: TrainConfig, *, overwrite: bool) -> None:
     """Check a configuration against the data and the files it names, and create the run's folder.
@@ -39,8 +43,10 @@ def create_run(run: Path, data: Sequence[Path], config: TrainConfig, *, overwrit
     """
     stores = [EpisodeStore.open(path) for path in data]
     check_files(config, stores)
-    config = with_schedule(config, num_chunks(stores))
-    values = {"data": [str(path.resolve()) for path in data], **options.to_dict(config)}
+    scheduled = with_schedule(config, num_chunks(stores))
+    values = {"data": [str(path.resolve()) for path in data], **options.to_dict(scheduled)}
+    if not config.trainer.steps:
+        values[STEPS_FOLLOW_DATA] = True
     resume_hint = f"act train --resume --out {quoted(run)} resumes it"
     with new_folder(run, overwrite=overwrite, is_complete=False, hint=resume_hint) as fresh:
         _write_config(fresh, values)
@@ -102,7 +108,8 @@ def resume_run(
     config, folders = load_run(run)
     for key in given:
         old, new = options.get(config, key), options.get(requested, key)
-        if old != new and not (key == "trainer.steps" and new > old):
+        is_chosen = new == 0 and key in ("trainer.steps", "trainer.validate_every")
+        if old != new and not is_chosen and not (key == "trainer.steps" and new > old):
             raise ConfigError(
                 f"{run} was started with {key}={old}, not {new}: only trainer.steps may change, and only grow. Fix: "
                 "leave it out, or choose another --out."
@@ -113,6 +120,7 @@ def resume_run(
         taken = steps_taken(run)
         values["extended_at"] = [*values.get("extended_at", []), *([taken] if taken else [])]
         values["trainer"]["steps"] = requested.trainer.steps
+        values.pop(STEPS_FOLLOW_DATA, None)
     moved = [path.resolve() for path in data]
     is_moved = bool(data) and moved != folders
     if is_moved:
@@ -160,6 +168,8 @@ def load_run(run: Path) -> tuple[TrainConfig, list[Path]]:
     try:
         values = read_yaml(run / "config.yaml")
         data, extended_at = values.pop("data"), values.pop("extended_at", [])
+        if type(values.pop(STEPS_FOLLOW_DATA, True)) is not bool:
+            raise ValueError(f"{STEPS_FOLLOW_DATA}: expected true or false")
         if not isinstance(data, list) or not data or "\0" in "".join(data):
             raise ValueError("data: expected paths")
         if not isinstance(extended_at, list) or not {int}.issuperset(map(type, extended_at)):

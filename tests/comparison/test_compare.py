@@ -321,6 +321,24 @@ def test_seeds_must_be_replicates_and_options_that_vary_within_a_method_confound
     assert (confound.key, confound.a, confound.b) == ("trainer.steps", "30 and 60", "60")
 
 
+def test_steps_that_follow_the_data_do_not_confound_a_comparison_of_datasets(copy: Copy) -> None:
+    a, b, given = copy("a"), copy("b"), copy("given", trainer__steps=7300)
+
+    def follow_data(steps: int) -> Callable[[dict[str, Any]], None]:
+        def change(summary: dict[str, Any]) -> None:
+            config = summary["training"]["config"]
+            config["steps_follow_data"], config["trainer"]["steps"] = True, steps
+            config["trainer"]["validate_every"] = steps // 10
+
+        return change
+
+    edit(a / "eval-test" / "summary.json", follow_data(7200))
+    edit(b / "eval-test" / "summary.json", follow_data(7300))
+    assert not compare([a, b], []).pairs[0].confounds
+    (confound,) = compare([a, given], []).pairs[0].confounds
+    assert (confound.key, confound.a, confound.b) == ("trainer.steps", "chosen for the data", "7300")
+
+
 def with_states(run: Path, num_shared: int) -> None:
     """Replace all but ``num_shared`` initial states of an evaluation, and move the shared ones to the end."""
     file = run / "eval-test" / "init_states.json"

@@ -10,8 +10,10 @@ import torch
 
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, ConfigError, DatasetError
+from act_kit.files import read_yaml
 from act_kit.policies.policy import Policy
 from act_kit.training.run import config_of, load_run
+from act_kit.training.schedule import choose_steps
 from act_kit.training.trainer import Trainer
 from tests.conftest import IMAGES, TINY, act, continue_run, make_dataset, make_run, tiny_config
 from tests.test_cli import run as run_here
@@ -44,6 +46,18 @@ def test_more_steps_continue_on_the_longer_schedule_and_are_recorded(finished: P
     assert recorded is not None
     assert (recorded["trainer"]["steps"], recorded["extended_at"]) == (60, [40])
     assert continue_run(finished, [], [], {})[0] == config
+
+
+def test_a_run_keeps_the_number_of_steps_that_was_chosen_for_its_data(
+    reach_store: EpisodeStore, tmp_path: Path
+) -> None:
+    chosen = {"trainer.steps": 0, "trainer.validate_every": 0}
+    make_run(tmp_path / "run", [reach_store.path], TINY, chosen)
+    config, _ = continue_run(tmp_path / "run", [], [], chosen)
+    assert config.trainer.steps == choose_steps(reach_store.num_steps)
+    assert read_yaml(tmp_path / "run" / "config.yaml")["steps_follow_data"] is True
+    continue_run(tmp_path / "run", [], [], {"trainer.steps": config.trainer.steps + 1})
+    assert "steps_follow_data" not in read_yaml(tmp_path / "run" / "config.yaml")
 
 
 @pytest.mark.parametrize(
