@@ -64,7 +64,8 @@ class Job:
 
     def folder(self, out: Path, kind: str) -> Path:
         """Return the folder of the run or of the evaluation."""
-        return out / kind / f"{self.name}-{self.demonstrations}-{self.seed}"
+        name = f"expert-{self.tasks[0]}" if self.name == "expert" else self.name
+        return out / kind / f"{name}-{self.demonstrations}-{self.seed}"
 
 
 def collect(out: Path, task: str, seed: int, demonstrations: int) -> Path:
