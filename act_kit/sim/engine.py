@@ -17,6 +17,17 @@ from act_kit.sim.tasks import STATE_DIM, get_task
 PHYSICS = mujoco.mjtState.mjSTATE_INTEGRATION
 """The part of MuJoCo's state that determines all following steps."""
 
+INFO_KEYS = (
+    "success",
+    "near_object",
+    "grasp_success",
+    "grasp_reward",
+    "in_place_reward",
+    "obj_to_target",
+    "unscaled_reward",
+)
+"""Keys of the ``info`` that Meta-World computes with the reward, the same in all tasks."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepBatch:
@@ -27,6 +38,7 @@ class StepBatch:
         success: bool (T,), the benchmark's success at that step.
         distance: float64 (T,); see :mod:`act_kit.sim.distance`.
         reward: float64 (T,), Meta-World's dense reward, 0 to 10; None if not requested.
+        info: float64 (T, 7), Meta-World's ``info`` in the order of :data:`INFO_KEYS`; None if no reward was requested.
         physics: float64 (T, P), MuJoCo's full integration state before each action; None if not requested.
     """
 
@@ -34,6 +46,7 @@ class StepBatch:
     success: np.ndarray
     distance: np.ndarray
     reward: np.ndarray | None
+    info: np.ndarray | None = None
     physics: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -111,7 +124,8 @@ class Engine(ABC):
     def step(self, actions: np.ndarray, *, rewards: bool, physics: bool = False) -> StepBatch:
         """Execute actions, float32 (T, 4) in [-1, 1], at least one.
 
-        With ``physics``, record the physics state before each.
+        With ``rewards``, compute Meta-World's reward and ``info`` after each; with ``physics``, record the physics state
+        before each.
         """
 
     def save(self) -> EngineState:

@@ -21,7 +21,7 @@ import mujoco
 import numpy as np
 
 from act_kit.sim.distance import Measurements, evaluate_step
-from act_kit.sim.engine import PHYSICS, Engine, StepBatch, concatenate, get_physics, make_environment
+from act_kit.sim.engine import INFO_KEYS, PHYSICS, Engine, StepBatch, concatenate, get_physics, make_environment
 from act_kit.sim.observation import Observer, Recorder
 
 
@@ -82,6 +82,8 @@ class FastEngine(Engine):
         # A weak reference: a reference cycle would keep megabytes of MuJoCo data alive until garbage collection.
         engine = weakref.ref(self)
         env._reset_hand = lambda steps=50: engine()._reset_hand(steps)  # type: ignore[union-attr]
+        # Meta-World copies every contact into Python, four times: half of a step with reward.
+        env.touching_object = lambda geom: engine()._observer.touching(engine().data, geom)  # type: ignore[union-attr]
         self._env: Any = env
         self._positions = self.model.body_pos.copy(), self.model.site_pos.copy()
         self._low, self._high = env.sawyer_observation_space.low, env.sawyer_observation_space.high
@@ -178,13 +180,13 @@ class FastEngine(Engine):
             if not rewards:
                 return self._step(actions, physics=physics)
             batches: list[StepBatch] = []
-            reward = np.empty(len(actions))
-            for t, action in enumerate(
-                actions
-            ):  # one at a time, because a reward depends on the physics after its step
+            reward, infos = np.empty(len(actions)), np.empty((len(actions), len(INFO_KEYS)))
+            # One at a time, because a reward depends on the physics after its step.
+            for t, action in enumerate(actions):
                 batches.append(self._step(action[None], physics=physics))
-                reward[t], _ = self._env.evaluate_state(batches[t].state[0], action)
-            return replace(concatenate(batches), reward=reward)
+                reward[t], info = self._env.evaluate_state(batches[t].state[0], action)
+                infos[t] = [info[key] for key in INFO_KEYS]
+            return replace(concatenate(batches), reward=reward, info=infos)
 
     def _step(self, actions: np.ndarray, *, physics: bool) -> StepBatch:
         env, model, data, mocap, ctrl = self._env, self.model, self.data, self._mocap, self._ctrl

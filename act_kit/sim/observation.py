@@ -254,11 +254,16 @@ class Observer:
         return self._held is not None
 
     def grasped(self, data: mujoco.MjData) -> bool:
-        """Return True if both fingers press on the object (Meta-World's ``touching_object``)."""
+        """Return True if both fingers press on the object of the task."""
+        assert self._held is not None
+        return self.touching(data, self._held)
+
+    def touching(self, data: mujoco.MjData, geom: int) -> bool:
+        """Return True if both fingers press on a geom (Meta-World's ``touching_object``)."""
         pairs = data.contact.geom
-        held = (pairs == self._held).any(axis=1)
+        with_geom = (pairs == geom).any(axis=1)
         for finger in self._fingers:
-            touching = held & (pairs == finger).any(axis=1)
+            touching = with_geom & (pairs == finger).any(axis=1)
             if sum(data.efc_force[data.contact.efc_address[touching]].tolist()) <= 0:
                 return False
         return True

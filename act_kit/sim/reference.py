@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 
 from act_kit.sim.distance import DISTANCES, PROBES, Measurements
-from act_kit.sim.engine import PHYSICS, Engine, StepBatch, get_physics, make_environment
+from act_kit.sim.engine import INFO_KEYS, PHYSICS, Engine, StepBatch, get_physics, make_environment
 
 
 class ReferenceEngine(Engine):
@@ -82,18 +82,20 @@ class ReferenceEngine(Engine):
     def step(self, actions: np.ndarray, *, rewards: bool, physics: bool = False) -> StepBatch:
         """Execute actions; see :class:`~act_kit.sim.engine.Engine`."""
         num = len(actions)
-        reward = np.empty(num)
+        reward, infos = np.empty(num), np.empty((num, len(INFO_KEYS)))
         step_batch = StepBatch(
             state=np.empty((num, 39)),
             success=np.empty(num, dtype=bool),
             distance=np.empty(num),
             reward=reward if rewards else None,
+            info=infos if rewards else None,
             physics=np.empty((num, mujoco.mj_stateSize(self.model, PHYSICS))) if physics else None,
         )
         for t, action in enumerate(actions):
             if step_batch.physics is not None:
                 step_batch.physics[t] = get_physics(self.model, self.data)
             state, reward[t], _, _, info = self._env.step(action)
+            infos[t] = [info[key] for key in INFO_KEYS]
             step_batch.state[t] = state
             step_batch.success[t] = bool(info["success"])
             step_batch.distance[t] = self._distance(state)

@@ -13,7 +13,7 @@ import numpy as np
 from act_kit.arrays import as_array
 from act_kit.config import SimConfig
 from act_kit.errors import InitialStateError
-from act_kit.sim.engine import NO_STEPS, PHYSICS, Engine, EngineState, StepBatch, clip_actions, get_physics
+from act_kit.sim.engine import INFO_KEYS, NO_STEPS, PHYSICS, Engine, EngineState, StepBatch, clip_actions, get_physics
 from act_kit.sim.fast import FastEngine
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.reference import ReferenceEngine
@@ -103,7 +103,7 @@ class Simulator:
     def step_chunk(self, actions: np.ndarray, *, rewards: bool = False, physics: bool = False) -> StepBatch:
         """Execute ``actions`` (T, 4), clipped to [-1, 1], up to the horizon.
 
-        ``rewards=True`` also computes Meta-World's dense reward, which takes longer than the step itself.
+        ``rewards=True`` also computes Meta-World's dense reward and ``info``, which takes about as long as the step.
         ``physics=True`` also records the physics state before each action.
 
         Raises:
@@ -119,7 +119,9 @@ class Simulator:
             actions = actions[: self.steps_left]
             if not len(actions):
                 no_physics = np.empty((0, self.physics_dim)) if physics else None
-                return replace(NO_STEPS, reward=np.empty(0) if rewards else None, physics=no_physics)
+                no_info = np.empty((0, len(INFO_KEYS))) if rewards else None
+                no_reward = np.empty(0) if rewards else None
+                return replace(NO_STEPS, reward=no_reward, info=no_info, physics=no_physics)
             step_batch = self.engine.step(actions, rewards=rewards, physics=physics)
             self.num_steps += len(actions)
             self.state, self.distance = step_batch.state[-1], float(step_batch.distance[-1])

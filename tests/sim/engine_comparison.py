@@ -53,7 +53,7 @@ def compare_rollout(
         done.append(action)
         theirs, ours = (simulator.step_chunk(action[None], rewards=True) for simulator in (reference, fast))
         step_batches.append(theirs)
-        for name in ("state", "success", "distance", "reward"):
+        for name in ("state", "success", "distance", "reward", "info"):
             tally.compare(f"{name} at step {t}", getattr(ours, name), getattr(theirs, name))
         for name in ("qpos", "qvel"):
             mine, its = getattr(fast.engine.data, name), getattr(reference.engine.data, name)
