@@ -20,6 +20,7 @@ EXAMPLES = {
     "custom_agent": ["--episodes", "3", "--workers", "1"],
     "custom_head": ["--demonstrations", "6", "--steps", "20", "--out"],
     "custom_demonstrator": ["--demonstrations", "3", "--out"],
+    "gymnasium_loop": ["--num-envs", "2", "--num-steps", "260", "--updates", "2"],
 }
 """Arguments by example; those with ``--out`` write into a new folder."""
 

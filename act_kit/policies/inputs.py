@@ -9,7 +9,6 @@ Shapes: B rows, S numbers of an observation, C cameras, H and W height and width
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +17,7 @@ from act_kit.arrays import as_array, as_colors, check_shape, name_rows
 from act_kit.errors import ArrayError
 from act_kit.policies.metadata import PolicyMetadata
 from act_kit.sim.render import CameraViews
-from act_kit.sim.tasks import STATE_DIM
+from act_kit.sim.tasks import STATE_DIM, benchmark_tasks
 
 Tasks = Sequence[str] | np.ndarray
 """Task of each row: names, or indices into the policy's tasks."""
@@ -84,14 +83,6 @@ def _task_indices(given: Tasks, tasks: Sequence[str]) -> np.ndarray:
     if indices.dtype.kind == "f" or not np.isin(indices, np.arange(len(tasks))).all():
         raise ArrayError(f"tasks {array.tolist()}: expected names of tasks, or integers from 0 to {len(tasks) - 1}.")
     return indices.astype(np.int64)
-
-
-@functools.cache
-def benchmark_tasks(benchmark: str) -> tuple[str, ...]:
-    """Return the tasks of MT10, MT25 or MT50, in the order of the one-hot vector."""
-    from metaworld import env_dict  # a caller with such an observation has already imported it
-
-    return tuple(getattr(env_dict, f"{benchmark}_V3"))
 
 
 def split_observations(observations: object) -> tuple[np.ndarray, list[str] | None]:

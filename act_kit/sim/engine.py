@@ -124,8 +124,8 @@ class Engine(ABC):
     def step(self, actions: np.ndarray, *, rewards: bool, physics: bool = False) -> StepBatch:
         """Execute actions, float32 (T, 4) in [-1, 1], at least one.
 
-        With ``rewards``, compute Meta-World's reward and ``info`` after each; with ``physics``, record the physics state
-        before each.
+        With ``rewards``, compute Meta-World's reward and ``info`` after each; with ``physics``, record the physics
+        state before each.
         """
 
     def save(self) -> EngineState:

@@ -6,6 +6,7 @@ With the table, datasets, reports and the command line get the properties of a t
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -201,6 +202,14 @@ def get_task(name: str) -> Task:
         )
         raise TaskError(f"'{name}' is not a Meta-World task.{hint}")
     return TASKS[name]
+
+
+@functools.cache
+def benchmark_tasks(benchmark: str) -> tuple[str, ...]:
+    """Return the tasks of MT10, MT25 or MT50, in Meta-World's order, which is that of its one-hot vectors."""
+    from metaworld import env_dict  # takes 1 s, so imported only by those who simulate or read one-hot vectors
+
+    return tuple(getattr(env_dict, f"{benchmark}_V3"))
 
 
 def expand_tasks(text: str) -> list[str]:

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -47,21 +47,26 @@ class StepResult:
         step_batch: Results of the steps; None after a reset.
         images: uint8 (C, H, W, 3), after the last step; None without views, and at the horizon, where no images are
             needed.
+        physics: float64 (P,), MuJoCo's full integration state after the last step; None unless it was requested.
     """
 
     state: np.ndarray
     distance: float
     step_batch: StepBatch | None
     images: np.ndarray | None
+    physics: np.ndarray | None = None
 
 
 _Result: TypeAlias = StepResult | SimulationFailure
 
 
-class _Message(NamedTuple):
-    """Message to a process: the initial state to reset to, or the actions to execute, by row."""
+_Argument: TypeAlias = InitialState | np.ndarray | None
 
-    arguments: Mapping[int, InitialState | np.ndarray]
+
+class _Message(NamedTuple):
+    """Message to a process, by row: the initial state to reset to, the actions to execute, or None for the physics."""
+
+    arguments: Mapping[int, _Argument]
     rewards: bool = False
     physics: bool = False
 
@@ -80,7 +85,16 @@ class _Rows:
         """Execute one message; return the result of each row."""
         return {row: self._execute(row, argument, message) for row, argument in message.arguments.items()}
 
-    def _execute(self, row: int, argument: InitialState | np.ndarray, message: _Message) -> _Result:
+    def _execute(self, row: int, argument: _Argument, message: _Message) -> _Result:
+        if argument is None:
+            simulator = self._simulators[row]
+            return StepResult(
+                state=simulator.state,
+                distance=simulator.distance,
+                step_batch=None,
+                images=None,
+                physics=simulator.physics(),
+            )
         start_time = time.perf_counter()
         step_batch = None
         if isinstance(argument, InitialState):
@@ -216,12 +230,17 @@ class VectorSimulator:
         with self._exclusive:
             self._send(_Message(arguments=chunks, rewards=rewards, physics=physics))
 
+    def request_physics(self, rows: Iterable[int]) -> None:
+        """Request the current physics state of rows that were reset; see :attr:`StepResult.physics`."""
+        with self._exclusive:
+            self._send(_Message(arguments=dict.fromkeys(rows)))
+
     def _send(self, message: _Message) -> None:
         if self._local_rows is not None:
             if message.arguments:
                 self._inbox.append(message)
             return
-        shares: dict[int, dict[int, InitialState | np.ndarray]] = {}
+        shares: dict[int, dict[int, _Argument]] = {}
         for row, argument in message.arguments.items():
             shares.setdefault(row % self.num_workers, {})[row] = argument
         try:

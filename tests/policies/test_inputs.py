@@ -15,11 +15,10 @@ from act_kit.config import ACTConfig, TrainConfig
 from act_kit.errors import ArrayError
 from act_kit.overrides import compose
 from act_kit.policies.act import ACT
-from act_kit.policies.inputs import benchmark_tasks
 from act_kit.policies.metadata import PolicyMetadata, TrainingDataset
 from act_kit.policies.normalizer import Normalizer
 from act_kit.policies.policy import Policy
-from act_kit.sim.tasks import MT10, STATE_DIM, TASKS
+from act_kit.sim.tasks import MT10, STATE_DIM, TASKS, benchmark_tasks
 from tests.conftest import TINY
 
 
