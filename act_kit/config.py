@@ -97,6 +97,10 @@ class ReplayConfig(Options, group="replay"):
     init_perturbation: float = option(0.0, min=0, below=1, flag="--init-perturbation")
 
 
+_SCRIPTED_NOISE = 0.1
+"""Default of :attr:`CollectConfig.noise` for the scripted expert."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CollectConfig(Options):
     """Options that determine a dataset's bytes.
@@ -110,7 +114,8 @@ class CollectConfig(Options):
         demonstrator: scripted; teleop, by hand in a browser; policy, labeled by the scripted expert (DAgger);
             or replay, the actions of a dataset.
         noise: Standard deviation of the noise on the executed action (DART), in action units: -1 to 1, 0.01 m
-            per step.
+            per step. By default 0.1 for the scripted expert, so that the data show how to recover and how to
+            hold the goal, and 0 for the other demonstrators.
         steps_after_success: Steps recorded after the first success, which show a policy how to hold the goal; in some
             tasks the scripted expert soon undoes its success.
         rewards: Also record Meta-World's dense reward.
@@ -127,7 +132,7 @@ class CollectConfig(Options):
     init_distribution: str = option("uniform", flag="--init-distribution")
     num_init_states: int = option(0, min=0, flag="--num-init-states")
     demonstrator: str = option("scripted", flag="--demonstrator")
-    noise: float = option(0.0, min=0, max=1, flag="--noise")
+    noise: float | None = option(None, min=0, max=1, flag="--noise")
     steps_after_success: int = option(100, min=0, max=499)
     rewards: bool = False
     dagger: DaggerConfig = DaggerConfig()
@@ -163,6 +168,13 @@ class CollectConfig(Options):
             is_replay or not self.replay.init_perturbation,
             "replay.init_perturbation: only --demonstrator replay perturbs initial states.",
         )
+
+    @property
+    def action_noise(self) -> float:
+        """Standard deviation of the noise on the executed action: the option, or the demonstrator's default."""
+        if self.noise is not None:
+            return self.noise
+        return _SCRIPTED_NOISE if self.demonstrator == "scripted" else 0.0
 
     @property
     def keeps_failures(self) -> bool:

@@ -79,7 +79,7 @@ class Options:
         for field in _fields_of(self):
             key = self._prefix + field.name
             value = _convert(key, field, getattr(self, field.name))
-            if field.metadata:
+            if field.metadata and value is not None:
                 _check_range(key, value, field.metadata, self.help.get(field.name, ""))
             object.__setattr__(self, field.name, value)
 
@@ -101,11 +101,13 @@ def require(condition: bool, message: str) -> None:
 
 def _convert(key: str, field: dataclasses.Field[Any], value: Any) -> Any:
     """Convert a value to its option's declared type, because NumPy's numbers cannot be written to a file."""
+    if value is None and str(field.type).endswith("| None"):
+        return None
     is_number = not isinstance(value, bool) and isinstance(value, numbers.Real)
     if field.type == "int":
         require(is_number and isinstance(value, numbers.Integral), f"{key}={value!r}: expected an integer.")
         return int(value)
-    if field.type == "float":
+    if str(field.type).removesuffix(" | None") == "float":
         require(is_number and math.isfinite(value), f"{key}={value!r}: expected a finite number.")
         return float(value)
     if field.type == "tuple[str, ...]":
@@ -265,6 +267,8 @@ def override(key: str, value: Any) -> str:
 
 
 def _literal(value: Any) -> str:
+    if value is None:
+        return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):

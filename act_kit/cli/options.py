@@ -31,7 +31,7 @@ Device = Annotated[str, typer.Option(help="Device of the network: auto, cpu or c
 Flags = dict[str, Any]
 """Values of the declared flags by dotted key of their option; None for a flag that was not given."""
 
-_TYPES: dict[str, Any] = {"int": int, "float": float, "str": str}
+_TYPES: dict[str, Any] = {"int": int, "float": float, "float | None": float, "str": str}
 
 
 def command(verb: Callable[..., None]) -> Callable[..., None]:
@@ -69,7 +69,7 @@ def with_flags(kind: type[options.Options]) -> Callable[[Callable[..., None]], C
     declared: list[inspect.Parameter] = []
     for name, key in keys.items():
         option = known[key]
-        default = "" if option.default == "" else f"  [default: {option.default}]"
+        default = "" if option.default in ("", None) else f"  [default: {option.default}]"
         info = typer.Option(option.flag, help=option.help + default)
         annotation: Any = Annotated[_TYPES[option.type] | None, info]
         declared.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))

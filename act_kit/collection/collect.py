@@ -101,7 +101,7 @@ def make_dataset_info(config: CollectConfig, parent: dict[str, Any] | None) -> D
         seed=config.seed,
         init_distribution=init_distribution,
         demonstrator=config.demonstrator,
-        noise=config.noise,
+        noise=config.action_noise,
         steps_after_success=config.steps_after_success,
         command=config.command,
         versions=versions(),
@@ -166,7 +166,7 @@ def collect(
                 if num_attempts >= _MAX_FAILED_ATTEMPTS and not num_kept:
                     raise DatasetError(
                         f"The {config.demonstrator} demonstrator failed all of its first {num_attempts} attempts at "
-                        f"{config.task} (initial-state distribution '{info.init_distribution}', noise {config.noise}). "
+                        f"{config.task} (initial-state distribution '{info.init_distribution}', noise {config.action_noise}). "
                         f"Fix: another --seed, or less {noise_flags}"
                     )
                 if len(attempts) >= COMMIT_EVERY:

@@ -41,4 +41,4 @@ def make_demonstrator(config: CollectConfig) -> Agent:
             f"'{name}' is not a demonstrator: choose from: {', '.join(choices)}.{did_you_mean(name, choices)}"
         )
     agent = DEMONSTRATORS[name](config)
-    return NoisyAgent(agent, config.noise, seed=config.seed) if config.noise else agent
+    return NoisyAgent(agent, config.action_noise, seed=config.seed) if config.action_noise else agent

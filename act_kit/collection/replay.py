@@ -67,7 +67,7 @@ def open_source(config: CollectConfig) -> EpisodeStore:
         )
     if not store.num_episodes or not len(store.rand_vecs):
         raise DatasetError(f"{store.path} holds no episodes to replay: expected at least one with its initial state.")
-    if config.n > store.num_episodes and not (config.noise or config.replay.init_perturbation):
+    if config.n > store.num_episodes and not (config.action_noise or config.replay.init_perturbation):
         raise DatasetError(
             f"{store.path} has {store.num_episodes} episodes: an exact replay gives at most as many different ones, "
             f"not {config.n}. Fix: --n {store.num_episodes}, or perturb the initial states with --init-perturbation"
@@ -86,7 +86,7 @@ def replayed_init_states(config: CollectConfig, num: int) -> list[InitialState]:
     store = open_source(config)
     init_states, reach_m = store.init_states, config.replay.init_perturbation
     if not reach_m:
-        num = num if config.noise else min(num, len(init_states))
+        num = num if config.action_noise else min(num, len(init_states))
         return [init_states[k % len(init_states)] for k in range(num)]
     return [
         _perturb(init_states[k % len(init_states)], reach_m, [config.seed, k, _INIT_STATE_STREAM]) for k in range(num)
