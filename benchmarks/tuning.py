@@ -1,7 +1,10 @@
-"""What matters for ACT where contact does: one change at a time to the defaults, on five tasks, several seeds each.
+"""What matters for ACT where contact does: one change at a time to the defaults, several seeds each.
+
+The five tasks are of contact; others can be named.
 
     python -m benchmarks.tuning --out tuning
     python -m benchmarks.tuning --out tuning --only "without velocities" "without relative positions"
+    python -m benchmarks.tuning --out tuning --tasks reach-v3 reach-wall-v3 door-lock-v3 --only "no noise in collection"
     python -m benchmarks.tuning --out tuning --table
 
 Every training has 50 demonstrations, collected with the seed of the training, and the default options but for the
@@ -27,28 +30,28 @@ from benchmarks.command import act
 TASKS = ("peg-insert-side-v3", "soccer-v3", "box-close-v3", "push-back-v3", "stick-pull-v3")
 
 DATA = {
-    "clean": (),
-    "noise 0.1": ("--noise", "0.1"),
+    "defaults": (),
+    "no noise": ("--noise", "0"),
     "noise 0.3": ("--noise", "0.3"),
     "10 steps after success": ("steps_after_success=10",),
 }
 TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "defaults": ("clean", ()),
-    "without velocities": ("clean", ("policy.velocities=false",)),
-    "without relative positions": ("clean", ("policy.relative_positions=false",)),
-    "with the CVAE": ("clean", ("policy.cvae_layers=1",)),
-    "noise 0.1 in collection": ("noise 0.1", ()),
+    "defaults": ("defaults", ()),
+    "without velocities": ("defaults", ("policy.velocities=false",)),
+    "without relative positions": ("defaults", ("policy.relative_positions=false",)),
+    "with the CVAE": ("defaults", ("policy.cvae_layers=1",)),
+    "no noise in collection": ("no noise", ()),
     "noise 0.3 in collection": ("noise 0.3", ()),
     "10 steps after success": ("10 steps after success", ()),
-    "at most 10 % after success": ("clean", ("trainer.max_share_after_success=0.1",)),
-    "half the steps": ("clean", ("trainer.steps=3600",)),
-    "twice the steps": ("clean", ("trainer.steps=14400",)),
-    "batches of 128": ("clean", ("trainer.batch_size=128",)),
-    "learning rate 5e-4": ("clean", ("trainer.lr=5e-4",)),
-    "moving average 0.995": ("clean", ("trainer.ema_decay=0.995",)),
-    "decoder of 2 layers": ("clean", ("policy.decoder_layers=2",)),
-    "chunks of 8": ("clean", ("policy.chunk_size=8",)),
-    "chunks of 32": ("clean", ("policy.chunk_size=32",)),
+    "at most 10 % after success": ("defaults", ("trainer.max_share_after_success=0.1",)),
+    "half the steps": ("defaults", ("trainer.steps=3600",)),
+    "twice the steps": ("defaults", ("trainer.steps=14400",)),
+    "batches of 128": ("defaults", ("trainer.batch_size=128",)),
+    "learning rate 5e-4": ("defaults", ("trainer.lr=5e-4",)),
+    "moving average 0.995": ("defaults", ("trainer.ema_decay=0.995",)),
+    "decoder of 2 layers": ("defaults", ("policy.decoder_layers=2",)),
+    "chunks of 8": ("defaults", ("policy.chunk_size=8",)),
+    "chunks of 32": ("defaults", ("policy.chunk_size=32",)),
 }
 CHUNKINGS = {
     "execute 1": ("--n-action-steps", "1"),
@@ -83,26 +86,37 @@ def collect(task: str, seed: int, data_name: str, out: Path) -> None:
         act("collect", "--task", task, "--n", 50, "--seed", seed, "--out", folder, "--workers", 1, *DATA[data_name])
 
 
-def table(out: Path) -> None:
+def table(out: Path, tasks: Sequence[str]) -> None:
     """Print successes of every seed by setting and task, their mean, and its difference from the defaults'."""
     settings = ["defaults", *CHUNKINGS, *(name for name in TRAININGS if name != "defaults")]
-    print("| | " + " | ".join(task.removesuffix("-v3") for task in TASKS) + " | all | against the defaults |")
-    print("|---|" + "---|" * (len(TASKS) + 2))
-    defaults = [_successes(out, "defaults", task) for task in TASKS]
+    columns = [*(task.removesuffix("-v3") for task in tasks), "all", "against the defaults"]
+    columns += ["at the last step", "against the defaults"]
+    print(f"| | {' | '.join(columns)} |")
+    print("|---|" + "---|" * len(columns))
     for setting in settings:
-        measured = [_successes(out, setting, task) for task in TASKS]
+        once = [_successes(out, setting, task, "success_once") for task in tasks]
         cells = []
-        for of_task in measured:
+        for of_task in once:
             cells.append(" ".join(str(of_seed.sum()) for of_seed in of_task.values()))
-        seeds = sorted(set.intersection(*map(set, (*measured, *defaults))))
-        cells += ["", ""]
-        if len(seeds) > 1:
-            ours, theirs = _of_seeds(measured, seeds), _of_seeds(defaults, seeds)
-            mean, gain = seeds_mean(ours), compare_seeds(theirs, ours, same_init_states=True, level=0.05)
-            cells[-2] = f"{100 * mean.value:.1f} [{100 * mean.low:.0f}, {100 * mean.high:.0f}] %"
-            if setting != "defaults":
-                cells[-1] = f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+        cells += _mean_and_gain(out, setting, tasks, "success_once")
+        cells += _mean_and_gain(out, setting, tasks, "success_at_end")
         print(f"| {setting} | " + " | ".join(cells) + " |")
+
+
+def _mean_and_gain(out: Path, setting: str, tasks: Sequence[str], column: str) -> list[str]:
+    """Return the mean success of a setting over tasks and seeds and its difference from the defaults' as text."""
+    measured = [_successes(out, setting, task, column) for task in tasks]
+    defaults = [_successes(out, "defaults", task, column) for task in tasks]
+    seeds = sorted(set.intersection(*map(set, (*measured, *defaults))))
+    if len(seeds) < 2:
+        return ["", ""]
+    ours, theirs = _of_seeds(measured, seeds), _of_seeds(defaults, seeds)
+    mean = seeds_mean(ours)
+    text = f"{100 * mean.value:.1f} [{100 * mean.low:.0f}, {100 * mean.high:.0f}] %"
+    if setting == "defaults":
+        return [text, ""]
+    gain = compare_seeds(theirs, ours, same_init_states=True, level=0.05)
+    return [text, f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"]
 
 
 def _of_seeds(tasks: Sequence[Mapping[int, np.ndarray]], seeds: Sequence[int]) -> list[np.ndarray]:
@@ -110,11 +124,11 @@ def _of_seeds(tasks: Sequence[Mapping[int, np.ndarray]], seeds: Sequence[int]) -
     return [np.stack([of_task[seed] for seed in seeds]) for of_task in tasks]
 
 
-def _successes(out: Path, setting: str, task: str) -> dict[int, np.ndarray]:
-    """Return the successes, bool (100,), of every training seed that was measured."""
+def _successes(out: Path, setting: str, task: str, column: str) -> dict[int, np.ndarray]:
+    """Return a column of successes, bool (100,), of every training seed that was measured."""
     found = {}
     for folder in sorted((out / "results").glob(f"{setting.replace(' ', '-')}-{task}-*")):
-        found[int(folder.name.rpartition("-")[2])] = read_evaluation(folder).successes
+        found[int(folder.name.rpartition("-")[2])] = np.array(read_evaluation(folder).column(column), dtype=bool)
     return found
 
 
@@ -123,6 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK")
     parser.add_argument("--only", nargs="+", choices=list(TRAININGS), metavar="NAME", help="the defaults and these")
     parser.add_argument("--side-by-side", type=int, default=os.cpu_count() or 1, help="trainings at the same time")
     parser.add_argument("--table", action="store_true", help="print what there is, and measure nothing")
@@ -132,11 +147,11 @@ def main() -> None:
             for seed in arguments.seeds:
                 names = list(dict.fromkeys(["defaults", *(arguments.only or TRAININGS)]))
                 data_names = dict.fromkeys(TRAININGS[name][0] for name in names)
-                jobs = [(task, seed, data, arguments.out) for data in data_names for task in TASKS]
+                jobs = [(task, seed, data, arguments.out) for data in data_names for task in arguments.tasks]
                 list(pool.map(lambda job: collect(*job), jobs))
-                jobs = [(task, seed, name, arguments.out) for name in names for task in TASKS]
+                jobs = [(task, seed, name, arguments.out) for name in names for task in arguments.tasks]
                 list(pool.map(lambda job: measure(*job), jobs))
-    table(arguments.out)
+    table(arguments.out, arguments.tasks)
 
 
 if __name__ == "__main__":

@@ -66,8 +66,8 @@ IMAGES = ("policy.inputs=image+proprio", "policy.cameras=[corner4]", "policy.bac
 
 
 def make_dataset(path: Path, **flags: object) -> EpisodeStore:
-    """Collect a dataset in this process, of episodes shorter than by default."""
-    config = compose(CollectConfig, flags={"task": "reach-v3", "n": 10, "steps_after_success": 10, **flags})
+    """Collect a dataset in this process, of episodes shorter than by default and without noise."""
+    config = compose(CollectConfig, flags={"task": "reach-v3", "n": 10, "steps_after_success": 10, "noise": 0, **flags})
     return collect(config, path, executor=SERIAL)
 
 

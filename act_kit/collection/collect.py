@@ -166,7 +166,7 @@ def collect(
                 if num_attempts >= _MAX_FAILED_ATTEMPTS and not num_kept:
                     raise DatasetError(
                         f"The {config.demonstrator} demonstrator failed all of its first {num_attempts} attempts at "
-                        f"{config.task} (initial-state distribution '{info.init_distribution}', noise {config.action_noise}). "
+                        f"{config.task} (initial-state distribution '{info.init_distribution}', noise {info.noise}). "
                         f"Fix: another --seed, or less {noise_flags}"
                     )
                 if len(attempts) >= COMMIT_EVERY:
