@@ -166,12 +166,18 @@ def choose_init_states(
 ) -> list[InitialStateSet]:
     """Return the initial states of a task or, if it is None, of each task of a policy; see :func:`evaluate`."""
     choice = str(choice)
+    if not isinstance(agent, Policy) and choice == "train":
+        raise ConfigError(
+            "--init-states train: only a run of act_kit knows its demonstrations. Fix: --init-states test"
+        )
     if isinstance(agent, Policy) and task is None:
         sets = init_state_sets_from(choice, agent.metadata, config)
     elif choice not in CHOICES:
         sets = [InitialStateSet.load(Path(choice))]
     elif task is None:
-        raise ConfigError("An agent that is no policy does not know its task. Fix: evaluate(agent, 'reach-v3')")
+        raise ConfigError(
+            "An agent that is no policy does not know its task. Fix: evaluate(agent, 'reach-v3'), --task reach-v3"
+        )
     else:
         known = agent.metadata.init_states_of(task) if isinstance(agent, Policy) else []
         sets = [make_init_state_set(task, cast(Kind, choice), config.episodes, config.seed, known)]

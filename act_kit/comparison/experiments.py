@@ -67,6 +67,7 @@ class SeedResult:
                 "views": training["views"] or {},
                 "gl_renderer": training["gl_renderer"],
                 "eval": conditions,
+                "agent": provenance.get("agent", {}),
             }
         )
         for key in list(known):
@@ -85,9 +86,12 @@ class SeedResult:
         return float(np.mean([evaluation.success.value for evaluation in self.tasks.values()]))
 
     def option(self, key: str) -> str:
-        """Return an option of the training or a condition as text; ``config`` is ``known`` or ``unknown``."""
+        """Return an option of the training or a condition as text.
+
+        ``config`` is ``known``, ``unknown``, or ``none`` for an agent that is no policy.
+        """
         if key == "config":
-            return "unknown" if self.config is None else "known"
+            return "known" if self.config is not None else "none" if "agent.name" in self.conditions else "unknown"
         return _text({**(self.config or {}), **self.conditions}.get(key, "absent"))
 
     def is_same(self, other: SeedResult) -> bool:
@@ -333,9 +337,9 @@ def changes(a: Method, b: Method, factors: Sequence[str]) -> list[ConfigDifferen
 
     ``config`` is one of them if the training configuration of a checkpoint is unknown because it was in no run folder.
     """
-    keys = _keys([a, b])
-    if "unknown" in (*a.options("config"), *b.options("config")):
-        keys = ["config", *a.seeds[0].conditions]
+    keys, configs = _keys([a, b]), {*a.options("config"), *b.options("config")}
+    if "unknown" in configs or len(configs) > 1:
+        keys = ["config", *dict.fromkeys([*a.seeds[0].conditions, *b.seeds[0].conditions])]
     found: list[ConfigDifference] = []
     for key in keys:
         values_a, values_b = a.options(key), b.options(key)
