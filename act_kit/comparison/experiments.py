@@ -22,6 +22,9 @@ SEED_FOLDER = "seed-"
 NO_CONFOUND = ("trainer.seed", "trainer.validate_every", "rollout.num_envs", "wandb_project")
 """Options that may differ: those that replicates differ in, and those without effect on the result."""
 
+_OF_SIMULATION = ("eval.horizon", "eval.versions", "eval.engine", "eval.success_rule", "eval.init_states")
+"""Conditions of an evaluation that do not depend on what is evaluated."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SeedResult:
@@ -336,10 +339,16 @@ def changes(a: Method, b: Method, factors: Sequence[str]) -> list[ConfigDifferen
     """Return every option that is not the same for all seeds of both methods.
 
     ``config`` is one of them if the training configuration of a checkpoint is unknown because it was in no run folder.
+    It stands for everything about the training of a run that is compared with an agent of another kind, and
+    ``agent.name`` for everything about two agents of different names.
     """
     keys, configs = _keys([a, b]), {*a.options("config"), *b.options("config")}
-    if "unknown" in configs or len(configs) > 1:
-        keys = ["config", *dict.fromkeys([*a.seeds[0].conditions, *b.seeds[0].conditions])]
+    if "unknown" in configs:
+        keys = ["config", *a.seeds[0].conditions]
+    elif configs == {"known", "none"}:
+        keys = ["config", *(key for key in keys if key.startswith(_OF_SIMULATION))]
+    elif a.options("agent.name") != b.options("agent.name"):
+        keys = ["agent.name", *(key for key in keys if not key.startswith("agent."))]
     found: list[ConfigDifference] = []
     for key in keys:
         values_a, values_b = a.options(key), b.options(key)

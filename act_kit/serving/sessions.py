@@ -59,7 +59,9 @@ async def open_websocket(address: str, token: str, timeout_s: float) -> ClientCo
             f"At {_shown(address)} is no policy server: it does not speak WebSocket ({error})."
         ) from error
     except (OSError, TimeoutError, InvalidURI) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or "it does not answer"
+        reason = str(error) or "it does not answer"
+        if "Connect call failed" in reason:
+            reason = "nothing listens there"
         raise ServingError(
             f"There is no policy server at {_shown(address)}: {reason}. Fix: start it, such as act serve RUN"
         ) from error

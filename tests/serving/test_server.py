@@ -83,6 +83,7 @@ def test_vla_evals_client_gets_one_action_for_each_observation(tiny_policy: Poli
                 assert answer
                 assert (answer.type, answer.seq) == ("action", seq)
                 assert np.array_equal(np.clip(answer.payload["actions"], -1, 1), tiny_policy.act(state))
+        websocket.send(pack(Message(type="episode_end", payload={}, seq=8).fields(), "vla-eval"))
         websocket.send(pack(Message(type="observation", payload={}, seq=9).fields(), "vla-eval"))
         answer = Message.of(unpack(websocket.recv(), 2**30))  # type: ignore[arg-type]
         assert answer
