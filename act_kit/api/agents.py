@@ -12,8 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from act_kit.api.serve import serving_missing
-from act_kit.errors import ConfigError, did_you_mean
+from act_kit.errors import ConfigError, did_you_mean, install_hint
 
 if TYPE_CHECKING:
     from act_kit.config import ServedConfig
@@ -49,6 +48,11 @@ def connect(address: str, config: ServedConfig, *, n_action_steps: int | None = 
     except ModuleNotFoundError as error:
         raise serving_missing(error) from error
     return ServedAgent(address, config, n_action_steps=n_action_steps, token=token)
+
+
+def serving_missing(error: ModuleNotFoundError) -> ConfigError:
+    """Return the error to raise where a package of the extra ``serve`` is not installed."""
+    return ConfigError(f"Policy servers need {error.name}, which is not installed. Fix: {install_hint('serve')}")
 
 
 def import_agent(name: str) -> Agent:

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+from act_kit.api.agents import serving_missing
 from act_kit.api.device import choose_device
-from act_kit.errors import ConfigError, install_hint
 from act_kit.policies.policy import Policy
 
 
@@ -52,8 +52,3 @@ def serve(
             await server.serve_forever()
 
     asyncio.run(run())
-
-
-def serving_missing(error: ModuleNotFoundError) -> ConfigError:
-    """Return the error to raise where a package of the extra ``serve`` is not installed."""
-    return ConfigError(f"Policy servers need {error.name}, which is not installed. Fix: {install_hint('serve')}")
