@@ -119,7 +119,7 @@ USER_ERRORS = {
     ),
     "an agent from demonstrated states": (
         ("eval", "json:loads", "--task", "push-v3", "--init-states", "train"),
-        "only a run of act_kit knows its demonstrations",
+        "were not recorded. Fix: --init-states test",
     ),
     "a run with a task": (("eval", "RUN", "--task", "push-v3"), "a run is evaluated on the tasks that it was trained"),
     "no such module": (("eval", "no_module:act", "--task", "push-v3"), "Fix: run act eval in the folder of no_module"),

@@ -175,10 +175,6 @@ def choose_init_states(
 ) -> list[InitialStateSet]:
     """Return the initial states of a task or, if it is None, of each task of a policy; see :func:`evaluate`."""
     choice = str(choice)
-    if not isinstance(agent, Policy) and choice == "train":
-        raise ConfigError(
-            "--init-states train: only a run of act_kit knows its demonstrations. Fix: --init-states test"
-        )
     if isinstance(agent, Policy) and task is None:
         sets = init_state_sets_from(choice, agent.metadata, config)
     elif choice not in CHOICES:

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from websockets.asyncio.server import ServerConnection
 
-from act_kit.config import ServedConfig
+from act_kit.config import EvalConfig, ServedConfig
 from act_kit.errors import ConfigError, ServingError
 from act_kit.eval.results import EpisodeResult
+from act_kit.overrides import compose
 from act_kit.rollouts.agents import ExpertAgent
 from act_kit.rollouts.episode import Episode
 from act_kit.rollouts.rollout import RolloutPool
@@ -108,7 +109,8 @@ def test_what_a_server_is_shown() -> None:
 
     (init_state,) = draw(["push-v3"], 1)
     with serving(openpi(infer)) as address:
-        config = ServedConfig(state_dim=4, state_key="s", prompt="task", cameras=("corner4",), size_px=16)
+        options = ["served.state_dim=4", "served.state_key=s", "served.prompt=task", "served.cameras=[corner4]"]
+        config = compose(EvalConfig, [*options, "served.size_px=16", "served.timeout_s=5"]).served
         images = np.full((1, 1, 16, 16, 3), 7, dtype=np.uint8)
         with ServedAgent(address, config) as agent:
             agent.begin(0, init_state, 0)
@@ -116,6 +118,10 @@ def test_what_a_server_is_shown() -> None:
         with ServedAgent(address) as agent:
             agent.begin(0, init_state, 0)
             agent.plan(STATES[:1], np.array([0]), None)
+        names = compose(EvalConfig, ["served.prompt_key=p", "served.cameras=[topview]", "served.image_keys=[i]"]).served
+        with ServedAgent(address, names) as agent:
+            agent.begin(0, init_state, 0)
+            agent.plan(STATES[:1], np.array([0]), images)
     with serving(vla_eval(infer)) as address, ServedAgent(address, config) as agent:
         agent.begin(0, init_state, 0)
         agent.plan(STATES[:1], np.array([0]), images)
@@ -123,8 +129,9 @@ def test_what_a_server_is_shown() -> None:
     assert (shown[0]["s"].shape, shown[0]["prompt"]) == ((4,), "push-v3")
     assert np.array_equal(shown[0]["observation/image"], images[0, 0])
     assert (shown[1]["observation/state"].shape, shown[1]["prompt"]) == ((39,), "Push the puck to a goal")
-    assert list(shown[2]) == ["s", "task_description", "images"]
-    assert np.array_equal(shown[2]["images"]["corner4"], images[0, 0])
+    assert list(shown[2]) == ["observation/state", "p", "i"]
+    assert list(shown[3]) == ["s", "task_description", "images"]
+    assert np.array_equal(shown[3]["images"]["corner4"], images[0, 0])
 
 
 # -- faulty servers ----------------------------------------------------------------------------------------------------
