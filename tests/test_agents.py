@@ -132,6 +132,11 @@ def test_an_agent_and_a_server_are_evaluated_alike(module: str) -> None:
     assert summary["agent"]["metadata"] == {"robot": "sawyer"}
     (evaluation,) = read_evaluations(Path("served"))
     assert evaluation.provenance["agent"] == summary["agent"]
+    card = json.loads(Path("served/card.json").read_text(encoding="utf-8"))
+    assert (card["policy"], card["actions_per_query"]) == (summary["agent"], 1)
+    assert card["latency"]["num_queries"] == 3 * 500
+    assert 0 < card["latency"]["median_s"] <= card["latency"]["percentile_95_s"]
+    assert json.loads(Path("named/card.json").read_text(encoding="utf-8"))["latency"] is None
     assert address in Path("served/report.html").read_text(encoding="utf-8")
     with pytest.raises(CheckpointError, match=f"evaluates {address}, which is no run"):
         examine_target(Path("served"), num_workers=1)

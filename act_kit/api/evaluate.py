@@ -17,10 +17,12 @@ from act_kit.api.progress import OnProgress, Progress, ignore, log
 from act_kit.api.rollouts import find_renderer, log_first_plan
 from act_kit.config import EvalConfig
 from act_kit.errors import ConfigError, RenderError
+from act_kit.eval.card import make_card
 from act_kit.eval.evaluate import ActionFunction, as_agent, evaluate_all
 from act_kit.eval.init_state_sets import CHOICES, InitialStateSet, Kind, init_state_sets_from, make_init_state_set
 from act_kit.eval.results import Evaluation
 from act_kit.eval.sweep import SweepRow, sweep, sweep_table
+from act_kit.files import write_json
 from act_kit.metrics import log_evaluation
 from act_kit.outputs import check_output, locked, new_folder
 from act_kit.overrides import compose
@@ -151,6 +153,7 @@ def evaluate_tasks(
                 _record(evaluations, config, folders, videos, executor_config.num_workers)
             for evaluation, folder, videos_by_episode, rows in zip(evaluations, folders, videos, sweeps, strict=True):
                 write_results(evaluation, folder, videos_by_episode, rows)
+                write_json(folder / "card.json", make_card(evaluation, as_agent(agent).latencies_s))
                 if rows:
                     _log_sweep(evaluation.task, rows)
             if len(evaluations) > 1:

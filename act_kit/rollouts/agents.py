@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,12 +50,14 @@ class Agent(ABC):
         source: Source that an episode records, read when the episode begins; for example ``scripted``.
         parent: Run or dataset that the agent is made from, an entry of ``DatasetInfo.parents``; None if there is none.
         provenance: What an evaluation records about the agent, plain values; None for nothing.
+        latencies_s: Seconds from each observation to its actions; none if the agent does not measure them.
     """
 
     views: CameraViews | None = None
     source: str = ""
     parent: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
+    latencies_s: Sequence[float] = ()
 
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:  # noqa: B027
         """Begin an episode of ``init_state.task`` in ``row``, and discard the state of the previous one.

@@ -79,7 +79,8 @@ class ServedAgent(Agent):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | Any = None
         self._chunk_size: int | None = None
-        self.latencies_s: list[float] = []
+        self._latencies_s: list[float] = []
+        self.latencies_s = self._latencies_s
         self.num_reconnects = 0
         if self._config.cameras:
             check_cameras(self._config.cameras)
@@ -209,7 +210,7 @@ class ServedAgent(Agent):
                     self._sessions[row] = await self._open_session(self._tasks[row])
                 asked_at = time.perf_counter()
                 actions = await self._sessions[row].infer(observation)
-                self.latencies_s.append(time.perf_counter() - asked_at)
+                self._latencies_s.append(time.perf_counter() - asked_at)
                 return actions
             except ConnectionClosed as error:
                 self._sessions.pop(row, None)
