@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from act_kit.api.progress import Progress as Progress
     from act_kit.api.render import render as render
     from act_kit.api.report import measure_diversity as measure_diversity
+    from act_kit.api.serve import serve as serve
     from act_kit.api.train import train as train
     from act_kit.comparison.compare import Comparison as Comparison
     from act_kit.config import CollectConfig as CollectConfig
@@ -84,6 +85,7 @@ _HOMES = {
     "make_init_state_set": "eval.init_state_sets",
     "measure_diversity": "api.report",
     "render": "api.render",
+    "serve": "api.serve",
     "train": "api.train",
 }
 """Modules of the public names."""

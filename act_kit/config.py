@@ -442,6 +442,40 @@ class TrainConfig(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ServedConfig(Options, group="served"):
+    """What ``act eval ws://HOST:PORT`` shows to a policy server, and how long it waits.
+
+    Attributes:
+        state_key: Key of the state; "" = observation/state for openpi's format, state for vla-eval's.
+        state_dim: Numbers of the state: 39, Meta-World's observation, or its first 4, hand and gripper.
+        prompt_key: Key of the prompt; "" = prompt for openpi's format, task_description for vla-eval's.
+        prompt: The prompt: sentence (as LeRobot's, which push-v3 and push-back-v3 share) or task (its name).
+        cameras: Cameras whose images the policy is shown; [] = none.
+        image_keys: Key of each camera's image; [] = observation/image (with several cameras,
+            observation/image/CAMERA) for openpi's format, images/CAMERA for vla-eval's.
+        size_px: Height and width of the images.
+        timeout_s: Seconds without any answer after which the waiting episodes count as failed.
+    """
+
+    state_key: str = ""
+    state_dim: int = option(39, choices=(39, 4))
+    prompt_key: str = ""
+    prompt: str = option("sentence", choices=("sentence", "task"))
+    cameras: tuple[str, ...] = ()
+    image_keys: tuple[str, ...] = ()
+    size_px: int = option(224, min=16, max=1024)
+    timeout_s: float = option(60.0, above=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            len(self.image_keys) in (0, len(self.cameras)),
+            f"served.image_keys=[{','.join(self.image_keys)}]: expected one for each of served.cameras="
+            f"[{','.join(self.cameras)}].",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig(Options):
     """Options of an evaluation.
 
@@ -456,6 +490,7 @@ class EvalConfig(Options):
         video_camera: Camera of the videos.
         sim: Simulation.
         rollout: Parallel rollouts of a policy; the results do not depend on it.
+        served: What a policy server is shown, and how long its answers may take.
     """
 
     episodes: int = option(100, min=1, flag="--episodes")
@@ -468,3 +503,4 @@ class EvalConfig(Options):
     video_camera: str = "corner4"
     sim: SimConfig = SimConfig()
     rollout: RolloutConfig = RolloutConfig()
+    served: ServedConfig = ServedConfig()

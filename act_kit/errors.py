@@ -67,6 +67,10 @@ class WorkerError(ActKitError):
     """A worker process that died or cannot be started."""
 
 
+class ServingError(ActKitError):
+    """A policy server or its client that cannot be reached, or that sends invalid messages."""
+
+
 class RenderError(ActKitError):
     """A missing or broken OpenGL library, or rendered frames that are blank."""
 

@@ -106,6 +106,26 @@ USER_ERRORS = {
     "no data": (("train",), "act train --data DATASET"),
     "low-diversity data": (("train", "--data", "ONE_INIT_STATE", "--out", "run"), "--allow-low-diversity"),
     "missing run": (("eval", "nowhere"), "There is no trained policy at nowhere"),
+    "missing run to serve": (("serve", "nowhere"), "There is no trained policy at nowhere"),
+    "an agent without a task": (("eval", "json:loads"), "expected --task. Fix: --task push-v3"),
+    "an agent with an unknown task": (("eval", "json:loads", "--task", "push"), "Did you mean 'push-v3'?"),
+    "an agent with other initial states": (
+        ("eval", "json:loads", "--task", "reach-v3", "--init-states", "PUSH"),
+        "the initial states are of push-v3. Fix: leave --task out",
+    ),
+    "an agent with action steps": (
+        ("eval", "json:loads", "--task", "push-v3", "--n-action-steps", "2"),
+        "chooses its actions itself. Fix: leave them out",
+    ),
+    "an agent from demonstrated states": (
+        ("eval", "json:loads", "--task", "push-v3", "--init-states", "train"),
+        "were not recorded. Fix: --init-states test",
+    ),
+    "a run with a task": (("eval", "RUN", "--task", "push-v3"), "a run is evaluated on the tasks that it was trained"),
+    "no such module": (("eval", "no_module:act", "--task", "push-v3"), "Fix: run act eval in the folder of no_module"),
+    "no such name": (("eval", "json:load_", "--task", "push-v3"), "json has no 'load_'. Did you mean 'load'?"),
+    "no server": (("eval", "ws://127.0.0.1:1", "--task", "push-v3"), "Fix: start it, such as act serve RUN"),
+    "no address": (("eval", "ws://127.0.0.1", "--task", "push-v3"), "expected ws://HOST:PORT"),
     "nothing to resume": (("train", "--resume", "--out", "nowhere"), "There is no run at nowhere"),
     "existing output": (("collect", "--out", "DATA"), "--overwrite replaces it"),
     "not ours to overwrite": (("collect", "--out", "FOREIGN", "--overwrite"), "was not made by act"),
@@ -410,7 +430,10 @@ def test_a_policy_on_images_is_evaluated_during_and_after_training(images_store:
 
 
 VERBS = (
-    *((verb,) for verb in ("collect", "report", "render", "train", "eval", "compare", "doctor", "demo", "data")),
+    *(
+        (verb,)
+        for verb in ("collect", "report", "render", "train", "eval", "serve", "compare", "doctor", "demo", "data")
+    ),
     *(("data", verb) for verb in ("info", "verify", "merge", "split", "filter", "convert", "browse")),
 )
 

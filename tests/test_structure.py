@@ -36,7 +36,7 @@ LAYERS = (
     {"rollouts"},
     {"datasets"},
     {"diversity", "policies"},
-    {"collection", "training"},
+    {"collection", "serving", "training"},
     {"eval"},
     {"comparison"},
     {"doctor"},

@@ -11,15 +11,18 @@ from typing import Any, cast
 from rich.console import Console
 
 from act_kit import options
+from act_kit.api.agents import connect, import_agent, kind_of_agent
 from act_kit.api.device import choose_device
 from act_kit.api.progress import OnProgress, Progress, ignore, log
 from act_kit.api.rollouts import find_renderer, log_first_plan
 from act_kit.config import EvalConfig
 from act_kit.errors import ConfigError, RenderError
+from act_kit.eval.card import make_card
 from act_kit.eval.evaluate import ActionFunction, as_agent, evaluate_all
 from act_kit.eval.init_state_sets import CHOICES, InitialStateSet, Kind, init_state_sets_from, make_init_state_set
 from act_kit.eval.results import Evaluation
 from act_kit.eval.sweep import SweepRow, sweep, sweep_table
+from act_kit.files import write_json
 from act_kit.metrics import log_evaluation
 from act_kit.outputs import check_output, locked, new_folder
 from act_kit.overrides import compose
@@ -61,11 +64,13 @@ def evaluate(
     """Evaluate a policy, an agent or a function on one task, and its baselines from the same initial states.
 
     Args:
-        agent: A run or checkpoint, a loaded policy, an :class:`~act_kit.rollouts.agents.Agent`, or a function from
-            states (B, 39) to actions (B, 4) or action chunks (B, N, 4).
+        agent: A run or checkpoint, a loaded policy, an :class:`~act_kit.rollouts.agents.Agent`, a function from states
+            (B, 39) to actions (B, 4) or action chunks (B, N, 4), ``MODULE:NAME`` of one of them, or the address of a
+            policy server, ``ws://HOST:PORT``.
         task: The task; None for the only task of a policy.
         init_states: ``test``, ``train``, ``grid``, ``ood`` (outside the reset box), or an ``init_states.json``.
-        n_action_steps, temporal_ensemble: Chunking of the policy; None for the setting that it was trained with.
+        n_action_steps, temporal_ensemble: Chunking of the policy; None for the setting that it was trained with. Of a
+            server, only ``n_action_steps``; None for all actions that it sends.
         sweep_chunking: Also evaluate other chunking settings on the same initial states.
         record_video: Write videos (mp4) of episodes, failures first; requires ``out``.
         out: Folder of the results; None to write nothing.
@@ -82,26 +87,32 @@ def evaluate(
         ActKitError: There is no such policy, task or set of initial states, ``out`` exists, or no renderer works.
     """
     config = compose(EvalConfig, overrides, options.by_key(EvalConfig, flags), config)
-    if isinstance(agent, str | Path):
-        agent = Policy.load(agent, device=choose_device(device))
-    if isinstance(agent, Policy):
-        agent = agent.with_chunking(n_action_steps=n_action_steps, temporal_ensemble=temporal_ensemble)
-    sets = choose_init_states(agent, task, init_states, config)
-    if len(sets) > 1:
-        names = ", ".join(each.task for each in sets)
-        raise ConfigError(f"The policy has several tasks: {names}. Fix: name one as task=, or call evaluate_tasks().")
-    (evaluation,) = evaluate_tasks(
-        agent,
-        sets,
-        config,
-        sweep_chunking=sweep_chunking,
-        record_video=record_video,
-        out=out,
-        workers=workers,
-        executor=executor,
-        overwrite=overwrite,
-        on_progress=on_progress,
-    )
+    with ExitStack() as stack:
+        kind = kind_of_agent(str(agent)) if isinstance(agent, str | Path) else ""
+        if kind == "server":
+            agent = stack.enter_context(connect(str(agent), config.served, n_action_steps=n_action_steps))
+        elif kind == "python":
+            agent = import_agent(str(agent))
+        elif isinstance(agent, str | Path):
+            agent = Policy.load(agent, device=choose_device(device))
+        if isinstance(agent, Policy):
+            agent = agent.with_chunking(n_action_steps=n_action_steps, temporal_ensemble=temporal_ensemble)
+        sets = choose_init_states(agent, task, init_states, config)
+        if len(sets) > 1:
+            names = ", ".join(each.task for each in sets)
+            raise ConfigError(f"The policy has several tasks: {names}. Fix: name one as task=, or evaluate_tasks().")
+        (evaluation,) = evaluate_tasks(
+            agent,
+            sets,
+            config,
+            sweep_chunking=sweep_chunking,
+            record_video=record_video,
+            out=out,
+            workers=workers,
+            executor=executor,
+            overwrite=overwrite,
+            on_progress=on_progress,
+        )
     return evaluation
 
 
@@ -142,6 +153,7 @@ def evaluate_tasks(
                 _record(evaluations, config, folders, videos, executor_config.num_workers)
             for evaluation, folder, videos_by_episode, rows in zip(evaluations, folders, videos, sweeps, strict=True):
                 write_results(evaluation, folder, videos_by_episode, rows)
+                write_json(folder / "card.json", make_card(evaluation, as_agent(agent).latencies_s))
                 if rows:
                     _log_sweep(evaluation.task, rows)
             if len(evaluations) > 1:
@@ -171,7 +183,9 @@ def choose_init_states(
     elif choice not in CHOICES:
         sets = [InitialStateSet.load(Path(choice))]
     elif task is None:
-        raise ConfigError("An agent that is no policy does not know its task. Fix: evaluate(agent, 'reach-v3')")
+        raise ConfigError(
+            "An agent that is no policy does not know its task. Fix: evaluate(agent, 'reach-v3'), --task reach-v3"
+        )
     else:
         known = agent.metadata.init_states_of(task) if isinstance(agent, Policy) else []
         sets = [make_init_state_set(task, cast(Kind, choice), config.episodes, config.seed, known)]

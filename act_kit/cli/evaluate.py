@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+from act_kit.api.agents import connect, folder_name, import_agent, kind_of_agent
 from act_kit.api.device import check_device, choose_device
 from act_kit.cli import options
 from act_kit.cli.console import info, shown_progress, warn
 from act_kit.config import EvalConfig
+from act_kit.errors import ConfigError
 from act_kit.overrides import compose
 from act_kit.parallel import ExecutorConfig
 from act_kit.preflight import require_free, require_run
 from act_kit.processors import num_cpus
+
+if TYPE_CHECKING:
+    from act_kit.policies.policy import Policy
+    from act_kit.rollouts.agents import Agent
 
 REQUIREMENT_FAILED = 3
 """Exit code if a ``--require`` is not met; that of an error is 2."""
@@ -21,10 +30,11 @@ REQUIREMENT_FAILED = 3
 
 @options.with_flags(EvalConfig)
 def evaluate(
-    run: Path,
+    policy: str,
     *,
     flags: options.Flags,
     overrides: options.Overrides = None,
+    task: list[str] | None = None,
     init_states: str = "test",
     n_action_steps: int | None = None,
     temporal_ensemble: bool | None = None,
@@ -33,6 +43,7 @@ def evaluate(
     record_video: bool = False,
     out: Path | None = None,
     device: options.Device = "auto",
+    token: options.Token = "",
     workers: options.Workers = 0,
     executor: options.ExecutorName = "local",
     overwrite: options.Overwrite = False,
@@ -41,45 +52,60 @@ def evaluate(
 ) -> None:
     """Evaluate a policy: success rate with interval, distances, baselines on the same initial states, page with maps.
 
-    A policy of several tasks is evaluated on each, and the means are reported.
+    A policy of several tasks is evaluated on each, and the means are reported. A policy that is no run of act_kit is a
+    Python function or agent, MODULE:NAME, or a policy server, ws://HOST:PORT; both need --task.
 
     \b
     act eval runs/pick-place-v3 --episodes 100 --record-video
+    act eval my_policy:act --task push-v3
+    act eval ws://localhost:8000 --task push-v3
 
     Args:
-        run: A run, or a checkpoint of it.
+        policy: A run, or a checkpoint of it; MODULE:NAME; or ws://HOST:PORT.
+        task: Task of a policy that is no run, or MT10 or MT50; repeatable.
         init_states: test, train, grid, ood (outside the reset box), or an init_states.json.
-        n_action_steps: Actions executed of each predicted chunk. [default: as trained]
+        n_action_steps: Actions executed of each predicted chunk. [default: as trained; of a server, all]
         temporal_ensemble: Query the policy at every step and average the overlapping chunks. [default: as trained]
         sweep_chunking: Also evaluate other chunking settings on the same initial states.
         require: Exit with code 3 unless every task meets it, for example "success_lower>=0.8"; repeatable.
         record_video: Write videos (mp4) of episodes, failures first.
-        out: Folder of the results. [default: RUN/eval-INIT_STATES]
+        out: Folder of the results. [default: RUN/eval-INIT_STATES, or evaluations/POLICY-TASK]
     """
-    require_run(run)
+    kind = kind_of_agent(policy)
+    if kind == "run":
+        require_run(Path(policy))
     config = compose(EvalConfig, overrides or [], flags)
     if print_config:
         options.show_config(config)
         return
     check_device(device)
     ExecutorConfig(executor=executor, num_workers=1)  # refuses an unknown name
-    kind = init_states
+    set_kind, set_task = init_states, ""
     if init_states not in ("test", "train", "grid", "ood"):
         from act_kit.eval.init_state_sets import InitialStateSet  # imports PyTorch, which a refusal must not
 
-        kind = InitialStateSet.load(Path(init_states)).kind
-    folder = out or run / f"eval-{kind}"
+        given_set = InitialStateSet.load(Path(init_states))
+        set_kind, set_task = given_set.kind, given_set.task
+    tasks: list[str] = []
+    if kind == "run":
+        _refuse(task, "--task", "a run is evaluated on the tasks that it was trained on")
+        folder = out or Path(policy) / f"eval-{set_kind}"
+    else:
+        chunking = temporal_ensemble is not None or sweep_chunking or (kind == "python" and n_action_steps)
+        _refuse(chunking, "options of action chunking", f"{policy} chooses its actions itself")
+        tasks = _choose_tasks(task or [], policy, set_task)
+        suffix = "" if set_kind == "test" else f"-{set_kind}"
+        folder = out or Path("evaluations") / f"{folder_name(policy, tasks)}{suffix}"
     require_free(folder, overwrite=overwrite, otherwise="It holds an evaluation")
     if dry_run:
         num_workers = workers or num_cpus()
-        plan = f"would evaluate {run} on {init_states} initial states into {folder}, with {num_workers} processes"
+        plan = f"would evaluate {policy} on {init_states} initial states into {folder}, with {num_workers} processes"
         options.show_config(config, [plan])
         return
     import torch
 
     from act_kit.api.evaluate import choose_init_states, evaluate_tasks
     from act_kit.eval.requirements import Requirement
-    from act_kit.policies.policy import Policy
     from act_kit.reports.evaluation import evaluation_report
     from act_kit.reports.overview import overview_report
 
@@ -87,16 +113,17 @@ def evaluate(
     # trains: after this call, even if it is reverted, training takes a sixth longer.)
     torch.set_num_threads(1)
     requirements = [Requirement.parse(text) for text in require or []]
-    policy = Policy.load(run, device=choose_device(device)).with_chunking(
-        n_action_steps=n_action_steps, temporal_ensemble=temporal_ensemble
-    )
-    info(f"{policy.num_tensors} of {policy.num_tensors} tensors loaded, self-test reproduced: {policy}")
-    sets = choose_init_states(policy, None, init_states, config)
-    folder = out or run / f"eval-{sets[0].kind}"
-    with shown_progress() as on_progress:
+    with (
+        _opened(policy, config, n_action_steps, temporal_ensemble, device, token) as agent,
+        shown_progress() as on_progress,
+    ):
+        chosen = [] if tasks else choose_init_states(agent, None, init_states, config)
+        for name in tasks:
+            chosen += choose_init_states(agent, name, init_states, config)
+        folder = out or (Path(policy) / f"eval-{chosen[0].kind}" if kind == "run" else folder)
         evaluations = evaluate_tasks(
-            policy,
-            sets,
+            agent,
+            chosen,
             config,
             sweep_chunking=sweep_chunking,
             record_video=record_video,
@@ -117,3 +144,52 @@ def evaluate(
             is_met = is_met and passed
     if not is_met:
         raise typer.Exit(REQUIREMENT_FAILED)
+
+
+def _refuse(given: object, name: str, reason: str) -> None:
+    if given:
+        raise ConfigError(f"{name}: {reason}. Fix: leave {'it' if name.startswith('--') else 'them'} out.")
+
+
+def _choose_tasks(given: Sequence[str], policy: str, task_of_set: str) -> list[str]:
+    """Return the tasks of ``--task``, or that of a file of initial states.
+
+    Raises:
+        ConfigError: There is none, or the file is of another task.
+        TaskError: There is no such task.
+    """
+    from act_kit.sim.tasks import expand_tasks
+
+    tasks = expand_tasks(",".join(given)) if given else [task_of_set]
+    if not tasks[0]:
+        raise ConfigError(f"{policy} does not say which task it is for: expected --task. Fix: --task push-v3")
+    if task_of_set and tasks != [task_of_set]:
+        raise ConfigError(f"--task {', '.join(tasks)}: the initial states are of {task_of_set}. Fix: leave --task out.")
+    return tasks
+
+
+@contextmanager
+def _opened(
+    policy: str,
+    config: EvalConfig,
+    n_action_steps: int | None,
+    temporal_ensemble: bool | None,
+    device: str,
+    token: str,
+) -> Generator[Policy | Agent]:
+    """Yield what is evaluated: a loaded policy, a Python agent, or one that asks a server."""
+    match kind_of_agent(policy):
+        case "server":
+            with connect(policy, config.served, n_action_steps=n_action_steps, token=token) as agent:
+                info(f"Connected to {agent}")
+                yield agent
+        case "python":
+            yield import_agent(policy)
+        case "run":
+            from act_kit.policies.policy import Policy
+
+            loaded = Policy.load(policy, device=choose_device(device)).with_chunking(
+                n_action_steps=n_action_steps, temporal_ensemble=temporal_ensemble
+            )
+            info(f"{loaded.num_tensors} of {loaded.num_tensors} tensors loaded, self-test reproduced: {loaded}")
+            yield loaded

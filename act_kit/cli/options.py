@@ -28,6 +28,11 @@ PrintConfig = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Device of the network: auto, cpu or cuda.")]
 
+Token = Annotated[
+    str,
+    typer.Option("--token", envvar="ACT_TOKEN", show_envvar=True, help="Token of a policy server.", show_default=False),
+]
+
 Flags = dict[str, Any]
 """Values of the declared flags by dotted key of their option; None for a flag that was not given."""
 

@@ -22,6 +22,9 @@ SEED_FOLDER = "seed-"
 NO_CONFOUND = ("trainer.seed", "trainer.validate_every", "rollout.num_envs", "wandb_project")
 """Options that may differ: those that replicates differ in, and those without effect on the result."""
 
+_OF_SIMULATION = ("eval.horizon", "eval.versions", "eval.engine", "eval.success_rule", "eval.init_states")
+"""Conditions of an evaluation that do not depend on what is evaluated."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SeedResult:
@@ -67,6 +70,7 @@ class SeedResult:
                 "views": training["views"] or {},
                 "gl_renderer": training["gl_renderer"],
                 "eval": conditions,
+                "agent": provenance.get("agent", {}),
             }
         )
         for key in list(known):
@@ -85,9 +89,12 @@ class SeedResult:
         return float(np.mean([evaluation.success.value for evaluation in self.tasks.values()]))
 
     def option(self, key: str) -> str:
-        """Return an option of the training or a condition as text; ``config`` is ``known`` or ``unknown``."""
+        """Return an option of the training or a condition as text.
+
+        ``config`` is ``known``, ``unknown``, or ``none`` for an agent that is no policy.
+        """
         if key == "config":
-            return "unknown" if self.config is None else "known"
+            return "known" if self.config is not None else "none" if "agent.name" in self.conditions else "unknown"
         return _text({**(self.config or {}), **self.conditions}.get(key, "absent"))
 
     def is_same(self, other: SeedResult) -> bool:
@@ -332,10 +339,16 @@ def changes(a: Method, b: Method, factors: Sequence[str]) -> list[ConfigDifferen
     """Return every option that is not the same for all seeds of both methods.
 
     ``config`` is one of them if the training configuration of a checkpoint is unknown because it was in no run folder.
+    It stands for everything about the training of a run that is compared with an agent of another kind, and
+    ``agent.name`` for everything about two agents of different names.
     """
-    keys = _keys([a, b])
-    if "unknown" in (*a.options("config"), *b.options("config")):
+    keys, configs = _keys([a, b]), {*a.options("config"), *b.options("config")}
+    if "unknown" in configs:
         keys = ["config", *a.seeds[0].conditions]
+    elif configs == {"known", "none"}:
+        keys = ["config", *(key for key in keys if key.startswith(_OF_SIMULATION))]
+    elif a.options("agent.name") != b.options("agent.name"):
+        keys = ["agent.name", *(key for key in keys if not key.startswith("agent."))]
     found: list[ConfigDifference] = []
     for key in keys:
         values_a, values_b = a.options(key), b.options(key)

@@ -73,7 +73,13 @@ def _run_of(evaluation: Path) -> Path:
         if (folder / "config.yaml").exists():
             return folder
     try:
-        checkpoint = Path(read_json(evaluation / "summary.json")["training"]["checkpoint"])
+        summary = read_json(evaluation / "summary.json")
+        if "agent" in summary:
+            raise CheckpointError(
+                f"{evaluation} evaluates {summary['agent']['name']}, which is no run of act_kit: the doctor needs a "
+                "run, with its data and its training. Fix: read the evaluation's own page, report.html"
+            )
+        checkpoint = Path(summary["training"]["checkpoint"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{evaluation / 'summary.json'} does not name its run: {error!r}. Fix: act doctor RUN"

@@ -86,8 +86,11 @@ def evaluate_all(
         num = config.demonstrated_episodes
         chosen.append(() if is_unknown else make_init_state_set(task, "train", num, seed, known).init_states)
     provenance = _provenance(policy)
+    judged = as_agent(agent)
+    if judged.provenance:
+        provenance["agent"] = judged.provenance
 
-    outcomes = roll_sets(roll, "policy", as_agent(agent), all_states, on_progress, stop_at_success=False)
+    outcomes = roll_sets(roll, "policy", judged, all_states, on_progress, stop_at_success=False)
     runs: dict[str, tuple[Agent, list[Sequence[InitialState]]]] = {
         "expert": (ExpertAgent(), first),
         "zero actions": (ZeroActionAgent(), first),

@@ -27,7 +27,7 @@ SATURATED = 0.5
 """Minimum fraction of the steps that command the maximum speed along some axis."""
 
 FAILURE_MODES: dict[FailureMode, str] = {
-    "crashed": "the simulation failed",
+    "crashed": "the simulation or the server of the policy failed",
     "frozen": f"the hand stayed within {100 * FROZEN_M:.0f} cm in every direction",
     "oscillating": "in the second half the hand moved back and forth: at least "
     f"{100 * OSCILLATING_M:.0f} cm, {OSCILLATING_TIMES} times the diagonal of the box it stayed in",

@@ -19,6 +19,7 @@ from act_kit.errors import ActKitError, DamagedFileError
 from act_kit.eval.failure_modes import FAILURE_MODES
 from act_kit.eval.init_state_sets import InitialStateSet
 from act_kit.eval.results import (
+    OPTIONAL,
     PROVENANCE,
     SHARED_PROVENANCE,
     EpisodeResult,
@@ -140,7 +141,7 @@ def read_evaluation(folder: Path) -> Evaluation:
             episodes=_read_episodes(folder / "episodes.csv", init_state_set),
             baselines={name: _read_rate(values) for name, values in summary["baselines"].items()},
             demonstrated=np.empty((0, len(get_task(init_state_set.task).low))),
-            provenance=select(summary, PROVENANCE),
+            provenance=select(summary, (*PROVENANCE, *OPTIONAL)),
             folder=folder,
         )
     except _DAMAGE as error:

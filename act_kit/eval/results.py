@@ -33,6 +33,9 @@ SHARED_PROVENANCE = ("horizon", "chunking", "policy_step", "versions", "device",
 PROVENANCE = ("success_rule", "engine", "dataset", "weights", *SHARED_PROVENANCE)
 """Keys of a summary that do not follow from its episodes."""
 
+OPTIONAL = ("agent",)
+"""Keys of a summary only of an agent that is no policy: what was evaluated."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeResult:
@@ -50,7 +53,7 @@ class EpisodeResult:
         furthest_stage: Last stage of the task that was reached, or None.
         failure_mode: Failure mode; None if the episode succeeded.
         num_steps: Number of steps.
-        crash: Error message of the simulation, or None.
+        crash: Error message of the simulation or of the agent, or None.
     """
 
     success_once: bool
@@ -101,7 +104,8 @@ class Evaluation:
             states, and the policy itself from ``demonstrated initial states``.
         demonstrated: Demonstrated initial states of the task, float64 (N, D); N = 0 if they are unknown, as in an
             evaluation that was read from its files.
-        provenance: Plain values with the keys :data:`PROVENANCE`: the conditions of the evaluation and of the training.
+        provenance: Plain values with the keys :data:`PROVENANCE` and :data:`OPTIONAL`: the conditions of the evaluation
+            and of the training.
         outcomes: Records of the episodes; empty in an evaluation that was read from its files.
         folder: Folder that it was read from.
     """
@@ -192,7 +196,7 @@ class Evaluation:
 
     @property
     def crashes(self) -> list[int]:
-        """Indices of the episodes in which the simulation failed."""
+        """Indices of the episodes in which the simulation or the agent failed."""
         return [i for i, episode in enumerate(self.episodes) if episode.crash]
 
     @property
@@ -311,7 +315,7 @@ def summarize_all(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
             low, high = (mean and mean.interval) or (None, None)
             means[group][quantity] = mean and {"value": mean.value, "low": low, "high": high}
     provenance = evaluations[0].provenance
-    return {"means": means, "tasks": tasks, **select(provenance, SHARED_PROVENANCE)}
+    return {"means": means, "tasks": tasks, **select(provenance, (*SHARED_PROVENANCE, *OPTIONAL))}
 
 
 def group_by_difficulty(evaluations: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
@@ -338,5 +342,5 @@ def mean_rates(evaluations: Sequence[Evaluation]) -> dict[str, MacroAverageRate 
 
 
 def select(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """Return some items of a mapping, in the order of ``keys``."""
-    return {key: values[key] for key in keys}
+    """Return some items of a mapping, in the order of ``keys``; :data:`OPTIONAL` ones may be missing."""
+    return {key: values[key] for key in keys if key in values or key not in OPTIONAL}

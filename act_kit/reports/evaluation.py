@@ -51,6 +51,9 @@ def provenance_rows(summary: Mapping[str, Any], commands: Sequence[str]) -> list
         if summary["chunking"]["temporal_ensemble"]:
             actions = "every step, ensembled"
         policy = [("policy", f"step {summary['policy_step']}, executing {actions}")]
+    if "agent" in summary:
+        agent = summary["agent"]
+        policy = [("policy", f"{agent['name']} ({agent['wire']})" if "wire" in agent else agent["name"])]
     return [
         *policy,
         ("data", "; ".join(commands)),

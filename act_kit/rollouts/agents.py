@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,14 @@ class ActionChunks:
         actions: The actions to execute, before clipping, (B, N, 4).
         labels: The actions to imitate, float32 (B, N, 4) in [-1, 1]; None if they are the executed ones.
         ends: bool (B,), True where the agent ends the episode instead of acting; None for nowhere.
+        failures: Error message of each environment where the agent failed, by its index; its episode ends and counts as
+            failed (:attr:`~act_kit.rollouts.episode.Episode.crash`).
     """
 
     actions: np.ndarray
     labels: np.ndarray | None = None
     ends: np.ndarray | None = None
+    failures: Mapping[int, str] = field(default_factory=dict)
 
 
 def as_chunks(planned: np.ndarray | ActionChunks) -> ActionChunks:
@@ -45,11 +49,15 @@ class Agent(ABC):
         views: Cameras whose images the agent needs, or None if it uses only the state.
         source: Source that an episode records, read when the episode begins; for example ``scripted``.
         parent: Run or dataset that the agent is made from, an entry of ``DatasetInfo.parents``; None if there is none.
+        provenance: What an evaluation records about the agent, plain values; None for nothing.
+        latencies_s: Seconds from each observation to its actions; none if the agent does not measure them.
     """
 
     views: CameraViews | None = None
     source: str = ""
     parent: dict[str, Any] | None = None
+    provenance: dict[str, Any] | None = None
+    latencies_s: Sequence[float] = ()
 
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:  # noqa: B027
         """Begin an episode of ``init_state.task`` in ``row``, and discard the state of the previous one.

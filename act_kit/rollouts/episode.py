@@ -58,7 +58,7 @@ class Episode:
         last_state: float64 (39,), the state after the last action.
         query_steps: int64 (Q,), the steps before which the agent planned.
         clip_fraction: Fraction of the planned numbers that were outside [-1, 1].
-        crash: Error message of the simulation, or None. A crashed episode counts as failed.
+        crash: Error message of the simulation or of the agent, or None. A crashed episode counts as failed.
     """
 
     state: Recorded = None

@@ -20,7 +20,7 @@ class EpisodeRecorder:
         num_steps: Number of steps so far.
         success_step: First successful step, or None.
         query_steps: Steps before which the agent planned.
-        crash: Error message of the simulation, or None.
+        crash: Error message of the simulation or of the agent, or None.
     """
 
     state: np.ndarray

@@ -319,7 +319,8 @@ class _Rollout:
         planned: dict[int, np.ndarray] = {}
         ended: list[int] = []
         for i, row in enumerate(rows):
-            if chunks.ends is not None and chunks.ends[i]:
+            self.running[row].crash = chunks.failures.get(i)
+            if i in chunks.failures or (chunks.ends is not None and chunks.ends[i]):
                 ended.append(row)
             else:
                 self.running[row].plan(actions[i], labels[i])

@@ -1,0 +1,129 @@
+"""What ``act eval`` can evaluate besides runs: Python objects by name, and policy servers by address."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from act_kit.errors import ConfigError, did_you_mean, install_hint
+
+if TYPE_CHECKING:
+    from act_kit.config import ServedConfig
+    from act_kit.rollouts.agents import Agent
+    from act_kit.serving.client import ServedAgent
+
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+def kind_of_agent(what: str) -> Literal["run", "python", "server"]:
+    """Return what an argument of ``act eval`` names: a run, ``MODULE:NAME``, or the address of a policy server."""
+    if what.startswith(("ws://", "wss://")):
+        return "server"
+    return "python" if _NAME.fullmatch(what) and not Path(what).exists() else "run"
+
+
+def folder_name(what: str, tasks: list[str]) -> str:
+    """Return the default name of the folder for the evaluation of an agent: its name and its task."""
+    name = re.sub(r"^wss?://|\?.*", "", what)
+    name = re.sub(r"[^\w.-]+", "-", name).strip("-")
+    return f"{name}-{tasks[0]}" if len(tasks) == 1 else f"{name}-{len(tasks)}-tasks"
+
+
+def connect(address: str, config: ServedConfig, *, n_action_steps: int | None = None, token: str = "") -> ServedAgent:
+    """Return an agent that asks the policy server at ``ws://HOST:PORT``.
+
+    Raises:
+        ConfigError: The address is none, or a package is missing.
+        ServingError: There is no policy server.
+    """
+    try:
+        from act_kit.serving.client import ServedAgent
+    except ModuleNotFoundError as error:
+        raise serving_missing(error) from error
+    return ServedAgent(address, config, n_action_steps=n_action_steps, token=token)
+
+
+def serving_missing(error: ModuleNotFoundError) -> ConfigError:
+    """Return the error to raise where a package of the extra ``serve`` is not installed."""
+    return ConfigError(f"Policy servers need {error.name}, which is not installed. Fix: {install_hint('serve')}")
+
+
+def import_agent(name: str) -> Agent:
+    """Return the agent at ``MODULE:NAME``, found on ``sys.path`` and in the current folder.
+
+    It is an agent, a function from states (B, 39) to actions, or a class or function without arguments that returns one
+    of them.
+
+    Raises:
+        ConfigError: There is none, or its code fails; the message names the place.
+    """
+    from act_kit.eval.evaluate import FunctionAgent
+    from act_kit.rollouts.agents import Agent
+
+    module_name, _, path = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    module = _attempt(lambda: importlib.import_module(module_name), f"{name}: importing {module_name}")
+    found: Any = module
+    for part in path.split("."):
+        if not hasattr(found, part):
+            hint = did_you_mean(part, [each for each in vars(found) if not each.startswith("_")])
+            raise ConfigError(f"{name}: {module_name} has no '{part}'.{hint}")
+        found = getattr(found, part)
+    if not isinstance(found, Agent) and _is_factory(found):
+        found = _attempt(found, f"{name}: calling {path}()")
+    if not isinstance(found, Agent):
+        if not callable(found):
+            raise ConfigError(
+                f"{name} is a {type(found).__name__}: expected an Agent, a function from states (B, 39) to actions "
+                "(B, 4) or (B, N, 4), or a class or function without arguments that returns one of them."
+            )
+        found = FunctionAgent(found)
+    agent: Agent = found
+    agent.provenance = {"kind": "python", "name": name, "source_sha256": _source_hash(module)}
+    return agent
+
+
+def _attempt(call: Callable[[], Any], what: str) -> Any:
+    """Return what the user's code returns; its error becomes one line with the place of the failure.
+
+    Raises:
+        ConfigError: It fails.
+    """
+    try:
+        return call()
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if not frame.filename.startswith("<") and frame.filename != __file__]
+        own = [frame for frame in own if Path(frame.filename).parent != Path(importlib.__file__).parent]
+        place = f" at {own[-1].filename}, line {own[-1].lineno}" if own else ""
+        if isinstance(error, SyntaxError):
+            place = f" at {error.filename}, line {error.lineno}"
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and not own:
+            hint = f" Fix: run act eval in the folder of {error.name}.py, or put that folder on PYTHONPATH"
+        raise ConfigError(f"{what} failed{place}: {type(error).__name__}: {error}.{hint}") from error
+
+
+def _is_factory(found: object) -> bool:
+    """Return True if something is called without arguments to make an agent: a class, or such a function."""
+    if isinstance(found, type):
+        return True
+    try:
+        inspect.signature(found).bind()  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # it needs arguments, is not callable, or is written in C
+        return False
+    return True
+
+
+def _source_hash(module: Any) -> str | None:
+    """Return the SHA-256 of a module's file; None if it has none."""
+    file = getattr(module, "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
