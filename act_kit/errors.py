@@ -51,6 +51,10 @@ class DamagedFileError(ActKitError, ValueError):
     """A file with unexpected content: not a regular file, too large, not UTF-8, or not JSON or YAML."""
 
 
+class ExportError(ActKitError):
+    """A policy that cannot be exported, or whose export predicts other actions."""
+
+
 class ComparisonError(ActKitError):
     """Evaluations that are missing, damaged, or not comparable."""
 

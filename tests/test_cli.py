@@ -74,6 +74,9 @@ USER_ERRORS = {
         "there is no such file",
     ),
     "a file as output": (("report", "DATA", "--out", "PUSH"), "exists"),
+    "a dataset to export": (("export", "DATA"), "is a dataset, not a run"),
+    "an export into a folder": (("export", "RUN", "--out", "FOREIGN"), "is a folder. Fix: name a file"),
+    "an export over something": (("export", "RUN", "--out", "PUSH"), "exists. Fix: --overwrite replaces it"),
     "findings into a folder": (("doctor", "DATA", "--out", "FOREIGN"), "is a folder. Fix: name a file"),
     "a page over something": (("data", "browse", "DATA", "--out", "FOREIGN"), "exists"),
     "a report over something": (("report", "DATA", "--out", "FOREIGN"), "exists"),
@@ -430,10 +433,7 @@ def test_a_policy_on_images_is_evaluated_during_and_after_training(images_store:
 
 
 VERBS = (
-    *(
-        (verb,)
-        for verb in ("collect", "report", "render", "train", "eval", "serve", "compare", "doctor", "demo", "data")
-    ),
+    *((verb,) for verb in "collect report render train eval serve compare export doctor demo data".split()),
     *(("data", verb) for verb in ("info", "verify", "merge", "split", "filter", "convert", "browse")),
 )
 

@@ -21,8 +21,9 @@ EXAMPLES = {
     "custom_head": ["--demonstrations", "6", "--steps", "20", "--out"],
     "custom_demonstrator": ["--demonstrations", "3", "--out"],
     "gymnasium_loop": ["--num-envs", "2", "--num-steps", "260", "--updates", "2"],
+    "onnx_policy": ["policy.onnx", "--episodes", "2", "--workers", "1"],
 }
-"""Arguments by example; those with ``--out`` write into a new folder."""
+"""Arguments by example; those with ``--out`` write into a new folder, ``policy.onnx`` is an exported policy."""
 
 
 def test_every_example_is_tested() -> None:
@@ -36,8 +37,10 @@ def test_api_reference_lists_the_public_names() -> None:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_example(name: str, tmp_path: Path) -> None:
+def test_example(name: str, tiny_run: Path, tmp_path: Path) -> None:
     arguments = EXAMPLES[name]
+    if "policy.onnx" in arguments:
+        act_kit.export(tiny_run, tmp_path / "policy.onnx")
     if arguments[-1] == "--out":
         arguments = [*arguments, str(tmp_path / "out")]
     command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments]

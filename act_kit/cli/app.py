@@ -11,7 +11,7 @@ import typer
 
 from act_kit import interrupts
 from act_kit.api.progress import log
-from act_kit.cli import collect, compare, data, demo, doctor, evaluate, render, report, serve, train
+from act_kit.cli import collect, compare, data, demo, doctor, evaluate, export, render, report, serve, train
 from act_kit.cli.console import LogHandler, info, warn
 from act_kit.errors import ActKitError
 
@@ -32,6 +32,7 @@ for name, verb, summary in (
     ("eval", evaluate.evaluate, "Evaluate a policy, with baselines and videos."),
     ("serve", serve.serve, "Serve a policy over WebSocket."),
     ("compare", compare.compare, "Compare policies or training methods."),
+    ("export", export.export, "Export a policy to an ONNX file."),
     ("doctor", doctor.doctor, "Find out why a policy fails, or check the data."),
     ("demo", demo.demo, "Show why diversity matters, in minutes."),
 ):

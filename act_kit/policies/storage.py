@@ -98,6 +98,16 @@ def read_policy(folder: Path) -> tuple[ChunkModel, Normalizer, PolicyMetadata, C
     return model, normalizer, metadata, chunking, self_test
 
 
+def read_self_test(folder: Path) -> dict[str, np.ndarray]:
+    """Read the self-test batch, and the ``chunks`` predicted for it, of a checkpoint that :func:`read_policy` reads."""
+    self_test: dict[str, np.ndarray] = {}
+    with safe_open(folder / "model.safetensors", framework="np") as file:
+        for name in file.keys():  # noqa: SIM118, it is not a mapping
+            if name.startswith(_SELF_TEST_PREFIX):
+                self_test[name.removeprefix(_SELF_TEST_PREFIX)] = file.get_tensor(name)
+    return self_test
+
+
 @contextmanager
 def _name_damage(folder: Path) -> Generator[None]:
     """Convert every error of damaged files to one that names the checkpoint."""
