@@ -433,7 +433,8 @@ def test_a_policy_on_images_is_evaluated_during_and_after_training(images_store:
 
 
 VERBS = (
-    *((verb,) for verb in "collect report render train eval serve compare export doctor demo data".split()),
+    *(("collect",), ("report",), ("render",), ("train",), ("eval",), ("serve",), ("compare",), ("export",)),
+    *(("doctor",), ("demo",), ("data",)),
     *(("data", verb) for verb in ("info", "verify", "merge", "split", "filter", "convert", "browse")),
 )
 
