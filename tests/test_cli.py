@@ -122,7 +122,7 @@ USER_ERRORS = {
     ),
     "an agent from demonstrated states": (
         ("eval", "json:loads", "--task", "push-v3", "--init-states", "train"),
-        "were not recorded. Fix: --init-states test",
+        "names no demonstrations. Fix: leave it out",
     ),
     "a run with a task": (("eval", "RUN", "--task", "push-v3"), "a run is evaluated on the tasks that it was trained"),
     "no such module": (("eval", "no_module:act", "--task", "push-v3"), "Fix: run act eval in the folder of no_module"),
@@ -463,7 +463,7 @@ def test_flags_have_the_help_and_the_default_of_their_option(
         text = " ".join(out.split())
         for option in declared(kind).values():
             if option.flag:
-                assert option.help + ("" if option.default == "" else f" [default: {option.default}]") in text
+                assert option.help + ("" if option.default in ("", None) else f" [default: {option.default}]") in text
 
 
 def test_help_is_fast() -> None:
@@ -482,6 +482,10 @@ QUICK = [
     not in (
         "low-diversity data",
         "initial states of another task",
+        "an agent with other initial states",
+        "no such module",
+        "no such name",
+        "no server",
         "too many executed",
         "unknown initial states",
         "unknown demonstrator",

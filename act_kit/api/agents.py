@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from act_kit.errors import ConfigError, did_you_mean, install_hint
+from act_kit.serving.addresses import check_address
 
 if TYPE_CHECKING:
     from act_kit.config import ServedConfig
@@ -23,8 +24,13 @@ _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*
 
 
 def kind_of_agent(what: str) -> Literal["run", "python", "server"]:
-    """Return what an argument of ``act eval`` names: a run, ``MODULE:NAME``, or the address of a policy server."""
+    """Return what an argument of ``act eval`` names: a run, ``MODULE:NAME``, or the address of a policy server.
+
+    Raises:
+        ConfigError: The address has no host or no port.
+    """
     if what.startswith(("ws://", "wss://")):
+        check_address(what)
         return "server"
     return "python" if _NAME.fullmatch(what) and not Path(what).exists() else "run"
 

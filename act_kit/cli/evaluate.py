@@ -93,6 +93,7 @@ def evaluate(
     else:
         chunking = temporal_ensemble is not None or sweep_chunking or (kind == "python" and n_action_steps)
         _refuse(chunking, "options of action chunking", f"{policy} chooses its actions itself")
+        _refuse(set_kind == "train", "--init-states train", f"{policy} names no demonstrations")
         tasks = _choose_tasks(task or [], policy, set_task)
         suffix = "" if set_kind == "test" else f"-{set_kind}"
         folder = out or Path("evaluations") / f"{folder_name(policy, tasks)}{suffix}"

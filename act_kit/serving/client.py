@@ -9,14 +9,14 @@ import time
 from collections.abc import Coroutine, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import numpy as np
 from websockets.exceptions import ConnectionClosed
 
 from act_kit.config import ServedConfig
-from act_kit.errors import ConfigError, ServingError
+from act_kit.errors import ServingError
 from act_kit.rollouts.agents import ActionChunks, Agent
+from act_kit.serving.addresses import check_address
 from act_kit.serving.sessions import AnswerError, Session, detect_wire, open_websocket
 from act_kit.serving.wire import PROMPT_KEYS, STATE_KEYS, image_keys
 from act_kit.sim.initial_states import InitialState
@@ -70,7 +70,7 @@ class ServedAgent(Agent):
             ConfigError: The address is none.
             ServingError: There is no policy server.
         """
-        self._address, self._token = _check_address(address), token
+        self._address, self._token = check_address(address), token
         self._name = address.partition("?")[0]  # a token may follow
         self._config = config or ServedConfig()
         self._n_action_steps = n_action_steps
@@ -269,22 +269,6 @@ class ServedAgent(Agent):
 
 async def _close(*sessions: Session) -> None:
     await asyncio.gather(*[session.close() for session in sessions], return_exceptions=True)
-
-
-def _check_address(address: str) -> str:
-    """Return an address with a host and a port.
-
-    Raises:
-        ConfigError: It is none.
-    """
-    try:
-        parts = urlsplit(address)
-        is_complete = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port is not None
-    except ValueError:
-        is_complete = False
-    if not is_complete or parts.username or parts.password:
-        raise ConfigError(f"{address}: expected ws://HOST:PORT or wss://HOST:PORT, such as ws://localhost:8000")
-    return address
 
 
 def _plain(metadata: object) -> Any:

@@ -129,7 +129,7 @@ def test_an_interruption_at_any_array_leaves_only_committed_episodes(
 
 
 def test_resuming_a_missing_dataset_collects_it(tmp_path: Path) -> None:
-    collect(config(n=2, steps_after_success=10), tmp_path / "data", executor=SERIAL, resume=True)
+    collect(config(n=2, steps_after_success=10, noise=0), tmp_path / "data", executor=SERIAL, resume=True)
     assert contents(tmp_path / "data") == contents(make_dataset(tmp_path / "other", n=2).path)
 
 
@@ -173,12 +173,12 @@ def test_resuming_with_other_options_is_refused_and_the_error_names_the_command(
     with pytest.raises(
         DatasetError, match=r"collected with other options: --seed was not given, now 1. Resume with: .*--resume"
     ):
-        collect(config(n=2, seed=1, steps_after_success=10), tmp_path / "data", executor=SERIAL, resume=True)
+        collect(config(n=2, seed=1, steps_after_success=10, noise=0), tmp_path / "data", executor=SERIAL, resume=True)
 
 
 def run(init_state: InitialState, attempt: int = 0, **options: object) -> Episode:
     """Run one attempt."""
-    return run_attempt(config(task=init_state.task, **options), "", attempt, init_state)
+    return run_attempt(config(task=init_state.task, **{"noise": 0, **options}), "", attempt, init_state)
 
 
 def test_noise_changes_executed_actions_but_not_labels() -> None:

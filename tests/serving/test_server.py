@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -181,11 +182,15 @@ def test_addresses_that_cannot_be_served(tiny_policy: Policy) -> None:
         async with PolicyServer(tiny_policy).listen(host, port):
             pass
 
+    def try_to_listen(host: str, port: int) -> None:
+        with ThreadPoolExecutor(1) as pool:  # a browser's test may have left an event loop in this thread
+            pool.submit(lambda: asyncio.run(listen(host, port))).result()
+
     with pytest.raises(ConfigError, match=r"--host 0.0.0.0 .* expected a token. Fix: --token"):
-        asyncio.run(listen("0.0.0.0", 0))
+        try_to_listen("0.0.0.0", 0)
     taken = pytest.raises(ConfigError, match=r"in use. Fix: another port, or --port 0")
     with serving_policy(tiny_policy) as address, taken:
-        asyncio.run(listen("127.0.0.1", int(address.rpartition(":")[2])))
+        try_to_listen("127.0.0.1", int(address.rpartition(":")[2]))
 
 
 def test_a_client_that_leaves_or_floods_ends_only_itself(tiny_policy: Policy, caplog: pytest.LogCaptureFixture) -> None:
