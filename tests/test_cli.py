@@ -539,7 +539,7 @@ def test_several_tasks_are_collected_and_resumed_by_one_command(tmp_path: Path) 
     before = contents(tmp_path / "all" / "reach-v3")
     act(*command, "--resume", check=0)
     assert contents(tmp_path / "all" / "reach-v3") == before
-    make_dataset(tmp_path / "alone", task="drawer-close-v3", n=3, steps_after_success=100)
+    make_dataset(tmp_path / "alone", task="drawer-close-v3", n=3, steps_after_success=100, noise=None)
     assert contents(tmp_path / "all" / "drawer-close-v3") == contents(tmp_path / "alone")
 
 

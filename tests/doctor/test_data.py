@@ -22,7 +22,7 @@ from act_kit.diversity.first_observations import measure_dataset
 from act_kit.diversity.soundness import check_soundness
 from act_kit.doctor.case import DatasetCase
 from act_kit.doctor.data import CHECKS
-from act_kit.doctor.finding import examine
+from act_kit.doctor.finding import Result, examine
 from act_kit.overrides import compose
 from tests.conftest import SERIAL, act, make_dataset
 from tests.doctor.data_faults import ACTIONS, DATA_FAULTS, change_steps, noisy, scale_columns, write_array
@@ -127,6 +127,23 @@ def test_replayed_demonstrations_are_not_compared_with_the_expert(demonstrations
     assert [fault.kind for fault in check_soundness(states).faults] == ["states in another unit"]
     both = edited(store, lambda copy: change_steps(copy, ACTIONS, scale_columns(slice(4), 0.5)), tmp_path / "both")
     assert [fault.kind for fault in check_soundness(both).faults] == ["episodes do not replay"]
+
+
+def test_noise_is_compared_with_the_stated_one(tmp_path: Path) -> None:
+    store = make_dataset(tmp_path / "data", n=4, noise=0.1)
+
+    def result(folder: Path) -> Result:
+        (finding,) = [each for each in examine(DatasetCase(folder), CHECKS) if each.name.startswith("labels differ")]
+        return finding.result
+
+    assert result(store.path).status == "RULED OUT"
+    assert result(store.path).message.startswith("The executed actions are the labels with noise of 0.1")
+    labels, executed = store.steps("action"), store.steps("executed_action")
+    for name, values in (("none", labels), ("doubled", labels + 2 * (executed - labels))):
+        change = partial(write_array, name="data/executed_action", values=values)
+        wrong = result(edited(store, change, tmp_path / name).path)
+        assert wrong.severity == "critical"
+        assert wrong.message.endswith("although the dataset states noise of 0.1.")
 
 
 def test_rounding_of_another_processor_is_no_fault(demonstrations: EpisodeStore, tmp_path: Path) -> None:
