@@ -137,7 +137,7 @@ def test_an_agent_and_a_server_are_evaluated_alike(module: str) -> None:
     assert card["latency"]["num_queries"] == 3 * 500
     assert 0 < card["latency"]["median_s"] <= card["latency"]["percentile_95_s"]
     assert json.loads(Path("named/card.json").read_text(encoding="utf-8"))["latency"] is None
-    assert address in Path("served/report.html").read_text(encoding="utf-8")
+    assert f"<h1>{address}, reach-v3: success" in Path("served/report.html").read_text(encoding="utf-8")
     with pytest.raises(CheckpointError, match=f"evaluates {address}, which is no run"):
         examine_target(Path("served"), num_workers=1)
     same = compare([Path("named"), Path("served")], ["agent"])

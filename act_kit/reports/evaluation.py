@@ -68,6 +68,7 @@ def evaluation_report(
     """Return the report of the evaluation of one task; ``videos`` are the paths of the videos, by episode."""
     summary = summarize(evaluation)
     expert = evaluation.baselines.get("expert")
+    judged = f"{summary['agent']['name']}, " if "agent" in summary else ""  # a run's page is in its own folder
     sections = [
         _maps(evaluation),
         _results(evaluation, summary),
@@ -87,7 +88,7 @@ def evaluation_report(
     sections.append(_episodes(evaluation, videos or {}))
     return Report(
         kind="Evaluation",
-        title=f"{evaluation.task}: success {evaluation.success}",
+        title=f"{judged}{evaluation.task}: success {evaluation.success}",
         verdicts=[("FAIL", evaluation.interpretation)] if evaluation.interpretation else [],
         headlines=[
             rate_headline("success", evaluation.success),

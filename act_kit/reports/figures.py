@@ -143,8 +143,9 @@ def draw_success(axes: Axes, evaluation: Evaluation, plane: Plane) -> None:
     draw_plane(axes, task, plane)
     if evaluation.init_state_set.kind == "ood":
         _draw_reset_box(axes, task, plane)
-    demonstrated = map_coordinates(evaluation.demonstrated, plane)
-    axes.scatter(*demonstrated, s=40, color=GRAY, marker="+", label="demonstrated")
+    if len(evaluation.demonstrated):
+        demonstrated = map_coordinates(evaluation.demonstrated, plane)
+        axes.scatter(*demonstrated, s=40, color=GRAY, marker="+", label="demonstrated")
     if succeeded.any():
         axes.scatter(*map_coordinates(rand_vecs[succeeded], plane), s=22, color=GREEN, linewidths=0, label="success")
     if not succeeded.all():
