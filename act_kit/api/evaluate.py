@@ -88,15 +88,11 @@ def evaluate(
     """
     config = compose(EvalConfig, overrides, options.by_key(EvalConfig, flags), config)
     with ExitStack() as stack:
-        kind = kind_of_agent(str(agent)) if isinstance(agent, str | Path) else ""
-        if kind == "server":
-            agent = stack.enter_context(connect(str(agent), config.served, n_action_steps=n_action_steps))
-        elif kind == "python":
-            agent = import_agent(str(agent))
-        elif isinstance(agent, str | Path):
-            agent = Policy.load(agent, device=choose_device(device))
-        if isinstance(agent, Policy):
-            agent = agent.with_chunking(n_action_steps=n_action_steps, temporal_ensemble=temporal_ensemble)
+        chunking: Any = {"n_action_steps": n_action_steps, "temporal_ensemble": temporal_ensemble}
+        if isinstance(agent, str | Path):
+            agent = stack.enter_context(open_agent(str(agent), config, device=device, **chunking))
+        elif isinstance(agent, Policy):
+            agent = agent.with_chunking(**chunking)
         sets = choose_init_states(agent, task, init_states, config)
         if len(sets) > 1:
             names = ", ".join(each.task for each in sets)
@@ -114,6 +110,38 @@ def evaluate(
             on_progress=on_progress,
         )
     return evaluation
+
+
+@contextmanager
+def open_agent(
+    what: str,
+    config: EvalConfig,
+    *,
+    n_action_steps: int | None = None,
+    temporal_ensemble: bool | None = None,
+    device: str = "auto",
+    token: str = "",
+) -> Generator[Policy | Agent]:
+    """Yield what a name stands for: a loaded policy, the agent at ``MODULE:NAME``, or one that asks a server.
+
+    ``n_action_steps`` is for a policy and a server, ``temporal_ensemble`` for a policy, and ``token`` for a server.
+
+    Raises:
+        ActKitError: There is no such policy, object or server.
+    """
+    match kind_of_agent(what):
+        case "server":
+            with connect(what, config.served, n_action_steps=n_action_steps, token=token) as agent:
+                log.info(f"Connected to {agent}")
+                yield agent
+        case "python":
+            yield import_agent(what)
+        case "run":
+            policy = Policy.load(what, device=choose_device(device)).with_chunking(
+                n_action_steps=n_action_steps, temporal_ensemble=temporal_ensemble
+            )
+            log.info(f"{policy.num_tensors} of {policy.num_tensors} tensors loaded, self-test reproduced: {policy}")
+            yield policy
 
 
 def evaluate_tasks(

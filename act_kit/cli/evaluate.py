@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
-from act_kit.api.agents import connect, folder_name, import_agent, kind_of_agent
-from act_kit.api.device import check_device, choose_device
+from act_kit.api.agents import folder_name, kind_of_agent
+from act_kit.api.device import check_device
 from act_kit.cli import options
 from act_kit.cli.console import info, shown_progress, warn
 from act_kit.config import EvalConfig
@@ -19,10 +17,6 @@ from act_kit.overrides import compose
 from act_kit.parallel import ExecutorConfig
 from act_kit.preflight import require_free, require_run
 from act_kit.processors import num_cpus
-
-if TYPE_CHECKING:
-    from act_kit.policies.policy import Policy
-    from act_kit.rollouts.agents import Agent
 
 REQUIREMENT_FAILED = 3
 """Exit code if a ``--require`` is not met; that of an error is 2."""
@@ -105,7 +99,7 @@ def evaluate(
         return
     import torch
 
-    from act_kit.api.evaluate import choose_init_states, evaluate_tasks
+    from act_kit.api.evaluate import choose_init_states, evaluate_tasks, open_agent
     from act_kit.eval.requirements import Requirement
     from act_kit.reports.evaluation import evaluation_report
     from act_kit.reports.overview import overview_report
@@ -114,10 +108,15 @@ def evaluate(
     # trains: after this call, even if it is reverted, training takes a sixth longer.)
     torch.set_num_threads(1)
     requirements = [Requirement.parse(text) for text in require or []]
-    with (
-        _opened(policy, config, n_action_steps, temporal_ensemble, device, token) as agent,
-        shown_progress() as on_progress,
-    ):
+    opened = open_agent(
+        policy,
+        config,
+        n_action_steps=n_action_steps,
+        temporal_ensemble=temporal_ensemble,
+        device=device,
+        token=token,
+    )
+    with opened as agent, shown_progress() as on_progress:
         chosen = [] if tasks else choose_init_states(agent, None, init_states, config)
         for name in tasks:
             chosen += choose_init_states(agent, name, init_states, config)
@@ -167,30 +166,3 @@ def _choose_tasks(given: Sequence[str], policy: str, task_of_set: str) -> list[s
     if task_of_set and tasks != [task_of_set]:
         raise ConfigError(f"--task {', '.join(tasks)}: the initial states are of {task_of_set}. Fix: leave --task out.")
     return tasks
-
-
-@contextmanager
-def _opened(
-    policy: str,
-    config: EvalConfig,
-    n_action_steps: int | None,
-    temporal_ensemble: bool | None,
-    device: str,
-    token: str,
-) -> Generator[Policy | Agent]:
-    """Yield what is evaluated: a loaded policy, a Python agent, or one that asks a server."""
-    match kind_of_agent(policy):
-        case "server":
-            with connect(policy, config.served, n_action_steps=n_action_steps, token=token) as agent:
-                info(f"Connected to {agent}")
-                yield agent
-        case "python":
-            yield import_agent(policy)
-        case "run":
-            from act_kit.policies.policy import Policy
-
-            loaded = Policy.load(policy, device=choose_device(device)).with_chunking(
-                n_action_steps=n_action_steps, temporal_ensemble=temporal_ensemble
-            )
-            info(f"{loaded.num_tensors} of {loaded.num_tensors} tensors loaded, self-test reproduced: {loaded}")
-            yield loaded
