@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import Any, ClassVar
 
 from act_kit.errors import did_you_mean
@@ -194,12 +196,32 @@ BACKBONES = ("resnet18", "small")
 """Image encoders; see :mod:`act_kit.policies.vision`."""
 
 
+_HEADS = "act_kit.policies.heads"
+
+
+def head_names() -> list[str]:
+    """Return the names of the package's own models, the files of its folder of heads."""
+    entries = files("act_kit") / "policies" / "heads"
+    names = [entry.name.removesuffix(".py") for entry in entries.iterdir() if entry.name.endswith(".py")]
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def load_head(name: str) -> None:
+    """Import the package's model of that name, if there is one and its options are not known yet.
+
+    Its file declares the options and registers the model. Only a model that is chosen is imported, because models need
+    PyTorch, which is slow to import.
+    """
+    if name not in PolicyConfig.kinds and name in head_names():
+        importlib.import_module(f"{_HEADS}.{name}")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyConfig(Options, group="policy"):
     """The model, its inputs and its sizes. Each model adds its own options in a subclass, which is found by ``name``.
 
     Attributes:
-        name: Name of the model: act, or one that a module of the user registers.
+        name: Name of the model: act, flow, mip, or one that a module of the user registers.
         inputs: state (hand, gripper, objects and goal), image+proprio (images, hand and gripper, which a real robot
             has) or image+state.
         cameras: Cameras of the images; none for state.
@@ -230,7 +252,8 @@ class PolicyConfig(Options, group="policy"):
 
     def __init_subclass__(cls, group: str = "") -> None:
         super().__init_subclass__(group)
-        PolicyConfig.kinds[cls.name] = cls
+        if cls.name:
+            PolicyConfig.kinds[cls.name] = cls
 
     @classmethod
     def kind_of(cls, values: Mapping[str, Any]) -> type[PolicyConfig]:
@@ -240,8 +263,10 @@ class PolicyConfig(Options, group="policy"):
             ConfigError: No model of that name is registered.
         """
         name, known = values.get("name", ""), PolicyConfig.kinds
-        hint = did_you_mean(str(name), known)
-        require(name in known, f"policy.name={name}: choose from: {', '.join(known)}.{hint}")
+        load_head(str(name))
+        names = {*known, *head_names()}
+        hint = did_you_mean(str(name), sorted(names))
+        require(name in known, f"policy.name={name}: choose from: {', '.join(sorted(names))}.{hint}")
         return known[name]
 
     @property
@@ -269,8 +294,8 @@ class PolicyConfig(Options, group="policy"):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ACTConfig(PolicyConfig):
-    """Options of ACT. The limits refuse a damaged file before memory is allocated.
+class TransformerConfig(PolicyConfig):
+    """Options of the transformer that all heads share. The limits refuse a damaged file before memory is allocated.
 
     Attributes:
         dim_model: Width of the tokens, D; a multiple of ``num_heads``.
@@ -278,33 +303,25 @@ class ACTConfig(PolicyConfig):
         num_heads: Heads of each attention.
         encoder_layers: Depth of the observation encoder.
         decoder_layers: Depth of the chunk decoder.
-        cvae_layers: Depth of the CVAE encoder, used in training only; 0 for a model without a latent.
         relative_positions: Add the positions of hand, objects and goal relative to each other to the inputs with state.
         velocities: Add the displacements since the previous frame, of the hand and, in the inputs with state, of the
             objects.
-        latent_dim: Size of the latent z.
-        kl_weight: Weight of the KL term in the loss.
         dropout: Dropout probability of every layer, in training.
     """
 
-    training_only: ClassVar[tuple[str, ...]] = ("kl_weight", "dropout")
+    training_only: ClassVar[tuple[str, ...]] = ("dropout",)
     far_factors: ClassVar[Mapping[str, tuple[float, float]]] = {
         "dim_model": (6, math.inf),
         "dim_feedforward": (12, math.inf),
-        "kl_weight": (100, 10),
     }
 
-    name: str = "act"
     dim_model: int = option(96, min=1, max=8192)
     dim_feedforward: int = option(384, min=1, max=65536)
     num_heads: int = option(4, min=1, max=256)
     encoder_layers: int = option(1, min=1, max=64)
     decoder_layers: int = option(1, min=1, max=64)
-    cvae_layers: int = option(0, min=0, max=64)
     relative_positions: bool = True
     velocities: bool = True
-    latent_dim: int = option(32, min=1, max=4096)
-    kl_weight: float = option(10.0, min=0)
     dropout: float = option(0.0, min=0, below=1)
 
     def __post_init__(self) -> None:
@@ -315,6 +332,25 @@ class ACTConfig(PolicyConfig):
             f"policy.dim_model={self.dim_model}: expected a multiple of {factor} and of "
             f"policy.num_heads={self.num_heads}.",
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ACTConfig(TransformerConfig):
+    """Options of ACT.
+
+    Attributes:
+        cvae_layers: Depth of the CVAE encoder, used in training only; 0 for a model without a latent.
+        latent_dim: Size of the latent z.
+        kl_weight: Weight of the KL term in the loss.
+    """
+
+    training_only: ClassVar[tuple[str, ...]] = ("kl_weight", *TransformerConfig.training_only)
+    far_factors: ClassVar[Mapping[str, tuple[float, float]]] = {"kl_weight": (100, 10), **TransformerConfig.far_factors}
+
+    name: str = "act"
+    cvae_layers: int = option(0, min=0, max=64)
+    latent_dim: int = option(32, min=1, max=4096)
+    kl_weight: float = option(10.0, min=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from importlib.resources import files
+from importlib.resources import as_file, files
 from typing import Any, TypeVar
 
 from act_kit import options
-from act_kit.config import PolicyConfig, TrainConfig
+from act_kit.config import PolicyConfig, TrainConfig, load_head
 from act_kit.errors import ConfigError, did_you_mean
 from act_kit.options import Option, Options
 
@@ -35,6 +35,10 @@ def compose(
     """
     given: dict[str, Any] = {}
     parsed: list[str] = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in ("policy", "policy.name"):
+            load_head(value.partition("_")[0])  # declares its options; the name of a preset begins with that of a head
     known, defaults = all_options(kind), options.declared(base or kind)
     for override in overrides:
         _check_override(override, list(known))
@@ -151,20 +155,17 @@ def presets() -> list[str]:
 
 
 @functools.cache
-def _composed_presets() -> dict[str, TrainConfig]:
-    """Return the configurations of all presets by the override that selects them; the default is first, under ""."""
-    composed = {"": compose(TrainConfig)}
-    for name in presets():
-        composed[f"policy={name}"] = compose(TrainConfig, [f"policy={name}"])
-    return composed
+def _compose_preset(choice: str) -> TrainConfig:
+    """Return the configuration of the preset that an override selects; "" selects the default."""
+    return compose(TrainConfig, [choice] if choice else [])
 
 
 def preset_of(config: TrainConfig) -> tuple[str, TrainConfig]:
     """Return the preset closest to a configuration (fewest differing options), after the override that selects it."""
-    candidates = [item for item in _composed_presets().items() if type(item[1].policy) is type(config.policy)]
-    if not candidates:
-        choice = f"policy.name={config.policy.name}"
-        return choice, compose(TrainConfig, [choice])
+    head = config.policy.name
+    own = [f"policy={name}" for name in presets() if name.partition("_")[0] == head]
+    choices = ["", *own] if head == TrainConfig().policy.name else own or [f"policy.name={head}"]
+    candidates = [(choice, _compose_preset(choice)) for choice in choices]
     return min(candidates, key=lambda item: len(options.differing_keys(config, item[1])))
 
 
@@ -180,14 +181,26 @@ def train_overrides(config: TrainConfig, changes: Mapping[str, Any]) -> list[str
 
 
 def given_options(overrides: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
-    """Return the dotted keys of the training options that were given; a preset counts as all it sets except steps."""
+    """Return the dotted keys of the training options that were given.
+
+    A preset counts as every option that any preset sets, except the number of steps.
+    """
     keys = [key for key, value in flags.items() if value is not None]
     for override in overrides:
         key = override.partition("=")[0]
-        if key != "policy":
-            keys.append(key)
-            continue
-        default, *others = _composed_presets().values()
-        for other in others:
-            keys += [key for key in options.differing_keys(default, other) if key != "trainer.steps"]
+        keys += _keys_of_presets() if key == "policy" else [key]
     return list(dict.fromkeys(keys))
+
+
+@functools.cache
+def _keys_of_presets() -> list[str]:
+    """Return the dotted keys of the options in the files of the presets, except the number of steps."""
+    from omegaconf import OmegaConf
+
+    keys: list[str] = []
+    for name in presets():
+        with as_file(files("act_kit") / "configs" / "policy" / f"{name}.yaml") as path:
+            groups: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
+        for group, values in groups.items():
+            keys += [f"{group}.{key}" for key in values if group != "defaults"]
+    return [key for key in dict.fromkeys(keys) if key != "trainer.steps"]

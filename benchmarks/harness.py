@@ -18,8 +18,8 @@ import torch
 
 from act_kit.config import ACTConfig, TrainConfig
 from act_kit.overrides import compose
-from act_kit.policies.act import ACT
 from act_kit.policies.agent import PolicyAgent
+from act_kit.policies.heads.act import ACT
 from act_kit.policies.metadata import PolicyMetadata, TrainingDataset
 from act_kit.policies.normalizer import Normalizer
 from act_kit.policies.policy import Policy

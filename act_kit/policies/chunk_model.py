@@ -62,8 +62,12 @@ class ChunkBatch:
         For a part of a batch this is its share of the batch's mean. (The original of ACT averages over all actions, so
         short episodes dilute the loss.)
         """
-        error_BKA = (predicted_BKA.float() - self.actions_BKA).abs() * (~self.is_pad_BK)[..., None]
-        return error_BKA.sum() / (self.num_valid * self.actions_BKA.shape[-1])
+        return self.mean((predicted_BKA.float() - self.actions_BKA).abs())
+
+    def mean(self, error_BKA: Tensor) -> Tensor:
+        """Return the sum of the errors of valid actions, divided by the whole batch's number of valid entries."""
+        valid_BKA = error_BKA * (~self.is_pad_BK)[..., None]
+        return valid_BKA.sum() / (self.num_valid * self.actions_BKA.shape[-1])
 
 
 class ChunkModel(nn.Module):

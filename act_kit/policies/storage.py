@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import act_kit.policies.act  # noqa: F401, registers the model
-from act_kit.config import ChunkingConfig, PolicyConfig
+import act_kit.policies.heads.act  # noqa: F401, registers the model of the default options
+from act_kit.config import ChunkingConfig, PolicyConfig, load_head
 from act_kit.errors import CheckpointError
 from act_kit.files import quoted, read_json, write_json
 from act_kit.options import build
@@ -128,6 +128,7 @@ def _check_format(folder: Path, description: Mapping[str, Any]) -> None:
             f"{FORMAT['format']!r} version {FORMAT['version']}."
         )
     name = description["policy"]["name"]
+    load_head(str(name))
     if isinstance(name, str) and name not in PolicyConfig.kinds:
         raise CheckpointError(
             f"The checkpoint {folder} has a model '{name}', which is not registered. Fix: import the module that "

@@ -11,7 +11,7 @@ from tests.doctor.cases import NUM, TASK, TRAINING, Case
 from tests.doctor.faults import reuse_training_init_states, tensors_missing
 
 Z_SAMPLED = """
-import torch, act_kit.policies.act as m
+import torch, act_kit.policies.heads.act as m
 decode = m.ACT.decode
 m.ACT.decode = lambda self, embedded, z: decode(self, embedded, torch.randn(16, self.config.latent_dim))
 """

@@ -8,8 +8,8 @@ import torch
 
 from act_kit.config import ACTConfig, TrainConfig
 from act_kit.overrides import compose
-from act_kit.policies.act import ACT, kl_divergence
 from act_kit.policies.chunk_model import ChunkBatch, Observation
+from act_kit.policies.heads.act import ACT, kl_divergence
 from act_kit.policies.state_features import RELATIVE_DIM, relative_positions, velocities
 from tests.conftest import tiny_config
 

@@ -14,7 +14,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from act_kit.config import ACTConfig, TrainConfig
 from act_kit.errors import ArrayError
 from act_kit.overrides import compose
-from act_kit.policies.act import ACT
+from act_kit.policies.heads.act import ACT
 from act_kit.policies.metadata import PolicyMetadata, TrainingDataset
 from act_kit.policies.normalizer import Normalizer
 from act_kit.policies.policy import Policy

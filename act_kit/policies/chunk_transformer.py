@@ -1,0 +1,127 @@
+"""Transformer from an observation to the slots of a chunk: the part that the heads share.
+
+The encoder sees a token of the head, one of the low-dimensional inputs and those of the images, and its output is the
+memory. The decoder has one slot per action, and attends to the memory.
+
+Shapes: B batch, K chunk, A action, S state, V low-dimensional input, D width, L sequence, C cameras.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from einops import repeat
+from torch import Tensor, nn
+
+from act_kit.config import TransformerConfig
+from act_kit.policies.chunk_model import ChunkModel, Observation
+from act_kit.policies.state_features import RELATIVE_DIM, VELOCITY_DIM, relative_positions, velocities
+from act_kit.policies.task_embedding import TASK_DIM, TaskEncoder
+from act_kit.policies.transformer import make_layers
+from act_kit.policies.vision import ImageEncoder, ResNet18, load_backbone
+from act_kit.sim.tasks import ACTION_DIM
+
+STATE_PARTS = (slice(0, 18), slice(36, 39))
+"""Parts of the state that the policy sees: hand, gripper, both objects, and the goal.
+
+The previous frame between them enters as velocities only (``policy.velocities``).
+"""
+
+PROPRIO_PARTS = (slice(0, 4),)
+"""Proprioceptive part of the state: hand and gripper."""
+
+Embedded = tuple[Tensor, tuple[Tensor, Tensor] | None]
+"""Embedded observation: visible parts of the state and the task vector (B, V); image tokens (B, L, D) with their
+positions (L, D), or None."""
+
+Memory = tuple[Tensor, Tensor]
+"""Tokens that the decoder attends to (B, L, D), and their positions (L, D)."""
+
+
+class ChunkTransformer(ChunkModel):
+    """Base class of the heads: the inputs, the encoder and the decoder.
+
+    Attributes:
+        vector_dim: Number of low-dimensional inputs, V.
+    """
+
+    config: TransformerConfig
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        num_tasks: int = 1,
+        task_embeddings_NE: Tensor | None = None,
+        learns_token: bool = True,
+    ) -> None:
+        """Build the model, without the learned token of the encoder if the head passes its own."""
+        super().__init__(config)
+        width = config.dim_model
+        self._parts = STATE_PARTS if config.sees_state else PROPRIO_PARTS
+        vector_dim = sum(part.stop - part.start for part in self._parts)
+        self._sees_relative = config.relative_positions and config.sees_state
+        vector_dim += RELATIVE_DIM if self._sees_relative else 0
+        vector_dim += VELOCITY_DIM[config.sees_state] if config.velocities else 0
+        self.task = TaskEncoder(num_tasks, task_embeddings_NE) if num_tasks > 1 else None
+        vector_dim += TASK_DIM if self.task else 0
+        self.vector_dim = vector_dim
+        if config.sees_images:
+            self.vision = ImageEncoder(
+                backbone=config.backbone,
+                width=width,
+                num_cameras=len(config.cameras),
+                backbone_weights=config.backbone_weights,
+            )
+        if learns_token:
+            # Attention over the state token alone would have a single key and be linear.
+            self.head_token = nn.Parameter(torch.randn(width) * 0.02)
+        # Hand and objects share one token, because their relative positions matter.
+        self.state_in = nn.Sequential(
+            nn.Linear(vector_dim, config.dim_feedforward), nn.ReLU(), nn.Linear(config.dim_feedforward, width)
+        )
+        self.token_positions = nn.Parameter(torch.randn(2, width) * 0.02)
+        self.encoder = make_layers(config, config.encoder_layers)
+        self.queries = nn.Parameter(torch.randn(config.chunk_size, width))
+        self.decoder = make_layers(config, config.decoder_layers, sees_memory=True)
+        self.action_out = nn.Linear(width, ACTION_DIM)
+
+    def load_pretrained(self) -> None:
+        """Load the weights of ``backbone_weights``, if there are any."""
+        if self.config.backbone_weights:
+            assert isinstance(self.vision.net, ResNet18)
+            load_backbone(self.vision.net, Path(self.config.backbone_weights))
+
+    def embed(self, observation: Observation) -> Embedded:
+        """Embed the observation."""
+        parts = [observation.states_BS[:, part] for part in self._parts]
+        if self._sees_relative:
+            parts.append(relative_positions(observation.raw_states_BS))
+        if self.config.velocities:
+            parts.append(velocities(observation.raw_states_BS, objects=self.config.sees_state))
+        if self.task is not None:
+            parts.append(self.task(observation.tasks_B))
+        images = self.vision(observation.images_BCHW3) if self.config.sees_images else None
+        return torch.cat(parts, dim=1), images
+
+    def encode(self, embedded: Embedded, token_BD: Tensor | None = None) -> Memory:
+        """Return the memory of an embedded observation; ``token_BD`` takes the place of the learned token."""
+        vector_BV, images = embedded
+        if token_BD is None:
+            token_BD = repeat(self.head_token, "d -> b d", b=len(vector_BV))
+        memory_BLD = torch.stack([token_BD, self.state_in(vector_BV)], dim=1)
+        positions_LD: Tensor = self.token_positions
+        if images is not None:
+            memory_BLD = torch.cat([memory_BLD, images[0]], dim=1)
+            positions_LD = torch.cat([positions_LD, images[1]])
+        for layer in self.encoder:
+            memory_BLD = layer(memory_BLD, positions_LD)
+        return memory_BLD, positions_LD
+
+    def decode_slots(self, slots_BKD: Tensor, memory: Memory) -> Tensor:
+        """Return the chunk (B, K, A) of slots; one row of slots serves the memory of every row."""
+        for layer in self.decoder:
+            slots_BKD = layer(slots_BKD, self.queries, memory=memory)
+        actions_BKA: Tensor = self.action_out(slots_BKD)
+        return actions_BKA
