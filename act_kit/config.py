@@ -100,7 +100,7 @@ class ReplayConfig(Options, group="replay"):
 
 
 _SCRIPTED_NOISE = 0.1
-"""Default of :attr:`CollectConfig.noise` for the scripted expert."""
+"""Default of :attr:`CollectConfig.noise` for the scripted experts."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,10 +113,11 @@ class CollectConfig(Options):
         seed: Seed of the initial states and the noise.
         init_distribution: Initial-state distribution: uniform, sobol, grid or mt1.
         num_init_states: Number of distinct initial states, reused in turn; 0 = a new one per attempt.
-        demonstrator: scripted; teleop, by hand in a browser; policy, labeled by the scripted expert (DAgger);
-            or replay, the actions of a dataset.
+        demonstrator: scripted; other-way, an expert of push-wall-v3 and pick-place-wall-v3 that goes round the other
+            end of the wall; teleop, by hand in a browser; policy, labeled by the scripted expert (DAgger); or replay,
+            the actions of a dataset.
         noise: Standard deviation of the noise on the executed action (DART), in action units: -1 to 1, 0.01 m
-            per step. By default 0.1 for the scripted expert, so that the data show how to recover and how to
+            per step. By default 0.1 for the scripted experts, so that the data show how to recover and how to
             hold the goal, and 0 for the other demonstrators.
         steps_after_success: Steps recorded after the first success, which show a policy how to hold the goal; in some
             tasks the scripted expert soon undoes its success.
@@ -176,7 +177,7 @@ class CollectConfig(Options):
         """Standard deviation of the noise on the executed action: the option, or the demonstrator's default."""
         if self.noise is not None:
             return self.noise
-        return _SCRIPTED_NOISE if self.demonstrator == "scripted" else 0.0
+        return _SCRIPTED_NOISE if self.demonstrator in ("scripted", "other-way") else 0.0
 
     @property
     def keeps_failures(self) -> bool:

@@ -21,6 +21,7 @@ def _make_dagger(config: CollectConfig) -> Agent:
 
 DEMONSTRATORS: dict[str, Callable[[CollectConfig], Agent]] = {
     "scripted": lambda config: ExpertAgent(),
+    "other-way": lambda config: ExpertAgent(other_way=True),
     "policy": _make_dagger,
     "replay": ReplayAgent,
 }

@@ -20,6 +20,7 @@ from scipy.stats import wasserstein_distance
 from act_kit.datasets.split import NEAR_COPY, SPLIT_SEED, VAL_FRACTION, split_stores
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity import reference
+from act_kit.diversity.conflict import find_conflict
 from act_kit.diversity.holes import SCANS
 from act_kit.diversity.integrity import Finding, check_init_states, check_numbers
 from act_kit.diversity.power import visible_holes
@@ -73,6 +74,13 @@ def measure_diversity(store: EpisodeStore, *, against: np.ndarray | None = None)
             "demonstration: the validation loss is too low."
         )
         findings.append(Finding(level="WARN", text=text, about="coverage"))
+    conflict = find_conflict(episodes)
+    if conflict:
+        text = (
+            f"{conflict}: trained with an L1, a policy may act between them. Fix: train policy=flow_small, which can "
+            "represent both, or keep the demonstrations of one way."
+        )
+        findings.append(Finding(level="WARN", text=text, about="demonstrations"))
     return replace(
         diversity,
         duplicate_trajectories=duplicate_fraction(trajectories(episodes, ("action",))),
@@ -81,6 +89,7 @@ def measure_diversity(store: EpisodeStore, *, against: np.ndarray | None = None)
         quality=measure_quality(episodes),
         num_validation=num_validation,
         num_leaked=num_leaked,
+        conflict=conflict,
         findings=[*findings, *fingerprint_findings(store, "collection")],
     )
 

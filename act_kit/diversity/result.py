@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from act_kit.diversity.conflict import Conflict
 from act_kit.diversity.faults import Soundness
 from act_kit.diversity.integrity import Finding, Level, worst_level
 from act_kit.diversity.power import POWER, VisibleHole
@@ -124,6 +125,7 @@ class DiversityReport(DatasetReport):
         quality: Quality of the demonstrations of each source.
         num_validation, num_leaked: Number of validation episodes of ``act train``, and of those whose initial state, or
             states and actions, are also in a training episode.
+        conflict: Two ways that the demonstrations go; None if they go one.
     """
 
     against: str
@@ -154,6 +156,7 @@ class DiversityReport(DatasetReport):
     quality: list[Quality] = field(default_factory=list)
     num_validation: int = 0
     num_leaked: int = 0
+    conflict: Conflict | None = None
 
     def __repr__(self) -> str:
         return self.verdict

@@ -9,6 +9,7 @@ import numpy as np
 from act_kit.datasets.images import ImageStore
 from act_kit.diversity.faults import KINDS
 from act_kit.diversity.integrity import Level
+from act_kit.diversity.result import DiversityReport
 from act_kit.diversity.verdict import TOO_FEW
 from act_kit.doctor.case import DatasetCase
 from act_kit.doctor.finding import Checks, Result, critical, ruled_out, suspected, untested, warning
@@ -204,6 +205,18 @@ def _report(case: DatasetCase, about: Literal["coverage", "data"]) -> tuple[Leve
             texts[finding.level].append(finding.text)
     level: Level = "FAIL" if texts["FAIL"] else "WARN" if texts["WARN"] else "OK"
     return level, " ".join(texts[level])
+
+
+@CHECKS.add("demonstrations go two ways", "data", "act report DATASET", "data/state")
+def one_way(case: DatasetCase) -> Result:
+    """Check that demonstrations from similar initial states go the same way."""
+    if not isinstance(case.diversity, DiversityReport):
+        return untested(f"{case.path} has no initial states.")
+    conflict = case.diversity.conflict
+    if conflict is None:
+        return ruled_out("The demonstrations go one way, or ways that the initial state tells apart.")
+    fix = "act train --data DATASET policy=flow_small, or act data filter to keep the demonstrations of one way"
+    return warning(f"{conflict}.", fix=fix.replace("DATASET", quoted(case.path)))
 
 
 @CHECKS.add("dataset changed", "data", "act data info DATASET --verify")

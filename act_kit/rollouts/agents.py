@@ -12,6 +12,7 @@ import numpy as np
 
 from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.initial_states import InitialState
+from act_kit.sim.other_way import OtherWayExpert
 from act_kit.sim.render import CameraViews
 from act_kit.sim.tasks import ACTION_DIM
 
@@ -78,21 +79,22 @@ class Agent(ABC):
 
 
 class ExpertAgent(Agent):
-    """The scripted expert of each initial state's task.
+    """The scripted expert of each initial state's task: Meta-World's own, or the one that passes the wall elsewhere.
 
-    Its failures indicate problems of the environment or the success rule.
+    Failures of Meta-World's own indicate problems of the environment or the success rule.
     """
 
-    source = "scripted"
-
-    def __init__(self) -> None:
-        self._experts: dict[str, ScriptedExpert] = {}
-        self._row_experts: dict[int, ScriptedExpert] = {}
+    def __init__(self, *, other_way: bool = False) -> None:
+        """With ``other_way``, use :class:`~act_kit.sim.other_way.OtherWayExpert`, which few tasks have."""
+        self.source = "other-way" if other_way else "scripted"
+        self._make = OtherWayExpert if other_way else ScriptedExpert
+        self._experts: dict[str, ScriptedExpert | OtherWayExpert] = {}
+        self._row_experts: dict[int, ScriptedExpert | OtherWayExpert] = {}
 
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
         """Choose the expert of the task."""
         if init_state.task not in self._experts:
-            self._experts[init_state.task] = ScriptedExpert(init_state.task)
+            self._experts[init_state.task] = self._make(init_state.task)
         self._row_experts[row] = self._experts[init_state.task]
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
