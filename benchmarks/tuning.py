@@ -52,6 +52,9 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "decoder of 2 layers": ("defaults", ("policy.decoder_layers=2",)),
     "chunks of 8": ("defaults", ("policy.chunk_size=8",)),
     "chunks of 32": ("defaults", ("policy.chunk_size=32",)),
+    "flow matching": ("defaults", ("policy=flow_small",)),
+    "flow matching, twice the steps": ("defaults", ("policy=flow_small", "trainer.steps=14400")),
+    "minimal iterative policy": ("defaults", ("policy=mip_small",)),
 }
 CHUNKINGS = {
     "execute 1": ("--n-action-steps", "1"),

@@ -20,7 +20,7 @@ from scipy.spatial.distance import cdist
 
 from act_kit.rollouts.episode import Episode
 
-MIN_DEMONSTRATIONS = 10
+MIN_DEMONSTRATIONS = 20
 """Number of demonstrations below which ways are not compared."""
 
 _NUM_POINTS = 20

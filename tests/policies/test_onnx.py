@@ -59,6 +59,8 @@ MODELS: dict[str, tuple[int, tuple[str, ...]]] = {
         ("policy.inputs=image+proprio", "policy.cameras=[corner4]", "policy.backbone_weights=resnet18.pth"),
     ),
     "a linear model, several tasks": (3, LINEAR),
+    "flow matching": (1, ("policy=flow_small", "policy.dim_model=32", "policy.flow_steps=3")),
+    "a minimal iterative policy, several tasks": (3, ("policy=mip_small", "policy.dim_model=32")),
 }
 """Number of tasks and overrides of models; the one of ``tiny_run`` is a CVAE of one task."""
 
