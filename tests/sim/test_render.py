@@ -28,7 +28,7 @@ SMALL = RenderSettings(height_px=96, width_px=96)
 PUSH = np.tile(np.array([0.3, 0.5, -0.5, 1.0], dtype=np.float32), (5, 1))
 
 GOAL_OF_THE_LAST_EPISODE = frozenset({"push-v3", "push-back-v3"})
-"""Tasks where Meta-World's image of a reset shows the goal at a height that the last episode left: up to 1 mm off."""
+"""Tasks where Meta-World's image of a reset shows the goal at a height that depends on the last episode."""
 
 
 def record(task: str, num_chunks: int) -> tuple[InitialState, np.ndarray]:
