@@ -18,6 +18,9 @@ from act_kit.options import Options, arguments_of, option, require
 ENGINES = ("fast", "reference")
 """Simulation engines; see :mod:`act_kit.sim.simulator`."""
 
+LOOKS = ("fast", "metaworld", "lerobot")
+"""Looks of images; see :mod:`act_kit.sim.looks`."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimConfig(Options, group="sim"):
@@ -480,17 +483,20 @@ class TrainConfig(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServedConfig(Options, group="served"):
-    """What ``act eval ws://HOST:PORT`` shows to a policy server, and how long it waits.
+    """What ``act eval`` shows to a policy server (``ws://HOST:PORT``), and how long it waits.
+
+    Of these, ``prompt``, ``cameras`` and ``look`` are also for a LeRobot policy (``lerobot:FOLDER``).
 
     Attributes:
         state_key: Key of the state; "" = observation/state for openpi's format, state for vla-eval's.
         state_dim: Numbers of the state: 39, Meta-World's observation, or its first 4, hand and gripper.
         prompt_key: Key of the prompt; "" = prompt for openpi's format, task_description for vla-eval's.
         prompt: The prompt: sentence (as LeRobot's, which push-v3 and push-back-v3 share) or task (its name).
-        cameras: Cameras whose images the policy is shown; [] = none.
+        cameras: Cameras whose images the policy is shown; [] = none, or those that a LeRobot policy names.
         image_keys: Key of each camera's image; [] = observation/image (with several cameras,
             observation/image/CAMERA) for openpi's format, images/CAMERA for vla-eval's.
         size_px: Height and width of the images.
+        look: How the images are drawn: fast; metaworld, as Meta-World's own environment; lerobot, as LeRobot's.
         timeout_s: Seconds without any answer after which the waiting episodes count as failed.
     """
 
@@ -501,6 +507,7 @@ class ServedConfig(Options, group="served"):
     cameras: tuple[str, ...] = ()
     image_keys: tuple[str, ...] = ()
     size_px: int = option(224, min=16, max=1024)
+    look: str = option("fast", choices=LOOKS)
     timeout_s: float = option(60.0, above=0)
 
     def __post_init__(self) -> None:
@@ -527,7 +534,7 @@ class EvalConfig(Options):
         video_camera: Camera of the videos.
         sim: Simulation.
         rollout: Parallel rollouts of a policy; the results do not depend on it.
-        served: What a policy server is shown, and how long its answers may take.
+        served: What a policy server or a LeRobot policy is shown, and how long the answers of a server may take.
     """
 
     episodes: int = option(100, min=1, flag="--episodes")

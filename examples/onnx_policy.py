@@ -32,7 +32,7 @@ class OnnxAgent(Agent):
         self.tasks: list[str] = self.metadata["tasks"]
         if self.metadata["cameras"]:
             cameras = tuple(camera["name"] for camera in self.metadata["cameras"])
-            self.views = CameraViews(cameras=cameras, settings=RenderSettings(**self.metadata["rendering"]))
+            self.views = CameraViews(cameras=cameras, settings=RenderSettings.from_dict(self.metadata["rendering"]))
         names = ("n_action_steps", "temporal_ensemble", "temporal_ensemble_coeff")
         chunking = ChunkingConfig(**{name: self.metadata[name] for name in names})
         self._chunker = ActionChunker(chunking, self.metadata["chunk_size"], ACTION_DIM)

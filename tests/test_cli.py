@@ -147,6 +147,7 @@ USER_ERRORS = {
     "one of several tasks unknown": (("collect", "--task", "reach-v3,puhs-v3"), "Did you mean 'push-v3'?"),
     "unknown camera": (("render", "DATA", "--camera", "korner4"), "Did you mean 'corner4'?"),
     "unknown size": (("render", "DATA", "--size", "big"), "expected 128, or 480x640"),
+    "unknown look": (("render", "DATA", "--look", "lerobott"), "Did you mean 'lerobot'?"),
     "no such evaluation to compare": (("compare", "nowhere", "RUN"), "There is no folder nowhere"),
     "no seeds": (("train", "--data", "DATA", "--seeds", "none"), "expected a number, such as 5"),
     "the same seed twice": (("train", "--data", "DATA", "--seeds", "3,3"), "distinct seeds, such as 0,3,7"),
@@ -578,6 +579,8 @@ def test_images_are_rendered_and_listed(gl: Gl, tmp_path: Path) -> None:
     assert "render them again with --overwrite" in act("render", data, "--size", 32, check=2).stderr
     act("render", data, "--size", 32, "--overwrite", check=0)
     assert next(ImageStore(EpisodeStore.open(data), "corner4").blocks())[1].shape[1:] == (32, 32, 3)
+    assert "images of lerobot 16x16 px" in act("render", data, "--look", "lerobot", "--size", 16, check=0).stdout
+    assert ImageStore(EpisodeStore.open(data), "corner2").settings.look == "lerobot"
 
 
 def test_versions_and_the_module(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What ``act eval`` can evaluate besides runs: Python objects by name, and policy servers by address."""
+"""What ``act eval`` can evaluate besides runs: Python objects by name, policy servers by address, LeRobot policies."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from act_kit.serving.addresses import check_address
 
 if TYPE_CHECKING:
     from act_kit.config import ServedConfig
+    from act_kit.policies.lerobot import LeRobotAgent
     from act_kit.rollouts.agents import Agent
     from act_kit.serving.client import ServedAgent
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_LEROBOT = "lerobot:"
 
 
-def kind_of_agent(what: str) -> Literal["run", "python", "server"]:
-    """Return what an argument of ``act eval`` names: a run, ``MODULE:NAME``, or the address of a policy server.
+def kind_of_agent(what: str) -> Literal["run", "python", "server", "lerobot"]:
+    """Return what an argument of ``act eval`` names: a run, ``MODULE:NAME``, a policy server, or ``lerobot:FOLDER``.
 
     Raises:
         ConfigError: The address has no host or no port.
@@ -32,6 +34,8 @@ def kind_of_agent(what: str) -> Literal["run", "python", "server"]:
     if what.startswith(("ws://", "wss://")):
         check_address(what)
         return "server"
+    if what.startswith(_LEROBOT):
+        return "lerobot"
     return "python" if _NAME.fullmatch(what) and not Path(what).exists() else "run"
 
 
@@ -54,6 +58,18 @@ def connect(address: str, config: ServedConfig, *, n_action_steps: int | None = 
     except ModuleNotFoundError as error:
         raise serving_missing(error) from error
     return ServedAgent(address, config, n_action_steps=n_action_steps, token=token)
+
+
+def load_lerobot(what: str, config: ServedConfig, *, n_action_steps: int | None, device: str) -> LeRobotAgent:
+    """Return an agent that runs the LeRobot policy at ``lerobot:FOLDER``.
+
+    Raises:
+        ConfigError: lerobot is not installed, or an option does not fit the policy.
+        CheckpointError: The folder contains no LeRobot policy for Meta-World.
+    """
+    from act_kit.policies.lerobot import LeRobotAgent  # imports PyTorch, which a refusal must not
+
+    return LeRobotAgent(Path(what.removeprefix(_LEROBOT)), config, n_action_steps=n_action_steps, device=device)
 
 
 def serving_missing(error: ModuleNotFoundError) -> ConfigError:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from rich.console import Console
 
 from act_kit import options
-from act_kit.api.agents import connect, import_agent, kind_of_agent
+from act_kit.api.agents import connect, import_agent, kind_of_agent, load_lerobot
 from act_kit.api.device import choose_device
 from act_kit.api.progress import OnProgress, Progress, ignore, log
 from act_kit.api.rollouts import find_renderer, log_first_plan
@@ -66,11 +66,11 @@ def evaluate(
     Args:
         agent: A run or checkpoint, a loaded policy, an :class:`~act_kit.rollouts.agents.Agent`, a function from states
             (B, 39) to actions (B, 4) or action chunks (B, N, 4), ``MODULE:NAME`` of one of them, or the address of a
-            policy server, ``ws://HOST:PORT``.
+            policy server, ``ws://HOST:PORT``, or ``lerobot:FOLDER``, a pretrained LeRobot policy.
         task: The task; None for the only task of a policy.
         init_states: ``test``, ``train``, ``grid``, ``ood`` (outside the reset box), or an ``init_states.json``.
         n_action_steps, temporal_ensemble: Chunking of the policy; None for the setting that it was trained with. Of a
-            server, only ``n_action_steps``; None for all actions that it sends.
+            server or a LeRobot policy, only ``n_action_steps``; None for all actions that it sends, or its own number.
         sweep_chunking: Also evaluate other chunking settings on the same initial states.
         record_video: Write videos (mp4) of episodes, failures first; requires ``out``.
         out: Folder of the results; None to write nothing.
@@ -122,9 +122,9 @@ def open_agent(
     device: str = "auto",
     token: str = "",
 ) -> Generator[Policy | Agent]:
-    """Yield what a name stands for: a loaded policy, the agent at ``MODULE:NAME``, or one that asks a server.
+    """Yield what a name stands for: a loaded policy, the agent at ``MODULE:NAME``, of a server or of a LeRobot policy.
 
-    ``n_action_steps`` is for a policy and a server, ``temporal_ensemble`` for a policy, and ``token`` for a server.
+    ``n_action_steps`` is for all but Python agents, ``temporal_ensemble`` for a run, and ``token`` for a server.
 
     Raises:
         ActKitError: There is no such policy, object or server.
@@ -136,6 +136,10 @@ def open_agent(
                 yield agent
         case "python":
             yield import_agent(what)
+        case "lerobot":
+            loaded = load_lerobot(what, config.served, n_action_steps=n_action_steps, device=choose_device(device))
+            log.info(f"Loaded {loaded}")
+            yield loaded
         case "run":
             policy = Policy.load(what, device=choose_device(device)).with_chunking(
                 n_action_steps=n_action_steps, temporal_ensemble=temporal_ensemble

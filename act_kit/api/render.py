@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 def render(
     dataset: str | Path,
     *,
-    cameras: Sequence[str] = ("corner4",),
-    size: str | int = 128,
+    cameras: Sequence[str] = (),
+    size: str | int | None = None,
+    look: str = "fast",
     workers: int = 0,
     executor: str = "local",
     overwrite: bool = False,
@@ -29,11 +30,12 @@ def render(
 ) -> EpisodeStore:
     """Add images to a dataset, rendered from its recorded simulator states, as ``act render`` does, and return it.
 
-    The same call resumes a stopped one. ``size`` is 128, or ``"480x640"`` (height x width), in pixels. ``overwrite``
-    renders existing images again.
+    The same call resumes a stopped one. ``size`` is 128, or ``"480x640"`` (height x width), in pixels. ``look`` is how
+    the images are drawn: ``fast``, ``metaworld`` or ``lerobot``; it has a camera and a size of its own for where none
+    is given. ``overwrite`` renders existing images again.
 
     Raises:
-        ActKitError: There is no such dataset or camera, no OpenGL library, or too little space.
+        ActKitError: There is no such dataset, camera or look, no OpenGL library, or too little space.
     """
     end_if_importing()
     dataset = Path(dataset)
@@ -44,13 +46,16 @@ def render(
     from act_kit.files import require_space
     from act_kit.outputs import locked
     from act_kit.parallel import ExecutorConfig
+    from act_kit.sim.looks import find_look
     from act_kit.sim.render import RenderSettings, check_cameras, find_gl
 
-    settings = RenderSettings.of_size(str(size))
+    defaults = find_look(look)
+    settings = RenderSettings.of_size(str(defaults.size_px if size is None else size), look)
+    cameras = cameras or (defaults.camera,)
     check_cameras(cameras)
     EpisodeStore.open(dataset)  # refuses a damaged dataset before it is locked
     camera_flags = " ".join(f"--camera {name}" for name in cameras)
-    with locked(dataset), interrupts.resume_command(f"act render {quoted(dataset)} {camera_flags} --size {size}"):
+    with locked(dataset), interrupts.resume_command(f"act render {quoted(dataset)} {camera_flags} {settings.flags}"):
         store = EpisodeStore.open(dataset, writable=True)
         num_bytes = store.num_steps * len(cameras) * settings.height_px * settings.width_px
         require_space(dataset, num_bytes, f"{store.num_steps} images of {len(cameras)} cameras")

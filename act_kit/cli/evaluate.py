@@ -47,15 +47,17 @@ def evaluate(
     """Evaluate a policy: success rate with interval, distances, baselines on the same initial states, page with maps.
 
     A policy of several tasks is evaluated on each, and the means are reported. A policy that is no run of act_kit is a
-    Python function or agent, MODULE:NAME, or a policy server, ws://HOST:PORT; both need --task.
+    Python function or agent, MODULE:NAME, a policy server, ws://HOST:PORT, or a pretrained LeRobot policy,
+    lerobot:FOLDER; all need --task.
 
     \b
     act eval runs/pick-place-v3 --episodes 100 --record-video
     act eval my_policy:act --task push-v3
     act eval ws://localhost:8000 --task push-v3
+    act eval lerobot:outputs/train/act/checkpoints/last/pretrained_model --task push-v3
 
     Args:
-        policy: A run, or a checkpoint of it; MODULE:NAME; or ws://HOST:PORT.
+        policy: A run, or a checkpoint of it; MODULE:NAME; ws://HOST:PORT; or lerobot:FOLDER.
         task: Task of a policy that is no run, or MT10 or MT50; repeatable.
         init_states: test, train, grid, ood (outside the reset box), or an init_states.json.
         n_action_steps: Actions executed of each predicted chunk. [default: as trained; of a server, all]

@@ -14,7 +14,8 @@ def render(
     dataset: Path,
     *,
     camera: list[str] | None = None,
-    size: str = "128",
+    size: str | None = None,
+    look: str = "fast",
     workers: Workers = 0,
     executor: ExecutorName = "local",
     overwrite: bool = False,
@@ -23,26 +24,29 @@ def render(
 
     \b
     act render data/pick-place-v3 --camera corner4 --camera gripperPOV --size 128
+    act render data/pick-place-v3 --look lerobot
 
     Args:
         dataset: A dataset that act collect made.
-        camera: Camera; repeatable. [default: corner4]
-        size: Image size in pixels: 128, or 480x640 (height x width).
+        camera: Camera; repeatable. [default: corner4; of the other looks, corner2]
+        size: Image size in pixels: 128, or 480x640 (height x width). [default: 128; of the other looks, 480]
+        look: How images are drawn: fast; metaworld, as Meta-World's own environment; lerobot, as LeRobot's.
         overwrite: Render existing images again.
     """
-    cameras = camera or ["corner4"]
     with shown_progress() as on_progress:
         store = rendering.render(
             dataset,
-            cameras=cameras,
+            cameras=camera or (),
             size=size,
+            look=look,
             workers=workers,
             executor=executor,
             overwrite=overwrite,
             on_progress=on_progress,
         )
     from act_kit.datasets.images import ImageStore
+    from act_kit.sim.looks import find_look
 
-    images = [ImageStore(store, name) for name in cameras]
+    images = [ImageStore(store, name) for name in camera or (find_look(look).camera,)]
     renderers = ", ".join(f"{image.camera} by {image.renderer}" for image in images)
     info(f"{store.num_steps} images of {images[0].settings} px from each camera in {dataset}: {renderers}")

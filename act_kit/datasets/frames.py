@@ -99,7 +99,7 @@ def find_images(stores: Sequence[EpisodeStore], cameras: tuple[str, ...]) -> lis
         for image in images[-1]:
             if image.rendered != first.rendered:
                 both = f"{image.settings} px by '{image.renderer}', others {first.settings} px by '{first.renderer}'"
-                fix = f"{_command(store, image.camera)} --size {first.settings} --overwrite"
+                fix = f"{_command(store, image.camera)} {first.settings.flags} --overwrite"
                 raise DatasetError(f"The frames of {image.camera} in {store.path} are {both}. Fix: {fix}")
     return images
 

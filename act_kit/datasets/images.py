@@ -64,7 +64,7 @@ class ImageStore:
             files = ArrayFiles.read(store.path / self._key)
             self._frames: zarr.Array[Any] = store.group[self._key]  # type: ignore[assignment]
             attributes: dict[str, Any] = dict(self._frames.attrs)
-            self.settings = RenderSettings(**attributes["settings"])
+            self.settings = RenderSettings.from_dict(attributes["settings"])
             self.renderer = str(attributes["gl_renderer"])
             self._digests = list(map(str, attributes["digests"]))
             self._num_steps = int(store.episode_lengths[: self.num_episodes].sum())
@@ -133,7 +133,7 @@ class ImageStore:
     @property
     def command(self) -> str:
         """Command that renders these frames."""
-        return f"act render {quoted(self._store.path)} --camera {self.camera} --size {self.settings}"
+        return f"act render {quoted(self._store.path)} --camera {self.camera} {self.settings.flags}"
 
     def begin(self, renderer: str) -> None:
         """Record the renderer and drop frames that an interrupted run has not committed.

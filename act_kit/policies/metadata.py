@@ -82,7 +82,8 @@ class PolicyMetadata:
         """
         views = values["views"]
         if views is not None:
-            views = CameraViews(cameras=tuple(views["cameras"]), settings=RenderSettings(**views["settings"]))
+            settings = RenderSettings.from_dict(views["settings"])
+            views = CameraViews(cameras=tuple(views["cameras"]), settings=settings)
             check_cameras(views.cameras)
         datasets = [TrainingDataset(**data) for data in values["datasets"]]
         if not datasets:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from act_kit.errors import ExportError
 from act_kit.policies.chunk_model import Observation
 from act_kit.policies.policy import Policy
-from act_kit.sim.render import is_rotated
+from act_kit.sim.looks import is_rotated
 from act_kit.sim.tasks import STATE_DIM
 from act_kit.versions import versions
 
@@ -152,7 +152,10 @@ def _reason_of(error: BaseException) -> str:
 def describe(policy: Policy) -> dict[str, Any]:
     """Return the metadata of an exported policy, JSON values: what its user must know and cannot read off the graph."""
     metadata, views = policy.metadata, policy.views
-    cameras = [{"name": name, "rotated_180": is_rotated(name)} for name in views.cameras] if views else []
+    cameras: list[dict[str, Any]] = []
+    if views:
+        for name in views.cameras:
+            cameras.append({"name": name, "rotated_180": is_rotated(name, views.settings.look)})
     return {
         **FORMAT,
         "tasks": list(policy.tasks),

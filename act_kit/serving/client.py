@@ -85,7 +85,7 @@ class ServedAgent(Agent):
         if self._config.cameras:
             check_cameras(self._config.cameras)
             size_px = self._config.size_px
-            settings = RenderSettings(height_px=size_px, width_px=size_px)
+            settings = RenderSettings(height_px=size_px, width_px=size_px, look=self._config.look)
             self.views = CameraViews(cameras=self._config.cameras, settings=settings)
         try:
             self._session_class, metadata = self._run(detect_wire(self._address, token, self._config.timeout_s))

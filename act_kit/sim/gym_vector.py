@@ -35,8 +35,9 @@ class MetaWorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.n
     """Many environments of one task, or one of each task of a benchmark, on a vector simulator.
 
     With the same seeds, it returns what Gymnasium's ``SyncVectorEnv`` of :class:`MetaWorldEnv` returns, in every
-    autoreset mode. The options of ``reset`` are ``initial_state``, one for all rows or a sequence of one (or None) for
-    each, and Gymnasium's ``reset_mask``.
+    autoreset mode; with ``SameStep``, ``final_info`` also has the return and the length of each ended episode, which
+    ``metaworld.evaluation.evaluation`` reads. The options of ``reset`` are ``initial_state``, one for all rows or a
+    sequence of one (or None) for each, and Gymnasium's ``reset_mask``.
 
     Attributes:
         tasks: Task of each row.
@@ -107,6 +108,7 @@ class MetaWorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.n
         self._init_states: dict[int, InitialState] = {}
         self._states = np.empty((self.num_envs, STATE_DIM))
         self._num_steps = np.zeros(self.num_envs, dtype=np.int64)
+        self._returns = np.zeros(self.num_envs)
         self._has_ended = np.zeros(self.num_envs, dtype=bool)
         self._simulators = VectorSimulator(num_workers)
 
@@ -119,6 +121,22 @@ class MetaWorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.n
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """Seed of each row."""
         return tuple(seed for _, seed in self._generators)
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Return an attribute of each row, as ``SyncVectorEnv``; ``task_name`` is the name of Meta-World's class."""
+        if name == "task_name":
+            from metaworld.env_dict import ALL_V3_ENVIRONMENTS  # takes 1 s, like every other import of Meta-World
+
+            return tuple(ALL_V3_ENVIRONMENTS[task].__name__ for task in self.tasks)
+        return (getattr(self, name),) * self.num_envs
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method that all rows share, and return its result for each row."""
+        return (getattr(self, name)(*args, **kwargs),) * self.num_envs
+
+    def toggle_terminate_on_success(self, on: bool) -> None:
+        """End episodes at their first success, or do not; Meta-World's evaluation does."""
+        self.terminate_on_success = on
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -184,6 +202,7 @@ class MetaWorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.n
             assert step_batch.reward is not None
             assert step_batch.info is not None
             rewards[row], info[row] = step_batch.reward[0], step_batch.info[0]
+        self._returns += rewards
         terminations = (info[:, 0] == 1.0) & self.terminate_on_success
         truncations = (self._num_steps >= self._max_episode_steps) & ~is_reset
         self._has_ended = terminations | truncations
@@ -202,11 +221,17 @@ class MetaWorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.n
         observations = self._observe()
         for row in rows:
             final_obs[row] = observations[row].copy()
+        final_info = _info_arrays(info, ended) | self._episode_statistics(ended)
         infos = self._begin(rows)
         self._take(self._receive(rows))
-        final_info = _info_arrays(info, ended)
         masks = {"_final_obs": ended, "_final_info": ended.copy()}
         return {**infos, "final_obs": final_obs, "final_info": final_info, **masks}
+
+    def _episode_statistics(self, ended: np.ndarray) -> dict[str, Any]:
+        """Return return and length of the ended episodes, as Gymnasium's ``RecordEpisodeStatistics`` of each row."""
+        values = {"r": np.where(ended, self._returns, 0.0), "l": np.where(ended, self._num_steps, 0)}
+        masks = {f"_{key}": ended.copy() for key in values}
+        return {"episode": {**values, **masks}, "_episode": ended.copy()}
 
     def _begin(self, rows: Sequence[int], given: Sequence[InitialState | None] | None = None) -> dict[str, Any]:
         """Send the rows to given or sampled initial states; return these as infos."""
@@ -225,6 +250,7 @@ class MetaWorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.n
         self._simulators.reset(init_states)
         self._init_states.update(init_states)
         self._num_steps[list(rows)] = 0
+        self._returns[list(rows)] = 0.0
         self._has_ended[list(rows)] = False
         return {"initial_state": shown, "_initial_state": np.isin(np.arange(self.num_envs), rows)}
 

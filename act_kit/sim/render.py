@@ -8,12 +8,13 @@ runs in other processes, with a timeout.
 from __future__ import annotations
 
 import atexit
+import copy
 import functools
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +25,13 @@ import numpy as np
 
 from act_kit.arrays import as_array
 from act_kit.errors import RenderError, did_you_mean
-from act_kit.sim.engine import PHYSICS
+from act_kit.sim.engine import PHYSICS, Engine, get_physics
 from act_kit.sim.initial_states import InitialState
+from act_kit.sim.looks import LOOKS, find_look
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.threads import cache_per_thread
 
 CAMERAS = ("topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV")
-_ROTATED = frozenset({"corner", "corner2", "corner3", "corner4"})
-_SHADOW_MAP_PX = 4096
-"""Side of the shadow texture, as in Meta-World."""
-
 _MAX_GEOMS = 1000
 """Maximum number of geoms of a scene: twenty times that of the largest task."""
 
@@ -55,38 +53,55 @@ def check_cameras(cameras: Sequence[str]) -> None:
         raise RenderError(f"A camera is listed twice: {', '.join(cameras)}.")
 
 
-def is_rotated(camera: str) -> bool:
-    """Return True if a camera of Meta-World is upside down; its frames are rotated by 180 degrees after rendering."""
-    return camera in _ROTATED
-
-
 @dataclass(frozen=True, kw_only=True)
 class RenderSettings:
     """Settings of a camera's frame.
 
-    Shadows, reflections and multisampling are off by default: in software they take 310 ms of a frame's 330 ms.
+    Attributes:
+        height_px, width_px: Size.
+        look: Name of the look; see :mod:`act_kit.sim.looks`.
     """
 
     height_px: int = 128
     width_px: int = 128
-    shadows: bool = False
-    reflections: bool = False
-    multisampling: int = 0
+    look: str = "fast"
 
     def __post_init__(self) -> None:
+        find_look(self.look)
         if not 16 <= self.height_px <= 1024 or not 16 <= self.width_px <= 1024:
             raise RenderError(f"A frame of {self} is out of range: expected 16 to 1024 px.")
 
     def __str__(self) -> str:
-        return f"{self.height_px}x{self.width_px}"
+        size = f"{self.height_px}x{self.width_px}"
+        return size if self.look == "fast" else f"{self.look} {size}"
+
+    @property
+    def flags(self) -> str:
+        """Flags of ``act render`` for these settings."""
+        size = f"--size {self.height_px}x{self.width_px}"
+        return size if self.look == "fast" else f"{size} --look {self.look}"
 
     @classmethod
-    def of_size(cls, size: str) -> RenderSettings:
-        """Return settings for a size in the format of ``--size``: ``128``, or ``480x640`` for height and width."""
+    def of_size(cls, size: str, look: str = "fast") -> RenderSettings:
+        """Return settings for a size in the format of ``--size``: ``128``, or ``480x640`` for height and width.
+
+        Raises:
+            RenderError: The size has another format or is out of range, or the look does not exist.
+        """
         parts = size.split("x")
         if len(parts) > 2 or not all(part.isdecimal() for part in parts):
             raise RenderError(f"'{size}' is not a size: expected 128, or 480x640 for height and width in pixels.")
-        return cls(height_px=int(parts[0]), width_px=int(parts[-1]))
+        return cls(height_px=int(parts[0]), width_px=int(parts[-1]), look=look)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RenderSettings:
+        """Read the values that ``asdict`` returns; files written before there were looks contain the fast one.
+
+        Raises:
+            RenderError, KeyError, TypeError: The values are incomplete or invalid.
+        """
+        look = values.get("look", "fast")
+        return cls(height_px=values["height_px"], width_px=values["width_px"], look=look)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,10 +160,7 @@ class _Canvas:
     """OpenGL resources for rendering one task: its meshes and textures, a scene, and MuJoCo data."""
 
     def __init__(self, model: mujoco.MjModel, settings: RenderSettings) -> None:
-        self._flags = {
-            int(mujoco.mjtRndFlag.mjRND_SHADOW): settings.shadows,
-            int(mujoco.mjtRndFlag.mjRND_REFLECTION): settings.reflections,
-        }
+        self._look = LOOKS[settings.look]
         self._shape = settings.height_px, settings.width_px, 3
         self._whole = mujoco.MjrRect(0, 0, settings.width_px, settings.height_px)
         self._options = mujoco.MjvOption()
@@ -156,36 +168,44 @@ class _Canvas:
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._data = mujoco.MjData(model)
         self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
-        model.vis.quality.offsamples = settings.multisampling
-        model.vis.quality.shadowsize = _SHADOW_MAP_PX if settings.shadows else 0  # 67 MB, even without shadows
+        quality = model.vis.quality
+        samples, shadow_map_px = quality.offsamples, quality.shadowsize
+        if not self._look.as_metaworld:
+            quality.offsamples = quality.shadowsize = 0  # 67 MB, even without shadows
         model.vis.global_.offwidth, model.vis.global_.offheight = settings.width_px, settings.height_px
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        quality.offsamples, quality.shadowsize = samples, shadow_map_px  # the model is shared with other looks
         atexit.register(self._free)
 
     def _free(self) -> None:
         with _opengl():
             self._context.free()
 
-    def draw(self, model: mujoco.MjModel, physics: np.ndarray, cameras: Sequence[str]) -> np.ndarray:
-        """Render a physics state with the body and site positions of ``model``."""
-        mujoco.mj_setState(model, self._data, physics.astype(np.float64), PHYSICS)
-        mujoco.mj_forward(model, self._data)
+    def draw(self, engine: Engine, model: mujoco.MjModel, physics: np.ndarray, cameras: Sequence[str]) -> np.ndarray:
+        """Render a physics state with the body and site positions of ``model``, which ``engine`` holds."""
+        if self._look.as_metaworld and np.array_equal(physics, get_physics(model, engine.data)):
+            # After a reset, derived positions can be outdated, and Meta-World's images show them.
+            data = copy.copy(engine.data)
+        else:
+            data = self._data
+            mujoco.mj_setState(model, data, physics.astype(np.float64), PHYSICS)
+            mujoco.mj_forward(model, data)
+        for name, position_m in self._look.positions_m.items():
+            data.camera(name).xpos = position_m
         # Another task may have been rendered since, into its own buffer.
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        return np.stack([self._frame(model, camera) for camera in cameras])
+        return np.stack([self._frame(model, data, camera) for camera in cameras])
 
-    def _frame(self, model: mujoco.MjModel, camera: str) -> np.ndarray:
+    def _frame(self, model: mujoco.MjModel, data: mujoco.MjData, camera: str) -> np.ndarray:
         self._camera.fixedcamid = model.camera(camera).id
-        mujoco.mjv_updateScene(
-            model, self._data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
-        )
-        for flag, value in self._flags.items():
-            self._scene.flags[flag] = value
+        mujoco.mjv_updateScene(model, data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene)
+        if not self._look.as_metaworld:
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         mujoco.mjr_render(self._whole, self._scene, self._context)
         frame = np.empty(self._shape, dtype=np.uint8)
         mujoco.mjr_readPixels(frame, None, self._whole, self._context)
-        # OpenGL's first row is the lowest; Meta-World's corner cameras are upside down.
-        return frame[:, ::-1] if is_rotated(camera) else frame[::-1]
+        return frame[:, ::-1] if camera in self._look.rotated else frame[::-1]  # OpenGL's first row is the lowest
 
 
 class Renderer:
@@ -212,7 +232,7 @@ class Renderer:
         with _opengl(), simulator.engine.hold_model() as model:
             if task not in self._canvases:
                 self._canvases[task] = _Canvas(model, self.settings)
-            frames = self._canvases[task].draw(model, physics, cameras)
+            frames = self._canvases[task].draw(simulator.engine, model, physics, cameras)
         if frames.reshape(len(cameras), -1).std(axis=1).min() < 1.0:
             raise RenderError(f"Blank frames from {', '.join(cameras)} (MUJOCO_GL={os.environ.get('MUJOCO_GL')}).")
         return frames

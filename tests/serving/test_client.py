@@ -26,6 +26,7 @@ from act_kit.serving import sessions
 from act_kit.serving.client import ServedAgent
 from act_kit.serving.wire import MAX_ANSWER_BYTES, pack, unpack
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution
+from act_kit.sim.render import RenderSettings
 from tests.serving.servers import Expert, Handler, openpi, serving, vla_eval
 
 THREE_TASKS = ("reach-v3", "pick-place-v3", "door-open-v3")
@@ -110,9 +111,13 @@ def test_what_a_server_is_shown() -> None:
     (init_state,) = draw(["push-v3"], 1)
     with serving(openpi(infer)) as address:
         options = ["served.state_dim=4", "served.state_key=s", "served.prompt=task", "served.cameras=[corner4]"]
-        config = compose(EvalConfig, [*options, "served.size_px=16", "served.timeout_s=5"]).served
+        config = compose(
+            EvalConfig, [*options, "served.size_px=16", "served.look=lerobot", "served.timeout_s=5"]
+        ).served
         images = np.full((1, 1, 16, 16, 3), 7, dtype=np.uint8)
         with ServedAgent(address, config) as agent:
+            assert agent.views
+            assert agent.views.settings == RenderSettings(height_px=16, width_px=16, look="lerobot")
             agent.begin(0, init_state, 0)
             agent.plan(STATES[:1], np.array([0]), images)
         with ServedAgent(address) as agent:

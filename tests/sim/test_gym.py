@@ -16,6 +16,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+from metaworld.evaluation import evaluation
 from metaworld.types import Task as Goal
 
 from act_kit.errors import ActKitError, ArrayError, ConfigError, InitialStateError, RenderError, TaskError
@@ -172,6 +173,10 @@ def test_a_vector_environment_is_a_sync_vector_env(mode: str) -> None:
         assert getattr(ours, space) == getattr(theirs, space)
     num_ended = np.zeros(2, dtype=int)
     for mine, its in zip(roll(ours, mode), roll(theirs, mode), strict=True):
+        if len(mine) == 5 and "final_info" in mine[4]:
+            statistics = mine[4]["final_info"].pop("episode")  # Meta-World's environments have it
+            assert np.array_equal(statistics["_l"], mine[4]["final_info"].pop("_episode"))
+            assert np.array_equal(statistics["l"] > 0, statistics["_l"])
         assert data_equivalence(mine, its, exact=True)
         assert mine[0] in ours.observation_space
         if len(mine) == 5:
@@ -235,7 +240,33 @@ def test_mt10_is_metaworlds_mt10() -> None:
     assert mine.all()
     for key in ("success", "unscaled_reward", "obj_to_target"):
         assert np.array_equal(ours_step[4]["final_info"][key], theirs_step[4]["final_info"][key])
+    for key in ("r", "l"):
+        statistics = [step[4]["final_info"]["episode"][key] for step in (ours_step, theirs_step)]
+        assert np.allclose(*statistics, rtol=1e-6)
     assert all(map(np.array_equal, ours_step[4]["final_obs"], theirs_step[4]["final_obs"]))
+
+
+class Experts:
+    """Scripted experts with the methods of Meta-World's evaluation."""
+
+    def eval_action(self, observations: np.ndarray) -> np.ndarray:
+        return expert_actions(observations)
+
+    def reset(self, env_mask: np.ndarray) -> None:
+        assert env_mask.dtype == bool
+
+
+def test_metaworlds_own_evaluation_accepts_a_vector_environment() -> None:
+    """The last row moves away from the goal and fails."""
+    envs: Any = gymnasium.make_vec("act_kit/reach-v3", num_envs=2, autoreset_mode="SameStep", max_episode_steps=60)
+    envs.reset(seed=0)
+    success, mean_return, success_by_task, returns = evaluation(Experts(), envs, num_episodes=3)
+    assert set(success_by_task) == set(returns) == {"reach-v3"}
+    assert 0 < success < 1
+    assert len(returns["reach-v3"]) == 3
+    assert min(returns["reach-v3"]) > 0
+    assert mean_return == pytest.approx(np.mean(returns["reach-v3"]))
+    assert envs.get_attr("terminate_on_success") == (False, False)
 
 
 def test_a_vector_environment_takes_an_initial_state_for_each_row() -> None:

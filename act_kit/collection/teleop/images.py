@@ -11,7 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 
 from act_kit.sim.initial_states import InitialState
-from act_kit.sim.render import Gl, RenderSettings, get_renderer, is_rotated
+from act_kit.sim.looks import is_rotated
+from act_kit.sim.render import Gl, RenderSettings, get_renderer
 from act_kit.sim.simulator import Simulator
 from act_kit.workers import Pool, environment
 

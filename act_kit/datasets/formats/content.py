@@ -156,7 +156,7 @@ def from_json(folder: Path, text: bytes | None) -> Content | None:
             attempts.append(AttemptRecord(init_state=init_state_of(entry), num_steps=num_steps, kept=kept))
         cameras: dict[str, RenderedFrames] = {}
         for name, entry in content["cameras"].items():
-            settings = RenderSettings(**entry["settings"])
+            settings = RenderSettings.from_dict(entry["settings"])
             cameras[str(name)] = RenderedFrames(settings=settings, renderer=str(entry["renderer"]))
         fields = tuple(name for name in STEP_FIELDS if name in content["fields"])
         if fields[:2] != ("state", "action") or len(dims) > 1:
