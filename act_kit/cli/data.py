@@ -232,8 +232,7 @@ def convert(
 
     Args:
         to: Output format: act_kit, act-hdf5, diffusion-policy or lerobot.
-        task: Task of imported data that do not name one. [default: the name of IN] Of a LeRobot dataset: the task to \
-convert. [default: all]
+        task: Task of imported data without one, or the one to convert of several. [default: the name of IN, or all]
     """
     restore_output(source)
     if not source.exists():

@@ -179,8 +179,10 @@ def recover_init_states(name: str, first_states: np.ndarray) -> np.ndarray | Non
     They can be computed if the first state is an invertible linear function of the initial state (in most tasks) and
     all first states agree to 0.1 mm with those of the simulator after a reset. Numbers of the initial state without any
     effect (the height of the goal of push-v3: Meta-World replaces it) are sampled: no value would be the right one, and
-    a constant one would look like missing diversity.
+    a constant one would look like missing diversity. Where the goal is hidden (zero), it is unknown.
     """
+    if (first_states[:, 36:] == 0).all(axis=1).any():
+        return None
     task, simulator = get_task(name), Simulator(name)
     _, linear, coefficients = reset_map(task, simulator)
     first = first_states[:, linear]
