@@ -98,15 +98,11 @@ def measure_dataset(
         fix = soundness.fix_for(store)
     elif store.is_metaworld:
         fix += f" --out {quoted(next_free_path(store.path))}"
-    clipped = [parent for parent in store.info.parents if "clipped_actions" in parent]
-    return replace(
-        measured,
-        soundness=soundness,
-        num_clipped=sum(parent["clipped_actions"] for parent in clipped) if clipped else None,
-        num_clipped_episodes=sum(parent["clipped_episodes"] for parent in clipped),
-        findings=findings,
-        fix=fix,
-    )
+    for parent in store.info.parents:
+        if "clipped_actions" in parent:
+            counts = {"num_clipped": parent["clipped_actions"], "num_clipped_episodes": parent["clipped_episodes"]}
+            measured = replace(measured, **counts)
+    return replace(measured, soundness=soundness, findings=findings, fix=fix)
 
 
 def measure_first(store: EpisodeStore, *, against: np.ndarray | None = None) -> FirstObservations:

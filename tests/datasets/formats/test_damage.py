@@ -362,7 +362,7 @@ def test_pipes_are_not_read(aloha: Path, tmp_path: Path) -> None:
     assert_rejected(tmp_path / "pipe.hdf5", tmp_path / "out", "in no supported format")
     folder = Path(shutil.copytree(aloha, tmp_path / "data"))
     os.mkfifo(folder / "episode_7.hdf5")
-    notes = convert_dataset(folder, tmp_path / "out", to="act_kit", task="", overwrite=False)[1].notes
+    notes = convert_dataset(folder, tmp_path / "out", to="act_kit", task="", overwrite=False)[1][0].notes
     assert "1 other files or folders are ignored: episode_7.hdf5" in notes
 
 

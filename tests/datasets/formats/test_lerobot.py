@@ -148,6 +148,13 @@ def test_an_edited_export_is_recognized(reach_store: EpisodeStore, tmp_path: Pat
         else:
             assert "the files were changed" in notes_of(tmp_path / "export", tmp_path / "back")
     pq.write_table(table, file)
+    exact = tmp_path / "export/act_kit/steps.parquet"
+    pq.write_table(pq.read_table(exact).slice(1), exact)
+    with pytest.raises(DatasetError, match=r"steps, the episodes [0-9]+\. Fix: copy the data again, or delete"):
+        read(tmp_path / "export", tmp_path / "no")
+    exact.write_bytes(exact.read_bytes()[:-9])
+    with pytest.raises(DatasetError, match=r"steps\.parquet is damaged or not Parquet"):
+        read(tmp_path / "export", tmp_path / "no")
     (tmp_path / "export/act_kit.json").unlink()
     notes = notes_of(tmp_path / "export", tmp_path / "foreign")
     assert "observation.state of 4 numbers, observation.environment_state of 35 numbers" in notes
