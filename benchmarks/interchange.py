@@ -1,4 +1,4 @@
-"""Whether others read what ``act data convert`` writes, with their own code: the same numbers, frames that are near.
+"""Whether others read what ``act data convert`` writes, and it reads what they write: equal numbers, similar frames.
 
     act collect --task button-press-topdown-v3 --randomize --n 5 --out DATA
     act render DATA --camera corner4 --camera topview --size 128
@@ -6,6 +6,8 @@
     python benchmarks/interchange.py act FOLDER --utils utils.py
     dp/bin/python benchmarks/interchange.py diffusion-policy FOLDER --replay-buffer replay_buffer.py
     peer/bin/python benchmarks/interchange.py lerobot FOLDER
+    peer/bin/python benchmarks/interchange.py write-lerobot FOLDER
+    python benchmarks/interchange.py read-lerobot FOLDER
 
 ``utils.py`` is of github.com/tonyzhaozh/act, ``replay_buffer.py`` of github.com/real-stanford/diffusion_policy (in
 ``diffusion_policy/common``). Two of the three need environments of their own, in which act_kit is not imported;
@@ -15,6 +17,11 @@ PYTHONPATH must be unset there, since the folder ``datasets`` of this repository
     dp/bin/pip install "zarr<3" "numcodecs<0.16" "numpy<2"
 
 and ``peer`` as benchmarks/lerobot_act.py says. Each prints one line of JSON, or stops at what differs.
+
+``write-lerobot`` writes the steps with lerobot's own writer, with the features of its Meta-World datasets, once with
+videos and once with PNG images, in the version of the format that it has: 3.0 with lerobot 0.4.4, 2.1 with 0.3.2. For
+the latter, install it next to ``peer``, ``peer/bin/pip install --no-deps --target v21 lerobot==0.3.2``, and set
+PYTHONPATH=v21.
 """
 
 from __future__ import annotations
@@ -25,6 +32,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 import types
 from importlib import import_module
 from importlib.metadata import version
@@ -72,6 +80,7 @@ def load_module(path: Path) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -168,6 +177,81 @@ def lerobot(options: argparse.Namespace) -> None:
     print(json.dumps(row))
 
 
+def write_lerobot(options: argparse.Namespace) -> None:
+    """Write the steps with lerobot, as its Meta-World datasets have them, with videos and with PNG images."""
+    load_module(Path(__file__).with_name("lerobot_act.py")).declare_missing_operator()
+    arrays, images, episodes, fps = load(options.folder)
+    columns = {
+        "observation.state": arrays["state"][:, :4].astype(np.float32),
+        "observation.environment_state": arrays["state"].astype(np.float32),
+        "action": arrays["action"],
+        "next.success": arrays["success"][:, None],
+    }
+    with tempfile.TemporaryDirectory() as home:
+        os.environ |= {"HF_HOME": home, "HF_HUB_OFFLINE": "1"}
+        from lerobot.datasets.lerobot_dataset import CODEBASE_VERSION, LeRobotDataset
+
+        for storage in ("video", "image"):
+            features: dict[str, Any] = {}
+            for name, values in columns.items():
+                features[name] = {"dtype": str(values.dtype), "shape": values.shape[1:], "names": None}
+            for camera, frames in images.items():
+                names = ["height", "width", "channels"]
+                features[f"observation.images.{camera}"] = {
+                    "dtype": storage,
+                    "shape": frames.shape[1:],
+                    "names": names,
+                }
+            root = options.folder / f"by-lerobot-{CODEBASE_VERSION}-{storage}"
+            dataset = LeRobotDataset.create(storage, fps=fps, features=features, root=root, use_videos=True)
+            for episode in episodes:
+                for step in range(episode.start, episode.stop):
+                    frame = {name: values[step] for name, values in columns.items()}
+                    frame |= {f"observation.images.{camera}": frames[step] for camera, frames in images.items()}
+                    if CODEBASE_VERSION == "v2.1":
+                        dataset.add_frame(frame, options.task)
+                    else:
+                        dataset.add_frame(frame | {"task": options.task})
+                dataset.save_episode()
+            if CODEBASE_VERSION != "v2.1":
+                dataset.finalize()
+    row = {"writer": "lerobot's LeRobotDataset", "lerobot": version("lerobot"), "format": CODEBASE_VERSION}
+    print(json.dumps(row | {"episodes": len(episodes), "steps": len(arrays["action"])}))
+
+
+def read_lerobot(options: argparse.Namespace) -> None:
+    """Import what lerobot wrote, and compare every step."""
+    from act_kit.datasets.formats.convert import convert
+    from act_kit.datasets.images import ImageStore
+    from act_kit.datasets.store import EpisodeStore
+    from act_kit.diversity.first_observations import recover_init_states
+
+    arrays, images, episodes, fps = load(options.folder)
+    for path in sorted(options.folder.glob("by-lerobot-*")):
+        with tempfile.TemporaryDirectory() as folder:
+            out, began = Path(folder) / "out", time.perf_counter()
+            _, (content,) = convert(path, out, to="act_kit", task="", overwrite=False, recover=recover_init_states)
+            seconds = time.perf_counter() - began
+            store = EpisodeStore.open(out)
+            require(store.episode_ends.tolist() == [episode.stop for episode in episodes], "the episodes")
+            require(store.info.control_hz == fps, "the rate")
+            require(store.steps("state") == arrays["state"].astype(np.float32), "the states")
+            require(store.steps("action") == arrays["action"], "the actions")
+            require(store.steps("success") == arrays["success"], "the successes")
+            differences: list[float] = []
+            for camera, frames in images.items():
+                read = ImageStore(store, camera)
+                for index, episode in enumerate(episodes):
+                    difference = np.abs(read.episode(index).astype(float) - frames[episode]).mean(axis=(1, 2, 3))
+                    earlier = frames[np.maximum(np.arange(episode.start, episode.stop) - 1, episode.start)]
+                    from_earlier = np.abs(read.episode(index).astype(float) - earlier).mean(axis=(1, 2, 3))
+                    require(difference.sum() <= from_earlier.sum(), f"the frames of {camera}: they are shifted")
+                    differences += difference.tolist()
+            row = {"read": path.name, "task": content.info.task, "steps": store.num_steps, "same": True}
+            row |= {"frames_differ_by_mean": round(float(np.mean(differences or [0])), 2), "seconds": round(seconds, 1)}
+            print(json.dumps(row | {"notes": content.notes}))
+
+
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -176,12 +260,15 @@ def main() -> None:
     exporting.add_argument("dataset", type=Path, help="of Meta-World, rendered or not")
     exporting.add_argument("--out", type=Path, required=True, dest="folder")
     exporting.set_defaults(run=export)
-    for name, run in (("act", act), ("diffusion-policy", diffusion_policy), ("lerobot", lerobot)):
+    readers = (("act", act), ("diffusion-policy", diffusion_policy), ("lerobot", lerobot))
+    for name, run in (*readers, ("write-lerobot", write_lerobot), ("read-lerobot", read_lerobot)):
         part = parts.add_parser(name, help=run.__doc__)
         part.add_argument("folder", type=Path, help="what export wrote")
         part.set_defaults(run=run)
         if run is act:
             part.add_argument("--utils", type=Path, required=True, help="ACT's file")
+        if run is write_lerobot:
+            part.add_argument("--task", default="Press a button from the top", help="sentence of the task")
         if run is diffusion_policy:
             part.add_argument("--replay-buffer", type=Path, required=True, help="diffusion policy's file")
     options = parser.parse_args()

@@ -204,7 +204,8 @@ def convert(
         Path,
         typer.Argument(
             metavar="IN",
-            help="A dataset; a folder of ACT's episode_*.hdf5; or a Diffusion Policy replay buffer, zipped or not.",
+            help="A dataset; a folder of ACT's episode_*.hdf5; a Diffusion Policy replay buffer, zipped or not; or a "
+            "LeRobot dataset.",
             show_default=False,
         ),
     ],
@@ -225,10 +226,13 @@ def convert(
     \b
     act data convert data/pick-place-v3 pick_place.zarr --to diffusion-policy
     act data convert sim_transfer_cube_scripted data/transfer-cube --task transfer-cube
+    act data convert metaworld_mt50 data/mt50
+
+    A LeRobot dataset of several tasks becomes a folder of datasets, one per task.
 
     Args:
         to: Output format: act_kit, act-hdf5, diffusion-policy or lerobot.
-        task: Task of imported data that do not name one. [default: the name of IN]
+        task: Task of imported data without one, or the one to convert of several. [default: the name of IN, or all]
     """
     restore_output(source)
     if not source.exists():
@@ -237,18 +241,22 @@ def convert(
     require_free(out, overwrite=overwrite, otherwise="Nothing was converted")
     from act_kit.datasets.formats.content import Keys
     from act_kit.datasets.formats.convert import convert as convert_dataset
+    from act_kit.diversity.first_observations import recover_init_states
 
     with shown_progress() as show:
-        origin, content = convert_dataset(
+        origin, contents = convert_dataset(
             source,
             out,
             to=to,
             task=task,
             overwrite=overwrite,
             keys=Keys(state=state, action=action),
+            recover=recover_init_states,
             on_progress=lambda num_done, num: show(Progress(stage="convert", num_done=num_done, num=num)),
         )
-    info(f"{out}: {content.info.task}, from {origin} to {to}.")
-    info("Lost or assumed:" if content.notes else "Lost or assumed: nothing.")
-    for note in content.notes:
-        info(f"- {note}")
+    for content in contents:
+        folder = out / content.info.task if len(contents) > 1 else out
+        info(f"{folder}: {content.info.task}, {len(content.episodes)} episodes, from {origin} to {to}.")
+        info("Lost or assumed:" if content.notes else "Lost or assumed: nothing.")
+        for note in content.notes:
+            info(f"- {note}")

@@ -65,7 +65,7 @@ class DatasetInfo:
         git_commit: Commit of the checkout that collected the dataset, or None without a checkout.
         horizon, control_hz: Horizon in steps and control frequency of the environment.
         parents: Inputs of the dataset: for each dataset, run or file its path, the command that made it, and its
-            fingerprint.
+            fingerprint; of imported data also the number of actions that were clipped, and of episodes that have any.
     """
 
     task: str
@@ -88,6 +88,9 @@ class DatasetInfo:
         texts += [*self.versions, *self.versions.values()]
         for parent in self.parents:
             texts += [parent["path"], parent["fingerprint"], parent.get("format", ""), *parent.get("notes", [])]
+            counts = (parent.get("clipped_actions", 0), parent.get("clipped_episodes", 0))
+            if set(map(type, counts)) != {int} or min(counts) < 0:
+                raise ValueError(f"the counts of clipped actions are {counts}")
         if set(map(type, texts)) != {str}:
             raise ValueError("an attribute that must be text is of another type")
         if self.seed is not None:

@@ -25,9 +25,9 @@ from act_kit.diversity.soundness import check_soundness
 from act_kit.diversity.verdict import TOO_FEW
 from act_kit.errors import DatasetError
 from act_kit.files import next_free_path, quoted
-from act_kit.sim.initial_states import distinct
+from act_kit.sim.initial_states import InitialState, distinct
 from act_kit.sim.simulator import Simulator
-from act_kit.sim.tasks import get_task
+from act_kit.sim.tasks import Task, get_task
 
 _STATE_TOLERANCE = 0.01
 """Largest difference between equal first states, relative to the standard deviation within an episode."""
@@ -40,6 +40,8 @@ _IMAGE_TOLERANCE = 4.0
 _MAX_COMPARED = 500
 """Number of evenly spaced episodes whose first observations are compared pairwise."""
 _RESET_TOLERANCE_M = 1e-4
+_NO_EFFECT = 1e-6
+"""Largest change of a first state per change of a number of the initial state that has no effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,10 @@ def measure_dataset(
         fix = soundness.fix_for(store)
     elif store.is_metaworld:
         fix += f" --out {quoted(next_free_path(store.path))}"
+    for parent in store.info.parents:
+        if "clipped_actions" in parent:
+            counts = {"num_clipped": parent["clipped_actions"], "num_clipped_episodes": parent["clipped_episodes"]}
+            measured = replace(measured, **counts)
     return replace(measured, soundness=soundness, findings=findings, fix=fix)
 
 
@@ -154,26 +160,53 @@ def measure_first(store: EpisodeStore, *, against: np.ndarray | None = None) -> 
 
 
 def known_init_states(store: EpisodeStore) -> np.ndarray | None:
-    """Return the initial states, recorded or computed from the first states, float64 (N, D); None if unknown.
-
-    They can be computed in Meta-World if the first state is an invertible linear function of the initial state (in 46
-    of 50 tasks) and all first states agree to 0.1 mm with those of the simulator after a reset.
-    """
+    """Return the initial states, recorded or computed from the first states, float64 (N, D); None if unknown."""
     if store.has_init_states:
         return store.rand_vecs
     if not store.is_metaworld:
         return None
-    task = get_task(store.info.task)
-    _, linear, coefficients = reset_map(task, Simulator(task.name))
-    first = store.steps("state")[np.concatenate([[0], store.episode_ends[:-1]])][:, linear]
+    first = store.steps("state")[np.concatenate([[0], store.episode_ends[:-1]])]
+    return recover_init_states(store.info.task, first)
+
+
+def recover_init_states(name: str, first_states: np.ndarray) -> np.ndarray | None:
+    """Compute the initial states of a task, float64 (N, D), from first states, (N, 39); None if they are unknown.
+
+    They can be computed if the first state is an invertible linear function of the initial state (in most tasks) and
+    all first states agree to 0.1 mm with those of the simulator after a reset. Numbers of the initial state without any
+    effect (the height of the goal of push-v3: Meta-World replaces it) are sampled: no value would be the right one, and
+    a constant one would look like missing diversity. Where the goal is hidden (zero), it is unknown.
+    """
+    if (first_states[:, 36:] == 0).all(axis=1).any():
+        return None
+    task, simulator = get_task(name), Simulator(name)
+    _, linear, coefficients = reset_map(task, simulator)
+    first = first_states[:, linear]
     center = np.asarray(task.low) + task.width / 2
     slopes = coefficients[:-1, linear]
-    if np.linalg.matrix_rank(slopes[task.informative], tol=0.1) < len(task.informative) or not np.isfinite(first).all():
+    has_effect = np.abs(coefficients[task.informative]).max(axis=1) > _NO_EFFECT
+    determined, free = task.informative[has_effect], task.informative[~has_effect]
+    if np.linalg.matrix_rank(slopes[determined], tol=0.1) < len(determined) or not np.isfinite(first).all():
+        return None
+    if len(free) and not _resets_equally(task, simulator, free):
         return None
     first_of_center = center @ slopes + coefficients[-1, linear]
     rand_vecs: np.ndarray = center + np.linalg.lstsq(slopes.T, (first - first_of_center).T, rcond=None)[0].T
+    rng = np.random.default_rng(0)
+    rand_vecs[:, free] = rng.uniform(np.asarray(task.low)[free], np.asarray(task.high)[free], (len(first), len(free)))
     predicted = rand_vecs @ slopes + coefficients[-1, linear]
     return rand_vecs if bool(np.abs(predicted - first).max() <= _RESET_TOLERANCE_M) else None
+
+
+def _resets_equally(task: Task, simulator: Simulator, dims: np.ndarray) -> bool:
+    """Return True if initial states that differ only in ``dims`` lead to the same physics, bit-exact."""
+    init_states = np.tile(np.asarray(task.low), (2, 1))
+    init_states[1, dims] = np.asarray(task.high)[dims]
+    physics: list[np.ndarray] = []
+    for init_state in init_states:
+        simulator.reset(InitialState.of(task.name, init_state))
+        physics.append(simulator.physics())
+    return np.array_equal(physics[0], physics[1])
 
 
 def _count_distinct(rows: np.ndarray, tolerance: np.ndarray | float) -> int:

@@ -62,6 +62,8 @@ class DatasetReport(ABC):
         num: Number of demonstrations, N.
         duplicate_trajectories: Share of episodes whose trajectory equals that of an earlier episode (bit-exact).
         soundness: Result of replaying the demonstrations and querying the expert.
+        num_clipped, num_clipped_episodes: Number of actions that the import clipped to [-1, 1], and of episodes that
+            have any; None for data whose actions it did not check.
         notes: Checks that were skipped, and why.
         findings: Problems.
         fix: The command that collects a dataset without these findings, or other advice.
@@ -71,6 +73,8 @@ class DatasetReport(ABC):
     num: int
     duplicate_trajectories: float
     soundness: Soundness | None = None
+    num_clipped: int | None = None
+    num_clipped_episodes: int = 0
     notes: list[str]
     findings: list[Finding]
     fix: str

@@ -115,10 +115,18 @@ def _charts(
 def rows(measured: DiversityReport | FirstObservations) -> list[Row]:
     """Return the rows of the report: initial states or first observations, then the soundness of the data."""
     if isinstance(measured, DiversityReport):
-        return [*_diversity_rows(measured), *_soundness_rows(measured)]
+        return [*_diversity_rows(measured), *_import_rows(measured), *_soundness_rows(measured)]
     init_state_rows = _diversity_rows(measured.init_states) if measured.init_states else []
     known = [row for row in init_state_rows if row[0] not in (_FAILED, _LEAKED)]
-    return [*_first_rows(measured), *known, *_soundness_rows(measured)]
+    return [*_first_rows(measured), *known, *_import_rows(measured), *_soundness_rows(measured)]
+
+
+def _import_rows(measured: DiversityReport | FirstObservations) -> list[Row]:
+    """Return the number of actions that were out of range before they were imported."""
+    if measured.num_clipped is None:
+        return []
+    clipped = f"{measured.num_clipped}, in {measured.num_clipped_episodes} of {measured.num} demonstrations"
+    return [("actions outside [-1, 1], clipped at the import", clipped, "0")]
 
 
 def _soundness_rows(measured: DiversityReport | FirstObservations) -> list[Row]:

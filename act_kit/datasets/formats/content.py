@@ -28,7 +28,7 @@ from act_kit.sim.render import RenderSettings
 from act_kit.versions import git_commit, versions
 
 SIDECAR = "act_kit.json"
-_FIX_SIDECAR = f"copy the data again, or delete {SIDECAR} to import the data without its metadata."
+FIX_SIDECAR = f"copy the data again, or delete {SIDECAR} to import the data without its metadata."
 EPISODE_BYTES = 6_000_000_000
 """Maximum size that an episode may declare: 1,500 steps of four cameras at 480x640 are 5.5 GB. Files of a few kilobytes
 can declare terabytes, so this is checked before any allocation."""
@@ -65,6 +65,10 @@ class Content:
         cameras: Cameras of the images.
         fingerprint: Fingerprint of the dataset, or of the dataset from which it was exported; None for other data.
         recordings: Iterator over the episodes with their steps and images; it can be used once.
+        num_clipped, num_clipped_episodes: Number of actions that were outside [-1, 1] and are clipped, and of the
+            episodes that have any; None if none was checked.
+        first_states: First observations of Meta-World, float64 (N, 39), from which initial states may follow; None if
+            there are none, or if the initial states are known.
         notes: Messages to the user: data that could not be converted, and assumptions.
     """
 
@@ -75,6 +79,9 @@ class Content:
     attempts: Sequence[AttemptRecord] = ()
     fingerprint: str | None = None
     recordings: Iterable[Episode] = ()
+    num_clipped: int | None = None
+    num_clipped_episodes: int = 0
+    first_states: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -132,7 +139,7 @@ def from_json(folder: Path, text: bytes | None) -> Content | None:
     """
     if text is None:
         return None
-    with as_dataset_error(f"{folder / SIDECAR} is damaged", _FIX_SIDECAR):
+    with as_dataset_error(f"{folder / SIDECAR} is damaged", FIX_SIDECAR):
         content = json.loads(text)
         info = DatasetInfo(**content["info"])
         if (content["format"], content["version"]) != ("act_kit.export", 1) or not _is_name(info.task):
@@ -171,8 +178,10 @@ def from_json(folder: Path, text: bytes | None) -> Content | None:
         )
 
 
-def foreign(task: str, num_episodes: int, layout: Layout, hz: int, project: str) -> Content:
+def foreign(task: str, num_episodes: int, layout: Layout, hz: int, project: str = "") -> Content:
     """Return the content of data that act_kit did not write, derived from the arrays of its longest episode.
+
+    ``project`` is the one whose control frequency is assumed, if the files contain none.
 
     Raises:
         DatasetError: ``task`` is not a valid folder name.
@@ -198,7 +207,7 @@ def foreign(task: str, num_episodes: int, layout: Layout, hz: int, project: str)
         fields=("state", "action"),
         episodes=[Episode(source="imported")] * num_episodes,
         cameras=cameras,
-        notes=[f"the files contain no control frequency: {hz} Hz is assumed, that of {project}"],
+        notes=[f"the files contain no control frequency: {hz} Hz is assumed, that of {project}"] if project else [],
     )
 
 
@@ -270,7 +279,7 @@ def check_content(folder: Path, content: Content, layout: Layout, num_episodes: 
     declared = {name: (each.settings.height_px, each.settings.width_px) for name, each in content.cameras.items()}
     if len(content.episodes) != num_episodes or declared != sizes:
         known, found = f"{len(content.episodes)} episodes with frames {declared}", f"{num_episodes} with {sizes}"
-        raise DatasetError(f"{folder / SIDECAR} is for {known}, the data has {found}. Fix: {_FIX_SIDECAR}")
+        raise DatasetError(f"{folder / SIDECAR} is for {known}, the data has {found}. Fix: {FIX_SIDECAR}")
 
 
 def read_episodes(

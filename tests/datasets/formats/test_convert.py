@@ -24,7 +24,8 @@ from tests.datasets.formats.files import compress_episode, smooth_frames, write_
 
 def run(path: Path, out: Path, to: str = "act_kit", task: str = "", **keys: str) -> str:
     """Convert, and return the notes."""
-    return "; ".join(convert(path, out, to=to, task=task, overwrite=False, keys=Keys(**keys))[1].notes)
+    (content,) = convert(path, out, to=to, task=task, overwrite=False, keys=Keys(**keys))[1]
+    return "; ".join(content.notes)
 
 
 def assert_same(store: EpisodeStore, other: EpisodeStore) -> None:
@@ -108,8 +109,8 @@ def test_an_exported_lerobot_dataset_has_the_layout_of_lerobot(images_store: Epi
     import imageio.v2 as imageio
 
     notes = run(images_store.path, tmp_path / "out", "lerobot")
-    assert "rounded to float32: state" in notes
-    assert "omitted: distance, executed_action, physics" in notes
+    assert "lerobot reads as float32: state (exact in act_kit/steps.parquet)" in notes
+    assert "lerobot does not read: distance, executed_action, physics (in act_kit/steps.parquet)" in notes
     info = json.loads((tmp_path / "out/meta/info.json").read_text())
     assert (info["codebase_version"], info["fps"], info["total_episodes"]) == ("v3.0", 80, 4)
     steps = pq.read_table(tmp_path / "out/data/chunk-000/file-000.parquet")

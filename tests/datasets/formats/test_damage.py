@@ -17,25 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from act_kit.cli.data import convert
 from act_kit.datasets.formats.convert import convert as convert_dataset
 from act_kit.datasets.store import EpisodeStore
-from act_kit.errors import ActKitError, DatasetError
+from act_kit.errors import DatasetError
 from tests.conftest import act
+from tests.datasets.formats.checks import assert_rejected, require_one_line_or_valid_dataset
 from tests.datasets.formats.files import compress_episode, smooth_frames, write_aloha_episode, write_replay_buffer
-
-
-def assert_rejected(path: Path, out: Path, expected: str = "") -> None:
-    """Require an error of one line that contains ``expected``, and no output."""
-    with pytest.raises(ActKitError) as caught:
-        convert(path, out)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert path.name in message
-    assert expected in message, message
-    assert not out.exists()
-    assert not [entry for entry in out.parent.iterdir() if entry.name.startswith(f".{out.name}")]
-
 
 # -- HDF5 --------------------------------------------------------------------------------------------------------------
 
@@ -174,20 +161,7 @@ def test_damaged_hdf5_gives_one_line_or_a_valid_dataset(
         damaged[begin : begin + len(new)] = new
     file, out = tmp_path / "episode_0.hdf5", tmp_path / "out"
     file.write_bytes(damaged if noise else original[: int(cut * len(original))])
-    _require_one_line_or_valid_dataset(file, out)
-
-
-def _require_one_line_or_valid_dataset(path: Path, out: Path) -> None:
-    shutil.rmtree(out, ignore_errors=True)
-    message = ""
-    try:
-        convert(path, out)
-    except ActKitError as error:
-        message = str(error)
-    assert "\n" not in message
-    assert out.exists() == (not message)
-    if not message:
-        assert np.isfinite(EpisodeStore.open(out).steps("state")).all()
+    require_one_line_or_valid_dataset(file, out)
 
 
 # -- zarr --------------------------------------------------------------------------------------------------------------
@@ -335,7 +309,7 @@ def test_a_damaged_replay_buffer_gives_one_line_or_a_valid_dataset(
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     file.write_bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
-    _require_one_line_or_valid_dataset(path, tmp_path / "out")
+    require_one_line_or_valid_dataset(path, tmp_path / "out")
 
 
 @pytest.mark.parametrize("codec", ["zstd", "gzip"])
@@ -364,7 +338,7 @@ def test_damage_in_format_3_gives_one_line_or_a_valid_dataset(tmp_path: Path, da
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     file.write_bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
-    _require_one_line_or_valid_dataset(path, tmp_path / "out")
+    require_one_line_or_valid_dataset(path, tmp_path / "out")
 
 
 # -- other files -------------------------------------------------------------------------------------------------------
@@ -388,7 +362,7 @@ def test_pipes_are_not_read(aloha: Path, tmp_path: Path) -> None:
     assert_rejected(tmp_path / "pipe.hdf5", tmp_path / "out", "in no supported format")
     folder = Path(shutil.copytree(aloha, tmp_path / "data"))
     os.mkfifo(folder / "episode_7.hdf5")
-    notes = convert_dataset(folder, tmp_path / "out", to="act_kit", task="", overwrite=False)[1].notes
+    notes = convert_dataset(folder, tmp_path / "out", to="act_kit", task="", overwrite=False)[1][0].notes
     assert "1 other files or folders are ignored: episode_7.hdf5" in notes
 
 

@@ -5,6 +5,8 @@ different versions of several dependencies.
 
 Each episode has its own video, with a keyframe at every second frame as in lerobot's own: a random access decodes at
 most two frames, and timestamps, which lerobot stores as float32, stay small enough to distinguish frames.
+
+What lerobot stores with less precision, or not at all, is in a further file, which it ignores and the reader uses.
 """
 
 from __future__ import annotations
@@ -18,13 +20,10 @@ import numpy as np
 
 from act_kit.arrays import evenly_spaced
 from act_kit.datasets.formats.content import Content
+from act_kit.datasets.formats.lerobot.names import ENVIRONMENT, EXACT_STEPS, IMAGE_PREFIX, PROPRIOCEPTION, STATE
 from act_kit.errors import DatasetError, install_hint
 from act_kit.files import write_mp4, write_text
 from act_kit.rollouts.episode import Episode
-
-_STATE, _ENVIRONMENT, _IMAGES = "observation.state", "observation.environment_state", "observation.images."
-_PROPRIOCEPTION = 4
-"""Number of proprioceptive dimensions of the Meta-World state: hand position and gripper opening."""
 
 _FILES_PER_CHUNK = 1000
 _FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
@@ -57,19 +56,19 @@ def write(path: Path, content: Content) -> list[str]:
     episodes: list[dict[str, Any]] = []
     episode_stats: dict[str, list[Stats]] = {}
     features: dict[str, dict[str, Any]] = {}
-    omitted, rounded = set[str](), set[str]()
+    inexact = set[str]()
     (path / "meta" / "episodes" / "chunk-000").mkdir(parents=True)
     (path / "data" / "chunk-000").mkdir(parents=True)
-    writer: Any = None
-    try:
+    (path / EXACT_STEPS).parent.mkdir()
+    with _Tables() as tables:
         for index, recording in enumerate(content.recordings):
             columns = _columns(recording, index, begin, fps)
-            omitted |= set(recording.steps) - {"state", "action", "reward", "success"}
-            rounded |= _rounded_fields(recording)
+            inexact |= _inexact_fields(recording)
             features = features or _features(columns, content, fps)
-            table = pa.table({name: _to_arrow(values) for name, values in columns.items()})
-            writer = writer or pq.ParquetWriter(path / "data" / _FIRST_FILE, table.schema)
-            writer.write_table(table)
+            tables.write(path / "data" / _FIRST_FILE, columns)
+            tables.write(
+                path / EXACT_STEPS, {name: values for name, values in recording.steps.items() if name != "action"}
+            )
             episode = {
                 "episode_index": index,
                 "tasks": [content.info.task],
@@ -84,7 +83,7 @@ def write(path: Path, content: Content) -> list[str]:
             stats = {name: _stats(values) for name, values in columns.items()}
             file = {"chunk_index": index // _FILES_PER_CHUNK, "file_index": index % _FILES_PER_CHUNK}
             for camera, frames in recording.images.items():
-                key = _IMAGES + camera
+                key = IMAGE_PREFIX + camera
                 _write_video(path / "videos" / key / (_FILE.format(**file) + ".mp4"), frames, fps)
                 stats[key] = _frame_stats(frames)
                 video = {**file, "from_timestamp": 0.0, "to_timestamp": len(frames) / fps}
@@ -95,9 +94,6 @@ def write(path: Path, content: Content) -> list[str]:
                     episode[f"stats/{key}/{statistic}"] = array.tolist()
             episodes.append(episode)
             begin += len(recording)
-    finally:
-        if writer is not None:
-            writer.close()
     pq.write_table(pa.Table.from_pylist(episodes), path / "meta" / "episodes" / _FIRST_FILE)
     _write_tasks(path / "meta" / "tasks.parquet", content.info.task)
     _write_json(path / "meta" / "stats.json", {key: _aggregate(stats) for key, stats in episode_stats.items()})
@@ -117,26 +113,55 @@ def write(path: Path, content: Content) -> list[str]:
         "features": features,
     }
     _write_json(path / "meta" / "info.json", info)
-    return _notes(content, features, rounded, omitted)
+    return _notes(content, features, inexact)
 
 
-def _rounded_fields(recording: Episode) -> set[str]:
-    """Return the fields whose values change when they are stored as float32."""
-    rounded = set()
-    for name in {"state", "reward"} & set(recording.steps):
-        if (recording.steps[name] != recording.steps[name].astype(np.float32)).any():
-            rounded.add(name)
-    return rounded
+class _Tables:
+    """Writers of the Parquet files of the steps, one per path, with a row group per episode."""
+
+    def __init__(self) -> None:
+        self._writers: dict[Path, Any] = {}
+
+    def __enter__(self) -> _Tables:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def write(self, path: Path, columns: Mapping[str, np.ndarray]) -> None:
+        """Append the columns of an episode, each (T, D) or (T,)."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pa.table({name: _to_arrow(values) for name, values in columns.items()})
+        if path not in self._writers:
+            self._writers[path] = pq.ParquetWriter(path, table.schema)
+        self._writers[path].write_table(table)
 
 
-def _notes(content: Content, features: Mapping[str, object], rounded: set[str], omitted: set[str]) -> list[str]:
+def _inexact_fields(recording: Episode) -> set[str]:
+    """Return the fields that lerobot does not read, or reads with less precision."""
+    inexact = set(recording.steps) - {"action", "success"}
+    for name in {"state", "reward"} & inexact:
+        if (recording.steps[name] == recording.steps[name].astype(np.float32)).all():
+            inexact.remove(name)
+    return inexact
+
+
+def _notes(content: Content, features: Mapping[str, object], inexact: set[str]) -> list[str]:
     """Return notes on data that the format cannot store."""
-    notes = [f"rounded to float32: {', '.join(sorted(rounded))}"] if rounded else []
-    notes += [f"omitted: {', '.join(sorted(omitted))}"] if omitted else []
+    notes = []
+    rounded = sorted(inexact & {"state", "reward"})
+    if rounded:
+        notes.append(f"lerobot reads as float32: {', '.join(rounded)} (exact in {EXACT_STEPS})")
+    omitted = sorted(inexact - {"state", "reward"})
+    if omitted:
+        notes.append(f"lerobot does not read: {', '.join(omitted)} (in {EXACT_STEPS})")
     if content.cameras:
         notes.append("images are stored as videos, with lossy compression")
-        if _ENVIRONMENT in features:
-            notes.append(f"for an image-only policy, remove {_ENVIRONMENT} from its inputs")
+        if ENVIRONMENT in features:
+            notes.append(f"for an image-only policy, remove {ENVIRONMENT} from its inputs")
     return notes
 
 
@@ -146,10 +171,10 @@ def _columns(recording: Episode, index: int, begin: int, fps: int) -> dict[str, 
     Meta-World's state is split as lerobot's policies expect it: proprioception, and the state of the environment.
     """
     state = recording.steps["state"].astype(np.float32)
-    width = _PROPRIOCEPTION if recording.init_state is not None else state.shape[1]
-    columns = {_STATE: state[:, :width]}
+    width = PROPRIOCEPTION if recording.init_state is not None else state.shape[1]
+    columns = {STATE: state[:, :width]}
     if width < state.shape[1]:
-        columns[_ENVIRONMENT] = state[:, width:]
+        columns[ENVIRONMENT] = state[:, width:]
     columns["action"] = recording.steps["action"]
     for name, dtype in (("reward", np.float32), ("success", np.bool_)):
         if name in recording.steps:
@@ -170,7 +195,7 @@ def _features(columns: Mapping[str, np.ndarray], content: Content, fps: int) -> 
         features[name] = {"dtype": str(values.dtype), "shape": list(values.shape[1:] or (1,)), "names": None}
     for camera, rendered in content.cameras.items():
         height, width = rendered.settings.height_px, rendered.settings.width_px
-        features[_IMAGES + camera] = {
+        features[IMAGE_PREFIX + camera] = {
             "dtype": "video",
             "shape": [height, width, 3],
             "names": ["height", "width", "channels"],
