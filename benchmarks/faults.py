@@ -23,7 +23,14 @@ def main() -> None:
     parser.add_argument("--only", default="", help="faults whose name contains this")
     arguments = parser.parse_args()
     print("| fault | found as | |\n|---|---|---|", flush=True)
-    sys.exit(print_rows("tests/doctor", only=[arguments.only], options=[f"--basetemp={arguments.out}"]))
+    sys.exit(
+        print_rows(
+            "tests/doctor/test_faults.py",
+            "tests/doctor/test_data.py",
+            only=[arguments.only],
+            options=[f"--basetemp={arguments.out}"],
+        )
+    )
 
 
 if __name__ == "__main__":

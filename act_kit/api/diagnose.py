@@ -1,15 +1,18 @@
-"""``diagnose``: diagnosis of a run, a dataset, an evaluation or this machine."""
+"""``diagnose``: diagnosis of a run, a dataset, an evaluation, a foreign policy or this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from act_kit.errors import CheckpointError, OutputError
+from act_kit.api.agents import kind_of_agent
+from act_kit.config import EvalConfig
+from act_kit.errors import CheckpointError, ConfigError, OutputError
 from act_kit.files import quoted, write_json
 from act_kit.outputs import restore_output
+from act_kit.overrides import compose
 from act_kit.preflight import kind_of, require_writable
 from act_kit.processors import num_cpus
 from act_kit.workers import end_if_importing
@@ -22,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """Findings on one run, dataset, evaluation or machine, the most severe first; prints itself.
+    """Findings on one run, dataset, evaluation, policy or machine, the most severe first; prints itself.
 
     Attributes:
-        name: Path of what was examined, or ``this machine``.
+        name: Path of what was examined, name and task of a foreign policy, or ``this machine``.
         findings: One finding for each fault that was checked.
     """
 
@@ -58,46 +61,116 @@ class Diagnosis:
         return f"{self.name}\n{self.__rich__()}"
 
 
-def diagnose(target: str | Path | None = None, *, out: str | Path | None = None, workers: int = 0) -> list[Diagnosis]:
+def diagnose(
+    target: str | Path | None = None,
+    task: str | None = None,
+    *,
+    n_action_steps: int | None = None,
+    token: str = "",
+    overrides: Sequence[str] = (),
+    out: str | Path | None = None,
+    workers: int = 0,
+) -> list[Diagnosis]:
     """Find out why a policy fails, or check a dataset or this machine for faults, as ``act doctor`` does.
 
     Args:
-        target: A run, a dataset, an evaluation, or a folder of runs and datasets; None for this machine.
+        target: A run, a dataset, an evaluation, a folder of runs and datasets, or a policy that is no run of act_kit:
+            ``MODULE:NAME`` or ``ws://HOST:PORT``; None for this machine.
+        task: Task of a policy that is no run.
+        n_action_steps: Actions to execute of each chunk of a policy server; None for all.
+        token: Token of a policy server.
+        overrides: What a policy server is shown, such as ``served.state_dim=4``.
         out: JSON file for the findings.
         workers: Simulation processes; 0 = one per processor.
 
     Raises:
-        ActKitError: There is neither a run nor a dataset at ``target``, or ``out`` is a folder.
+        ActKitError: There is nothing to examine at ``target``, an argument does not apply to it, or ``out`` is a
+            folder.
     """
     end_if_importing()
-    return list(diagnose_each(target, out=out, workers=workers))
+    return list(
+        diagnose_each(
+            target,
+            task,
+            n_action_steps=n_action_steps,
+            token=token,
+            overrides=overrides,
+            out=out,
+            workers=workers,
+        )
+    )
 
 
 def diagnose_each(
-    target: str | Path | None = None, *, out: str | Path | None = None, workers: int = 0
+    target: str | Path | None = None,
+    task: str | None = None,
+    *,
+    n_action_steps: int | None = None,
+    token: str = "",
+    overrides: Sequence[str] = (),
+    out: str | Path | None = None,
+    workers: int = 0,
 ) -> Generator[Diagnosis]:
     """Yield the diagnoses of :func:`diagnose`, each as soon as it is made."""
-    target = Path(target) if target else None
-    if target:
-        restore_output(target)
-    if target and not (kind_of(target) or any(map(kind_of, target.glob("[!.]*")))):
-        raise CheckpointError(
-            f"There is neither a run (config.yaml) nor a dataset (zarr.json) at {target}. Fix: act doctor RUN, act "
-            "doctor DATASET, or act doctor alone for this machine."
-        )
     if out:
         out = Path(out)
         require_writable(out.parent)
         if out.is_dir():
             raise OutputError(f"{out} is a folder. Fix: name a file, such as --out {quoted(out / 'doctor.json')}")
-    from act_kit.doctor.diagnose import examine_machine, examine_target, find_targets
-
     num_workers = workers or num_cpus()
+    if target and kind_of_agent(str(target)) != "run":
+        config = compose(EvalConfig, overrides)
+        if task is None:
+            raise ConfigError(f"{target} does not say which task it is for: expected --task. Fix: --task push-v3")
+        if n_action_steps is not None and kind_of_agent(str(target)) != "server":
+            raise ConfigError(f"--n-action-steps: {target} chooses its actions itself. Fix: leave it out.")
+        diagnoses = _diagnose_foreign(
+            str(target), task, config, n_action_steps=n_action_steps, token=token, num_workers=num_workers
+        )
+    else:
+        given = (("--task", task), ("--n-action-steps", n_action_steps), ("Options", overrides))
+        for name, value in given:
+            if value:
+                raise ConfigError(
+                    f"{name}: {target or 'this machine'} is no foreign policy, MODULE:NAME or ws://HOST:PORT. Fix: "
+                    "leave it out."
+                )
+        diagnoses = _diagnose_own(Path(target) if target else None, num_workers)
     found = {}
-    for each in find_targets(target) if target else [None]:
-        findings = examine_target(each, num_workers=num_workers) if each else examine_machine(num_workers)
-        diagnosis = Diagnosis(name=str(each or "this machine"), findings=findings)
-        found[diagnosis.name] = [finding.to_dict() for finding in findings]
+    for diagnosis in diagnoses:
+        found[diagnosis.name] = [finding.to_dict() for finding in diagnosis.findings]
         yield diagnosis
     if out:
         write_json(out, found)
+
+
+def _diagnose_own(target: Path | None, num_workers: int) -> Generator[Diagnosis]:
+    """Diagnose a run, a dataset, an evaluation, a folder of them, or this machine."""
+    if target:
+        restore_output(target)
+    if target and not (kind_of(target) or any(map(kind_of, target.glob("[!.]*")))):
+        raise CheckpointError(
+            f"There is neither a run (config.yaml) nor a dataset (zarr.json) at {target}. Fix: act doctor RUN, act "
+            "doctor DATASET, act doctor MODULE:NAME, or act doctor alone for this machine."
+        )
+    from act_kit.doctor.diagnose import examine_machine, examine_target, find_targets
+
+    for each in find_targets(target) if target else [None]:
+        findings = examine_target(each, num_workers=num_workers) if each else examine_machine(num_workers)
+        yield Diagnosis(name=str(each or "this machine"), findings=findings)
+
+
+def _diagnose_foreign(
+    what: str, task: str, config: EvalConfig, *, n_action_steps: int | None, token: str, num_workers: int
+) -> Generator[Diagnosis]:
+    """Diagnose a policy that is no run of act_kit."""
+    from act_kit.api.evaluate import open_agent
+    from act_kit.doctor.diagnose import examine_foreign
+    from act_kit.eval.evaluate import as_agent
+    from act_kit.sim.tasks import get_task
+
+    get_task(task)
+    with open_agent(what, config, n_action_steps=n_action_steps, token=token) as opened:
+        agent = as_agent(opened)
+        name = agent.provenance["name"] if agent.provenance else what  # an address without its token
+        yield Diagnosis(name=f"{name}, {task}", findings=examine_foreign(agent, name, task, num_workers=num_workers))

@@ -1,4 +1,4 @@
-"""``act doctor``: diagnosis of a run, a dataset, an evaluation or this machine."""
+"""``act doctor``: diagnosis of a run, a dataset, an evaluation, a foreign policy or this machine."""
 
 from __future__ import annotations
 
@@ -8,24 +8,50 @@ import typer
 
 from act_kit.api.diagnose import diagnose_each
 from act_kit.cli.console import console
-from act_kit.cli.options import Workers, command
+from act_kit.cli.options import Overrides, Token, Workers, command
 
 
 @command
-def doctor(target: Path | None = None, *, out: Path | None = None, workers: Workers = 0) -> None:
+def doctor(
+    target: str | None = None,
+    overrides: Overrides = None,
+    *,
+    task: str | None = None,
+    n_action_steps: int | None = None,
+    token: Token = "",
+    out: Path | None = None,
+    workers: Workers = 0,
+) -> None:
     """Find out why a policy fails, or check a dataset or this machine for faults.
 
-    Reads logs, data, checkpoint and evaluations, measures missing values, and ranks the findings. The exit code is 2 if
-    a critical fault is confirmed.
+    Reads logs, data, checkpoint and evaluations, measures missing values, and ranks the findings. Of a policy that is
+    no run of act_kit, the behavior is examined. The exit code is 2 if a critical fault is confirmed.
+
+    \b
+    act doctor runs/pick-place-v3
+    act doctor my_policy:act --task push-v3
+    act doctor ws://localhost:8000 --task push-v3
 
     Args:
-        target: A run, a dataset, an evaluation, or a folder of runs and datasets. Default: this machine.
+        target: A run, a dataset, an evaluation, or a folder of runs and datasets; MODULE:NAME or ws://HOST:PORT.
+            Default: this machine.
+        task: Task of a policy that is no run.
+        n_action_steps: Actions executed of each chunk of a policy server. [default: all]
         out: JSON file for the findings. [default: none]
     """
     from rich.text import Text
 
     is_fatal = False
-    for diagnosis in diagnose_each(target, out=out, workers=workers):
+    diagnoses = diagnose_each(
+        target,
+        task,
+        n_action_steps=n_action_steps,
+        token=token,
+        overrides=overrides or [],
+        out=out,
+        workers=workers,
+    )
+    for diagnosis in diagnoses:
         console.rule(Text(diagnosis.name), align="left")
         console.print(diagnosis, soft_wrap=True)
         is_fatal = is_fatal or diagnosis.is_fatal

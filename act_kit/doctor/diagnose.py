@@ -1,18 +1,25 @@
-"""The doctor: runs every check of a dataset, a run, or this machine, and ranks the findings."""
+"""The doctor: runs every check of a dataset, a run, a foreign policy, or this machine, and ranks the findings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from rich.text import Text
 
-from act_kit.doctor import consistency, data, evaluations, inference, learning, machine, records
+from act_kit.config import ServedConfig
+from act_kit.doctor import consistency, data, evaluations, foreign, inference, learning, machine, records
 from act_kit.doctor.case import DatasetCase, RunCase
 from act_kit.doctor.finding import Finding, examine, rank, untested
+from act_kit.doctor.foreign_case import ForeignCase
 from act_kit.errors import CheckpointError, DatasetError
 from act_kit.files import quoted, read_json
+from act_kit.rollouts.agents import Agent
+
+log = logging.getLogger("act_kit")
 
 _COLORS = {"CONFIRMED": "bold red", "SUSPECTED": "bold yellow"}
 _FILES = {"zarr.json": "dataset", "config.yaml": "run", "summary.json": "evaluation"}
@@ -76,8 +83,8 @@ def _run_of(evaluation: Path) -> Path:
         summary = read_json(evaluation / "summary.json")
         if "agent" in summary:
             raise CheckpointError(
-                f"{evaluation} evaluates {summary['agent']['name']}, which is no run of act_kit: the doctor needs a "
-                "run, with its data and its training. Fix: read the evaluation's own page, report.html"
+                f"{evaluation} evaluates {summary['agent']['name']}, which is no run of act_kit; what a file names is "
+                f"not executed. Fix: {_command_for(summary['agent'], summary['task'])}"
             )
         checkpoint = Path(summary["training"]["checkpoint"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -90,6 +97,33 @@ def _run_of(evaluation: Path) -> Path:
             f"{evaluation} evaluates the run {run}, which does not exist. Fix, if it was moved: act doctor RUN"
         )
     return run
+
+
+def _command_for(agent: Mapping[str, Any], task: str) -> str:
+    """Return the command that diagnoses the agent of an evaluation, shown what it was shown there."""
+    words = ["act", "doctor", str(agent["name"]), "--task", task]
+    if agent.get("n_action_steps") is not None:
+        words += ["--n-action-steps", str(agent["n_action_steps"])]
+    default = asdict(ServedConfig())
+    for key, value in agent.get("shown", {}).items():
+        if value != (list(default[key]) if isinstance(default[key], tuple) else default[key]):
+            words.append(f"served.{key}={'[' + ','.join(value) + ']' if isinstance(value, list) else value}")
+    return " ".join(map(quoted, words))
+
+
+def examine_foreign(agent: Agent, name: str, task: str, *, num_workers: int) -> list[Finding]:
+    """Run every check of a policy that is no run of act_kit; ``name`` stands for it in the messages.
+
+    Raises:
+        ActKitError: It does not answer with actions, or the expert does not solve the task.
+    """
+    case = ForeignCase(agent, name, task, num_workers=num_workers)
+    try:
+        findings = foreign.examine_case(case)
+        log.info(f"{case.num_queries} observations were shown to {name}")
+        return findings
+    finally:
+        case.close()
 
 
 def examine_dataset(path: Path) -> list[Finding]:

@@ -192,7 +192,7 @@ def test_the_recorded_command_reproduces_the_same_bytes(dagger_store: EpisodeSto
         ),
         (("--init-perturbation", "0.1"), "only --demonstrator replay perturbs initial states"),
         (("replay.dataset=x",), "replay.dataset=x belongs to --demonstrator replay, not to scripted"),
-        (("--demonstrator", "polcy"), "choose from: scripted, other-way, policy, replay, teleop. Did you mean 'policy'?"),
+        (("--demonstrator", "polcy"), "scripted, other-way, policy, replay, teleop. Did you mean 'policy'?"),
         (
             ("--demonstrator", "replay", "--source", "DATA", "--n", "10", "--out", "DATA", "--overwrite"),
             "is both source and output",
