@@ -166,7 +166,7 @@ def test_temporal_ensembling_is_by_environment(folder: Path, lerobot: SimpleName
         together = rollout(simulators, LeRobotAgent(folder), init_states, num_envs=2, steps_after_success=3)
         (alone,) = rollout(simulators, LeRobotAgent(folder), [init_states[1]], steps_after_success=3)
     assert np.array_equal(together[1].executed_action, alone.executed_action)
-    assert len(alone.query_steps) == len(alone)  # type: ignore[arg-type]
+    assert len(alone.query_steps) == len(alone)
     with pytest.raises(ConfigError, match=r"averages overlapping chunks at every step. Fix: leave it out"):
         LeRobotAgent(folder, n_action_steps=2)
 

@@ -241,8 +241,8 @@ def test_mt10_is_metaworlds_mt10() -> None:
     for key in ("success", "unscaled_reward", "obj_to_target"):
         assert np.array_equal(ours_step[4]["final_info"][key], theirs_step[4]["final_info"][key])
     for key in ("r", "l"):
-        statistics = [step[4]["final_info"]["episode"][key] for step in (ours_step, theirs_step)]
-        assert np.allclose(*statistics, rtol=1e-6)
+        mine_of_key, theirs_of_key = (step[4]["final_info"]["episode"][key] for step in (ours_step, theirs_step))
+        assert np.allclose(mine_of_key, theirs_of_key, rtol=1e-6)
     assert all(map(np.array_equal, ours_step[4]["final_obs"], theirs_step[4]["final_obs"]))
 
 
