@@ -108,10 +108,11 @@ def gather_experience(agent: ExploringAgent, episodes: Sequence[Episode], *, gam
         inputs += agent.inputs[episode.attempt]
         actions += agent.actions[episode.attempt]
         time_left.append(1 - episode.query_steps / HORIZON)
+    num_executed = np.concatenate([each.num_executed for each in decisions])
     return Experience(
         inputs_QF=torch.stack(inputs),
         actions_QEA=torch.stack(actions),
-        num_executed_Q=torch.from_numpy(np.concatenate([each.num_executed for each in decisions])),
+        num_executed_Q=torch.from_numpy(num_executed),
         time_left_Q=torch.from_numpy(np.concatenate(time_left).astype(np.float32)),
         decisions=decisions,
         num_steps=num_steps,
