@@ -495,6 +495,11 @@ class PPOConfig(Options, group="ppo"):
         clip: Largest change of the likelihood ratio that is rewarded.
         target_kl: Divergence from the policy of the rollouts at which the steps of an iteration end.
         grad_clip: Largest norm of the gradients.
+        reward: Reward of a success. Values are in its units, so without clipping by an absolute range it changes
+            nothing.
+        return_scaling: Also divide returns by their running standard deviation; their mean is never shifted.
+        value_clip: none, absolute (by ``value_clip_range``, in units of reward 1) or relative (to the old value).
+        value_clip_range: Largest change of a value that is learned in an iteration, with ``value_clip``.
     """
 
     gamma: float = option(0.999, above=0, max=1)
@@ -509,6 +514,10 @@ class PPOConfig(Options, group="ppo"):
     clip: float = option(0.1, above=0, below=1)
     target_kl: float = option(0.02, above=0)
     grad_clip: float = option(1.0, above=0)
+    reward: float = option(1.0, above=0)
+    return_scaling: bool = False
+    value_clip: str = option("none", choices=("none", "absolute", "relative"))
+    value_clip_range: float = option(0.2, above=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -520,6 +529,8 @@ class FinetuneConfig(Options):
         steps: Simulated steps; 0 = as many as ``minutes`` allow.
         seed: Seed of the noise, the initial states and the critic.
         episodes: Episodes of an iteration; 0 = as many as have about 12,800 steps at the success rate of the base.
+        failed_fraction: Fraction of an iteration's initial states that failed in the iterations before; the others are
+            new.
         scale: Largest correction of a number of an action.
         width: Width of the hidden layers of the correction.
         warmup_variance: Fraction of the returns' variance that the critic explains before the policy is changed.
@@ -536,6 +547,7 @@ class FinetuneConfig(Options):
     steps: int = option(0, min=0, flag="--steps")
     seed: int = option(0, min=0, flag="--seed")
     episodes: int = option(0, min=0)
+    failed_fraction: float = option(0.0, min=0, below=1)
     scale: float = option(0.2, above=0, max=2)
     width: int = option(256, min=1, max=8192)
     warmup_variance: float = option(0.5, min=0, below=1)

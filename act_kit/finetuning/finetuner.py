@@ -30,6 +30,9 @@ from act_kit.training.checkpoint import Checkpoints, TrainingState, optimizer_te
 STEPS_PER_ITERATION = 12_800
 """Simulated steps of an iteration, about."""
 
+_NUM_FAILED = 500
+"""Number of the last failed initial states that are drawn from again."""
+
 _MAX_WARMUP = 10
 """Iterations after which the policy is changed even if the critic explains little: some returns cannot be explained."""
 
@@ -109,6 +112,7 @@ class Finetuner:
         self._elapsed_s = 0.0
         self._num_episodes = config.episodes
         self._is_warm = False
+        self._failed: list[InitialState] = []
         self._noisy, self._num_decisions = 0.0, 0
         self._best_successes, self._best_step, self._num_worse = -1, 0, 0
         self._base_successes = np.zeros(0, dtype=bool)
@@ -163,8 +167,9 @@ class Finetuner:
     def _iterate(self) -> dict[str, float]:
         """Roll out, update, and return the metrics of one iteration."""
         agent = ExploringAgent(self.policy, self.ppo.sigma, seed=self.config.seed)
-        first_attempt = self.iteration * self._num_episodes
-        episodes = self._roll(agent, self._sample(first_attempt), stop_at_success=True)
+        episodes = self._roll(agent, self._draw(), stop_at_success=True)
+        self._failed += [episode.init_state for episode in episodes if not episode.success_once]
+        self._failed = self._failed[-_NUM_FAILED:]
         experience = gather_experience(agent, episodes, gamma=self.config.ppo.gamma)
         targets = self.ppo.targets(experience)
         metrics = self.ppo.update(experience, targets, iteration=self.iteration, with_policy=self._is_warm)
@@ -177,16 +182,18 @@ class Finetuner:
         metrics["finetune/iteration"] = float(self.iteration)
         return metrics
 
-    def _sample(self, first_attempt: int) -> list[InitialState]:
-        """Return the initial states of an iteration, of all tasks in turn."""
+    def _draw(self) -> list[InitialState]:
+        """Return the initial states of an iteration: new ones of all tasks alike, and some that failed before."""
+        rng = np.random.default_rng([self.config.seed, self.iteration])
+        num_again = min(len(self._failed), round(self.config.failed_fraction * self._num_episodes))
+        states = [self._failed[index] for index in rng.permutation(len(self._failed))[:num_again]]
         tasks = self.policy.tasks
-        states: list[InitialState] = []
         for index, task in enumerate(tasks):
-            num = len(range(index, self._num_episodes, len(tasks)))
+            num = len(range(index, self._num_episodes - num_again, len(tasks)))
             # A seed of its own for every iteration: the iterations do not draw what came before them again.
-            seed = self.config.seed * 1_000_003 + first_attempt
+            seed = self.config.seed * 1_000_003 + self.iteration
             states += InitialStateDistribution(task).sample(num, seed=seed, stream="finetune")
-        return states
+        return sorted(states, key=lambda state: tasks.index(state.task))
 
     def _choose_num_episodes(self) -> int:
         """Return the number of episodes of an iteration, from the mean length of the base policy's episodes."""
@@ -266,6 +273,14 @@ class Finetuner:
         extra["log_sigma"] = self.ppo.log_sigma.detach()
         counters = [self.iteration, self._num_episodes, self._is_warm, self._num_worse]
         extra["counters"] = torch.tensor(counters, dtype=torch.int64)
+        extra["return_scale"] = torch.tensor(self.ppo.return_scale, dtype=torch.float64)
+        tasks = self.policy.tasks
+        for index, task in enumerate(tasks):
+            of_task = [state.array for state in self._failed if state.task == task]
+            if of_task:
+                extra[f"failed.{index}"] = torch.from_numpy(np.stack(of_task))
+        order = [tasks.index(state.task) for state in self._failed]
+        extra["failed_order"] = torch.tensor(order, dtype=torch.int64)
         extra["elapsed_s"] = torch.tensor(self._elapsed_s, dtype=torch.float64)
         state = TrainingState(
             step=self.step,
@@ -309,6 +324,11 @@ class Finetuner:
                 restore_optimizer(optimizer, names, saved)
         self.iteration, self._num_episodes, is_warm, self._num_worse = extra["counters"].tolist()
         self._is_warm, self._elapsed_s = bool(is_warm), float(extra["elapsed_s"])
+        ppo.return_scale = float(extra["return_scale"])
+        rows = {index: iter(extra.get(f"failed.{index}", torch.empty(0))) for index in range(len(policy.tasks))}
+        self._failed = []
+        for index in extra["failed_order"].tolist():
+            self._failed.append(InitialState.of(policy.tasks[index], next(rows[index]).numpy()))
         self.step, self._best_successes, self._best_step = state.step, state.best_successes, state.best_step
 
     def _check(self, metrics: dict[str, float]) -> None:

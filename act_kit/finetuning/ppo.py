@@ -2,7 +2,7 @@
 
 The readable reference is CleanRL's single-file implementation. What differs: a decision is a chunk, whose likelihood
 counts its executed actions; episodes are whole, so no value is bootstrapped at the end of a rollout; the policy and the
-value share nothing; returns are in units of the reward of a success, so they lie in [0, 1].
+value share nothing; the critic predicts returns in units of the reward of a success, so they lie in [0, 1].
 
 Shapes: Q decisions, E executed actions of a chunk, A action, F inputs of the correction.
 """
@@ -62,6 +62,7 @@ class PPO:
         model: The corrected policy's model.
         log_sigma: Logarithm of the standard deviation of the noise (A,).
         critic: Value function.
+        return_scale: Standard deviation of the returns so far, with ``return_scaling``; else 1.
     """
 
     def __init__(self, config: PPOConfig, model: Residual, *, seed: int) -> None:
@@ -75,6 +76,7 @@ class PPO:
         trained = [*model.correction.parameters(), self.log_sigma]
         self.actor_optimizer = torch.optim.Adam(trained, lr=config.lr, eps=1e-5)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, eps=1e-5)
+        self.return_scale = 1.0
         self._seed = seed
 
     @property
@@ -95,16 +97,21 @@ class PPO:
         values_Q = self.critic(experience.inputs_QF, experience.time_left_Q)
         advantages, returns = [], []
         begin = 0
+        raw_values = values_Q.cpu().double().numpy() * self.return_scale
         for decisions in experience.decisions:
             end = begin + len(decisions.rewards)
-            estimate = estimate_advantages(decisions, values_Q[begin:end].cpu().double().numpy(), lam=self.config.lam)
+            estimate = estimate_advantages(decisions, raw_values[begin:end], lam=self.config.lam)
             advantages.append(estimate[0])
             returns.append(estimate[1])
             begin = end
+        if self.config.return_scaling:
+            scale = max(1e-3, float(np.concatenate(returns).std()))
+            is_first = self.return_scale == 1.0
+            self.return_scale = scale if is_first else 0.9 * self.return_scale + 0.1 * scale
         inputs_QF = experience.inputs_QF
         return Targets(
             advantages=torch.from_numpy(np.concatenate(advantages)).float(),
-            returns=torch.from_numpy(np.concatenate(returns)).float(),
+            returns=torch.from_numpy(np.concatenate(returns) / self.return_scale).float(),
             log_likelihoods=self.log_likelihood(inputs_QF, experience.actions_QEA, experience.num_executed_Q),
             values=values_Q,
         )
@@ -166,7 +173,15 @@ class PPO:
         self, experience: Experience, targets: Targets, rows: Tensor, sums: dict[str, list[float]]
     ) -> None:
         values = self.critic(experience.inputs_QF[rows], experience.time_left_Q[rows])
-        loss = (values - targets.returns[rows]).square().mean()
+        old, returns = targets.values[rows], targets.returns[rows]
+        errors = (values - returns).square()
+        if self.config.value_clip != "none":
+            change = self.config.value_clip_range
+            unit = self.config.reward * self.return_scale
+            bound = change * old.abs() if self.config.value_clip == "relative" else torch.full_like(old, change / unit)
+            clipped = old + (values - old).clamp(-bound, bound)
+            errors = torch.maximum(errors, (clipped - returns).square())
+        loss = errors.mean()
         sums["value_loss"].append(float(loss.detach()))
         self.critic_optimizer.zero_grad()
         loss.backward()

@@ -100,7 +100,7 @@ def test_the_policy_rests_while_the_critic_warms_up_and_beyond_the_divergence(ti
 
 
 def test_the_result_is_an_ordinary_checkpoint_that_resumes_to_the_same_weights(tiny_run: Path, tmp_path: Path) -> None:
-    options = [*SMALL, "patience=9"]
+    options = [*SMALL, "patience=9", "failed_fraction=0.3", "ppo.return_scaling=true"]
     whole = act_kit.finetune(tiny_run, tmp_path / "whole", overrides=options, steps=8000, workers=1)
     assert [step for step, _ in series(tmp_path / "whole", "finetune/kl")]
     assert len(series(tmp_path / "whole", "eval/success")) >= 2
@@ -143,8 +143,31 @@ def test_a_policy_of_several_tasks_is_finetuned_on_all(tmp_path: Path, tiny_run:
     policy = add_correction(Policy.load(tiny_run), FinetuneConfig(episodes=4))
     with RolloutPool(1) as roll:
         finetuner = Finetuner(FinetuneConfig(episodes=5), Policy.load(tiny_run), tmp_path, roll=roll)
-        assert len(finetuner._sample(0)) == 5
-        assert finetuner._sample(0) == finetuner._sample(0)
-        assert finetuner._sample(0) != finetuner._sample(5)
-        outcomes = roll(PolicyAgent(policy), finetuner._sample(0), stop_at_success=True)
+        first = finetuner._draw()
+        assert len(first) == 5
+        assert first == finetuner._draw()
+        outcomes = roll(PolicyAgent(policy), first, stop_at_success=True)
+        finetuner.iteration = 1
+        assert not set(first) & set(finetuner._draw())
     assert len(outcomes) == 5
+
+
+def fit_critic(run: Path, **changes: object) -> tuple[torch.Tensor, float]:
+    """Return the corrections after three updates, and how far the critic is from the returns."""
+    policy, model = corrected(run)
+    ppo = PPO(PPOConfig(minibatch=200, **changes), model, seed=0)  # type: ignore[arg-type]
+    experience = experience_of(policy, ppo)
+    targets = replace(ppo.targets(experience), returns=torch.linspace(0.2, 1, len(experience.time_left_Q)))
+    for iteration in range(3):
+        ppo.update(experience, targets, iteration=iteration, with_policy=True)
+    with torch.no_grad():
+        error = (ppo.critic(experience.inputs_QF, experience.time_left_Q) - targets.returns).abs().mean()
+        return model.correct(experience.inputs_QF), float(error)
+
+
+def test_the_size_of_the_reward_changes_nothing_unless_values_are_clipped_absolutely(tiny_run: Path) -> None:
+    corrections, error = fit_critic(tiny_run)
+    for reward in (10.0, 1000.0):
+        assert torch.equal(fit_critic(tiny_run, reward=reward)[0], corrections)
+    assert fit_critic(tiny_run, reward=1000.0, value_clip="absolute")[1] > 2 * error, "the critic cannot follow"
+    assert fit_critic(tiny_run, reward=1.0, value_clip="absolute", value_clip_range=2.0)[1] == pytest.approx(error)
