@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from act_kit import interrupts, options, preflight
 from act_kit.api.progress import OnProgress, Progress, ignore, log
 from act_kit.config import FinetuneConfig
-from act_kit.errors import CheckpointError, ConfigError
-from act_kit.files import quoted, read_yaml, write_yaml
+from act_kit.errors import ConfigError
+from act_kit.files import quoted
+from act_kit.finetuning.run import CONFIG, check_same, load_run, write_run
 from act_kit.outputs import finish_output, locked, new_folder, restore_output
 from act_kit.overrides import compose
 from act_kit.policies.policy import Policy
 from act_kit.processors import num_cpus
 from act_kit.workers import end_if_importing
-
-CONFIG = "finetune.yaml"
-"""File of a run of fine-tuning with its options and the path of the base policy."""
 
 
 def finetune(
@@ -66,38 +63,14 @@ def finetune(
         preflight.require_free(folder, overwrite=overwrite or resume, otherwise=f"{command} resumes it")
         preflight.require_writable(folder)
         with new_folder(folder, overwrite=overwrite, is_complete=False, hint=f"{command} resumes it") as fresh:
-            write_yaml(fresh / CONFIG, {"base": str(Path(run).resolve()), **options.to_dict(config)})
+            write_run(fresh, Path(run).resolve(), config)
     with locked(folder), interrupts.resume_command(command):
-        base, config = _read(folder, config if resume else None)
+        base, started = load_run(folder)
+        config = check_same(folder, started, config)
+        write_run(folder, base, config)
         policy = _run(base, config, folder, workers or num_cpus(), on_progress)
         finish_output(folder)
     return policy
-
-
-def _read(folder: Path, requested: FinetuneConfig | None) -> tuple[Path, FinetuneConfig]:
-    """Return the base policy and the options of a run; ``requested`` may have a larger budget.
-
-    Raises:
-        CheckpointError: Its configuration is damaged.
-        ConfigError: An option differs from the one that the run was started with.
-    """
-    path = folder / CONFIG
-    try:
-        values = read_yaml(path)
-        base = Path(values.pop("base"))
-        config = options.build(FinetuneConfig, values)
-    except Exception as error:  # a hand-edited file can hold anything
-        raise CheckpointError(f"{path} is damaged: {error}. Fix: start the run again.") from error
-    defaults = FinetuneConfig()
-    for key in options.declared(FinetuneConfig) if requested else ():
-        old, new = options.get(config, key), options.get(requested, key)
-        if new in (old, options.get(defaults, key)):
-            continue
-        if key not in ("minutes", "steps"):
-            raise ConfigError(f"{folder} was started with {key}={old}, not {new}. Fix: leave it out.")
-        config = replace(config, **{key: new})
-    write_yaml(path, {"base": str(base), **options.to_dict(config)})
-    return base, config
 
 
 def _run(base: Path, config: FinetuneConfig, folder: Path, num_workers: int, on_progress: OnProgress) -> Policy:

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import act_kit
-from act_kit.api.finetune import CONFIG
 from act_kit.config import FinetuneConfig, PPOConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, ConfigError, TrainingError
 from act_kit.finetuning.exploration import Experience, ExploringAgent, gather_experience
 from act_kit.finetuning.finetuner import Finetuner, add_correction
 from act_kit.finetuning.ppo import PPO
+from act_kit.finetuning.run import CONFIG
 from act_kit.metrics import series
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.heads.residual import Residual
