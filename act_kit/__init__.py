@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from act_kit.api.evaluate import evaluate as evaluate
     from act_kit.api.evaluate import evaluate_tasks as evaluate_tasks
     from act_kit.api.export import export as export
+    from act_kit.api.finetune import finetune as finetune
     from act_kit.api.progress import Progress as Progress
     from act_kit.api.render import render as render
     from act_kit.api.report import measure_diversity as measure_diversity
@@ -84,6 +85,7 @@ _HOMES = {
     "evaluate": "api.evaluate",
     "evaluate_tasks": "api.evaluate",
     "export": "api.export",
+    "finetune": "api.finetune",
     "make_init_state_set": "eval.init_state_sets",
     "measure_diversity": "api.report",
     "render": "api.render",

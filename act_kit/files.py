@@ -9,7 +9,7 @@ import re
 import shlex
 import shutil
 import stat
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,6 +137,13 @@ def read_json(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> Any:
         return value
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path} is not JSON: {error}.") from error
+
+
+def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
+    """Write plain values atomically as YAML."""
+    from omegaconf import OmegaConf
+
+    write_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(values))))
 
 
 def read_yaml(path: Path) -> Any:

@@ -36,7 +36,7 @@ LAYERS = (
     {"rollouts"},
     {"datasets"},
     {"diversity", "policies"},
-    {"collection", "serving", "training"},
+    {"collection", "finetuning", "serving", "training"},
     {"eval"},
     {"comparison"},
     {"doctor"},

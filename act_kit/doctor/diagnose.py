@@ -11,18 +11,20 @@ from typing import Any
 from rich.text import Text
 
 from act_kit.config import ServedConfig
-from act_kit.doctor import consistency, data, evaluations, foreign, inference, learning, machine, records
+from act_kit.doctor import consistency, data, evaluations, finetuned, foreign, inference, learning, machine, records
 from act_kit.doctor.case import DatasetCase, RunCase
 from act_kit.doctor.finding import Finding, examine, rank, untested
+from act_kit.doctor.finetuned import FinetunedCase
 from act_kit.doctor.foreign_case import ForeignCase
 from act_kit.errors import CheckpointError, DatasetError
 from act_kit.files import quoted, read_json
+from act_kit.finetuning.run import CONFIG
 from act_kit.rollouts.agents import Agent
 
 log = logging.getLogger("act_kit")
 
 _COLORS = {"CONFIRMED": "bold red", "SUSPECTED": "bold yellow"}
-_FILES = {"zarr.json": "dataset", "config.yaml": "run", "summary.json": "evaluation"}
+_FILES = {"zarr.json": "dataset", "config.yaml": "run", CONFIG: "fine-tuned", "summary.json": "evaluation"}
 """The file by which a target is recognized."""
 
 
@@ -65,6 +67,8 @@ def examine_target(path: Path, *, num_workers: int) -> list[Finding]:
     kind = _kind_of(path)
     if kind == "dataset":
         return examine_dataset(path)
+    if kind == "fine-tuned":
+        return examine(FinetunedCase(path, num_workers), finetuned.CHECKS)
     if kind == "run":
         return examine_run(path, num_workers=num_workers)
     return examine_run(_run_of(path), num_workers=num_workers, evaluation=path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,23 +171,33 @@ class Policy:
                 this policy was trained to see, or the task of a multi-task policy is not given; the message names the
                 rows.
         """
+        chunks = [torch.empty((0, self.chunk_size, ACTION_DIM), device=self.device)]
+        with torch.inference_mode():
+            for observation, num_rows in self.observe(states, images, tasks):
+                chunks.append(self.model.predict(observation)[:num_rows])
+            predicted: np.ndarray = torch.cat(chunks).cpu().numpy()
+        return predicted
+
+    def observe(
+        self, states: np.ndarray, images: np.ndarray | None = None, tasks: Tasks | None = None
+    ) -> Iterator[tuple[Observation, int]]:
+        """Yield the inputs of the model in blocks of a fixed size, and the number of rows of each that are given.
+
+        See :meth:`predict` for the arguments and errors.
+        """
         states, indices = check_states(states, tasks, self.metadata, self._task)
         checked = check_images(images, len(states), self.views)
         size = QUERY_BATCH_SIZE[self.device.type]
-        chunks = [torch.empty((0, self.chunk_size, ACTION_DIM), device=self.device)]
-        with torch.inference_mode():
-            for begin in range(0, len(states), size):
-                rows = slice(begin, begin + size)
-                raw_states_BS = self._pad_block(states[rows].astype(np.float32), size)
-                observation = Observation(
-                    states_BS=self.normalizer(raw_states_BS),
-                    raw_states_BS=raw_states_BS,
-                    tasks_B=self._pad_block(indices[rows], size),
-                    images_BCHW3=None if checked is None else self._pad_block(checked[rows], size),
-                )
-                chunks.append(self.model.predict(observation)[: len(states[rows])])
-            predicted: np.ndarray = torch.cat(chunks).cpu().numpy()
-        return predicted
+        for begin in range(0, len(states), size):
+            rows = slice(begin, begin + size)
+            raw_states_BS = self._pad_block(states[rows].astype(np.float32), size)
+            observation = Observation(
+                states_BS=self.normalizer(raw_states_BS),
+                raw_states_BS=raw_states_BS,
+                tasks_B=self._pad_block(indices[rows], size),
+                images_BCHW3=None if checked is None else self._pad_block(checked[rows], size),
+            )
+            yield observation, len(states[rows])
 
     def _pad_block(self, rows: np.ndarray, size: int) -> torch.Tensor:
         """Move rows to the device, padded with zeros to the size of a block."""

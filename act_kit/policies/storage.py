@@ -33,8 +33,8 @@ FORMAT = {"format": "act_kit.policy", "version": 3}
 _SELF_TEST_PREFIX = "self_test."
 """Prefix of the names of the self-test batch's tensors."""
 
-_TASK_EMBEDDINGS = "model.task.given_NE"
-"""Name of the tensor of given task embeddings, which a multi-task model may have."""
+_TASK_EMBEDDINGS = ".task.given_NE"
+"""End of the name of the tensor of given task embeddings, which a multi-task model may have."""
 
 _DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "U8": torch.uint8, "BOOL": torch.bool}
 """Tensor types by their safetensors names; a checkpoint has no others."""
@@ -91,11 +91,15 @@ def read_policy(folder: Path) -> tuple[ChunkModel, Normalizer, PolicyMetadata, C
     for name in list(tensors):
         if name.startswith(_SELF_TEST_PREFIX):
             self_test[name.removeprefix(_SELF_TEST_PREFIX)] = tensors.pop(name).numpy()
-    embeddings = tensors.get(_TASK_EMBEDDINGS)
+    embeddings = _find_task_embeddings(tensors)
     model = make_model(config, num_tasks=len(metadata.tasks), task_embeddings_NE=embeddings)
     normalizer = Normalizer(STATE_DIM)
     nn.ModuleDict({"model": model, "normalizer": normalizer}).load_state_dict(tensors)
     return model, normalizer, metadata, chunking, self_test
+
+
+def _find_task_embeddings(tensors: Mapping[str, Tensor]) -> Tensor | None:
+    return next((tensor for name, tensor in tensors.items() if name.endswith(_TASK_EMBEDDINGS)), None)
 
 
 def read_self_test(folder: Path) -> dict[str, np.ndarray]:
@@ -160,7 +164,7 @@ def _check_layout(folder: Path, config: PolicyConfig, metadata: PolicyMetadata, 
                 f"{_MAX_SELF_TEST_ROWS}."
             )
     with torch.device("meta"):
-        embeddings = layout.get(_TASK_EMBEDDINGS)
+        embeddings = _find_task_embeddings(layout)
         model = make_model(config, num_tasks=len(metadata.tasks), task_embeddings_NE=embeddings)
         own = named_tensors(model, Normalizer(STATE_DIM))
     problem = state_dict_mismatch(own, given)

@@ -25,9 +25,10 @@ OOD_MARGIN = 0.25
 """Margin of the distribution ``ood`` around the reset box, as a fraction of the width of the box."""
 
 DistributionKind = Literal["uniform", "sobol", "grid", "mt1", "ood"]
-Stream = Literal["collect", "validate", "select", "evaluate", "reference", "correct", "teleop"]
+Stream = Literal["collect", "validate", "select", "evaluate", "reference", "correct", "teleop", "finetune"]
 """Purpose of a sample. The streams of one seed are independent: checkpoint selection never uses the initial states of
-the final evaluation, and DAgger and teleoperation never use those that the scripted expert of this seed demonstrated.
+the final evaluation, fine-tuning uses those of neither, and DAgger and teleoperation never use those that the scripted
+expert of this seed demonstrated.
 (``mt1`` has only 50 goals, which all streams share.)"""
 
 _numpy_seed_lock = threading.Lock()

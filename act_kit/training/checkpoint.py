@@ -13,7 +13,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class TrainingState:
         optimizer: AdamW's moments, by ``<parameter>.<moment>``.
         weights: Weights of the model if the policy is their moving average; otherwise empty.
         rng: States of torch's generators, uint8: ``host``, and ``device``, which is empty without a GPU.
+        extra: What fine-tuning keeps besides: the critic, the noise, counters.
     """
 
     step: int
@@ -48,10 +49,11 @@ class TrainingState:
     optimizer: dict[str, Tensor]
     weights: dict[str, Tensor]
     rng: dict[str, Tensor]
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
 
 _NUMBERS = ("step", "best_successes", "best_step")
-_TENSORS = ("optimizer", "weights", "rng")
+_TENSORS = ("optimizer", "weights", "rng", "extra")
 
 
 class Checkpoints:
@@ -130,11 +132,12 @@ class Checkpoints:
 def _read_state(folder: Path, policy: Policy) -> TrainingState:
     """Read a checkpoint's training state, or raise one of the errors that :meth:`Checkpoints.load_last` converts."""
     numbers = read_json(folder / "training.json")
-    if not all(type(number) is int and -1 <= number <= numbers["step"] for number in numbers.values()):
+    is_valid = all(type(number) is int and number >= -1 for number in numbers.values())
+    if not is_valid or numbers["best_step"] > numbers["step"]:
         raise ValueError(f"training.json: {numbers}")
     if numbers["step"] != policy.metadata.step:
         raise ValueError(f"training.json is of step {numbers['step']}, policy.json of {policy.metadata.step}")
-    groups: dict[str, dict[str, Tensor]] = defaultdict(dict, optimizer={}, weights={})
+    groups: dict[str, dict[str, Tensor]] = defaultdict(dict, optimizer={}, weights={}, extra={})
     for name, tensor in load_tensors(folder / "training.safetensors").items():
         if not tensor.isfinite().all():
             raise ValueError("training.safetensors holds numbers that are not finite")

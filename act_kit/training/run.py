@@ -20,7 +20,7 @@ from act_kit.datasets.frames import find_images
 from act_kit.datasets.store import EpisodeStore, tasks_of
 from act_kit.diversity.first_observations import measure_dataset
 from act_kit.errors import CheckpointError, ConfigError, DamagedFileError, DatasetError
-from act_kit.files import SEEDS, next_free_path, quoted, read_json, read_text, read_yaml, write_text
+from act_kit.files import SEEDS, next_free_path, quoted, read_json, read_text, read_yaml, write_yaml
 from act_kit.outputs import new_folder, restore_output
 from act_kit.overrides import train_overrides
 from act_kit.policies.policy import Policy
@@ -49,7 +49,7 @@ def create_run(run: Path, data: Sequence[Path], config: TrainConfig, *, overwrit
         values[STEPS_FOLLOW_DATA] = True
     resume_hint = f"act train --resume --out {quoted(run)} resumes it"
     with new_folder(run, overwrite=overwrite, is_complete=False, hint=resume_hint) as fresh:
-        _write_config(fresh, values)
+        write_yaml(fresh / "config.yaml", values)
 
 
 def check_files(config: TrainConfig, stores: Sequence[EpisodeStore]) -> None:
@@ -127,7 +127,7 @@ def resume_run(
         _check_moved(run, moved)
         values["data"] = list(map(str, moved))
     if is_longer or is_moved:
-        _write_config(run, values)
+        write_yaml(run / "config.yaml", values)
     return load_run(run)
 
 
@@ -150,12 +150,6 @@ def _check_moved(run: Path, data: Sequence[Path]) -> None:
             f"{run} was trained on other data than {', '.join(map(str, data))}: the fingerprints differ. It was "
             f"trained on: {'; '.join(commands)}"
         )
-
-
-def _write_config(run: Path, values: Mapping[str, Any]) -> None:
-    from omegaconf import OmegaConf
-
-    write_text(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(values))))
 
 
 def load_run(run: Path) -> tuple[TrainConfig, list[Path]]:

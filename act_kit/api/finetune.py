@@ -1,0 +1,102 @@
+"""``finetune``: a trained policy, improved by reinforcement learning in the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from act_kit import interrupts, options, preflight
+from act_kit.api.progress import OnProgress, Progress, ignore, log
+from act_kit.config import FinetuneConfig
+from act_kit.errors import ConfigError
+from act_kit.files import quoted
+from act_kit.finetuning.run import CONFIG, check_same, load_run, write_run
+from act_kit.outputs import finish_output, locked, new_folder, restore_output
+from act_kit.overrides import compose
+from act_kit.policies.policy import Policy
+from act_kit.processors import num_cpus
+from act_kit.workers import end_if_importing
+
+
+def finetune(
+    run: str | Path = "",
+    out: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    config: FinetuneConfig | None = None,
+    workers: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_progress: OnProgress = ignore,
+    **flags: Any,
+) -> Policy:
+    """Improve a policy from its successes in the simulator, as ``act finetune``, and return the best checkpoint.
+
+    A small network learns to correct the next actions of the policy, which is frozen (:mod:`act_kit.finetuning`). The
+    result is an ordinary checkpoint. It is the base policy itself if no correction was better on the selection initial
+    states, which are those of no evaluation.
+
+    Args:
+        run: A run, or a checkpoint of it; with ``resume`` it may be left out.
+        out: Folder of the new run; by default ``RUN-finetuned``.
+        overrides: Options as on the command line, such as ``ppo.sigma=0.05``.
+        config: Options; by default :class:`~act_kit.config.FinetuneConfig`'s.
+        workers: Simulation processes; 0 = one per processor. Never changes the result of an iteration.
+        resume: Continue the run at ``out``, or start a new one.
+        overwrite: Replace the content of ``out``.
+        on_progress: Receives the progress within the budget.
+        flags: Options with a flag: ``minutes``, ``steps``, ``seed``; None for the value of ``config``.
+
+    Raises:
+        ActKitError: There is no such policy, an option is invalid, or ``out`` exists.
+    """
+    end_if_importing()
+    config = compose(FinetuneConfig, overrides, options.by_key(FinetuneConfig, flags), config)
+    if not run and out is None:
+        raise ConfigError("act finetune needs a policy. Fix: act finetune RUN (made by act train)")
+    folder = Path(out) if out else Path(f"{str(run).rstrip('/')}-finetuned")
+    restore_output(folder)
+    command = f"act finetune --out {quoted(folder)} --resume"
+    if not (resume and (folder / CONFIG).exists()):
+        preflight.require_run(Path(run))
+        preflight.require_free(folder, overwrite=overwrite or resume, otherwise=f"{command} resumes it")
+        preflight.require_writable(folder)
+        with new_folder(folder, overwrite=overwrite, is_complete=False, hint=f"{command} resumes it") as fresh:
+            write_run(fresh, Path(run).resolve(), config)
+    with locked(folder), interrupts.resume_command(command):
+        base, started = load_run(folder)
+        config = check_same(folder, started, config)
+        write_run(folder, base, config)
+        policy = _run(base, config, folder, workers or num_cpus(), on_progress)
+        finish_output(folder)
+    return policy
+
+
+def _run(base: Path, config: FinetuneConfig, folder: Path, num_workers: int, on_progress: OnProgress) -> Policy:
+    """Fine-tune, with rollouts in local processes; Ctrl-C stops it between two iterations."""
+    import torch
+
+    from act_kit.api.rollouts import find_renderer, log_first_plan
+    from act_kit.finetuning.finetuner import Finetuner
+    from act_kit.rollouts.rollout import RolloutPool
+
+    torch.set_num_threads(1)  # the simulators need the other processors
+    policy = Policy.load(base)
+    if policy.views:
+        find_renderer(policy.metadata.gl_renderer, num_workers)
+    engine, num_envs = config.sim.engine, config.rollout.num_envs
+    with RolloutPool(num_workers, engine=engine, num_envs=num_envs, on_plan=log_first_plan()) as roll:
+        finetuner = Finetuner(config, policy, folder, roll=roll)
+        finetuner.resume()
+        with interrupts.deferred() as raise_if_interrupted:
+
+            def show(state: Finetuner) -> None:
+                on_progress(Progress(stage="finetune", num_done=100 * state.progress, num=100, text=state.status()))
+                if state.iteration == 1:
+                    log.info(state.plan())
+                raise_if_interrupted()
+
+            finetuned = finetuner.finetune(show)
+    log.info(finetuner.result_text())
+    return finetuned

@@ -1,0 +1,1 @@
+"""Fine-tuning of a policy by reinforcement learning from success alone."""

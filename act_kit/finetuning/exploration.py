@@ -1,0 +1,120 @@
+"""Rollouts of a corrected policy with noise, and the record of its decisions.
+
+Shapes: B environments, E executed actions of a chunk, A action, F inputs of the correction, Q queries of one episode.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from act_kit.finetuning.advantages import Decisions, make_decisions
+from act_kit.policies.heads.residual import Residual
+from act_kit.policies.policy import Policy
+from act_kit.rollouts.agents import Agent
+from act_kit.rollouts.episode import Episode
+from act_kit.sim.initial_states import InitialState
+from act_kit.sim.tasks import ACTION_DIM, HORIZON
+
+_LARGEST_NOISE = 3.0
+"""Largest noise in standard deviations: a rare jump teaches nothing about its neighbors."""
+
+
+class ExploringAgent(Agent):
+    """A corrected policy with Gaussian noise on its executed actions.
+
+    The noise of an episode is seeded by the seed and its attempt, so it does not depend on the other episodes.
+
+    Attributes:
+        inputs: Inputs of the correction at every query (F,), by attempt.
+        actions: Actions before clipping at every query (E, A), by attempt.
+    """
+
+    def __init__(self, policy: Policy, sigma: Tensor, *, seed: int) -> None:
+        """Explore with the standard deviation ``sigma`` (A,) of each number of an action."""
+        assert isinstance(policy.model, Residual)
+        self.views = policy.views
+        self.inputs: dict[int, list[Tensor]] = defaultdict(list)
+        self.actions: dict[int, list[Tensor]] = defaultdict(list)
+        self._policy, self._model, self._sigma, self._seed = policy, policy.model, sigma.cpu(), seed
+        self._rows: dict[int, tuple[int, int, np.random.Generator]] = {}
+
+    def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
+        """Seed the noise by the attempt."""
+        task = self._policy.tasks.index(init_state.task)
+        self._rows[row] = attempt, task, np.random.default_rng([self._seed, attempt])
+
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
+        """Return noisy actions (B, E, A), and record them."""
+        running = [self._rows[int(row)] for row in rows]
+        shape = (self._model.config.num_actions, ACTION_DIM)
+        noise = np.stack([rng.standard_normal(shape) for _, _, rng in running]).clip(-_LARGEST_NOISE, _LARGEST_NOISE)
+        blocks: list[Tensor] = []
+        with torch.inference_mode():
+            tasks = np.array([task for _, task, _ in running])
+            for observation, num_rows in self._policy.observe(states, images, tasks):
+                blocks.append(self._model.inputs_of(observation)[0][:num_rows])
+            inputs_BF = torch.cat(blocks)
+            means_BEA = self._model.correct(inputs_BF)
+        actions_BEA = means_BEA.cpu() + self._sigma * torch.from_numpy(noise.astype(np.float32))
+        for index, (attempt, _, _) in enumerate(running):
+            self.inputs[attempt].append(inputs_BF[index].cpu())
+            self.actions[attempt].append(actions_BEA[index])
+        planned: np.ndarray = actions_BEA.numpy()
+        return planned
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experience:
+    """Decisions of several episodes, one after the other; Q counts those of all.
+
+    Attributes:
+        inputs_QF: Inputs of the correction, float32.
+        actions_QEA: Actions before clipping, float32.
+        num_executed_Q: Number of actions up to the end of the episode, int64.
+        time_left_Q: Fraction of the episode that is left before each decision, float32.
+        decisions: Rewards and discounts of each episode.
+        num_steps: Number of simulated steps.
+        num_succeeded: Number of successful episodes.
+    """
+
+    inputs_QF: Tensor
+    actions_QEA: Tensor
+    num_executed_Q: Tensor
+    time_left_Q: Tensor
+    decisions: list[Decisions]
+    num_steps: int
+    num_succeeded: int
+
+
+def gather_experience(agent: ExploringAgent, episodes: Sequence[Episode], *, gamma: float) -> Experience:
+    """Combine what an agent recorded with the outcomes of its episodes; crashed episodes are left out."""
+    inputs: list[Tensor] = []
+    actions: list[Tensor] = []
+    time_left: list[np.ndarray] = []
+    decisions: list[Decisions] = []
+    num_steps = 0
+    for episode in episodes:
+        if episode.crash is not None:
+            continue
+        num_steps += len(episode)
+        of_episode = make_decisions(episode.query_steps, len(episode), episode.success_step, gamma=gamma)
+        decisions.append(of_episode)
+        inputs += agent.inputs[episode.attempt]
+        actions += agent.actions[episode.attempt]
+        time_left.append(1 - episode.query_steps / HORIZON)
+    num_executed = np.concatenate([each.num_executed for each in decisions])
+    return Experience(
+        inputs_QF=torch.stack(inputs),
+        actions_QEA=torch.stack(actions),
+        num_executed_Q=torch.from_numpy(num_executed),
+        time_left_Q=torch.from_numpy(np.concatenate(time_left).astype(np.float32)),
+        decisions=decisions,
+        num_steps=num_steps,
+        num_succeeded=sum(episode.success_once for episode in episodes),
+    )

@@ -1,0 +1,196 @@
+"""Proximal policy optimization of a correction (Schulman et al. 2017, arXiv:1707.06347), with chunks as decisions.
+
+The readable reference is CleanRL's single-file implementation. What differs: a decision is a chunk, whose likelihood
+counts its executed actions; episodes are whole, so no value is bootstrapped at the end of a rollout; the policy and the
+value share nothing; the critic predicts returns in units of the reward of a success, so they lie in [0, 1].
+
+Shapes: Q decisions, E executed actions of a chunk, A action, F inputs of the correction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from act_kit.config import PPOConfig
+from act_kit.finetuning.advantages import estimate_advantages
+from act_kit.finetuning.exploration import Experience
+from act_kit.policies.heads.residual import Residual
+from act_kit.sim.tasks import ACTION_DIM
+
+
+class Critic(nn.Module):
+    """Value of a state: the expected discounted success, given the inputs of the correction and the time left."""
+
+    def __init__(self, num_inputs: int, width: int = 256) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(num_inputs + 1, width),
+            nn.LayerNorm(width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.LayerNorm(width),
+            nn.SiLU(),
+            nn.Linear(width, 1),
+        )
+
+    def forward(self, inputs_QF: Tensor, time_left_Q: Tensor) -> Tensor:
+        """Return the values (Q,)."""
+        values: Tensor = self.net(torch.cat([inputs_QF, time_left_Q[:, None]], dim=1)).squeeze(1)
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """What an update fits: advantages and returns, and the likelihoods and values before it, each (Q,)."""
+
+    advantages: Tensor
+    returns: Tensor
+    log_likelihoods: Tensor
+    values: Tensor
+
+
+class PPO:
+    """The correction, its noise, the critic and their optimizers.
+
+    Attributes:
+        model: The corrected policy's model.
+        log_sigma: Logarithm of the standard deviation of the noise (A,).
+        critic: Value function.
+        return_scale: Standard deviation of the returns so far, with ``return_scaling``; else 1.
+    """
+
+    def __init__(self, config: PPOConfig, model: Residual, *, seed: int) -> None:
+        self.config = config
+        self.model = model
+        device = next(model.parameters()).device
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.critic = Critic(model.num_inputs).to(device)
+        self.log_sigma = nn.Parameter(torch.full((ACTION_DIM,), math.log(config.sigma), device=device))
+        trained = [*model.correction.parameters(), self.log_sigma]
+        self.actor_optimizer = torch.optim.Adam(trained, lr=config.lr, eps=1e-5)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, eps=1e-5)
+        self.return_scale = 1.0
+        self._seed = seed
+
+    @property
+    def sigma(self) -> Tensor:
+        """Standard deviation of the noise (A,)."""
+        return self.log_sigma.detach().exp()
+
+    def log_likelihood(self, inputs_QF: Tensor, actions_QEA: Tensor, num_executed_Q: Tensor) -> Tensor:
+        """Return the log likelihood of the executed actions of each decision, before clipping, (Q,)."""
+        z_QEA = (actions_QEA - self.model.correct(inputs_QF)) / self.log_sigma.exp()
+        each_QE = (-0.5 * z_QEA.square() - self.log_sigma - 0.5 * math.log(2 * math.pi)).sum(dim=2)
+        is_executed_QE = torch.arange(each_QE.shape[1], device=each_QE.device) < num_executed_Q[:, None]
+        return (each_QE * is_executed_QE).sum(dim=1)
+
+    @torch.no_grad()
+    def targets(self, experience: Experience) -> Targets:
+        """Return what :meth:`update` fits to the experience."""
+        values_Q = self.critic(experience.inputs_QF, experience.time_left_Q)
+        advantages, returns = [], []
+        begin = 0
+        raw_values = values_Q.cpu().double().numpy() * self.return_scale
+        for decisions in experience.decisions:
+            end = begin + len(decisions.rewards)
+            estimate = estimate_advantages(decisions, raw_values[begin:end], lam=self.config.lam)
+            advantages.append(estimate[0])
+            returns.append(estimate[1])
+            begin = end
+        if self.config.return_scaling:
+            scale = max(1e-3, float(np.concatenate(returns).std()))
+            is_first = self.return_scale == 1.0
+            self.return_scale = scale if is_first else 0.9 * self.return_scale + 0.1 * scale
+        inputs_QF = experience.inputs_QF
+        return Targets(
+            advantages=torch.from_numpy(np.concatenate(advantages)).float(),
+            returns=torch.from_numpy(np.concatenate(returns) / self.return_scale).float(),
+            log_likelihoods=self.log_likelihood(inputs_QF, experience.actions_QEA, experience.num_executed_Q),
+            values=values_Q,
+        )
+
+    def update(
+        self, experience: Experience, targets: Targets, *, iteration: int, with_policy: bool
+    ) -> dict[str, float]:
+        """Take the gradient steps of one iteration; return the metrics. Without ``with_policy``, fit the critic alone.
+
+        The policy's steps end with the first minibatch whose divergence exceeds ``target_kl``.
+        """
+        config = self.config
+        generator = torch.Generator().manual_seed(1_000_003 * self._seed + iteration)
+        sums: dict[str, list[float]] = defaultdict(list)
+        num, is_open = len(targets.returns), with_policy
+        for _ in range(config.epochs):
+            for rows in torch.randperm(num, generator=generator).split(config.minibatch):  # type: ignore[no-untyped-call]
+                if is_open:
+                    is_open = self._step_policy(experience, targets, rows, sums)
+                self._step_critic(experience, targets, rows, sums)
+        metrics = {f"finetune/{name}": float(np.mean(values)) for name, values in sums.items()}
+        metrics["finetune/explained_variance"] = explained_variance(targets.values, targets.returns)
+        metrics["finetune/value_low"] = float(targets.values.min())
+        metrics["finetune/value_high"] = float(targets.values.max())
+        metrics["finetune/sigma"] = float(self.sigma.mean())
+        metrics["finetune/policy_steps"] = float(len(sums["kl"]))
+        return metrics
+
+    def _step_policy(
+        self, experience: Experience, targets: Targets, rows: Tensor, sums: dict[str, list[float]]
+    ) -> bool:
+        """Take one step of the policy; return False if it has moved too far, and take none."""
+        config = self.config
+        likelihood = self.log_likelihood(
+            experience.inputs_QF[rows], experience.actions_QEA[rows], experience.num_executed_Q[rows]
+        )
+        log_ratio = likelihood - targets.log_likelihoods[rows]
+        ratio = log_ratio.exp()
+        kl = float((ratio - 1 - log_ratio).mean().detach())
+        sums["kl"].append(kl)
+        if kl > config.target_kl:
+            return False
+        advantages = targets.advantages[rows]
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
+        loss = -torch.minimum(ratio * advantages, clipped * advantages).mean()
+        sums["policy_loss"].append(float(loss.detach()))
+        sums["clip_fraction"].append(float(((ratio - 1).abs() > config.clip).float().mean()))
+        self.actor_optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_([*self.model.correction.parameters(), self.log_sigma], config.grad_clip)
+        sums["policy_grad_norm"].append(float(norm))
+        self.actor_optimizer.step()
+        with torch.no_grad():
+            self.log_sigma.clamp_(math.log(config.sigma_min), math.log(config.sigma_max))
+        return True
+
+    def _step_critic(
+        self, experience: Experience, targets: Targets, rows: Tensor, sums: dict[str, list[float]]
+    ) -> None:
+        values = self.critic(experience.inputs_QF[rows], experience.time_left_Q[rows])
+        old, returns = targets.values[rows], targets.returns[rows]
+        errors = (values - returns).square()
+        if self.config.value_clip != "none":
+            change = self.config.value_clip_range
+            unit = self.config.reward * self.return_scale
+            bound = change * old.abs() if self.config.value_clip == "relative" else torch.full_like(old, change / unit)
+            clipped = old + (values - old).clamp(-bound, bound)
+            errors = torch.maximum(errors, (clipped - returns).square())
+        loss = errors.mean()
+        sums["value_loss"].append(float(loss.detach()))
+        self.critic_optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.critic.parameters(), self.config.grad_clip)
+        sums["value_grad_norm"].append(float(norm))
+        self.critic_optimizer.step()
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """Return the fraction of the variance of returns that values explain; 0 if the returns do not vary."""
+    variance = float(returns.var())
+    return 1 - float((returns - values).var()) / variance if variance > 1e-12 else 0.0

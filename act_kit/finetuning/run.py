@@ -1,0 +1,50 @@
+"""The folder of a fine-tuning run: ``finetune.yaml`` beside what every run has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from act_kit import options
+from act_kit.config import FinetuneConfig
+from act_kit.errors import CheckpointError, ConfigError
+from act_kit.files import read_yaml, write_yaml
+
+CONFIG = "finetune.yaml"
+"""File with the options and the path of the base policy."""
+
+
+def write_run(folder: Path, base: Path, config: FinetuneConfig) -> None:
+    """Write the options of a run."""
+    write_yaml(folder / CONFIG, {"base": str(base), **options.to_dict(config)})
+
+
+def load_run(folder: Path) -> tuple[Path, FinetuneConfig]:
+    """Return the path of the base policy and the options of a run.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+    """
+    path = folder / CONFIG
+    try:
+        values = read_yaml(path)
+        base = Path(values.pop("base"))
+        return base, options.build(FinetuneConfig, values)
+    except Exception as error:  # a hand-edited file can hold anything
+        raise CheckpointError(f"{path} is damaged: {error}. Fix: start the run again.") from error
+
+
+def check_same(folder: Path, config: FinetuneConfig, requested: FinetuneConfig) -> FinetuneConfig:
+    """Return the options of a resumed run with the requested budget; those that were left out are the defaults.
+
+    Raises:
+        ConfigError: An option differs from the one that the run was started with.
+    """
+    values, defaults = options.to_dict(config), FinetuneConfig()
+    for key in options.declared(FinetuneConfig):
+        old, new = options.get(config, key), options.get(requested, key)
+        if new in (old, options.get(defaults, key)):
+            continue
+        if key not in ("minutes", "steps"):
+            raise ConfigError(f"{folder} was started with {key}={old}, not {new}. Fix: leave it out.")
+        values[key] = new
+    return options.build(FinetuneConfig, values)

@@ -1,0 +1,173 @@
+"""Fine-tuning in the simulator: begins as the base policy, improves it, resumes, and gives an ordinary checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import act_kit
+from act_kit.config import FinetuneConfig, PPOConfig
+from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import CheckpointError, ConfigError, TrainingError
+from act_kit.finetuning.exploration import Experience, ExploringAgent, gather_experience
+from act_kit.finetuning.finetuner import Finetuner, add_correction
+from act_kit.finetuning.ppo import PPO
+from act_kit.finetuning.run import CONFIG
+from act_kit.metrics import series
+from act_kit.policies.agent import PolicyAgent
+from act_kit.policies.heads.residual import Residual
+from act_kit.policies.policy import Policy
+from act_kit.rollouts.rollout import RolloutPool
+from act_kit.sim.initial_states import InitialStateDistribution
+from act_kit.training.trainer import Trainer
+
+SMALL = ("episodes=6", "select_episodes=4", "select_every=2", "width=32", "ppo.minibatch=200", "minutes=0")
+
+
+def corrected(run: Path) -> tuple[Policy, Residual]:
+    policy = add_correction(Policy.load(run), FinetuneConfig(width=32))
+    assert isinstance(policy.model, Residual)
+    return policy, policy.model
+
+
+def experience_of(policy: Policy, ppo: PPO, num: int = 6) -> Experience:
+    states = InitialStateDistribution("reach-v3").sample(num, seed=0, stream="finetune")
+    agent = ExploringAgent(policy, ppo.sigma, seed=0)
+    with RolloutPool(1) as roll:
+        return gather_experience(agent, roll(agent, states, stop_at_success=True), gamma=0.999)
+
+
+def test_it_begins_as_the_base_policy(tiny_run: Path, reach_store: EpisodeStore) -> None:
+    base, (policy, model) = Policy.load(tiny_run), corrected(tiny_run)
+    states = reach_store.steps("state")[:40]
+    assert np.array_equal(policy.predict(states), base.predict(states))
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == {
+        name for name, _ in model.named_parameters() if name.startswith("correction.")
+    }
+    with torch.no_grad():
+        model.correction[-1].bias += 100.0  # type: ignore[operator]
+    difference = policy.predict(states) - base.predict(states)
+    num = model.config.num_actions
+    assert difference[:, :num] == pytest.approx(0.2, abs=1e-5), "the largest correction"
+    assert not difference[:, num:].any()
+
+
+def test_the_recorded_decisions_are_those_of_the_rollout(tiny_run: Path) -> None:
+    policy, model = corrected(tiny_run)
+    ppo = PPO(PPOConfig(), model, seed=0)
+    first, again = experience_of(policy, ppo), experience_of(policy, ppo)
+    assert torch.equal(first.actions_QEA, again.actions_QEA), "the noise is seeded"
+    deviation = (first.actions_QEA - model.correct(first.inputs_QF)).std().detach()
+    assert float(deviation) == pytest.approx(0.1, rel=0.1)
+    assert first.time_left_Q[0] == 1
+    assert len(first.num_executed_Q) == sum(len(each.rewards) for each in first.decisions)
+    likelihood = ppo.log_likelihood(first.inputs_QF, first.actions_QEA, first.num_executed_Q)
+    normal = torch.distributions.Normal(model.correct(first.inputs_QF), ppo.sigma)
+    executed = torch.arange(model.config.num_actions) < first.num_executed_Q[:, None]
+    expected = (normal.log_prob(first.actions_QEA).sum(dim=2) * executed).sum(dim=1)
+    assert torch.allclose(likelihood, expected, atol=1e-4)
+
+
+def test_an_update_makes_better_decisions_likelier_and_fits_the_critic(tiny_run: Path) -> None:
+    policy, model = corrected(tiny_run)
+    ppo = PPO(PPOConfig(minibatch=200, target_kl=10.0), model, seed=0)
+    experience = experience_of(policy, ppo)
+    good = experience.actions_QEA[:, 0, 0] > model.correct(experience.inputs_QF)[:, 0, 0]
+    targets = replace(ppo.targets(experience), advantages=torch.where(good, 1.0, -1.0))
+    before = model.correct(experience.inputs_QF)[:, 0, 0].mean()
+    losses = []
+    for iteration in range(4):
+        metrics = ppo.update(experience, targets, iteration=iteration, with_policy=True)
+        losses.append(metrics["finetune/value_loss"])
+    assert float((model.correct(experience.inputs_QF)[:, 0, 0].mean() - before).detach()) > 0.005
+    assert losses[-1] < 0.5 * losses[0] or losses[-1] < 1e-3
+    assert 0.01 <= float(ppo.sigma.min()) <= float(ppo.sigma.max()) <= 0.2
+
+
+def test_the_policy_rests_while_the_critic_warms_up_and_beyond_the_divergence(tiny_run: Path) -> None:
+    policy, model = corrected(tiny_run)
+    ppo = PPO(PPOConfig(minibatch=50, target_kl=1e-9), model, seed=0)
+    experience = experience_of(policy, ppo)
+    targets = ppo.targets(experience)
+    ppo.update(experience, targets, iteration=0, with_policy=False)
+    assert not model.correction[-1].weight.any()
+    metrics = ppo.update(experience, targets, iteration=1, with_policy=True)
+    assert metrics["finetune/policy_steps"] <= 3
+
+
+def test_the_result_is_an_ordinary_checkpoint_that_resumes_to_the_same_weights(tiny_run: Path, tmp_path: Path) -> None:
+    options = [*SMALL, "patience=9", "failed_fraction=0.3", "ppo.return_scaling=true"]
+    whole = act_kit.finetune(tiny_run, tmp_path / "whole", overrides=options, steps=8000, workers=1)
+    assert [step for step, _ in series(tmp_path / "whole", "finetune/kl")]
+    assert len(series(tmp_path / "whole", "eval/success")) >= 2
+
+    def interrupt(progress: object) -> None:
+        if series(tmp_path / "parts", "finetune/success")[-1][0] > 4000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        act_kit.finetune(tiny_run, tmp_path / "parts", overrides=options, steps=8000, workers=1, on_progress=interrupt)
+    act_kit.finetune(out=tmp_path / "parts", resume=True, workers=1)
+    last = [Policy.load(tmp_path / name / "checkpoints" / "last") for name in ("whole", "parts")]
+    assert last[0].weights_hash == last[1].weights_hash
+    assert last[0].metadata.step == last[1].metadata.step >= 8000
+    evaluation = act_kit.evaluate(whole, episodes=2, overrides=["baseline_episodes=0", "demonstrated_episodes=0"])
+    assert evaluation.success.num == 2
+    with pytest.raises(ConfigError, match=r"started with ppo\.sigma=0\.1, not 0\.05"):
+        act_kit.finetune(out=tmp_path / "parts", resume=True, overrides=["ppo.sigma=0.05"])
+    (tmp_path / "parts" / CONFIG).write_text("base: [1")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        act_kit.finetune(out=tmp_path / "parts", resume=True)
+
+
+def test_what_cannot_be_finetuned_is_refused(tiny_run: Path, tmp_path: Path, reach_store: EpisodeStore) -> None:
+    averaging = Policy.load(tiny_run).with_chunking(temporal_ensemble=True)
+    with pytest.raises(TrainingError, match="averages overlapping chunks"):
+        add_correction(averaging, FinetuneConfig())
+    with pytest.raises(ConfigError, match="needs a budget"):
+        FinetuneConfig(minutes=0)
+    with pytest.raises(CheckpointError, match="no"):
+        act_kit.finetune(tmp_path / "nothing")
+    from tests.conftest import make_run
+
+    config = make_run(tmp_path / "run", [reach_store.path], ["policy.name=residual", "trainer.steps=2"], {})
+    with pytest.raises(TrainingError, match="trained by rollouts"):
+        Trainer(config, [reach_store], tmp_path / "run", evaluator=None).train()
+
+
+def test_a_policy_of_several_tasks_is_finetuned_on_all(tmp_path: Path, tiny_run: Path) -> None:
+    policy = add_correction(Policy.load(tiny_run), FinetuneConfig(episodes=4))
+    with RolloutPool(1) as roll:
+        finetuner = Finetuner(FinetuneConfig(episodes=5), Policy.load(tiny_run), tmp_path, roll=roll)
+        first = finetuner._draw()
+        assert len(first) == 5
+        assert first == finetuner._draw()
+        outcomes = roll(PolicyAgent(policy), first, stop_at_success=True)
+        finetuner.iteration = 1
+        assert not set(first) & set(finetuner._draw())
+    assert len(outcomes) == 5
+
+
+def fit_critic(run: Path, **changes: object) -> tuple[torch.Tensor, float]:
+    """Return the corrections after three updates, and how far the critic is from the returns."""
+    policy, model = corrected(run)
+    ppo = PPO(PPOConfig(minibatch=200, **changes), model, seed=0)  # type: ignore[arg-type]
+    experience = experience_of(policy, ppo)
+    targets = replace(ppo.targets(experience), returns=torch.linspace(0.2, 1, len(experience.time_left_Q)))
+    for iteration in range(3):
+        ppo.update(experience, targets, iteration=iteration, with_policy=True)
+    with torch.no_grad():
+        error = (ppo.critic(experience.inputs_QF, experience.time_left_Q) - targets.returns).abs().mean()
+        return model.correct(experience.inputs_QF), float(error)
+
+
+def test_the_size_of_the_reward_changes_nothing_unless_values_are_clipped_absolutely(tiny_run: Path) -> None:
+    corrections, error = fit_critic(tiny_run)
+    for reward in (10.0, 1000.0):
+        assert torch.equal(fit_critic(tiny_run, reward=reward)[0], corrections)
+    assert fit_critic(tiny_run, reward=1000.0, value_clip="absolute")[1] > 2 * error, "the critic cannot follow"
+    assert fit_critic(tiny_run, reward=1.0, value_clip="absolute", value_clip_range=2.0)[1] == pytest.approx(error)
