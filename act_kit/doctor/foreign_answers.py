@@ -240,7 +240,9 @@ def _effect_of_prompt(case: ForeignCase) -> Effect:
 
 
 def _effect_of(case: ForeignCase, time: int, **changed: Any) -> Effect:
-    answers = [_ask_twice(case, time) for _ in range(2)] + [_ask_twice(case, time, **changed) for _ in range(2)]
+    answers: list[np.ndarray] = []
+    for conditions in ({}, {}, changed, changed):
+        answers.append(_ask_twice(case, time, **conditions))
     return measure_effect(_stacked(answers), (0, 0, 1, 1))
 
 
