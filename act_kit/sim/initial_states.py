@@ -6,7 +6,6 @@ reports store it with every episode, so training and test initial states can be 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +15,7 @@ import numpy as np
 
 from act_kit.arrays import as_array
 from act_kit.errors import ArrayError, ConfigError, InitialStateError, did_you_mean
-from act_kit.sim.tasks import TASKS, Task, get_task
+from act_kit.sim.tasks import TASKS, Task, benchmark_tasks, get_task
 
 SAME_INIT_STATE_M = 1e-6
 """Initial states that differ by at most this in every dimension count as equal."""
@@ -24,14 +23,14 @@ SAME_INIT_STATE_M = 1e-6
 OOD_MARGIN = 0.25
 """Margin of the distribution ``ood`` around the reset box, as a fraction of the width of the box."""
 
-DistributionKind = Literal["uniform", "sobol", "grid", "mt1", "ood"]
+_NUM_GOALS = 50
+"""Number of goals of each task in Meta-World's benchmarks."""
+
+DistributionKind = Literal["uniform", "sobol", "grid", "mt1", "mt50", "ood"]
 Stream = Literal["collect", "validate", "select", "evaluate", "reference", "correct", "teleop"]
 """Purpose of a sample. The streams of one seed are independent: checkpoint selection never uses the initial states of
 the final evaluation, and DAgger and teleoperation never use those that the scripted expert of this seed demonstrated.
-(``mt1`` has only 50 goals, which all streams share.)"""
-
-_numpy_seed_lock = threading.Lock()
-"""Lock for NumPy's global generator, which Meta-World seeds to sample its goals, and then restores."""
+(``mt1`` and ``mt50`` have only 50 goals, which all streams share.)"""
 
 
 @dataclass(frozen=True)
@@ -99,6 +98,7 @@ class InitialStateDistribution:
     sobol     a scrambled Sobol sequence in the same box, with the same rejection
     grid      a lattice over the first two dimensions that vary, the others sampled uniformly; for maps
     mt1       the 50 goals of Meta-World's MT1 benchmark for this seed, repeated
+    mt50      the goals that Meta-World's own MT50 environments of this seed reset to, one after the other
     ood       outside the reset box by up to a quarter of its width, in one dimension or more; never below it
     ========= =============================================================================================
     """
@@ -136,6 +136,7 @@ class InitialStateDistribution:
             "sobol": self._sobol,
             "grid": lambda root: self._grid(root, num),
             "mt1": lambda root: self._mt1(seed),
+            "mt50": lambda root: self._mt50(seed),
             "ood": self._ood,
         }
         rand_vecs = islice(distributions[self.kind](root), num)
@@ -195,15 +196,36 @@ class InitialStateDistribution:
         return rows, -(-num // rows)
 
     def _mt1(self, seed: int) -> Iterator[np.ndarray]:
-        import pickle
-
-        import metaworld
-
-        with _numpy_seed_lock:
-            benchmark = metaworld.MT1(self.task.name, seed=seed)  # type: ignore[no-untyped-call]
-        goals = [pickle.loads(task.data)["rand_vec"] for task in benchmark.train_tasks]
+        goals = benchmark_goals([self.task.name], seed)[self.task.name]
         while True:
-            yield from (np.asarray(goal, dtype=np.float64) for goal in goals)
+            yield from goals
+
+    def _mt50(self, seed: int) -> Iterator[np.ndarray]:
+        """Yield the goals of ``gymnasium.make_vec("Meta-World/MT50", seed=seed)``, a random one at each reset."""
+        goals = benchmark_goals(benchmark_tasks("MT50"), seed)[self.task.name]
+        rng = np.random.default_rng(seed)
+        while True:
+            yield goals[rng.choice(len(goals))]
+
+
+def benchmark_goals(tasks: Sequence[str], seed: int) -> dict[str, list[np.ndarray]]:
+    """Return the 50 goals of each task in a benchmark of Meta-World, such as ``metaworld.MT50(seed=seed)``.
+
+    Meta-World resets each environment 50 times to find them, which takes minutes; here, only its draws are repeated. A
+    reset draws twice: ``SawyerXYZEnv.reset`` resets the model, and then calls MuJoCo's reset, which does so again.
+    """
+    rng = np.random.RandomState(seed)
+    goals: dict[str, list[np.ndarray]] = {}
+    for name in tasks:
+        task = get_task(name)
+        low, high = np.array(task.low), np.array(task.high)
+        drawn: list[np.ndarray] = []
+        while len(drawn) < 2 * _NUM_GOALS:
+            rand_vec = rng.uniform(low, high)
+            if not task.is_resampled(rand_vec):
+                drawn.append(rand_vec)
+        goals[name] = drawn[1::2]
+    return goals
 
 
 def scale(task: Task, rand_vecs: np.ndarray) -> np.ndarray:
