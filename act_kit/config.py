@@ -475,6 +475,10 @@ class ServedConfig(Options, group="served"):
         )
 
 
+INIT_STATES = ("test", "train", "grid", "ood", "mt1", "mt50", "lerobot")
+"""Kinds of initial states of an evaluation; see :mod:`act_kit.eval.init_state_sets`."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProtocolConfig(Options, group="protocol"):
     """How episodes are run and counted; :mod:`act_kit.eval.protocols` has the published protocols by name.
@@ -486,7 +490,8 @@ class ProtocolConfig(Options, group="protocol"):
         settle_steps: Zero actions that are executed before the policy acts; a success during them does not count.
         ends_at_success: End an episode with its first successful step.
         init_states: Initial states: test, train, grid, ood (outside the reset box), mt1 (the goals of Meta-World's
-            MT1), mt50 (those that its MT50 environments reset to), or an init_states.json.
+            MT1), mt50 (those that its MT50 environments reset to), lerobot (those of lerobot-eval), or an
+            init_states.json.
         n_action_steps: Actions of a chunk executed before the next query; 0 = as the policy was trained, or as many
             as a server sends.
         mean: Mean over several tasks: of the tasks, or of the means of the groups of difficulty.

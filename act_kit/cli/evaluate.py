@@ -11,7 +11,7 @@ from act_kit.api.agents import folder_name, kind_of_agent
 from act_kit.api.device import check_device
 from act_kit.cli import options
 from act_kit.cli.console import info, shown_progress, warn
-from act_kit.config import EvalConfig
+from act_kit.config import INIT_STATES, EvalConfig
 from act_kit.errors import ConfigError
 from act_kit.eval.protocols import compose_evaluation
 from act_kit.parallel import ExecutorConfig
@@ -74,7 +74,7 @@ def evaluate(
     check_device(device)
     ExecutorConfig(executor=executor, num_workers=1)  # refuses an unknown name
     set_kind, set_task = init_states, ""
-    if init_states not in ("test", "train", "grid", "ood", "mt1", "mt50"):
+    if init_states not in INIT_STATES:
         from act_kit.eval.init_state_sets import InitialStateSet  # imports PyTorch, which a refusal must not
 
         given_set = InitialStateSet.load(Path(init_states))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Literal, cast, get_args
 
 import numpy as np
@@ -26,11 +26,11 @@ OOD_MARGIN = 0.25
 _NUM_GOALS = 50
 """Number of goals of each task in Meta-World's benchmarks."""
 
-DistributionKind = Literal["uniform", "sobol", "grid", "mt1", "mt50", "ood"]
+DistributionKind = Literal["uniform", "sobol", "grid", "mt1", "mt50", "lerobot", "ood"]
 Stream = Literal["collect", "validate", "select", "evaluate", "reference", "correct", "teleop"]
 """Purpose of a sample. The streams of one seed are independent: checkpoint selection never uses the initial states of
 the final evaluation, and DAgger and teleoperation never use those that the scripted expert of this seed demonstrated.
-(``mt1`` and ``mt50`` have only 50 goals, which all streams share.)"""
+(``mt1`` and ``mt50`` have only 50 goals, and ``lerobot`` one sequence, which all streams share.)"""
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class InitialStateDistribution:
     grid      a lattice over the first two dimensions that vary, the others sampled uniformly; for maps
     mt1       the 50 goals of Meta-World's MT1 benchmark for this seed, repeated
     mt50      the goals that Meta-World's own MT50 environments of this seed reset to, one after the other
+    lerobot   those that LeRobot's environments reset to with this seed, the next one, …
     ood       outside the reset box by up to a quarter of its width, in one dimension or more; never below it
     ========= =============================================================================================
     """
@@ -137,6 +138,7 @@ class InitialStateDistribution:
             "grid": lambda root: self._grid(root, num),
             "mt1": lambda root: self._mt1(seed),
             "mt50": lambda root: self._mt50(seed),
+            "lerobot": lambda root: self._lerobot(seed),
             "ood": self._ood,
         }
         rand_vecs = islice(distributions[self.kind](root), num)
@@ -207,25 +209,33 @@ class InitialStateDistribution:
         while True:
             yield goals[rng.choice(len(goals))]
 
+    def _lerobot(self, seed: int) -> Iterator[np.ndarray]:
+        """Yield what Meta-World's environments draw by a generator that is seeded anew for each reset."""
+        for seed_of_episode in count(seed):
+            yield _drawn_at_resets(self.task, np.random.default_rng(seed_of_episode), 1)[0]
+
 
 def benchmark_goals(tasks: Sequence[str], seed: int) -> dict[str, list[np.ndarray]]:
     """Return the 50 goals of each task in a benchmark of Meta-World, such as ``metaworld.MT50(seed=seed)``.
 
-    Meta-World resets each environment 50 times to find them, which takes minutes; here, only its draws are repeated. A
-    reset draws twice: ``SawyerXYZEnv.reset`` resets the model, and then calls MuJoCo's reset, which does so again.
+    Meta-World resets each environment 50 times to find them, which takes minutes; here, only its draws are repeated.
     """
     rng = np.random.RandomState(seed)
-    goals: dict[str, list[np.ndarray]] = {}
-    for name in tasks:
-        task = get_task(name)
-        low, high = np.array(task.low), np.array(task.high)
-        drawn: list[np.ndarray] = []
-        while len(drawn) < 2 * _NUM_GOALS:
-            rand_vec = rng.uniform(low, high)
-            if not task.is_resampled(rand_vec):
-                drawn.append(rand_vec)
-        goals[name] = drawn[1::2]
-    return goals
+    return {name: _drawn_at_resets(get_task(name), rng, _NUM_GOALS) for name in tasks}
+
+
+def _drawn_at_resets(task: Task, rng: np.random.Generator | np.random.RandomState, num: int) -> list[np.ndarray]:
+    """Return what ``num`` resets of Meta-World's environment draw from its reset box.
+
+    Each draws twice: ``SawyerXYZEnv.reset`` resets the model, and then calls MuJoCo's reset, which does so again.
+    """
+    low, high = np.array(task.low), np.array(task.high)
+    drawn: list[np.ndarray] = []
+    while len(drawn) < 2 * num:
+        rand_vec = rng.uniform(low, high)
+        if not task.is_resampled(rand_vec):
+            drawn.append(rand_vec)
+    return drawn[1::2]
 
 
 def scale(task: Task, rand_vecs: np.ndarray) -> np.ndarray:

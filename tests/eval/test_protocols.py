@@ -130,8 +130,25 @@ def test_mt50_is_what_metaworlds_environments_reset_to() -> None:
 GOALS_OF_MT50 = "9bc7ebb456917a1850e5997b48b23450909bd7de5a76e7183398336aa762fd25"
 
 
+@pytest.mark.parametrize("task", ["push-v3", "door-close-v3"])
+def test_lerobots_initial_states_are_those_of_its_environment(task: str) -> None:
+    init_states = InitialStateDistribution(task, "lerobot").sample(3, seed=1000, stream="evaluate")
+    env = make_env(init_states[0])
+    env._freeze_rand_vec, env.seeded_rand_vec = False, True
+    for i, init_state in enumerate(init_states):
+        env.seed(1000 + i)
+        env.reset(seed=1000 + i)
+        assert init_state.rand_vec == tuple(env._last_rand_vec)
+
+
+def test_two_of_evo1s_ten_goals_come_twice() -> None:
+    config = compose_evaluation(["protocol=evo1"])
+    for task in ("reach-v3", "push-v3"):
+        assert make_init_state_set(task, "mt50", config.episodes, config.seed, []).num_distinct == 8
+
+
 def test_sets_of_metaworlds_goals_keep_their_kind(tmp_path: Path) -> None:
-    for kind in ("mt1", "mt50"):
+    for kind in ("mt1", "mt50", "lerobot"):
         drawn = make_init_state_set("push-v3", kind, 10, 3, [])  # type: ignore[arg-type]
         drawn.save(tmp_path / "init_states.json")
         assert InitialStateSet.load(tmp_path / "init_states.json") == drawn
@@ -239,7 +256,7 @@ def test_compare_holds_the_protocol_and_the_delay_equal(tmp_path: Path) -> None:
         return {change.key for change in compare([folders["plain"], folders[name]]).pairs[0].confounds}
 
     assert differences("rlinf") == {"config", "eval.horizon", "eval.protocol.settle_steps"}
-    assert differences("lerobot") == {"config", "eval.protocol.ends_at_success"}
+    assert differences("lerobot") == {"config", "eval.init_states", "eval.protocol.ends_at_success"}
     assert differences("late") == {"config", "eval.delay"}
 
 
