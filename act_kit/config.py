@@ -522,7 +522,7 @@ class EvalConfig(Options):
         episodes: Number of episodes of each task, each from its own initial state.
         seed: Seed of the initial states.
         delay: Steps from an observation to the first action of the policy's answer to it. Until the first answer the
-            robot stands still, later it goes on with the previous actions. The baselines have no delay.
+            robot stands still, later it executes the rest of the previous actions. The baselines have no delay.
         protocol: How episodes are run and counted.
         demonstrated_episodes: Number of baseline episodes from demonstrated initial states.
         baseline_episodes: Number of episodes of each baseline: the expert, zero actions and random actions.

@@ -39,7 +39,7 @@ def make_env(init_state: InitialState) -> Any:
     env_class: Any = metaworld.env_dict.ALL_V3_ENVIRONMENTS[init_state.task]
     env = env_class()
     values = {"rand_vec": init_state.array, "env_cls": env_class, "partially_observable": False}
-    env.set_task(metaworld.Task(env_name=init_state.task, data=pickle.dumps(values)))
+    env.set_task(metaworld.types.Task(env_name=init_state.task, data=pickle.dumps(values)))
     return env
 
 
@@ -149,7 +149,7 @@ def test_two_of_evo1s_ten_goals_come_twice() -> None:
 
 def test_sets_of_metaworlds_goals_keep_their_kind(tmp_path: Path) -> None:
     for kind in ("mt1", "mt50", "lerobot"):
-        drawn = make_init_state_set("push-v3", kind, 10, 3, [])  # type: ignore[arg-type]
+        drawn = make_init_state_set("push-v3", kind, 10, 3, [])
         drawn.save(tmp_path / "init_states.json")
         assert InitialStateSet.load(tmp_path / "init_states.json") == drawn
 
@@ -240,12 +240,13 @@ def test_baselines_follow_the_protocol() -> None:
 def test_compare_holds_the_protocol_and_the_delay_equal(tmp_path: Path) -> None:
     few: dict[str, Any] = {"episodes": 1, "workers": 1, "overrides": ["baseline_episodes=0"]}
     folders: dict[str, Path] = {}
-    for name, options in {
+    evaluated: dict[str, dict[str, Any]] = {
         "plain": {},
         "rlinf": {"protocol": "rlinf"},
         "lerobot": {"protocol": "lerobot"},
         "late": {"delay": 3},
-    }.items():
+    }
+    for name, options in evaluated.items():
         folders[name] = tmp_path / name
         act_kit.evaluate(ExpertAgent(), "reach-v3", out=folders[name], **few, **options)
     summary = json.loads((folders["plain"] / "summary.json").read_text(encoding="utf-8"))
