@@ -608,6 +608,45 @@ class ServedConfig(Options, group="served"):
         )
 
 
+INIT_STATES = ("test", "train", "grid", "ood", "mt1", "mt50", "lerobot")
+"""Kinds of initial states of an evaluation; see :mod:`act_kit.eval.init_state_sets`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProtocolConfig(Options, group="protocol"):
+    """How episodes are run and counted; :mod:`act_kit.eval.protocols` has the published protocols by name.
+
+    Attributes:
+        name: Protocol: metaworld, lerobot, evo1, rlinf, or a YAML file. Its values are presets of this group,
+            episodes, seed and served.
+        horizon: Steps after which an episode ends, without the settle steps.
+        settle_steps: Zero actions that are executed before the policy acts; a success during them does not count.
+        ends_at_success: End an episode with its first successful step.
+        init_states: Initial states: test, train, grid, ood (outside the reset box), mt1 (the goals of Meta-World's
+            MT1), mt50 (those that its MT50 environments reset to), lerobot (those of lerobot-eval), or an
+            init_states.json.
+        n_action_steps: Actions of a chunk executed before the next query; 0 = as the policy was trained, or as many
+            as a server sends.
+        mean: Mean over several tasks: of the tasks, or of the means of the groups of difficulty.
+    """
+
+    name: str = option("metaworld", flag="--protocol")
+    horizon: int = option(500, min=1, max=500)
+    settle_steps: int = option(0, min=0, max=499)
+    ends_at_success: bool = False
+    init_states: str = option("test", flag="--init-states")
+    n_action_steps: int = option(0, min=0, max=500)
+    mean: str = option("tasks", choices=("tasks", "groups"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.settle_steps + self.horizon <= 500,
+            f"protocol.horizon={self.horizon} with protocol.settle_steps={self.settle_steps}: expected at most 500 "
+            "together, the longest episode of Meta-World's environments.",
+        )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig(Options):
     """Options of an evaluation.
@@ -615,6 +654,9 @@ class EvalConfig(Options):
     Attributes:
         episodes: Number of episodes of each task, each from its own initial state.
         seed: Seed of the initial states.
+        delay: Steps from an observation to the first action of the policy's answer to it. Until the first answer the
+            robot stands still, later it executes the rest of the previous actions. The baselines have no delay.
+        protocol: How episodes are run and counted.
         demonstrated_episodes: Number of baseline episodes from demonstrated initial states.
         baseline_episodes: Number of episodes of each baseline: the expert, zero actions and random actions.
         num_videos: Number of videos with ``--record-video``, failures first.
@@ -628,6 +670,8 @@ class EvalConfig(Options):
 
     episodes: int = option(100, min=1, flag="--episodes")
     seed: int = option(0, min=0, flag="--seed")
+    delay: int = option(0, min=0, max=499, flag="--delay")
+    protocol: ProtocolConfig = ProtocolConfig()
     demonstrated_episodes: int = option(20, min=0)
     baseline_episodes: int = option(20, min=0)
     num_videos: int = option(6, min=0)

@@ -49,13 +49,13 @@ def compose(
             given.pop(key, None)
             parsed.append(override if key in defaults or key not in known else f"++{override}")
     values = _compose_with_hydra(base or kind(), parsed, has_preset=base is None and kind is TrainConfig)
-    for key, value in {**given, **(flags or {})}.items():
-        if value is not None:
-            *parents, leaf = key.split(".")
-            inner = values
-            for parent in parents:
-                inner = inner[parent]
-            inner[leaf] = value
+    given |= {key: value for key, value in (flags or {}).items() if value is not None}
+    for key, value in given.items():
+        *parents, leaf = key.split(".")
+        inner = values
+        for parent in parents:
+            inner = inner[parent]
+        inner[leaf] = value
     if "policy" in values:
         values["policy"] = _fit_to_model(values["policy"], {override.partition("=")[0] for override in overrides})
     return options.build(kind, values)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 
 import numpy as np
 from scipy.optimize import brentq
@@ -89,6 +90,43 @@ class MacroAverageRate:
         if np.ptp(self._counts[1]):
             return None
         return Rate(*self._counts.sum(axis=1).tolist()).interval
+
+    def __str__(self) -> str:
+        ends = "" if self.interval is None else " [{:.0f}, {:.0f} %]".format(*100 * np.array(self.interval))
+        return f"{100 * self.value:.1f} %{ends}"
+
+
+@dataclass(frozen=True)
+class GroupAverageRate:
+    """The mean of the means of G groups of tasks, with equal weights per group."""
+
+    groups: tuple[MacroAverageRate, ...]
+
+    @property
+    def rates(self) -> tuple[Rate, ...]:
+        """Rates of all tasks."""
+        return tuple(chain.from_iterable(group.rates for group in self.groups))
+
+    @property
+    def value(self) -> float:
+        """Mean of the means, 0 to 1."""
+        return float(np.mean([group.value for group in self.groups]))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Lower and upper end if the tasks of each group have the same number of episodes; otherwise None.
+
+        The method of variance estimates recovery (Zou and Donner 2008, doi 10.1002/sim.3095) combines the intervals
+        [l_g, u_g] of the independent means p_g: the ends are at sqrt(sum_g (p_g - l_g)²) / G below and
+        sqrt(sum_g (u_g - p_g)²) / G above the mean. Conservative, as those of the groups are.
+        """
+        ends = [group.interval for group in self.groups]
+        if None in ends:
+            return None
+        values_G = np.array([group.value for group in self.groups])
+        ends_2G = np.array(ends).T
+        below, above = np.linalg.norm(ends_2G - values_G, axis=1) / len(self.groups)
+        return self.value - float(below), self.value + float(above)
 
     def __str__(self) -> str:
         ends = "" if self.interval is None else " [{:.0f}, {:.0f} %]".format(*100 * np.array(self.interval))

@@ -87,7 +87,7 @@ def run(job: Job, out: Path) -> str:
             data = [collect(out, task, job.seed, job.demonstrations) for task in job.tasks]
             folder = job.folder(out, "runs")
             policy = act_kit.train(data, folder, seed=job.seed, workers=1, resume=True)
-            sets = choose_init_states(policy, None, "test", config)
+            sets = choose_init_states(policy, None, config)
             act_kit.evaluate_tasks(policy, sets, config, out=result, workers=1, overwrite=True)
     return f"{result.name}: {', '.join(describe(job, out))}"
 

@@ -122,6 +122,11 @@ def test_the_value_of_a_string_option_is_not_parsed(key: str) -> None:
     assert config == AWKWARD
 
 
+def test_a_flag_that_was_not_given_does_not_replace_an_override() -> None:
+    config = compose(CollectConfig, ["task=push-v3", "demonstrator=teleop"], {"task": None, "demonstrator": "scripted"})
+    assert (config.task, config.demonstrator) == ("push-v3", "scripted")
+
+
 def test_composing_keeps_the_callers_hydra_and_works_in_threads(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(SCRIPT, encoding="utf-8")
     done = subprocess.run([sys.executable, "app.py"], capture_output=True, text=True, cwd=tmp_path)

@@ -20,12 +20,12 @@ from act_kit.errors import ConfigError, RenderError
 from act_kit.eval.card import make_card
 from act_kit.eval.evaluate import ActionFunction, as_agent, evaluate_all
 from act_kit.eval.init_state_sets import CHOICES, InitialStateSet, Kind, init_state_sets_from, make_init_state_set
+from act_kit.eval.protocols import compose_evaluation
 from act_kit.eval.results import Evaluation
 from act_kit.eval.sweep import SweepRow, sweep, sweep_table
 from act_kit.files import write_json
 from act_kit.metrics import log_evaluation
 from act_kit.outputs import check_output, locked, new_folder
-from act_kit.overrides import compose
 from act_kit.parallel import ExecutorConfig, LocalExecutor
 from act_kit.policies.policy import Policy
 from act_kit.processors import num_cpus
@@ -46,7 +46,7 @@ def evaluate(
     agent: str | Path | Policy | Agent | ActionFunction,
     task: str | None = None,
     *,
-    init_states: str | Path = "test",
+    init_states: str | Path | None = None,
     n_action_steps: int | None = None,
     temporal_ensemble: bool | None = None,
     sweep_chunking: bool = False,
@@ -68,7 +68,8 @@ def evaluate(
             (B, 39) to actions (B, 4) or action chunks (B, N, 4), ``MODULE:NAME`` of one of them, or the address of a
             policy server, ``ws://HOST:PORT``, or ``lerobot:FOLDER``, a pretrained LeRobot policy.
         task: The task; None for the only task of a policy.
-        init_states: ``test``, ``train``, ``grid``, ``ood`` (outside the reset box), or an ``init_states.json``.
+        init_states: ``test``, ``train``, ``grid``, ``ood`` (outside the reset box), ``mt1``, ``mt50``, or an
+            ``init_states.json``; None for those of the protocol, ``test`` by default.
         n_action_steps, temporal_ensemble: Chunking of the policy; None for the setting that it was trained with. Of a
             server or a LeRobot policy, only ``n_action_steps``; None for all actions that it sends, or its own number.
         sweep_chunking: Also evaluate other chunking settings on the same initial states.
@@ -81,19 +82,20 @@ def evaluate(
         executor: ``local``, or ``ray``, the cluster at RAY_ADDRESS.
         overwrite: Replace the content of ``out``.
         on_progress: Receives the episodes of the agent and of each baseline.
-        flags: Options with a flag: ``episodes``, ``seed``; None for the value of ``config``.
+        flags: Options with a flag: ``protocol``, ``episodes``, ``seed``, ``delay``; None for the value of ``config``.
 
     Raises:
         ActKitError: There is no such policy, task or set of initial states, ``out`` exists, or no renderer works.
     """
-    config = compose(EvalConfig, overrides, options.by_key(EvalConfig, flags), config)
+    flags["init_states"] = init_states and str(init_states)
+    config = compose_evaluation(overrides, options.by_key(EvalConfig, flags), config)
     with ExitStack() as stack:
         chunking: Any = {"n_action_steps": n_action_steps, "temporal_ensemble": temporal_ensemble}
         if isinstance(agent, str | Path):
             agent = stack.enter_context(open_agent(str(agent), config, device=device, **chunking))
         elif isinstance(agent, Policy):
-            agent = agent.with_chunking(**chunking)
-        sets = choose_init_states(agent, task, init_states, config)
+            agent = agent.with_chunking(**{**chunking, "n_action_steps": _n_action_steps(n_action_steps, config)})
+        sets = choose_init_states(agent, task, config)
         if len(sets) > 1:
             names = ", ".join(each.task for each in sets)
             raise ConfigError(f"The policy has several tasks: {names}. Fix: name one as task=, or evaluate_tasks().")
@@ -129,6 +131,7 @@ def open_agent(
     Raises:
         ActKitError: There is no such policy, object or server.
     """
+    n_action_steps = _n_action_steps(n_action_steps, config)
     match kind_of_agent(what):
         case "server":
             with connect(what, config.served, n_action_steps=n_action_steps, token=token) as agent:
@@ -146,6 +149,11 @@ def open_agent(
             )
             log.info(f"{policy.num_tensors} of {policy.num_tensors} tensors loaded, self-test reproduced: {policy}")
             yield policy
+
+
+def _n_action_steps(given: int | None, config: EvalConfig) -> int | None:
+    """Return how many actions of a chunk to execute: as given, or as the protocol says; None for neither."""
+    return config.protocol.n_action_steps or None if given is None else given
 
 
 def evaluate_tasks(
@@ -185,7 +193,7 @@ def evaluate_tasks(
                 _record(evaluations, config, folders, videos, executor_config.num_workers)
             for evaluation, folder, videos_by_episode, rows in zip(evaluations, folders, videos, sweeps, strict=True):
                 write_results(evaluation, folder, videos_by_episode, rows)
-                write_json(folder / "card.json", make_card(evaluation, as_agent(agent).latencies_s))
+                write_json(folder / "card.json", make_card(evaluation, agent))
                 if rows:
                     _log_sweep(evaluation.task, rows)
             if len(evaluations) > 1:
@@ -206,10 +214,10 @@ def _record_in_run(checkpoint: Path, out: Path, evaluations: Sequence[Evaluation
 
 
 def choose_init_states(
-    agent: Policy | Agent | ActionFunction, task: str | None, choice: str | Path, config: EvalConfig
+    agent: Policy | Agent | ActionFunction, task: str | None, config: EvalConfig
 ) -> list[InitialStateSet]:
     """Return the initial states of a task or, if it is None, of each task of a policy; see :func:`evaluate`."""
-    choice = str(choice)
+    choice = config.protocol.init_states
     if isinstance(agent, Policy) and task is None:
         sets = init_state_sets_from(choice, agent.metadata, config)
     elif choice not in CHOICES:

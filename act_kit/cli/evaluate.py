@@ -11,9 +11,9 @@ from act_kit.api.agents import folder_name, kind_of_agent
 from act_kit.api.device import check_device
 from act_kit.cli import options
 from act_kit.cli.console import info, shown_progress, warn
-from act_kit.config import EvalConfig
+from act_kit.config import INIT_STATES, EvalConfig
 from act_kit.errors import ConfigError
-from act_kit.overrides import compose
+from act_kit.eval.protocols import compose_evaluation
 from act_kit.parallel import ExecutorConfig
 from act_kit.preflight import require_free, require_run
 from act_kit.processors import num_cpus
@@ -29,7 +29,6 @@ def evaluate(
     flags: options.Flags,
     overrides: options.Overrides = None,
     task: list[str] | None = None,
-    init_states: str = "test",
     n_action_steps: int | None = None,
     temporal_ensemble: bool | None = None,
     sweep_chunking: bool = False,
@@ -59,25 +58,25 @@ def evaluate(
     Args:
         policy: A run, or a checkpoint of it; MODULE:NAME; ws://HOST:PORT; or lerobot:FOLDER.
         task: Task of a policy that is no run, or MT10 or MT50; repeatable.
-        init_states: test, train, grid, ood (outside the reset box), or an init_states.json.
         n_action_steps: Actions executed of each predicted chunk. [default: as trained; of a server, all]
         temporal_ensemble: Query the policy at every step and average the overlapping chunks. [default: as trained]
         sweep_chunking: Also evaluate other chunking settings on the same initial states.
         require: Exit with code 3 unless every task meets it, for example "success_lower>=0.8"; repeatable.
         record_video: Write videos (mp4) of episodes, failures first.
-        out: Folder of the results. [default: RUN/eval-INIT_STATES, or evaluations/POLICY-TASK]
+        out: Folder of the results. [default: RUN/eval-INIT_STATES or RUN/eval-PROTOCOL, or evaluations/POLICY-TASK]
     """
     kind = kind_of_agent(policy)
     if kind == "run":
         require_run(Path(policy))
-    config = compose(EvalConfig, overrides or [], flags)
+    config = compose_evaluation(overrides or [], flags)
+    init_states = config.protocol.init_states
     if print_config:
         options.show_config(config)
         return
     check_device(device)
     ExecutorConfig(executor=executor, num_workers=1)  # refuses an unknown name
     set_kind, set_task = init_states, ""
-    if init_states not in ("test", "train", "grid", "ood"):
+    if init_states not in INIT_STATES:
         from act_kit.eval.init_state_sets import InitialStateSet  # imports PyTorch, which a refusal must not
 
         given_set = InitialStateSet.load(Path(init_states))
@@ -85,13 +84,13 @@ def evaluate(
     tasks: list[str] = []
     if kind == "run":
         _refuse(task, "--task", "a run is evaluated on the tasks that it was trained on")
-        folder = out or Path(policy) / f"eval-{set_kind}"
+        folder = out or Path(policy) / f"eval-{_label(config, set_kind)}"
     else:
         chunking = temporal_ensemble is not None or sweep_chunking or (kind == "python" and n_action_steps)
         _refuse(chunking, "options of action chunking", f"{policy} chooses its actions itself")
         _refuse(set_kind == "train", "--init-states train", f"{policy} names no demonstrations")
         tasks = _choose_tasks(task or [], policy, set_task)
-        suffix = "" if set_kind == "test" else f"-{set_kind}"
+        suffix = f"-{_label(config, set_kind)}".removesuffix("-test")
         folder = out or Path("evaluations") / f"{folder_name(policy, tasks)}{suffix}"
     require_free(folder, overwrite=overwrite, otherwise="It holds an evaluation")
     if dry_run:
@@ -119,10 +118,10 @@ def evaluate(
         token=token,
     )
     with opened as agent, shown_progress() as on_progress:
-        chosen = [] if tasks else choose_init_states(agent, None, init_states, config)
+        chosen = [] if tasks else choose_init_states(agent, None, config)
         for name in tasks:
-            chosen += choose_init_states(agent, name, init_states, config)
-        folder = out or (Path(policy) / f"eval-{chosen[0].kind}" if kind == "run" else folder)
+            chosen += choose_init_states(agent, name, config)
+        folder = out or (Path(policy) / f"eval-{_label(config, chosen[0].kind)}" if kind == "run" else folder)
         evaluations = evaluate_tasks(
             agent,
             chosen,
@@ -146,6 +145,11 @@ def evaluate(
             is_met = is_met and passed
     if not is_met:
         raise typer.Exit(REQUIREMENT_FAILED)
+
+
+def _label(config: EvalConfig, kind: str) -> str:
+    """Return the last part of the folder's name: the kind of initial states, or another protocol than Meta-World's."""
+    return kind if config.protocol.name == "metaworld" else Path(config.protocol.name).stem
 
 
 def _refuse(given: object, name: str, reason: str) -> None:

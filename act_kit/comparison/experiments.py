@@ -22,7 +22,10 @@ SEED_FOLDER = "seed-"
 NO_CONFOUND = ("trainer.seed", "trainer.validate_every", "rollout.num_envs", "wandb_project")
 """Options that may differ: those that replicates differ in, and those without effect on the result."""
 
-_OF_SIMULATION = ("eval.horizon", "eval.versions", "eval.engine", "eval.success_rule", "eval.init_states")
+_OF_SIMULATION = (
+    *("eval.horizon", "eval.protocol", "eval.delay", "eval.versions", "eval.engine", "eval.success_rule"),
+    "eval.init_states",
+)
 """Conditions of an evaluation that do not depend on what is evaluated."""
 
 
@@ -54,6 +57,9 @@ class SeedResult:
         provenance = evaluations[0].provenance
         training = provenance["training"]
         conditions = select(provenance, ("horizon", "chunking", "versions", "device"))
+        conditions["delay"] = evaluations[0].delay
+        protocol = evaluations[0].protocol
+        conditions["protocol"] = {"settle_steps": protocol.settle_steps, "ends_at_success": protocol.ends_at_success}
         per_task: dict[str, list[str]] = {"engine": [], "success_rule": [], "init_states": []}
         tasks: dict[str, Evaluation] = {}
         for evaluation in evaluations:

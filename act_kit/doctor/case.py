@@ -367,11 +367,9 @@ class RunCase:
         """Success rate of the scripted expert in each task, from the same test initial states."""
         return rates_by_task(self.roll(ExpertAgent(), self.test_init_states, stop_at_success=True))
 
-    def act_from(
-        self, policy: Policy, init_states: Sequence[InitialState], *, to_the_end: bool = False
-    ) -> list[Episode]:
-        """Run rollouts of a policy."""
-        return self.roll(PolicyAgent(policy), init_states, stop_at_success=not to_the_end)
+    def act_from(self, policy: Policy, init_states: Sequence[InitialState]) -> list[Episode]:
+        """Run rollouts of a policy, up to the first success."""
+        return self.roll(PolicyAgent(policy), init_states, stop_at_success=True)
 
     def _share(self, num: int, least: int) -> int:
         """Return the number of episodes per task if ``num`` are divided among all tasks, at least ``least``."""

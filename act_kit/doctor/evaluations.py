@@ -16,14 +16,15 @@ from act_kit.doctor.case import RunCase
 from act_kit.doctor.finding import Checks, Result, Stage, critical, ruled_out, suspected, untested, warning
 from act_kit.errors import ActKitError
 from act_kit.eval.distance_to_demos import near_copies
-from act_kit.eval.evaluate import training_data
+from act_kit.eval.evaluate import episode_rules, training_data
 from act_kit.eval.files import check_summary
 from act_kit.eval.results import EpisodeResult, Evaluation, success_rate
 from act_kit.files import next_free_path, quoted, read_json
-from act_kit.options import to_dict
-from act_kit.rollouts.agents import Agent, ExpertAgent, RandomAgent, ZeroActionAgent
+from act_kit.options import override, to_dict
+from act_kit.policies.agent import PolicyAgent
+from act_kit.rollouts.agents import Agent, ExpertAgent, RandomAgent, ZeroActionAgent, delayed
 from act_kit.sim.initial_states import InitialStateDistribution, stack
-from act_kit.sim.tasks import HORIZON, get_task
+from act_kit.sim.tasks import get_task
 from act_kit.statistics import mcnemar
 from act_kit.training.run import recorded_evaluations
 
@@ -90,15 +91,19 @@ def _of_each(
     "environment",
     "count the steps of each episode",
     "episodes.csv",
-    f"Every episode ran for {HORIZON} steps.",
+    "Every episode ran as long as its protocol says.",
 )
 def horizon(case: RunCase, evaluation: Evaluation) -> Result | None:
-    """Check that every episode has the horizon of the benchmark."""
-    steps = {episode.num_steps for episode in evaluation.episodes if not episode.crash}
-    if evaluation.provenance["horizon"] == HORIZON and steps <= {HORIZON}:
+    """Check that every episode has the horizon of the protocol, unless it ended with its success."""
+    protocol, steps = evaluation.protocol, {evaluation.provenance["horizon"]}
+    for episode in evaluation.episodes:
+        may_be_short = episode.crash or (protocol.ends_at_success and episode.success_once)
+        if not may_be_short or episode.num_steps > protocol.horizon:
+            steps.add(episode.num_steps)
+    if steps == {protocol.horizon}:
         return None
-    message = f"episodes of {evaluation.folder} ended after {min(steps, default=0)} steps"
-    return critical(f"{message}; the benchmark's horizon is {HORIZON}.")
+    message = f"episodes of {evaluation.folder} ended after {min(steps)} steps"
+    return critical(f"{message}; the horizon of the protocol {protocol.name} is {protocol.horizon}.")
 
 
 @_of_each(
@@ -246,7 +251,8 @@ def repeats(case: RunCase) -> Result:
             n_action_steps=used["n_action_steps"], temporal_ensemble=used["temporal_ensemble"]
         )
         init_states = [evaluation.init_state_set.init_states[i] for i in indices]
-        outcomes = case.act_from(policy, init_states, to_the_end=True)
+        agent, rules = delayed(PolicyAgent(policy), evaluation.delay), episode_rules(evaluation.protocol)
+        outcomes = case.roll(agent, init_states, rules=rules)
         return _compare_repeated(case, evaluation, indices, list(map(EpisodeResult.of, outcomes)))
 
     fault = _first_fault(case, is_reproducible, "episodes.csv")
@@ -335,7 +341,8 @@ def baselines_repeat(case: RunCase, evaluation: Evaluation) -> Result | None:
         if recorded is None:
             continue
         init_states = evaluation.init_state_set.init_states[: recorded.num]
-        rate = success_rate(case.roll(agent(), init_states, stop_at_success=True))
+        rules = episode_rules(evaluation.protocol)
+        rate = success_rate(case.roll(agent(), init_states, rules=rules, stop_at_success=True))
         if rate != recorded:
             return suspected(
                 f"the baseline '{name}' of {evaluation.folder} succeeds {rate}, but summary.json has "
@@ -422,6 +429,13 @@ def _again(case: RunCase, evaluation: Evaluation, *, episodes: int | None = None
         options.append("--temporal-ensemble" if used["temporal_ensemble"] else "--no-temporal-ensemble")
     if used["n_action_steps"] != own.n_action_steps:
         options += ["--n-action-steps", str(used["n_action_steps"])]
+    if evaluation.protocol.name != "metaworld":
+        options += ["--protocol", evaluation.protocol.name]
+    for name in ("horizon", "settle_steps", "ends_at_success"):
+        if name in evaluation.provenance.get("protocol", {}).get("changed", {}):
+            options.append(override(f"protocol.{name}", getattr(evaluation.protocol, name)))
+    if evaluation.delay:
+        options += ["--delay", str(evaluation.delay)]
     return case.evaluate_with(_new_folder(evaluation), *options)
 
 

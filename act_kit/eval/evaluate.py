@@ -5,7 +5,7 @@ The baselines, the stages and the distances to the demonstrations show how far t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain, islice
 from typing import Any
@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from act_kit.config import EvalConfig
+from act_kit.config import EvalConfig, ProtocolConfig
 from act_kit.errors import InitialStateError
 from act_kit.eval.distance_to_demos import distances_to_nearest_demo
 from act_kit.eval.init_state_sets import InitialStateSet, check_disjoint, make_init_state_set
+from act_kit.eval.protocols import protocol_provenance
 from act_kit.eval.results import EpisodeResult, Evaluation, success_rate
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
-from act_kit.rollouts.agents import Agent, ExpertAgent, RandomAgent, ZeroActionAgent
+from act_kit.rollouts.agents import Agent, ExpertAgent, RandomAgent, ZeroActionAgent, delayed
 from act_kit.rollouts.episode import Episode
+from act_kit.rollouts.recorder import EpisodeRules
 from act_kit.rollouts.rollout import Progress, RolloutFunction
 from act_kit.sim.initial_states import InitialState
-from act_kit.sim.tasks import HORIZON, get_task
+from act_kit.sim.tasks import get_task
 from act_kit.training.run import config_of
 from act_kit.versions import versions
 
@@ -58,8 +60,9 @@ def evaluate_all(
     """Evaluate an agent and the baselines of ``config`` on sets of one task each, by ``roll``.
 
     The agent is a policy, an object with the protocol :class:`~act_kit.rollouts.agents.Agent`, or a function from
-    states to actions. It runs from every initial state to the horizon. Only a policy knows its demonstrations: for
-    another agent, the distances to them and the baseline from demonstrated initial states are missing.
+    states to actions. It runs from every initial state by the rules of the protocol. Only a policy knows its
+    demonstrations: for another agent, the distances to them and the baseline from demonstrated initial states are
+    missing.
 
     Raises:
         InitialStateError: The policy was not trained on the task of a set, or a set contains demonstrated initial
@@ -85,19 +88,18 @@ def evaluate_all(
         is_unknown = init_state_set.kind == "train" or not known
         num = config.demonstrated_episodes
         chosen.append(() if is_unknown else make_init_state_set(task, "train", num, seed, known).init_states)
-    provenance = _provenance(policy)
-    judged = as_agent(agent)
-    if judged.provenance:
-        provenance["agent"] = judged.provenance
-
-    outcomes = roll_sets(roll, "policy", judged, all_states, on_progress, stop_at_success=False)
+    judged, rules = as_agent(agent), episode_rules(config.protocol)
+    provenance = _provenance(policy, judged, config)
+    outcomes = roll_sets(
+        roll, "policy", delayed(judged, config.delay), all_states, on_progress, rules=rules, stop_at_success=False
+    )
     runs: dict[str, tuple[Agent, list[Sequence[InitialState]]]] = {
         "expert": (ExpertAgent(), first),
         "zero actions": (ZeroActionAgent(), first),
         "random": (RandomAgent(), first),
-        "demonstrated initial states": (as_agent(agent), chosen),
+        "demonstrated initial states": (delayed(as_agent(agent), config.delay), chosen),
     }
-    baselines = {name: roll_sets(roll, name, run[0], run[1], on_progress) for name, run in runs.items()}
+    baselines = {name: roll_sets(roll, name, *run, on_progress, rules=rules) for name, run in runs.items()}
     evaluations: list[Evaluation] = []
     for i, init_state_set in enumerate(init_state_sets):
         task_spec = get_task(init_state_set.task)
@@ -120,6 +122,13 @@ def evaluate_all(
     return evaluations
 
 
+def episode_rules(protocol: ProtocolConfig) -> EpisodeRules:
+    """Return how the episodes of a protocol begin and end."""
+    return EpisodeRules(
+        horizon=protocol.horizon, settle_steps=protocol.settle_steps, ends_at_success=protocol.ends_at_success
+    )
+
+
 def roll_sets(
     roll: RolloutFunction,
     name: str,
@@ -127,6 +136,7 @@ def roll_sets(
     init_states: Sequence[Sequence[InitialState]],
     on_progress: ProgressFunction,
     *,
+    rules: EpisodeRules,
     stop_at_success: bool = True,
 ) -> list[list[Episode]]:
     """Roll out from the initial states of all sets in one batch; return the episodes by set."""
@@ -135,7 +145,9 @@ def roll_sets(
     def show(progress: Progress) -> None:
         on_progress(name, progress, len(batch))
 
-    episodes = iter(roll(agent, batch, stop_at_success=stop_at_success, on_progress=show) if batch else ())
+    episodes: Iterator[Episode] = iter(())
+    if batch:
+        episodes = iter(roll(agent, batch, rules=rules, stop_at_success=stop_at_success, on_progress=show))
     return [list(islice(episodes, len(states_of_set))) for states_of_set in init_states]
 
 
@@ -174,16 +186,20 @@ def training_data(policy: Policy | None, task: str) -> dict[str, str]:
     return {"fingerprint": "; ".join(fingerprints), "command": "; ".join(commands)}
 
 
-def _provenance(policy: Policy | None) -> dict[str, Any]:
-    """Return the versions, the chunking and the training of a policy as plain values; None where there is no policy."""
+def _provenance(policy: Policy | None, agent: Agent, config: EvalConfig) -> dict[str, Any]:
+    """Return protocol, versions, chunking and training as plain values; None where there is no policy."""
+    n_action_steps = policy.chunking.n_action_steps if policy else (agent.provenance or {}).get("n_action_steps")
     folder = policy.folder if policy else None
     metadata = policy.metadata if policy else None
     data: list[dict[str, str]] = []
     for each in metadata.datasets if metadata else ():
         data.append({"task": each.task, "fingerprint": each.fingerprint, "command": each.command})
     return {
+        **({"agent": agent.provenance} if agent.provenance else {}),
+        "protocol": protocol_provenance(config, n_action_steps=n_action_steps),
+        "delay": config.delay,
         "weights": policy and policy.weights_hash,
-        "horizon": HORIZON,
+        "horizon": config.protocol.horizon,
         "chunking": policy and asdict(policy.chunking),
         "policy_step": metadata and metadata.step,
         "versions": versions(),

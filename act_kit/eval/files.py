@@ -136,7 +136,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     try:
         summary = read_json(folder / "summary.json")
         init_state_set = InitialStateSet.load(folder / "init_states.json")
-        return Evaluation(
+        evaluation = Evaluation(
             init_state_set=init_state_set,
             episodes=_read_episodes(folder / "episodes.csv", init_state_set),
             baselines={name: _read_rate(values) for name, values in summary["baselines"].items()},
@@ -144,6 +144,10 @@ def read_evaluation(folder: Path) -> Evaluation:
             provenance=select(summary, (*PROVENANCE, *OPTIONAL)),
             folder=folder,
         )
+        for value in (evaluation.protocol.horizon, evaluation.delay):  # raise if they are damaged
+            if not 0 <= value <= HORIZON:
+                raise ValueError(f"{value} steps")
+        return evaluation
     except _DAMAGE as error:
         raise damaged(folder, error) from error
 

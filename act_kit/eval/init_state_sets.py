@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 from act_kit.arrays import evenly_spaced
-from act_kit.config import EvalConfig
+from act_kit.config import INIT_STATES, EvalConfig
 from act_kit.errors import ConfigError, DatasetError, InitialStateError, did_you_mean
 from act_kit.eval.distance_to_demos import distances_to_nearest_demo, near_copies
 from act_kit.files import read_json, write_json
@@ -21,8 +21,8 @@ from act_kit.sim.tasks import get_task
 
 FORMAT = "act_kit.init_state_set"
 VERSION = 1
-Kind = Literal["test", "train", "grid", "ood", "file"]
-CHOICES = ("test", "train", "grid", "ood")
+Kind = Literal["test", "train", "grid", "ood", "mt1", "mt50", "lerobot", "file"]
+CHOICES = INIT_STATES
 """Kinds that can be selected by name."""
 
 _SAME_DRAW_M = 1e-9
@@ -36,7 +36,8 @@ class InitialStateSet:
     Attributes:
         task: Meta-World task.
         kind: ``test`` (new draws from the initial-state distribution), ``train`` (the demonstrated ones), ``grid`` (a
-            lattice), ``ood`` (outside the box of the distribution) or ``file`` (provided by the user).
+            lattice), ``ood`` (outside the box of the distribution), ``mt1`` or ``mt50`` (Meta-World's own goals),
+            ``lerobot`` (those of lerobot-eval) or ``file`` (provided by the user).
         seed: Seed of the draw.
         init_states: Initial states in the order of the episodes.
     """

@@ -14,14 +14,16 @@ from typing import Any, get_args
 
 import numpy as np
 
+from act_kit.config import ProtocolConfig
 from act_kit.eval.distance_to_demos import Bin, divide
 from act_kit.eval.failure_modes import FAILURE_MODES, FailureMode, failure_mode
 from act_kit.eval.init_state_sets import InitialStateSet
 from act_kit.eval.stages import Stage, furthest_stage, stage_counts
+from act_kit.options import build
 from act_kit.rollouts.episode import Episode
 from act_kit.sim.initial_states import stack
 from act_kit.sim.tasks import Difficulty, get_task
-from act_kit.statistics import MacroAverageRate, Rate
+from act_kit.statistics import GroupAverageRate, MacroAverageRate, Rate
 from act_kit.text import name_values
 
 FAR_Z = 15.0
@@ -33,8 +35,8 @@ SHARED_PROVENANCE = ("horizon", "chunking", "policy_step", "versions", "device",
 PROVENANCE = ("success_rule", "engine", "dataset", "weights", *SHARED_PROVENANCE)
 """Keys of a summary that do not follow from its episodes."""
 
-OPTIONAL = ("agent",)
-"""Keys of a summary only of an agent that is no policy: what was evaluated."""
+OPTIONAL = ("agent", "protocol", "delay")
+"""Keys of a summary that may be missing: ``agent``, what was evaluated, of a policy; the others, of old evaluations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,18 @@ class Evaluation:
     def task(self) -> str:
         """Meta-World task."""
         return self.init_state_set.task
+
+    @property
+    def protocol(self) -> ProtocolConfig:
+        """Protocol; Meta-World's if none is recorded."""
+        values = dict(self.provenance.get("protocol", {}))
+        values.pop("changed", None)
+        return build(ProtocolConfig, values) if values else ProtocolConfig()
+
+    @property
+    def delay(self) -> int:
+        """Steps by which the agent's answers were delayed."""
+        return int(self.provenance.get("delay", 0))
 
     @property
     def init_states(self) -> np.ndarray:
@@ -310,12 +324,33 @@ def summarize_all(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
         }
     means: dict[str, Any] = {}
     for group, members in group_by_difficulty(evaluations).items():
-        means[group] = {"num_tasks": len(members)}
-        for quantity, mean in mean_rates(members).items():
-            low, high = (mean and mean.interval) or (None, None)
-            means[group][quantity] = mean and {"value": mean.value, "low": low, "high": high}
+        means[group] = {"num_tasks": len(members), **_plain_means(mean_rates(members))}
+    if evaluations[0].protocol.mean == "groups":
+        means["groups"] = {"num_tasks": len(evaluations), **_plain_means(protocol_means(evaluations))}
     provenance = evaluations[0].provenance
     return {"means": means, "tasks": tasks, **select(provenance, (*SHARED_PROVENANCE, *OPTIONAL))}
+
+
+def _plain_means(means: Mapping[str, MacroAverageRate | GroupAverageRate | None]) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for quantity, mean in means.items():
+        low, high = (mean and mean.interval) or (None, None)
+        plain[quantity] = mean and {"value": mean.value, "low": low, "high": high}
+    return plain
+
+
+def protocol_means(evaluations: Sequence[Evaluation]) -> Mapping[str, MacroAverageRate | GroupAverageRate | None]:
+    """Return the means over all tasks, see :func:`mean_rates`, that the protocol reports: of tasks, or of groups."""
+    if evaluations[0].protocol.mean == "tasks":
+        return mean_rates(evaluations)
+    groups = group_by_difficulty(evaluations)
+    del groups["all"]
+    by_group = list(map(mean_rates, groups.values()))
+    means: dict[str, GroupAverageRate | None] = {}
+    for quantity in by_group[0]:
+        known = tuple(filter(None, (of_group[quantity] for of_group in by_group)))
+        means[quantity] = GroupAverageRate(known) if len(known) == len(by_group) else None
+    return means
 
 
 def group_by_difficulty(evaluations: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:

@@ -14,10 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from act_kit.config import ChunkingConfig
-from act_kit.eval.evaluate import ProgressFunction, roll_sets
+from act_kit.eval.evaluate import ProgressFunction, episode_rules, roll_sets
 from act_kit.eval.results import Evaluation, success_rate
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
+from act_kit.rollouts.agents import delayed
 from act_kit.rollouts.rollout import RolloutFunction
 from act_kit.sim.initial_states import InitialState
 from act_kit.statistics import Rate, mcnemar
@@ -87,7 +88,8 @@ def sweep(
         rows.append([SweepRow(chunking=describe_chunking(policy.chunking), rate=evaluation.success)])
     for setting in other_settings(policy):
         name = describe_chunking(setting.chunking)
-        by_set = roll_sets(roll, name, PolicyAgent(setting), init_states, on_progress)
+        agent, rules = delayed(PolicyAgent(setting), evaluations[0].delay), episode_rules(evaluations[0].protocol)
+        by_set = roll_sets(roll, name, agent, init_states, on_progress, rules=rules)
         for rows_of_set, evaluation, episodes in zip(rows, evaluations, by_set, strict=True):
             own, rate = evaluation.successes, success_rate(episodes)
             success = np.array([episode.success_once for episode in episodes])

@@ -67,7 +67,7 @@ class LeRobotAgent(Agent):
     """Agent that runs a LeRobot policy.
 
     Attributes:
-        latencies_s: Seconds from the observations of a group of environments to their actions.
+        latencies_s: Seconds from the observations of all waiting environments to their actions, by task.
     """
 
     source = "lerobot"
@@ -100,8 +100,8 @@ class LeRobotAgent(Agent):
         chunking = _choose_chunking(self._policy.config, folder, n_action_steps)
         self._chunker = ActionChunker(chunking, self._policy.config.chunk_size, ACTION_DIM)
         self._prompt = config.prompt
-        self._prompts: dict[int, str] = {}
-        self._latencies_s: list[float] = []
+        self._tasks: dict[int, str] = {}
+        self._latencies_s: dict[str, list[float]] = {}
         self.latencies_s = self._latencies_s
         self._name = str(folder)
         with (folder / "model.safetensors").open("rb") as file:
@@ -131,7 +131,7 @@ class LeRobotAgent(Agent):
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
         """Discard the chunks of the environment's last episode, and choose the prompt."""
         self._chunker.reset(np.array([row]))
-        self._prompts[row] = SENTENCES[init_state.task] if self._prompt == "sentence" else init_state.task
+        self._tasks[row] = init_state.task
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
         """Predict action chunks, and return the actions to execute (B, N, 4)."""
@@ -139,10 +139,14 @@ class LeRobotAgent(Agent):
         chunks = []
         for begin in range(0, len(rows), _MAX_ROWS):
             part = slice(begin, begin + _MAX_ROWS)
-            prompts = [self._prompts[row] for row in rows[part].tolist()]
+            tasks = [self._tasks[row] for row in rows[part].tolist()]
+            prompts = [SENTENCES[task] for task in tasks] if self._prompt == "sentence" else tasks
             chunks.append(self._predict(states[part], None if images is None else images[part], prompts))
         actions = self._chunker.plan(np.concatenate(chunks), rows)
-        self._latencies_s.append(time.perf_counter() - start_time)
+        elapsed_s = time.perf_counter() - start_time
+        self.num_asked = max(self.num_asked, len(rows))
+        for task in {self._tasks[row] for row in rows.tolist()}:
+            self._latencies_s.setdefault(task, []).append(elapsed_s)
         return actions
 
     def _predict(self, states: np.ndarray, images: np.ndarray | None, prompts: list[str]) -> np.ndarray:

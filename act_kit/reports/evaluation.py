@@ -8,13 +8,14 @@ from typing import Any
 
 from act_kit.eval.failure_modes import FAILURE_MODES
 from act_kit.eval.files import write_evaluation
+from act_kit.eval.protocols import describe_protocol
 from act_kit.eval.results import Evaluation, summarize
 from act_kit.eval.stages import MEANINGS
 from act_kit.eval.sweep import COLUMNS, WARNING, SweepRow, table_rows
 from act_kit.reports.figures import distance_figure, success_figures
 from act_kit.reports.report import Cell, Chart, Column, Headline, Report, Section, Table, Video, text_columns
 from act_kit.sim.tasks import get_task
-from act_kit.statistics import MacroAverageRate, Rate
+from act_kit.statistics import GroupAverageRate, MacroAverageRate, Rate
 from act_kit.text import name_values
 
 _BASELINES = {
@@ -30,17 +31,24 @@ def baseline_rows(evaluation: Evaluation) -> list[tuple[str, Rate]]:
     return [(_BASELINES[name], rate) for name, rate in evaluation.baselines.items()]
 
 
-def rate_headline(label: str, rate: Rate | MacroAverageRate) -> Headline:
+def rate_headline(label: str, rate: Rate | MacroAverageRate | GroupAverageRate) -> Headline:
     """Return a success rate as a headline with its interval."""
     low, high = rate.interval or (0.0, 0.0)
     interval = f"95 % interval {100 * low:.0f} to {100 * high:.0f} %" if rate.interval else ""
-    counts = f"{rate.successes}/{rate.num}" if isinstance(rate, Rate) else f"mean of {len(rate.rates)} tasks"
+    counts = f"{rate.successes}/{rate.num}" if isinstance(rate, Rate) else mean_name(rate)
     return Headline(
         label=label,
         value=f"{100 * rate.value:.0f} %" if isinstance(rate, Rate) else f"{100 * rate.value:.1f} %",
         detail=", ".join(filter(None, (counts, interval))),
         interval=(low, rate.value, high) if rate.interval else None,
     )
+
+
+def mean_name(rate: MacroAverageRate | GroupAverageRate) -> str:
+    """Return what a mean is of."""
+    num = len(rate.rates)
+    of_groups = f"{len(rate.groups)} difficulties, " if isinstance(rate, GroupAverageRate) else ""
+    return f"mean of {of_groups}{num} task{'s' if num > 1 else ''}"
 
 
 def provenance_rows(summary: Mapping[str, Any], commands: Sequence[str]) -> list[tuple[str, str]]:
@@ -57,7 +65,7 @@ def provenance_rows(summary: Mapping[str, Any], commands: Sequence[str]) -> list
     return [
         *policy,
         ("data", "; ".join(commands)),
-        ("horizon", f"{summary['horizon']} steps"),
+        ("protocol", describe_protocol(summary)),
         ("versions", name_values(summary["versions"])),
     ]
 
@@ -113,6 +121,7 @@ def _results(evaluation: Evaluation, summary: Mapping[str, Any]) -> Section:
         ("success (at any step, the benchmark's definition)", evaluation.success),
         ("success at the last step", evaluation.success_at_end),
         ("success criterion", summary["success_rule"]),
+        ("protocol", describe_protocol(summary)),
     ]
     for when, distance in summary["distance"].items():
         rows.append((f"{when} distance (mean)", f"{distance:.3f} {unit}"))

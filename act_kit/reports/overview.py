@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from act_kit.eval import files
-from act_kit.eval.results import Evaluation, group_by_difficulty, mean_rates, summarize_all
+from act_kit.eval.protocols import describe_protocol
+from act_kit.eval.results import Evaluation, group_by_difficulty, mean_rates, protocol_means, summarize_all
 from act_kit.reports.evaluation import provenance_rows, rate_headline
 from act_kit.reports.report import Cell, Column, Headline, Level, Report, Section, Table
 from act_kit.sim.tasks import get_task
@@ -28,8 +29,9 @@ def overview_title(evaluations: Sequence[Evaluation]) -> str:
     """Return a line with the number of tasks and initial states, and the mean success."""
     kind = evaluations[0].init_state_set.kind
     num = sum(len(evaluation.episodes) for evaluation in evaluations)
-    mean = mean_rates(evaluations)["success_once"]
-    return f"{len(evaluations)} tasks, {num} {kind} initial states: success {mean}"
+    mean = protocol_means(evaluations)["success_once"]
+    of = ", mean of the difficulties" if evaluations[0].protocol.mean == "groups" else ""
+    return f"{len(evaluations)} tasks, {num} {kind} initial states: success {mean}{of}"
 
 
 def task_rows(evaluations: Sequence[Evaluation]) -> list[tuple[Any, ...]]:
@@ -58,7 +60,7 @@ def mean_rows(evaluations: Sequence[Evaluation]) -> list[tuple[Any, ...]]:
 
 def overview_report(evaluations: Sequence[Evaluation]) -> Report:
     """Return the report of all tasks; their own reports are in folders of their names."""
-    summary, means = summarize_all(evaluations), mean_rates(evaluations)
+    summary, means = summarize_all(evaluations), protocol_means(evaluations)
     names = {"success_once": "success", "success_at_end": "success at the last step", "expert": "scripted expert"}
     verdicts: list[tuple[Level, str]] = []
     for evaluation in evaluations:
@@ -90,6 +92,7 @@ def overview_report(evaluations: Sequence[Evaluation]) -> Report:
                 in_terminal=True,
             ),
         ],
+        notes=[f"Protocol: {describe_protocol(summary)}"],
         provenance=provenance_rows(summary, [data["command"] for data in summary["training"]["data"]]),
         data=summary,
     )

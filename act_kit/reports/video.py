@@ -62,6 +62,7 @@ def _physics(outcome: Episode, stride: int) -> np.ndarray:
     """Run an episode again and return the physics before every ``stride``-th action, and after the last."""
     simulator = Simulator(outcome.init_state.task)
     simulator.reset(outcome.init_state)
+    simulator.settle(outcome.settle_steps)
     physics = [simulator.physics()]
     for begin in range(0, len(outcome), stride):
         chunk = outcome.executed_action[begin : begin + stride]

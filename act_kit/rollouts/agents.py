@@ -6,10 +6,12 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from act_kit.arrays import as_array
 from act_kit.sim.expert import ScriptedExpert
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.other_way import OtherWayExpert
@@ -51,14 +53,16 @@ class Agent(ABC):
         source: Source that an episode records, read when the episode begins; for example ``scripted``.
         parent: Run or dataset that the agent is made from, an entry of ``DatasetInfo.parents``; None if there is none.
         provenance: What an evaluation records about the agent, plain values; None for nothing.
-        latencies_s: Seconds from each observation to its actions; none if the agent does not measure them.
+        latencies_s: Seconds from each observation to its actions, by task; none if the agent does not measure them.
+        num_asked: Largest number of environments that were asked at the same time while they were measured.
     """
 
     views: CameraViews | None = None
     source: str = ""
     parent: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
-    latencies_s: Sequence[float] = ()
+    latencies_s: Mapping[str, Sequence[float]] = MappingProxyType({})
+    num_asked: int = 0
 
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:  # noqa: B027
         """Begin an episode of ``init_state.task`` in ``row``, and discard the state of the previous one.
@@ -126,6 +130,46 @@ class RandomAgent(Agent):
         """Return uniform random actions in [-1, 1]."""
         chunks = [self._rngs[int(row)].uniform(-1, 1, (_CHUNK_SIZE, ACTION_DIM)) for row in rows]
         return np.stack(chunks).astype(np.float32)
+
+
+class DelayedAgent(Agent):
+    """Agent whose answers arrive late: that to the observation of step t is executed from step t + ``delay`` on.
+
+    It is a delay line of actions that begins with ``delay`` zero actions: until the first answer the robot stands
+    still, and while it waits for a later one, it executes the rest of the previous actions. The agent is asked as often
+    as without a delay, and all of its actions are executed, in their order.
+    """
+
+    def __init__(self, agent: Agent, delay: int) -> None:
+        """Delay the answers of ``agent`` by ``delay`` steps, at least 1."""
+        self._agent = agent
+        self._delay = delay
+        self._lines: dict[int, np.ndarray] = {}
+        self.views = agent.views
+        self.source = agent.source
+        self.parent = agent.parent
+        self.provenance = agent.provenance
+
+    def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
+        """Fill the delay line of the environment with zero actions."""
+        self._agent.begin(row, init_state, attempt)
+        self._lines[row] = np.zeros((self._delay, ACTION_DIM))
+
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> ActionChunks:
+        """Put the agent's actions into the delay lines, and return as many that leave them."""
+        chunks = as_chunks(self._agent.plan(states, rows, images))
+        name = type(self._agent).__name__
+        answers = as_array(chunks.actions, f"The actions of {name}", (len(rows), "N", ACTION_DIM))
+        actions = np.empty_like(answers)
+        for i, row in enumerate(rows.tolist()):
+            line = np.concatenate([self._lines[row], answers[i]])
+            actions[i], self._lines[row] = np.split(line, [len(answers[i])])
+        return replace(chunks, actions=actions, labels=None)
+
+
+def delayed(agent: Agent, delay: int) -> Agent:
+    """Return an agent whose answers arrive ``delay`` steps late; with 0, the agent itself."""
+    return DelayedAgent(agent, delay) if delay else agent
 
 
 class NoisyAgent(Agent):

@@ -54,6 +54,7 @@ class Episode:
         init_state: Initial state.
         source: Who acted, for example ``scripted``.
         attempt: Number of the episode in its collection or rollout, from 0.
+        settle_steps: Zero actions that were executed before the first step, which no field contains.
         initial_distance: Distance before the first action.
         last_state: float64 (39,), the state after the last action.
         query_steps: int64 (Q,), the steps before which the agent planned.
@@ -72,6 +73,7 @@ class Episode:
     init_state: InitialState | Any = None
     source: str = ""
     attempt: int = 0
+    settle_steps: int = 0
     initial_distance: float | Any = None
     last_state: Recorded = None
     query_steps: Recorded = None

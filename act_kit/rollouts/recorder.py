@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+
 import numpy as np
 
 from act_kit.rollouts.episode import Episode
 from act_kit.sim.engine import NO_STEPS, StepBatch, clip_actions, concatenate
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.tasks import ACTION_DIM, HORIZON
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeRules:
+    """How an episode begins and ends.
+
+    Attributes:
+        horizon: Number of steps after which it ends. Together with the settle steps, at most Meta-World's 500.
+        settle_steps: Zero actions that are executed first. They are no steps of the episode: it begins in the state
+            after them, and a success during them does not count.
+        ends_at_success: True if it ends with its first successful step, also within a chunk of actions.
+    """
+
+    horizon: int = HORIZON
+    settle_steps: int = 0
+    ends_at_success: bool = False
+
+
+BENCHMARK_RULES = EpisodeRules()
+"""Meta-World's rules: 500 steps, whatever happens."""
 
 
 class EpisodeRecorder:
@@ -25,7 +47,14 @@ class EpisodeRecorder:
 
     state: np.ndarray
 
-    def __init__(self, init_state: InitialState, *, attempt: int = 0, source: str = "") -> None:
+    def __init__(
+        self,
+        init_state: InitialState,
+        *,
+        attempt: int = 0,
+        source: str = "",
+        rules: EpisodeRules = BENCHMARK_RULES,
+    ) -> None:
         self.init_state = init_state
         self.attempt = attempt
         self.num_steps = 0
@@ -33,6 +62,7 @@ class EpisodeRecorder:
         self.query_steps: list[int] = []
         self.crash: str | None = None
         self._source = source
+        self._rules = rules
         self._actions: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
         self._batches: list[StepBatch] = []
@@ -55,6 +85,8 @@ class EpisodeRecorder:
 
     def record(self, step_batch: StepBatch) -> None:
         """Record the results of the first T planned actions: the others were not executed."""
+        if self._rules.ends_at_success and step_batch.success.any():
+            step_batch = _first_steps(step_batch, int(np.argmax(step_batch.success)) + 1)
         if self.success_step is None and step_batch.success.any():
             self.success_step = self.num_steps + int(np.argmax(step_batch.success))
         self._batches.append(step_batch)
@@ -64,7 +96,9 @@ class EpisodeRecorder:
 
     def steps_left(self, steps_after_success: int | None) -> int:
         """Return the number of steps until ``steps_after_success`` after the first success, or to the horizon."""
-        end = HORIZON
+        end = min(self._rules.horizon, HORIZON - self._rules.settle_steps)
+        if self._rules.ends_at_success:
+            steps_after_success = 0
         if steps_after_success is not None and self.success_step is not None:
             end = min(end, self.success_step + 1 + steps_after_success)
         return max(0, end - self.num_steps)
@@ -88,11 +122,21 @@ class EpisodeRecorder:
             init_state=self.init_state,
             source=self._source,
             attempt=self.attempt,
+            settle_steps=self._rules.settle_steps,
             initial_distance=self._initial_distance,
             query_steps=np.array(self.query_steps, dtype=np.int64),
             clip_fraction=int((np.abs(planned) > 1).sum()) / max(1, planned.size),
             crash=self.crash,
         )
+
+
+def _first_steps(step_batch: StepBatch, num: int) -> StepBatch:
+    """Return the results of the first ``num`` actions."""
+    arrays: dict[str, np.ndarray | None] = {}
+    for field in fields(StepBatch):
+        values = getattr(step_batch, field.name)
+        arrays[field.name] = None if values is None else values[:num]
+    return StepBatch(**arrays)  # type: ignore[arg-type]
 
 
 def _executed_part(chunks: list[np.ndarray], lengths: list[int]) -> np.ndarray:

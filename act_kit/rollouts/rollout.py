@@ -22,11 +22,11 @@ from act_kit.errors import ArrayError
 from act_kit.parallel import Executor
 from act_kit.rollouts.agents import ActionChunks, Agent, as_chunks
 from act_kit.rollouts.episode import Episode
-from act_kit.rollouts.recorder import EpisodeRecorder
+from act_kit.rollouts.recorder import BENCHMARK_RULES, EpisodeRecorder, EpisodeRules
 from act_kit.sim.engine import clip_actions
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import CameraViews
-from act_kit.sim.tasks import ACTION_DIM, HORIZON
+from act_kit.sim.tasks import ACTION_DIM
 from act_kit.sim.vector import SimulationFailure, StepResult, VectorSimulator
 
 MAX_ENVS = 64
@@ -95,6 +95,7 @@ class RolloutFunction(Protocol):
         agent: Agent,
         init_states: Sequence[InitialState],
         *,
+        rules: EpisodeRules = BENCHMARK_RULES,
         stop_at_success: bool = False,
         rewards: bool = False,
         on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -129,6 +130,7 @@ class RolloutPool:
         agent: Agent,
         init_states: Sequence[InitialState],
         *,
+        rules: EpisodeRules = BENCHMARK_RULES,
         stop_at_success: bool = False,
         rewards: bool = False,
         on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -144,6 +146,7 @@ class RolloutPool:
             agent,
             init_states,
             num_envs=self._num_envs,
+            rules=rules,
             steps_after_success=0 if stop_at_success else None,
             rewards=rewards,
             on_progress=on_progress,
@@ -172,6 +175,7 @@ def make_rollout_function(executor: Executor, engine: str) -> RolloutFunction:
         agent: Agent,
         init_states: Sequence[InitialState],
         *,
+        rules: EpisodeRules = BENCHMARK_RULES,
         stop_at_success: bool = False,
         rewards: bool = False,
         on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -179,7 +183,7 @@ def make_rollout_function(executor: Executor, engine: str) -> RolloutFunction:
         size = min(EPISODES_PER_JOB, math.ceil(len(init_states) / executor.num_workers))
         jobs = []
         for first in range(0, len(init_states), size):
-            jobs.append((engine, agent, init_states[first : first + size], first, stop_at_success, rewards))
+            jobs.append((engine, agent, init_states[first : first + size], first, rules, stop_at_success, rewards))
         episodes: list[Episode] = []
         for episodes_of_job in executor.map(rollout_job, jobs):
             episodes += episodes_of_job
@@ -195,6 +199,7 @@ def rollout_job(
     agent: Agent,
     init_states: Sequence[InitialState],
     first_attempt: int,
+    rules: EpisodeRules,
     stop_at_success: bool,
     rewards: bool,
 ) -> list[Episode]:
@@ -205,6 +210,7 @@ def rollout_job(
             agent,
             init_states,
             first_attempt=first_attempt,
+            rules=rules,
             steps_after_success=0 if stop_at_success else None,
             rewards=rewards,
         )
@@ -254,12 +260,14 @@ class _Rollout:
         agent: Agent,
         init_states: Sequence[InitialState],
         first_attempt: int,
+        rules: EpisodeRules,
         steps_after_success: int | None,
     ) -> None:
         self._simulators = simulators
         self._agent = agent
         self._init_states = init_states
         self._first_attempt = first_attempt
+        self._rules = rules
         self._steps_after_success = steps_after_success
         self._pending = _EpisodeQueue(len(init_states), simulators.num_workers)
         self._num_succeeded = 0
@@ -276,8 +284,10 @@ class _Rollout:
                 resets[row] = self._init_states[index]
                 attempt = self._first_attempt + index
                 self._agent.begin(row, resets[row], attempt)
-                self.running[row] = EpisodeRecorder(resets[row], attempt=attempt, source=self._agent.source)
-        self._simulators.reset(resets)
+                self.running[row] = EpisodeRecorder(
+                    resets[row], attempt=attempt, source=self._agent.source, rules=self._rules
+                )
+        self._simulators.reset(resets, settle_steps=self._rules.settle_steps)
 
     def finish(self, rows: Sequence[int]) -> None:
         """Finish the episodes of some rows, and begin pending ones there."""
@@ -323,15 +333,15 @@ class _Rollout:
             if i in chunks.failures or (chunks.ends is not None and chunks.ends[i]):
                 ended.append(row)
             else:
+                planned[row] = executed[i][: self.running[row].steps_left(None)]
                 self.running[row].plan(actions[i], labels[i])
-                planned[row] = executed[i]
         return planned, ended
 
     def progress(self) -> Progress:
         """Return the progress, with the fractions of the running episodes."""
         num_episodes, num_succeeded = float(len(self.episodes)), self._num_succeeded
         for recorder in self.running.values():
-            num_episodes += recorder.num_steps / HORIZON
+            num_episodes += recorder.num_steps / self._rules.horizon
             num_succeeded += recorder.succeeded
         return Progress(num_episodes=num_episodes, num_succeeded=num_succeeded)
 
@@ -343,6 +353,7 @@ def rollout(
     *,
     num_envs: int = 0,
     first_attempt: int = 0,
+    rules: EpisodeRules = BENCHMARK_RULES,
     steps_after_success: int | None = None,
     rewards: bool = False,
     physics: bool = False,
@@ -362,6 +373,7 @@ def rollout(
         init_states: Initial states.
         num_envs: Number of environments that run at the same time; 0 = automatic.
         first_attempt: Number of the first episode; the others are numbered consecutively.
+        rules: How the episodes begin and end.
         steps_after_success: Steps after the first success; None = to the horizon.
         rewards: Record Meta-World's dense reward, which takes longer than the simulation.
         physics: Record the physics state before each action.
@@ -376,7 +388,7 @@ def rollout(
     num_envs = num_envs or choose_num_envs(len(init_states), num_workers)
     while simulators.receive():
         pass  # results of an interrupted rollout
-    run = _Rollout(simulators, agent, init_states, first_attempt, steps_after_success)
+    run = _Rollout(simulators, agent, init_states, first_attempt, rules, steps_after_success)
     run.begin(range(num_envs))
     plan: RolloutPlan | None = None
     sent_at = planning_s = 0.0

@@ -44,7 +44,6 @@ class ServedAgent(Agent):
     errors: then the address, the mapping or the policy is wrong.
 
     Attributes:
-        latencies_s: Seconds from each observation to its actions.
         num_reconnects: Number of connections that were lost and replaced.
     """
 
@@ -79,7 +78,7 @@ class ServedAgent(Agent):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | Any = None
         self._chunk_size: int | None = None
-        self._latencies_s: list[float] = []
+        self._latencies_s: dict[str, list[float]] = {}
         self.latencies_s = self._latencies_s
         self.num_reconnects = 0
         if self._config.cameras:
@@ -125,6 +124,7 @@ class ServedAgent(Agent):
         observations: dict[int, dict[str, Any]] = {}
         for i, row in enumerate(rows.tolist()):
             observations[row] = self._observation(states[i], self._tasks[row], None if images is None else images[i])
+        self.num_asked = max(self.num_asked, len(observations))
         answers = self._run(self._ask_all(observations))
         chunks: list[np.ndarray] = []
         failures: dict[int, str] = {}
@@ -210,7 +210,7 @@ class ServedAgent(Agent):
                     self._sessions[row] = await self._open_session(self._tasks[row])
                 asked_at = time.perf_counter()
                 actions = await self._sessions[row].infer(observation)
-                self._latencies_s.append(time.perf_counter() - asked_at)
+                self._latencies_s.setdefault(self._tasks[row], []).append(time.perf_counter() - asked_at)
                 return actions
             except ConnectionClosed as error:
                 self._sessions.pop(row, None)

@@ -6,17 +6,16 @@ reports store it with every episode, so training and test initial states can be 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import Literal, cast, get_args
 
 import numpy as np
 
 from act_kit.arrays import as_array
 from act_kit.errors import ArrayError, ConfigError, InitialStateError, did_you_mean
-from act_kit.sim.tasks import TASKS, Task, get_task
+from act_kit.sim.tasks import TASKS, Task, benchmark_tasks, get_task
 
 SAME_INIT_STATE_M = 1e-6
 """Initial states that differ by at most this in every dimension count as equal."""
@@ -24,15 +23,15 @@ SAME_INIT_STATE_M = 1e-6
 OOD_MARGIN = 0.25
 """Margin of the distribution ``ood`` around the reset box, as a fraction of the width of the box."""
 
-DistributionKind = Literal["uniform", "sobol", "grid", "mt1", "ood"]
+_NUM_GOALS = 50
+"""Number of goals of each task in Meta-World's benchmarks."""
+
+DistributionKind = Literal["uniform", "sobol", "grid", "mt1", "mt50", "lerobot", "ood"]
 Stream = Literal["collect", "validate", "select", "evaluate", "reference", "correct", "teleop", "finetune"]
 """Purpose of a sample. The streams of one seed are independent: checkpoint selection never uses the initial states of
 the final evaluation, fine-tuning uses those of neither, and DAgger and teleoperation never use those that the scripted
-expert of this seed demonstrated.
-(``mt1`` has only 50 goals, which all streams share.)"""
-
-_numpy_seed_lock = threading.Lock()
-"""Lock for NumPy's global generator, which Meta-World seeds to sample its goals, and then restores."""
+expert of this seed demonstrated. (``mt1`` and ``mt50`` have only 50 goals, and ``lerobot`` one sequence, which all
+streams share.)"""
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,8 @@ class InitialStateDistribution:
     sobol     a scrambled Sobol sequence in the same box, with the same rejection
     grid      a lattice over the first two dimensions that vary, the others sampled uniformly; for maps
     mt1       the 50 goals of Meta-World's MT1 benchmark for this seed, repeated
+    mt50      the goals that Meta-World's own MT50 environments of this seed reset to, one after the other
+    lerobot   those that LeRobot's environments reset to with this seed, the next one, …
     ood       outside the reset box by up to a quarter of its width, in one dimension or more; never below it
     ========= =============================================================================================
     """
@@ -137,6 +138,8 @@ class InitialStateDistribution:
             "sobol": self._sobol,
             "grid": lambda root: self._grid(root, num),
             "mt1": lambda root: self._mt1(seed),
+            "mt50": lambda root: self._mt50(seed),
+            "lerobot": lambda root: self._lerobot(seed),
             "ood": self._ood,
         }
         rand_vecs = islice(distributions[self.kind](root), num)
@@ -196,15 +199,44 @@ class InitialStateDistribution:
         return rows, -(-num // rows)
 
     def _mt1(self, seed: int) -> Iterator[np.ndarray]:
-        import pickle
-
-        import metaworld
-
-        with _numpy_seed_lock:
-            benchmark = metaworld.MT1(self.task.name, seed=seed)  # type: ignore[no-untyped-call]
-        goals = [pickle.loads(task.data)["rand_vec"] for task in benchmark.train_tasks]
+        goals = benchmark_goals([self.task.name], seed)[self.task.name]
         while True:
-            yield from (np.asarray(goal, dtype=np.float64) for goal in goals)
+            yield from goals
+
+    def _mt50(self, seed: int) -> Iterator[np.ndarray]:
+        """Yield the goals of ``gymnasium.make_vec("Meta-World/MT50", seed=seed)``, a random one at each reset."""
+        goals = benchmark_goals(benchmark_tasks("MT50"), seed)[self.task.name]
+        rng = np.random.default_rng(seed)
+        while True:
+            yield goals[rng.choice(len(goals))]
+
+    def _lerobot(self, seed: int) -> Iterator[np.ndarray]:
+        """Yield what Meta-World's environments draw by a generator that is seeded anew for each reset."""
+        for seed_of_episode in count(seed):
+            yield _drawn_at_resets(self.task, np.random.default_rng(seed_of_episode), 1)[0]
+
+
+def benchmark_goals(tasks: Sequence[str], seed: int) -> dict[str, list[np.ndarray]]:
+    """Return the 50 goals of each task in a benchmark of Meta-World, such as ``metaworld.MT50(seed=seed)``.
+
+    Meta-World resets each environment 50 times to find them, which takes minutes; here, only its draws are repeated.
+    """
+    rng = np.random.RandomState(seed)
+    return {name: _drawn_at_resets(get_task(name), rng, _NUM_GOALS) for name in tasks}
+
+
+def _drawn_at_resets(task: Task, rng: np.random.Generator | np.random.RandomState, num: int) -> list[np.ndarray]:
+    """Return what ``num`` resets of Meta-World's environment draw from its reset box.
+
+    Each draws twice: ``SawyerXYZEnv.reset`` resets the model, and then calls MuJoCo's reset, which does so again.
+    """
+    low, high = np.array(task.low), np.array(task.high)
+    drawn: list[np.ndarray] = []
+    while len(drawn) < 2 * num:
+        rand_vec = rng.uniform(low, high)
+        if not task.is_resampled(rand_vec):
+            drawn.append(rand_vec)
+    return drawn[1::2]
 
 
 def scale(task: Task, rand_vecs: np.ndarray) -> np.ndarray:

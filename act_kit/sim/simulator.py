@@ -100,6 +100,11 @@ class Simulator:
             self.num_steps = 0
             return self.state
 
+    def settle(self, num_steps: int) -> None:
+        """Execute zero actions, with which some evaluation protocols begin; they count as steps up to the horizon."""
+        if num_steps:
+            self.step_chunk(np.zeros((num_steps, ACTION_DIM), dtype=np.float32), rewards=True)  # as Meta-World does
+
     def step_chunk(self, actions: np.ndarray, *, rewards: bool = False, physics: bool = False) -> StepBatch:
         """Execute ``actions`` (T, 4), clipped to [-1, 1], up to the horizon.
 

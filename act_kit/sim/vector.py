@@ -67,6 +67,7 @@ class _Message(NamedTuple):
     """Message to a process, by row: the initial state to reset to, the actions to execute, or None for the physics."""
 
     arguments: Mapping[int, _Argument]
+    settle_steps: int = 0
     rewards: bool = False
     physics: bool = False
 
@@ -100,6 +101,7 @@ class _Rows:
         if isinstance(argument, InitialState):
             simulator = self._simulator(row, argument.task)
             simulator.reset(argument)
+            simulator.settle(message.settle_steps)
         else:
             simulator = self._simulators[row]
             try:
@@ -194,8 +196,8 @@ class VectorSimulator:
             "episode, use a Simulator and simulator.save()."
         )
 
-    def reset(self, init_states: Mapping[int, InitialState]) -> None:
-        """Reset rows to initial states.
+    def reset(self, init_states: Mapping[int, InitialState], *, settle_steps: int = 0) -> None:
+        """Reset rows to initial states, and execute ``settle_steps`` zero actions; the result is that after them.
 
         Raises:
             InitialStateError: A task cannot be reset to its initial state; no row has been reset.
@@ -209,7 +211,7 @@ class VectorSimulator:
                 )
             get_task(init_state.task).check(init_state.array)
         with self._exclusive:
-            self._send(_Message(arguments=init_states))
+            self._send(_Message(arguments=init_states, settle_steps=settle_steps))
             self._reset_rows.update(init_states)
 
     def step(self, chunks: Mapping[int, np.ndarray], *, rewards: bool = False, physics: bool = False) -> None:

@@ -34,6 +34,12 @@ def corrected(run: Path) -> tuple[Policy, Residual]:
     return policy, policy.model
 
 
+def last_layer(model: Residual) -> torch.nn.Linear:
+    layer = model.correction[-1]
+    assert isinstance(layer, torch.nn.Linear)
+    return layer
+
+
 def experience_of(policy: Policy, ppo: PPO, num: int = 6) -> Experience:
     states = InitialStateDistribution("reach-v3").sample(num, seed=0, stream="finetune")
     agent = ExploringAgent(policy, ppo.sigma, seed=0)
@@ -49,7 +55,7 @@ def test_it_begins_as_the_base_policy(tiny_run: Path, reach_store: EpisodeStore)
         name for name, _ in model.named_parameters() if name.startswith("correction.")
     }
     with torch.no_grad():
-        model.correction[-1].bias += 100.0  # type: ignore[operator]
+        last_layer(model).bias += 100.0
     difference = policy.predict(states) - base.predict(states)
     num = model.config.num_actions
     assert difference[:, :num] == pytest.approx(0.2, abs=1e-5), "the largest correction"
@@ -94,7 +100,7 @@ def test_the_policy_rests_while_the_critic_warms_up_and_beyond_the_divergence(ti
     experience = experience_of(policy, ppo)
     targets = ppo.targets(experience)
     ppo.update(experience, targets, iteration=0, with_policy=False)
-    assert not model.correction[-1].weight.any()
+    assert not last_layer(model).weight.any()
     metrics = ppo.update(experience, targets, iteration=1, with_policy=True)
     assert metrics["finetune/policy_steps"] <= 3
 
