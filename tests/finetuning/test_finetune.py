@@ -55,7 +55,7 @@ def test_it_begins_as_the_base_policy(tiny_run: Path, reach_store: EpisodeStore)
         name for name, _ in model.named_parameters() if name.startswith("correction.")
     }
     with torch.no_grad():
-        last_layer(model).bias += 100.0
+        last_layer(model).bias.add_(100.0)
     difference = policy.predict(states) - base.predict(states)
     num = model.config.num_actions
     assert difference[:, :num] == pytest.approx(0.2, abs=1e-5), "the largest correction"

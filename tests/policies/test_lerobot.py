@@ -143,7 +143,7 @@ def test_the_policy_is_shown_states_and_prompts_and_its_actions_are_postprocesse
     assert np.allclose(actions[:, 0, :3], 2 * (states[:, -3:] - states[:, :3]))
     assert np.allclose(actions[:, 1] - actions[:, 0], 0.02, atol=1e-4)
     assert actions.shape == (2, 2, 4)
-    assert len(agent.latencies_s) == 1
+    assert {task: len(each) for task, each in agent.latencies_s.items()} == {"reach-v3": 1}
     assert agent.provenance
     assert agent.provenance | {"weights_sha256": "", "shown": {}} == {
         "kind": "lerobot",
