@@ -496,7 +496,7 @@ class PPOConfig(Options, group="ppo"):
         epochs: Passes over the decisions of an iteration.
         minibatch: Decisions per gradient step.
         clip: Largest change of the likelihood ratio that is rewarded.
-        target_kl: Divergence from the policy of the rollouts at which the steps of an iteration end.
+        target_divergence: Kullback-Leibler divergence from the policy of the rollouts at which the steps of an iteration end.
         grad_clip: Largest norm of the gradients.
         reward: Reward of a success. Values are in its units, so without clipping by an absolute range it changes
             nothing.
@@ -515,7 +515,7 @@ class PPOConfig(Options, group="ppo"):
     epochs: int = option(5, min=1)
     minibatch: int = option(800, min=2)
     clip: float = option(0.1, above=0, below=1)
-    target_kl: float = option(0.02, above=0)
+    target_divergence: float = option(0.02, above=0)
     grad_clip: float = option(1.0, above=0)
     reward: float = option(1.0, above=0)
     return_scaling: bool = False

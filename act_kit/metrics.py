@@ -59,7 +59,7 @@ _DECLARED = (
     Metric("finetune/success", "fraction of the noisy episodes", "up", 0, 1),
     Metric("finetune/iteration", "", None),
     Metric("finetune/steps_per_s", "1/s", "up"),
-    Metric("finetune/kl", "nats", None, -math.inf),
+    Metric("finetune/divergence", "nats", None, -math.inf),
     Metric("finetune/clip_fraction", "fraction", None, 0, 1),
     Metric("finetune/policy_loss", "", None, -math.inf),
     Metric("finetune/policy_grad_norm", "", None),

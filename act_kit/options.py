@@ -235,7 +235,9 @@ def closest(key: str, known: Sequence[str]) -> str:
     """Return ``" Did you mean …?"`` with the option of that name in another group, or the most similar key."""
     leaf = key.rpartition(".")[2]
     same = [other for other in known if other.rpartition(".")[2] == leaf]
-    return f" Did you mean '{same[0]}'?" if len(same) == 1 else did_you_mean(key, known)
+    depth = min((other.count(".") for other in same), default=0)
+    outer = [other for other in same if other.count(".") == depth]
+    return f" Did you mean '{outer[0]}'?" if len(outer) == 1 else did_you_mean(key, known)
 
 
 def arguments_of(options: Options, *, without: Sequence[str] = ()) -> str:

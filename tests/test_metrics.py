@@ -39,7 +39,7 @@ def test_an_unmeasured_metric_is_absent_not_zero(tmp_path: Path) -> None:
 
 
 def test_names_begin_with_their_source_and_eval_is_the_environment() -> None:
-    assert {name.partition("/")[0] for name in METRICS} == {"train", "val", "eval", "host", "device"}
+    assert {name.partition("/")[0] for name in METRICS} == {"train", "val", "eval", "finetune", "host", "device"}
     measured = {name for name in METRICS if name.startswith("eval/") and not name.endswith("-v3")}
     assert measured == {"eval/success", "eval/success_low", "eval/success_high", "eval/final_distance"}
 

@@ -11,6 +11,7 @@ from act_kit.api.progress import OnProgress, Progress, ignore, log
 from act_kit.files import quoted
 from act_kit.preflight import require_datasets, require_writable
 from act_kit.processors import num_cpus
+from act_kit.sim.looks import find_look
 from act_kit.workers import end_if_importing
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def render(
         ActKitError: There is no such dataset, camera or look, no OpenGL library, or too little space.
     """
     end_if_importing()
-    dataset = Path(dataset)
+    dataset, defaults = Path(dataset), find_look(look)
     require_datasets([dataset])
     require_writable(dataset, fix="copy the dataset to a writable folder, and render the copy")
     from act_kit.collection.render import render as render_images
@@ -46,10 +47,8 @@ def render(
     from act_kit.files import require_space
     from act_kit.outputs import locked
     from act_kit.parallel import ExecutorConfig
-    from act_kit.sim.looks import find_look
     from act_kit.sim.render import RenderSettings, check_cameras, find_gl
 
-    defaults = find_look(look)
     settings = RenderSettings.of_size(str(defaults.size_px if size is None else size), look)
     cameras = cameras or (defaults.camera,)
     check_cameras(cameras)

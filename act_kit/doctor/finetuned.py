@@ -25,7 +25,7 @@ from act_kit.sim.initial_states import InitialStateDistribution
 _LEAST_VALUE, _LARGEST_VALUE = -2.0, 3.0
 """Range of the values of a critic that has not diverged: returns lie in [0, 1], and rare states may be far off."""
 
-_LARGEST_KL_FACTOR = 5.0
+_LARGEST_DIVERGENCE = 5.0
 """Divergence of the last step of an iteration, relative to the target, beyond which the policy jumped."""
 
 _FEWEST_STEPS = 500
@@ -148,14 +148,14 @@ def sound_values(case: FinetunedCase) -> Result:
     return ruled_out(f"Values lie in {worst_low:.2f} to {worst_high:.2f}, returns in 0 to 1.")
 
 
-@CHECKS.add("divergence out of bounds", "learning", "plot finetune/kl", "metrics.jsonl")
+@CHECKS.add("divergence out of bounds", "learning", "plot finetune/divergence", "metrics.jsonl")
 def sound_steps(case: FinetunedCase) -> Result:
     """Check that no iteration moved the policy far from that of its rollouts."""
-    records, target = case.records("kl"), case.loaded[1].ppo.target_kl
+    records, target = case.records("divergence"), case.loaded[1].ppo.target_divergence
     if not records:
         return untested("The policy was never changed.")
     step = max(records, key=lambda each: records[each])
-    if records[step] > _LARGEST_KL_FACTOR * target:
+    if records[step] > _LARGEST_DIVERGENCE * target:
         return critical(
             f"the policy moved by a divergence of {records[step]:.2g} up to step {step}; the target is {target:g}.",
             fix=f"{case.again} ppo.lr={case.loaded[1].ppo.lr / 3:.1g}",

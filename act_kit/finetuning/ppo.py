@@ -121,7 +121,7 @@ class PPO:
     ) -> dict[str, float]:
         """Take the gradient steps of one iteration; return the metrics. Without ``with_policy``, fit the critic alone.
 
-        The policy's steps end with the first minibatch whose divergence exceeds ``target_kl``.
+        The policy's steps end with the first minibatch whose divergence exceeds ``target_divergence``.
         """
         config = self.config
         generator = torch.Generator().manual_seed(1_000_003 * self._seed + iteration)
@@ -137,7 +137,7 @@ class PPO:
         metrics["finetune/value_low"] = float(targets.values.min())
         metrics["finetune/value_high"] = float(targets.values.max())
         metrics["finetune/sigma"] = float(self.sigma.mean())
-        metrics["finetune/policy_steps"] = float(len(sums["kl"]))
+        metrics["finetune/policy_steps"] = float(len(sums["divergence"]))
         return metrics
 
     def _step_policy(
@@ -150,9 +150,9 @@ class PPO:
         )
         log_ratio = likelihood - targets.log_likelihoods[rows]
         ratio = log_ratio.exp()
-        kl = float((ratio - 1 - log_ratio).mean().detach())
-        sums["kl"].append(kl)
-        if kl > config.target_kl:
+        divergence = float((ratio - 1 - log_ratio).mean().detach())
+        sums["divergence"].append(divergence)
+        if divergence > config.target_divergence:
             return False
         advantages = targets.advantages[rows]
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)

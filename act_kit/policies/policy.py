@@ -171,9 +171,10 @@ class Policy:
                 this policy was trained to see, or the task of a multi-task policy is not given; the message names the
                 rows.
         """
+        blocks = self.observe(states, images, tasks)  # refuses tensors that need gradients, so not in inference mode
         chunks = [torch.empty((0, self.chunk_size, ACTION_DIM), device=self.device)]
         with torch.inference_mode():
-            for observation, num_rows in self.observe(states, images, tasks):
+            for observation, num_rows in blocks:
                 chunks.append(self.model.predict(observation)[:num_rows])
             predicted: np.ndarray = torch.cat(chunks).cpu().numpy()
         return predicted
@@ -181,12 +182,16 @@ class Policy:
     def observe(
         self, states: np.ndarray, images: np.ndarray | None = None, tasks: Tasks | None = None
     ) -> Iterator[tuple[Observation, int]]:
-        """Yield the inputs of the model in blocks of a fixed size, and the number of rows of each that are given.
+        """Return the inputs of the model in blocks of a fixed size, and the number of rows of each that are given.
 
         See :meth:`predict` for the arguments and errors.
         """
         states, indices = check_states(states, tasks, self.metadata, self._task)
-        checked = check_images(images, len(states), self.views)
+        return self._blocks(states, indices, check_images(images, len(states), self.views))
+
+    def _blocks(
+        self, states: np.ndarray, indices: np.ndarray, checked: np.ndarray | None
+    ) -> Iterator[tuple[Observation, int]]:
         size = QUERY_BATCH_SIZE[self.device.type]
         for begin in range(0, len(states), size):
             rows = slice(begin, begin + size)

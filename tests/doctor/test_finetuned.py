@@ -50,7 +50,7 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "base policy changed": lambda run: edit_tensors(run, "model.base.action_out.bias"),
     "critic not warmed up": lambda run: edit_records(run, {"finetune/policy_steps": 10.0}),
     "value scale exploding": lambda run: edit_records(run, {"finetune/value_high": 900.0}),
-    "divergence out of bounds": lambda run: edit_records(run, {"finetune/kl": 3.0}),
+    "divergence out of bounds": lambda run: edit_records(run, {"finetune/divergence": 3.0}),
     "success not reproduced": lambda run: edit_records(run, {"eval/success": 0.97}),
 }
 

@@ -80,7 +80,7 @@ def test_the_recorded_decisions_are_those_of_the_rollout(tiny_run: Path) -> None
 
 def test_an_update_makes_better_decisions_likelier_and_fits_the_critic(tiny_run: Path) -> None:
     policy, model = corrected(tiny_run)
-    ppo = PPO(PPOConfig(minibatch=200, target_kl=10.0), model, seed=0)
+    ppo = PPO(PPOConfig(minibatch=200, target_divergence=10.0), model, seed=0)
     experience = experience_of(policy, ppo)
     good = experience.actions_QEA[:, 0, 0] > model.correct(experience.inputs_QF)[:, 0, 0]
     targets = replace(ppo.targets(experience), advantages=torch.where(good, 1.0, -1.0))
@@ -96,7 +96,7 @@ def test_an_update_makes_better_decisions_likelier_and_fits_the_critic(tiny_run:
 
 def test_the_policy_rests_while_the_critic_warms_up_and_beyond_the_divergence(tiny_run: Path) -> None:
     policy, model = corrected(tiny_run)
-    ppo = PPO(PPOConfig(minibatch=50, target_kl=1e-9), model, seed=0)
+    ppo = PPO(PPOConfig(minibatch=50, target_divergence=1e-9), model, seed=0)
     experience = experience_of(policy, ppo)
     targets = ppo.targets(experience)
     ppo.update(experience, targets, iteration=0, with_policy=False)
@@ -108,7 +108,7 @@ def test_the_policy_rests_while_the_critic_warms_up_and_beyond_the_divergence(ti
 def test_the_result_is_an_ordinary_checkpoint_that_resumes_to_the_same_weights(tiny_run: Path, tmp_path: Path) -> None:
     options = [*SMALL, "patience=9", "failed_fraction=0.3", "ppo.return_scaling=true"]
     whole = act_kit.finetune(tiny_run, tmp_path / "whole", overrides=options, steps=8000, workers=1)
-    assert [step for step, _ in series(tmp_path / "whole", "finetune/kl")]
+    assert [step for step, _ in series(tmp_path / "whole", "finetune/divergence")]
     assert len(series(tmp_path / "whole", "eval/success")) >= 2
 
     def interrupt(progress: object) -> None:
