@@ -496,7 +496,8 @@ class PPOConfig(Options, group="ppo"):
         epochs: Passes over the decisions of an iteration.
         minibatch: Decisions per gradient step.
         clip: Largest change of the likelihood ratio that is rewarded.
-        target_divergence: Kullback-Leibler divergence from the policy of the rollouts at which the steps of an iteration end.
+        target_divergence: Kullback-Leibler divergence from the policy of the rollouts at which the steps of an
+            iteration end.
         grad_clip: Largest norm of the gradients.
         reward: Reward of a success. Values are in its units, so without clipping by an absolute range it changes
             nothing.
