@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from act_kit.datasets.formats.lerobot import parquet
+from act_kit.files import write_mp4
 from tests.datasets.formats import lerobot_files
 from tests.datasets.formats.checks import assert_rejected, require_one_line_or_valid_dataset
 from tests.datasets.formats.lerobot_files import Steps
 
-Damage = Callable[[Path], None]
+Damage = Callable[[Path], object]
 
 DATA, EPISODES = "data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"
 TOP = "observation.images.top"
@@ -130,19 +131,19 @@ def repeated_image(path: Path) -> None:
 
 def other_size(path: Path) -> None:
     frames = np.zeros((13, 64, 64, 3), np.uint8)
-    lerobot_files.write_mp4(path / VIDEO, frames, 80, quality=None, pixelformat="yuv420p", macro_block_size=1)
+    write_mp4(path / VIDEO, frames, 80, quality=None, pixelformat="yuv420p", macro_block_size=1)
 
 
 def fewer_frames(path: Path) -> None:
     frames = np.zeros((9, 32, 48, 3), np.uint8)
-    lerobot_files.write_mp4(path / VIDEO, frames, 80, quality=None, pixelformat="yuv420p", macro_block_size=1)
+    write_mp4(path / VIDEO, frames, 80, quality=None, pixelformat="yuv420p", macro_block_size=1)
 
 
 V3: dict[str, tuple[Damage, str]] = {
     "an older version": (info(codebase_version="v1.6"), "has version v1.6 of LeRobot's format: v2.0, v2.1, v3.0"),
     "a later version": (info(codebase_version="v4.0"), "are read. Fix: convert it with the scripts of lerobot"),
-    "no JSON": (lambda p: (p / "meta/info.json").write_text("{") and None, "info.json is not JSON"),
-    "a list": (lambda p: (p / "meta/info.json").write_text("[1]") and None, "info.json is damaged"),
+    "no JSON": (lambda p: (p / "meta/info.json").write_text("{"), "info.json is not JSON"),
+    "a list": (lambda p: (p / "meta/info.json").write_text("[1]"), "info.json is damaged"),
     "a parent folder": (info(data_path="../data-{file_index:03d}.parquet"), "a path in the dataset was expected"),
     "an absolute path": (info(data_path="/etc/{file_index}"), "a path in the dataset was expected"),
     "an attribute": (info(data_path="{file_index.__class__}"), "a path in the dataset was expected"),
@@ -228,7 +229,7 @@ V2: dict[str, tuple[Damage, str]] = {
     ),
     "a line of numbers": (instead("meta/tasks.jsonl", lambda file: file.write_text("1\n")), "an object was expected"),
     "an episode of another file": (
-        lambda p: shutil.copy(p / lerobot_files.v2_name("data", 1), p / lerobot_files.v2_name("data", 0)) and None,
+        lambda p: shutil.copy(p / lerobot_files.v2_name("data", 1), p / lerobot_files.v2_name("data", 0)),
         "has 7 rows; its 1 episodes have 6",
     ),
     "chunks of none": (info(chunks_size=0), "chunks_size is 0"),
