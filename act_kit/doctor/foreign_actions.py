@@ -89,7 +89,7 @@ def images(case: ForeignCase) -> Result:
     views = case.agent.views
     if views is None:
         return untested("The policy sees no images.")
-    if case.succeeds:
+    if case.num_succeeded >= NUM_EPISODES - 1:
         return ruled_out(f"With these images the policy succeeds in {case.num_succeeded} of {NUM_EPISODES} episodes.")
     assert case.shown_images is not None
     settings, cameras = f"{views.settings}", ", ".join(views.cameras)
