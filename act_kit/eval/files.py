@@ -144,9 +144,8 @@ def read_evaluation(folder: Path) -> Evaluation:
             provenance=select(summary, (*PROVENANCE, *OPTIONAL)),
             folder=folder,
         )
-        for value in (evaluation.protocol.horizon, evaluation.delay):  # raise if they are damaged
-            if not 0 <= value <= HORIZON:
-                raise ValueError(f"{value} steps")
+        if evaluation.protocol.horizon != summary["horizon"] or not 0 <= evaluation.delay <= HORIZON:
+            raise ValueError("its horizon or its delay is not that of its protocol")
         return evaluation
     except _DAMAGE as error:
         raise damaged(folder, error) from error

@@ -25,7 +25,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ActKitError
 from act_kit.eval.files import read_evaluation
 from act_kit.eval.init_state_sets import InitialStateSet, make_init_state_set
-from act_kit.eval.results import PROVENANCE, Evaluation, summarize, summarize_all
+from act_kit.eval.results import OPTIONAL, PROVENANCE, Evaluation, summarize, summarize_all
 from act_kit.reports.comparison import method_row
 from act_kit.statistics import mcnemar
 from tests.conftest import TINY, Open, act, contents
@@ -409,7 +409,7 @@ def test_every_number_of_a_summary_is_recomputed_from_the_episodes(copy: Copy) -
     results = copy("a", 12) / "eval-test"
     original = json.loads((results / "summary.json").read_text())
     read_method(Path("a"))
-    counted = set(original) - {*PROVENANCE, "num_far"}
+    counted = set(original) - {*PROVENANCE, *OPTIONAL, "num_far"}
     paths = [path for path in leaves(original) if path[0] in counted]
     assert len(paths) > 30
 
