@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from act_kit.processors import num_cpus
 from act_kit.rollouts.agents import ExpertAgent
 from act_kit.sim.tasks import MT10, TASKS
 from act_kit.statistics import Estimate, seeds_mean
+from act_kit.text import name_values
 
 SEEDS = (0, 1, 2)
 NUM_DEMONSTRATIONS = 50
@@ -40,6 +42,9 @@ GROUPS = ("easy", "medium", "hard", "very hard")
 BENCHMARKS = {"MT10": tuple(sorted(MT10)), "MT50": tuple(TASKS)}
 CURVE_TASKS = ("reach-v3", "push-v3", "pick-place-v3", "peg-insert-side-v3", "shelf-place-v3")
 CURVE = (5, 10, 20, 50, 100)
+SHORT = 0.95
+"""Mean success below which a task's failures are listed."""
+
 HOLDS = 0.9
 """Share of an expert's successes that last to the end of the episode above which the expert holds."""
 
@@ -148,16 +153,18 @@ def collect_results(jobs: Iterable[Job], out: Path) -> dict[str, dict[int, Evalu
 
 
 def mean_of(results: Results, tasks: Sequence[str], column: str = "success_once") -> Estimate | None:
-    """Return the mean success of tasks over the seeds that all of them have; None without two seeds."""
+    """Return the mean success of tasks over the seeds that all of them have; without an interval for one seed."""
     if not tasks or not set(tasks) <= set(results):
         return None
     seeds = sorted(set.intersection(*(set(results[task]) for task in tasks)))
-    if len(seeds) < 2:
+    if not seeds:
         return None
     successes = []
     for task in tasks:
         rows = [results[task][seed].column(column) for seed in seeds]
         successes.append(np.array(rows, dtype=bool))
+    if len(seeds) == 1:
+        return Estimate(value=float(np.mean([each.mean() for each in successes])), low=np.nan, high=np.nan)
     return seeds_mean(successes)
 
 
@@ -165,7 +172,8 @@ def cell(estimate: Estimate | None) -> str:
     """Write an estimate in percent, with its interval."""
     if estimate is None:
         return ""
-    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+    interval = "" if np.isnan(estimate.low) else f" [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+    return f"{100 * estimate.value:.1f}{interval}"
 
 
 def seeds_cell(results: Results, task: str, column: str) -> str:
@@ -175,7 +183,7 @@ def seeds_cell(results: Results, task: str, column: str) -> str:
 
 
 def print_policies(out: Path, seeds: Sequence[int]) -> None:
-    """Print the table of all tasks, the means of the groups, and what holds; draw the figure."""
+    """Print the successes of each seed in all tasks, the means of the groups, and what holds; draw the figure."""
     kinds: dict[str, Results] = {}
     for kind in ("single", "MT10", "MT50", "expert"):
         jobs = []
@@ -186,18 +194,15 @@ def print_policies(out: Path, seeds: Sequence[int]) -> None:
         kinds[kind] = collect_results(jobs, out)
     single, expert = kinds["single"], kinds["expert"]
     print(
-        "| task | difficulty | one policy per task, % | by seed | at the end, by seed | MT10, % | MT50, % | "
-        "MT50 at the end, by seed | expert, by seed | expert at the end, by seed | steps to success | "
-        "final distance, m |"
+        "| task | difficulty | one policy per task | at the end | MT10 | MT10 at the end | MT50 | MT50 at the end | "
+        "expert | expert at the end | steps to success | final distance, m |"
     )
     print("| --- " * 12 + "|")
     for group in GROUPS:
         for task in (name for name in TASKS if TASKS[name].group == group):
-            cells = [task.removesuffix("-v3"), group, cell(mean_of(single, [task]))]
-            cells += [seeds_cell(single, task, "success_once"), seeds_cell(single, task, "success_at_end")]
-            cells += [cell(mean_of(kinds["MT10"], [task])), cell(mean_of(kinds["MT50"], [task]))]
-            cells.append(seeds_cell(kinds["MT50"], task, "success_at_end"))
-            cells += [seeds_cell(expert, task, "success_once"), seeds_cell(expert, task, "success_at_end")]
+            cells = [task.removesuffix("-v3"), group]
+            for results in kinds.values():
+                cells += [seeds_cell(results, task, "success_once"), seeds_cell(results, task, "success_at_end")]
             cells += [median_of(single, task, steps_to_success), median_of(single, task, final_distances)]
             print(f"| {' | '.join(cells)} |")
     print()
@@ -212,7 +217,32 @@ def print_policies(out: Path, seeds: Sequence[int]) -> None:
         columns += [mean_of(kinds["MT50"], tasks), mean_of(kinds["MT50"], tasks, "success_at_end")]
         columns.append(mean_of(expert, tasks))
         print(f"| {name} | {len(tasks)} | {' | '.join(map(cell, columns))} |")
+    print()
+    print_failures(kinds)
     draw(kinds, out / "fifty.svg")
+
+
+def print_failures(kinds: Mapping[str, Results]) -> None:
+    """Print, for the tasks below ``SHORT``, how many failures there are, where, and how many the expert shares."""
+    print("| task | policy | failures of all seeds | the expert fails too | failure modes |")
+    print("| --- " * 5 + "|")
+    for kind, results in kinds.items():
+        if kind == "expert":
+            continue
+        for task, by_seed in results.items():
+            estimate = mean_of(results, [task])
+            if estimate is None or estimate.value >= SHORT:
+                continue
+            num = shared = 0
+            modes: Counter[str] = Counter()
+            for seed, evaluation in by_seed.items():
+                failed = ~evaluation.successes
+                num += int(failed.sum())
+                modes += evaluation.failures
+                if seed in kinds["expert"].get(task, {}):
+                    shared += int((failed & ~kinds["expert"][task][seed].successes).sum())
+            cells = [task.removesuffix("-v3"), kind, str(num), str(shared), name_values(modes)]
+            print(f"| {' | '.join(cells)} |")
 
 
 def holds(evaluations: Iterable[Evaluation]) -> bool:
