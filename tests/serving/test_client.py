@@ -57,7 +57,9 @@ def test_the_expert_behind_a_server_acts_as_in_process(handler: Callable[[Any], 
         assert agent.provenance["wire"] == handler.__name__.replace("_", "-")
         served = roll(agent, states, stop_at_success=True)
         assert_same(served, roll(ExpertAgent(), states, stop_at_success=True))
-        assert len(agent.latencies_s["reach-v3"]) == sum(map(len, served))
+        for task, latencies_s in agent.latencies_s.items():
+            assert len(latencies_s) == sum(len(episode) for episode in served if episode.init_state.task == task)
+        assert len(agent.latencies_s) == len(THREE_TASKS)
 
 
 def counting() -> Handler:
