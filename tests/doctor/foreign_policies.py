@@ -165,7 +165,7 @@ def press(states: np.ndarray) -> np.ndarray:
     """A controller for button-press-topdown-v3, slower than the expert, and with its gripper closed."""
     offset = states[:, 4:7] - states[:, :3]
     far = np.linalg.norm(offset[:, :2], axis=1) > 0.03
-    offset[far, 2] = 0.0
+    offset[:, 2] = np.where(far, 0.0, -0.1)
     return np.column_stack([6 * offset, np.ones(len(states))])
 
 

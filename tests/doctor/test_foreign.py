@@ -280,13 +280,13 @@ def test_what_is_refused(target: str | None, arguments: dict[str, object], messa
         act_kit.diagnose(target, **arguments)  # type: ignore[arg-type]
 
 
-def test_an_evaluation_of_a_foreign_policy_names_the_command() -> None:
+def test_an_evaluation_of_a_foreign_policy_names_the_command(tmp_path: Path) -> None:
     with serving(openpi(Expert().infer)) as address:
         shown = ["served.state_dim=39", "served.prompt=task", "baseline_episodes=0"]
-        act_kit.evaluate(address, "reach-v3", out="served", episodes=1, overrides=shown, n_action_steps=1, workers=1)
+        act_kit.evaluate(address, "reach-v3", out=tmp_path, episodes=1, overrides=shown, n_action_steps=1, workers=1)
     command = f"act doctor {address} --task reach-v3 --n-action-steps 1 served.prompt=task"
     with pytest.raises(CheckpointError, match=f"Fix: {command}$"):
-        examine_target(Path("served"), num_workers=1)
+        examine_target(tmp_path, num_workers=1)
     assert ServedConfig().prompt == "sentence"
 
 
