@@ -161,12 +161,9 @@ def proportional(states: np.ndarray) -> np.ndarray:
     return np.column_stack([10 * (states[:, -3:] - states[:, :3]), -np.ones(len(states))])
 
 
-def press(states: np.ndarray) -> np.ndarray:
-    """A controller for button-press-topdown-v3, slower than the expert, and with its gripper closed."""
-    offset = states[:, 4:7] - states[:, :3]
-    far = np.linalg.norm(offset[:, :2], axis=1) > 0.03
-    offset[:, 2] = np.where(far, 0.0, -0.1)
-    return np.column_stack([6 * offset, np.ones(len(states))])
+def slow(states: np.ndarray) -> np.ndarray:
+    """A controller for reach-v3 with a third of that gain."""
+    return proportional(states) * [1 / 3, 1 / 3, 1 / 3, 1]
 
 
 def scaled(factor: float) -> Callable[[Plan], Plan]:
@@ -205,7 +202,7 @@ HEALTHY: dict[str, tuple[Callable[[], Agent], tuple[str, ...]]] = {
     "chunked expert": (lambda: ChunkedExpert(8), ()),
     "sampling expert": (lambda: Sampling(ExpertAgent(), 0.05), ()),
     "proportional controller": (lambda: FunctionAgent(proportional), ("reach-v3",)),
-    "slow controller": (lambda: FunctionAgent(press), ("button-press-topdown-v3",)),
+    "slow controller": (lambda: FunctionAgent(slow), ("reach-v3",)),
 }
 """Healthy policies, and the tasks that they solve; () for all."""
 
