@@ -266,8 +266,16 @@ def test_declared_sizes_are_limited(
     damage_and_require_rejection(datasets["v3.0"], tmp_path, lambda path: None, "declares")
 
 
+def test_a_footer_at_which_pyarrow_aborts_is_named(
+    datasets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aborting = "import json, os, sys\nfor path in json.load(sys.stdin):\n    print(path, flush=True)\n    os.abort()"
+    monkeypatch.setattr(parquet, "_READ_FOOTERS", aborting)
+    damage_and_require_rejection(datasets["v3.0"], tmp_path, lambda path: None, ".parquet is damaged: PyArrow cannot")
+
+
 @pytest.mark.parametrize("name", ["v2.1", "v3.0"])
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_damage_gives_one_line_or_a_valid_dataset(
     datasets: dict[str, Path], tmp_path: Path, name: str, data: st.DataObject

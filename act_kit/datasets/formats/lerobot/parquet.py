@@ -1,12 +1,16 @@
 """Reader of untrusted Parquet files: a column at a time, in batches, after a check of the sizes that it declares.
 
 A Parquet file of some kilobytes can declare pages of gigabytes, and a column can repeat one long value for every row.
-PyArrow allocates what a page header declares, so the headers are read here first.
+PyArrow allocates what a page header declares, so the headers are read here first. A damaged footer can abort the
+process (PyArrow 26 does not catch the error of an unknown codec), so all footers are read in another process before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +33,39 @@ _MAX_VALUES = 2**28
 _HEADER_BYTES = 2**16
 _NUMBERS_PER_BATCH, _CELLS_PER_BATCH = 1024, 16
 """Number of rows that are decoded at a time, of numbers, and of texts or images."""
+
+
+_READ_FOOTERS = """
+import json, sys
+import pyarrow.parquet as pq
+for path in json.load(sys.stdin):
+    print(path, flush=True)
+    try:
+        metadata = pq.ParquetFile(path).metadata
+        for group in range(metadata.num_row_groups):
+            for column in range(metadata.num_columns):
+                metadata.row_group(group).column(column)
+    except Exception:
+        pass  # the reader reports it
+"""
+_FOOTERS_TIMEOUT_S = 600.0
+
+
+def check_footers(paths: Sequence[Path]) -> None:
+    """Read the footers of Parquet files in another process.
+
+    Raises:
+        DatasetError: That process died, at the file that the message names.
+    """
+    command = [sys.executable, "-c", _READ_FOOTERS]
+    given = json.dumps(list(map(str, paths)))
+    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=_FOOTERS_TIMEOUT_S, check=False)
+    if done.returncode < 0:
+        read = done.stdout.splitlines()
+        raise DatasetError(
+            f"{read[-1] if read else 'A Parquet file'} is damaged: PyArrow cannot read its footer. Fix: copy the "
+            "dataset again."
+        )
 
 
 class ParquetFile:

@@ -19,7 +19,7 @@ from act_kit.datasets.formats.content import FIX_SIDECAR, IMAGES, SIDECAR, Conte
 from act_kit.datasets.formats.lerobot.data import Data
 from act_kit.datasets.formats.lerobot.metadata import EpisodeEntry, Feature, Metadata, read_metadata
 from act_kit.datasets.formats.lerobot.names import ENVIRONMENT, EXACT_STEPS, IMAGE_PREFIX, STATE
-from act_kit.datasets.formats.lerobot.parquet import ParquetFile
+from act_kit.datasets.formats.lerobot.parquet import ParquetFile, check_footers
 from act_kit.datasets.formats.lerobot.tasks import group_by_task
 from act_kit.errors import DatasetError
 from act_kit.files import read_text
@@ -48,6 +48,7 @@ def read(path: Path, task: str, default: str, keys: Keys) -> list[Content]:
     Raises:
         DatasetError: The dataset is damaged, inconsistent, of another version, or does not contain ``task``.
     """
+    check_footers(sorted(filter(Path.is_file, path.rglob("*.parquet"))))
     metadata = read_metadata(path)
     sidecar = path / SIDECAR
     known = checks.from_json(path, read_text(sidecar).encode() if sidecar.is_file() else None)
