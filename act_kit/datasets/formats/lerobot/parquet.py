@@ -44,7 +44,7 @@ for path in json.load(sys.stdin):
         metadata = pq.ParquetFile(path).metadata
         for group in range(metadata.num_row_groups):
             for column in range(metadata.num_columns):
-                metadata.row_group(group).column(column)
+                metadata.row_group(group).column(column).to_dict()
     except Exception:
         pass  # the reader reports it
 """
