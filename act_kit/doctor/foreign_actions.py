@@ -54,7 +54,7 @@ def _judge(case: ForeignCase, found: Explanation, change: str, what: str, fix: s
         fix: What to change.
         roll: Arguments of :meth:`ForeignCase.roll` for the change; none if it cannot be made in a rollout.
     """
-    if not found.is_much_better or (case.succeeds and not found.is_exact):
+    if not found.is_much_better or ((case.succeeds or not roll) and not found.is_exact):
         return ruled_out(f"No such change explains the actions; at best with {change}: {found}.")
     before = success_rate(case.as_shown)
     if not roll:
@@ -68,6 +68,8 @@ def _judge(case: ForeignCase, found: Explanation, change: str, what: str, fix: s
     )
     if won > lost and p < 0.05:
         return critical(text, fix=fix)
+    if not found.is_exact:
+        return ruled_out(f"With {change} the actions agree better, and the success is the same: {found}.")
     return suspected(text, fix=fix)
 
 

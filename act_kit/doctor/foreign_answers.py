@@ -25,6 +25,10 @@ INPUTS = Checks[ForeignCase](lambda case, name: case.name)
 _LEAST_EFFECT = 0.05
 """Least difference that accuses, as a fraction of the spread among observations."""
 
+_LEAST_OF_NOISE = 0.25
+"""Least such difference, as a fraction of that between answers under the same condition: a policy that samples widely
+differs from itself too."""
+
 _MOST_NOISE = 0.5
 """Largest difference between two answers to the same observation, as such a fraction, that lets an input show."""
 
@@ -66,7 +70,7 @@ def resets(case: ForeignCase) -> Result:
         "after one episode than after another": _effect_of_history(case),
     }
     for what, effect in effects.items():
-        if effect.is_shown and effect.size > _LEAST_EFFECT:
+        if effect.is_shown and effect.size > max(_LEAST_EFFECT, _LEAST_OF_NOISE * effect.noise):
             return critical(
                 f"the first answer of an episode is another one {what}, by {_percent(effect.size)} of the spread among "
                 f"observations (p = {effect.p:.1g}; repeated after the same episode: {_percent(effect.noise)}): the "
@@ -119,7 +123,7 @@ def separate(case: ForeignCase) -> Result:
         return untested("State is shared between episodes, so answers differ for that reason.")
     effect = measure_effect(_stacked([*_alone(case), *_together(case), *_reordered(case)]), (0, 0, 1, 1, 2, 2))
     numbers = f"{_percent(effect.size)} of the spread among observations (p = {effect.p:.1g})"
-    if effect.is_shown and effect.size > _LEAST_EFFECT:
+    if effect.is_shown and effect.size > max(_LEAST_EFFECT, _LEAST_OF_NOISE * effect.noise):
         return critical(
             f"the answer for an environment changes by {numbers} with the other environments that are asked, or with "
             f"their order; repeated under the same conditions: {_percent(effect.noise)}.",
