@@ -524,12 +524,16 @@ class PPOConfig(Options, group="ppo"):
     value_clip_range: float = option(0.2, above=0)
 
 
+_FINETUNE_MINUTES = 10.0
+"""Default of :attr:`FinetuneConfig.minutes` without a number of steps."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(Options):
     """Options of fine-tuning.
 
     Attributes:
-        minutes: Minutes of fine-tuning; they count on when it is resumed. 0 = as many as ``steps`` take.
+        minutes: Minutes of fine-tuning; they count on when it is resumed. By default 10, and no limit with ``steps``.
         steps: Simulated steps; 0 = as many as ``minutes`` allow.
         seed: Seed of the noise, the initial states and the critic.
         episodes: Episodes of an iteration; 0 = as many as have about 12,800 steps at the success rate of the base.
@@ -547,7 +551,7 @@ class FinetuneConfig(Options):
         wandb_project: Weights & Biases project that also gets the records of ``metrics.jsonl``; "" = none.
     """
 
-    minutes: float = option(10.0, min=0, flag="--minutes")
+    minutes: float | None = option(None, above=0, flag="--minutes")
     steps: int = option(0, min=0, flag="--steps")
     seed: int = option(0, min=0, flag="--seed")
     episodes: int = option(0, min=0)
@@ -563,12 +567,12 @@ class FinetuneConfig(Options):
     rollout: RolloutConfig = RolloutConfig()
     wandb_project: str = ""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            bool(self.minutes or self.steps),
-            "minutes=0 and steps=0: fine-tuning needs a budget. Fix: --minutes 10, or --steps 1000000",
-        )
+    @property
+    def budget_minutes(self) -> float:
+        """Minutes of the budget; 0 for no limit."""
+        if self.minutes is None:
+            return 0.0 if self.steps else _FINETUNE_MINUTES
+        return self.minutes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

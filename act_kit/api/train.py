@@ -201,16 +201,14 @@ class Training:
         from act_kit.datasets.store import tasks_of
         from act_kit.eval.selection import make_checkpoint_evaluator
         from act_kit.rollouts.rollout import RolloutPool
-        from act_kit.sim.initial_states import InitialStateDistribution
+        from act_kit.sim.initial_states import sample_each
         from act_kit.training.trainer import Trainer
 
         show_progress = on_progress if group.is_first else ignore
         level = logging.INFO if group.is_first else logging.DEBUG
         engine, num_envs, num_steps = config.sim.engine, config.rollout.num_envs, config.trainer.steps
-        init_states = []
-        for task in tasks_of(stores):
-            distribution = InitialStateDistribution(task)
-            init_states += distribution.sample(config.selection.episodes, seed=config.trainer.seed, stream="select")
+        num, seed = config.selection.episodes, config.trainer.seed
+        init_states = sample_each(tasks_of(stores), num, seed=seed, stream="select")
         num_workers = min(num_workers, len(init_states))
         with RolloutPool(num_workers, engine=engine, num_envs=num_envs, on_plan=log_first_plan()) as roll:
             evaluator = make_checkpoint_evaluator(roll, init_states)

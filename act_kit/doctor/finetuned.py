@@ -20,7 +20,7 @@ from act_kit.policies.heads.residual import Residual
 from act_kit.policies.policy import Policy
 from act_kit.rollouts.episode import Episode
 from act_kit.rollouts.rollout import RolloutPool
-from act_kit.sim.initial_states import InitialStateDistribution
+from act_kit.sim.initial_states import sample_each
 
 _LEAST_VALUE, _LARGEST_VALUE = -2.0, 3.0
 """Range of the values of a critic that has not diverged: returns lie in [0, 1], and rare states may be far off."""
@@ -62,9 +62,7 @@ class FinetunedCase:
     def selected(self) -> list[Episode]:
         """Episodes of the best checkpoint from the selection initial states, to the horizon."""
         _, config = self.loaded
-        states = []
-        for task in self.policy.tasks:
-            states += InitialStateDistribution(task).sample(config.select_episodes, seed=config.seed, stream="select")
+        states = sample_each(self.policy.tasks, config.select_episodes, seed=config.seed, stream="select")
         with RolloutPool(self.num_workers, engine=config.sim.engine) as roll:
             return roll(PolicyAgent(self.policy), states, stop_at_success=True)
 
@@ -170,7 +168,7 @@ def enough_updates(case: FinetunedCase) -> Result:
     total = sum(records.values())
     if total < _FEWEST_STEPS:
         _, config = case.loaded
-        longer = f"--minutes {4 * config.minutes:g}" if config.minutes else f"--steps {4 * config.steps}"
+        longer = f"--steps {4 * config.steps}" if config.steps else f"--minutes {4 * config.budget_minutes:g}"
         return warning(
             f"the policy took {total:.0f} gradient steps in {len(records)} iterations: expected {_FEWEST_STEPS} or "
             "more.",

@@ -28,26 +28,29 @@ _LARGEST_NOISE = 3.0
 class ExploringAgent(Agent):
     """A corrected policy with Gaussian noise on its executed actions.
 
-    The noise of an episode is seeded by the seed and its attempt, so it does not depend on the other episodes.
+    The noise of an episode is seeded by the seeds and its attempt, so it does not depend on the other episodes.
 
     Attributes:
         inputs: Inputs of the correction at every query (F,), by attempt.
         actions: Actions before clipping at every query (E, A), by attempt.
     """
 
-    def __init__(self, policy: Policy, sigma: Tensor, *, seed: int) -> None:
-        """Explore with the standard deviation ``sigma`` (A,) of each number of an action."""
+    def __init__(self, policy: Policy, sigma: Tensor, *, seeds: Sequence[int]) -> None:
+        """Explore with the standard deviation ``sigma`` (A,) of each number of an action.
+
+        ``seeds`` are those of the run and of the iteration: attempts are numbered anew in each.
+        """
         assert isinstance(policy.model, Residual)
         self.views = policy.views
         self.inputs: dict[int, list[Tensor]] = defaultdict(list)
         self.actions: dict[int, list[Tensor]] = defaultdict(list)
-        self._policy, self._model, self._sigma, self._seed = policy, policy.model, sigma.cpu(), seed
+        self._policy, self._model, self._sigma, self._seeds = policy, policy.model, sigma.cpu(), tuple(seeds)
         self._rows: dict[int, tuple[int, int, np.random.Generator]] = {}
 
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
         """Seed the noise by the attempt."""
         task = self._policy.tasks.index(init_state.task)
-        self._rows[row] = attempt, task, np.random.default_rng([self._seed, attempt])
+        self._rows[row] = attempt, task, np.random.default_rng([*self._seeds, attempt])
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
         """Return noisy actions (B, E, A), and record them."""

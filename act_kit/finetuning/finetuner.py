@@ -23,7 +23,7 @@ from act_kit.policies.heads.residual import Residual, ResidualConfig
 from act_kit.policies.policy import Policy
 from act_kit.policies.storage import read_self_test
 from act_kit.rollouts.rollout import RolloutFunction
-from act_kit.sim.initial_states import InitialState, InitialStateDistribution
+from act_kit.sim.initial_states import InitialState, InitialStateDistribution, sample_each
 from act_kit.statistics import mcnemar
 from act_kit.training.checkpoint import Checkpoints, TrainingState, optimizer_tensors, restore_optimizer
 
@@ -137,7 +137,7 @@ class Finetuner:
             self._base_successes = self._successes(self._base)
             if not self._checkpoints.exist:
                 self._num_episodes = self._num_episodes or self._choose_num_episodes()
-                self._select(logger)
+                self._select(logger, self._base_successes)  # no correction yet: the policy acts as the base
                 self._save()
             while not self.is_done:
                 metrics = self._iterate()
@@ -146,7 +146,7 @@ class Finetuner:
                 logger.log(self.step, metrics)
                 self._elapsed_s = time.perf_counter() - began
                 if self.iteration % self.config.select_every == 0 or self.is_out_of_budget:
-                    self._select(logger)
+                    self._select(logger, self._successes(self.policy))
                 self._save()
                 on_iteration(self)
         finally:
@@ -156,8 +156,7 @@ class Finetuner:
     @property
     def is_out_of_budget(self) -> bool:
         """True if the steps or the minutes are used up."""
-        steps, minutes = self.config.steps, self.config.minutes
-        return bool(steps and self.step >= steps) or bool(minutes and self._elapsed_s >= 60 * minutes)
+        return self.progress >= 1
 
     @property
     def is_done(self) -> bool:
@@ -166,7 +165,7 @@ class Finetuner:
 
     def _iterate(self) -> dict[str, float]:
         """Roll out, update, and return the metrics of one iteration."""
-        agent = ExploringAgent(self.policy, self.ppo.sigma, seed=self.config.seed)
+        agent = ExploringAgent(self.policy, self.ppo.sigma, seeds=(self.config.seed, self.iteration))
         episodes = self._roll(agent, self._draw(), stop_at_success=True)
         self._failed += [episode.init_state for episode in episodes if not episode.success_once]
         self._failed = self._failed[-_NUM_FAILED:]
@@ -204,7 +203,7 @@ class Finetuner:
     @property
     def progress(self) -> float:
         """Used fraction of the budget, of that of the two that ends first."""
-        steps, minutes = self.config.steps, self.config.minutes
+        steps, minutes = self.config.steps, self.config.budget_minutes
         by_steps = self.step / steps if steps else 0.0
         by_minutes = self._elapsed_s / (60 * minutes) if minutes else 0.0
         return min(1.0, max(by_steps, by_minutes))
@@ -240,18 +239,13 @@ class Finetuner:
 
     def _successes(self, policy: Policy) -> np.ndarray:
         """Roll a policy out from the selection initial states; return the successes, bool (N,)."""
-        states: list[InitialState] = []
-        for task in policy.tasks:
-            states += InitialStateDistribution(task).sample(
-                self.config.select_episodes, seed=self.config.seed, stream="select"
-            )
+        states = sample_each(policy.tasks, self.config.select_episodes, seed=self.config.seed, stream="select")
         episodes = self._roll(PolicyAgent(policy), states, stop_at_success=True)
         self._mean_length = float(np.mean([len(episode) for episode in episodes]))
         return np.array([episode.success_once for episode in episodes])
 
-    def _select(self, logger: MetricLogger) -> None:
-        """Evaluate the policy, and make it the best if it is better than the best so far."""
-        successes = self._successes(self.policy)
+    def _select(self, logger: MetricLogger, successes: np.ndarray) -> None:
+        """Record the policy's successes, bool (N,), and make it the best if it is better than the best so far."""
         self.selection = Selection(
             successes=int(successes.sum()),
             num=len(successes),

@@ -216,6 +216,14 @@ class InitialStateDistribution:
             yield _drawn_at_resets(self.task, np.random.default_rng(seed_of_episode), 1)[0]
 
 
+def sample_each(tasks: Sequence[str], num: int, *, seed: int, stream: Stream) -> list[InitialState]:
+    """Sample ``num`` initial states of each task from its reset distribution; those of a task are adjacent."""
+    init_states: list[InitialState] = []
+    for task in tasks:
+        init_states += InitialStateDistribution(task).sample(num, seed=seed, stream=stream)
+    return init_states
+
+
 def benchmark_goals(tasks: Sequence[str], seed: int) -> dict[str, list[np.ndarray]]:
     """Return the 50 goals of each task in a benchmark of Meta-World, such as ``metaworld.MT50(seed=seed)``.
 

@@ -14,7 +14,7 @@ import act_kit
 from act_kit.doctor import finetuned
 from act_kit.doctor.diagnose import examine_target
 
-OPTIONS = ["episodes=6", "select_episodes=6", "select_every=2", "width=32", "ppo.minibatch=100", "minutes=0"]
+OPTIONS = ["episodes=6", "select_episodes=6", "select_every=2", "width=32", "ppo.minibatch=100"]
 
 
 @pytest.fixture(scope="module")

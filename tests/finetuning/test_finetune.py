@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +22,13 @@ from act_kit.metrics import series
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.heads.residual import Residual
 from act_kit.policies.policy import Policy
+from act_kit.rollouts.agents import Agent
+from act_kit.rollouts.episode import Episode
 from act_kit.rollouts.rollout import RolloutPool
 from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.training.trainer import Trainer
 
-SMALL = ("episodes=6", "select_episodes=4", "select_every=2", "width=32", "ppo.minibatch=200", "minutes=0")
+SMALL = ("episodes=6", "select_episodes=4", "select_every=2", "width=32", "ppo.minibatch=200")
 
 
 def corrected(run: Path) -> tuple[Policy, Residual]:
@@ -42,7 +45,7 @@ def last_layer(model: Residual) -> torch.nn.Linear:
 
 def experience_of(policy: Policy, ppo: PPO, num: int = 6) -> Experience:
     states = InitialStateDistribution("reach-v3").sample(num, seed=0, stream="finetune")
-    agent = ExploringAgent(policy, ppo.sigma, seed=0)
+    agent = ExploringAgent(policy, ppo.sigma, seeds=(0, 0))
     with RolloutPool(1) as roll:
         return gather_experience(agent, roll(agent, states, stop_at_success=True), gamma=0.999)
 
@@ -134,8 +137,9 @@ def test_what_cannot_be_finetuned_is_refused(tiny_run: Path, tmp_path: Path, rea
     averaging = Policy.load(tiny_run).with_chunking(temporal_ensemble=True)
     with pytest.raises(TrainingError, match="averages overlapping chunks"):
         add_correction(averaging, FinetuneConfig())
-    with pytest.raises(ConfigError, match="needs a budget"):
+    with pytest.raises(ConfigError, match="expected more than 0"):
         FinetuneConfig(minutes=0)
+    assert [FinetuneConfig().budget_minutes, FinetuneConfig(steps=1).budget_minutes] == [10, 0]
     with pytest.raises(CheckpointError, match="no"):
         act_kit.finetune(tmp_path / "nothing")
     from tests.conftest import make_run
@@ -177,3 +181,22 @@ def test_the_size_of_the_reward_changes_nothing_unless_values_are_clipped_absolu
         assert torch.equal(fit_critic(tiny_run, reward=reward)[0], corrections)
     assert fit_critic(tiny_run, reward=1000.0, value_clip="absolute")[1] > 2 * error, "the critic cannot follow"
     assert fit_critic(tiny_run, reward=1.0, value_clip="absolute", value_clip_range=2.0)[1] == pytest.approx(error)
+
+
+def test_each_iteration_has_noise_of_its_own(tiny_run: Path, tmp_path: Path) -> None:
+    agents: list[ExploringAgent] = []
+    with RolloutPool(1) as roll:
+
+        def record(agent: Agent, *arguments: Any, **options: Any) -> list[Episode]:
+            if isinstance(agent, ExploringAgent):
+                agents.append(agent)
+            return roll(agent, *arguments, **options)
+
+        finetuner = Finetuner(FinetuneConfig(episodes=2), Policy.load(tiny_run), tmp_path, roll=record)
+        model = finetuner.policy.model
+        assert isinstance(model, Residual)
+        for _ in range(2):
+            finetuner._iterate()
+    with torch.no_grad():
+        first, second = (agent.actions[0][0] - model.correct(agent.inputs[0][0][None])[0] for agent in agents)
+    assert not torch.allclose(first, second, atol=1e-3)
