@@ -147,6 +147,8 @@ USER_ERRORS = {
     "one of several tasks unknown": (("collect", "--task", "reach-v3,puhs-v3"), "Did you mean 'push-v3'?"),
     "unknown camera": (("render", "DATA", "--camera", "korner4"), "Did you mean 'corner4'?"),
     "unknown size": (("render", "DATA", "--size", "big"), "expected 128, or 480x640"),
+    "nothing to fine-tune": (("finetune", "nowhere"), "nowhere"),
+    "a budget of no minutes": (("finetune", "RUN", "--minutes", "0"), "expected more than 0"),
     "unknown look": (("render", "DATA", "--look", "lerobott"), "Did you mean 'lerobot'?"),
     "no such evaluation to compare": (("compare", "nowhere", "RUN"), "There is no folder nowhere"),
     "no seeds": (("train", "--data", "DATA", "--seeds", "none"), "expected a number, such as 5"),

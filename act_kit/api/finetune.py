@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from act_kit import interrupts, options, preflight
 from act_kit.api.progress import OnProgress, Progress, ignore, log
@@ -14,9 +14,11 @@ from act_kit.files import quoted
 from act_kit.finetuning.run import CONFIG, check_same, load_run, write_run
 from act_kit.outputs import finish_output, locked, new_folder, restore_output
 from act_kit.overrides import compose
-from act_kit.policies.policy import Policy
 from act_kit.processors import num_cpus
 from act_kit.workers import end_if_importing
+
+if TYPE_CHECKING:
+    from act_kit.policies.policy import Policy
 
 
 def finetune(
@@ -79,6 +81,7 @@ def _run(base: Path, config: FinetuneConfig, folder: Path, num_workers: int, on_
 
     from act_kit.api.rollouts import find_renderer, log_first_plan
     from act_kit.finetuning.finetuner import Finetuner
+    from act_kit.policies.policy import Policy
     from act_kit.rollouts.rollout import RolloutPool
 
     torch.set_num_threads(1)  # the simulators need the other processors
