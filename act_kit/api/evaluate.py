@@ -15,11 +15,11 @@ from act_kit.api.agents import connect, import_agent, kind_of_agent, load_lerobo
 from act_kit.api.device import choose_device
 from act_kit.api.progress import OnProgress, Progress, ignore, log
 from act_kit.api.rollouts import find_renderer, log_first_plan
-from act_kit.config import EvalConfig
+from act_kit.config import INIT_STATES, EvalConfig
 from act_kit.errors import ConfigError, RenderError
 from act_kit.eval.card import make_card
 from act_kit.eval.evaluate import ActionFunction, as_agent, evaluate_all
-from act_kit.eval.init_state_sets import CHOICES, InitialStateSet, Kind, init_state_sets_from, make_init_state_set
+from act_kit.eval.init_state_sets import InitialStateSet, Kind, init_state_sets_from, make_init_state_set
 from act_kit.eval.protocols import compose_evaluation
 from act_kit.eval.results import Evaluation
 from act_kit.eval.sweep import SweepRow, sweep, sweep_table
@@ -220,7 +220,7 @@ def choose_init_states(
     choice = config.protocol.init_states
     if isinstance(agent, Policy) and task is None:
         sets = init_state_sets_from(choice, agent.metadata, config)
-    elif choice not in CHOICES:
+    elif choice not in INIT_STATES:
         sets = [InitialStateSet.load(Path(choice))]
     elif task is None:
         raise ConfigError(

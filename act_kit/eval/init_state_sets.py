@@ -22,9 +22,6 @@ from act_kit.sim.tasks import get_task
 FORMAT = "act_kit.init_state_set"
 VERSION = 1
 Kind = Literal["test", "train", "grid", "ood", "mt1", "mt50", "lerobot", "file"]
-CHOICES = INIT_STATES
-"""Kinds that can be selected by name."""
-
 _SAME_DRAW_M = 1e-9
 """Tolerance for the same draw; NumPy versions may round differently, by far less than this."""
 
@@ -104,8 +101,8 @@ class InitialStateSet:
                 )
             is_declared = kind == "train" or (kind in get_args(Kind) and loaded.follows_distribution)
         except FileNotFoundError as error:
-            hint = did_you_mean(str(path), CHOICES)
-            raise DatasetError(f"'{path}' is not a file; choose from: {', '.join(CHOICES)}.{hint}") from error
+            hint = did_you_mean(str(path), INIT_STATES)
+            raise DatasetError(f"'{path}' is not a file; choose from: {', '.join(INIT_STATES)}.{hint}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise DatasetError(
                 f"{path} is not an evaluation set: {error!r}. Fix: use an init_states.json that act eval wrote."
@@ -122,8 +119,8 @@ def make_init_state_set(
         ConfigError: The kind is unknown.
         InitialStateError: The kind is ``train``, and the demonstrated initial states were not recorded.
     """
-    if kind not in CHOICES:
-        raise ConfigError(f"kind='{kind}': choose from: {', '.join(CHOICES)}.{did_you_mean(kind, CHOICES)}")
+    if kind not in INIT_STATES:
+        raise ConfigError(f"kind='{kind}': choose from: {', '.join(INIT_STATES)}.{did_you_mean(kind, INIT_STATES)}")
     if kind == "train":
         if not demonstrated:
             raise InitialStateError(
@@ -142,7 +139,7 @@ def init_state_sets_from(choice: str, metadata: PolicyMetadata, config: EvalConf
 
     A saved set, given by its path, is of one task; only that task is evaluated.
     """
-    if choice in CHOICES:
+    if choice in INIT_STATES:
         kind = cast(Kind, choice)
         sets: list[InitialStateSet] = []
         for task in metadata.tasks:
