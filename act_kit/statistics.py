@@ -343,13 +343,18 @@ Tasks = Sequence[np.ndarray]
 """Successes of every task, bool (K, N) each: N may differ between tasks, K may not."""
 
 
-def seeds_mean(tasks: Tasks) -> Estimate:
+def seeds_mean(tasks: Tasks, *, same_init_states: bool = True) -> Estimate:
     """Return the mean success rate over training seeds, with equal weights of the tasks.
 
     The interval is that of :func:`compare_seeds`. It does not cover a failing kind of seed that is absent from the
     sample: :func:`largest_unseen_share` bounds the share of such seeds.
+
+    Args:
+        tasks: Successes of every task.
+        same_init_states: False if every seed was evaluated from initial states of its own: these are then a part of the
+            variance between the seeds, and no variance of shared initial states is added.
     """
-    value, error, df = _contrast([[(1, tasks)]])
+    value, error, df = _contrast([[(1, tasks)]], seeds_share_init_states=same_init_states)
     half = t.isf((1 - CONFIDENCE) / 2, df) * error
     return Estimate(value=value, low=max(0.0, value - half), high=min(1.0, value + half))
 
@@ -384,10 +389,12 @@ def compare_seeds(a: Tasks, b: Tasks, *, same_init_states: bool, level: float) -
     return Difference(value=value, low=low, high=high, test=test, p=p, level=level, detectable=detectable)
 
 
-def _contrast(groups: Sequence[Sequence[tuple[int, Tasks]]]) -> tuple[float, float, float]:
+def _contrast(
+    groups: Sequence[Sequence[tuple[int, Tasks]]], *, seeds_share_init_states: bool = True
+) -> tuple[float, float, float]:
     """Return a signed sum of the methods' means, its standard error and its degrees of freedom.
 
-    The methods of one group share their initial states.
+    The methods of one group share their initial states; the seeds of a method do if ``seeds_share_init_states``.
     """
     value = 0.0
     terms: list[tuple[float, int]] = []  # variance, its degrees of freedom
@@ -403,7 +410,7 @@ def _contrast(groups: Sequence[Sequence[tuple[int, Tasks]]]) -> tuple[float, flo
             terms.append((max(float(seeds_K.var(ddof=1)), episode_variance) / len(seeds_K), len(seeds_K) - 1))
         for i in range(num_tasks):
             init_states_N = sum(sign * tasks[i].mean(axis=0) for sign, tasks in group)
-            if len(init_states_N) > 1:
+            if seeds_share_init_states and len(init_states_N) > 1:
                 chance = sum(_interaction(tasks[i]) / len(tasks[i]) for _, tasks in group)
                 beyond = max(0.0, float(init_states_N.var(ddof=1)) - chance)
                 terms.append((beyond / len(init_states_N) / num_tasks**2, len(init_states_N) - 1))

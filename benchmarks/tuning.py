@@ -10,33 +10,45 @@ The five tasks are of contact; others can be named.
 Every training has 50 demonstrations, collected with the seed of the training, and the default options but for the
 change. Its last checkpoint (not a chosen one) is evaluated from 100 new initial states that no figure elsewhere is
 measured on, those of evaluation seed 100 + training seed. Changes of chunking are evaluated on the checkpoints of the
-defaults. What is finished is kept: stopped, the same command goes on.
+defaults. The results are a file (``benchmarks/experiment.py``).
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import act_kit
+from benchmarks.experiment import (
+    Job,
+    Row,
+    by_seed,
+    cell,
+    choose,
+    collect,
+    evaluate,
+    gain_cell,
+    mean_of,
+    parse_arguments,
+    print_head,
+    print_row,
+    read,
+    run,
+)
 
-from act_kit.eval.files import read_evaluation
-from act_kit.statistics import compare_seeds, seeds_mean
-from benchmarks.command import act
-
+NUM_DEMONSTRATIONS = 50
+DEFAULTS = "defaults"
 TASKS = ("peg-insert-side-v3", "soccer-v3", "box-close-v3", "push-back-v3", "stick-pull-v3")
 
-DATA = {
+DATA: dict[str, tuple[str, ...]] = {
     "defaults": (),
-    "no noise": ("--noise", "0"),
-    "noise 0.3": ("--noise", "0.3"),
+    "no noise": ("noise=0",),
+    "noise 0.3": ("noise=0.3",),
     "10 steps after success": ("steps_after_success=10",),
 }
 TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "defaults": ("defaults", ()),
+    DEFAULTS: ("defaults", ()),
     "without velocities": ("defaults", ("policy.velocities=false",)),
     "without relative positions": ("defaults", ("policy.relative_positions=false",)),
     "with the CVAE": ("defaults", ("policy.cvae_layers=1",)),
@@ -56,105 +68,56 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "flow matching, twice the steps": ("defaults", ("policy=flow_small", "trainer.steps=14400")),
     "minimal iterative policy": ("defaults", ("policy=mip_small",)),
 }
-CHUNKINGS = {
-    "execute 1": ("--n-action-steps", "1"),
-    "execute 4": ("--n-action-steps", "4"),
-    "execute 8": ("--n-action-steps", "8"),
-    "execute 16": ("--n-action-steps", "16"),
-    "ensembling": ("--temporal-ensemble",),
+CHUNKINGS: dict[str, dict[str, Any]] = {
+    "execute 1": {"n_action_steps": 1},
+    "execute 4": {"n_action_steps": 4},
+    "execute 8": {"n_action_steps": 8},
+    "execute 16": {"n_action_steps": 16},
+    "ensembling": {"temporal_ensemble": True},
 }
 
 
-def measure(task: str, seed: int, name: str, out: Path) -> None:
+def measure(job: Job, out: Path) -> list[Row]:
     """Train one policy and evaluate it; of the defaults, every way of executing it."""
-    data_name, changes = TRAININGS[name]
-    data = out / "data" / data_name.replace(" ", "-") / f"{task}-{seed}"
-    folder = out / "runs" / name.replace(" ", "-") / f"{task}-{seed}"
-    options = ("--seed", seed, "--workers", 1, "selection.num_evaluations=0", *changes)
-    act("train", "--data", data, "--out", folder, "--resume", *options)
-    chunkings = {"defaults": (), **CHUNKINGS} if name == "defaults" else {name: ()}
-    for chunking, flags in chunkings.items():
-        result = out / "results" / f"{chunking.replace(' ', '-')}-{task}-{seed}"
-        if not (result / "summary.json").exists():
-            baselines = ("demonstrated_episodes=0", "baseline_episodes=0")
-            act(
-                "eval", folder, "--out", result, "--overwrite", "--workers", 1, "--seed", 100 + seed, *flags, *baselines
-            )
+    data_name, changes = TRAININGS[job.arm]
+    (task,) = job.tasks
+    folder = out / "data" / f"{data_name.replace(' ', '-')}-{task}-{job.seed}"
+    data = collect(folder, task, NUM_DEMONSTRATIONS, job.seed, overrides=DATA[data_name])
+    overrides = ["selection.num_evaluations=0", *changes]
+    policy = act_kit.train(data, out / "runs" / job.name, seed=job.seed, workers=1, resume=True, overrides=overrides)
+    chunkings = {job.arm: {}, **CHUNKINGS} if job.arm == DEFAULTS else {job.arm: {}}
+    rows = []
+    for arm, options in chunkings.items():
+        rows.append(Row.of(arm, job.seed, evaluate(policy, task, 100 + job.seed, **options)))
+    return rows
 
 
-def collect(task: str, seed: int, data_name: str, out: Path) -> None:
-    """Collect one dataset."""
-    folder = out / "data" / data_name.replace(" ", "-") / f"{task}-{seed}"
-    if not folder.exists():
-        act("collect", "--task", task, "--n", 50, "--seed", seed, "--out", folder, "--workers", 1, *DATA[data_name])
-
-
-def table(out: Path, tasks: Sequence[str]) -> None:
+def print_table(rows: Sequence[Row], tasks: Sequence[str]) -> None:
     """Print successes of every seed by setting and task, their mean, and its difference from the defaults'."""
-    settings = ["defaults", *CHUNKINGS, *(name for name in TRAININGS if name != "defaults")]
-    columns = [*(task.removesuffix("-v3") for task in tasks), "all", "against the defaults"]
-    columns += ["at the last step", "against the defaults"]
-    print(f"| | {' | '.join(columns)} |")
-    print("|---|" + "---|" * len(columns))
-    for setting in settings:
-        once = [_successes(out, setting, task, "success_once") for task in tasks]
-        cells = []
-        for of_task in once:
-            cells.append(" ".join(str(of_seed.sum()) for of_seed in of_task.values()))
-        cells += _mean_and_gain(out, setting, tasks, "success_once")
-        cells += _mean_and_gain(out, setting, tasks, "success_at_end")
-        print(f"| {setting} | " + " | ".join(cells) + " |")
-
-
-def _mean_and_gain(out: Path, setting: str, tasks: Sequence[str], column: str) -> list[str]:
-    """Return the mean success of a setting over tasks and seeds and its difference from the defaults' as text."""
-    measured = [_successes(out, setting, task, column) for task in tasks]
-    defaults = [_successes(out, "defaults", task, column) for task in tasks]
-    seeds = sorted(set.intersection(*map(set, (*measured, *defaults))))
-    if len(seeds) < 2:
-        return ["", ""]
-    ours, theirs = _of_seeds(measured, seeds), _of_seeds(defaults, seeds)
-    mean = seeds_mean(ours)
-    text = f"{100 * mean.value:.1f} [{100 * mean.low:.0f}, {100 * mean.high:.0f}] %"
-    if setting == "defaults":
-        return [text, ""]
-    gain = compare_seeds(theirs, ours, same_init_states=True, level=0.05)
-    return [text, f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"]
-
-
-def _of_seeds(tasks: Sequence[Mapping[int, np.ndarray]], seeds: Sequence[int]) -> list[np.ndarray]:
-    """Return the successes of each task, bool (seeds, 100)."""
-    return [np.stack([of_task[seed] for seed in seeds]) for of_task in tasks]
-
-
-def _successes(out: Path, setting: str, task: str, column: str) -> dict[int, np.ndarray]:
-    """Return a column of successes, bool (100,), of every training seed that was measured."""
-    found = {}
-    for folder in sorted((out / "results").glob(f"{setting.replace(' ', '-')}-{task}-*")):
-        found[int(folder.name.rpartition("-")[2])] = np.array(read_evaluation(folder).column(column), dtype=bool)
-    return found
+    names = ["", *(task.removesuffix("-v3") for task in tasks), "all, %", "against the defaults"]
+    print_head([*names, "at the last step, %", "against the defaults"])
+    defaults = [choose(rows, DEFAULTS, task) for task in tasks]
+    for arm in (DEFAULTS, *CHUNKINGS, *list(TRAININGS)[1:]):
+        ours = [choose(rows, arm, task) for task in tasks]
+        gains = ["", ""]
+        if arm != DEFAULTS:
+            gains = [gain_cell(ours, defaults), gain_cell(ours, defaults, at_end=True)]
+        cells = [arm, *map(by_seed, ours), cell(mean_of(ours)), gains[0]]
+        print_row([*cells, cell(mean_of(ours, "success_at_end")), gains[1]])
 
 
 def main() -> None:
     """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK")
-    parser.add_argument("--only", nargs="+", choices=list(TRAININGS), metavar="NAME", help="the defaults and these")
-    parser.add_argument("--side-by-side", type=int, default=os.cpu_count() or 1, help="trainings at the same time")
-    parser.add_argument("--table", action="store_true", help="print what there is, and measure nothing")
-    arguments = parser.parse_args()
-    if not arguments.table:
-        with ThreadPoolExecutor(arguments.side_by_side) as pool:
-            for seed in arguments.seeds:
-                names = list(dict.fromkeys(["defaults", *(arguments.only or TRAININGS)]))
-                data_names = dict.fromkeys(TRAININGS[name][0] for name in names)
-                jobs = [(task, seed, data, arguments.out) for data in data_names for task in arguments.tasks]
-                list(pool.map(lambda job: collect(*job), jobs))
-                jobs = [(task, seed, name, arguments.out) for name in names for task in arguments.tasks]
-                list(pool.map(lambda job: measure(*job), jobs))
-    table(arguments.out, arguments.tasks)
+    arguments = parse_arguments(__doc__, tasks=TASKS, seeds=range(5), arms=list(TRAININGS))
+    if arguments.table:
+        rows = read(arguments.out / "results.csv")
+    else:
+        jobs = []
+        for seed in arguments.seeds:
+            for arm in dict.fromkeys([DEFAULTS, *arguments.only]):
+                jobs += [Job(arm, (task,), seed) for task in arguments.tasks]
+        rows = run(jobs, measure, arguments.out, arguments.side_by_side)
+    print_table(rows, arguments.tasks)
 
 
 if __name__ == "__main__":

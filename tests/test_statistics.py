@@ -258,6 +258,20 @@ def test_episodes_are_not_pooled_over_seeds() -> None:
     assert split_bimodal([0.9, 0.1]) is None
 
 
+def test_initial_states_of_their_own_are_a_part_of_the_variance_between_seeds() -> None:
+    """Their order means nothing then, but it does where the seeds share them."""
+    rng = np.random.default_rng(0)
+    successes = rng.random((3, 100)) < 0.9
+    intervals = []
+    for array in (successes, np.sort(successes, axis=1)):
+        mean = seeds_mean([array], same_init_states=False)
+        intervals.append((mean.low, mean.high))
+        assert mean.value == pytest.approx(successes.mean())
+    assert intervals[0] == pytest.approx(intervals[1])
+    shared = seeds_mean([np.sort(successes, axis=1)])
+    assert (shared.low, shared.high) != pytest.approx(intervals[1])
+
+
 def test_unseen_kinds_of_seeds_are_bounded() -> None:
     for num, total in ((0, 3), (2, 5), (5, 5)):
         expected = proportion_confint(num, total, method="beta")
