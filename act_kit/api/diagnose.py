@@ -75,11 +75,12 @@ def diagnose(
 
     Args:
         target: A run, a dataset, an evaluation, a folder of runs and datasets, or a policy that is no run of act_kit:
-            ``MODULE:NAME`` or ``ws://HOST:PORT``; None for this machine.
+            ``MODULE:NAME``, ``ws://HOST:PORT`` or ``lerobot:FOLDER``; None for this machine.
         task: Task of a policy that is no run.
-        n_action_steps: Actions to execute of each chunk of a policy server; None for all.
+        n_action_steps: Actions to execute of each chunk of a policy server or a LeRobot policy; None for all, or for
+            the LeRobot policy's own number.
         token: Token of a policy server.
-        overrides: What a policy server is shown, such as ``served.state_dim=4``.
+        overrides: What a policy server or a LeRobot policy is shown, such as ``served.look=lerobot``.
         out: JSON file for the findings.
         workers: Simulation processes; 0 = one per processor.
 
@@ -122,7 +123,7 @@ def diagnose_each(
         config = compose(EvalConfig, overrides)
         if task is None:
             raise ConfigError(f"{target} does not say which task it is for: expected --task. Fix: --task push-v3")
-        if n_action_steps is not None and kind_of_agent(str(target)) != "server":
+        if n_action_steps is not None and kind_of_agent(str(target)) == "python":
             raise ConfigError(f"--n-action-steps: {target} chooses its actions itself. Fix: leave it out.")
         diagnoses = _diagnose_foreign(
             str(target), task, config, n_action_steps=n_action_steps, token=token, num_workers=num_workers
@@ -132,8 +133,8 @@ def diagnose_each(
         for name, value in given:
             if value:
                 raise ConfigError(
-                    f"{name}: {target or 'this machine'} is no foreign policy, MODULE:NAME or ws://HOST:PORT. Fix: "
-                    "leave it out."
+                    f"{name}: {target or 'this machine'} is no foreign policy (MODULE:NAME, ws://HOST:PORT, "
+                    "lerobot:FOLDER). Fix: leave it out."
                 )
         diagnoses = _diagnose_own(Path(target) if target else None, num_workers)
     found = {}

@@ -31,12 +31,13 @@ def doctor(
     act doctor runs/pick-place-v3
     act doctor my_policy:act --task push-v3
     act doctor ws://localhost:8000 --task push-v3
+    act doctor lerobot:checkpoints/last/pretrained_model --task push-v3 served.look=lerobot
 
     Args:
-        target: A run, a dataset, an evaluation, or a folder of runs and datasets; MODULE:NAME or ws://HOST:PORT.
-            Default: this machine.
+        target: A run, a dataset, an evaluation, or a folder of runs and datasets; MODULE:NAME, ws://HOST:PORT or \
+lerobot:FOLDER. Default: this machine.
         task: Task of a policy that is no run.
-        n_action_steps: Actions executed of each chunk of a policy server. [default: all]
+        n_action_steps: Actions executed of each chunk of a policy server or a LeRobot policy. [default: all; its own]
         out: JSON file for the findings. [default: none]
     """
     from rich.text import Text
