@@ -125,7 +125,7 @@ USER_ERRORS = {
         "names no demonstrations. Fix: leave it out",
     ),
     "a run with a task": (("eval", "RUN", "--task", "push-v3"), "a run is evaluated on the tasks that it was trained"),
-    "no such module": (("eval", "no_module:act", "--task", "push-v3"), "Fix: run act eval in the folder of no_module"),
+    "no such module": (("eval", "no_module:act", "--task", "push-v3"), "Fix: run act in the folder of no_module"),
     "no such name": (("eval", "json:load_", "--task", "push-v3"), "json has no 'load_'. Did you mean 'load'?"),
     "no server": (("eval", "ws://127.0.0.1:1", "--task", "push-v3"), "Fix: start it, such as act serve RUN"),
     "no address": (("eval", "ws://127.0.0.1", "--task", "push-v3"), "expected ws://HOST:PORT"),

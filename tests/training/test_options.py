@@ -57,6 +57,7 @@ IMAGE_CHANGES = {
 
 TESTED_ELSEWHERE = {
     "policy.name": "tests/policies/test_custom_head.py",
+    "policy.head": "tests/policies/test_custom_head.py",
     "policy.backbone_weights": "tests/training/test_learner.py",
     "policy.task_embeddings": "tests/training/test_learner.py",
     "trainer.stall_timeout_s": "tests/training/test_watchdog.py",
