@@ -6,8 +6,7 @@ from pathlib import Path
 
 import typer
 
-from act_kit.api.diagnose import diagnose_each
-from act_kit.cli.console import console
+from act_kit.api.diagnose import diagnose
 from act_kit.cli.options import Overrides, Token, Workers, command
 
 
@@ -40,10 +39,7 @@ lerobot:FOLDER. Default: this machine.
         n_action_steps: Actions executed of each chunk of a policy server or a LeRobot policy. [default: all; its own]
         out: JSON file for the findings. [default: none]
     """
-    from rich.text import Text
-
-    is_fatal = False
-    diagnoses = diagnose_each(
+    diagnoses = diagnose(
         target,
         task,
         n_action_steps=n_action_steps,
@@ -51,9 +47,6 @@ lerobot:FOLDER. Default: this machine.
         overrides=overrides or [],
         out=out,
         workers=workers,
+        on_diagnosis=lambda diagnosis: diagnosis.report.print(),
     )
-    for diagnosis in diagnoses:
-        console.rule(Text(diagnosis.name), align="left")
-        console.print(diagnosis, soft_wrap=True)
-        is_fatal = is_fatal or diagnosis.is_fatal
-    raise typer.Exit(2 if is_fatal else 0)
+    raise typer.Exit(2 if any(diagnosis.is_fatal for diagnosis in diagnoses) else 0)
