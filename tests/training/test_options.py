@@ -65,9 +65,9 @@ TESTED_ELSEWHERE = {
     "compute.image_storage": "tests/training/test_learner.py",
     "compute.micro_batches": "tests/training/test_learner.py",
     "selection.num_evaluations": "tests/training/test_trainer.py",
-    "selection.episodes": "tests/test_cli.py",
-    "sim.engine": "tests/test_cli.py",
-    "rollout.num_envs": "tests/test_cli.py",
+    "selection.episodes": "tests/test_cli_pipeline.py",
+    "sim.engine": "tests/test_cli_pipeline.py",
+    "rollout.num_envs": "tests/test_cli_pipeline.py",
     "init_from": "tests/training/test_resume.py",
     "wandb_project": "tests/test_metrics.py",
 }
