@@ -6,7 +6,7 @@ draws of Meta-World's reset, and the nearest look is recorded with the images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -23,7 +23,7 @@ from act_kit.sim.render import CAMERAS, RenderSettings, find_gl, render_episode
 from act_kit.sim.simulator import Simulator
 from act_kit.sim.tasks import TASKS, get_task
 
-_MAX_DIFFERENCE = 12.0
+MAX_DIFFERENCE = 12.0
 """Mean difference of pixels, 0 to 255: more than by the lossy compression of a video, less than between two cameras."""
 
 
@@ -74,9 +74,7 @@ def _nearest_look(frames: Mapping[str, np.ndarray], init_state: InitialState) ->
     Raises:
         RenderError: No OpenGL library works.
     """
-    simulator = Simulator(init_state.task)
-    simulator.reset(init_state)
-    physics = simulator.physics()[None]
+    physics = _reset_physics(init_state)
     candidates = {name: (name,) if name in CAMERAS else CAMERAS for name in frames}
     jobs: list[tuple[RenderSettings, tuple[str, ...], InitialState, np.ndarray]] = []
     for look in LOOKS:
@@ -95,6 +93,25 @@ def _nearest_look(frames: Mapping[str, np.ndarray], init_state: InitialState) ->
     return min(nearest.values(), key=lambda matches: sum(match.difference for match in matches.values()))
 
 
+def _reset_physics(init_state: InitialState) -> np.ndarray:
+    """Return the physics after a reset, float64 (1, P)."""
+    simulator = Simulator(init_state.task)
+    simulator.reset(init_state)
+    return simulator.physics()[None]
+
+
+def render_reset(settings: RenderSettings, cameras: Sequence[str], init_state: InitialState) -> np.ndarray:
+    """Render a reset from some cameras, uint8 (C, H, W, 3).
+
+    Raises:
+        RenderError: No OpenGL library works.
+    """
+    with LocalExecutor(1, find_gl().environment) as executor:
+        (frames,) = executor.map(render_episode, [(settings, cameras, init_state, _reset_physics(init_state))])
+    images: np.ndarray = frames.images[0]
+    return images
+
+
 def _with_matches(content: Content, matches: Mapping[str, _Match]) -> Content:
     """Return the content with the looks of its images recorded, its cameras renamed, and messages about both."""
     notes: list[str] = []
@@ -102,7 +119,7 @@ def _with_matches(content: Content, matches: Mapping[str, _Match]) -> Content:
     renamed: dict[str, str] = {}
     cameras: dict[str, RenderedFrames] = {}
     for name, match in matches.items():
-        is_match = match.difference <= _MAX_DIFFERENCE
+        is_match = match.difference <= MAX_DIFFERENCE
         is_free = match.camera not in (*matches, *cameras)
         renamed[name] = match.camera if is_match and is_free else name
         settings = replace(content.cameras[name].settings, look=match.look)
@@ -112,7 +129,7 @@ def _with_matches(content: Content, matches: Mapping[str, _Match]) -> Content:
             notes.append(f"the images of {name} are those of {match}{called}")
         else:
             warnings.append(
-                f"no look draws the images of {name}: the nearest is {match}; up to {_MAX_DIFFERENCE:g} were expected. "
+                f"no look draws the images of {name}: the nearest is {match}; up to {MAX_DIFFERENCE:g} were expected. "
                 "It is recorded, but a policy trained on these images sees other ones in an evaluation"
             )
 

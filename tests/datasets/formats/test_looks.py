@@ -15,9 +15,10 @@ from act_kit.datasets.frames import load_frames
 from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity.first_observations import recover_init_states
+from act_kit.doctor.consistency import _compare_resets
 from act_kit.errors import RenderError
 from act_kit.parallel import LocalExecutor
-from act_kit.sim.render import Gl, RenderSettings
+from act_kit.sim.render import CameraViews, Gl, RenderSettings
 from act_kit.sim.sentences import SENTENCES
 from tests.conftest import act, make_dataset
 from tests.datasets.formats import lerobot_files
@@ -98,6 +99,18 @@ def test_images_that_no_look_draws_are_a_warning(lerobot_store: EpisodeStore, tm
     store = EpisodeStore.open(tmp_path / "out")
     assert ImageStore.cameras(store) == ("image",)
     assert "no look draws" in "; ".join(store.info.parents[0]["notes"])
+
+
+def test_the_doctor_compares_imported_images_with_those_of_an_evaluation(
+    lerobot_store: EpisodeStore, tmp_path: Path
+) -> None:
+    lerobot_files.write(tmp_path / "in", as_public(lerobot_store))
+    store, _, _ = import_(tmp_path / "in", tmp_path / "out")
+    for look, status in (("lerobot", "RULED OUT"), ("fast", "CONFIRMED")):
+        settings = RenderSettings(height_px=64, width_px=64, look=look)
+        views = CameraViews(cameras=("corner2",), settings=settings)
+        result = _compare_resets(store, views)
+        assert result.status == status, result.message
 
 
 def test_without_a_renderer_the_look_is_unknown(
