@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, ClassVar
 
-from act_kit.errors import did_you_mean
+from act_kit.errors import ConfigError, did_you_mean
+from act_kit.imports import import_object, is_object_name
 from act_kit.options import Options, arguments_of, option, require
 
 ENGINES = ("fast", "reference")
@@ -220,12 +221,29 @@ def load_head(name: str) -> None:
         importlib.import_module(f"{_HEADS}.{name}")
 
 
+def load_own_head(head: str) -> type[PolicyConfig]:
+    """Import the user's model at ``MODULE:CLASS``, which registers it; return its class of options.
+
+    Raises:
+        ConfigError: There is none, its module cannot be imported, or the class is not registered.
+    """
+    require(
+        is_object_name(head), f"policy.head={head}: expected MODULE:CLASS, such as policy.head=my_head:LinearModel."
+    )
+    _, found = import_object(head)
+    kind = getattr(found, "options", None)
+    if not (isinstance(kind, type) and issubclass(kind, PolicyConfig)):
+        raise ConfigError(f"policy.head={head} is no model: expected a ChunkModel with @register_model(OPTIONS).")
+    return kind
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicyConfig(Options, group="policy"):
     """The model, its inputs and its sizes. Each model adds its own options in a subclass, which is found by ``name``.
 
     Attributes:
         name: Name of the model: act, flow, mip, or one that a module of the user registers.
+        head: MODULE:CLASS of a model of the user's own, which gives the name; MODULE is imported to load it.
         inputs: state (hand, gripper, objects and goal), image+proprio (images, hand and gripper, which a real robot
             has) or image+state.
         cameras: Cameras of the images; none for state.
@@ -247,6 +265,7 @@ class PolicyConfig(Options, group="policy"):
     far_factors: ClassVar[Mapping[str, tuple[float, float]]] = {}
 
     name: str = ""
+    head: str = ""
     inputs: str = option("state", choices=INPUTS)
     cameras: tuple[str, ...] = ()
     backbone: str = option("resnet18", choices=BACKBONES)
@@ -261,12 +280,15 @@ class PolicyConfig(Options, group="policy"):
 
     @classmethod
     def kind_of(cls, values: Mapping[str, Any]) -> type[PolicyConfig]:
-        """Return the class of options of the model ``values["name"]``.
+        """Return the class of options of the model ``values["name"]``, whose module ``values["head"]`` is imported.
 
         Raises:
-            ConfigError: No model of that name is registered.
+            ConfigError: No model of that name is registered, or the module cannot be imported.
         """
         name, known = values.get("name", ""), PolicyConfig.kinds
+        if values.get("head"):
+            own = load_own_head(str(values["head"])).name
+            require(name == own, f"policy.name={name} with policy.head={values['head']}, whose name is {own}.")
         load_head(str(name))
         names = {*known, *head_names()}
         hint = did_you_mean(str(name), sorted(names))

@@ -31,7 +31,7 @@ class Metric:
     Attributes:
         name: ``<source>/<quantity>``; only quantities measured in the environment are named ``eval/…``.
         unit: Unit of the values.
-        better: Direction that is better, or None.
+        better: Direction that is better, whose extreme Weights & Biases shows as the summary of a run; or None.
         low, high: Range of the values.
     """
 
@@ -40,6 +40,15 @@ class Metric:
     better: Literal["up", "down", None]
     low: float = 0.0
     high: float = math.inf
+
+    def accepts(self, value: float) -> bool:
+        """Return True if a value is finite and in the range."""
+        return math.isfinite(value) and self.low <= value <= self.high
+
+    @property
+    def range(self) -> str:
+        """The range with its unit, for messages."""
+        return f"{self.low:g} to {self.high:g} {self.unit}".rstrip()
 
 
 _DECLARED = (
@@ -104,6 +113,10 @@ class MetricLogger:
             ConfigError: A W&B project is given, but the W&B client is missing or cannot log in.
         """
         self._wandb = _open_wandb(run, wandb_project, config) if wandb_project else None
+        if self._wandb:
+            for declared in METRICS.values():
+                if declared.better:
+                    self._wandb.define_metric(declared.name, summary="max" if declared.better == "up" else "min")
         self.path = run / "metrics.jsonl"
         self._tensorboard_dir = run / "tensorboard"
         self._latest: dict[str, float] = {}
@@ -130,8 +143,8 @@ class MetricLogger:
             raise MetricError(f"Step {step} was logged after step {self.step}: expected steps that never decrease.")
         for name, value in values.items():
             declared = metric(name)
-            if not (math.isfinite(value) and declared.low <= value <= declared.high):
-                raise MetricError(f"{name} = {value} is not in its range: {declared.low} to {declared.high}.")
+            if not declared.accepts(value):
+                raise MetricError(f"{name} = {value} is not in its range: {declared.range}.")
         with require_existing(self.path, self.path.parent):
             self.path.stat()
         self.step = step

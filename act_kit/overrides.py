@@ -12,7 +12,7 @@ from importlib.resources import as_file, files
 from typing import Any, TypeVar
 
 from act_kit import options
-from act_kit.config import PolicyConfig, TrainConfig, load_head
+from act_kit.config import PolicyConfig, TrainConfig, load_head, load_own_head
 from act_kit.errors import ConfigError, did_you_mean
 from act_kit.options import Option, Options
 
@@ -39,6 +39,8 @@ def compose(
         key, _, value = override.partition("=")
         if key in ("policy", "policy.name"):
             load_head(value.partition("_")[0])  # declares its options; the name of a preset begins with that of a head
+        if key == "policy.head" and value:
+            overrides = [*overrides, f"policy.name={load_own_head(value).name}"]
     known, defaults = all_options(kind), options.declared(base or kind)
     for override in overrides:
         _check_override(override, list(known))

@@ -39,6 +39,8 @@ _PRELOADED_MODULES = (
     "act_kit.datasets.ops",
     "act_kit.datasets.formats.convert",
     "act_kit.diversity.measure",
+    "act_kit.policies.onnx",
+    "pyarrow.parquet",
     "tensorboard.summary.writer.record_writer",
     "tensorboard.backend.event_processing.event_accumulator",
 )
@@ -93,6 +95,7 @@ class Case:
 DATA = "collect --task reach-v3 --n 3 --workers 1 --out data"
 OTHER = "collect --task reach-v3 --n 2 --seed 1 --workers 1 --out other"
 OLD = "collect --task reach-v3 --n 1 --seed 5 --workers 1 --out out"
+LEROBOT = "data convert data lerobot --to lerobot"
 RUN = f"train --data data --out out {' '.join(TRAIN)}"
 CASES: dict[str, Case] = {
     "collect": Case(command=DATA.replace("data", "out"), again="--resume", out="out"),
@@ -128,6 +131,14 @@ CASES: dict[str, Case] = {
     "convert --overwrite": Case(
         command="data convert data out --to act-hdf5 --overwrite", setup=(DATA, OLD), out="out", replaces=True
     ),
+    "convert to lerobot": Case(command="data convert data out --to lerobot", setup=(DATA,), out="out"),
+    "convert to lerobot --overwrite": Case(
+        command="data convert data out --to lerobot --overwrite", setup=(DATA, OLD), out="out", replaces=True
+    ),
+    "convert from lerobot": Case(command="data convert lerobot out", setup=(DATA, LEROBOT), out="out"),
+    "convert from lerobot --overwrite": Case(
+        command="data convert lerobot out --overwrite", setup=(DATA, LEROBOT, OLD), out="out", replaces=True
+    ),
     "report": Case(command="report data --out out", setup=(DATA,), again="report data --out out", out="out"),
     "train": Case(command=RUN, setup=(DATA,), again="train --resume --out out --device cpu --workers 1", out="out"),
     "train --overwrite": Case(
@@ -146,6 +157,9 @@ CASES: dict[str, Case] = {
         setup=(DATA, RUN.replace("--out out", "--out run"), OLD),
         out="out",
         replaces=True,
+    ),
+    "export": Case(
+        command="export run --out out/policy.onnx", setup=(DATA, RUN.replace("--out out", "--out run")), out="out"
     ),
     "train --seeds": Case(
         command=f"{RUN} --seeds 2 --jobs 1",

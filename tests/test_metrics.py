@@ -166,8 +166,12 @@ def test_weights_and_biases_gets_configuration_group_tables_and_videos(
 ) -> None:
     sessions: list[dict[str, object]] = []
     logged: list[dict[str, object]] = []
+    summaries: dict[str, str] = {}
 
     class Session:
+        def define_metric(self, name: str, summary: str) -> None:
+            summaries[name] = summary
+
         def log(self, values: dict[str, object]) -> None:
             logged.append(values)
 
@@ -191,6 +195,8 @@ def test_weights_and_biases_gets_configuration_group_tables_and_videos(
     config = tiny_config("wandb_project=manipulation", "trainer.steps=2", "trainer.log_every=1")
     Trainer(config, [reach_store], run, evaluator=None).train()
     assert (sessions[0]["group"], sessions[0]["config"]) == ("chunks", to_dict(config))
+    assert (summaries["eval/success"], summaries["val/l1"]) == ("max", "min")
+    assert "train/lr" not in summaries
     results = run / "eval-test"
     (results / "videos").mkdir(parents=True)
     (results / "videos" / "0003-failure.mp4").touch()

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from act_kit.collection.collect import Progress, collect
+from act_kit.collection.collect import collect
 from act_kit.collection.render import render
 from act_kit.config import CollectConfig
 from act_kit.datasets.store import EpisodeStore
@@ -108,14 +108,14 @@ def kill_process(name: str) -> None:
 def check_collection(cluster: SimpleNamespace, folder: Path) -> None:
     """Remove a process, then a node: all attempts are collected once and are equal to those of one process."""
     config = compose(CollectConfig, flags={"task": "shelf-place-v3", "n": 40, "noise": 0.3})
-    num_attempts: list[int] = []
+    attempts: list[int] = []
 
-    def disturb(progress: Progress) -> None:
-        if progress.num_attempts == 5:
+    def disturb(num_kept: int, num_attempts: int) -> None:
+        if num_attempts == 5:
             kill_process("run_attempt")
-        if progress.num_attempts == 15:
+        if num_attempts == 15:
             cluster.remove_node()
-        num_attempts.append(progress.num_attempts)
+        attempts.append(num_attempts)
 
     with RayExecutor() as executor:
         assert executor.num_workers == 3
@@ -125,7 +125,7 @@ def check_collection(cluster: SimpleNamespace, folder: Path) -> None:
             executor._check_nodes({"mujoco": "another"})
         collect(config, folder / "ray", executor=executor, on_progress=disturb)
     collect(config, folder / "local", executor=SERIAL)
-    assert num_attempts == list(range(1, len(num_attempts) + 1))
+    assert attempts == list(range(1, len(attempts) + 1))
     assert contents(folder / "ray") == contents(folder / "local")
 
 

@@ -18,6 +18,7 @@ LAYERS = (
     {
         "errors",
         "files",
+        "imports",
         "outputs",
         "interrupts",
         "processors",

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import re
-import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from act_kit.errors import ConfigError, did_you_mean, install_hint
+from act_kit.errors import ConfigError, install_hint
+from act_kit.imports import attempt, import_object, is_object_name
 from act_kit.serving.addresses import check_address
 
 if TYPE_CHECKING:
@@ -21,7 +18,6 @@ if TYPE_CHECKING:
     from act_kit.rollouts.agents import Agent
     from act_kit.serving.client import ServedAgent
 
-_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _LEROBOT = "lerobot:"
 
 
@@ -36,7 +32,7 @@ def kind_of_agent(what: str) -> Literal["run", "python", "server", "lerobot"]:
         return "server"
     if what.startswith(_LEROBOT):
         return "lerobot"
-    return "python" if _NAME.fullmatch(what) and not Path(what).exists() else "run"
+    return "python" if is_object_name(what) and not Path(what).exists() else "run"
 
 
 def folder_name(what: str, tasks: list[str]) -> str:
@@ -89,18 +85,9 @@ def import_agent(name: str) -> Agent:
     from act_kit.eval.evaluate import FunctionAgent
     from act_kit.rollouts.agents import Agent
 
-    module_name, _, path = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    module = _attempt(lambda: importlib.import_module(module_name), f"{name}: importing {module_name}")
-    found: Any = module
-    for part in path.split("."):
-        if not hasattr(found, part):
-            hint = did_you_mean(part, [each for each in vars(found) if not each.startswith("_")])
-            raise ConfigError(f"{name}: {module_name} has no '{part}'.{hint}")
-        found = getattr(found, part)
+    module, found = import_object(name)
     if not isinstance(found, Agent) and _is_factory(found):
-        found = _attempt(found, f"{name}: calling {path}()")
+        found = attempt(found, f"{name}: calling {name.partition(':')[2]}()")
     if not isinstance(found, Agent):
         if not callable(found):
             raise ConfigError(
@@ -111,27 +98,6 @@ def import_agent(name: str) -> Agent:
     agent: Agent = found
     agent.provenance = {"kind": "python", "name": name, "source_sha256": _source_hash(module)}
     return agent
-
-
-def _attempt(call: Callable[[], Any], what: str) -> Any:
-    """Return what the user's code returns; its error becomes one line with the place of the failure.
-
-    Raises:
-        ConfigError: It fails.
-    """
-    try:
-        return call()
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if not frame.filename.startswith("<") and frame.filename != __file__]
-        own = [frame for frame in own if Path(frame.filename).parent != Path(importlib.__file__).parent]
-        place = f" at {own[-1].filename}, line {own[-1].lineno}" if own else ""
-        if isinstance(error, SyntaxError):
-            place = f" at {error.filename}, line {error.lineno}"
-        hint = ""
-        if isinstance(error, ModuleNotFoundError) and not own:
-            hint = f" Fix: run act eval in the folder of {error.name}.py, or put that folder on PYTHONPATH"
-        raise ConfigError(f"{what} failed{place}: {type(error).__name__}: {error}.{hint}") from error
 
 
 def _is_factory(found: object) -> bool:

@@ -162,14 +162,14 @@ def _collect(
     with interrupts.deferred() as raise_if_interrupted:
         began: tuple[float, int] | None = None
 
-        def show(progress: collecting.Progress) -> None:
+        def show(num_kept: int, num_attempts: int) -> None:
             nonlocal began
-            began = began or (time.monotonic(), progress.num_kept)
-            text = f"success {100 * progress.num_kept / progress.num_attempts:.0f} % of {progress.num_attempts}"
-            seconds, num_new = time.monotonic() - began[0], progress.num_kept - began[1]
+            began = began or (time.monotonic(), num_kept)
+            text = f"success {100 * num_kept / num_attempts:.0f} % of {num_attempts}"
+            seconds, num_new = time.monotonic() - began[0], num_kept - began[1]
             if seconds >= 1 and num_new > 0:
                 text += f", {_rate(num_new / seconds)}"
-            on_progress(Progress(stage=f"collect {config.task}", num_done=progress.num_kept, num=config.n, text=text))
+            on_progress(Progress(stage=f"collect {config.task}", num_done=num_kept, num=config.n, text=text))
             raise_if_interrupted()
 
         return collecting.collect(config, out, executor=executor, resume=resume, on_progress=show)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,8 @@ from act_kit.processors import num_cpus
 from act_kit.workers import end_if_importing
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from act_kit.doctor.finding import Finding
+    from act_kit.reports.report import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +47,17 @@ class Diagnosis:
 
         return verdict(self.findings)
 
-    def __rich__(self) -> RenderableType:
-        from rich.text import Text
+    @property
+    def report(self) -> Report:
+        """The faults with numbers, evidence and fix, what was ruled out, and the verdict."""
+        from act_kit.reports.diagnosis import diagnosis_report
 
-        from act_kit.doctor.diagnose import describe, summary_lines
-
-        lines = [describe(finding) for finding in self.findings if finding.result.is_fault]
-        lines += map(Text, summary_lines(self.findings))
-        lines.append(Text(self.verdict, style="bold red" if self.is_fatal else "bold"))
-        return Text("\n").join(lines)
+        return diagnosis_report(self.name, self.findings)
 
     def __str__(self) -> str:
-        return f"{self.name}\n{self.__rich__()}"
+        text = StringIO()
+        self.report.print(text)
+        return text.getvalue().rstrip()
 
 
 def diagnose(
@@ -70,48 +69,27 @@ def diagnose(
     overrides: Sequence[str] = (),
     out: str | Path | None = None,
     workers: int = 0,
+    on_diagnosis: Callable[[Diagnosis], None] = lambda diagnosis: None,
 ) -> list[Diagnosis]:
     """Find out why a policy fails, or check a dataset or this machine for faults, as ``act doctor`` does.
 
     Args:
         target: A run, a dataset, an evaluation, a folder of runs and datasets, or a policy that is no run of act_kit:
-            ``MODULE:NAME`` or ``ws://HOST:PORT``; None for this machine.
+            ``MODULE:NAME``, ``ws://HOST:PORT`` or ``lerobot:FOLDER``; None for this machine.
         task: Task of a policy that is no run.
-        n_action_steps: Actions to execute of each chunk of a policy server; None for all.
+        n_action_steps: Actions to execute of each chunk of a policy server or a LeRobot policy; None for all, or for
+            the LeRobot policy's own number.
         token: Token of a policy server.
-        overrides: What a policy server is shown, such as ``served.state_dim=4``.
+        overrides: What a policy server or a LeRobot policy is shown, such as ``served.look=lerobot``.
         out: JSON file for the findings.
         workers: Simulation processes; 0 = one per processor.
+        on_diagnosis: Function that is called with each diagnosis as soon as it is made.
 
     Raises:
         ActKitError: There is nothing to examine at ``target``, an argument does not apply to it, or ``out`` is a
             folder.
     """
     end_if_importing()
-    return list(
-        diagnose_each(
-            target,
-            task,
-            n_action_steps=n_action_steps,
-            token=token,
-            overrides=overrides,
-            out=out,
-            workers=workers,
-        )
-    )
-
-
-def diagnose_each(
-    target: str | Path | None = None,
-    task: str | None = None,
-    *,
-    n_action_steps: int | None = None,
-    token: str = "",
-    overrides: Sequence[str] = (),
-    out: str | Path | None = None,
-    workers: int = 0,
-) -> Generator[Diagnosis]:
-    """Yield the diagnoses of :func:`diagnose`, each as soon as it is made."""
     if out:
         out = Path(out)
         require_writable(out.parent)
@@ -122,7 +100,7 @@ def diagnose_each(
         config = compose(EvalConfig, overrides)
         if task is None:
             raise ConfigError(f"{target} does not say which task it is for: expected --task. Fix: --task push-v3")
-        if n_action_steps is not None and kind_of_agent(str(target)) != "server":
+        if n_action_steps is not None and kind_of_agent(str(target)) == "python":
             raise ConfigError(f"--n-action-steps: {target} chooses its actions itself. Fix: leave it out.")
         diagnoses = _diagnose_foreign(
             str(target), task, config, n_action_steps=n_action_steps, token=token, num_workers=num_workers
@@ -132,16 +110,17 @@ def diagnose_each(
         for name, value in given:
             if value:
                 raise ConfigError(
-                    f"{name}: {target or 'this machine'} is no foreign policy, MODULE:NAME or ws://HOST:PORT. Fix: "
-                    "leave it out."
+                    f"{name}: {target or 'this machine'} is no foreign policy (MODULE:NAME, ws://HOST:PORT, "
+                    "lerobot:FOLDER). Fix: leave it out."
                 )
         diagnoses = _diagnose_own(Path(target) if target else None, num_workers)
-    found = {}
+    made: list[Diagnosis] = []
     for diagnosis in diagnoses:
-        found[diagnosis.name] = [finding.to_dict() for finding in diagnosis.findings]
-        yield diagnosis
+        made.append(diagnosis)
+        on_diagnosis(diagnosis)
     if out:
-        write_json(out, found)
+        write_json(out, {diagnosis.name: diagnosis.report.data for diagnosis in made})
+    return made
 
 
 def _diagnose_own(target: Path | None, num_workers: int) -> Generator[Diagnosis]:

@@ -260,3 +260,5 @@ def convert(
         info("Lost or assumed:" if content.notes else "Lost or assumed: nothing.")
         for note in content.notes:
             info(f"- {note}")
+        for warning in content.warnings:
+            warn(f"Warning: {warning}.")

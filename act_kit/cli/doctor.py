@@ -6,8 +6,7 @@ from pathlib import Path
 
 import typer
 
-from act_kit.api.diagnose import diagnose_each
-from act_kit.cli.console import console
+from act_kit.api.diagnose import diagnose
 from act_kit.cli.options import Overrides, Token, Workers, command
 
 
@@ -31,18 +30,16 @@ def doctor(
     act doctor runs/pick-place-v3
     act doctor my_policy:act --task push-v3
     act doctor ws://localhost:8000 --task push-v3
+    act doctor lerobot:checkpoints/last/pretrained_model --task push-v3 served.look=lerobot
 
     Args:
-        target: A run, a dataset, an evaluation, or a folder of runs and datasets; MODULE:NAME or ws://HOST:PORT.
-            Default: this machine.
+        target: A run, a dataset, an evaluation, or a folder of runs and datasets; MODULE:NAME, ws://HOST:PORT or \
+lerobot:FOLDER. Default: this machine.
         task: Task of a policy that is no run.
-        n_action_steps: Actions executed of each chunk of a policy server. [default: all]
+        n_action_steps: Actions executed of each chunk of a policy server or a LeRobot policy. [default: all; its own]
         out: JSON file for the findings. [default: none]
     """
-    from rich.text import Text
-
-    is_fatal = False
-    diagnoses = diagnose_each(
+    diagnoses = diagnose(
         target,
         task,
         n_action_steps=n_action_steps,
@@ -50,9 +47,6 @@ def doctor(
         overrides=overrides or [],
         out=out,
         workers=workers,
+        on_diagnosis=lambda diagnosis: diagnosis.report.print(),
     )
-    for diagnosis in diagnoses:
-        console.rule(Text(diagnosis.name), align="left")
-        console.print(diagnosis, soft_wrap=True)
-        is_fatal = is_fatal or diagnosis.is_fatal
-    raise typer.Exit(2 if is_fatal else 0)
+    raise typer.Exit(2 if any(diagnosis.is_fatal for diagnosis in diagnoses) else 0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +35,6 @@ COMMIT_EVERY = 50
 
 _MAX_FAILED_ATTEMPTS = 20
 """Attempts without a success after which a collection stops with an error."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Progress of a collection, reported after every attempt."""
-
-    num_kept: int
-    num_attempts: int
 
 
 def _make_agent_and_simulators(config: CollectConfig, parent: str) -> tuple[Agent, VectorSimulator]:
@@ -118,7 +109,7 @@ def collect(
     *,
     executor: Executor,
     resume: bool = False,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[int, int], None] = lambda num_kept, num_attempts: None,
 ) -> EpisodeStore:
     """Collect the dataset that ``config`` describes into ``path``, or resume it, and return it finished.
 
@@ -127,6 +118,8 @@ def collect(
     An interruption (Ctrl-C, or an exception, also of ``on_progress``) stores all attempts so far; a kill loses those
     since the last commit. In both cases ``resume=True`` completes the dataset to the bytes of an uninterrupted run,
     also with a larger ``config.n`` if its first episodes are the existing ones.
+
+    ``on_progress`` is called after every attempt, with the numbers of kept episodes and of attempts.
 
     Raises:
         DatasetError: The success rate of the demonstrator is too low, or the dataset to resume has other options.
@@ -162,7 +155,7 @@ def collect(
                 if kept:
                     episodes.append(episode)
                     num_kept += 1
-                on_progress(Progress(num_kept=num_kept, num_attempts=num_attempts))
+                on_progress(num_kept, num_attempts)
                 if num_attempts >= _MAX_FAILED_ATTEMPTS and not num_kept:
                     raise DatasetError(
                         f"The {config.demonstrator} demonstrator failed all of its first {num_attempts} attempts at "

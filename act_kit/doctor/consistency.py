@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from act_kit.datasets.formats.looks import MAX_DIFFERENCE, render_reset
 from act_kit.datasets.images import ImageStore
-from act_kit.datasets.store import tasks_of
+from act_kit.datasets.store import EpisodeStore, tasks_of
 from act_kit.doctor.case import RunCase, run_checks
-from act_kit.doctor.finding import Result, critical, ruled_out, suspected, warning
+from act_kit.doctor.finding import Result, critical, ruled_out, suspected, untested, warning
 from act_kit.doctor.generalization import evenly
 from act_kit.parallel import LocalExecutor
 from act_kit.sim.render import CameraViews, find_gl, render_episode
@@ -138,6 +139,11 @@ def _compare_rendered(case: RunCase, views: CameraViews) -> Result:
     for store in case.stores:
         episodes = store.episodes()
         chosen = evenly(np.arange(len(episodes)), _NUM_RENDERED)
+        if "physics" in store.missing_fields:
+            result = _compare_resets(store, views)
+            if result.status != "RULED OUT":
+                return result
+            continue
         jobs = [(views.settings, list(views.cameras), episodes[i].init_state, episodes[i].physics) for i in chosen]
         with LocalExecutor(1, gl.environment) as executor:
             rendered = list(executor.map(render_episode, jobs))
@@ -153,6 +159,24 @@ def _compare_rendered(case: RunCase, views: CameraViews) -> Result:
                     )
                     return critical(message, store.path / "data/images" / camera, f"{images.command} --overwrite")
     return ruled_out("Cameras, sizes and re-rendered episodes are the same in training and in evaluation.")
+
+
+def _compare_resets(store: EpisodeStore, views: CameraViews) -> Result:
+    """Render the reset of an imported episode, of which no physics are known, and compare the first images."""
+    if "init_state" in store.missing_fields:
+        return untested(f"{store.path} was imported without initial states, from which its images could be rendered.")
+    drawn = render_reset(views.settings, views.cameras, store.init_states[0])
+    for camera, image in zip(views.cameras, drawn, strict=True):
+        images = ImageStore(store, camera)
+        difference = np.abs(image.astype(int) - images.first_frame(0)).mean()
+        if difference > MAX_DIFFERENCE:
+            return critical(
+                f"the look {views.settings.look} does not draw the imported images of {camera} in {store.path}: at a "
+                f"reset, pixels differ by {difference:.0f} of 255 on average.",
+                store.path / "data/images" / camera,
+                "collect demonstrations here, or train on images that a look draws: act render --help",
+            )
+    return ruled_out("The look of the evaluation draws the imported images.")
 
 
 @CHECKS.add("the expert fails", "environment", "run the scripted expert")

@@ -8,8 +8,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
 from act_kit.config import ServedConfig
 from act_kit.doctor import consistency, data, evaluations, finetuned, foreign, inference, learning, machine, records
 from act_kit.doctor.case import DatasetCase, RunCase
@@ -23,7 +21,6 @@ from act_kit.rollouts.agents import Agent
 
 log = logging.getLogger("act_kit")
 
-_COLORS = {"CONFIRMED": "bold red", "SUSPECTED": "bold yellow"}
 _FILES = {"zarr.json": "dataset", "config.yaml": "run", CONFIG: "fine-tuned", "summary.json": "evaluation"}
 """The file by which a target is recognized."""
 
@@ -193,26 +190,6 @@ def _linked(findings: Sequence[Finding]) -> list[Finding]:
             finding = replace(finding, result=replace(finding.result, severity="critical"))
         linked.append(finding)
     return linked
-
-
-def describe(finding: Finding) -> Text:
-    """Return a finding for the terminal: message, evidence, how to verify it, and fix."""
-    result = finding.result
-    head = f"{result.status}, {result.severity} · {finding.stage} · {finding.name}"
-    body = (
-        f"\n    {result.message}\n    Evidence: {result.evidence}\n    To verify: {finding.how_to_verify}"
-        f"\n    Fix: {result.fix}"
-    )
-    return Text.assemble((head, _COLORS[result.status]), body)
-
-
-def summary_lines(findings: Sequence[Finding]) -> list[str]:
-    """List the faults that were ruled out or could not be tested, in one line per reason."""
-    names: dict[tuple[str, str], list[str]] = {}
-    for finding in findings:
-        if not finding.result.is_fault:
-            names.setdefault((finding.result.status.lower(), finding.result.message), []).append(finding.name)
-    return [f"{status}: {', '.join(faults)}. {message}" for (status, message), faults in names.items()]
 
 
 def verdict(findings: Sequence[Finding]) -> str:

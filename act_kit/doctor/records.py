@@ -38,9 +38,8 @@ def metrics_readable(case: RunCase) -> Result:
                     f"line {number} of metrics.jsonl holds '{name}', which is not a declared metric: tools that read "
                     f"the declared name do not find it.{did_you_mean(name, METRICS)}"
                 )
-            low, high = METRICS[name].low, METRICS[name].high
-            if not (math.isfinite(value) and low <= value <= high):
-                return critical(f"{name} = {value} at step {step} is outside its range, {low:g} to {high:g}.")
+            if not METRICS[name].accepts(value):
+                return critical(f"{name} = {value} at step {step} is outside its range, {METRICS[name].range}.")
         if step < last_step:
             return critical(f"the steps in metrics.jsonl decrease at line {number}: two processes may have written it.")
         last_step = step

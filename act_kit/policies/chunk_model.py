@@ -75,10 +75,12 @@ class ChunkModel(nn.Module):
 
     Attributes:
         config: Options.
+        options: Class of the options, under which the model is registered.
         metrics: Losses that the model declares besides ``train/loss``, ``train/l1`` and ``val/l1``.
     """
 
     config: PolicyConfig
+    options: ClassVar[type[PolicyConfig]]
     metrics: ClassVar[tuple[Metric, ...]] = ()
 
     def __init__(self, config: PolicyConfig, *, num_tasks: int = 1, task_embeddings_NE: Tensor | None = None) -> None:
@@ -139,6 +141,7 @@ def register_model(config: type[PolicyConfig]) -> Callable[[Model], Model]:
 
     def register(model: Model) -> Model:
         _MODELS[config.name] = model
+        model.options = config
         METRICS.update({metric.name: metric for metric in model.metrics})
         return model
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import act_kit.policies.heads.act  # noqa: F401, registers the model of the default options
-from act_kit.config import ChunkingConfig, PolicyConfig, load_head
-from act_kit.errors import CheckpointError
+from act_kit.config import ChunkingConfig, PolicyConfig, load_head, load_own_head
+from act_kit.errors import CheckpointError, ConfigError
 from act_kit.files import quoted, read_json, write_json
 from act_kit.options import build
 from act_kit.policies.chunk_model import ChunkModel, make_model
@@ -131,12 +131,17 @@ def _check_format(folder: Path, description: Mapping[str, Any]) -> None:
             f"{folder} has format {found['format']!r} version {found['version']!r}: this act_kit reads "
             f"{FORMAT['format']!r} version {FORMAT['version']}."
         )
-    name = description["policy"]["name"]
+    name, head = description["policy"]["name"], description["policy"].get("head")
+    if head:
+        try:
+            load_own_head(str(head))
+        except ConfigError as error:
+            raise CheckpointError(f"The checkpoint {folder} has a model that does not load: {error}") from error
     load_head(str(name))
     if isinstance(name, str) and name not in PolicyConfig.kinds:
         raise CheckpointError(
             f"The checkpoint {folder} has a model '{name}', which is not registered. Fix: import the module that "
-            "registers it."
+            "registers it, or train with policy.head=MODULE:CLASS, which the checkpoint remembers."
         )
 
 

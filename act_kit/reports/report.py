@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import rich.table
 from markupsafe import Markup
@@ -183,7 +183,8 @@ class Section:
         explanation: Text that is folded away on the page.
         is_synchronized: If True, the videos play, pause and seek together.
         is_half: If True, the section takes half of the width of a large screen.
-        in_terminal: If True, the table is printed too.
+        level: Level of what it says, which colors its heading in the terminal; None for no color.
+        in_terminal: If True, the terminal prints the table, or a section without one as heading and text.
     """
 
     title: str
@@ -194,7 +195,16 @@ class Section:
     explanation: str = ""
     is_synchronized: bool = False
     is_half: bool = False
+    level: Level | None = None
     in_terminal: bool = False
+
+    def __rich__(self) -> rich.table.Table | Text:
+        """Return what the terminal prints."""
+        if self.table:
+            return replace(self.table, title=self.title).__rich__()
+        style = f"bold {COLORS[self.level]}" if self.level else "bold"
+        indented = "".join(f"\n    {line}" for line in self.text.splitlines())
+        return Text.assemble((self.title, style), indented)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,13 +233,16 @@ class Report:
     provenance: Sequence[tuple[str, str]] = ()
     data: Any = field(default=None, repr=False)
 
-    def print(self) -> None:
-        """Print the title, the tables, the warnings, the notes and the verdicts to the terminal."""
-        console = Console(highlight=False)
+    def print(self, file: TextIO | None = None) -> None:
+        """Print the title, the sections for the terminal, the warnings, the notes and the verdicts to the terminal.
+
+        ``file`` gets all but the warnings instead.
+        """
+        console = Console(highlight=False, file=file)
         console.print(Text(self.title, style="bold"), soft_wrap=True)
         for section in self.sections:
-            if section.in_terminal and section.table:
-                console.print(replace(section.table, title=section.title))
+            if section.in_terminal:
+                console.print(section, soft_wrap=section.table is None)
         for warning in self.warnings:
             Console(stderr=True, highlight=False).print(Text(warning, style="red"), soft_wrap=True)
         for note in self.notes:

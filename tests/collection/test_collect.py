@@ -61,8 +61,8 @@ def test_a_resumed_collection_gives_the_same_dataset(
     """Stop at a commit, and just after one."""
     monkeypatch.setattr(module, "COMMIT_EVERY", 16)
 
-    def stop(progress: module.Progress) -> None:
-        if progress.num_attempts == after:
+    def stop(num_kept: int, num_attempts: int) -> None:
+        if num_attempts == after:
             raise InterruptError
 
     with pytest.raises(InterruptError):

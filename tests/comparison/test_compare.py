@@ -1,18 +1,11 @@
-"""Tests of comparisons, on the files of a real evaluation and by the command line.
-
-Known outcomes and configurations are written into copies of these files, so that the correct result is known.
-"""
+"""Tests of comparisons, on the files of a real evaluation and by the command line."""
 
 from __future__ import annotations
 
-import csv
-import json
 import operator
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,104 +18,12 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ActKitError
 from act_kit.eval.files import read_evaluation
 from act_kit.eval.init_state_sets import InitialStateSet, make_init_state_set
-from act_kit.eval.results import OPTIONAL, PROVENANCE, Evaluation, summarize, summarize_all
+from act_kit.eval.results import Evaluation, summarize_all
 from act_kit.reports.comparison import method_row
 from act_kit.statistics import mcnemar
-from tests.conftest import TINY, Open, act, contents
+from tests.comparison.conftest import BARE, NUM, Copy, edit, episode, result, rewrite, seeds
+from tests.conftest import Open, act
 from tests.eval.untrained import untrained_policy
-
-NUM = 30
-BARE = ("baseline_episodes=0", "demonstrated_episodes=0")
-
-Copy = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def run(reach_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train and evaluate a run by the command line."""
-    run = tmp_path_factory.mktemp("runs") / "run"
-    act("train", "--data", reach_store.path, *TINY, "selection.num_evaluations=0", "--out", run, check=0)
-    act("eval", run, "--episodes", NUM, *BARE, "--workers", 1, check=0)
-    return run
-
-
-def edit(file: Path, change: Callable[[Any], None]) -> None:
-    values = json.loads(file.read_text(encoding="utf-8"))
-    change(values)
-    file.write_text(json.dumps(values), encoding="utf-8")
-
-
-@pytest.fixture
-def copy(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Copy:
-    monkeypatch.chdir(tmp_path)
-
-    def copy(
-        name: str, successes: int | np.ndarray = 20, *, seed: int = 0, init_states: int = 0, **options: Any
-    ) -> Path:
-        """Copy the run with other successes (a number: the first episodes), training seed, states and options."""
-        target = Path(name)
-        shutil.copytree(run, target, symlinks=True)
-        results = target / "eval-test"
-
-        def change(summary: dict[str, Any]) -> None:
-            summary["training"]["config"]["trainer"]["seed"] = seed
-            for key, value in options.items():
-                group, _, option = key.partition("__")
-                (summary["training"]["config"][group] if option else summary["training"])[option or group] = value
-
-        edit(results / "summary.json", change)
-        if init_states:
-            make_init_state_set("reach-v3", "test", NUM, init_states, []).save(results / "init_states.json")
-        succeeded = np.arange(NUM) < successes if isinstance(successes, int) else successes
-        rewrite(results, [episode(bool(success), z=next(counter)) for success in succeeded])
-        return target
-
-    counter = count(1)
-    return copy
-
-
-def episode(success: bool, *, z: int) -> dict[str, str]:
-    """Return the cells of a row; a different ``z`` makes it a different evaluation."""
-    cells = {
-        "success_once": "1",
-        "success_at_end": "1",
-        "success_step": "9",
-        "furthest_stage": "success",
-        "failure_mode": "",
-    }
-    if not success:
-        cells = {
-            "success_once": "0",
-            "success_at_end": "0",
-            "success_step": "",
-            "furthest_stage": "",
-            "failure_mode": "frozen",
-        }
-    return {**cells, "largest_z": f"{z}.000"}
-
-
-def rewrite(results: Path, changes: list[dict[str, str]]) -> None:
-    """Change rows of an evaluation, and update their initial states and the summary."""
-    with (results / "episodes.csv").open(newline="") as file:
-        rows = [{**row, **change} for row, change in zip(csv.DictReader(file), changes, strict=True)]
-    init_states = json.loads((results / "init_states.json").read_text())["init_states"]
-    for row, init_state in zip(rows, init_states, strict=True):
-        row["init_state"] = " ".join(map(repr, init_state))
-    with (results / "episodes.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    edit(results / "summary.json", lambda summary: summary.update(summarize(read_evaluation(results))))
-
-
-def seeds(copy: Copy, name: str, successes: list[int | np.ndarray], **options: Any) -> Path:
-    for seed, seed_successes in enumerate(successes):
-        copy(f"{name}/seed-{seed}", seed_successes, seed=seed, **options)
-    return Path(name)
-
-
-def result(comparison: str = "comparison") -> dict[str, Any]:
-    return dict(json.loads((Path(comparison) / "compare.json").read_text()))
 
 
 @pytest.mark.e2e
@@ -394,121 +295,6 @@ def test_copies_of_an_evaluation_give_no_verdict(copy: Copy) -> None:
         read_method(b)
 
 
-def leaves(values: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the paths of all numbers in nested values."""
-    items: Any = ()
-    if isinstance(values, (dict, list)):
-        items = values.items() if isinstance(values, dict) else enumerate(values)
-    for key, value in items:
-        yield from leaves(value, (*path, key))
-    if isinstance(values, (int, float)):
-        yield path
-
-
-def test_every_number_of_a_summary_is_recomputed_from_the_episodes(copy: Copy) -> None:
-    results = copy("a", 12) / "eval-test"
-    original = json.loads((results / "summary.json").read_text())
-    read_method(Path("a"))
-    counted = set(original) - {*PROVENANCE, *OPTIONAL, "num_far"}
-    paths = [path for path in leaves(original) if path[0] in counted]
-    assert len(paths) > 30
-
-    def raise_by(amount: float, *, path: tuple[Any, ...]) -> Callable[[Any], None]:
-        def change(summary: Any) -> None:
-            for key in path[:-1]:
-                summary = summary[key]
-            summary[path[-1]] += amount
-
-        return change
-
-    for path in paths:
-        for amount in (1, -0.01, float("nan")):
-            edit(results / "summary.json", raise_by(amount, path=path))
-            with pytest.raises(ActKitError, match=r"summary.json") as refused:
-                read_method(Path("a"))
-            assert str(path[-1]) in str(refused.value), path
-            (results / "summary.json").write_text(json.dumps(original))
-    for key in counted:
-        edit(results / "summary.json", operator.methodcaller("pop", key))
-        with pytest.raises(ActKitError, match=key):
-            read_method(Path("a"))
-        (results / "summary.json").write_text(json.dumps(original))
-
-
-INVALID_CELLS: dict[str, str] = {
-    "success_once": "2",
-    "success_at_end": "",
-    "success_step": "-1",
-    "initial_distance": "nan",
-    "min_distance": "9",
-    "final_distance": "-0.1",
-    "distance_to_nearest_demo": "1e999",
-    "largest_z": "z",
-    "clip_fraction": "1.5",
-    "furthest_stage": "moon",
-    "failure_mode": "tired",
-    "num_steps": "501",
-    "crash": "once",
-    "episode": "7",
-    "init_state": "0 0 0",
-}
-
-
-@pytest.mark.parametrize("column", INVALID_CELLS)
-def test_inconsistent_row_is_named(column: str, copy: Copy) -> None:
-    file = copy("a", NUM) / "eval-test" / "episodes.csv"
-    with file.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    rows[3][column] = INVALID_CELLS[column]
-    with file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    with pytest.raises(ActKitError, match=r"episodes.csv, row 3: ") as refused:
-        read_method(Path("a"))
-    assert "\n" not in str(refused.value)
-
-
-def _replace(file: Path, content: bytes) -> None:
-    file.unlink()
-    file.write_bytes(content)
-
-
-def _pipe(file: Path) -> None:
-    file.unlink()
-    os.mkfifo(file)
-
-
-def _folder(file: Path) -> None:
-    file.unlink()
-    file.mkdir()
-
-
-DAMAGE: dict[str, Callable[[Path], None]] = {
-    "empty": lambda file: _replace(file, b""),
-    "cut": lambda file: _replace(file, file.read_bytes()[:-40]),
-    "not UTF-8": lambda file: _replace(file, b"\xff" + file.read_bytes()),
-    "another type": lambda file: _replace(file, b"[1, 2]"),
-    "deep": lambda file: _replace(file, b"[" * 100_000),
-    "a long cell": lambda file: _replace(file, file.read_bytes() + b"9" * 200_000),
-    "a pipe": _pipe,
-    "a folder": _folder,
-    "gone": lambda file: file.unlink(),
-}
-
-
-@pytest.mark.parametrize("name", ["summary.json", "episodes.csv", "init_states.json"])
-@pytest.mark.parametrize("case", DAMAGE)
-def test_damage_gives_a_one_line_error(case: str, name: str, copy: Copy) -> None:
-    a = copy("a")
-    DAMAGE[case](a / "eval-test" / name)
-    with pytest.raises(ActKitError) as refused:
-        read_method(a)
-    assert "\n" not in str(refused.value)
-    if (case, name) != ("gone", "summary.json"):
-        assert "a/eval-test" in str(refused.value)
-
-
 def test_planned_seeds_without_a_folder_are_missing(copy: Copy) -> None:
     a = seeds(copy, "a", [20, 21, 22])
     (a / "seeds.json").write_text("[0, 1, 2, 7]")
@@ -519,55 +305,6 @@ def test_planned_seeds_without_a_folder_are_missing(copy: Copy) -> None:
         (a / "seeds.json").write_text(damaged)
         with pytest.raises(ActKitError, match=r"seeds\.json"):
             read_method(a)
-
-
-@pytest.mark.e2e
-def test_only_comparisons_are_overwritten_and_only_with_the_flag(copy: Copy) -> None:
-    copy("a", 10)
-    copy("b", 30)
-    act("compare", "a", "b", check=0)
-    first = (Path("comparison") / "compare.json").read_text()
-    refused = act("compare", "b", "a", check=2)
-    assert "comparison/compare.json exists. Fix: --overwrite replaces it, or choose another --out." in refused.stderr
-    assert (Path("comparison") / "compare.json").read_text() == first
-    act("compare", "b", "a", "--overwrite", check=0)
-    assert (Path("comparison") / "compare.json").read_text() != first
-    before = contents(Path("a"))
-    act("compare", "a", "b", "--out", "a", "--overwrite", check=0)
-    assert contents(Path("a")).items() > before.items(), "the compared run is unchanged"
-    Path("file").write_text("mine", encoding="utf-8")
-    assert "file exists" in act("compare", "a", "b", "--out", "file", "--overwrite", check=2).stderr
-    assert Path("file").read_text(encoding="utf-8") == "mine"
-
-
-def truncate_episodes(run: Path) -> Path:
-    lines = (run / "eval-test" / "episodes.csv").read_text().splitlines()
-    (run / "eval-test" / "episodes.csv").write_text("\n".join(lines[:-3]))
-    return run
-
-
-INVALID_CALLS: dict[str, tuple[Callable[[Path, Path], list[Path]], list[str], str]] = {
-    "one": (lambda a, b: [a], [], "requires two or more"),
-    "missing": (lambda a, b: [a, Path("nowhere")], [], "There is no folder nowhere"),
-    "the same": (lambda a, b: [a, a], [], "The same folder is given twice"),
-    "the same by another path": (lambda a, b: [a, a / "eval-test"], [], "are both a/eval-test"),
-    "something else": (
-        lambda a, b: [a, a / "checkpoints"],
-        [],
-        "neither an evaluation, nor a run, nor a folder of runs",
-    ),
-    "a typo": (lambda a, b: [a, b], ["policy.chunk_sise"], "Did you mean 'policy.chunk_size'?"),
-    "damaged": (lambda a, b: [a, truncate_episodes(b)], [], "has 27 episodes for 30 initial states"),
-}
-
-
-@pytest.mark.parametrize("case", INVALID_CALLS)
-def test_invalid_calls_are_refused(case: str, copy: Copy) -> None:
-    paths, factors, hint = INVALID_CALLS[case]
-    with pytest.raises(ActKitError) as refused:
-        compare(paths(copy("a"), copy("b")), factors)
-    assert hint in str(refused.value)
-    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.browser

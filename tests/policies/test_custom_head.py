@@ -24,9 +24,11 @@ from act_kit.rollouts.rollout import RolloutPool
 from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.training.run import load_run
 from act_kit.training.trainer import Trainer
+from examples import custom_head
 from examples.custom_head import LinearConfig, LinearModel
-from tests.conftest import continue_run, make_run
+from tests.conftest import ONE_THREAD, act, continue_run, make_run
 
+ROOT = Path(__file__).parent.parent.parent
 ACT_WORDS = r"the same ACT|policies\.act import|cvae|l1_reconstruction|\bkl\b|kl_|latent"
 
 OPTIONS = ("policy.name=linear", "policy.chunk_size=8", "trainer.steps=300", "trainer.validate_every=150")
@@ -109,6 +111,41 @@ def test_it_is_chosen_by_name(run: Path) -> None:
         compose(TrainConfig, ["policy.name=linaer"])
     with pytest.raises(ConfigError, match=r"policy\.dim_model=None, not 8"):
         continue_run(run, [], ["policy.dim_model=8"], {})
+
+
+HEAD = "examples.custom_head:LinearModel"
+
+
+@pytest.mark.e2e
+def test_a_run_remembers_the_module_of_its_head(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    """Nothing imports the module before the verbs: ``train`` names it, and every other verb finds it in the run."""
+    module = tmp_path / "my_head.py"
+    module.write_text(Path(custom_head.__file__).read_text("utf-8").replace('"linear"', '"mine"'), "utf-8")
+    own = (f"policy.head={module.stem}:LinearModel", *OPTIONS[1:2], "trainer.steps=4", "selection.num_evaluations=0")
+    run, cwd = tmp_path / "run", {"cwd": tmp_path, "env": ONE_THREAD | {"PYTHONPATH": str(ROOT)}}
+    train = ("train", "--data", reach_store.path, "--allow-low-diversity", "--device", "cpu", "--workers", "1")
+    act(*train, "--out", run, *own, check=0, **cwd)
+    assert f"head: {module.stem}:LinearModel" in (run / "config.yaml").read_text()
+    quick = ("--episodes", "1", "baseline_episodes=0", "demonstrated_episodes=0", "--workers", "1", "--device", "cpu")
+    act("eval", run, *quick, check=0, **cwd)
+    act("train", "--resume", "--out", run, "--device", "cpu", "--workers", "1", check=0, **cwd)
+    module.unlink()
+    lost = act("eval", run, "--out", tmp_path / "lost", *quick, check=2, **cwd)
+    message = " ".join(lost.stderr.split())
+    assert "has a model that does not load: my_head:LinearModel: importing my_head failed" in message
+    assert "Fix: run act in the folder of my_head.py, or put that folder on PYTHONPATH" in message
+
+
+def test_a_head_is_chosen_by_its_class() -> None:
+    config = compose(TrainConfig, [f"policy.head={HEAD}", "policy.chunk_size=8"])
+    assert config.policy == LinearConfig(head=HEAD, chunk_size=8)
+    assert compose(TrainConfig, train_overrides(config, {})) == config
+    with pytest.raises(ConfigError, match=r"policy\.head=linear: expected MODULE:CLASS, such as"):
+        compose(TrainConfig, ["policy.head=linear"])
+    with pytest.raises(ConfigError, match=r"examples\.custom_head has no 'LinearModle'\. Did you mean 'LinearModel'"):
+        compose(TrainConfig, ["policy.head=examples.custom_head:LinearModle"])
+    with pytest.raises(ConfigError, match=r"is no model: expected a ChunkModel with @register_model"):
+        compose(TrainConfig, ["policy.head=examples.custom_head:main"])
 
 
 def test_only_act_itself_names_its_losses() -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from act_kit.api.agents import kind_of_agent, load_lerobot
+from act_kit.api.diagnose import diagnose
 from act_kit.config import ServedConfig
 from act_kit.errors import CheckpointError, ConfigError
 from act_kit.policies.lerobot import LeRobotAgent, choose_inputs
@@ -230,6 +231,22 @@ def test_folders_that_cannot_be_evaluated(
         write(folder, name, values)
     with pytest.raises(CheckpointError, match=message):
         LeRobotAgent(folder)
+
+
+@pytest.mark.parametrize(("sign", "expected"), [(1, ""), (-1, "action axes turned or exchanged")])
+def test_the_doctor_examines_a_lerobot_policy(
+    folder: Path, lerobot: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, sign: int, expected: str
+) -> None:
+    def predict(self: Policy, batch: dict[str, Any]) -> Tensor:
+        offset = batch["observation.environment_state"][:, -3:] - batch["observation.state"][:, :3]
+        first = torch.cat([sign * offset[:, :1], offset[:, 1:], 0 * offset[:, :1]], dim=1)
+        return 2.5 * first[:, None].repeat(1, CHUNK, 1)  # doubled by the post-processor
+
+    monkeypatch.setattr(Policy, "predict_action_chunk", predict)
+    (diagnosis,) = diagnose(f"lerobot:{folder}", "reach-v3", n_action_steps=1, workers=1)
+    found = [finding.name for finding in diagnosis.findings if finding.result.is_fault]
+    assert found[:1] == ([expected] if expected else []), diagnosis
+    assert diagnosis.name == f"{folder}, reach-v3"
 
 
 def test_policies_that_keep_past_observations_are_refused(folder: Path, lerobot: SimpleNamespace) -> None:

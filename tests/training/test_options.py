@@ -57,6 +57,7 @@ IMAGE_CHANGES = {
 
 TESTED_ELSEWHERE = {
     "policy.name": "tests/policies/test_custom_head.py",
+    "policy.head": "tests/policies/test_custom_head.py",
     "policy.backbone_weights": "tests/training/test_learner.py",
     "policy.task_embeddings": "tests/training/test_learner.py",
     "trainer.stall_timeout_s": "tests/training/test_watchdog.py",
@@ -64,9 +65,9 @@ TESTED_ELSEWHERE = {
     "compute.image_storage": "tests/training/test_learner.py",
     "compute.micro_batches": "tests/training/test_learner.py",
     "selection.num_evaluations": "tests/training/test_trainer.py",
-    "selection.episodes": "tests/test_cli.py",
-    "sim.engine": "tests/test_cli.py",
-    "rollout.num_envs": "tests/test_cli.py",
+    "selection.episodes": "tests/test_cli_pipeline.py",
+    "sim.engine": "tests/test_cli_pipeline.py",
+    "rollout.num_envs": "tests/test_cli_pipeline.py",
     "init_from": "tests/training/test_resume.py",
     "wandb_project": "tests/test_metrics.py",
 }

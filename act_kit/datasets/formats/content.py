@@ -70,6 +70,7 @@ class Content:
         first_states: First observations of Meta-World, float64 (N, 39), from which initial states may follow; None if
             there are none, or if the initial states are known.
         notes: Messages to the user: data that could not be converted, and assumptions.
+        warnings: Messages to the user: what makes the data unfit for a use.
     """
 
     info: DatasetInfo
@@ -83,6 +84,7 @@ class Content:
     num_clipped_episodes: int = 0
     first_states: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def of_store(store: EpisodeStore) -> Content:

@@ -16,6 +16,7 @@ import numpy as np
 from act_kit.datasets.formats import act_hdf5, diffusion_policy, lerobot
 from act_kit.datasets.formats.content import SIDECAR, Content, Keys, of_store, to_json
 from act_kit.datasets.formats.lerobot.metadata import INFO
+from act_kit.datasets.formats.looks import match_looks
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.errors import ConfigError, DamagedFileError, DatasetError, did_you_mean
@@ -125,36 +126,39 @@ def convert(
         tasks = ", ".join(content.info.task for content in contents)
         raise DatasetError(f"{path} has {len(contents)} tasks; --to {to} writes one. Fix: --task, one of {tasks}")
     contents = [_with_init_states(content, recover) for content in contents]
-    recordings = _with_progress(contents, on_progress)
+    contents = _with_progress(contents, on_progress)
     with new_folder(out, overwrite=overwrite, hint="Another name keeps it") as fresh:
         if to != ACT_KIT:
-            (content,) = contents
-            content.notes.extend(_WRITERS[to](fresh, replace(content, recordings=recordings[0])))
+            content = match_looks(contents[0])
+            content.notes.extend(_WRITERS[to](fresh, content))
             write_json(fresh / SIDECAR, to_json(content))
-            return origin, contents
+            return origin, [content]
         command = ["act", "data", "convert", str(path), str(out)]
         options: list[str] = []
         for option, key in (("--state", keys.state), ("--action", keys.action)):
             options += [option, key] if key else []
         fingerprint = _hash_files(path)
-        for content, episodes in zip(contents, recordings, strict=True):
+        converted: list[Content] = []
+        for imported in contents:
+            content = match_looks(imported)  # reads the images of an episode: of one task at a time
             parent = {"path": str(path), "format": origin, "fingerprint": fingerprint}
             folder = fresh / content.info.task if len(contents) > 1 else fresh
-            _write(folder, content, episodes, [*command, "--task", content.info.task, *options], parent)
+            _write(folder, content, [*command, "--task", content.info.task, *options], parent)
+            converted.append(content)
         if len(contents) > 1:
             names = [content.info.task for content in contents]
             write_json(fresh / DATASETS, {"command": shlex.join([*command, *options]), "datasets": names})
-    return origin, contents
+    return origin, converted
 
 
-def _write(path: Path, content: Content, recordings: Iterator[Episode], command: list[str], parent: Any) -> None:
+def _write(path: Path, content: Content, command: list[str], parent: Any) -> None:
     """Write a dataset of act_kit; add a note if its steps are not those that were exported."""
-    parent |= {"made_by": content.info.command or "unknown", "notes": list(content.notes)}
+    parent |= {"made_by": content.info.command or "unknown", "notes": [*content.notes, *content.warnings]}
     if content.num_clipped is not None:
         parent |= {"clipped_actions": content.num_clipped, "clipped_episodes": content.num_clipped_episodes}
     info = replace(content.info, command=shlex.join(command), parents=[parent])
     path.mkdir(exist_ok=True)
-    store = write_dataset(path, info, recordings, attempts=content.attempts, cameras=content.cameras)
+    store = write_dataset(path, info, content.recordings, attempts=content.attempts, cameras=content.cameras)
     if content.fingerprint not in (None, store.fingerprint):
         content.notes.append("the steps differ from those that were exported: the files were changed")
 
@@ -185,8 +189,8 @@ def _with_init_states(content: Content, recover: Recover) -> Content:
     )
 
 
-def _with_progress(contents: Sequence[Content], on_progress: Callable[[int, int], None]) -> list[Iterator[Episode]]:
-    """Return the recordings of each content, which report how many episodes of all contents are written."""
+def _with_progress(contents: Sequence[Content], on_progress: Callable[[int, int], None]) -> list[Content]:
+    """Return contents whose recordings report how many episodes of all contents are written."""
     num = sum(len(content.episodes) for content in contents)
 
     def episodes(content: Content, num_before: int) -> Iterator[Episode]:
@@ -195,12 +199,12 @@ def _with_progress(contents: Sequence[Content], on_progress: Callable[[int, int]
             yield recording
         on_progress(num_before + len(content.episodes), num)
 
-    recordings: list[Iterator[Episode]] = []
+    reporting: list[Content] = []
     num_before = 0
     for content in contents:
-        recordings.append(episodes(content, num_before))
+        reporting.append(replace(content, recordings=episodes(content, num_before)))
         num_before += len(content.episodes)
-    return recordings
+    return reporting
 
 
 def _hash_files(path: Path) -> str:
