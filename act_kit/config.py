@@ -310,6 +310,8 @@ class TransformerConfig(PolicyConfig):
         relative_positions: Add the positions of hand, objects and goal relative to each other to the inputs with state.
         velocities: Add the displacements since the previous frame, of the hand and, in the inputs with state, of the
             objects.
+        recognize_task: A policy of several tasks recognizes its task from the first state of the episode instead of
+            being told; from states only.
         dropout: Dropout probability of every layer, in training.
     """
 
@@ -326,6 +328,7 @@ class TransformerConfig(PolicyConfig):
     decoder_layers: int = option(1, min=1, max=64)
     relative_positions: bool = True
     velocities: bool = True
+    recognize_task: bool = False
     dropout: float = option(0.0, min=0, below=1)
 
     def __post_init__(self) -> None:
@@ -335,6 +338,11 @@ class TransformerConfig(PolicyConfig):
             self.dim_model % self.num_heads == 0 and self.dim_model % factor == 0,
             f"policy.dim_model={self.dim_model}: expected a multiple of {factor} and of "
             f"policy.num_heads={self.num_heads}.",
+        )
+        require(
+            not (self.recognize_task and self.sees_images),
+            f"policy.recognize_task=true with policy.inputs={self.inputs}: tasks are recognized from states only. Fix: "
+            "policy.inputs=state, or leave policy.recognize_task out.",
         )
 
 

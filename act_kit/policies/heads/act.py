@@ -28,6 +28,7 @@ class ACT(ChunkTransformer):
 
     config: ACTConfig
     metrics = (
+        *ChunkTransformer.metrics,
         Metric("train/l1_reconstruction", "action units", "down"),
         Metric("train/kl", "nats", None),
         Metric("val/l1_reconstruction", "action units", "down"),
