@@ -547,6 +547,12 @@ class FinetuneConfig(Options):
         episodes: Episodes of an iteration; 0 = as many as have about 12,800 steps at the success rate of the base.
         failed_fraction: Fraction of an iteration's initial states that failed in the iterations before; the others are
             new.
+        core_fraction: Curriculum: the first iteration draws its new initial states from this fraction of all, those
+            nearest to the center of the demonstrated ones; 1 = from all.
+        widen_iterations: Iterations after which new initial states are drawn from all; until then, the fraction grows
+            evenly.
+        failing_tasks: Fraction of the new initial states that the tasks of a policy of several get in proportion to
+            their failure rates; the others are of all tasks alike.
         scale: Largest correction of a number of an action.
         width: Width of the hidden layers of the correction.
         warmup_variance: Fraction of the returns' variance that the critic explains before the policy is changed.
@@ -564,6 +570,9 @@ class FinetuneConfig(Options):
     seed: int = option(0, min=0, flag="--seed")
     episodes: int = option(0, min=0)
     failed_fraction: float = option(0.0, min=0, below=1)
+    core_fraction: float = option(1.0, min=0.01, max=1)
+    widen_iterations: int = option(20, min=1)
+    failing_tasks: float = option(0.0, min=0, max=1)
     scale: float = option(0.2, above=0, max=2)
     width: int = option(256, min=1, max=8192)
     warmup_variance: float = option(0.5, min=0, below=1)
