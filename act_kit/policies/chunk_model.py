@@ -154,7 +154,8 @@ def register_model(config: type[PolicyConfig]) -> Callable[[Model], Model]:
 
     def register(model: Model) -> Model:
         _MODELS[config.name] = model
-        METRICS.update({metric.name: metric for metric in model.metrics})
+        for parent in model.__mro__:  # a head that declares metrics keeps those of its base class
+            METRICS.update({metric.name: metric for metric in vars(parent).get("metrics", ())})
         return model
 
     return register

@@ -29,5 +29,9 @@ class FirstStates:
             ArrayError: The states are not finite numbers of a supported shape; then none of them is kept.
         """
         states_BS, _ = split_observations(states)
-        first = [self._states.setdefault(row, state) for row, state in zip(rows.tolist(), states_BS, strict=True)]
-        return np.stack(first) if first else states_BS
+        first_BS = states_BS.copy()
+        for index, row in enumerate(rows.tolist()):
+            if row not in self._states:
+                self._states[row] = states_BS[index].copy()  # the caller may use its array again
+            first_BS[index] = self._states[row]
+        return first_BS

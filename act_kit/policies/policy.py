@@ -223,8 +223,11 @@ class Policy:
     def recognize_task(self, first_states: np.ndarray) -> np.ndarray:
         """Return the probabilities (B, N) of :attr:`tasks`, given the first states (B, 39) of episodes.
 
-        Only a policy that recognizes its task has them, see :attr:`recognizes_task`.
+        Raises:
+            ArrayError: The states are wrong, or this policy is told its task.
         """
+        if not self.recognizes_task:
+            raise ArrayError("This policy is told its task: expected one trained with policy.recognize_task=true.")
         first = self._check_first(first_states, len(first_states))
         blocks = [torch.empty((0, len(self.tasks)), device=self.device)]
         with torch.inference_mode():

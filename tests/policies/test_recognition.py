@@ -122,6 +122,11 @@ def test_the_first_state_is_held_until_the_episode_ends(policy: Policy, push_sto
     both = [policy.act(np.stack(pair)) for pair in zip(push, others, strict=True)]
     assert np.array_equal(np.stack(both, axis=1), alone), "every environment has its own"
     copied = copy.deepcopy(policy)
+    buffer = push[0].copy()
+    one = policy.with_chunking()
+    one.act(buffer)
+    buffer[:] = push[1]
+    assert np.array_equal(one.act(buffer), alone[0][1]), "an environment may write into its last observation"
     policy.reset(np.array([True, False]))
     again = policy.act(np.stack([others[0], others[3]]))
     assert np.array_equal(again, [alone[1][0], alone[1][3]]), "another episode began in the first environment"
@@ -157,6 +162,8 @@ def test_images_are_refused() -> None:
 def test_a_policy_of_one_task_has_nothing_to_recognize(push_store: EpisodeStore, tmp_path: Path) -> None:
     policy, _ = fit(tmp_path, [push_store], "act", "trainer.steps=2")
     assert not policy.recognizes_task
+    with pytest.raises(ArrayError, match="is told its task"):
+        policy.recognize_task(first_states(push_store))
     assert policy.predict(first_states(push_store)).shape == (4, 8, 4)
 
 

@@ -28,7 +28,6 @@ class ACT(ChunkTransformer):
 
     config: ACTConfig
     metrics = (
-        *ChunkTransformer.metrics,
         Metric("train/l1_reconstruction", "action units", "down"),
         Metric("train/kl", "nats", None),
         Metric("val/l1_reconstruction", "action units", "down"),
