@@ -332,6 +332,8 @@ class TransformerConfig(PolicyConfig):
         relative_positions: Add the positions of hand, objects and goal relative to each other to the inputs with state.
         velocities: Add the displacements since the previous frame, of the hand and, in the inputs with state, of the
             objects.
+        recognize_task: A policy of several tasks recognizes its task from the first state of the episode instead of
+            being told; from states only.
         dropout: Dropout probability of every layer, in training.
     """
 
@@ -348,6 +350,7 @@ class TransformerConfig(PolicyConfig):
     decoder_layers: int = option(1, min=1, max=64)
     relative_positions: bool = True
     velocities: bool = True
+    recognize_task: bool = False
     dropout: float = option(0.0, min=0, below=1)
 
     def __post_init__(self) -> None:
@@ -357,6 +360,11 @@ class TransformerConfig(PolicyConfig):
             self.dim_model % self.num_heads == 0 and self.dim_model % factor == 0,
             f"policy.dim_model={self.dim_model}: expected a multiple of {factor} and of "
             f"policy.num_heads={self.num_heads}.",
+        )
+        require(
+            not (self.recognize_task and self.sees_images),
+            f"policy.recognize_task=true with policy.inputs={self.inputs}: tasks are recognized from states only. Fix: "
+            "policy.inputs=state, or leave policy.recognize_task out.",
         )
 
 
@@ -561,6 +569,12 @@ class FinetuneConfig(Options):
         episodes: Episodes of an iteration; 0 = as many as have about 12,800 steps at the success rate of the base.
         failed_fraction: Fraction of an iteration's initial states that failed in the iterations before; the others are
             new.
+        core_fraction: Curriculum: the first iteration draws its new initial states from this fraction of all, those
+            nearest to the center of the demonstrated ones; 1 = from all.
+        widen_iterations: Iterations after which new initial states are drawn from all; until then, the fraction grows
+            evenly.
+        failing_tasks: Fraction of the new initial states that the tasks of a policy of several get in proportion to
+            their failure rates; the others are of all tasks alike.
         scale: Largest correction of a number of an action.
         width: Width of the hidden layers of the correction.
         warmup_variance: Fraction of the returns' variance that the critic explains before the policy is changed.
@@ -578,6 +592,9 @@ class FinetuneConfig(Options):
     seed: int = option(0, min=0, flag="--seed")
     episodes: int = option(0, min=0)
     failed_fraction: float = option(0.0, min=0, below=1)
+    core_fraction: float = option(1.0, min=0.01, max=1)
+    widen_iterations: int = option(20, min=1)
+    failing_tasks: float = option(0.0, min=0, max=1)
     scale: float = option(0.2, above=0, max=2)
     width: int = option(256, min=1, max=8192)
     warmup_variance: float = option(0.5, min=0, below=1)

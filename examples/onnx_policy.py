@@ -37,16 +37,22 @@ class OnnxAgent(Agent):
         chunking = ChunkingConfig(**{name: self.metadata[name] for name in names})
         self._chunker = ActionChunker(chunking, self.metadata["chunk_size"], ACTION_DIM)
         self._row_tasks: dict[int, int] = {}
+        self._first_states: dict[int, np.ndarray] = {}
 
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
-        """Discard the chunks of the environment's last episode, and choose its task."""
+        """Forget the environment's last episode, and choose its task."""
         self._chunker.reset(np.array([row]))
+        self._first_states.pop(row, None)
         self._row_tasks[row] = self.tasks.index(init_state.task)
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
         """Return the next actions (B, N, 4) for states (B, 39); the simulator clips them."""
         inputs = {"states": states.astype(np.float32)}
-        if len(self.tasks) > 1:
+        if self.metadata["recognizes_task"]:
+            for row, state in zip(rows.tolist(), inputs["states"], strict=True):
+                self._first_states.setdefault(row, state)
+            inputs["first_states"] = np.stack([self._first_states[row] for row in rows.tolist()])
+        elif len(self.tasks) > 1:
             inputs["tasks"] = np.array([self._row_tasks[int(row)] for row in rows])
         if images is not None:
             inputs["images"] = images

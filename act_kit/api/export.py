@@ -20,7 +20,8 @@ def export(run: str | Path, out: str | Path | None = None, *, overwrite: bool = 
     """Export a policy to an ONNX file that runs without act_kit and PyTorch, as ``act export`` does.
 
     Its inputs are raw observations: ``states``, float32 (B, 39); ``tasks``, int64 (B,), the index of each row's task,
-    if there are several; ``images``, uint8 (B, C, H, W, 3), if the policy has cameras. Its outputs are ``actions``,
+    if there are several, or ``first_states``, float32 (B, 39), the first state of each row's episode, of a policy that
+    recognizes its task; ``images``, uint8 (B, C, H, W, 3), if the policy has cameras. Its outputs are ``actions``,
     float32 (B, K, 4) in [-1, 1], and ``unclipped_actions``, for temporal ensembling. The metadata ``act_kit``, JSON,
     holds tasks, chunking, cameras, control rate and the fingerprint of the checkpoint.
 

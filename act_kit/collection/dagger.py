@@ -18,6 +18,7 @@ import numpy as np
 
 from act_kit.config import CollectConfig
 from act_kit.errors import ConfigError
+from act_kit.policies.first_states import FirstStates
 from act_kit.policies.policy import Policy
 from act_kit.policies.storage import find_checkpoint
 from act_kit.rollouts.agents import ActionChunks, Agent
@@ -56,6 +57,7 @@ class DaggerAgent(Agent):
         self._betas: dict[int, float] = {}
         self._rngs: dict[int, np.random.Generator] = {}
         self._chunks: dict[int, list[np.ndarray | None]] = {}
+        self._first_states = FirstStates()
 
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
         """Set the probability that the expert acts, which depends on the attempt."""
@@ -63,22 +65,24 @@ class DaggerAgent(Agent):
         self._betas[row] = first + (last - first) * min(1.0, attempt / max(1, self._config.n - 1))
         self._rngs[row] = np.random.default_rng([self._config.seed, attempt, _MIXTURE_STREAM])
         self._chunks[row] = []
+        self._first_states.reset(np.array([row]))
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> ActionChunks:
         """Return one action per environment, of the policy or the expert, with the expert's as label."""
         labels = np.stack([self._expert.act(state) for state in states])
         actions = labels.copy()
+        first_states = self._first_states.of(rows, states)
         for i, row in enumerate(rows.tolist()):
             if not self._chunks[row]:
-                self._chunks[row] = self._next_chunk(row, states[i])
+                self._chunks[row] = self._next_chunk(row, states[i], first_states[i])
             planned = self._chunks[row].pop(0)
             if planned is not None:
                 actions[i] = np.clip(planned, -1.0, 1.0)
         return ActionChunks(actions=actions[:, None], labels=labels[:, None])
 
-    def _next_chunk(self, row: int, state: np.ndarray) -> list[np.ndarray | None]:
+    def _next_chunk(self, row: int, state: np.ndarray, first_state: np.ndarray) -> list[np.ndarray | None]:
         """Return the actions until the next query: the policy's, or None where the expert acts."""
         num = self._policy.chunking.n_action_steps
         if self._rngs[row].random() < self._betas[row]:
             return [None] * num
-        return list(self._policy.predict(state[None])[0, :num])
+        return list(self._policy.predict(state[None], first_states=first_state[None])[0, :num])

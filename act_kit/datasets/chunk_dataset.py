@@ -48,7 +48,7 @@ class ChunkSampler:
     Attributes:
         states_TS: float32, the states.
         actions_TA: float32, the actions to imitate.
-        last_T: int64, the last step of each step's episode.
+        first_T, last_T: int64, the first and the last step of each step's episode.
         tasks_T: int64, the task index of each step.
         images_TCHW3: uint8, or None; on the device or on the host, in memory or in a file.
         chunk_size: K.
@@ -59,6 +59,7 @@ class ChunkSampler:
 
     states_TS: Tensor
     actions_TA: Tensor
+    first_T: Tensor
     last_T: Tensor
     tasks_T: Tensor
     images_TCHW3: Tensor | None
@@ -82,6 +83,10 @@ class ChunkSampler:
         uniform = torch.rand(num, device=self.cumulative_T.device, dtype=torch.float64)
         indices = torch.searchsorted(self.cumulative_T, uniform * self.cumulative_T[-1], right=True)
         return self.train_steps[indices.clamp(max=self.num_train - 1)]
+
+    def first_states(self, steps_B: Tensor) -> Tensor:
+        """Return the first states (B, S) of the episodes that the steps are of."""
+        return self.states_TS[self.first_T[steps_B]]
 
     def gather(self, steps_B: Tensor) -> Batch:
         """Return the samples that begin at ``steps_B``, int64."""
@@ -160,6 +165,8 @@ def _load_steps(stores: Sequence[EpisodeStore], device: torch.device) -> dict[st
     for store in stores:
         arrays["states_TS"].append(store.steps("state").astype(np.float32))
         arrays["actions_TA"].append(store.steps("action"))
+        first_E = first + store.episode_ends - store.episode_lengths
+        arrays["first_T"].append(np.repeat(first_E, store.episode_lengths))
         arrays["last_T"].append(first + np.repeat(store.episode_ends - 1, store.episode_lengths))
         arrays["tasks_T"].append(np.full(store.num_steps, tasks.index(store.info.task)))
         first += store.num_steps

@@ -82,8 +82,9 @@ def measure_loss(policy: Policy, store: EpisodeStore, episodes: np.ndarray) -> L
         images = None
         if policy.views:
             images = np.stack([ImageStore(store, camera).episode(episode) for camera in policy.views.cameras], axis=1)
-        chunks_TKA = policy.predict(states[episode], images, np.full(len(states[episode]), task))
-        actions_TA = actions[episode]
+        states_TS, actions_TA = states[episode], actions[episode]
+        tasks_T, first_TS = np.full(len(states_TS), task), np.broadcast_to(states_TS[0], states_TS.shape)
+        chunks_TKA = policy.predict(states_TS, images, tasks_T, first_TS)
         slots_TK = np.arange(len(actions_TA))[:, None] + np.arange(policy.chunk_size)
         valid_TK = slots_TK < len(actions_TA)
         targets_TKA = actions_TA[np.minimum(slots_TK, len(actions_TA) - 1)]

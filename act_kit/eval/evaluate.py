@@ -6,7 +6,7 @@ The baselines, the stages and the distances to the demonstrations show how far t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -171,7 +171,11 @@ def _episode_results(
         if policy:
             states = torch.as_tensor(outcome.query_states, dtype=torch.float32, device=policy.device)
             largest_z = float(policy.normalizer.largest_z(states).max())
-        episodes.append(EpisodeResult.of(outcome, distance_to_nearest_demo=distance, largest_z=largest_z))
+        result = EpisodeResult.of(outcome, distance_to_nearest_demo=distance, largest_z=largest_z)
+        if policy and policy.recognizes_task:
+            probabilities = policy.recognize_task(outcome.query_states[:1])[0]
+            result = replace(result, recognized_task=policy.tasks[int(probabilities.argmax())])
+        episodes.append(result)
     return episodes
 
 

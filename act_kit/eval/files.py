@@ -31,7 +31,7 @@ from act_kit.eval.results import (
 from act_kit.eval.stages import stages
 from act_kit.eval.sweep import WARNING, SweepRow
 from act_kit.files import quoted, read_json, read_text, write_json
-from act_kit.sim.tasks import HORIZON, get_task
+from act_kit.sim.tasks import HORIZON, TASKS, get_task
 from act_kit.statistics import Rate
 
 _LARGEST = 1e12
@@ -51,7 +51,15 @@ _NUMBERS: dict[str, tuple[str, float]] = {
 }
 """Format and upper bound of each column with numbers; the lower bound is 0, the other columns hold text."""
 
-_OPTIONAL = {"success_step", "distance_to_nearest_demo", "largest_z", "furthest_stage", "failure_mode", "crash"}
+_OPTIONAL = {
+    "success_step",
+    "distance_to_nearest_demo",
+    "largest_z",
+    "recognized_task",
+    "furthest_stage",
+    "failure_mode",
+    "crash",
+}
 """Columns whose cells may be empty, for None."""
 
 _TOLERANCES = {"largest_z": 1e-3, "clip_fraction": 1e-4}
@@ -222,6 +230,7 @@ def _read_episode(cells: Mapping[str, str], task: str) -> EpisodeResult:
         ("success_step", row.success_once == (row.success_step is not None)),
         ("furthest_stage", row.furthest_stage in (None, *stages(task))),
         ("furthest_stage", row.success_once == (row.furthest_stage == "success")),
+        ("recognized_task", row.recognized_task in (None, *TASKS)),
         ("failure_mode", row.failure_mode in (None, *FAILURE_MODES)),
         ("failure_mode", row.success_once == (row.failure_mode is None)),
         ("crash", (row.failure_mode == "crashed") == (row.crash is not None)),

@@ -51,6 +51,7 @@ class EpisodeResult:
             informative dimensions; None if no demonstrated initial state is known.
         largest_z: Largest normalized coordinate of any state that the policy was queried with; None if the agent does
             not normalize.
+        recognized_task: Most probable task by the first state, of a policy that recognizes its task; None of others.
         clip_fraction: Fraction of the planned action values outside [-1, 1].
         furthest_stage: Last stage of the task that was reached, or None.
         failure_mode: Failure mode; None if the episode succeeded.
@@ -66,6 +67,7 @@ class EpisodeResult:
     final_distance: float
     distance_to_nearest_demo: float | None
     largest_z: float | None
+    recognized_task: str | None = None
     clip_fraction: float
     furthest_stage: Stage | None
     failure_mode: FailureMode | None
@@ -125,6 +127,8 @@ class Evaluation:
         lines = [f"{self.task}, {len(self.episodes)} {self.init_state_set.kind} initial states: success {self.success}"]
         for name, rate in self.baselines.items():
             lines.append(f"    baseline, {name}: {rate}")
+        if self.recognized:
+            lines.append(f"    task recognized: {self.recognized} ({name_values(self.recognized_tasks)})")
         return "\n".join([*lines, f"    failure modes: {modes}"])
 
     @property
@@ -225,6 +229,17 @@ class Evaluation:
         return dict(Counter(modes).most_common())
 
     @property
+    def recognized_tasks(self) -> dict[str, int]:
+        """Number of episodes in which each task was recognized, the most frequent first; empty if the task is told."""
+        return dict(Counter(filter(None, self.column("recognized_task"))).most_common())
+
+    @property
+    def recognized(self) -> Rate | None:
+        """Rate of episodes whose task was recognized; None if the task is told."""
+        counts = self.recognized_tasks
+        return Rate(counts.get(self.task, 0), sum(counts.values())) if counts else None
+
+    @property
     def success_by_distance(self) -> list[Bin]:
         """Success by the distance to the nearest demonstration; no bins if the distances are unknown."""
         distances = self._numbers("distance_to_nearest_demo")
@@ -294,6 +309,7 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
         "crashes": evaluation.crashes,
         "stage_counts": evaluation.stage_counts,
         "failures": evaluation.failures,
+        "recognized_tasks": evaluation.recognized_tasks,
         "success_by_distance_to_nearest_demo": bins,
         "baselines": baselines,
         "interpretation": evaluation.interpretation,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from act_kit.finetuning.advantages import Decisions, make_decisions
+from act_kit.policies.first_states import FirstStates
 from act_kit.policies.heads.residual import Residual
 from act_kit.policies.policy import Policy
 from act_kit.rollouts.agents import Agent
@@ -46,10 +47,12 @@ class ExploringAgent(Agent):
         self.actions: dict[int, list[Tensor]] = defaultdict(list)
         self._policy, self._model, self._sigma, self._seeds = policy, policy.model, sigma.cpu(), tuple(seeds)
         self._rows: dict[int, tuple[int, int, np.random.Generator]] = {}
+        self._first_states = FirstStates()
 
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
         """Seed the noise by the attempt."""
         task = self._policy.tasks.index(init_state.task)
+        self._first_states.reset(np.array([row]))
         self._rows[row] = attempt, task, np.random.default_rng([*self._seeds, attempt])
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
@@ -60,7 +63,8 @@ class ExploringAgent(Agent):
         blocks: list[Tensor] = []
         with torch.inference_mode():
             tasks = np.array([task for _, task, _ in running])
-            for observation, num_rows in self._policy.observe(states, images, tasks):
+            first_states = self._first_states.of(rows, states)
+            for observation, num_rows in self._policy.observe(states, images, tasks, first_states):
                 blocks.append(self._model.inputs_of(observation)[0][:num_rows])
             inputs_BF = torch.cat(blocks)
             means_BEA = self._model.correct(inputs_BF)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from act_kit.config import FinetuneConfig, TransformerConfig
 from act_kit.errors import TrainingError
+from act_kit.finetuning.curriculum import allot, core_fraction, draw_from_core
 from act_kit.finetuning.exploration import ExploringAgent, gather_experience
 from act_kit.finetuning.ppo import PPO
 from act_kit.metrics import MetricLogger
@@ -23,7 +24,7 @@ from act_kit.policies.heads.residual import Residual, ResidualConfig
 from act_kit.policies.policy import Policy
 from act_kit.policies.storage import read_self_test
 from act_kit.rollouts.rollout import RolloutFunction
-from act_kit.sim.initial_states import InitialState, InitialStateDistribution, sample_each
+from act_kit.sim.initial_states import InitialState, sample_each
 from act_kit.statistics import mcnemar
 from act_kit.training.checkpoint import Checkpoints, TrainingState, optimizer_tensors, restore_optimizer
 
@@ -32,6 +33,9 @@ STEPS_PER_ITERATION = 12_800
 
 _NUM_FAILED = 500
 """Number of the last failed initial states that are drawn from again."""
+
+_RATE_DECAY = 0.8
+"""Weight of the earlier iterations in the failure rate of a task."""
 
 _MAX_WARMUP = 10
 """Iterations after which the policy is changed even if the critic explains little: some returns cannot be explained."""
@@ -113,6 +117,7 @@ class Finetuner:
         self._num_episodes = config.episodes
         self._is_warm = False
         self._failed: list[InitialState] = []
+        self._failure_rates = np.ones(len(base.tasks))
         self._noisy, self._num_decisions = 0.0, 0
         self._best_successes, self._best_step, self._num_worse = -1, 0, 0
         self._base_successes = np.zeros(0, dtype=bool)
@@ -137,6 +142,7 @@ class Finetuner:
             self._base_successes = self._successes(self._base)
             if not self._checkpoints.exist:
                 self._num_episodes = self._num_episodes or self._choose_num_episodes()
+                self._failure_rates = 1 - self._base_successes.reshape(len(self.policy.tasks), -1).mean(axis=1)
                 self._select(logger, self._base_successes)  # no correction yet: the policy acts as the base
                 self._save()
             while not self.is_done:
@@ -169,6 +175,11 @@ class Finetuner:
         episodes = self._roll(agent, self._draw(), stop_at_success=True)
         self._failed += [episode.init_state for episode in episodes if not episode.success_once]
         self._failed = self._failed[-_NUM_FAILED:]
+        for index, task in enumerate(self.policy.tasks):
+            of_task = [not episode.success_once for episode in episodes if episode.init_state.task == task]
+            if of_task:
+                rate = float(np.mean(of_task))
+                self._failure_rates[index] = _RATE_DECAY * self._failure_rates[index] + (1 - _RATE_DECAY) * rate
         experience = gather_experience(agent, episodes, gamma=self.config.ppo.gamma)
         targets = self.ppo.targets(experience)
         metrics = self.ppo.update(experience, targets, iteration=self.iteration, with_policy=self._is_warm)
@@ -182,16 +193,17 @@ class Finetuner:
         return metrics
 
     def _draw(self) -> list[InitialState]:
-        """Return the initial states of an iteration: new ones of all tasks alike, and some that failed before."""
+        """Return the initial states of an iteration: new ones by the curriculum, and some that failed before."""
         rng = np.random.default_rng([self.config.seed, self.iteration])
         num_again = min(len(self._failed), round(self.config.failed_fraction * self._num_episodes))
         states = [self._failed[index] for index in rng.permutation(len(self._failed))[:num_again]]
-        tasks = self.policy.tasks
-        for index, task in enumerate(tasks):
-            num = len(range(index, self._num_episodes - num_again, len(tasks)))
-            # A seed of its own for every iteration: the iterations do not draw what came before them again.
-            seed = self.config.seed * 1_000_003 + self.iteration
-            states += InitialStateDistribution(task).sample(num, seed=seed, stream="finetune")
+        tasks, fraction = self.policy.tasks, core_fraction(self.config, self.iteration)
+        # A seed of its own for every iteration: the iterations do not draw what came before them again.
+        seed = self.config.seed * 1_000_003 + self.iteration
+        numbers = allot(self._num_episodes - num_again, self._failure_rates, self.config.failing_tasks)
+        for task, num in zip(tasks, numbers, strict=True):
+            demonstrated = self._base.metadata.init_states_of(task)
+            states += draw_from_core(task, num, fraction, demonstrated, seed=seed)
         return sorted(states, key=lambda state: tasks.index(state.task))
 
     def _choose_num_episodes(self) -> int:
@@ -275,6 +287,7 @@ class Finetuner:
                 extra[f"failed.{index}"] = torch.from_numpy(np.stack(of_task))
         order = [tasks.index(state.task) for state in self._failed]
         extra["failed_order"] = torch.tensor(order, dtype=torch.int64)
+        extra["failure_rates"] = torch.from_numpy(self._failure_rates.copy())
         extra["elapsed_s"] = torch.tensor(self._elapsed_s, dtype=torch.float64)
         state = TrainingState(
             step=self.step,
@@ -319,6 +332,7 @@ class Finetuner:
         self.iteration, self._num_episodes, is_warm, self._num_worse = extra["counters"].tolist()
         self._is_warm, self._elapsed_s = bool(is_warm), float(extra["elapsed_s"])
         ppo.return_scale = float(extra["return_scale"])
+        self._failure_rates = extra["failure_rates"].double().numpy().copy()
         rows = {index: iter(extra.get(f"failed.{index}", torch.empty(0))) for index in range(len(policy.tasks))}
         self._failed = []
         for index in extra["failed_order"].tolist():

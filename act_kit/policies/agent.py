@@ -21,11 +21,11 @@ class PolicyAgent(Agent):
         self._tasks: dict[int, int] = {}
 
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
-        """Discard the chunks of the environment's last episode."""
-        self.policy.chunker.reset(np.array([row]))
+        """Forget the environment's last episode."""
+        self.policy.begin_episodes(np.array([row]))
         self._tasks[row] = self.policy.tasks.index(init_state.task)
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
         """Predict action chunks (B, N, 4)."""
         tasks = np.array([self._tasks[int(row)] for row in rows])
-        return self.policy.chunker.plan(self.policy.predict(states, images, tasks), rows)
+        return self.policy.plan_unclipped(states, rows, images, tasks)

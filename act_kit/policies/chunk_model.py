@@ -28,12 +28,15 @@ class Observation:
         raw_states_BS: float32, as Meta-World returns them.
         tasks_B: int64, index of each row's task among the policy's tasks.
         images_BCHW3: uint8, or None for a policy without images.
+        first_states_BS: float32, normalized: the first state of each row's episode; None for a model that does not
+            recognize its task.
     """
 
     states_BS: Tensor
     raw_states_BS: Tensor
     tasks_B: Tensor
     images_BCHW3: Tensor | None
+    first_states_BS: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,18 @@ class ChunkModel(nn.Module):
         super().__init__()
         self.config = config
 
+    @property
+    def recognizes_task(self) -> bool:
+        """True if the model recognizes its task from the first state of the episode, and ignores the task it is told.
+
+        In training it may read it, as what to recognize.
+        """
+        return False
+
+    def recognize_task(self, first_states_BS: Tensor) -> Tensor:
+        """Return the probabilities of the tasks (B, N), given the normalized first states of the episodes."""
+        raise NotImplementedError
+
     def predict(self, observation: Observation) -> Tensor:
         """Predict chunks (B, K, A) at inference. The same observation must give the same chunk."""
         raise NotImplementedError
@@ -142,7 +157,8 @@ def register_model(config: type[PolicyConfig]) -> Callable[[Model], Model]:
     def register(model: Model) -> Model:
         _MODELS[config.name] = model
         model.options = config
-        METRICS.update({metric.name: metric for metric in model.metrics})
+        for parent in model.__mro__:  # a head that declares metrics keeps those of its base class
+            METRICS.update({metric.name: metric for metric in vars(parent).get("metrics", ())})
         return model
 
     return register

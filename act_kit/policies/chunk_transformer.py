@@ -3,21 +3,28 @@
 The encoder sees a token of the head, one of the low-dimensional inputs and those of the images, and its output is the
 memory. The decoder has one slot per action, and attends to the memory.
 
-Shapes: B batch, K chunk, A action, S state, V low-dimensional input, D width, L sequence, C cameras.
+With ``policy.recognize_task``, a gate gives the probabilities of the tasks, and the task vector is the mean of the
+tasks' vectors under them, in training as in use. Gate and policy are trained at once: the imitation loss through the
+mixture, plus the cross-entropy of the gate. So the policy is trained on the mixtures that it is used with.
+
+Shapes: B batch, K chunk, A action, N tasks, S state, V low-dimensional input, D width, L sequence, C cameras.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor, nn
 
 from act_kit.config import TransformerConfig
-from act_kit.policies.chunk_model import ChunkModel, Observation
+from act_kit.metrics import Metric
+from act_kit.policies.chunk_model import ChunkBatch, ChunkModel, Observation
 from act_kit.policies.state_features import RELATIVE_DIM, VELOCITY_DIM, relative_positions, velocities
-from act_kit.policies.task_embedding import TASK_DIM, TaskEncoder
+from act_kit.policies.task_embedding import TASK_DIM, TaskEncoder, TaskGate
 from act_kit.policies.transformer import make_layers
 from act_kit.policies.vision import ImageEncoder, ResNet18, load_backbone
 from act_kit.sim.tasks import ACTION_DIM
@@ -42,11 +49,14 @@ Memory = tuple[Tensor, Tensor]
 class ChunkTransformer(ChunkModel):
     """Base class of the heads: the inputs, the encoder and the decoder.
 
+    ``train/task_loss`` is the cross-entropy of the gate.
+
     Attributes:
         vector_dim: Number of low-dimensional inputs, V.
     """
 
     config: TransformerConfig
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("train/task_loss", "nats", "down"),)
 
     def __init__(
         self,
@@ -60,12 +70,13 @@ class ChunkTransformer(ChunkModel):
         super().__init__(config)
         width = config.dim_model
         self._parts = STATE_PARTS if config.sees_state else PROPRIO_PARTS
-        vector_dim = sum(part.stop - part.start for part in self._parts)
+        num_visible = vector_dim = sum(part.stop - part.start for part in self._parts)
         self._sees_relative = config.relative_positions and config.sees_state
         vector_dim += RELATIVE_DIM if self._sees_relative else 0
         vector_dim += VELOCITY_DIM[config.sees_state] if config.velocities else 0
         self.task = TaskEncoder(num_tasks, task_embeddings_NE) if num_tasks > 1 else None
         vector_dim += TASK_DIM if self.task else 0
+        self.gate = TaskGate(num_visible, num_tasks) if self.task and config.recognize_task else None
         self.vector_dim = vector_dim
         if config.sees_images:
             self.vision = ImageEncoder(
@@ -95,15 +106,51 @@ class ChunkTransformer(ChunkModel):
 
     def embed(self, observation: Observation) -> Embedded:
         """Embed the observation."""
-        parts = [observation.states_BS[:, part] for part in self._parts]
+        parts = self._visible(observation.states_BS)
         if self._sees_relative:
             parts.append(relative_positions(observation.raw_states_BS))
         if self.config.velocities:
             parts.append(velocities(observation.raw_states_BS, objects=self.config.sees_state))
         if self.task is not None:
-            parts.append(self.task(observation.tasks_B))
+            parts.append(self._task_vectors(self.task, observation))
         images = self.vision(observation.images_BCHW3) if self.config.sees_images else None
         return torch.cat(parts, dim=1), images
+
+    def _visible(self, states_BS: Tensor) -> list[Tensor]:
+        return [states_BS[:, part] for part in self._parts]
+
+    def _task_vectors(self, task: TaskEncoder, observation: Observation) -> Tensor:
+        if self.gate is None:
+            vectors: Tensor = task(observation.tasks_B)
+            return vectors
+        assert observation.first_states_BS is not None
+        weights_BN = self.recognize_task(observation.first_states_BS)
+        mixed: Tensor = weights_BN @ task(torch.arange(weights_BN.shape[1], device=weights_BN.device))
+        return mixed
+
+    @property
+    def recognizes_task(self) -> bool:
+        """True with a gate."""
+        return self.gate is not None
+
+    def recognize_task(self, first_states_BS: Tensor) -> Tensor:
+        """Return the probabilities of the tasks (B, N)."""
+        return self._log_probabilities(first_states_BS).exp()
+
+    def _log_probabilities(self, first_states_BS: Tensor) -> Tensor:
+        assert self.gate is not None
+        log_BN: Tensor = self.gate(torch.cat(self._visible(first_states_BS), dim=1))
+        return log_BN
+
+    def forward(self, batch: ChunkBatch) -> dict[str, Tensor]:
+        """Return the losses of the head, with the loss of the gate."""
+        losses = super().forward(batch)
+        if self.gate is None:
+            return losses
+        assert batch.observation.first_states_BS is not None
+        log_BN = self._log_probabilities(batch.observation.first_states_BS)
+        task_loss = F.nll_loss(log_BN, batch.observation.tasks_B, reduction="sum") / batch.batch_size
+        return {**losses, "loss": losses["loss"] + task_loss, "task_loss": task_loss}
 
     def encode(self, embedded: Embedded, token_BD: Tensor | None = None) -> Memory:
         """Return the memory of an embedded observation; ``token_BD`` takes the place of the learned token."""

@@ -27,11 +27,17 @@ _BENCHMARKS = {10: "MT10", 25: "MT25", 50: "MT50"}
 
 
 def check_states(
-    observations: object, tasks: Tasks | None, metadata: PolicyMetadata, fixed_task: int | None
+    observations: object,
+    tasks: Tasks | None,
+    metadata: PolicyMetadata,
+    fixed_task: int | None,
+    *,
+    recognizes_task: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the states (B, 39) and the index of each row's task, int64 (B,).
 
-    The task is that of ``tasks``, ``fixed_task``, or the one-hot vectors; if several are given, they must agree.
+    The task is that of ``tasks``, ``fixed_task``, or the one-hot vectors; if several are given, they must agree. A
+    policy that recognizes its task reads none of them, and the indices are 0.
 
     Raises:
         ArrayError: A shape or type is wrong, numbers are not finite, the goal is hidden, or a task is not known.
@@ -43,6 +49,8 @@ def check_states(
             f"The states in {name_rows(hidden)} hide the goal (their last three numbers are 0), but the policy was "
             "trained to see it. Fix: make the environment fully observable, env._partially_observable = False."
         )
+    if recognizes_task:
+        return states, np.zeros(len(states), dtype=np.int64)
     from_states = None if one_hot_tasks is None else _task_indices(one_hot_tasks, metadata.tasks)
     given = None if tasks is None else _task_indices(tasks, metadata.tasks)
     if given is None and fixed_task is not None:

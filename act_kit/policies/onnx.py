@@ -61,14 +61,24 @@ class _PolicyGraph(nn.Module):
         self.normalizer = policy.normalizer
         self.num_tasks = len(policy.tasks)
 
-    def forward(self, states: Tensor, tasks: Tensor | None = None, images: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self,
+        states: Tensor,
+        tasks: Tensor | None = None,
+        images: Tensor | None = None,
+        first_states: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
         """Return clipped and unclipped actions, (B, K, A) each."""
         if tasks is None:
             tasks = torch.zeros(states.shape[0], dtype=torch.int64)
         # ONNX counts negative indices from the end; beyond the end, onnxruntime refuses them.
         tasks_B = torch.where(tasks < 0, self.num_tasks, tasks)
         observation = Observation(
-            states_BS=self.normalizer(states), raw_states_BS=states, tasks_B=tasks_B, images_BCHW3=images
+            states_BS=self.normalizer(states),
+            raw_states_BS=states,
+            tasks_B=tasks_B,
+            images_BCHW3=images,
+            first_states_BS=None if first_states is None else self.normalizer(first_states),
         )
         chunks_BKA = self.model.predict(observation)
         return chunks_BKA.clamp(-1.0, 1.0), chunks_BKA
@@ -98,7 +108,9 @@ def to_onnx(policy: Policy) -> bytes:
 def _trace(policy: Policy) -> onnx.ModelProto:
     """Return the graph of a policy for any batch size, without the paths of the code that it was traced from."""
     example = {"states": torch.zeros(2, STATE_DIM)}
-    if len(policy.tasks) > 1:
+    if policy.recognizes_task:
+        example["first_states"] = torch.zeros(2, STATE_DIM)
+    elif len(policy.tasks) > 1:
         example["tasks"] = torch.zeros(2, dtype=torch.int64)
     if policy.views:
         settings = policy.views.settings
@@ -159,6 +171,7 @@ def describe(policy: Policy) -> dict[str, Any]:
     return {
         **FORMAT,
         "tasks": list(policy.tasks),
+        "recognizes_task": policy.recognizes_task,
         "chunk_size": policy.chunk_size,
         "n_action_steps": policy.chunking.n_action_steps,
         "temporal_ensemble": policy.chunking.temporal_ensemble,
@@ -189,9 +202,10 @@ def check_self_test(content: bytes, self_test: Mapping[str, np.ndarray]) -> floa
     error_max = 0.0
     try:
         session = _make_session(content)
-        inputs: dict[str, np.ndarray] = {"states": self_test["states"].astype(np.float32)}
-        for given in session.get_inputs()[1:]:
-            inputs[given.name] = self_test[given.name]
+        inputs: dict[str, np.ndarray] = {}
+        for given in session.get_inputs():
+            values = self_test[given.name]
+            inputs[given.name] = values.astype(np.float32) if given.name.endswith("states") else values
         for rows in (slice(None), slice(1)):
             actions, unclipped = session.run(OUTPUTS, {name: values[rows] for name, values in inputs.items()})
             difference = [actions - np.clip(chunks[rows], -1.0, 1.0), unclipped - chunks[rows]]

@@ -12,26 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from act_kit.arrays import as_mask
+from act_kit.arrays import as_mask, check_shape
 from act_kit.config import ChunkingConfig
 from act_kit.errors import ActKitError, ArrayError, CheckpointError, ConfigError
 from act_kit.policies.chunk_model import ChunkModel, Observation
 from act_kit.policies.chunking import ActionChunker
-from act_kit.policies.inputs import Tasks, check_images, check_states
+from act_kit.policies.first_states import FirstStates
+from act_kit.policies.inputs import Tasks, check_images, check_states, split_observations
 from act_kit.policies.metadata import PolicyMetadata
 from act_kit.policies.normalizer import Normalizer
+from act_kit.policies.query_blocks import make_blocks
 from act_kit.policies.storage import find_checkpoint, named_tensors, read_policy, write_policy
 from act_kit.sim.render import CameraViews
-from act_kit.sim.tasks import ACTION_DIM
+from act_kit.sim.tasks import ACTION_DIM, STATE_DIM
 from act_kit.sim.threads import SingleThreadGuard
-
-QUERY_BATCH_SIZE = {"cpu": 16, "cuda": 128}
-"""Number of rows in the fixed-size blocks that observations are predicted in, by device.
-
-Matrix products of one shape compute a row to the same bits at every place in the block and next to any other rows;
-products of different shapes do not (observed and tested on the CPU). Therefore no evaluation result depends on how many
-environments are queried together.
-"""
 
 SELF_TEST_TOLERANCE = 1e-3
 """Largest difference, in action units, between the stored and recomputed predictions of the self-test batch."""
@@ -50,7 +44,8 @@ class Policy:
 
     A multi-task policy needs the task of each row. For one task, use ``policy.for_task("push-v3")``; for several,
     ``policy.act(states, tasks=["push-v3", "reach-v3"])``, or the observations of Meta-World's MT10, MT25 and MT50 with
-    ``use_one_hot=True``, which contain the task: (B, 49), (B, 64) and (B, 89).
+    ``use_one_hot=True``, which contain the task: (B, 49), (B, 64) and (B, 89). A policy trained with
+    ``policy.recognize_task`` ignores them: it recognizes its task from the first state after a reset.
 
     Several threads may call :meth:`predict`. To act, each thread needs its own policy with the same weights:
     ``policy.with_chunking()``. A copy of a policy keeps its own action chunks.
@@ -81,13 +76,16 @@ class Policy:
         self.device = torch.device(device)
         self.folder = folder
         self.chunker = ActionChunker(chunking, self.chunk_size, ACTION_DIM)
+        self._first_states = FirstStates()
         self._queue: dict[int, np.ndarray] = {}
         self._num_envs: int | None = None
         self._exclusive = _single_thread_guard()
         self._task = 0 if len(self.tasks) == 1 else None
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"_queue": dict(self._queue), "chunker": copy.deepcopy(self.chunker), "_exclusive": None}
+        own = {"_queue": dict(self._queue), "_exclusive": None}
+        for name in ("chunker", "_first_states"):
+            own[name] = copy.deepcopy(vars(self)[name])
         return {**vars(self), **own}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
@@ -106,6 +104,11 @@ class Policy:
     def tasks(self) -> tuple[str, ...]:
         """Tasks it was trained on, in the order of their indices."""
         return self.metadata.tasks
+
+    @property
+    def recognizes_task(self) -> bool:
+        """True if it recognizes its task from the first state of the episode, and ignores the task it is told."""
+        return self.model.recognizes_task
 
     @property
     def views(self) -> CameraViews | None:
@@ -157,7 +160,13 @@ class Policy:
 
     # -- acting ----------------------------------------------------------------------------------------------------
 
-    def predict(self, states: np.ndarray, images: np.ndarray | None = None, tasks: Tasks | None = None) -> np.ndarray:
+    def predict(
+        self,
+        states: np.ndarray,
+        images: np.ndarray | None = None,
+        tasks: Tasks | None = None,
+        first_states: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Predict chunks (B, K, 4) float32, unclipped.
 
         Args:
@@ -165,13 +174,16 @@ class Policy:
             images: uint8 (B, C, H, W, 3), of :attr:`views`; None for a policy without images.
             tasks: Name of each row's task, or its index in :attr:`tasks`, int (B,); None for the policy's fixed task,
                 or the tasks in the states.
+            first_states: The first state of each row's episode, of the form of ``states``; read only by a policy that
+                recognizes its task.
 
         Raises:
             ArrayError: States, images or tasks have the wrong type, shape or meaning, the states hide the goal that
                 this policy was trained to see, or the task of a multi-task policy is not given; the message names the
                 rows.
         """
-        blocks = self.observe(states, images, tasks)  # refuses tensors that need gradients, so not in inference mode
+        # Not in inference mode, in which tensors that need gradients would not be refused.
+        blocks = self.observe(states, images, tasks, first_states)
         chunks = [torch.empty((0, self.chunk_size, ACTION_DIM), device=self.device)]
         with torch.inference_mode():
             for observation, num_rows in blocks:
@@ -180,37 +192,51 @@ class Policy:
         return predicted
 
     def observe(
-        self, states: np.ndarray, images: np.ndarray | None = None, tasks: Tasks | None = None
+        self,
+        states: np.ndarray,
+        images: np.ndarray | None = None,
+        tasks: Tasks | None = None,
+        first_states: np.ndarray | None = None,
     ) -> Iterator[tuple[Observation, int]]:
         """Return the inputs of the model in blocks of a fixed size, and the number of rows of each that are given.
 
         See :meth:`predict` for the arguments and errors.
         """
-        states, indices = check_states(states, tasks, self.metadata, self._task)
-        return self._blocks(states, indices, check_images(images, len(states), self.views))
+        states, indices = self._check_states(states, tasks)
+        first = self._check_first(first_states, len(states)) if self.recognizes_task else None
+        checked = check_images(images, len(states), self.views)
+        return make_blocks(self.normalizer, self.device, states, indices, checked, first)
 
-    def _blocks(
-        self, states: np.ndarray, indices: np.ndarray, checked: np.ndarray | None
-    ) -> Iterator[tuple[Observation, int]]:
-        size = QUERY_BATCH_SIZE[self.device.type]
-        for begin in range(0, len(states), size):
-            rows = slice(begin, begin + size)
-            raw_states_BS = self._pad_block(states[rows].astype(np.float32), size)
-            observation = Observation(
-                states_BS=self.normalizer(raw_states_BS),
-                raw_states_BS=raw_states_BS,
-                tasks_B=self._pad_block(indices[rows], size),
-                images_BCHW3=None if checked is None else self._pad_block(checked[rows], size),
+    def _check_states(self, states: np.ndarray, tasks: Tasks | None) -> tuple[np.ndarray, np.ndarray]:
+        return check_states(states, tasks, self.metadata, self._task, recognizes_task=self.recognizes_task)
+
+    def _check_first(self, first_states: np.ndarray | None, num_rows: int) -> np.ndarray:
+        if first_states is None:
+            raise ArrayError(
+                "This policy recognizes its task from the first state of the episode: expected first_states, one for "
+                "each state. Fix: policy.act(states) and policy.reset(), which keep them"
             )
-            yield observation, len(states[rows])
+        first, _ = split_observations(first_states)
+        check_shape(first, "first_states", (num_rows, STATE_DIM))
+        return first
 
-    def _pad_block(self, rows: np.ndarray, size: int) -> torch.Tensor:
-        """Move rows to the device, padded with zeros to the size of a block."""
-        on_gpu = self.device.type == "cuda"
-        given = torch.from_numpy(np.ascontiguousarray(rows))
-        block = torch.zeros((size, *given.shape[1:]), dtype=given.dtype, pin_memory=on_gpu)
-        block[: len(given)] = given
-        return block.to(self.device, non_blocking=on_gpu)
+    def recognize_task(self, first_states: np.ndarray) -> np.ndarray:
+        """Return the probabilities (B, N) of :attr:`tasks`, given the first states (B, 39) of episodes.
+
+        Raises:
+            ArrayError: The states are wrong, or this policy is told its task.
+        """
+        if not self.recognizes_task:
+            raise ArrayError("This policy is told its task: expected one trained with policy.recognize_task=true.")
+        first = self._check_first(first_states, len(first_states))
+        blocks = [torch.empty((0, len(self.tasks)), device=self.device)]
+        with torch.inference_mode():
+            tasks = np.zeros(len(first), dtype=np.int64)
+            for observation, num_rows in make_blocks(self.normalizer, self.device, first, tasks, None, first):
+                assert observation.first_states_BS is not None
+                blocks.append(self.model.recognize_task(observation.first_states_BS)[:num_rows])
+        probabilities: np.ndarray = torch.cat(blocks).cpu().numpy()
+        return probabilities
 
     def plan(
         self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None = None, tasks: Tasks | None = None
@@ -219,9 +245,20 @@ class Policy:
 
         See :meth:`predict` for images, tasks and errors.
         """
-        planned = self.chunker.plan(self.predict(states, images, tasks), rows)
-        actions: np.ndarray = np.clip(planned, -1.0, 1.0)
+        actions: np.ndarray = np.clip(self.plan_unclipped(states, rows, images, tasks), -1.0, 1.0)
         return actions
+
+    def plan_unclipped(
+        self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None = None, tasks: Tasks | None = None
+    ) -> np.ndarray:
+        """Return the next actions (B, N, 4) as predicted; see :meth:`plan`."""
+        first = self._first_states.of(rows, states) if self.recognizes_task else None
+        return self.chunker.plan(self.predict(states, images, tasks, first), rows)
+
+    def begin_episodes(self, rows: np.ndarray) -> None:
+        """Forget the last episodes of environments ``rows``, int (B,), which :meth:`plan` was called with."""
+        self.chunker.reset(rows)
+        self._first_states.reset(rows)
 
     def act(self, state: np.ndarray, image: np.ndarray | None = None, tasks: Tasks | str | None = None) -> np.ndarray:
         """Return the action for one state, (39,) -> (4,), or for the states of all environments, (B, 39) -> (B, 4).
@@ -235,7 +272,7 @@ class Policy:
         images = np.asarray(image)[None] if is_one and image is not None else image
         tasks = [tasks] * len(states) if isinstance(tasks, str) else tasks
         with self._exclusive:
-            states, indices = check_states(states, tasks, self.metadata, self._task)
+            states, indices = self._check_states(states, tasks)
             if self._num_envs not in (None, len(states)):
                 raise ArrayError(
                     f"{len(states)} states: expected {self._num_envs}, one for each environment as in the last call. "
@@ -264,9 +301,10 @@ class Policy:
                 self._queue.clear()
                 self._num_envs = None
                 self.chunker = ActionChunker(self.chunking, self.chunk_size, ACTION_DIM)
+                self._first_states = FirstStates()
                 return
             rows = np.flatnonzero(as_mask(env_mask, "The mask of a reset", self._num_envs))
-            self.chunker.reset(rows)
+            self.begin_episodes(rows)
             for row in rows:
                 self._queue.pop(int(row), None)
 

@@ -1,8 +1,9 @@
 """Task embedding: the vector that conditions a multi-task policy on its task.
 
-It is learned, or projected from a given embedding per task (for example of the task's sentence) that a file holds.
+It is learned, or projected from a given embedding per task (for example of the task's sentence) that a file holds. A
+policy that is not told its task mixes the vectors of all tasks by the probabilities of a gate.
 
-Shapes: N tasks, B batch, E embedding.
+Shapes: N tasks, B batch, E embedding, V gate inputs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from act_kit.policies.weights import load_tensors
 
 TASK_DIM = 32
 """Width of the task vector."""
+
+_GATE_WIDTH = 64
+"""Width of the hidden layer of the gate."""
 
 
 class TaskEncoder(nn.Module):
@@ -38,6 +42,19 @@ class TaskEncoder(nn.Module):
         """Return the vectors (B, TASK_DIM) of task indices int64 (B,)."""
         vectors: Tensor = self.learned(tasks_B if self.given_NE is None else self.given_NE[tasks_B])
         return vectors
+
+
+class TaskGate(nn.Module):
+    """Recognize the task from the first state of an episode."""
+
+    def __init__(self, num_inputs: int, num_tasks: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(num_inputs, _GATE_WIDTH), nn.ReLU(), nn.Linear(_GATE_WIDTH, num_tasks))
+
+    def forward(self, first_states_BV: Tensor) -> Tensor:
+        """Return the logarithms of the probabilities of the tasks, float32 (B, N), given normalized first states."""
+        log_BN: Tensor = self.net(first_states_BV).float().log_softmax(dim=1)
+        return log_BN
 
 
 def load_task_embeddings(path: Path, tasks: Sequence[str]) -> Tensor:

@@ -133,6 +133,9 @@ def _results(evaluation: Evaluation, summary: Mapping[str, Any]) -> Section:
     )
     far = Cell(text=evaluation.far_text, level="WARN" if evaluation.num_far else None, title=explanation)
     num = len(init_state_set.init_states)
+    if evaluation.recognized:
+        rows.append(("task recognized from the first state", evaluation.recognized))
+        rows.append(("recognized tasks", name_values(evaluation.recognized_tasks)))
     rows += [
         ("furthest from the demonstrated states", far),
         ("actions outside [-1, 1]", f"{100 * evaluation.clip_fraction:.1f} %"),

@@ -25,8 +25,10 @@ from websockets.http11 import Request, Response
 
 from act_kit.errors import ActKitError, ConfigError, ServingError
 from act_kit.policies.chunking import ActionChunker
+from act_kit.policies.first_states import FirstStates
 from act_kit.policies.inputs import check_images, check_states
-from act_kit.policies.policy import QUERY_BATCH_SIZE, Policy
+from act_kit.policies.policy import Policy
+from act_kit.policies.query_blocks import QUERY_BATCH_SIZE
 from act_kit.serving.wire import (
     MAX_OBSERVATION_BYTES,
     PROMPT_KEYS,
@@ -57,12 +59,14 @@ class _Query:
 
     Attributes:
         state: float64 (1, 39).
+        first_state: float64 (1, 39), the first one of the episode.
         task: int64 (1,), index of the task.
         images: uint8 (1, C, H, W, 3), or None.
         chunk: Receives the chunk (K, 4).
     """
 
     state: np.ndarray
+    first_state: np.ndarray
     task: np.ndarray
     images: np.ndarray | None
     chunk: asyncio.Future[np.ndarray]
@@ -76,9 +80,12 @@ class _Batcher:
         self._waiting: list[_Query] = []
         self._wake = asyncio.Event()
 
-    async def predict(self, state: np.ndarray, task: np.ndarray, images: np.ndarray | None) -> np.ndarray:
+    async def predict(
+        self, state: np.ndarray, first_state: np.ndarray, task: np.ndarray, images: np.ndarray | None
+    ) -> np.ndarray:
         """Return the chunk (K, 4) for one observation."""
-        query = _Query(state=state, task=task, images=images, chunk=asyncio.get_running_loop().create_future())
+        chunk = asyncio.get_running_loop().create_future()
+        query = _Query(state=state, first_state=first_state, task=task, images=images, chunk=chunk)
         self._waiting.append(query)
         self._wake.set()
         return await query.chunk
@@ -106,8 +113,9 @@ class _Batcher:
     def _predict(self, batch: list[_Query]) -> list[np.ndarray | Exception]:
         states = np.concatenate([query.state for query in batch])
         tasks = np.concatenate([query.task for query in batch])
+        first_states = np.concatenate([query.first_state for query in batch])
         images = [query.images for query in batch if query.images is not None]
-        return list(self._policy.predict(states, np.concatenate(images) if images else None, tasks))
+        return list(self._policy.predict(states, np.concatenate(images) if images else None, tasks, first_states))
 
 
 class _Client:
@@ -127,6 +135,7 @@ class _Client:
     def reset(self) -> None:
         """Discard the chunks: an episode begins."""
         self._chunker = ActionChunker(self._policy.chunking, self._policy.chunk_size, ACTION_DIM)
+        self._first_states = FirstStates()
         self._queue: list[np.ndarray] = []
 
     async def plan(self, observation: Mapping[str, Any]) -> np.ndarray:
@@ -145,9 +154,10 @@ class _Client:
         state = np.asarray(state)
         if state.shape == (4,):
             raise ServingError(f"a state of 4 numbers: expected the {STATE_DIM} of Meta-World's observation")
-        task = self._find_task(observation.get(PROMPT_KEYS[self.wire]))
-        fixed = 0 if len(policy.tasks) == 1 else None
-        states, tasks = check_states(state[None], None if task is None else [task], policy.metadata, fixed)
+        recognizes, fixed = policy.recognizes_task, 0 if len(policy.tasks) == 1 else None
+        task = None if recognizes else self._find_task(observation.get(PROMPT_KEYS[self.wire]))
+        named = None if task is None else [task]
+        states, tasks = check_states(state[None], named, policy.metadata, fixed, recognizes_task=recognizes)
         images = None
         if policy.views:
             keys = image_keys(self.wire, policy.views.cameras)
@@ -156,8 +166,9 @@ class _Client:
             if missing:
                 raise ServingError(f"expected an image of {policy.views.settings} px at '{missing[0]}'")
             images = check_images(np.array(found)[None], 1, policy.views)
-        chunk = await self._batcher.predict(states, tasks, images)
-        actions: np.ndarray = self._chunker.plan(chunk[None], np.zeros(1, dtype=np.int64))[0]
+        row = np.zeros(1, dtype=np.int64)
+        chunk = await self._batcher.predict(states, self._first_states.of(row, states), tasks, images)
+        actions: np.ndarray = self._chunker.plan(chunk[None], row)[0]
         return actions
 
     async def act(self, observation: Mapping[str, Any]) -> np.ndarray:
@@ -207,6 +218,7 @@ class PolicyServer:
             "policy": f"act_kit, {', '.join(policy.tasks)}, step {policy.metadata.step}",
             "weights": policy.weights_hash,
             "tasks": list(policy.tasks),
+            "recognizes_task": policy.recognizes_task,
             "action_dim": ACTION_DIM,
             "n_action_steps": policy.chunker.actions_per_query,
             "state_dim": STATE_DIM,

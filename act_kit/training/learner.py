@@ -173,11 +173,15 @@ class Learner:
         images_BCHW3 = samples.images_BCHW3
         if images_BCHW3 is not None and offsets_BC2 is not None:
             images_BCHW3 = random_shift(images_BCHW3, self.config.trainer.shift_px, offsets_BC2)
+        first_states_BS = None
+        if self.model.recognizes_task:
+            first_states_BS = self.normalizer(self.sampler.first_states(steps_B))
         observation = Observation(
             states_BS=self.normalizer(samples.states_BS),
             raw_states_BS=samples.states_BS,
             tasks_B=samples.tasks_B,
             images_BCHW3=images_BCHW3,
+            first_states_BS=first_states_BS,
         )
         return ChunkBatch(
             observation=observation,

@@ -322,6 +322,8 @@ class Trainer:
         steps = self.sampler.train_steps[:: max(1, self.sampler.num_train // rows)][:rows]
         batch = self.sampler.gather(steps)
         self_test = {"states": batch.states_BS.cpu().numpy(), "tasks": batch.tasks_B.cpu().numpy()}
+        if self.learner.model.recognizes_task:
+            self_test["first_states"] = self.sampler.first_states(steps).cpu().numpy()
         if batch.images_BCHW3 is not None:
             self_test["images"] = batch.images_BCHW3.cpu().numpy()
         return self_test

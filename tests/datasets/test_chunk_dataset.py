@@ -23,6 +23,7 @@ def test_chunks_are_the_following_actions_of_the_same_episode(lengths: list[int]
     sampler = ChunkSampler(
         states_TS=actions.clone(),
         actions_TA=actions,
+        first_T=torch.from_numpy(np.repeat(ends - lengths, lengths)),
         last_T=torch.from_numpy(np.repeat(ends - 1, lengths)),
         tasks_T=torch.zeros_like(steps),
         images_TCHW3=None,
@@ -32,10 +33,12 @@ def test_chunks_are_the_following_actions_of_the_same_episode(lengths: list[int]
         val_steps=steps,
     )
     batch = sampler.gather(steps)
+    first_T = sampler.first_states(steps)[:, 0]
     states, chunks, is_pad = batch.states_BS, batch.actions_BKA, batch.is_pad_BK
     for step in range(len(steps)):
         end = ends[np.searchsorted(ends, step, side="right")]
         assert states[step, 0] == step
+        assert first_T[step] == [0, *ends][np.searchsorted(ends, step, side="right")]
         for slot in range(chunk_size):
             assert bool(is_pad[step, slot]) == (step + slot >= end)
             assert chunks[step, slot, 0] == min(step + slot, end - 1)

@@ -109,7 +109,8 @@ def test_the_policy_rests_while_the_critic_warms_up_and_beyond_the_divergence(ti
 
 
 def test_the_result_is_an_ordinary_checkpoint_that_resumes_to_the_same_weights(tiny_run: Path, tmp_path: Path) -> None:
-    options = [*SMALL, "patience=9", "failed_fraction=0.3", "ppo.return_scaling=true"]
+    curriculum = ["failed_fraction=0.3", "core_fraction=0.3", "widen_iterations=4", "failing_tasks=0.5"]
+    options = [*SMALL, "patience=9", "ppo.return_scaling=true", *curriculum]
     whole = act_kit.finetune(tiny_run, tmp_path / "whole", overrides=options, steps=8000, workers=1)
     assert [step for step, _ in series(tmp_path / "whole", "finetune/divergence")]
     assert len(series(tmp_path / "whole", "eval/success")) >= 2

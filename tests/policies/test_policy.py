@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ArrayError, CheckpointError, ConfigError
 from act_kit.policies.chunk_model import Observation
-from act_kit.policies.policy import QUERY_BATCH_SIZE, Policy
+from act_kit.policies.policy import Policy
+from act_kit.policies.query_blocks import QUERY_BATCH_SIZE
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ TESTED_ELSEWHERE = {
     "policy.name": "tests/policies/test_custom_head.py",
     "policy.head": "tests/policies/test_custom_head.py",
     "policy.backbone_weights": "tests/training/test_learner.py",
+    "policy.recognize_task": "tests/policies/test_recognition.py",
     "policy.task_embeddings": "tests/training/test_learner.py",
     "trainer.stall_timeout_s": "tests/training/test_watchdog.py",
     "compute.compile": "tests/training/test_learner.py",

@@ -80,6 +80,15 @@ class Residual(ChunkModel):
             last,
         )
 
+    @property
+    def recognizes_task(self) -> bool:
+        """True if the base recognizes its task."""
+        return self.base.recognizes_task
+
+    def recognize_task(self, first_states_BS: Tensor) -> Tensor:
+        """Return the probabilities of the tasks (B, N) that the base recognizes."""
+        return self.base.recognize_task(first_states_BS)
+
     @torch.no_grad()
     def inputs_of(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Return the inputs of the correction (B, F) and the chunk of the base (B, K, A)."""
