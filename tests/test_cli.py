@@ -149,6 +149,11 @@ USER_ERRORS = {
     "unknown size": (("render", "DATA", "--size", "big"), "expected 128, or 480x640"),
     "nothing to fine-tune": (("finetune", "nowhere"), "nowhere"),
     "a budget of no minutes": (("finetune", "RUN", "--minutes", "0"), "expected more than 0"),
+    "nothing to monitor": (("monitor", "nowhere"), "There is no trained policy at nowhere"),
+    "a dataset to monitor": (("monitor", "DATA"), "is a dataset, not a run"),
+    "alarms without limit": (("monitor", "RUN", "--alpha", "1"), "expected more than 0 and less than 1"),
+    "unknown initial states to monitor": (("monitor", "RUN", "--init-states", "odd"), "Did you mean 'ood'?"),
+    "a task to monitor": (("monitor", "RUN", "--task", "push-v3"), "trained on reach-v3, not on push-v3"),
     "unknown look": (("render", "DATA", "--look", "lerobott"), "Did you mean 'lerobot'?"),
     "no such evaluation to compare": (("compare", "nowhere", "RUN"), "There is no folder nowhere"),
     "no seeds": (("train", "--data", "DATA", "--seeds", "none"), "expected a number, such as 5"),
@@ -437,7 +442,7 @@ def test_a_policy_on_images_is_evaluated_during_and_after_training(images_store:
 
 VERBS = (
     *(("collect",), ("report",), ("render",), ("train",), ("eval",), ("serve",), ("compare",), ("export",)),
-    *(("doctor",), ("demo",), ("data",)),
+    *(("doctor",), ("monitor",), ("demo",), ("data",)),
     *(("data", verb) for verb in ("info", "verify", "merge", "split", "filter", "convert", "browse")),
 )
 

@@ -37,7 +37,7 @@ LAYERS = (
     {"datasets"},
     {"diversity", "policies"},
     {"collection", "finetuning", "serving", "training"},
-    {"eval"},
+    {"eval", "monitoring"},
     {"comparison"},
     {"doctor"},
     {"reports"},
