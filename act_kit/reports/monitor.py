@@ -41,7 +41,7 @@ def monitor_report(result: MonitorResult) -> Report:
         verdicts=[(level, verdict)],
         headlines=_headlines(result),
         warnings=warnings,
-        sections=[_numbers(result), _areas(result), _distances(result), *_examples(result), _episodes(result)],
+        sections=[_numbers(result), _distances(result), _areas(result), *_examples(result), _episodes(result)],
         provenance=[
             ("policy", result.provenance["checkpoint"]),
             ("data", "; ".join(result.provenance["datasets"])),
@@ -93,7 +93,7 @@ def _areas(result: MonitorResult) -> Section:
     title = "Area under the ROC curve by step"
     if not result.auc_by_step:
         text = "At no step, five failures and five later successes were running."
-        return Section(title=title, text=text, is_half=True)
+        return Section(title=title, text=text)
     rows = []
     for step, area in result.auc_by_step.items():
         rows.append((step, str(area), area.num_positives, area.num_negatives))
@@ -104,7 +104,7 @@ def _areas(result: MonitorResult) -> Section:
         caption="Largest distance so far, of the episodes that have not ended: failures against later successes.",
     )
     table = Table(columns=[*columns, Column("later successes", digits=0)], rows=rows)
-    return Section(title=title, charts=[chart], table=table, is_half=True, in_terminal=True)
+    return Section(title=title, charts=[chart], table=table, in_terminal=True)
 
 
 def _area_figure(result: MonitorResult) -> Figure:
@@ -129,6 +129,8 @@ def _distances(result: MonitorResult) -> Section:
             name = "" if i else label
             axes.plot(episode.distances, color=color, linestyle=style, linewidth=0.8, alpha=0.7, label=name)
     axes.axhline(result.threshold, color=ORANGE, linewidth=2, label="threshold")
+    axes.axvline(result.time_limit, color=BLUE, linestyle=":", label="time limit")
+    axes.set_xlim(0, 3 * result.time_limit)
     axes.set_yscale("log")
     axes.set(xlabel="step", ylabel="distance to demonstrated states")
     add_legend(figure)
