@@ -2,9 +2,10 @@
 
 For {l1, flow} policies of each task and seed: the area under the ROC curve by step, of the distance (with and without
 time), and of ensembles of {MLP, flow-matching} dynamics models that learn from the same demonstrations, with equal
-sizes: their disagreement, and the realized residual of their predictions. Then each policy acts in imagination:
-the return there is ``model/return``, never the real one, and the imagination breaks at the step at which the median
-error of its states exceeds the standard deviation of the demonstrated ones.
+sizes: their disagreement, and the realized residual of their predictions. Each signal is judged by its largest value
+so far and by the mean of its last ten. Then each policy acts in imagination: the return there is ``model/return``,
+never the real one, and the imagination breaks at the step at which the median error of its states exceeds the standard
+deviation of the demonstrated ones.
 
     python -m benchmarks.monitor --out DIR [--tasks soccer-v3 basketball-v3] [--seeds 1 2 3] [--table]
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 import argparse
 import csv
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,9 @@ MEMBERS, SAMPLES, FLOW_STEPS = 3, 4, 5
 DYNAMICS_STEPS, BATCH_SIZE = 3000, 256
 WIDTH = 256
 TIME_WAVES = torch.arange(1, 5) * torch.pi
-EVERY_STEPS, MIN_EPISODES = 10, 5
+EVERY_STEPS, RECENT_STEPS, MIN_EPISODES = 10, 10, 5
 IMAGINED_EPISODES, IMAGINED_STEPS = 30, 150
+SHOWN_STEPS = (20, 40, 60, 80)
 
 
 @dataclass(frozen=True)
@@ -228,14 +230,26 @@ def measure_signals(
     return signals
 
 
-def areas(signal: Sequence[np.ndarray], succeeded: np.ndarray) -> dict[int, AreaUnderCurve]:
-    """Return the area by step of the largest value so far, of the episodes that still run."""
+def largest(values_T: np.ndarray) -> float:
+    """Return the largest value so far, as for an alarm that stays."""
+    return float(values_T.max())
+
+
+def recent(values_T: np.ndarray) -> float:
+    """Return the mean of the last values, which an early peak does not hide."""
+    return float(values_T[-RECENT_STEPS:].mean())
+
+
+def areas(
+    signal: Sequence[np.ndarray], succeeded: np.ndarray, score: Callable[[np.ndarray], float]
+) -> dict[int, AreaUnderCurve]:
+    """Return the area by step of a score of the values so far, of the episodes that still run."""
     found: dict[int, AreaUnderCurve] = {}
     for step in range(EVERY_STEPS, max(map(len, signal)), EVERY_STEPS):
         by_success: dict[bool, list[float]] = {True: [], False: []}
         for values, success in zip(signal, succeeded.tolist(), strict=True):
             if len(values) > step:
-                by_success[success].append(float(values[: step + 1].max()))
+                by_success[success].append(score(values[: step + 1]))
         if min(map(len, by_success.values())) >= MIN_EPISODES:
             found[step] = AreaUnderCurve.of(np.array(by_success[False]), np.array(by_success[True]))
     return found
@@ -279,9 +293,11 @@ def measure(
     succeeded = np.array([episode.success_once for episode in episodes])
     rows: list[SignalRow] = []
     for name, signal in measure_signals(demonstrated, ensembles, episodes).items():
-        for step, area in areas(signal, succeeded).items():
-            counts = (area.num_positives, area.num_negatives)
-            rows.append(SignalRow(head, task, seed, name, step, round(area.value, 4), *counts))
+        for score in (largest, recent):
+            for step, area in areas(signal, succeeded, score).items():
+                counts = (area.num_positives, area.num_negatives)
+                of = f"{name}, {score.__name__}"
+                rows.append(SignalRow(head, task, seed, of, step, round(area.value, 4), *counts))
     if not rows:  # too few failures or successes at every step
         rows.append(SignalRow(head, task, seed, "none", 0, np.nan, int((~succeeded).sum()), int(succeeded.sum())))
     imagined: list[ImaginationRow] = []
@@ -339,14 +355,19 @@ def print_row(cells: Iterable[object]) -> None:
 
 def print_tables(out: Path) -> None:
     """Print the mean area over steps and seeds, of each policy, task and signal, and imagination beside reality."""
-    by_signal: dict[tuple[str, str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    by_signal: dict[tuple[str, str, str], dict[int, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in read(out / "signals.csv", SignalRow):
-        by_signal[row.head, row.task, row.signal][row.seed].append(row.area)
-    print_row(["policy", "task", "signal", "area under the ROC curve, mean over steps", "of each seed"])
-    print("| --- " * 5 + "|")
+        by_signal[row.head, row.task, row.signal][row.seed][row.step] = row.area
+    names = ["policy", "task", "signal", "area under the ROC curve, mean over steps", "of each seed"]
+    print_row([*names, *(f"step {step}" for step in SHOWN_STEPS)])
+    print(f"{'| --- ' * (len(names) + len(SHOWN_STEPS))}|")
     for key, seeds in sorted(by_signal.items()):
-        means = [float(np.mean(values)) for values in seeds.values()]
-        print_row([*key, f"{np.mean(means):.3f}", " ".join(f"{mean:.2f}" for mean in means)])
+        means = [float(np.mean(list(of_seed.values()))) for of_seed in seeds.values()]
+        cells = [*key, f"{np.mean(means):.3f}", " ".join(f"{mean:.2f}" for mean in means)]
+        for step in SHOWN_STEPS:
+            at_step = [of_seed[step] for of_seed in seeds.values() if step in of_seed]
+            cells.append(f"{np.mean(at_step):.2f}" if at_step else "")
+        print_row(cells)
     print()
     names = ["policy", "task", "seed", "dynamics", "parameters", "real return", "model/return"]
     print_row([*names, "rank correlation", "breaks at step"])
