@@ -26,8 +26,9 @@ def monitor_report(result: MonitorResult) -> Report:
     """Return the report of a monitor."""
     level: Level = "OK" if result.is_better_than_chance else "WARN"
     verdict = result.sentence
-    if not result.can_judge_detection and result.config.init_states != "ood":
-        verdict += ". Fix: act monitor RUN --init-states ood, or more --episodes"
+    if not result.can_judge_detection:
+        is_ood = result.config.init_states == "ood"
+        verdict += f". Fix: {'' if is_ood else 'act monitor RUN --init-states ood, or '}more --episodes"
     warnings: list[str] = []
     alarms = result.false_alarms
     if alarms and alarms.interval[0] > result.config.alpha:
