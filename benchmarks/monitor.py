@@ -70,7 +70,10 @@ class SignalRow:
 
 @dataclass(frozen=True)
 class ImaginationRow:
-    """A policy in imagination: ``breaks_at`` is the first step with a median error above one standard deviation."""
+    """A policy in imagination: ``breaks_at`` is the first step with a median error above one standard deviation.
+
+    It is ``IMAGINED_STEPS + 1`` if there is none.
+    """
 
     head: str
     task: str
