@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from act_kit.api.evaluate import evaluate_tasks as evaluate_tasks
     from act_kit.api.export import export as export
     from act_kit.api.finetune import finetune as finetune
+    from act_kit.api.monitor import monitor as monitor
     from act_kit.api.progress import Progress as Progress
     from act_kit.api.render import render as render
     from act_kit.api.report import measure_diversity as measure_diversity
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from act_kit.eval.init_state_sets import InitialStateSet as InitialStateSet
     from act_kit.eval.init_state_sets import make_init_state_set as make_init_state_set
     from act_kit.eval.results import Evaluation as Evaluation
+    from act_kit.monitoring.monitor import Monitor as Monitor
     from act_kit.overrides import compose as compose
     from act_kit.parallel import LocalExecutor as LocalExecutor
     from act_kit.policies.policy import Policy as Policy
@@ -69,6 +71,7 @@ _HOMES = {
     "InitialStateDistribution": "sim.initial_states",
     "InitialStateSet": "eval.init_state_sets",
     "LocalExecutor": "parallel",
+    "Monitor": "monitoring.monitor",
     "Policy": "policies.policy",
     "Progress": "api.progress",
     "RolloutPool": "rollouts.rollout",
@@ -88,6 +91,7 @@ _HOMES = {
     "finetune": "api.finetune",
     "make_init_state_set": "eval.init_state_sets",
     "measure_diversity": "api.report",
+    "monitor": "api.monitor",
     "render": "api.render",
     "serve": "api.serve",
     "train": "api.train",

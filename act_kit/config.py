@@ -725,3 +725,25 @@ class EvalConfig(Options):
     sim: SimConfig = SimConfig()
     rollout: RolloutConfig = RolloutConfig()
     served: ServedConfig = ServedConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MonitorConfig(Options):
+    """Options of a monitor's calibration and judgment.
+
+    Attributes:
+        episodes: Number of episodes to calibrate the monitor, and of others to judge it.
+        alpha: Largest probability of a false alarm in an episode that succeeds.
+        seed: Seed of the initial states.
+        init_states: Initial states of the episodes that judge the monitor: test, train, grid, ood (outside the reset
+            box), mt1, mt50 or lerobot. Those of the calibration are always drawn as for test, independently.
+        sim: Simulation.
+        rollout: Parallel rollouts of a policy; the results do not depend on it.
+    """
+
+    episodes: int = option(100, min=2, flag="--episodes")
+    alpha: float = option(0.05, above=0, below=1, flag="--alpha")
+    seed: int = option(0, min=0, flag="--seed")
+    init_states: str = option("test", choices=INIT_STATES, flag="--init-states")
+    sim: SimConfig = SimConfig()
+    rollout: RolloutConfig = RolloutConfig()

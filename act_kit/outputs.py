@@ -27,7 +27,7 @@ from act_kit import interrupts
 from act_kit.errors import OutputError
 from act_kit.files import DATASETS, SEEDS, read_json, require_existing
 
-_COMPLETE = ("summary.json", "act_kit.json", "view.html", DATASETS)
+_COMPLETE = ("summary.json", "act_kit.json", "view.html", "monitor.json", DATASETS)
 """Files that exist only in complete folders."""
 
 _MARKERS = ("zarr.json", "config.yaml", "init_states.json", "demo.json", SEEDS, *_COMPLETE)

@@ -15,7 +15,7 @@ from itertools import chain
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import binom, binomtest, boschloo_exact, fisher_exact, nct, norm, t
+from scipy.stats import binom, binomtest, boschloo_exact, fisher_exact, nct, norm, rankdata, t
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -469,3 +469,74 @@ def largest_unseen_share(num: int) -> float:
 def seeds_to_bound(share: float) -> int:
     """Return the number of seeds that bounds the share of an unseen kind of seed at ``share``; 29 at 0.1."""
     return int(np.ceil(np.log(1 - CONFIDENCE) / np.log(1 - share)))
+
+
+# -- scores and thresholds ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AreaUnderCurve:
+    """The area under a ROC curve: the probability that a positive has a larger score than a negative.
+
+    Attributes:
+        value: The area, 0 to 1; equal scores count half.
+        num_positives, num_negatives: Numbers of scores.
+    """
+
+    value: float
+    num_positives: int
+    num_negatives: int
+
+    @classmethod
+    def of(cls, positives: np.ndarray, negatives: np.ndarray) -> AreaUnderCurve:
+        """Compute it from the scores of the positives and the negatives, at least one each (Mann and Whitney 1947)."""
+        num_positives, num_negatives = len(positives), len(negatives)
+        ranks = rankdata(np.concatenate([positives, negatives]))
+        above = float(ranks[:num_positives].sum()) - num_positives * (num_positives + 1) / 2
+        return cls(above / (num_positives * num_negatives), num_positives, num_negatives)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper end of the 95 % interval (Newcombe 2006, Stat. Med. 25:559, method 5).
+
+        It inverts a score statistic with the variance of exponential scores, with equal numbers of both kinds (Hanley
+        and McNeil 1982), so its width is not 0 at an area of 1.
+        """
+        limit = norm.isf((1 - CONFIDENCE) / 2)
+        others = (self.num_positives + self.num_negatives) / 2 - 1
+
+        def score(area: float) -> float:
+            inflation = 1 + others * ((1 - area) / (2 - area) + area / (1 + area))
+            variance = area * (1 - area) * inflation / (self.num_positives * self.num_negatives)
+            return _standardize(self.value - area, variance)
+
+        low = 0.0 if self.value == 0 else brentq(lambda area: score(area) - limit, 0.0, self.value, xtol=1e-12)
+        high = 1.0 if self.value == 1 else brentq(lambda area: score(area) + limit, self.value, 1.0, xtol=1e-12)
+        return float(low), float(high)
+
+    def to_dict(self) -> dict[str, float]:
+        """Return plain values, with the ends of the interval."""
+        low, high = self.interval
+        counts = {"num_positives": self.num_positives, "num_negatives": self.num_negatives}
+        return {"value": self.value, "low": low, "high": high, **counts}
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def conformal_threshold(scores: np.ndarray, level: float) -> float:
+    """Return the threshold that a new score exceeds with a probability of at most ``level`` (split conformal).
+
+    It is the k-th smallest of n scores, (n,), with k = ceil((n + 1)(1 - level)); infinity if k > n. The probability is
+    over the new score and these n together, which must be exchangeable (Vovk et al. 2005; Lei et al. 2018, J. Am. Stat.
+    Assoc. 113:1094, section 2.2). With n fixed scores, the rate of exceedances is distributed as
+    beta(n + 1 - k, k).
+    """
+    rank = int(np.ceil(round((len(scores) + 1) * (1 - level), 9)))
+    return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else float("inf")
+
+
+def fewest_conformal_scores(level: float) -> int:
+    """Return the smallest number of scores for which :func:`conformal_threshold` is finite; 19 at 0.05."""
+    return int(np.ceil(round(1 / level, 9))) - 1

@@ -20,7 +20,7 @@ from tests.test_cli import run
 
 VERBS = (
     *(("collect",), ("report",), ("render",), ("train",), ("eval",), ("serve",), ("compare",), ("export",)),
-    *(("doctor",), ("demo",), ("data",)),
+    *(("doctor",), ("finetune",), ("monitor",), ("demo",), ("data",)),
     *(("data", verb) for verb in ("info", "verify", "merge", "split", "filter", "convert", "browse")),
 )
 

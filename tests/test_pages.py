@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page
 
@@ -15,16 +16,19 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity.measure import measure_diversity
 from act_kit.eval.results import Evaluation
 from act_kit.eval.sweep import SweepRow
+from act_kit.monitoring.result import MonitoredEpisode
 from act_kit.parallel import LocalExecutor
 from act_kit.reports.dataset import dataset_report, datasets_report
 from act_kit.reports.demo import Side, write_demo
 from act_kit.reports.evaluation import write_results
+from act_kit.reports.monitor import monitor_report
 from act_kit.reports.overview import write_overview
 from act_kit.reports.video import record, video_path
 from act_kit.sim.render import Gl, RenderSettings
 from act_kit.statistics import Rate
 from tests.conftest import Open
 from tests.eval.test_evaluate import evaluation_of
+from tests.monitoring.test_monitor import result_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser]
 
@@ -137,6 +141,18 @@ def test_dataset_reports_open(show: Open, reach_store: EpisodeStore, tmp_path: P
 
 
 @pytest.mark.gl
+def test_alarms_of_a_monitor_sort_and_hide(show: Open, tmp_path: Path) -> None:
+    successes = [MonitoredEpisode(distances=np.full(40 + i, 0.5), success=True, alarm_step=None) for i in range(9)]
+    failures = [MonitoredEpisode(distances=np.linspace(0, 9, 90), success=False, alarm_step=10 + i) for i in range(6)]
+    result = result_of(successes, failures)
+    page = show(monitor_report(result).write(tmp_path / "report.html"))
+    assert page.locator("svg").count() == 2 + 3
+    page.get_by_role("button", name="alarm").click()
+    assert column(page, "alarm")[:2] == ["step 10", "step 11"]
+    press(page, "failures")
+    assert column(page, "alarm") == [f"step {10 + i}" for i in range(6)]
+
+
 def test_the_demo_plays_a_failure_and_a_success_in_step(
     show: Open, gl: Gl, reach_store: EpisodeStore, tiny_run: Path, tmp_path: Path
 ) -> None:

@@ -9,13 +9,14 @@ from itertools import product
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from scipy.stats import binom, boschloo_exact, fisher_exact, multinomial
+from scipy.stats import binom, boschloo_exact, fisher_exact, multinomial, norm
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestIndPower
 from statsmodels.stats.proportion import proportion_confint
 
 from act_kit.statistics import (
+    AreaUnderCurve,
     Difference,
     GroupAverageRate,
     MacroAverageRate,
@@ -23,9 +24,11 @@ from act_kit.statistics import (
     compare_pairs,
     compare_rates,
     compare_seeds,
+    conformal_threshold,
     detectable_paired,
     detectable_t,
     detectable_unpaired,
+    fewest_conformal_scores,
     holm,
     holm_levels,
     largest_unseen_share,
@@ -327,3 +330,35 @@ def test_the_mean_over_tasks_has_equal_weights() -> None:
 
 def _coverage(intervals: list[tuple[float, float]], truth: float) -> float:
     return float(np.mean([low - 1e-9 <= truth <= high + 1e-9 for low, high in intervals]))
+
+
+def test_the_area_under_the_curve_equals_a_count_of_pairs() -> None:
+    rng = np.random.default_rng(0)
+    for num in (1, 3, 20):
+        positives, negatives = rng.integers(0, 5, num), rng.integers(0, 4, 7)
+        count = sum((p > n) + (p == n) / 2 for p in positives for n in negatives)
+        assert AreaUnderCurve.of(positives, negatives).value == pytest.approx(count / (7 * num))
+
+
+@pytest.mark.parametrize(("num_positives", "num_negatives"), [(5, 5), (8, 60), (40, 40)])
+@pytest.mark.parametrize("area", [0.5, 0.8, 0.97])
+def test_intervals_of_the_area_under_the_curve_have_nominal_coverage(
+    num_positives: int, num_negatives: int, area: float
+) -> None:
+    rng = np.random.default_rng(1)
+    shift = np.sqrt(2) * norm.ppf(area)
+    intervals = []
+    for _ in range(1000):
+        positives, negatives = rng.normal(shift, 1, num_positives), rng.normal(0, 1, num_negatives)
+        intervals.append(AreaUnderCurve.of(positives, negatives).interval)
+    assert _coverage(intervals, area) > 0.92
+
+
+@pytest.mark.parametrize(("num", "level"), [(19, 0.05), (50, 0.05), (9, 0.1), (30, 0.1)])
+def test_a_conformal_threshold_is_exceeded_as_rarely_as_promised(num: int, level: float) -> None:
+    rng = np.random.default_rng(2)
+    exceeded = [rng.exponential() > conformal_threshold(rng.exponential(size=num), level) for _ in range(20_000)]
+    expected = np.floor((num + 1) * level) / (num + 1)
+    assert np.mean(exceeded) == pytest.approx(expected, abs=0.006)
+    assert np.mean(exceeded) <= level + 0.006
+    assert conformal_threshold(rng.exponential(size=fewest_conformal_scores(level) - 1), level) == np.inf

@@ -38,7 +38,7 @@ LAYERS = (
     {"datasets"},
     {"diversity", "policies"},
     {"collection", "finetuning", "serving", "training"},
-    {"eval"},
+    {"eval", "monitoring"},
     {"comparison"},
     {"doctor"},
     {"reports"},

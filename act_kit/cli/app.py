@@ -11,7 +11,21 @@ import typer
 
 from act_kit import interrupts
 from act_kit.api.progress import log
-from act_kit.cli import collect, compare, data, demo, doctor, evaluate, export, finetune, render, report, serve, train
+from act_kit.cli import (
+    collect,
+    compare,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    finetune,
+    monitor,
+    render,
+    report,
+    serve,
+    train,
+)
 from act_kit.cli.console import LogHandler, info, warn
 from act_kit.errors import ActKitError
 
@@ -31,6 +45,7 @@ for name, verb, summary in (
     ("train", train.train, "Train a policy on one or several tasks."),
     ("eval", evaluate.evaluate, "Evaluate a policy, with baselines and videos."),
     ("finetune", finetune.finetune, "Improve a policy by reinforcement learning."),
+    ("monitor", monitor.monitor, "Make an alarm for a policy that is lost while it acts."),
     ("serve", serve.serve, "Serve a policy over WebSocket."),
     ("compare", compare.compare, "Compare policies or training methods."),
     ("export", export.export, "Export a policy to an ONNX file."),

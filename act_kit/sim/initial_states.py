@@ -27,11 +27,11 @@ _NUM_GOALS = 50
 """Number of goals of each task in Meta-World's benchmarks."""
 
 DistributionKind = Literal["uniform", "sobol", "grid", "mt1", "mt50", "lerobot", "ood"]
-Stream = Literal["collect", "validate", "select", "evaluate", "reference", "correct", "teleop", "finetune"]
+Stream = Literal["collect", "validate", "select", "evaluate", "reference", "correct", "teleop", "finetune", "monitor"]
 """Purpose of a sample. The streams of one seed are independent: checkpoint selection never uses the initial states of
-the final evaluation, fine-tuning uses those of neither, and DAgger and teleoperation never use those that the scripted
-expert of this seed demonstrated. (``mt1`` and ``mt50`` have only 50 goals, and ``lerobot`` one sequence, which all
-streams share.)"""
+the final evaluation, fine-tuning and the calibration of a monitor use those of neither, and DAgger and teleoperation
+never use those that the scripted expert of this seed demonstrated. (``mt1`` and ``mt50`` have only 50 goals, and
+``lerobot`` one sequence, which all streams share.)"""
 
 
 @dataclass(frozen=True)
