@@ -28,6 +28,12 @@ _STEP_M = 0.01
 _MAX_VELOCITY = 3.0
 """Bound of the velocities in units of ``_STEP_M``: an object can be thrown."""
 
+SEEN = ("object 1", "object 2", "goal")
+"""Positions that a policy with images and the hand's position can estimate from the images."""
+
+POSITIONS_DIM = 3 * len(SEEN)
+"""Width of :func:`seen_positions`."""
+
 RELATIVE_DIM = 2 * 3 * len(list(itertools.combinations(POINTS, 2)))
 """Width of :func:`relative_positions`."""
 
@@ -35,14 +41,20 @@ VELOCITY_DIM = {True: 9, False: 3}
 """Width of :func:`velocities`, with and without the objects."""
 
 
-def relative_positions(states_BS: Tensor) -> Tensor:
+def seen_positions(states_BS: Tensor) -> Tensor:
+    """Return the positions of objects and goal, meters, (B, POSITIONS_DIM)."""
+    return torch.cat([states_BS[:, POINTS[name]] for name in SEEN], dim=1)
+
+
+def relative_positions(hand_B3: Tensor, seen_BP: Tensor) -> Tensor:
     """Return the positions of hand, objects and goal relative to each other, at two scales, (B, RELATIVE_DIM).
 
-    ``states_BS`` are float32, not normalized.
+    ``hand_B3`` and ``seen_BP``, the positions of :func:`seen_positions` or estimates of them, are in meters.
     """
+    points = [hand_B3, *seen_BP.split(3, dim=1)]  # type: ignore[no-untyped-call]
     differences: list[Tensor] = []
-    for first, second in itertools.combinations(POINTS.values(), 2):
-        differences.append(states_BS[:, second] - states_BS[:, first])
+    for first, second in itertools.combinations(points, 2):
+        differences.append(second - first)
     offsets_BP = torch.cat(differences, dim=1)
     return torch.cat([offsets_BP / _FAR_M, torch.tanh(offsets_BP / _NEAR_M)], dim=1)
 
