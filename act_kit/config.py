@@ -197,7 +197,7 @@ class CollectConfig(Options):
 INPUTS = ("state", "image+proprio", "image+state")
 """Inputs of a policy; see :class:`PolicyConfig`."""
 
-BACKBONES = ("resnet18", "small")
+BACKBONES = ("resnet18", "small", "keypoints")
 """Image encoders; see :mod:`act_kit.policies.vision`."""
 
 
@@ -247,7 +247,8 @@ class PolicyConfig(Options, group="policy"):
         inputs: state (hand, gripper, objects and goal), image+proprio (images, hand and gripper, which a real robot
             has) or image+state.
         cameras: Cameras of the images; none for state.
-        backbone: resnet18, or small (four convolutions), for 64 px and a CPU.
+        backbone: resnet18; small (four convolutions), for 64 px and a CPU; or keypoints (three convolutions, and where
+            learned patterns are).
         backbone_weights: File with weights of a ResNet-18 under torchvision's names, whose batch statistics are then
             frozen; "" for random weights with group normalization.
         task_embeddings: File with an embedding per task (for example of its sentence) of a multi-task policy; "" to
@@ -334,6 +335,9 @@ class TransformerConfig(PolicyConfig):
             objects.
         recognize_task: A policy of several tasks recognizes its task from the first state of the episode instead of
             being told; from states only.
+        num_keypoints: Keypoints of each camera, with ``policy.backbone=keypoints``.
+        position_weight: Weight of the error of the positions of objects and goal that the policy estimates from the
+            keypoints, in training; 0 for a policy that estimates none.
         dropout: Dropout probability of every layer, in training.
     """
 
@@ -351,6 +355,8 @@ class TransformerConfig(PolicyConfig):
     relative_positions: bool = True
     velocities: bool = True
     recognize_task: bool = False
+    num_keypoints: int = option(32, min=1, max=1024)
+    position_weight: float = option(1.0, min=0)
     dropout: float = option(0.0, min=0, below=1)
 
     def __post_init__(self) -> None:
@@ -366,6 +372,11 @@ class TransformerConfig(PolicyConfig):
             f"policy.recognize_task=true with policy.inputs={self.inputs}: tasks are recognized from states only. Fix: "
             "policy.inputs=state, or leave policy.recognize_task out.",
         )
+
+    @property
+    def estimates_positions(self) -> bool:
+        """True if the policy estimates the positions of objects and goal from images."""
+        return self.backbone == "keypoints" and self.inputs == "image+proprio" and self.position_weight > 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

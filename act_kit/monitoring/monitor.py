@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from act_kit.arrays import as_array
 from act_kit.errors import CheckpointError
-from act_kit.policies.state_features import RELATIVE_DIM, relative_positions
+from act_kit.policies.state_features import RELATIVE_DIM, positions, relative_positions
 from act_kit.sim.tasks import STATE_DIM
 
 FILE = "monitor.npz"
@@ -42,8 +42,9 @@ def features(states_TS: np.ndarray, first_step: int = 0) -> np.ndarray:
     states have the same scale everywhere, and miss a grasp that fails by 2 cm.
     """
     states = torch.as_tensor(states_TS, dtype=torch.float32)
+    relative = relative_positions(positions(states))
     time_T = (first_step + torch.arange(len(states))) / _TIME_STEPS
-    found: np.ndarray = torch.cat([relative_positions(states), states[:, _GRIPPER], time_T[:, None]], dim=1).numpy()
+    found: np.ndarray = torch.cat([relative, states[:, _GRIPPER], time_T[:, None]], dim=1).numpy()
     return found
 
 

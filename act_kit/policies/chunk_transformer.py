@@ -13,7 +13,7 @@ Shapes: B batch, K chunk, A action, N tasks, S state, V low-dimensional input, D
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,15 @@ from torch import Tensor, nn
 from act_kit.config import TransformerConfig
 from act_kit.metrics import Metric
 from act_kit.policies.chunk_model import ChunkBatch, ChunkModel, Observation
-from act_kit.policies.state_features import RELATIVE_DIM, VELOCITY_DIM, relative_positions, velocities
+from act_kit.policies.keypoints import KeypointEncoder
+from act_kit.policies.state_features import (
+    POINTS,
+    RELATIVE_DIM,
+    VELOCITY_DIM,
+    positions,
+    relative_positions,
+    velocities,
+)
 from act_kit.policies.task_embedding import TASK_DIM, TaskEncoder, TaskGate
 from act_kit.policies.transformer import make_layers
 from act_kit.policies.vision import ImageEncoder, ResNet18, load_backbone
@@ -38,12 +46,33 @@ The previous frame between them enters as velocities only (``policy.velocities``
 PROPRIO_PARTS = (slice(0, 4),)
 """Proprioceptive part of the state: hand and gripper."""
 
-Embedded = tuple[Tensor, tuple[Tensor, Tensor] | None]
-"""Embedded observation: visible parts of the state and the task vector (B, V); image tokens (B, L, D) with their
-positions (L, D), or None."""
+
+class Embedded(NamedTuple):
+    """Embedded observation.
+
+    Attributes:
+        vector_BV: Low-dimensional inputs.
+        images: Tokens of images (B, L, D) with their positions (L, D), or None.
+        positions_BP: Positions of objects and goal that were estimated from the images, meters, or None.
+    """
+
+    vector_BV: Tensor
+    images: tuple[Tensor, Tensor] | None
+    positions_BP: Tensor | None
+
 
 Memory = tuple[Tensor, Tensor]
 """Tokens that the decoder attends to (B, L, D), and their positions (L, D)."""
+
+
+_ESTIMATED_DIM = 9
+"""Number of coordinates of both objects and the goal, which are estimated from images."""
+
+_POSITION_WIDTH = 256
+"""Width of the hidden layer that estimates positions."""
+
+_POSITION_SCALE_M, _FINE_M = 0.1, 0.01
+"""Unit of the estimated positions, and the error up to which their loss is quadratic."""
 
 
 class ChunkTransformer(ChunkModel):
@@ -77,14 +106,23 @@ class ChunkTransformer(ChunkModel):
         self.task = TaskEncoder(num_tasks, task_embeddings_NE) if num_tasks > 1 else None
         vector_dim += TASK_DIM if self.task else 0
         self.gate = TaskGate(num_visible, num_tasks) if self.task and config.recognize_task else None
-        self.vector_dim = vector_dim
-        if config.sees_images:
+        self.keypoints = self.position_out = None
+        if config.sees_images and config.backbone == "keypoints":
+            self.keypoints = KeypointEncoder(len(config.cameras), config.num_keypoints)
+            vector_dim += self.keypoints.dim
+        elif config.sees_images:
             self.vision = ImageEncoder(
                 backbone=config.backbone,
                 width=width,
                 num_cameras=len(config.cameras),
                 backbone_weights=config.backbone_weights,
             )
+        if config.estimates_positions:
+            self.position_out = nn.Sequential(
+                nn.Linear(vector_dim, _POSITION_WIDTH), nn.ReLU(), nn.Linear(_POSITION_WIDTH, _ESTIMATED_DIM)
+            )
+            vector_dim += _ESTIMATED_DIM + RELATIVE_DIM
+        self.vector_dim = vector_dim
         if learns_token:
             # Attention over the state token alone would have a single key and be linear.
             self.head_token = nn.Parameter(torch.randn(width) * 0.02)
@@ -108,13 +146,33 @@ class ChunkTransformer(ChunkModel):
         """Embed the observation."""
         parts = self._visible(observation.states_BS)
         if self._sees_relative:
-            parts.append(relative_positions(observation.raw_states_BS))
+            parts.append(relative_positions(positions(observation.raw_states_BS)))
         if self.config.velocities:
             parts.append(velocities(observation.raw_states_BS, objects=self.config.sees_state))
         if self.task is not None:
             parts.append(self._task_vectors(self.task, observation))
-        images = self.vision(observation.images_BCHW3) if self.config.sees_images else None
-        return torch.cat(parts, dim=1), images
+        images = positions_BP = None
+        if self.keypoints is not None:
+            parts.append(self.keypoints(observation.images_BCHW3))
+        elif self.config.sees_images:
+            images = self.vision(observation.images_BCHW3)
+        if self.position_out is not None:
+            positions_BP = _POSITION_SCALE_M * self.position_out(torch.cat(parts, dim=1)).float()
+            hand_B3 = observation.raw_states_BS[:, POINTS["hand"]]
+            relative_BR = relative_positions(torch.cat([hand_B3, positions_BP], dim=1))
+            parts += [positions_BP / _POSITION_SCALE_M, relative_BR]
+        return Embedded(torch.cat(parts, dim=1), images, positions_BP)
+
+    def position_loss(self, embedded: Embedded, batch: ChunkBatch) -> Tensor | float:
+        """Return the batch's share of the error of the estimated positions, times its weight; 0 without estimates.
+
+        The simulator knows the positions in training; in use nothing but the images tells the policy.
+        """
+        if embedded.positions_BP is None:
+            return 0.0
+        true_BP = positions(batch.observation.raw_states_BS)[:, -_ESTIMATED_DIM:]
+        error = F.smooth_l1_loss(embedded.positions_BP, true_BP, beta=_FINE_M, reduction="sum") / _POSITION_SCALE_M
+        return self.config.position_weight * error / (batch.batch_size * _ESTIMATED_DIM)
 
     def _visible(self, states_BS: Tensor) -> list[Tensor]:
         return [states_BS[:, part] for part in self._parts]
@@ -154,7 +212,7 @@ class ChunkTransformer(ChunkModel):
 
     def encode(self, embedded: Embedded, token_BD: Tensor | None = None) -> Memory:
         """Return the memory of an embedded observation; ``token_BD`` takes the place of the learned token."""
-        vector_BV, images = embedded
+        vector_BV, images, _ = embedded
         if token_BD is None:
             token_BD = repeat(self.head_token, "d -> b d", b=len(vector_BV))
         memory_BLD = torch.stack([token_BD, self.state_in(vector_BV)], dim=1)

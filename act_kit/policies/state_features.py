@@ -35,14 +35,20 @@ VELOCITY_DIM = {True: 9, False: 3}
 """Width of :func:`velocities`, with and without the objects."""
 
 
-def relative_positions(states_BS: Tensor) -> Tensor:
+def positions(states_BS: Tensor) -> Tensor:
+    """Return the positions of hand, objects and goal, meters, (B, 12); ``states_BS`` are not normalized."""
+    return torch.cat([states_BS[:, part] for part in POINTS.values()], dim=1)
+
+
+def relative_positions(positions_BP: Tensor) -> Tensor:
     """Return the positions of hand, objects and goal relative to each other, at two scales, (B, RELATIVE_DIM).
 
-    ``states_BS`` are float32, not normalized.
+    ``positions_BP`` are those of :func:`positions`, or estimates of them.
     """
+    points = positions_BP.split(3, dim=1)  # type: ignore[no-untyped-call]
     differences: list[Tensor] = []
-    for first, second in itertools.combinations(POINTS.values(), 2):
-        differences.append(states_BS[:, second] - states_BS[:, first])
+    for first, second in itertools.combinations(points, 2):
+        differences.append(second - first)
     offsets_BP = torch.cat(differences, dim=1)
     return torch.cat([offsets_BP / _FAR_M, torch.tanh(offsets_BP / _NEAR_M)], dim=1)
 

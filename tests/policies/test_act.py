@@ -10,7 +10,7 @@ from act_kit.config import ACTConfig, TrainConfig
 from act_kit.overrides import compose
 from act_kit.policies.chunk_model import ChunkBatch, Observation
 from act_kit.policies.heads.act import ACT, kl_divergence
-from act_kit.policies.state_features import RELATIVE_DIM, relative_positions, velocities
+from act_kit.policies.state_features import RELATIVE_DIM, positions, relative_positions, velocities
 from tests.conftest import tiny_config
 
 
@@ -73,12 +73,14 @@ def test_relative_positions_do_not_change_when_everything_is_moved() -> None:
     shifted = states.clone()
     for begin in (0, 4, 11, 36):
         shifted[:, begin : begin + 3] += torch.tensor([0.1, -0.2, 0.3])
-    assert torch.allclose(relative_positions(states), relative_positions(shifted), atol=1e-4)
-    assert relative_positions(states).shape == (3, RELATIVE_DIM)
+    assert torch.allclose(relative_positions(positions(states)), relative_positions(positions(shifted)), atol=1e-4)
+    assert relative_positions(positions(states)).shape == (3, RELATIVE_DIM)
     near = torch.zeros(1, 39)
     near[0, 4] = 0.01
-    assert relative_positions(near)[0, 0] == pytest.approx(0.1), "object 1 from the hand, linear"
-    assert relative_positions(near)[0, RELATIVE_DIM // 2] == pytest.approx(np.tanh(0.5)), "and at the near scale"
+    assert relative_positions(positions(near))[0, 0] == pytest.approx(0.1), "object 1 from the hand, linear"
+    assert relative_positions(positions(near))[0, RELATIVE_DIM // 2] == pytest.approx(np.tanh(0.5)), (
+        "and at the near scale"
+    )
 
 
 def test_every_number_of_the_current_frame_and_the_goal_is_seen() -> None:
@@ -141,7 +143,8 @@ def test_the_posterior_is_initialized_to_the_prior() -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "millions"), [("act_small", 0.33), ("act", 42), ("act_image_small", 1.0), ("act_image", 53)]
+    ("preset", "millions"),
+    [("act_small", 0.33), ("act", 42), ("act_image_small", 1.0), ("act_keypoints", 0.9), ("act_image", 53)],
 )
 def test_presets_have_the_documented_sizes(preset: str, millions: float) -> None:
     config = compose(TrainConfig, [f"policy={preset}"]).policy
@@ -150,9 +153,10 @@ def test_presets_have_the_documented_sizes(preset: str, millions: float) -> None
     assert sum(p.numel() for p in act.parameters()) / 1e6 == pytest.approx(millions, rel=0.06)
 
 
-def test_an_image_policy_sees_only_images_and_proprioception() -> None:
+@pytest.mark.parametrize("backbone", ["small", "keypoints"])
+def test_an_image_policy_sees_only_images_and_proprioception(backbone: str) -> None:
     """Objects and goal are hidden, because a robot would not have their coordinates."""
-    act = model(small(inputs="image+proprio", cameras="[corner4]", backbone="small"))
+    act = model(small(inputs="image+proprio", cameras="[corner4]", backbone=backbone))
     states, frames = torch.randn(3, 39), images(3)
     chunk = act.predict(observe(states, images=frames))
     blind = states.clone()

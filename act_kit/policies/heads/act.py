@@ -61,12 +61,13 @@ class ACT(ChunkTransformer):
         embedded = self.embed(batch.observation)
         if not self.config.cvae_layers:
             l1 = batch.l1(self.decode(embedded, None))
-            return {"loss": l1, "l1": l1}
+            return {"loss": l1 + self.position_loss(embedded, batch), "l1": l1}
         mean_BZ, logvar_BZ = self.encode_style(embedded, batch.actions_BKA, batch.is_pad_BK)
         noise_BZ = torch.randn_like(mean_BZ) if batch.noise is None else batch.noise
         l1 = batch.l1(self.decode(embedded, mean_BZ + torch.exp(0.5 * logvar_BZ) * noise_BZ))
         kl = kl_divergence(mean_BZ.float(), logvar_BZ.float(), batch.batch_size)
-        return {"loss": l1 + self.config.kl_weight * kl, "l1_reconstruction": l1, "kl": kl}
+        loss = l1 + self.config.kl_weight * kl + self.position_loss(embedded, batch)
+        return {"loss": loss, "l1_reconstruction": l1, "kl": kl}
 
     @property
     def training_l1(self) -> str:
@@ -89,7 +90,7 @@ class ACT(ChunkTransformer):
     def encode_style(self, embedded: Embedded, actions_BKA: Tensor, is_pad_BK: Tensor) -> tuple[Tensor, Tensor]:
         """Return the posterior mean and log variance of z, each (B, Z)."""
         cls_B1D = repeat(self.cvae_cls, "d -> b 1 d", b=len(actions_BKA))
-        state_B1D = rearrange(self.cvae_state(embedded[0]), "b d -> b 1 d")
+        state_B1D = rearrange(self.cvae_state(embedded.vector_BV), "b d -> b 1 d")
         tokens_BLD = torch.cat([cls_B1D, state_B1D, self.cvae_action(actions_BKA)], dim=1)
         is_pad_BL = F.pad(is_pad_BK, (2, 0), value=False)
         for layer in self.cvae_encoder:
@@ -101,7 +102,7 @@ class ACT(ChunkTransformer):
         """Predict the chunk (B, K, A) from an embedded observation and z; None stands for z = 0."""
         latent_BD = None
         if self.config.cvae_layers:
-            vector_BV = embedded[0]
+            vector_BV = embedded.vector_BV
             z_BZ = vector_BV.new_zeros(len(vector_BV), self.config.latent_dim) if z_BZ is None else z_BZ
             latent_BD = self.latent_in(z_BZ)
         memory = self.encode(embedded, latent_BD)

@@ -57,8 +57,10 @@ class Flow(Denoiser):
         noise_BKA, time_B = self.split_noise(noise)
         time_B11 = time_B[:, None, None]
         noisy_BKA = torch.lerp(noise_BKA, batch.actions_BKA, time_B11)
-        velocity_BKA = self.denoise(self.encode(self.embed(batch.observation)), noisy_BKA, time_B).float()
+        embedded = self.embed(batch.observation)
+        velocity_BKA = self.denoise(self.encode(embedded), noisy_BKA, time_B).float()
         loss = batch.mean((velocity_BKA - (batch.actions_BKA - noise_BKA)).square())
+        loss = loss + self.position_loss(embedded, batch)
         return {"loss": loss, "l1": batch.l1(noisy_BKA + (1 - time_B11) * velocity_BKA.detach())}
 
     def predict(self, observation: Observation) -> Tensor:

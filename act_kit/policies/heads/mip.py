@@ -42,12 +42,13 @@ class MIP(Denoiser):
         if noise is None:
             noise = self.draw_noise(len(batch.actions_BKA), batch.actions_BKA.device)
         noise_BKA, _ = self.split_noise(noise)
-        memory = self.encode(self.embed(batch.observation))
+        embedded = self.embed(batch.observation)
+        memory = self.encode(embedded)
         first_BKA = self._predict_first(memory).float()
         noisy_BKA = torch.lerp(noise_BKA, batch.actions_BKA, _REFINED)
         second_BKA = self._refine(memory, noisy_BKA).float()
         loss = batch.mean((first_BKA - batch.actions_BKA).square() + (second_BKA - batch.actions_BKA).square())
-        return {"loss": loss, "l1": batch.l1(first_BKA.detach())}
+        return {"loss": loss + self.position_loss(embedded, batch), "l1": batch.l1(first_BKA.detach())}
 
     def predict(self, observation: Observation) -> Tensor:
         """Predict the chunk (B, K, A), and refine it."""

@@ -93,7 +93,7 @@ class Residual(ChunkModel):
     def inputs_of(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Return the inputs of the correction (B, F) and the chunk of the base (B, K, A)."""
         base_BKA = self.base.predict(observation)
-        vector_BV, _ = self.base.embed(observation)
+        vector_BV = self.base.embed(observation).vector_BV
         return torch.cat([vector_BV, base_BKA[:, : self.config.num_actions].flatten(1)], dim=1), base_BKA
 
     def correct(self, inputs_BF: Tensor) -> Tensor:
