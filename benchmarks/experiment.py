@@ -20,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from act_kit.processors import num_cpus
 from act_kit.rollouts.agents import Agent
 from act_kit.statistics import Estimate, compare_seeds, seeds_mean
 from act_kit.text import name_values
+
+AnyRow = TypeVar("AnyRow")
 
 FAILED, ONCE, HELD = "012"
 """Outcomes of an episode: no success, success at some step, success at the last step."""
@@ -125,11 +127,11 @@ class Row:
         return np.array([outcome == HELD for outcome in self.outcomes])
 
 
-def append(path: Path, rows: Iterable[Row]) -> None:
-    """Append rows to a file in one write, so that several processes can append."""
+def append(path: Path, rows: Sequence[Any]) -> None:
+    """Append rows, of one dataclass, to a file in one write, so that several processes can append."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(rows[0])], lineterminator="\n")
     if not path.exists():
         writer.writeheader()
     writer.writerows(map(asdict, rows))
@@ -137,17 +139,24 @@ def append(path: Path, rows: Iterable[Row]) -> None:
         file.write(text.getvalue())
 
 
-def read(path: Path) -> list[Row]:
-    """Read all rows; none if there is no file. The last of several rows with the same key counts."""
+def read_rows(path: Path, kind: type[AnyRow]) -> list[AnyRow]:
+    """Read all rows, of a dataclass with text and numbers; none if there is no file."""
     if not path.exists():
         return []
     parse = {"str": str, "int": int, "float": float}
-    rows = {}
+    rows: list[AnyRow] = []
     with path.open(encoding="utf-8", newline="") as file:
         for cells in csv.DictReader(file):
-            row = Row(**{field.name: parse[str(field.type)](cells[field.name]) for field in fields(Row)})
-            rows[row.key] = row
-    return list(rows.values())
+            values = {}
+            for field in fields(kind):  # type: ignore[arg-type]
+                values[field.name] = parse[str(field.type)](cells[field.name])
+            rows.append(kind(**values))
+    return rows
+
+
+def read(path: Path) -> list[Row]:
+    """Read the rows of an experiment. The last of several rows with the same key counts."""
+    return list({row.key: row for row in read_rows(path, Row)}.values())
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------

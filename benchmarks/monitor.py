@@ -17,12 +17,10 @@ What is finished is a row of ``DIR/signals.csv`` and ``DIR/imagination.csv``, an
 from __future__ import annotations
 
 import argparse
-import csv
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +38,7 @@ from act_kit.rollouts.recorder import EpisodeRules
 from act_kit.rollouts.rollout import RolloutPool
 from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.statistics import AreaUnderCurve
+from benchmarks.experiment import append, print_head, print_row, read_rows
 
 HEADS = {"l1": "act_small", "flow": "flow_small"}
 FRAME = 18
@@ -326,44 +325,16 @@ def measure(
     return rows, imagined
 
 
-# -- files and tables --------------------------------------------------------------------------------------------------
-
-
-def append(path: Path, rows: Sequence[Any]) -> None:
-    """Append rows to a file."""
-    is_new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(rows[0])], lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows(map(asdict, rows))
-
-
-def read(path: Path, kind: Any) -> list[Any]:
-    """Read all rows; none if there is no file."""
-    if not path.exists():
-        return []
-    parse = {"str": str, "int": int, "float": float}
-    rows: list[Any] = []
-    with path.open(encoding="utf-8", newline="") as file:
-        for cells in csv.DictReader(file):
-            rows.append(kind(**{field.name: parse[str(field.type)](cells[field.name]) for field in fields(kind)}))
-    return rows
-
-
-def print_row(cells: Iterable[object]) -> None:
-    """Print a row of a table."""
-    print(f"| {' | '.join(map(str, cells))} |")
+# -- tables ------------------------------------------------------------------------------------------------------------
 
 
 def print_tables(out: Path) -> None:
     """Print the mean area over steps and seeds, of each policy, task and signal, and imagination beside reality."""
     by_signal: dict[tuple[str, str, str], dict[int, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-    for row in read(out / "signals.csv", SignalRow):
+    for row in read_rows(out / "signals.csv", SignalRow):
         by_signal[row.head, row.task, row.signal][row.seed][row.step] = row.area
     names = ["policy", "task", "signal", "area under the ROC curve, mean over steps", "of each seed"]
-    print_row([*names, *(f"step {step}" for step in SHOWN_STEPS)])
-    print(f"{'| --- ' * (len(names) + len(SHOWN_STEPS))}|")
+    print_head([*names, *(f"step {step}" for step in SHOWN_STEPS)])
     for key, seeds in sorted(by_signal.items()):
         means = [float(np.mean(list(of_seed.values()))) for of_seed in seeds.values()]
         cells = [*key, f"{np.mean(means):.3f}", " ".join(f"{mean:.2f}" for mean in means)]
@@ -373,10 +344,9 @@ def print_tables(out: Path) -> None:
         print_row(cells)
     print()
     names = ["policy", "task", "seed", "dynamics", "parameters", "real return", "model/return"]
-    print_row([*names, "rank correlation", "breaks at step"])
-    print("| --- " * 9 + "|")
-    for row in sorted(read(out / "imagination.csv", ImaginationRow), key=str):
-        print_row(asdict(row).values())
+    print_head([*names, "rank correlation", "breaks at step"])
+    for imagined in sorted(read_rows(out / "imagination.csv", ImaginationRow), key=str):
+        print_row(map(str, asdict(imagined).values()))
 
 
 def main() -> None:
@@ -393,7 +363,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    done = {(row.head, row.task, row.seed) for row in read(options.out / "imagination.csv", ImaginationRow)}
+    done = {(row.head, row.task, row.seed) for row in read_rows(options.out / "imagination.csv", ImaginationRow)}
     for seed in [] if options.table else options.seeds:
         for task in options.tasks:
             for head in options.heads:

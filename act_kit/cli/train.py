@@ -35,8 +35,8 @@ def train(
 ) -> None:
     """Train ACT on the datasets of one or several tasks, and evaluate the policy in the simulator during training.
 
-    Presets: policy=act_small (default, states), policy=act_image_small (64 px, no GPU needed), policy=act and
-    policy=act_image (the paper's sizes). Configuration options follow the flags:
+    Presets: policy=act_small (default, states), policy=act_image_small and policy=act_keypoints (images of 64 px, no
+    GPU needed), policy=act and policy=act_image (the paper's sizes). Configuration options follow the flags:
 
     \b
     act train --data data/pick-place-v3 policy.chunk_size=16 trainer.lr=5e-4
