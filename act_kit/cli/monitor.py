@@ -43,7 +43,6 @@ def monitor(
         options.show_config(config)
         return
     from act_kit.api.monitor import monitor as make_monitor
-    from act_kit.reports.monitor import monitor_report
 
     folder = out or run / ("monitor" if task is None else f"monitor-{task}")
     with shown_progress() as on_progress:
@@ -57,5 +56,7 @@ def monitor(
             overwrite=overwrite,
             on_progress=on_progress,
         )
+    from act_kit.reports.monitor import monitor_report
+
     monitor_report(result).print()
     info(f"Page: {folder / 'report.html'}")

@@ -56,9 +56,11 @@ def test_keypoints_move_with_the_image() -> None:
 @pytest.mark.parametrize("head", ["act_small", "flow_small", "mip_small"])
 def test_every_head_learns_the_positions(head: str) -> None:
     batch = make_batch(torch.rand(6, 39))
-    model, without = make(f"policy={head}"), make(f"policy={head}", "policy.position_weight=0")
+    model = make(f"policy={head}", "policy.num_keypoints=8")
+    without = make(f"policy={head}", "policy.position_weight=0")
     model.compute_loss(batch)["loss"].backward()  # type: ignore[no-untyped-call]
     assert model.position_out is not None
+    assert model.keypoints.dim == 2 * 8
     assert model.keypoints.net[0].weight.grad.abs().sum() > 0
     assert model.position_out[2].bias.grad.abs().sum() > 0
     assert without.position_out is None
