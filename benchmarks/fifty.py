@@ -121,6 +121,10 @@ def print_means(rows: Sequence[Row]) -> None:
     chosen = {group: [task for task in TASKS if TASKS[task].group == group] for group in GROUPS}
     chosen |= {"MT10": sorted(MT10), "all": list(TASKS)}
     chosen["expert holds"] = [task for task in TASKS if holds(choose(rows, EXPERT, task))]
+    num_seeds = {task: len(choose(rows, SINGLE, task)) for task in TASKS}
+    most = max(num_seeds.values())
+    if min(num_seeds.values()) < most:
+        chosen[f"{most} seeds of a policy each"] = [task for task in TASKS if num_seeds[task] == most]
     for name, tasks in chosen.items():
         of = {kind: [choose(rows, kind, task) for task in tasks] for kind in KINDS}
         estimates = [mean_of(of[SINGLE]), mean_of(of[SINGLE], "success_at_end"), mean_of(of["MT10"])]

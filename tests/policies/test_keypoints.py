@@ -58,11 +58,15 @@ def test_every_head_learns_the_positions(head: str) -> None:
     batch = make_batch(torch.rand(6, 39))
     model = make(f"policy={head}", "policy.num_keypoints=8")
     without = make(f"policy={head}", "policy.position_weight=0")
-    model.compute_loss(batch)["loss"].backward()  # type: ignore[no-untyped-call]
+    model.compute_loss(batch)["loss"].backward()
     assert model.position_out is not None
+    assert isinstance(model.keypoints, KeypointEncoder)
     assert model.keypoints.dim == 2 * 8
-    assert model.keypoints.net[0].weight.grad.abs().sum() > 0
-    assert model.position_out[2].bias.grad.abs().sum() > 0
+    learned = dict(model.named_parameters())
+    for name in ("keypoints.net.0.weight", "position_out.2.bias"):
+        gradient = learned[name].grad
+        assert gradient is not None, name
+        assert gradient.abs().sum() > 0, name
     assert without.position_out is None
 
 
