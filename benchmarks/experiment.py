@@ -29,6 +29,7 @@ from act_kit.eval.results import Evaluation
 from act_kit.policies.policy import Policy
 from act_kit.processors import num_cpus
 from act_kit.rollouts.agents import Agent
+from act_kit.sim.tasks import TASKS
 from act_kit.statistics import Estimate, compare_seeds, seeds_mean
 from act_kit.text import name_values
 
@@ -173,7 +174,7 @@ def parse_arguments(
     """Parse the command line of an experiment."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tasks", nargs="+", default=list(tasks), metavar="TASK")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(tasks), metavar="TASK")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
     if arms:
         parser.add_argument("--only", nargs="+", choices=list(arms), default=list(arms), metavar="ARM")
@@ -183,12 +184,14 @@ def parse_arguments(
     return parser.parse_args()
 
 
-def run(jobs: Iterable[Job], measure: Callable[[Job, Path], list[Row]], out: Path, side_by_side: int) -> list[Row]:
-    """Measure what is not yet done, in processes of their own; return all rows."""
-    path = out / "results.csv"
+def run(arguments: argparse.Namespace, jobs: Iterable[Job], measure: Callable[[Job, Path], list[Row]]) -> list[Row]:
+    """Measure what is not yet done, in processes of their own, unless only the table is wanted; return all rows."""
+    out, path = arguments.out, arguments.out / "results.csv"
+    if arguments.table:
+        return read(path)
     done = {row.key for row in read(path)}
     os.environ["OMP_NUM_THREADS"] = "1"  # in the processes: two trainings side by side are faster so
-    with ProcessPoolExecutor(side_by_side, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(arguments.side_by_side, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = []
         for job in jobs:
             if not {(job.arm, task, job.seed) for task in job.tasks} <= done:

@@ -37,7 +37,6 @@ from benchmarks.experiment import (
     parse_arguments,
     print_head,
     print_row,
-    read,
     run,
 )
 
@@ -220,15 +219,10 @@ def main() -> None:
         parser.add_argument("--demonstrations", action="store_true", help="measure other numbers of demonstrations")
 
     arguments = parse_arguments(__doc__, tasks=list(TASKS), seeds=(0, 1, 2), add=add)
-    if arguments.table:
-        rows = read(arguments.out / "results.csv")
-    else:
-        curve = arguments.demonstrations
-        jobs = curve_jobs(arguments.seeds) if curve else policy_jobs(arguments.tasks, arguments.seeds)
-        rows = run(jobs, measure, arguments.out, arguments.side_by_side)
     if arguments.demonstrations:
-        print_curve(rows)
+        print_curve(run(arguments, curve_jobs(arguments.seeds), measure))
     else:
+        rows = run(arguments, policy_jobs(arguments.tasks, arguments.seeds), measure)
         print_policies(rows, arguments.out / "fifty.svg")
 
 

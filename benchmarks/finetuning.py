@@ -45,7 +45,6 @@ from benchmarks.experiment import (
     parse_arguments,
     print_head,
     print_row,
-    read,
     run,
 )
 
@@ -184,14 +183,11 @@ def main() -> None:
         parser.add_argument("--minutes", type=float, default=15)
 
     arguments = parse_arguments(__doc__, tasks=TASKS, seeds=range(3), arms=list(ARMS), add=add)
-    if arguments.table:
-        rows = read(arguments.out / "results.csv")
-    else:
-        jobs = []
-        for seed in arguments.seeds:
-            for task in arguments.tasks:
-                jobs += [Job(arm, (task,), seed) for arm in (EXPERT, BASE, *arguments.only)]
-        rows = run(jobs, partial(measure, minutes=arguments.minutes), arguments.out, arguments.side_by_side)
+    jobs: list[Job] = []
+    for seed in arguments.seeds:
+        for task in arguments.tasks:
+            jobs += [Job(arm, (task,), seed) for arm in (EXPERT, BASE, *arguments.only)]
+    rows = run(arguments, jobs, partial(measure, minutes=arguments.minutes))
     print_table(rows, arguments.tasks)
 
 

@@ -45,7 +45,6 @@ from benchmarks.experiment import (
     parse_arguments,
     print_head,
     print_row,
-    read,
     run,
 )
 
@@ -162,14 +161,10 @@ def main() -> None:
         parser.add_argument("--demonstrations", type=int, default=50, help="demonstrations per task")
 
     arguments = parse_arguments(__doc__, tasks=sorted(MT10), seeds=range(3), arms=ARMS, add=add)
-    if arguments.table:
-        rows = read(arguments.out / "results.csv")
-    else:
-        jobs: list[Job] = []
-        for seed in arguments.seeds:
-            jobs += [Job(arm, tuple(arguments.tasks), seed) for arm in arguments.only]
-        of_size = partial(measure, demonstrations=arguments.demonstrations)
-        rows = run(jobs, of_size, arguments.out, arguments.side_by_side)
+    jobs: list[Job] = []
+    for seed in arguments.seeds:
+        jobs += [Job(arm, tuple(arguments.tasks), seed) for arm in arguments.only]
+    rows = run(arguments, jobs, partial(measure, demonstrations=arguments.demonstrations))
     print_table(rows, arguments.tasks)
 
 

@@ -33,7 +33,6 @@ from benchmarks.experiment import (
     parse_arguments,
     print_head,
     print_row,
-    read,
     run,
 )
 
@@ -109,15 +108,11 @@ def print_table(rows: Sequence[Row], tasks: Sequence[str]) -> None:
 def main() -> None:
     """Parse the command line and run."""
     arguments = parse_arguments(__doc__, tasks=TASKS, seeds=range(5), arms=list(TRAININGS))
-    if arguments.table:
-        rows = read(arguments.out / "results.csv")
-    else:
-        jobs = []
-        for seed in arguments.seeds:
-            for arm in dict.fromkeys([DEFAULTS, *arguments.only]):
-                jobs += [Job(arm, (task,), seed) for task in arguments.tasks]
-        rows = run(jobs, measure, arguments.out, arguments.side_by_side)
-    print_table(rows, arguments.tasks)
+    jobs: list[Job] = []
+    for seed in arguments.seeds:
+        for arm in dict.fromkeys([DEFAULTS, *arguments.only]):
+            jobs += [Job(arm, (task,), seed) for task in arguments.tasks]
+    print_table(run(arguments, jobs, measure), arguments.tasks)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,6 @@ from benchmarks.experiment import (
     parse_arguments,
     print_head,
     print_row,
-    read,
     run,
 )
 
@@ -139,15 +138,11 @@ def print_table(rows: Sequence[Row], tasks: Sequence[str]) -> None:
 def main() -> None:
     """Parse the command line and run."""
     arguments = parse_arguments(__doc__, tasks=TASKS, seeds=range(3), arms=list(ARMS))
-    if arguments.table:
-        rows = read(arguments.out / "results.csv")
-    else:
-        jobs = []
-        for seed in arguments.seeds:
-            for task in arguments.tasks:
-                jobs += [Job(arm, (task,), seed) for arm in arguments.only]
-        rows = run(jobs, measure, arguments.out, arguments.side_by_side)
-    print_table(rows, arguments.tasks)
+    jobs: list[Job] = []
+    for seed in arguments.seeds:
+        for task in arguments.tasks:
+            jobs += [Job(arm, (task,), seed) for arm in arguments.only]
+    print_table(run(arguments, jobs, measure), arguments.tasks)
 
 
 if __name__ == "__main__":
