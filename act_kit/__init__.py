@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from act_kit.api.serve import serve as serve
     from act_kit.api.train import train as train
     from act_kit.comparison.compare import Comparison as Comparison
-    from act_kit.config import CollectConfig as CollectConfig
-    from act_kit.config import EvalConfig as EvalConfig
-    from act_kit.config import TrainConfig as TrainConfig
+    from act_kit.config.collection import CollectConfig as CollectConfig
+    from act_kit.config.evaluation import EvalConfig as EvalConfig
+    from act_kit.config.evaluation import MonitorConfig as MonitorConfig
+    from act_kit.config.finetuning import FinetuneConfig as FinetuneConfig
+    from act_kit.config.training import TrainConfig as TrainConfig
     from act_kit.datasets.chunk_dataset import ChunkDataset as ChunkDataset
     from act_kit.datasets.store import EpisodeStore as EpisodeStore
     from act_kit.diversity.result import DiversityReport as DiversityReport
@@ -59,26 +61,28 @@ os.environ.update(thread_settings())  # before PyTorch is imported, here or in a
 _HOMES = {
     "ActKitError": "errors",
     "ChunkDataset": "datasets.chunk_dataset",
-    "CollectConfig": "config",
+    "CollectConfig": "config.collection",
     "Comparison": "comparison.compare",
     "Diagnosis": "api.diagnose",
     "DiversityReport": "diversity.result",
     "Episode": "rollouts.episode",
     "EpisodeStore": "datasets.store",
-    "EvalConfig": "config",
+    "EvalConfig": "config.evaluation",
     "Evaluation": "eval.results",
+    "FinetuneConfig": "config.finetuning",
     "InitialState": "sim.initial_states",
     "InitialStateDistribution": "sim.initial_states",
     "InitialStateSet": "eval.init_state_sets",
     "LocalExecutor": "parallel",
     "Monitor": "monitoring.monitor",
+    "MonitorConfig": "config.evaluation",
     "Policy": "policies.policy",
     "Progress": "api.progress",
     "RolloutPool": "rollouts.rollout",
     "Simulator": "sim.simulator",
     "TASKS": "sim.tasks",
     "Task": "sim.tasks",
-    "TrainConfig": "config",
+    "TrainConfig": "config.training",
     "Trainer": "training.trainer",
     "VectorSimulator": "sim.vector",
     "collect": "api.collect",

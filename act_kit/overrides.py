@@ -12,7 +12,8 @@ from importlib.resources import as_file, files
 from typing import Any, TypeVar
 
 from act_kit import options
-from act_kit.config import PolicyConfig, TrainConfig, load_head, load_own_head
+from act_kit.config.policy import PolicyConfig, load_head, load_own_head
+from act_kit.config.training import TrainConfig
 from act_kit.errors import ConfigError, did_you_mean
 from act_kit.options import Option, Options
 

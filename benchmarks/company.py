@@ -33,7 +33,7 @@ WAYS: dict[str, dict[str, str]] = {
 }
 
 
-TESTS = ("tests/policy", "tests/training")
+TESTS = ("tests/policies", "tests/training")
 """What runs beside the trainings."""
 
 
@@ -41,7 +41,7 @@ def train_when_asked(data: str, overrides: list[str]) -> None:
     """Train for as many seconds as each line of standard input says, and print the rate."""
     import torch
 
-    from act_kit.config import TrainConfig
+    from act_kit.config.training import TrainConfig
     from act_kit.datasets.chunk_dataset import load_chunk_sampler
     from act_kit.datasets.store import EpisodeStore
     from act_kit.overrides import compose

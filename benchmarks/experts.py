@@ -13,7 +13,7 @@ import numpy as np
 
 from act_kit.collection.collect import collect
 from act_kit.collection.verify import replay
-from act_kit.config import CollectConfig
+from act_kit.config.collection import CollectConfig
 from act_kit.diversity.measure import measure_diversity
 from act_kit.eval.results import success_rate
 from act_kit.overrides import compose

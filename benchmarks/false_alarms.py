@@ -28,7 +28,7 @@ from scipy.special import ndtr
 from scipy.stats import binomtest
 
 from act_kit.collection.collect import collect
-from act_kit.config import CollectConfig
+from act_kit.config.collection import CollectConfig
 from act_kit.diversity.first_observations import measure_dataset
 from act_kit.diversity.integrity import Level
 from act_kit.diversity.measure import measure_init_states

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import psutil
 import torch
 
-from act_kit.config import ACTConfig, TrainConfig
+from act_kit.config.policy import ACTConfig
+from act_kit.config.training import TrainConfig
 from act_kit.overrides import compose
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.heads.act import ACT

@@ -63,7 +63,7 @@ WARM_UP = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Of both models, with the names of :class:`act_kit.config.PolicyConfig`; both have a ResNet-18 and one camera."""
+    """Of both models, named as in :class:`act_kit.config.policy.PolicyConfig`; both have a ResNet-18 and one camera."""
 
     chunk_size: int
     dim_model: int
@@ -120,7 +120,7 @@ def export(options: argparse.Namespace) -> None:
 
 def ours(options: argparse.Namespace) -> None:
     """Print one line of JSON: what act_kit's training does a second, from data resident on the device."""
-    from act_kit.config import TrainConfig
+    from act_kit.config.training import TrainConfig
     from act_kit.datasets.chunk_dataset import load_chunk_sampler
     from act_kit.datasets.frames import load_frames
     from act_kit.datasets.store import EpisodeStore

@@ -18,7 +18,7 @@ import torch
 
 import act_kit
 from act_kit.api.agents import load_lerobot
-from act_kit.config import ServedConfig
+from act_kit.config.evaluation import ServedConfig
 from act_kit.policies.lerobot import LeRobotAgent
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.simulator import Simulator

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 import act_kit
-from act_kit.config import PolicyConfig
+from act_kit.config.policy import PolicyConfig
 from act_kit.policies.chunk_model import ChunkBatch, ChunkModel, Observation, register_model
 from act_kit.sim.tasks import ACTION_DIM, STATE_DIM
 

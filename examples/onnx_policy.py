@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 
 import act_kit
-from act_kit.config import ChunkingConfig
+from act_kit.config.training import ChunkingConfig
 from act_kit.policies.chunking import ActionChunker
 from act_kit.rollouts.agents import Agent
 from act_kit.sim.initial_states import InitialState

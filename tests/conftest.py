@@ -17,7 +17,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from act_kit.collection.collect import collect
 from act_kit.collection.render import render
-from act_kit.config import CollectConfig, TrainConfig
+from act_kit.config.collection import CollectConfig
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import RenderError
 from act_kit.overrides import compose, given_options

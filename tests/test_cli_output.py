@@ -12,7 +12,9 @@ import pytest
 import typer.main
 
 from act_kit.cli.app import app
-from act_kit.config import CollectConfig, EvalConfig, TrainConfig
+from act_kit.config.collection import CollectConfig
+from act_kit.config.evaluation import EvalConfig
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.options import declared
 from tests.conftest import ONE_THREAD, TINY, act

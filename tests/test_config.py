@@ -17,7 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from act_kit.config import ACTConfig, CollectConfig, EvalConfig, TeleopConfig, TrainConfig
+from act_kit.config.collection import CollectConfig, TeleopConfig
+from act_kit.config.evaluation import EvalConfig
+from act_kit.config.policy import ACTConfig
+from act_kit.config.training import TrainConfig
 from act_kit.errors import ConfigError
 from act_kit.options import Options, build, declared, override, to_dict
 from act_kit.overrides import compose, train_overrides

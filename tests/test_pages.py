@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page
 
-from act_kit.config import EvalConfig
+from act_kit.config.evaluation import EvalConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity.measure import measure_diversity
 from act_kit.eval.results import Evaluation

@@ -15,7 +15,7 @@ import pytest
 
 from act_kit.collection.collect import collect
 from act_kit.collection.render import render
-from act_kit.config import CollectConfig
+from act_kit.config.collection import CollectConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError, DatasetError, WorkerError
 from act_kit.overrides import compose

@@ -16,7 +16,7 @@ import pytest
 from act_kit import cli
 from act_kit.cli.seeds import choose_jobs, create_seed_runs
 from act_kit.comparison.experiments import read_method
-from act_kit.config import TrainConfig
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.overrides import compose
 from act_kit.policies.policy import Policy

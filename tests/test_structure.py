@@ -51,7 +51,6 @@ COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 LONG_FILES = {
     "comparison/compare.py": "one comparison, of which half is the text of its verdicts",
-    "config.py": "every option once: fields and docstrings",
     "datasets/expressions.py": "one grammar",
     "datasets/store.py": "the format of a dataset",
     "diversity/soundness.py": "one procedure, whose checks share the replayed episode",

@@ -13,7 +13,7 @@ from act_kit.imports import attempt, import_object, is_object_name
 from act_kit.serving.addresses import check_address
 
 if TYPE_CHECKING:
-    from act_kit.config import ServedConfig
+    from act_kit.config.evaluation import ServedConfig
     from act_kit.policies.lerobot import LeRobotAgent
     from act_kit.rollouts.agents import Agent
     from act_kit.serving.client import ServedAgent

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from act_kit import interrupts, options
 from act_kit.api.progress import OnProgress, Progress, ignore, log
-from act_kit.config import CollectConfig
+from act_kit.config.collection import CollectConfig
 from act_kit.errors import ConfigError, install_hint
 from act_kit.files import quoted, require_space
 from act_kit.outputs import locked, prepare_output

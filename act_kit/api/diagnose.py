@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from act_kit.api.agents import kind_of_agent
-from act_kit.config import EvalConfig
+from act_kit.config.evaluation import EvalConfig
 from act_kit.errors import CheckpointError, ConfigError, OutputError
 from act_kit.files import quoted, write_json
 from act_kit.outputs import restore_output

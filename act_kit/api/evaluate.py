@@ -15,7 +15,7 @@ from act_kit.api.agents import connect, import_agent, kind_of_agent, load_lerobo
 from act_kit.api.device import choose_device
 from act_kit.api.progress import OnProgress, Progress, ignore, log
 from act_kit.api.rollouts import find_renderer, log_first_plan
-from act_kit.config import INIT_STATES, EvalConfig
+from act_kit.config.evaluation import INIT_STATES, EvalConfig
 from act_kit.errors import ConfigError, RenderError
 from act_kit.eval.card import make_card
 from act_kit.eval.evaluate import ActionFunction, as_agent, evaluate_all

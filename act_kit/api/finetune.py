@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from act_kit import interrupts, options, preflight
 from act_kit.api.progress import OnProgress, Progress, ignore, log
-from act_kit.config import FinetuneConfig
+from act_kit.config.finetuning import FinetuneConfig
 from act_kit.errors import ConfigError
 from act_kit.files import quoted
 from act_kit.finetuning.run import CONFIG, check_same, load_run, write_run
@@ -43,7 +43,7 @@ def finetune(
         run: A run, or a checkpoint of it; with ``resume`` it may be left out.
         out: Folder of the new run; by default ``RUN-finetuned``.
         overrides: Options as on the command line, such as ``ppo.sigma=0.05``.
-        config: Options; by default :class:`~act_kit.config.FinetuneConfig`'s.
+        config: Options; by default :class:`~act_kit.config.finetuning.FinetuneConfig`'s.
         workers: Simulation processes; 0 = one per processor. Never changes the result of an iteration.
         resume: Continue the run at ``out``, or start a new one.
         overwrite: Replace the content of ``out``.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from act_kit import options
 from act_kit.api.progress import OnProgress, Progress, ignore
-from act_kit.config import MonitorConfig
+from act_kit.config.evaluation import MonitorConfig
 from act_kit.outputs import locked, new_folder
 from act_kit.overrides import compose
 from act_kit.preflight import require_free, require_run
@@ -43,7 +43,7 @@ def monitor(
         task: Task; None for the only task of the policy.
         out: Folder of the monitor, which :meth:`act_kit.Monitor.load` reads, and of its page; None to write nothing.
         overrides: Options as on the command line, such as ``alpha=0.1``.
-        config: Options; by default :class:`~act_kit.config.MonitorConfig`'s.
+        config: Options; by default :class:`~act_kit.config.evaluation.MonitorConfig`'s.
         device: ``auto``, ``cpu`` or ``cuda``, for a policy that is loaded.
         workers: Simulation processes; 0 = one per processor. Never changes the result.
         overwrite: Replace the content of ``out``.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from act_kit import interrupts, options, preflight
 from act_kit.api.device import check_device, choose_device
 from act_kit.api.progress import OnProgress, Progress, ignore, log
-from act_kit.config import TrainConfig
+from act_kit.config.training import TrainConfig
 from act_kit.errors import CheckpointError, ConfigError, DatasetError
 from act_kit.files import SEEDS, quoted
 from act_kit.outputs import finish_output, locked, require_no_overlap, restore_output

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from act_kit.api.collect import check_collection, collect_datasets
 from act_kit.cli import options
 from act_kit.cli.console import info, shown_progress
-from act_kit.config import CollectConfig
+from act_kit.config.collection import CollectConfig
 from act_kit.errors import ConfigError
 from act_kit.files import quoted
 from act_kit.overrides import compose

@@ -11,7 +11,7 @@ from act_kit.api.agents import folder_name, kind_of_agent
 from act_kit.api.device import check_device
 from act_kit.cli import options
 from act_kit.cli.console import info, shown_progress, warn
-from act_kit.config import INIT_STATES, EvalConfig
+from act_kit.config.evaluation import INIT_STATES, EvalConfig
 from act_kit.errors import ConfigError
 from act_kit.eval.protocols import compose_evaluation
 from act_kit.parallel import ExecutorConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from act_kit.cli import options
 from act_kit.cli.console import info, shown_progress
-from act_kit.config import FinetuneConfig
+from act_kit.config.finetuning import FinetuneConfig
 from act_kit.files import quoted
 from act_kit.overrides import compose
 

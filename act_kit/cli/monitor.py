@@ -6,7 +6,7 @@ from pathlib import Path
 
 from act_kit.cli import options
 from act_kit.cli.console import info, shown_progress
-from act_kit.config import MonitorConfig
+from act_kit.config.evaluation import MonitorConfig
 from act_kit.overrides import compose
 
 

@@ -19,7 +19,7 @@ from act_kit import interrupts
 from act_kit.api.device import choose_device
 from act_kit.api.train import Training
 from act_kit.cli.console import console, info, warn
-from act_kit.config import TrainConfig
+from act_kit.config.training import TrainConfig
 from act_kit.errors import ActKitError, ConfigError
 from act_kit.files import SEEDS, quoted, read_json, write_json
 from act_kit.outputs import finish_output, locked, new_folder

@@ -10,7 +10,7 @@ from act_kit import interrupts
 from act_kit.api.train import Training
 from act_kit.cli import options
 from act_kit.cli.console import info, shown_progress
-from act_kit.config import TrainConfig
+from act_kit.config.training import TrainConfig
 from act_kit.errors import ConfigError
 from act_kit.files import SEEDS, quoted
 from act_kit.overrides import compose

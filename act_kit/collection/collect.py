@@ -14,7 +14,7 @@ from typing import Any
 
 from act_kit.collection.demonstrators import make_demonstrator
 from act_kit.collection.replay import replayed_init_states
-from act_kit.config import CollectConfig
+from act_kit.config.collection import CollectConfig
 from act_kit.datasets.schema import DatasetInfo
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError

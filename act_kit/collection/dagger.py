@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from act_kit.config import CollectConfig
+from act_kit.config.collection import CollectConfig
 from act_kit.errors import ConfigError
 from act_kit.policies.first_states import FirstStates
 from act_kit.policies.policy import Policy

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from act_kit.collection.replay import ReplayAgent
-from act_kit.config import CollectConfig
+from act_kit.config.collection import CollectConfig
 from act_kit.errors import ConfigError, did_you_mean
 from act_kit.rollouts.agents import Agent, ExpertAgent, NoisyAgent
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from act_kit.config import CollectConfig
+from act_kit.config.collection import CollectConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.rollouts.agents import ActionChunks, Agent

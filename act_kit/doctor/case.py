@@ -15,7 +15,8 @@ import numpy as np
 
 from act_kit.collection.collect import collect
 from act_kit.collection.render import render
-from act_kit.config import CollectConfig, TrainConfig
+from act_kit.config.collection import CollectConfig
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.split import split_stores
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity.faults import Soundness

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from act_kit.config import ServedConfig
+from act_kit.config.evaluation import ServedConfig
 from act_kit.doctor import consistency, data, evaluations, finetuned, foreign, inference, learning, machine, records
 from act_kit.doctor.case import DatasetCase, RunCase
 from act_kit.doctor.finding import Finding, examine, rank, untested

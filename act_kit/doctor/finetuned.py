@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from act_kit.config import FinetuneConfig
+from act_kit.config.finetuning import FinetuneConfig
 from act_kit.doctor.finding import Checks, Result, critical, ruled_out, untested, warning
 from act_kit.eval.results import success_rate
 from act_kit.files import quoted

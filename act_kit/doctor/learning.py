@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import fisher_exact
 
 from act_kit import options
-from act_kit.config import TrainConfig
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.doctor.case import DatasetCase, RunCase, TaskRollouts, run_checks
 from act_kit.doctor.finding import Result, ruled_out, suspected, untested
@@ -43,7 +43,7 @@ _FACTORS = {
 }
 """Factors below and above its preset beyond which an option may be the cause of a low success rate.
 
-A model adds its own: :attr:`~act_kit.config.PolicyConfig.far_factors`.
+A model adds its own: :attr:`~act_kit.config.policy.PolicyConfig.far_factors`.
 """
 
 _DROPOUT = 0.2

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from act_kit.config import EvalConfig, ProtocolConfig
+from act_kit.config.evaluation import EvalConfig, ProtocolConfig
 from act_kit.errors import InitialStateError
 from act_kit.eval.distance_to_demos import distances_to_nearest_demo
 from act_kit.eval.init_state_sets import InitialStateSet, check_disjoint, make_init_state_set

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 from act_kit.arrays import evenly_spaced
-from act_kit.config import INIT_STATES, EvalConfig
+from act_kit.config.evaluation import INIT_STATES, EvalConfig
 from act_kit.errors import ConfigError, DatasetError, InitialStateError, did_you_mean
 from act_kit.eval.distance_to_demos import distances_to_nearest_demo, near_copies
 from act_kit.files import read_json, write_json

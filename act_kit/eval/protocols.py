@@ -1,7 +1,7 @@
 """Evaluation protocols: those of published projects by name, and files of the user's own.
 
-A protocol is a preset of :class:`~act_kit.config.EvalConfig`: options that are given besides win, and then the results
-name what was changed. The files of the named ones, with their sources, are in ``act_kit/configs/protocol``.
+A protocol is a preset of :class:`~act_kit.config.evaluation.EvalConfig`: options that are given besides win, and then
+the results name what was changed. The files of the named ones, with their sources, are in ``act_kit/configs/protocol``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from act_kit import options
-from act_kit.config import EvalConfig, ProtocolConfig
+from act_kit.config.evaluation import EvalConfig, ProtocolConfig
 from act_kit.errors import ActKitError, ConfigError, did_you_mean
 from act_kit.files import read_text, read_yaml
 from act_kit.options import closest, require

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from act_kit.config import ProtocolConfig
+from act_kit.config.evaluation import ProtocolConfig
 from act_kit.eval.distance_to_demos import Bin, divide
 from act_kit.eval.failure_modes import FAILURE_MODES, FailureMode, failure_mode
 from act_kit.eval.init_state_sets import InitialStateSet

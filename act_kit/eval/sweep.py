@@ -13,7 +13,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from act_kit.config import ChunkingConfig
+from act_kit.config.training import ChunkingConfig
 from act_kit.eval.evaluate import ProgressFunction, episode_rules, roll_sets
 from act_kit.eval.results import Evaluation, success_rate
 from act_kit.policies.agent import PolicyAgent

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from act_kit.config import FinetuneConfig
+from act_kit.config.finetuning import FinetuneConfig
 from act_kit.sim.initial_states import InitialState, InitialStateDistribution, stack
 from act_kit.sim.tasks import get_task
 

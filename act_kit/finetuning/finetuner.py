@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from act_kit.config import FinetuneConfig, TransformerConfig
+from act_kit.config.finetuning import FinetuneConfig
+from act_kit.config.policy import TransformerConfig
 from act_kit.errors import TrainingError
 from act_kit.finetuning.curriculum import allot, core_fraction, draw_from_core
 from act_kit.finetuning.exploration import ExploringAgent, gather_experience

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from act_kit.config import PPOConfig
+from act_kit.config.finetuning import PPOConfig
 from act_kit.finetuning.advantages import estimate_advantages
 from act_kit.finetuning.exploration import Experience
 from act_kit.policies.heads.residual import Residual

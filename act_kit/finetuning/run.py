@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from act_kit import options
-from act_kit.config import FinetuneConfig
+from act_kit.config.finetuning import FinetuneConfig
 from act_kit.errors import CheckpointError, ConfigError
 from act_kit.files import read_yaml, write_yaml
 

@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from act_kit.config import MonitorConfig
+from act_kit.config.evaluation import MonitorConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, ConfigError, DatasetError
 from act_kit.eval.evaluate import ProgressFunction, roll_sets

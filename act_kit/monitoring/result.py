@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from act_kit.config import MonitorConfig
+from act_kit.config.evaluation import MonitorConfig
 from act_kit.options import to_dict
 from act_kit.statistics import AreaUnderCurve, Difference, Rate, compare_rates
 

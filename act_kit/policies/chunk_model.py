@@ -1,7 +1,7 @@
 """Chunk models: what predicts a chunk of actions from an observation, behind one interface.
 
-A model has its own class of options, a subclass of :class:`~act_kit.config.PolicyConfig`, and is found by it. Training,
-checkpoints, evaluation and the doctor know no more of a model than :class:`ChunkModel`.
+A model has its own class of options, a subclass of :class:`~act_kit.config.policy.PolicyConfig`, and is found by it.
+Training, checkpoints, evaluation and the doctor know no more of a model than :class:`ChunkModel`.
 
 Shapes: B batch, K chunk, A action, S state, C cameras, N tasks, E embedding, H and W height and width of an image.
 """
@@ -15,7 +15,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from act_kit.config import PolicyConfig
+from act_kit.config.policy import PolicyConfig
 from act_kit.metrics import METRICS, Metric
 
 

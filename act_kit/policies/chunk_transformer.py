@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor, nn
 
-from act_kit.config import TransformerConfig
+from act_kit.config.policy import TransformerConfig
 from act_kit.metrics import Metric
 from act_kit.policies.chunk_model import ChunkBatch, ChunkModel, Observation
 from act_kit.policies.keypoints import KeypointEncoder

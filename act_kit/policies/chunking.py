@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from act_kit.arrays import as_array, as_env_indices
-from act_kit.config import ChunkingConfig
+from act_kit.config.training import ChunkingConfig
 
 
 class ActionChunker:

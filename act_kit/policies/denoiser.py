@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from act_kit.config import TransformerConfig
+from act_kit.config.policy import TransformerConfig
 from act_kit.policies.chunk_transformer import ChunkTransformer, Memory
 from act_kit.sim.tasks import ACTION_DIM
 

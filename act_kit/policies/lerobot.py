@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from act_kit.config import ChunkingConfig, ServedConfig
+from act_kit.config.evaluation import ServedConfig
+from act_kit.config.training import ChunkingConfig
 from act_kit.errors import CheckpointError, ConfigError, did_you_mean, install_hint
 from act_kit.files import quoted, read_json
 from act_kit.policies.chunking import ActionChunker

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from act_kit.arrays import as_mask, check_shape
-from act_kit.config import ChunkingConfig
+from act_kit.config.training import ChunkingConfig
 from act_kit.errors import ActKitError, ArrayError, CheckpointError, ConfigError
 from act_kit.policies.chunk_model import ChunkModel, Observation
 from act_kit.policies.chunking import ActionChunker

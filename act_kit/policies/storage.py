@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import act_kit.policies.heads.act  # noqa: F401, registers the model of the default options
-from act_kit.config import ChunkingConfig, PolicyConfig, load_head, load_own_head
+from act_kit.config.policy import PolicyConfig, load_head, load_own_head
+from act_kit.config.training import ChunkingConfig
 from act_kit.errors import CheckpointError, ConfigError
 from act_kit.files import quoted, read_json, write_json
 from act_kit.options import build

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from act_kit.config import TransformerConfig
+from act_kit.config.policy import TransformerConfig
 
 
 def sinusoidal_positions(length: int, width: int) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from act_kit.config import EvalConfig
+from act_kit.config.evaluation import EvalConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity.result import DiversityReport
 from act_kit.errors import RenderError

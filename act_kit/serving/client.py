@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from websockets.exceptions import ConnectionClosed
 
-from act_kit.config import ServedConfig
+from act_kit.config.evaluation import ServedConfig
 from act_kit.errors import ServingError
 from act_kit.rollouts.agents import ActionChunks, Agent
 from act_kit.serving.addresses import check_address

@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 
 from act_kit.arrays import as_array
-from act_kit.config import SimConfig
+from act_kit.config.simulation import SimConfig
 from act_kit.errors import InitialStateError
 from act_kit.sim.engine import INFO_KEYS, NO_STEPS, PHYSICS, Engine, EngineState, StepBatch, clip_actions, get_physics
 from act_kit.sim.fast import FastEngine

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from act_kit.config import TrainConfig
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.chunk_dataset import ChunkSampler
 from act_kit.errors import ConfigError, TrainingError
 from act_kit.policies.chunk_model import ChunkBatch, ChunkModel, Observation, make_model

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from act_kit import options
-from act_kit.config import TrainConfig
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.frames import find_images
 from act_kit.datasets.store import EpisodeStore, tasks_of
 from act_kit.diversity.first_observations import measure_dataset

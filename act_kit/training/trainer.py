@@ -16,7 +16,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from act_kit.config import TrainConfig
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.chunk_dataset import load_chunk_sampler
 from act_kit.datasets.frames import load_frames
 from act_kit.datasets.store import EpisodeStore

@@ -14,7 +14,7 @@ import pytest
 
 from act_kit.collection import collect as module
 from act_kit.collection.collect import collect, run_attempt
-from act_kit.config import CollectConfig
+from act_kit.config.collection import CollectConfig
 from act_kit.datasets.ops import merge, write_derived
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity.measure import measure_diversity

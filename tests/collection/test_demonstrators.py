@@ -10,7 +10,7 @@ import pytest
 
 from act_kit.collection import collect as module
 from act_kit.collection.collect import collect
-from act_kit.config import CollectConfig
+from act_kit.config.collection import CollectConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity.integrity import check_numbers
 from act_kit.diversity.measure import measure_diversity

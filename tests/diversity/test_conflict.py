@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from act_kit.collection.collect import collect
-from act_kit.config import CollectConfig
+from act_kit.config.collection import CollectConfig
 from act_kit.datasets.ops import merge, write_derived
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity.conflict import MIN_DEMONSTRATIONS, find_conflict

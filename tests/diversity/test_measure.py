@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from act_kit.config import TrainConfig
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.split import SPLIT_SEED, VAL_FRACTION
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity.measure import measure_diversity, measure_init_states

@@ -14,7 +14,7 @@ import pytest
 
 from act_kit.collection.collect import collect
 from act_kit.collection.verify import replay
-from act_kit.config import CollectConfig
+from act_kit.config.collection import CollectConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.diversity import soundness
 from act_kit.diversity.faults import KINDS

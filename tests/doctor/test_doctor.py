@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from act_kit.config import TrainConfig
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.ops import Derivation, Part, write_derived
 from act_kit.datasets.store import EpisodeStore
 from act_kit.doctor import consistency, evaluations, inference, learning, records

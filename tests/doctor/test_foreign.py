@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import act_kit
-from act_kit.config import ServedConfig
+from act_kit.config.evaluation import ServedConfig
 from act_kit.doctor.agreement import explain, measure_effect, sign_flip_p
 from act_kit.doctor.diagnose import examine_foreign, examine_target
 from act_kit.doctor.finding import Finding

@@ -15,7 +15,7 @@ import pytest
 
 import act_kit
 from act_kit.comparison.compare import compare
-from act_kit.config import EvalConfig, ProtocolConfig
+from act_kit.config.evaluation import EvalConfig, ProtocolConfig
 from act_kit.errors import ConfigError
 from act_kit.eval.evaluate import episode_rules
 from act_kit.eval.files import read_evaluation, read_evaluations

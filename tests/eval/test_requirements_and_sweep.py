@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from act_kit.config import EvalConfig
+from act_kit.config.evaluation import EvalConfig
 from act_kit.errors import ConfigError
 from act_kit.eval.distance_to_demos import divide
 from act_kit.eval.evaluate import evaluate_all

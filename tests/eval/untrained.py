@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from act_kit.config import ACTConfig, TrainConfig
+from act_kit.config.policy import ACTConfig
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.overrides import compose
 from act_kit.policies.heads.act import ACT

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from act_kit.config import FinetuneConfig
+from act_kit.config.finetuning import FinetuneConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError
 from act_kit.finetuning.curriculum import allot, core_fraction, draw_from_core

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import act_kit
-from act_kit.config import FinetuneConfig, PPOConfig
+from act_kit.config.finetuning import FinetuneConfig, PPOConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, ConfigError, TrainingError
 from act_kit.finetuning.exploration import Experience, ExploringAgent, gather_experience

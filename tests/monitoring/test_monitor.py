@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import act_kit
-from act_kit.config import FinetuneConfig, MonitorConfig
+from act_kit.config.evaluation import MonitorConfig
+from act_kit.config.finetuning import FinetuneConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, ConfigError, DatasetError, OutputError
 from act_kit.finetuning.run import write_run

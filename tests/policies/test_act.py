@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from act_kit.config import ACTConfig, TrainConfig
+from act_kit.config.policy import ACTConfig
+from act_kit.config.training import TrainConfig
 from act_kit.overrides import compose
 from act_kit.policies.chunk_model import ChunkBatch, Observation
 from act_kit.policies.heads.act import ACT, kl_divergence

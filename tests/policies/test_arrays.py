@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from act_kit.config import ChunkingConfig
+from act_kit.config.training import ChunkingConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ArrayError
 from act_kit.policies.chunking import ActionChunker

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from act_kit.config import ChunkingConfig
+from act_kit.config.training import ChunkingConfig
 from act_kit.policies.chunking import ActionChunker
 
 K, A = 5, 4

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import act_kit
-from act_kit.config import ACTConfig, EvalConfig, PolicyConfig, TrainConfig
+from act_kit.config.evaluation import EvalConfig
+from act_kit.config.policy import ACTConfig, PolicyConfig
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.doctor.diagnose import examine_run
 from act_kit.errors import CheckpointError, ConfigError

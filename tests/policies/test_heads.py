@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from act_kit.config import PolicyConfig, TrainConfig, head_names
+from act_kit.config.policy import PolicyConfig, head_names
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.overrides import compose, preset_of, presets, train_overrides
 from act_kit.policies.chunk_model import ChunkBatch, ChunkModel, Observation, make_model

@@ -11,7 +11,8 @@ import pytest
 import torch
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-from act_kit.config import ACTConfig, TrainConfig
+from act_kit.config.policy import ACTConfig
+from act_kit.config.training import TrainConfig
 from act_kit.errors import ArrayError
 from act_kit.overrides import compose
 from act_kit.policies.heads.act import ACT

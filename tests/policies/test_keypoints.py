@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import act_kit
-from act_kit.config import TrainConfig
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.overrides import compose
 from act_kit.policies.chunk_model import ChunkBatch, ChunkModel, Observation, make_model

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from act_kit.api.agents import kind_of_agent, load_lerobot
 from act_kit.api.diagnose import diagnose
-from act_kit.config import ServedConfig
+from act_kit.config.evaluation import ServedConfig
 from act_kit.errors import CheckpointError, ConfigError
 from act_kit.policies.lerobot import LeRobotAgent, choose_inputs
 from act_kit.rollouts.rollout import rollout

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 import act_kit
 import examples.custom_head  # noqa: F401, registers its model
-from act_kit.config import PolicyConfig, TrainConfig
+from act_kit.config.policy import PolicyConfig
+from act_kit.config.training import TrainConfig
 from act_kit.errors import ActKitError, ConfigError, ExportError, OutputError
 from act_kit.overrides import compose
 from act_kit.policies.chunk_model import ChunkModel, Observation, make_model, register_model

@@ -13,7 +13,9 @@ import torch
 
 import act_kit
 from act_kit.collection.collect import collect
-from act_kit.config import CollectConfig, FinetuneConfig, TrainConfig
+from act_kit.config.collection import CollectConfig
+from act_kit.config.finetuning import FinetuneConfig
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.split import split_stores
 from act_kit.datasets.store import EpisodeStore
 from act_kit.doctor.generalization import measure_loss

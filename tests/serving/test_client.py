@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from websockets.asyncio.server import ServerConnection
 
-from act_kit.config import EvalConfig, ServedConfig
+from act_kit.config.evaluation import EvalConfig, ServedConfig
 from act_kit.errors import ConfigError, ServingError
 from act_kit.eval.results import EpisodeResult
 from act_kit.overrides import compose

@@ -14,7 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from act_kit.config import ServedConfig
+from act_kit.config.evaluation import ServedConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError, ServingError
 from act_kit.policies.agent import PolicyAgent

@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from act_kit import config
+from act_kit.config import simulation
 from act_kit.errors import RenderError
 from act_kit.parallel import LocalExecutor
 from act_kit.sim import render as module
@@ -129,7 +129,7 @@ def test_settings_of_files_without_a_look_have_the_fast_one() -> None:
     assert settings.flags == "--size 48x48 --look lerobot"
     with pytest.raises(RenderError, match=r"'lerobott' is not a look.*Did you mean 'lerobot'\?"):
         RenderSettings(look="lerobott")
-    assert tuple(LOOKS) == config.LOOKS
+    assert tuple(LOOKS) == simulation.LOOKS
 
 
 def render_engine(engine: str, init_state: InitialState, num_steps: int) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from act_kit.collection.collect import collect
-from act_kit.config import CollectConfig
+from act_kit.config.collection import CollectConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import InUseError
 from act_kit.overrides import compose

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from act_kit.config import TrainConfig
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError, TrainingError
 from act_kit.metrics import series

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from act_kit.config import TrainConfig
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.metrics import read_metrics
 from act_kit.options import declared

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from act_kit.config import TrainConfig
+from act_kit.config.training import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, OutputError, TrainingError
 from act_kit.metrics import read_metrics, series

@@ -14,7 +14,7 @@ from act_kit import interrupts
 from act_kit.collection.teleop.images import ImageWorker
 from act_kit.collection.teleop.server import HOST, Teleop, listen
 from act_kit.collection.teleop.session import Session
-from act_kit.config import CollectConfig
+from act_kit.config.collection import CollectConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.sim.render import RenderSettings, find_gl
 from act_kit.sim.simulator import Simulator

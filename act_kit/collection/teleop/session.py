@@ -15,7 +15,7 @@ import numpy as np
 
 from act_kit.arrays import as_array
 from act_kit.collection.collect import make_dataset_info
-from act_kit.config import CollectConfig
+from act_kit.config.collection import CollectConfig
 from act_kit.datasets.store import EpisodeStore, set_attributes
 from act_kit.errors import DatasetError
 from act_kit.files import quoted

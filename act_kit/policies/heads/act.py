@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from act_kit.config import ACTConfig
+from act_kit.config.policy import ACTConfig
 from act_kit.metrics import Metric
 from act_kit.policies.chunk_model import ChunkBatch, Observation, register_model
 from act_kit.policies.chunk_transformer import ChunkTransformer, Embedded

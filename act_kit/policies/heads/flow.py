@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from act_kit.config import TransformerConfig
+from act_kit.config.policy import TransformerConfig
 from act_kit.options import option
 from act_kit.policies.chunk_model import ChunkBatch, Observation, register_model
 from act_kit.policies.denoiser import Denoiser

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from act_kit.config import ACTConfig, PolicyConfig, TransformerConfig
+from act_kit.config.policy import ACTConfig, PolicyConfig, TransformerConfig
 from act_kit.errors import TrainingError
 from act_kit.options import option, require
 from act_kit.policies.chunk_model import ChunkBatch, ChunkModel, Observation, make_model, register_model

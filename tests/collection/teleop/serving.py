@@ -18,7 +18,7 @@ from playwright.sync_api import Page
 from act_kit.collection.teleop.images import ImageWorker, ground_axes
 from act_kit.collection.teleop.server import Teleop, listen
 from act_kit.collection.teleop.session import Session
-from act_kit.config import CollectConfig
+from act_kit.config.collection import CollectConfig
 from act_kit.overrides import compose
 from act_kit.sim.render import Gl, RenderSettings
 from act_kit.sim.simulator import Simulator
