@@ -29,8 +29,9 @@ def render(
     Args:
         dataset: A dataset that act collect made.
         camera: Camera; repeatable. [default: corner4; of the other looks, corner2]
-        size: Image size in pixels: 128, or 480x640 (height x width). [default: 128; of the other looks, 480]
-        look: How images are drawn: fast; metaworld, as Meta-World's own environment; lerobot, as LeRobot's.
+        size: Image size in pixels: 128, or 480x640 (height x width). [default: 128; of metaworld and lerobot, 480]
+        look: How images are drawn: fast; closeup, of which fixed cameras show only the workspace; metaworld, as
+            Meta-World's own environment; lerobot, as LeRobot's.
         overwrite: Render existing images again.
     """
     with shown_progress() as on_progress:

@@ -23,7 +23,8 @@ class ServedConfig(Options, group="served"):
         image_keys: Key of each camera's image; [] = observation/image (with several cameras,
             observation/image/CAMERA) for openpi's format, images/CAMERA for vla-eval's.
         size_px: Height and width of the images.
-        look: How the images are drawn: fast; metaworld, as Meta-World's own environment; lerobot, as LeRobot's.
+        look: How the images are drawn: fast; closeup, of which fixed cameras show only the workspace; metaworld, as
+            Meta-World's own environment; lerobot, as LeRobot's.
         timeout_s: Seconds without any answer after which the waiting episodes count as failed.
     """
 

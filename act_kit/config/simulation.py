@@ -9,7 +9,7 @@ from act_kit.options import Options, option
 ENGINES = ("fast", "reference")
 """Simulation engines; see :mod:`act_kit.sim.simulator`."""
 
-LOOKS = ("fast", "metaworld", "lerobot")
+LOOKS = ("fast", "closeup", "metaworld", "lerobot")
 """Looks of images; see :mod:`act_kit.sim.looks`."""
 
 

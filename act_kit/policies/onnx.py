@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from act_kit.errors import ExportError
 from act_kit.policies.chunk_model import Observation
 from act_kit.policies.policy import Policy
-from act_kit.sim.looks import is_rotated
+from act_kit.sim.looks import find_look
 from act_kit.sim.tasks import STATE_DIM
 from act_kit.versions import versions
 
@@ -167,7 +167,8 @@ def describe(policy: Policy) -> dict[str, Any]:
     cameras: list[dict[str, Any]] = []
     if views:
         for name in views.cameras:
-            cameras.append({"name": name, "rotated_180": is_rotated(name, views.settings.look)})
+            look = find_look(views.settings.look)
+            cameras.append({"name": name, "rotated_180": name in look.rotated, "part": look.parts.get(name)})
     return {
         **FORMAT,
         "tasks": list(policy.tasks),

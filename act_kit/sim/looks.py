@@ -1,8 +1,8 @@
 """Looks: how images are drawn, so that a policy trained on someone else's images sees what it learned from.
 
-``fast`` is ours. ``metaworld`` equals ``render()`` of Meta-World's own environment pixel by pixel, ``lerobot`` the
-images of LeRobot's Meta-World environment, at the same size on the same OpenGL library. Everything that differs between
-them is in :data:`LOOKS`.
+``fast`` and ``closeup`` are ours. ``metaworld`` equals ``render()`` of Meta-World's own environment pixel by pixel,
+``lerobot`` the images of LeRobot's Meta-World environment, at the same size on the same OpenGL library. Everything that
+differs between them is in :data:`LOOKS`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,15 @@ from act_kit.errors import RenderError, did_you_mean
 
 _UPSIDE_DOWN = frozenset({"corner", "corner2", "corner3", "corner4"})
 """Cameras of Meta-World's model that are upside down."""
+
+_WORKSPACE = {
+    "topview": (0.17, 0.0, 0.66),
+    "corner": (0.19, 0.22, 0.64),
+    "corner2": (0.33, 0.33, 0.42),
+    "corner3": (0.24, 0.03, 0.62),
+    "corner4": (0.26, 0.2, 0.72),
+}
+"""Parts of the images of fixed cameras that show 0.6 x 0.55 m of the table and 0.35 m above it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +36,8 @@ class Look:
             positions that its reset left, which are outdated in some tasks. In software, that takes ten times as long.
         rotated: Cameras whose frames are rotated by 180 degrees after rendering.
         positions_m: Positions of cameras (3,), meters, which replace those of the model.
+        parts: Parts of the images of cameras that are drawn, at the full size: left edge, top edge and side, as
+            fractions of the whole image.
     """
 
     camera: str
@@ -34,10 +45,12 @@ class Look:
     as_metaworld: bool
     rotated: frozenset[str]
     positions_m: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    parts: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
 
 LOOKS: dict[str, Look] = {
     "fast": Look(camera="corner4", size_px=128, as_metaworld=False, rotated=_UPSIDE_DOWN),
+    "closeup": Look(camera="corner2", size_px=128, as_metaworld=False, rotated=_UPSIDE_DOWN, parts=_WORKSPACE),
     # metaworld/sawyer_xyz_env.py of metaworld 3.1.1, which renders with gymnasium/envs/mujoco/mujoco_rendering.py.
     "metaworld": Look(camera="corner2", size_px=480, as_metaworld=True, rotated=frozenset()),
     # huggingface/lerobot, src/lerobot/envs/metaworld.py, commit 973b2f2: it moves corner2 and flips both axes of its
@@ -58,8 +71,3 @@ def find_look(name: str) -> Look:
     if name not in LOOKS:
         raise RenderError(f"'{name}' is not a look; choose from: {', '.join(LOOKS)}.{did_you_mean(name, LOOKS)}")
     return LOOKS[name]
-
-
-def is_rotated(camera: str, look: str = "fast") -> bool:
-    """Return True if a look rotates a camera's frames by 180 degrees, because the camera is upside down."""
-    return camera in LOOKS[look].rotated

@@ -202,10 +202,20 @@ class _Canvas:
         if not self._look.as_metaworld:
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
             self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-        mujoco.mjr_render(self._whole, self._scene, self._context)
+        mujoco.mjr_render(self._viewport(camera), self._scene, self._context)
         frame = np.empty(self._shape, dtype=np.uint8)
         mujoco.mjr_readPixels(frame, None, self._whole, self._context)
         return frame[:, ::-1] if camera in self._look.rotated else frame[::-1]  # OpenGL's first row is the lowest
+
+    def _viewport(self, camera: str) -> mujoco.MjrRect:
+        """Return where the camera's whole image lies, in pixels from the lower left corner of the frame."""
+        if camera not in self._look.parts:
+            return self._whole
+        left, top, side = self._look.parts[camera]
+        is_rotated = camera in self._look.rotated
+        x, y = (1 - left - side, top) if is_rotated else (left, 1 - top - side)
+        width, height = round(self._whole.width / side), round(self._whole.height / side)
+        return mujoco.MjrRect(-round(x * width), -round(y * height), width, height)
 
 
 class Renderer:

@@ -121,6 +121,20 @@ def test_looks_equal_their_environments_images_in_all_tasks(gl: Gl, look: str, c
     check_looks(gl, list(TASKS), look, cameras, 2)
 
 
+@pytest.mark.gl
+@pytest.mark.parametrize(("camera", "whole_px"), [("topview", 97), ("corner2", 152), ("behindGripper", 64)])
+def test_closeups_are_parts_of_the_images(gl: Gl, camera: str, whole_px: int) -> None:
+    episode = record("door-open-v3", 1)
+    closeup = RenderSettings(height_px=64, width_px=64, look="closeup")
+    whole = RenderSettings(height_px=whole_px, width_px=whole_px)
+    with LocalExecutor(1, gl.environment) as executor:
+        jobs = [(settings, [camera], *episode) for settings in (closeup, whole)]
+        images, whole_images = (frames.images for frames in executor.map(render_episode, jobs))
+    left, top, _ = LOOKS["closeup"].parts.get(camera, (0.0, 0.0, 1.0))
+    rows, columns = (slice(round(edge * whole_px), round(edge * whole_px) + 64) for edge in (top, left))
+    np.testing.assert_allclose(images, whole_images[:, :, rows, columns].astype(int), atol=1)
+
+
 def test_settings_of_files_without_a_look_have_the_fast_one() -> None:
     old = {"height_px": 48, "width_px": 64, "shadows": False, "reflections": False, "multisampling": 0}
     assert RenderSettings.from_dict(old) == RenderSettings(height_px=48, width_px=64)

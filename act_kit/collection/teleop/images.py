@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 
 from act_kit.sim.initial_states import InitialState
-from act_kit.sim.looks import is_rotated
+from act_kit.sim.looks import LOOKS
 from act_kit.sim.render import Gl, RenderSettings, get_renderer
 from act_kit.sim.simulator import Simulator
 from act_kit.workers import Pool, environment
@@ -76,7 +76,8 @@ def ground_axes(simulator: Simulator, camera: str) -> np.ndarray:
     Right and away lie in the plane of the table.
     """
     data = simulator.engine.data
-    right_x, right_y = data.camera(camera).xmat.reshape(3, 3)[:2, 0] * (-1.0 if is_rotated(camera) else 1.0)
+    sign = -1.0 if camera in LOOKS["fast"].rotated else 1.0
+    right_x, right_y = sign * data.camera(camera).xmat.reshape(3, 3)[:2, 0]
     right = np.array([right_x, right_y, 0.0]) / np.hypot(right_x, right_y)
     up = np.array([0.0, 0.0, 1.0])
     return np.stack([right, np.cross(up, right), up])
