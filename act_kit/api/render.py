@@ -32,8 +32,8 @@ def render(
     """Add images to a dataset, rendered from its recorded simulator states, as ``act render`` does, and return it.
 
     The same call resumes a stopped one. ``size`` is 128, or ``"480x640"`` (height x width), in pixels. ``look`` is how
-    the images are drawn: ``fast``, ``metaworld`` or ``lerobot``; it has a camera and a size of its own for where none
-    is given. ``overwrite`` renders existing images again.
+    the images are drawn: ``fast``, ``closeup``, ``metaworld`` or ``lerobot``; it has a camera and a size of its own for
+    where none is given. ``overwrite`` renders existing images again.
 
     Raises:
         ActKitError: There is no such dataset, camera or look, no OpenGL library, or too little space.

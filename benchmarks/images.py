@@ -1,0 +1,122 @@
+"""What makes small image policies work: one change at a time to the preset ``act_keypoints``.
+
+    python -m benchmarks.images --out images
+    python -m benchmarks.images --out images --tasks reach-v3 --seeds 0 --only "whole images" "96 px"
+    python -m benchmarks.images --out images --table
+
+Every training has 50 demonstrations, collected and rendered with the seed of the training. Its last checkpoint is
+evaluated from 100 test initial states, those of evaluation seed 100 + training seed. The note of a row has the minutes
+of one process for rendering, training and evaluation. The results are a file (``benchmarks/experiment.py``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import act_kit
+from benchmarks.experiment import (
+    Job,
+    Row,
+    by_seed,
+    cell,
+    choose,
+    collect,
+    evaluate,
+    gain_cell,
+    locked,
+    mean_of,
+    parse_arguments,
+    print_head,
+    print_row,
+    run,
+)
+
+NUM_DEMONSTRATIONS = 50
+PRESET = "preset"
+TASKS = ("reach-v3", "push-v3", "pick-place-v3", "peg-insert-side-v3", "shelf-place-v3", "door-open-v3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A change to the preset.
+
+    Attributes:
+        cameras: Cameras of the policy.
+        size: Height and width of the images, in pixels.
+        look: How the images are drawn.
+        overrides: Options of the training besides.
+    """
+
+    cameras: tuple[str, ...] = ("corner", "corner2")
+    size: int = 64
+    look: str = "closeup"
+    overrides: tuple[str, ...] = ()
+
+
+ARMS = {
+    PRESET: Arm(),
+    "whole images": Arm(look="fast"),
+    "whole images of 128 px": Arm(look="fast", size=128),
+    "96 px": Arm(size=96),
+    "from above and behind": Arm(cameras=("topview", "behindGripper")),
+    "three cameras": Arm(cameras=("corner", "corner2", "behindGripper")),
+    "one camera": Arm(cameras=("corner2",)),
+    "4 x 4 tokens": Arm(overrides=("policy=act_image_small",)),
+    "without positions": Arm(overrides=("policy.position_weight=0",)),
+    "position weight 10": Arm(overrides=("policy.position_weight=10",)),
+    "16 keypoints": Arm(overrides=("policy.num_keypoints=16",)),
+    "64 keypoints": Arm(overrides=("policy.num_keypoints=64",)),
+    "without the previous frame": Arm(overrides=("policy.velocities=false",)),
+    "shifts of 2 px": Arm(overrides=("trainer.shift_px=2",)),
+    "moving average 0.995": Arm(overrides=("trainer.ema_decay=0.995",)),
+    "execute 2": Arm(overrides=("chunking.n_action_steps=2",)),
+    "twice the steps": Arm(overrides=("trainer.steps=6000",)),
+    "bfloat16": Arm(overrides=("compute.precision=bfloat16",)),
+}
+
+
+def measure(job: Job, out: Path) -> list[Row]:
+    """Render the demonstrations, train a policy on the images and evaluate it."""
+    arm, (task,) = ARMS[job.arm], job.tasks
+    views = f"{arm.look}-{arm.size}-{'-'.join(arm.cameras)}"
+    began = time.monotonic()
+    data = collect(out / "data" / f"{views}-{task}-{job.seed}", task, NUM_DEMONSTRATIONS, job.seed)
+    with locked(Path(f"{data}-images")):
+        act_kit.render(data, cameras=arm.cameras, size=arm.size, look=arm.look, workers=1)
+    rendered = time.monotonic()
+    cameras = f"policy.cameras=[{','.join(arm.cameras)}]"
+    overrides = ["policy=act_keypoints", "selection.num_evaluations=0", *arm.overrides, cameras]
+    policy = act_kit.train(data, out / "runs" / job.name, seed=job.seed, workers=1, resume=True, overrides=overrides)
+    trained = time.monotonic()
+    evaluation = evaluate(policy, task, 100 + job.seed)
+    times = (rendered - began, trained - rendered, time.monotonic() - trained)
+    return [Row.of(job.arm, job.seed, evaluation, note=" ".join(f"{seconds / 60:.1f}" for seconds in times))]
+
+
+def print_table(rows: Sequence[Row], tasks: Sequence[str]) -> None:
+    """Print successes of every seed by arm and task, their mean, and its difference from the preset's."""
+    names = ["", *(task.removesuffix("-v3") for task in tasks), "all, %", "against the preset"]
+    print_head([*names, "at the last step, %"])
+    preset = [choose(rows, PRESET, task) for task in tasks]
+    for arm in ARMS:
+        ours = [choose(rows, arm, task) for task in tasks]
+        gain = "" if arm == PRESET else gain_cell(ours, preset)
+        cells = [arm, *map(by_seed, ours), cell(mean_of(ours)), gain, cell(mean_of(ours, "success_at_end"))]
+        print_row(cells)
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    arguments = parse_arguments(__doc__, tasks=TASKS, seeds=range(3), arms=list(ARMS))
+    jobs: list[Job] = []
+    for seed in arguments.seeds:
+        for arm in dict.fromkeys([PRESET, *arguments.only]):
+            jobs += [Job(arm, (task,), seed) for task in arguments.tasks]
+    print_table(run(arguments, jobs, measure), arguments.tasks)
+
+
+if __name__ == "__main__":
+    main()
