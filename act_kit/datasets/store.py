@@ -270,7 +270,7 @@ class EpisodeStore:
 
     def steps_by_episode(self, name: str) -> list[np.ndarray]:
         """Load one field of all steps, as one array (T, …) per episode; see :meth:`steps`."""
-        return np.split(self.steps(name), self.episode_ends[:-1])
+        return np.split(self.steps(name), self.episode_ends)[:-1]
 
     @property
     def sources(self) -> list[str]:
@@ -397,7 +397,8 @@ class EpisodeStore:
             DatasetError: Values are not finite, or a finished dataset does not match its fingerprint.
         """
         for name in self.fields:
-            bad = np.flatnonzero(~np.isfinite(self.steps(name)).reshape(self.num_steps, -1).all(axis=1))
+            values = self.steps(name)
+            bad = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
             if len(bad):
                 episode = int(np.searchsorted(self.episode_ends, bad[0], side="right"))
                 where = f"not finite at {len(bad)} steps, first in episode {episode}"
