@@ -41,10 +41,16 @@ def quoted(path: str | Path) -> str:
     return shlex.quote(str(path))
 
 
+def sibling(path: Path, suffix: str) -> Path:
+    """Return the path next to ``path`` whose name has a suffix; ``.`` and ``..`` stand for the folders they lead to."""
+    named = path.resolve() if path.name in ("", "..") else path
+    return named.with_name(named.name + suffix)
+
+
 def next_free_path(path: Path) -> Path:
     """Return ``path`` with a suffix ``-2``, ``-3``, …: the first such path that does not exist."""
     for number in itertools.count(2):
-        candidate = path.with_name(f"{path.name}-{number}")
+        candidate = sibling(path, f"-{number}")
         if not candidate.exists():
             break
     return candidate

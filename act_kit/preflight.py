@@ -59,6 +59,13 @@ def require_datasets(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
+def require_one_dataset(path: Path) -> None:
+    """Raise :class:`DatasetError` unless a single dataset is at ``path``; see :func:`require_datasets`."""
+    datasets = require_datasets([path])
+    if datasets != [path]:
+        raise DatasetError(f"{path} holds {len(datasets)} datasets: expected one. Fix: give one, such as {datasets[0]}")
+
+
 def _require_dataset(path: Path) -> None:
     try:
         attributes = read_json(path / "zarr.json")["attributes"]

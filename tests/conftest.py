@@ -66,10 +66,10 @@ IMAGES = ("policy.inputs=image+proprio", "policy.cameras=[corner4]", "policy.bac
 """Overrides for a training on images."""
 
 
-def make_dataset(path: Path, **flags: object) -> EpisodeStore:
+def make_dataset(path: Path, *, resume: bool = False, **flags: object) -> EpisodeStore:
     """Collect a dataset in this process, of episodes shorter than by default and without noise."""
     config = compose(CollectConfig, flags={"task": "reach-v3", "n": 10, "steps_after_success": 10, "noise": 0, **flags})
-    return collect(config, path, executor=SERIAL)
+    return collect(config, path, executor=SERIAL, resume=resume)
 
 
 def contents(path: Path) -> dict[str, bytes]:

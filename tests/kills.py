@@ -105,6 +105,11 @@ CASES: dict[str, Case] = {
     "collect --overwrite again": Case(
         command=DATA.replace("data", "out") + " --overwrite", setup=(OLD,), out="out", replaces=True
     ),
+    "collect more": Case(
+        command=DATA.replace("data", "out") + " --resume",
+        setup=(DATA.replace("--n 3", "--n 1").replace("data", "out"),),
+        out="out",
+    ),
     "render": Case(
         command="render out --size 16", setup=(DATA.replace("data", "out"),), again="render out --size 16", out="out"
     ),

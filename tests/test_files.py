@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from act_kit.errors import DamagedFileError
-from act_kit.files import read_json, read_text, read_yaml, write_json, write_text
+from act_kit.files import next_free_path, read_json, read_text, read_yaml, sibling, write_json, write_text
 from act_kit.outputs import new_folder
 
 _ALIASES = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
@@ -93,3 +93,12 @@ def test_a_stray_file_next_to_an_output_folder_is_no_obstacle(tmp_path: Path, wh
     with new_folder(tmp_path / "out", overwrite=True) as fresh:
         write_text(fresh / "zarr.json", "{}")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("data", "data"), (".", "here"), ("..", "above")])
+def test_a_path_next_to_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, expected: str) -> None:
+    (tmp_path / "above" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "above" / "here")
+    for path, suffix in ((sibling(Path(name), "-report"), "-report"), (next_free_path(Path(name)), "-2")):
+        assert path.name == expected + suffix
+        assert path.absolute().parent == Path(name).resolve().parent

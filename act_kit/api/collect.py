@@ -15,7 +15,7 @@ from act_kit.errors import ConfigError, install_hint
 from act_kit.files import quoted, require_space
 from act_kit.outputs import locked, prepare_output
 from act_kit.overrides import compose
-from act_kit.preflight import require_datasets, require_free, require_run, require_writable
+from act_kit.preflight import require_free, require_one_dataset, require_run, require_writable
 from act_kit.processors import num_cpus
 from act_kit.workers import end_if_importing
 
@@ -76,7 +76,7 @@ def check_collection(datasets: Mapping[Path, CollectConfig], *, resume: bool, ov
     for folder, config in datasets.items():
         InitialStateDistribution(config.task, config.init_distribution)
         if config.replay.dataset:
-            require_datasets([Path(config.replay.dataset)])
+            require_one_dataset(Path(config.replay.dataset))
         if config.dagger.run:
             require_run(Path(config.dagger.run))
         if resume:

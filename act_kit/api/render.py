@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from act_kit import interrupts
 from act_kit.api.progress import OnProgress, Progress, ignore, log
 from act_kit.files import quoted
-from act_kit.preflight import require_datasets, require_writable
+from act_kit.preflight import require_one_dataset, require_writable
 from act_kit.processors import num_cpus
 from act_kit.sim.looks import find_look
 from act_kit.workers import end_if_importing
@@ -40,7 +40,7 @@ def render(
     """
     end_if_importing()
     dataset, defaults = Path(dataset), find_look(look)
-    require_datasets([dataset])
+    require_one_dataset(dataset)
     require_writable(dataset, fix="copy the dataset to a writable folder, and render the copy")
     from act_kit.collection.render import render as render_images
     from act_kit.datasets.store import EpisodeStore

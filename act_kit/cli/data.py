@@ -14,8 +14,9 @@ from act_kit.cli import data_derive
 from act_kit.cli.console import console, info, shown_progress, warn
 from act_kit.cli.options import Overwrite, Workers, command
 from act_kit.errors import DatasetError
+from act_kit.files import quoted, sibling
 from act_kit.outputs import new_folder, require_no_overlap, restore_output
-from act_kit.preflight import require_datasets, require_free
+from act_kit.preflight import require_free, require_one_dataset
 from act_kit.processors import num_cpus
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def show_info(dataset: Dataset, *, verify: bool = False) -> None:
     Args:
         verify: Read everything and check it against the fingerprint.
     """
+    require_one_dataset(dataset)
     from act_kit.datasets.images import ImageStore
     from act_kit.datasets.store import EpisodeStore
 
@@ -54,7 +56,7 @@ def show_info(dataset: Dataset, *, verify: bool = False) -> None:
         ("demonstrations", f"{store.num_episodes} of {recorded.num_wanted}{unfinished}"),
         ("attempts", str(len(store.attempts())) if store.has_init_states else "not recorded"),
         ("demonstrated by", _sources(store)),
-        ("steps", f"{store.num_steps} ({lengths.min(initial=500)} to {lengths.max(initial=0)} per episode)"),
+        ("steps", f"{store.num_steps} ({lengths.min()} to {lengths.max()} per episode)" if len(store) else "0"),
         ("initial states", recorded.init_distribution + seed if store.has_init_states else "not recorded"),
         ("noise", f"{recorded.noise:g}"),
         ("lacks", ", ".join(store.missing_fields) or "nothing"),
@@ -112,6 +114,7 @@ def verify(dataset: Dataset, *, workers: Workers = 0) -> None:
 
     The replay is bit-exact on the processor type of the recording; others may round the gripper opening and distances.
     """
+    require_one_dataset(dataset)
     from act_kit.collection.verify import replay as replay_dataset
     from act_kit.datasets.store import EpisodeStore
     from act_kit.parallel import LocalExecutor
@@ -141,7 +144,7 @@ def verify(dataset: Dataset, *, workers: Workers = 0) -> None:
         differences = ", ".join(f"{name} by {difference:.2g}" for name, difference in largest.items())
         info(
             f"The others differ by rounding, at most {differences}: they were recorded on another processor, or "
-            "edited. Check with: act data info --verify"
+            f"edited. Check with: act data info {quoted(dataset)} --verify"
         )
 
 
@@ -169,10 +172,9 @@ def browse(
         camera: Camera; repeatable. [default: those of its images, or corner4]
         size: Video size in pixels. [default: that of its images, or 192]
     """
-    datasets = require_datasets([dataset])
-    named = dataset if dataset.name not in ("", "..") else dataset.resolve()
-    out = out or named.with_name(named.name + "-view")
-    require_no_overlap(out, datasets)
+    require_one_dataset(dataset)
+    out = out or sibling(dataset, "-view")
+    require_no_overlap(out, [dataset])
     require_free(out, overwrite=overwrite, otherwise="It holds an earlier page")
     from act_kit.datasets.store import EpisodeStore
     from act_kit.reports.browser import make_videos, write_view

@@ -11,6 +11,7 @@ import typer
 from act_kit.cli.console import console, info
 from act_kit.cli.options import Overwrite, command
 from act_kit.errors import ConfigError
+from act_kit.preflight import require_datasets
 
 if TYPE_CHECKING:
     from act_kit.datasets.ops import Derivations
@@ -101,9 +102,10 @@ def _shares(parts: str) -> list[float]:
 
 
 def _open(paths: list[Path]) -> list[EpisodeStore]:
-    from act_kit.datasets.store import EpisodeStore, find_datasets
+    datasets = require_datasets(paths)
+    from act_kit.datasets.store import EpisodeStore
 
-    return [EpisodeStore.open(path) for path in find_datasets(paths)]
+    return [EpisodeStore.open(path) for path in datasets]
 
 
 def _make(derivations: Derivations, out: Path, words: list[str], *, overwrite: bool) -> None:

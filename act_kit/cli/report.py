@@ -9,6 +9,7 @@ import typer
 from act_kit.api.report import report_datasets
 from act_kit.cli.console import info
 from act_kit.cli.options import command
+from act_kit.files import sibling
 
 
 @command
@@ -25,7 +26,7 @@ def report(dataset: Path, *, reference: str = "test", run: Path | None = None, o
         run: Run trained on the dataset, whose held-out loss is compared with its loss on new demonstrations.
         out: Folder of the report. [default: DATASET-report]
     """
-    out = out or dataset.with_name(dataset.resolve().name + "-report")
+    out = out or sibling(dataset, "-report")
     has_failed = False
     for diversity, result in report_datasets(dataset, reference=reference, run=run, out=out):
         if result:

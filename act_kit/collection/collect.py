@@ -16,9 +16,9 @@ from act_kit.collection.demonstrators import make_demonstrator
 from act_kit.collection.replay import replayed_init_states
 from act_kit.config.collection import CollectConfig
 from act_kit.datasets.schema import DatasetInfo
-from act_kit.datasets.store import EpisodeStore
+from act_kit.datasets.store import EpisodeStore, set_attributes
 from act_kit.errors import DatasetError
-from act_kit.files import quoted
+from act_kit.files import next_free_path, quoted
 from act_kit.outputs import finish_output
 from act_kit.parallel import Executor
 from act_kit.rollouts.agents import Agent
@@ -125,9 +125,9 @@ def collect(
         DatasetError: The success rate of the demonstrator is too low, or the dataset to resume has other options.
     """
     info = make_dataset_info(config, make_demonstrator(config).parent)
-    store = _reopen(config, info, path) if resume and path.exists() else None
+    store = _resume(config, info, path) if resume and path.exists() else None
     parent = str(info.parents[0]["fingerprint"]) if info.parents else ""
-    num_attempts = store.recover() if store else 0
+    num_attempts = len(store.attempts()) if store else 0
     num_kept = store.num_episodes if store else 0
     noise_flags = "--noise or --init-perturbation" if config.demonstrator == "replay" else "--noise"
     episodes: list[Episode] = []
@@ -177,10 +177,29 @@ def collect(
     return store
 
 
-def _reopen(config: CollectConfig, info: DatasetInfo, path: Path) -> EpisodeStore:
-    """Open the dataset to resume: collected with the options of ``config``, but perhaps with a smaller ``n``."""
+def _resume(config: CollectConfig, info: DatasetInfo, path: Path) -> EpisodeStore:
+    store = reopen(config, info, path)
+    if store.info.num_wanted == config.n:
+        return store
+    recorded = [attempt.init_state for attempt in store.attempts()]
+    mixes_by_n = config.demonstrator == "policy" and config.dagger.expert_first != config.dagger.expert_last
+    return extend(store, info, depends_on_n=mixes_by_n or _init_states(config)[: len(recorded)] != recorded)
+
+
+def reopen(config: CollectConfig, info: DatasetInfo, path: Path) -> EpisodeStore:
+    """Open the dataset to resume, and drop what a killed process left uncommitted.
+
+    Raises:
+        DatasetError: The dataset is damaged, was not collected, or was collected with other options than ``config``,
+            except ``n``, from another source, or with other versions.
+    """
     store = EpisodeStore.open(path, writable=True)
     recorded = store.info
+    if recorded.command.split()[:2] != ["act", "collect"]:
+        raise DatasetError(
+            f"{path} was not collected, but made by: {recorded.command}. Fix: collect into another --out, and merge "
+            "both with act data merge"
+        )
     was, now = _options_of(recorded.command), _options_of(info.command)
     if was != now:
         differences: list[str] = []
@@ -202,33 +221,34 @@ def _reopen(config: CollectConfig, info: DatasetInfo, path: Path) -> EpisodeStor
             f"{path} was collected with {recorded.versions}, but {info.versions} is installed: the episodes would be "
             f"inconsistent. Fix: install those versions, or collect the dataset again: {store.reproduce_command}"
         )
-    if recorded.num_wanted != config.n:
-        _require_prefix(store, config)
-        store.group.attrs.update({"num_wanted": config.n, "command": info.command, "fingerprint": None})
-        store = EpisodeStore.open(path, writable=True)
+    store.check_content()  # a new fingerprint would hide damage
+    store.recover()
     return store
 
 
-def _require_prefix(store: EpisodeStore, config: CollectConfig) -> None:
-    """Require that the existing episodes are the first ones of the dataset that ``config`` describes.
+def extend(store: EpisodeStore, info: DatasetInfo, *, depends_on_n: bool) -> EpisodeStore:
+    """Reopen a dataset for the larger number of episodes in ``info``.
+
+    ``depends_on_n`` is True if the existing episodes would be others with that number.
 
     Raises:
-        DatasetError: They are not.
+        DatasetError: The dataset has that many episodes already, or the episodes depend on their number.
     """
-    if store.num_episodes >= config.n:
+    num, wanted = store.num_episodes, info.num_wanted
+    if num >= wanted:
         raise DatasetError(
-            f"{store.path} already holds {store.num_episodes} episodes: expected fewer than {config.n}. Fix: a larger "
-            f"--n, or select some of them: act data filter --where 'episode < {config.n}'"
+            f"{store.path} already holds {num} episodes: expected fewer than {wanted}. Fix: a larger --n, or select "
+            f"some of them: act data filter {quoted(store.path)} --where 'episode < {wanted}' --out "
+            f"{quoted(next_free_path(store.path))}"
         )
-    store.recover()
-    depends_on_n = config.demonstrator == "policy" and config.dagger.expert_first != config.dagger.expert_last
-    recorded = [attempt.init_state for attempt in store.attempts()]
-    if depends_on_n or _init_states(config)[: len(recorded)] != recorded:
+    if depends_on_n:
         raise DatasetError(
             f"{store.path} was collected with --n {store.info.num_wanted}, and its episodes depend on it: with --n "
-            f"{config.n} they would differ. Fix: collect into another --out, with another --seed, and merge both: "
+            f"{wanted} they would differ. Fix: collect into another --out, with another --seed, and merge both with "
             "act data merge"
         )
+    set_attributes(store.group, {"num_wanted": wanted, "command": info.command, "fingerprint": None})
+    return EpisodeStore.open(store.path, writable=True)
 
 
 def _options_of(command: str) -> dict[str, str]:

@@ -29,8 +29,14 @@ from act_kit.rollouts.episode import AttemptRecord, Episode
 SEVERAL = "several"
 """Value of an attribute that differs between the parents of a dataset."""
 
+_MAX_SHARE = 1e9
+"""Maximum size of a part: the sum of the sizes is finite."""
 _MAX_NAME = 50
 """Maximum number of characters of a folder that is named after a value: file systems allow 255 bytes."""
+
+
+class _NothingSelectedError(DatasetError):
+    """An expression is true for no episode."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +117,7 @@ def filter_episodes(stores: Sequence[EpisodeStore], where: str, seed: int = 0) -
             name = store.path.name if len(stores) > 1 else ""
             derivations[name] = Derivation(parts=[part], command=shlex.join(command))
     if not derivations:
-        raise DatasetError(f"No episode of {', '.join(paths)} is selected: '{where}' is true for none.")
+        raise _NothingSelectedError(f"No episode of {', '.join(paths)} is selected: '{where}' is true for none.")
     return derivations
 
 
@@ -120,6 +126,7 @@ def split_by(stores: Sequence[EpisodeStore], column: str) -> Derivations:
 
     Raises:
         ConfigError: There is no such column, or its values are continuous.
+        DatasetError: There is no episode.
     """
     values: dict[str, Any] = {}
     for store in stores:
@@ -135,6 +142,8 @@ def split_by(stores: Sequence[EpisodeStore], column: str) -> Derivations:
                 name = column if value else f"not-{column}"
             if values.setdefault(name, value) != value:
                 raise ConfigError(f"'{values[name]}' and '{value}' would both be written to the folder {name}.")
+    if not values:
+        raise DatasetError(f"{', '.join(str(store.path) for store in stores)} contains no demonstrations to split.")
     return _split(stores, {name: f"{column} == {value!r}" for name, value in sorted(values.items())})
 
 
@@ -144,17 +153,24 @@ def split_parts(stores: Sequence[EpisodeStore], shares: Sequence[float], seed: i
     No two parts share an initial state.
 
     Raises:
-        ConfigError: There are fewer than two shares, or a share is not positive.
+        ConfigError: There are fewer than two shares, or a share is not positive and finite.
         DatasetError: There are too few distinct initial states.
     """
-    if len(shares) < 2 or min(shares) <= 0:
+    if len(shares) < 2 or not all(0 < share <= _MAX_SHARE for share in shares):
         raise ConfigError("--parts takes the positive sizes of at least two parts, such as 80,20.")
     bounds = [sum(shares[:i]) / sum(shares) for i in range(1, len(shares))]
     wheres = {"part-0": f"random < {bounds[0]!r}"}
     for i, (low, high) in enumerate(pairwise(bounds), start=1):
         wheres[f"part-{i}"] = f"{low!r} <= random < {high!r}"
     wheres[f"part-{len(bounds)}"] = f"random >= {bounds[-1]!r}"
-    return _split(stores, wheres, seed)
+    try:
+        return _split(stores, wheres, seed)
+    except _NothingSelectedError as error:
+        parts = ",".join(map("{:g}".format, shares))
+        raise DatasetError(
+            f"{', '.join(str(store.path) for store in stores)} has too few distinct initial states for the parts "
+            f"{parts}: one of them would be empty. Fix: fewer parts, or more equal ones."
+        ) from error
 
 
 def _split(stores: Sequence[EpisodeStore], wheres: Mapping[str, str], seed: int = 0) -> Derivations:

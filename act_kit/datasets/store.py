@@ -13,6 +13,7 @@ import os
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -83,7 +84,7 @@ class EpisodeStore:
         state: dict[str, Any] = {"fingerprint": None, "committed": asdict(Committed()), "sources": []}
         set_attributes(group, {"format": FORMAT, "version": VERSION, **state, **asdict(info)})
         if fresh != path:
-            os.rename(fresh, path)
+            os.rename(fresh, os.path.realpath(path))  # a link to a folder stays a link
         return cls.open(path, writable=True)
 
     @classmethod
@@ -270,7 +271,7 @@ class EpisodeStore:
 
     def steps_by_episode(self, name: str) -> list[np.ndarray]:
         """Load one field of all steps, as one array (T, …) per episode; see :meth:`steps`."""
-        return np.split(self.steps(name), self.episode_ends[:-1])
+        return np.split(self.steps(name), self.episode_ends)[:-1]
 
     @property
     def sources(self) -> list[str]:
@@ -371,16 +372,16 @@ class EpisodeStore:
         """Raise FileNotFoundError if the dataset was deleted, since zarr would silently create its folders again."""
         (self.path / "zarr.json").stat()
 
-    def recover(self) -> int:
-        """Drop rows that a killed writer left beyond the last commit; return the number of committed attempts."""
-        for name in self._arrays:
-            array, num_rows = self._array(name), self._committed.num_rows(name)
-            if array.shape[0] > num_rows:
-                array[num_rows:] = 0  # so that the bytes equal those of an uninterrupted run
-                array.resize((num_rows, *array.shape[1:]))
+    def recover(self) -> None:
+        """Drop rows that a killed writer left beyond the last commit."""
+        with _chunks_of_zeros_written():
+            for name in self._arrays:
+                array, num_rows = self._array(name), self._committed.num_rows(name)
+                if array.shape[0] > num_rows:
+                    array[num_rows:] = 0  # so that the bytes equal those of an uninterrupted run
+                    array.resize((num_rows, *array.shape[1:]))
         for partial in self.path.rglob("*.partial"):
             partial.unlink()  # temporary files of zarr's atomic writes
-        return self._committed.num_attempts
 
     def finish(self) -> str:
         """Mark the collection as finished and return its fingerprint."""
@@ -397,7 +398,8 @@ class EpisodeStore:
             DatasetError: Values are not finite, or a finished dataset does not match its fingerprint.
         """
         for name in self.fields:
-            bad = np.flatnonzero(~np.isfinite(self.steps(name)).reshape(self.num_steps, -1).all(axis=1))
+            values = self.steps(name)
+            bad = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
             if len(bad):
                 episode = int(np.searchsorted(self.episode_ends, bad[0], side="right"))
                 where = f"not finite at {len(bad)} steps, first in episode {episode}"
@@ -426,12 +428,15 @@ def set_attributes(node: zarr.Group | zarr.Array[Any], values: Mapping[str, Any]
     node.attrs.put({**node.attrs.asdict(), **values})
 
 
-def extend(group: zarr.Group, name: str, num_rows: int, rows: np.ndarray) -> zarr.Array[Any]:
-    """Replace everything after the first ``num_rows`` rows of an array, and return the array.
+def _chunks_of_zeros_written() -> AbstractContextManager[object]:
+    """Return a context in which opened arrays also store chunks of zeros: a missing file always means damage."""
+    context: AbstractContextManager[object] = zarr.config.set({"array.write_empty_chunks": True})
+    return context
 
-    Chunks of zeros are written too, so that a missing file always means damage.
-    """
-    with zarr.config.set({"array.write_empty_chunks": True}):  # zarr reads it when an array is opened
+
+def extend(group: zarr.Group, name: str, num_rows: int, rows: np.ndarray) -> zarr.Array[Any]:
+    """Replace everything after the first ``num_rows`` rows of an array, and return the array."""
+    with _chunks_of_zeros_written():
         array = group[name]
         assert isinstance(array, zarr.Array)
         array.resize((num_rows + len(rows), *array.shape[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,6 +175,63 @@ def test_resuming_with_other_options_is_refused_and_the_error_names_the_command(
         DatasetError, match=r"collected with other options: --seed was not given, now 1. Resume with: .*--resume"
     ):
         collect(config(n=2, seed=1, steps_after_success=10, noise=0), tmp_path / "data", executor=SERIAL, resume=True)
+
+
+def test_resuming_a_damaged_dataset_is_refused(tmp_path: Path) -> None:
+    """A new fingerprint would hide the damage."""
+    make_dataset(tmp_path / "data", n=2)
+    EpisodeStore.open(tmp_path / "data", writable=True)._array("data/state")[3] = 7.0
+    before = contents(tmp_path / "data")
+    for num in (2, 4):
+        with pytest.raises(DatasetError, match="does not match its fingerprint"):
+            make_dataset(tmp_path / "data", n=num, resume=True)
+    assert contents(tmp_path / "data") == before
+
+
+def test_resuming_a_dataset_that_was_not_collected_is_refused(tmp_path: Path) -> None:
+    write_derived(tmp_path / "data", merge([make_dataset(tmp_path / "one", n=2)]), "", overwrite=False)
+    with pytest.raises(DatasetError, match=r"was not collected, but made by: act data merge .*one\. Fix: collect into"):
+        make_dataset(tmp_path / "data", n=2, resume=True)
+
+
+def test_a_second_interruption_leaves_a_valid_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one leaves uncommitted rows, the second one comes before the first commit of the resumed collection."""
+    monkeypatch.setattr(module, "COMMIT_EVERY", 2)
+    make_dataset(tmp_path / "whole", n=4)
+    original, calls = EpisodeStore._extend, []
+
+    def break_late(self: EpisodeStore, name: str, rows: np.ndarray, at: int) -> None:
+        original(self, name, rows, at)
+        calls.append(name)
+        if len(calls) > 14 and name == "meta/attempts/kept":  # the last array of the second commit
+            raise InterruptError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeStore, "_extend", break_late)
+        with pytest.raises(InterruptError):
+            make_dataset(tmp_path / "parts", n=4)
+        patch.setattr(module, "_init_states", interrupt)
+        with pytest.raises(InterruptError):
+            make_dataset(tmp_path / "parts", n=4, resume=True)
+    assert EpisodeStore.open(tmp_path / "parts").num_episodes == 2
+    make_dataset(tmp_path / "parts", n=4, resume=True)
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def interrupt(*arguments: object) -> None:
+    raise InterruptError
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for content in ("missing", "empty", "there"):
+        if content == "empty":
+            (tmp_path / "elsewhere").mkdir()
+        make_dataset(tmp_path / "link", n=1, resume=content == "there")
+        assert (tmp_path / "link").is_symlink()
+        assert EpisodeStore.open(tmp_path / "elsewhere").num_episodes == 1
+        if content == "missing":
+            shutil.rmtree(tmp_path / "elsewhere")
 
 
 def run(init_state: InitialState, attempt: int = 0, **options: object) -> Episode:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -95,8 +97,11 @@ def test_parts_share_no_initial_state_and_can_be_trained_on(noisy: EpisodeStore,
     assert measure_diversity(parts[0]).num == parts[0].num_episodes
     (tmp_path / "run").mkdir()
     Trainer(tiny_config("trainer.steps=2"), [parts[0]], tmp_path / "run", evaluator=None).train()
-    with pytest.raises(DatasetError, match="No episode"):
+    with pytest.raises(DatasetError, match=r"too few distinct initial states for the parts 1000,1,1: .*Fix: fewer"):
         split_parts([noisy], [1000, 1, 1])
+    for shares in ([math.nan, 1], [math.inf, 1], [1e308, 1e308], [0, 1], [1]):
+        with pytest.raises(ConfigError, match="takes the positive sizes"):
+            split_parts([noisy], shares)
     # The command of a part reproduces this part alone.
     act(*shlex.split(parts[1].info.command)[1:], "--out", tmp_path / "alone", check=0)
     assert EpisodeStore.open(tmp_path / "alone").fingerprint == parts[1].fingerprint
@@ -108,6 +113,9 @@ def test_datasets_of_several_tasks_are_merged_into_a_folder(
     merged = derive(tmp_path / "all", merge([reach_store, push_store]))
     assert [store.path for store in merged] == [tmp_path / "all" / "reach-v3", tmp_path / "all" / "push-v3"]
     assert merged[0].fingerprint == reach_store.fingerprint
+    for verb in ("info", "verify", "browse"):
+        done = act("data", verb, tmp_path / "all", check=2)
+        assert "all holds 2 datasets: expected one. Fix: give one, such as" in done.stderr
     act("data", "split", tmp_path / "all", "--by", "first_with_init_state", "--out", tmp_path / "split", check=0)
     assert EpisodeStore.open(tmp_path / "split/first_with_init_state/push-v3").fingerprint == push_store.fingerprint
     act("data", "split", tmp_path / "all", "--parts", "1,1", "--out", tmp_path / "split", "--overwrite", check=0)
@@ -124,6 +132,21 @@ def test_imported_data_can_be_split_and_merged(noisy: EpisodeStore, tmp_path: Pa
     assert again.fingerprint == foreign.fingerprint
     assert again.sources == foreign.sources
     assert [store.num_episodes for store in derive(tmp_path / "parts", split_parts([foreign], [2, 1]))] == [2, 1]
+
+
+def test_a_dataset_without_episodes(reach_store: EpisodeStore, tmp_path: Path) -> None:
+    """A collection whose attempts all fail leaves one."""
+    empty = EpisodeStore.create(tmp_path / "empty", reach_store.info, reach_store[0])
+    empty.append([], [replace(attempt, kept=False) for attempt in reach_store.attempts()])
+    (merged,) = derive(tmp_path / "merged", merge([empty, reach_store]))
+    assert merged.fingerprint == reach_store.fingerprint
+    assert len(merged.attempts()) == 20
+    assert set(map(len, episode_table(empty).values())) == {0}
+    with pytest.raises(DatasetError, match="is true for none"):
+        filter_episodes([empty], "steps > 0")
+    with pytest.raises(DatasetError, match="no demonstrations to split"):
+        split_by([empty], "source")
+    assert re.search(r"steps +│ 0 +│", act("data", "info", empty.path, check=0).stdout)
 
 
 @pytest.mark.gl

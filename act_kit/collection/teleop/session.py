@@ -14,11 +14,10 @@ from typing import Literal
 import numpy as np
 
 from act_kit.arrays import as_array
-from act_kit.collection.collect import make_dataset_info
+from act_kit.collection.collect import extend, make_dataset_info, reopen
 from act_kit.config.collection import CollectConfig
-from act_kit.datasets.store import EpisodeStore, set_attributes
+from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
-from act_kit.files import quoted
 from act_kit.outputs import finish_output
 from act_kit.rollouts.episode import AttemptRecord
 from act_kit.rollouts.recorder import EpisodeRecorder
@@ -55,18 +54,19 @@ class Session:
         """Start a dataset at ``path``, or resume the existing one, of any operator.
 
         Raises:
-            DatasetError: The dataset to resume is of another task, or has other initial states.
+            DatasetError: The dataset to resume was collected with other options, or its initial states depend on their
+                number.
         """
         self.config = config
         self.path = path
-        self._store = _reopen(config, path) if resume and path.exists() else None
-        self._attempts = self._store.attempts() if self._store else []
-        self._unstored: list[AttemptRecord] = []
         num_drawn = config.num_init_states or (config.n if config.init_distribution == "grid" else 4 * config.n + 100)
         # Not the scripted expert's initial states with this seed: merged with its demonstrations, these add new ones.
         self._init_states = InitialStateDistribution(config.task, config.init_distribution).sample(
             num_drawn, seed=config.seed, stream="teleop"
         )
+        self._store = self._reopen() if resume and path.exists() else None
+        self._attempts = self._store.attempts() if self._store else []
+        self._unstored: list[AttemptRecord] = []
         self.num_kept = sum(attempt.kept for attempt in self._attempts)
         self.num_discarded = len(self._attempts) - self.num_kept
         # Resume after the last initial state that was kept, discarded or skipped.
@@ -79,6 +79,15 @@ class Session:
         self.phase: Phase = "done"
         self._is_released = False
         self._begin_attempt()
+
+    def _reopen(self) -> EpisodeStore:
+        """Open the dataset to resume."""
+        info = make_dataset_info(self.config, None)
+        store = reopen(self.config, info, self.path)
+        if store.info.num_wanted == self.config.n:
+            return store
+        recorded = {attempt.init_state for attempt in store.attempts()}
+        return extend(store, info, depends_on_n=not recorded <= set(self._init_states))
 
     # -- state -----------------------------------------------------------------------------------------------------
 
@@ -222,19 +231,3 @@ class Session:
             self._store.finish()
             finish_output(self.path)
         return self._store
-
-
-def _reopen(config: CollectConfig, path: Path) -> EpisodeStore:
-    """Open a dataset to resume: any operator and number of episodes, but the same initial states in the same order."""
-    store = EpisodeStore.open(path, writable=True)
-    recorded, requested = store.info, make_dataset_info(config, None)
-    for name in ("task", "demonstrator", "seed", "init_distribution", "versions", "steps_after_success"):
-        was, now = getattr(recorded, name), getattr(requested, name)
-        if was != now:
-            raise DatasetError(
-                f"{path} was collected with {name} {was}, not {now}. Resume with: {recorded.command} "
-                f"--out {quoted(path)} --resume"
-            )
-    store.recover()
-    set_attributes(store.group, {"num_wanted": config.n, "fingerprint": None})
-    return EpisodeStore.open(path, writable=True)

@@ -103,7 +103,8 @@ def read(path: Path, task: str, keys: Keys) -> Content:
 
     recordings = checks.read_episodes(content, longest, lambda index: str(files[index]), read_array)
     all_notes = [*ignored_notes, *notes, *content.notes, *_folder_notes(path, files)]
-    return replace(content, recordings=recordings, notes=all_notes)
+    content = replace(content, recordings=recordings, notes=all_notes)
+    return content if known else checks.clip_actions(content, (read_array(i, "action") for i in range(len(files))))
 
 
 @contextmanager

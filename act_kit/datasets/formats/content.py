@@ -25,6 +25,7 @@ from act_kit.files import quoted
 from act_kit.rollouts.episode import STEP_FIELDS, AttemptRecord, Episode, dtype_of
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import RenderSettings
+from act_kit.sim.tasks import ACTION_DIM, CONTROL_HZ, HORIZON, TASKS
 from act_kit.versions import git_commit, versions
 
 SIDECAR = "act_kit.json"
@@ -183,13 +184,17 @@ def from_json(folder: Path, text: bytes | None) -> Content | None:
 def foreign(task: str, num_episodes: int, layout: Layout, hz: int, project: str = "") -> Content:
     """Return the content of data that act_kit did not write, derived from the arrays of its longest episode.
 
-    ``project`` is the one whose control frequency is assumed, if the files contain none.
+    ``project`` is the one whose control frequency is assumed, if the files contain none; for a task of Meta-World, that
+    of Meta-World is.
 
     Raises:
         DatasetError: ``task`` is not a valid folder name.
     """
     if not _is_name(task):
         raise DatasetError(f"{some([task])!r} is not a valid task name{_NAME_RULE}. Fix: --task NAME")
+    num_steps = layout["action"][0][0]
+    if project and task in TASKS:
+        hz, project = CONTROL_HZ, "Meta-World"
     info = DatasetInfo(
         task=task,
         num_wanted=num_episodes,
@@ -197,7 +202,7 @@ def foreign(task: str, num_episodes: int, layout: Layout, hz: int, project: str 
         demonstrator="imported",
         versions=versions(),
         git_commit=git_commit(),
-        horizon=layout["action"][0][0],
+        horizon=max(HORIZON, num_steps) if task in TASKS else num_steps,
         control_hz=hz,
     )
     cameras: dict[str, RenderedFrames] = {}
@@ -315,3 +320,35 @@ def read_episodes(
                 if not np.isfinite(stored).all():
                     raise DatasetError(f"{where}: {name} has values that are not finite (NaN or infinite).")
         yield replace(episode, **steps, images=images)
+
+
+def clip_actions(content: Content, actions: Iterable[np.ndarray]) -> Content:
+    """Return the content with Meta-World's actions clipped to [-1, 1], and a note on how many are.
+
+    Meta-World does the same before it executes them. ``actions`` are those of each episode, (T, A), to be counted.
+    """
+    if content.info.task not in TASKS:
+        return content
+    num_steps = 0
+    clipped: list[int] = []
+    for values in actions:
+        if values.shape[1:] != (ACTION_DIM,):
+            return content
+        num_steps += len(values)
+        clipped.append(int((np.abs(values) > 1).any(axis=1).sum()))
+    num, num_episodes = sum(clipped), int(np.count_nonzero(clipped))
+    note = (
+        f"{num} of {num_steps} actions, in {num_episodes} of {len(clipped)} episodes, are outside [-1, 1]: they are "
+        "clipped, as Meta-World does before it executes them"
+    )
+    return replace(
+        content,
+        recordings=map(_clipped, content.recordings),
+        num_clipped=num,
+        num_clipped_episodes=num_episodes,
+        notes=[*content.notes, note] if num else content.notes,
+    )
+
+
+def _clipped(recording: Episode) -> Episode:
+    return replace(recording, action=np.clip(recording.steps["action"], -1, 1))

@@ -20,7 +20,7 @@ from act_kit.datasets.formats.looks import match_looks
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.errors import ConfigError, DamagedFileError, DatasetError, did_you_mean
-from act_kit.files import DATASETS, read_json, write_json
+from act_kit.files import DATASETS, quoted, read_json, write_json
 from act_kit.outputs import new_folder, require_no_overlap
 from act_kit.rollouts.episode import Episode
 from act_kit.sim.initial_states import InitialState
@@ -120,8 +120,8 @@ def convert(
     keys = keys or Keys()
     default = re.sub(r"[^\w-]+", "-", path.resolve().name.split(".")[0])[:60].strip("-") or "imported"
     contents = list(_READERS[origin](path, task, default, keys))
-    if keys != Keys() and contents[0].fingerprint is not None:
-        raise ConfigError(f"{path} has known states and actions. Fix: omit --state and --action.")
+    if contents[0].fingerprint is not None:
+        _require_known(path, contents[0].info.task, task, keys)
     if to != ACT_KIT and len(contents) > 1:
         tasks = ", ".join(content.info.task for content in contents)
         raise DatasetError(f"{path} has {len(contents)} tasks; --to {to} writes one. Fix: --task, one of {tasks}")
@@ -143,12 +143,20 @@ def convert(
             content = match_looks(imported)  # reads the images of an episode: of one task at a time
             parent = {"path": str(path), "format": origin, "fingerprint": fingerprint}
             folder = fresh / content.info.task if len(contents) > 1 else fresh
-            _write(folder, content, [*command, "--task", content.info.task, *options], parent)
+            _write(folder, content, [*command, "--task", task or content.info.task, *options], parent)
             converted.append(content)
         if len(contents) > 1:
             names = [content.info.task for content in contents]
             write_json(fresh / DATASETS, {"command": shlex.join([*command, *options]), "datasets": names})
     return origin, converted
+
+
+def _require_known(path: Path, known: str, task: str, keys: Keys) -> None:
+    """Refuse options that would change data of act_kit, of the task ``known``."""
+    if keys != Keys():
+        raise ConfigError(f"{path} has known states and actions. Fix: omit --state and --action.")
+    if task not in ("", known):
+        raise ConfigError(f"{path} holds {known}, which --task {quoted(task)} cannot change. Fix: omit --task.")
 
 
 def _write(path: Path, content: Content, command: list[str], parent: Any) -> None:

@@ -74,7 +74,8 @@ def read(path: Path, task: str, keys: Keys) -> Content:
         return np.ascontiguousarray(rows.transpose(0, 2, 3, 1)) if _is_channels_first(used[name]) else rows
 
     recordings = checks.read_episodes(content, layout, lambda index: f"{path}, episode {index}", read_array)
-    return replace(content, recordings=recordings, notes=notes)
+    content = replace(content, recordings=recordings, notes=notes)
+    return content if known else checks.clip_actions(content, (read_array(i, "action") for i in range(len(ends))))
 
 
 def _choose_keys(path: Path, arrays: Arrays, keys: Keys, task: str) -> dict[str, str]:

@@ -100,6 +100,15 @@ def test_a_reloaded_page_continues_the_episode(context: BrowserContext, served: 
     wait_until(lambda: served.steps > before + 5, "more steps")
 
 
+def test_a_key_whose_release_is_not_reported_does_not_stick(context: BrowserContext, served: Served) -> None:
+    """While Meta is held, macOS does not report the release of other keys."""
+    page = open_page(context, served)
+    page.keyboard.down("KeyW")
+    wait_until(lambda: served.steps > 5, "some steps")
+    page.keyboard.press("Meta")
+    wait_until(lambda: served.session.waits, "the arm to stop")
+
+
 def test_a_dropped_connection_is_restored(context: BrowserContext, served: Served) -> None:
     page = open_page(context, served)
     page.keyboard.down("KeyW")

@@ -129,8 +129,26 @@ def test_another_operator_resumes_at_the_next_initial_state(
     assert store.fingerprint == store.compute_fingerprint()
     assert store.sources == ["teleop:anna", "teleop:ben", "teleop:ben"]
     assert store.info.num_wanted == 3
-    with pytest.raises(DatasetError, match=r"was collected with seed 0, not 1\. Resume with: act collect"):
+    assert "--n 3" in store.info.command
+    with pytest.raises(DatasetError, match=r"other options: --seed was not given, now 1\. Resume with: act collect"):
         Session(teleop_config(seed=1), tmp_path / "data", simulator, resume=True)
+
+
+def test_resuming_with_options_that_change_the_episodes_is_refused(
+    session: Session, simulator: Simulator, tmp_path: Path
+) -> None:
+    reach(session, simulator)
+    session.keep()
+    with pytest.raises(DatasetError, match=r"other options: rewards was not given, now true"):
+        Session(teleop_config(rewards=True), tmp_path / "data", simulator, resume=True)
+    grid = {"init_distribution": "grid", "teleop.operator": "anna"}
+    session = Session(teleop_config(**grid), tmp_path / "grid", simulator)
+    reach(session, simulator)
+    session.keep()
+    with pytest.raises(DatasetError, match="with --n 9 they would differ"):
+        Session(teleop_config(n=9, **grid), tmp_path / "grid", simulator, resume=True)
+    with pytest.raises(DatasetError, match=r"already holds 1 episodes.*act data filter .*/grid --where 'episode < 1' "):
+        Session(teleop_config(n=1, **grid), tmp_path / "grid", simulator, resume=True)
 
 
 def test_reused_initial_states_resume_at_the_next_one(simulator: Simulator, tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ def test_a_round_trip_loses_nothing(images_store: EpisodeStore, tmp_path: Path, 
     (parent,) = back.info.parents
     assert (parent["path"], parent["format"]) == (str(tmp_path / "export"), to)
     assert parent["made_by"] == images_store.info.command
+    with pytest.raises(ActKitError, match=r"holds reach-v3, which --task push-v3 cannot change\. Fix: omit --task"):
+        run(tmp_path / "export", tmp_path / "other", task="push-v3")
 
 
 def test_a_round_trip_of_derived_data_loses_nothing(reach_store: EpisodeStore, tmp_path: Path) -> None:
@@ -240,7 +242,13 @@ def test_the_full_state_of_meta_world_is_preferred(tmp_path: Path) -> None:
     data = write_replay_buffer(path, state=noise(7, 9), full_state=noise(7, 39), action=noise(7, 4))
     notes = run(path, tmp_path / "whole", task="basketball-v3")
     assert "states are read from data/full_state, of shape (39,) (data/state, of shape (9,): --state state)" in notes
-    assert np.array_equal(EpisodeStore.open(tmp_path / "whole").steps("state"), data["full_state"])
+    assert "80 Hz is assumed, that of Meta-World" in notes
+    num_outside = int((np.abs(data["action"]) > 1).any(axis=1).sum())
+    assert 0 < num_outside < 7
+    assert f"{num_outside} of 7 actions, in 2 of 2 episodes, are outside [-1, 1]: they are clipped" in notes
+    whole = EpisodeStore.open(tmp_path / "whole")
+    assert np.array_equal(whole.steps("state"), data["full_state"])
+    assert (whole.info.control_hz, whole.info.horizon) == (80, 500)
     notes = run(path, tmp_path / "nine", task="basketball-v3", state="state")
     assert "states are read from data/state, of shape (9,) (data/full_state, of 39: --state full_state)" in notes
     nine = EpisodeStore.open(tmp_path / "nine")

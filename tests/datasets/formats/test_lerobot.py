@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def test_meta_world_is_imported(images_store: EpisodeStore, tmp_path: Path, vers
     assert "states are read from observation.environment_state of 39 numbers" in notes
     assert "ignored: task_id (1 features" in notes
     store = EpisodeStore.open(tmp_path / "out")
-    assert (store.info.task, store.info.control_hz, store.sources) == ("reach-v3", 80, ["imported"] * 4)
+    assert (store.info.task, store.sources) == ("reach-v3", ["imported"] * 4)
+    assert (store.info.control_hz, store.info.horizon) == (80, 500)
     assert store.fields == ("state", "action", "reward", "success")
     assert store.episode_ends.tolist() == images_store.episode_ends.tolist()
     assert np.array_equal(store.steps("state"), images_store.steps("state").astype(np.float32))
@@ -212,6 +214,8 @@ def test_unknown_tasks_are_named_in_one_error(tmp_path: Path) -> None:
     read(tmp_path / "in", tmp_path / "out", "Fold the shirt")
     store = EpisodeStore.open(tmp_path / "out")
     assert (store.info.task, store.num_episodes) == ("Fold-the-shirt", 2)
+    act(*shlex.split(store.reproduce_command)[1:], check=0)
+    assert EpisodeStore.open(tmp_path / "out-2").fingerprint == store.fingerprint
 
 
 def test_a_single_unknown_task_takes_the_name_of_the_folder(tmp_path: Path) -> None:

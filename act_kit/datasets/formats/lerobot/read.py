@@ -78,28 +78,24 @@ def _imported(task: str, episodes: Sequence[EpisodeEntry], metadata: Metadata, s
     is_metaworld = task in TASKS and layout["action"][0][1:] == (ACTION_DIM,)
     has_observation = is_metaworld and layout["state"][0][1:] == (STATE_DIM,)
     first_states = np.empty((len(episodes), STATE_DIM))
-    clipped: list[int] = []
+    actions: list[np.ndarray] = []
     for i, episode in enumerate(episodes):
-        actions = data.numbers(episode, sources["action"])
-        clipped.append(int((np.abs(actions) > 1).any(axis=1).sum()) if is_metaworld else 0)
+        actions.append(data.numbers(episode, sources["action"]))
         if has_observation:
             first_states[i] = data.numbers(episode, sources["state"], num_rows=1)[0]
 
     def read_array(index: int, name: str) -> np.ndarray:
-        values = _read(data, episodes[index], name, sources, layout)
-        return np.clip(values, -1, 1) if name == "action" and is_metaworld else values
+        return _read(data, episodes[index], name, sources, layout)
 
     content = replace(
         content,
         fields=[name for name in STEP_FIELDS if name in sources],
-        num_clipped=sum(clipped) if is_metaworld else None,
-        num_clipped_episodes=int(np.count_nonzero(clipped)),
         first_states=first_states if has_observation else None,
         recordings=checks.read_episodes(
             content, layout, lambda index: f"{path}, episode {episodes[index].index}", read_array
         ),
     )
-    return replace(content, notes=list(_notes(content, episodes, metadata, sources)))
+    return checks.clip_actions(replace(content, notes=list(_notes(content, metadata, sources))), actions)
 
 
 def _exported(known: Content, metadata: Metadata, sources: Sources, data: Data) -> Content:
@@ -220,7 +216,7 @@ def _layout(metadata: Metadata, sources: Sources, episodes: Sequence[EpisodeEntr
 # -- notes -------------------------------------------------------------------------------------------------------------
 
 
-def _notes(content: Content, episodes: Sequence[EpisodeEntry], metadata: Metadata, sources: Sources) -> Iterator[str]:
+def _notes(content: Content, metadata: Metadata, sources: Sources) -> Iterator[str]:
     """Yield notes on assumptions, and on what is not imported."""
     features, state = metadata.features, sources["state"]
     others = [name for name in (STATE, ENVIRONMENT) if name in features and name not in state]
@@ -234,12 +230,6 @@ def _notes(content: Content, episodes: Sequence[EpisodeEntry], metadata: Metadat
         yield "actions are rounded to float32"
     if content.info.control_hz != metadata.fps:
         yield f"the control frequency is rounded from {metadata.fps:g} Hz"
-    if content.num_clipped:
-        num_steps = sum(episode.length for episode in episodes)
-        yield (
-            f"{content.num_clipped} of {num_steps} actions, in {content.num_clipped_episodes} of {len(episodes)} "
-            "episodes, are outside [-1, 1]: they are clipped, as Meta-World does before it executes them"
-        )
     used = {key for keys in sources.values() for key in keys}
     ignored = [name for name in features if name not in used | _INDICES and name not in others]
     if ignored:
