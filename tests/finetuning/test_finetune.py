@@ -196,3 +196,25 @@ def test_each_iteration_has_noise_of_its_own(tiny_run: Path, tmp_path: Path) -> 
     with torch.no_grad():
         first, second = (agent.actions[0][0] - model.correct(agent.inputs[0][0][None])[0] for agent in agents)
     assert not torch.allclose(first, second, atol=1e-3)
+
+
+def test_actions_do_not_depend_on_the_environments_that_are_asked_with_it(
+    tiny_run: Path, reach_store: EpisodeStore
+) -> None:
+    """How many wait for actions at the same time depends on the processes, and on how fast they are."""
+    policy, model = corrected(tiny_run)
+    with torch.no_grad():
+        last_layer(model).weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    states = reach_store.steps("state")[:40]
+    init_states = InitialStateDistribution("reach-v3").sample(40, seed=0, stream="finetune")
+
+    def plan(size: int) -> np.ndarray:
+        agent = ExploringAgent(policy, torch.full((4,), 0.1), seeds=(0, 0))
+        for row, init_state in enumerate(init_states):
+            agent.begin(row, init_state, row)
+        parts = np.split(np.arange(40), range(size, 40, size))
+        return np.concatenate([agent.plan(states[rows], rows, None) for rows in parts])
+
+    together = plan(40)
+    for size in (1, 3, 7):
+        assert np.array_equal(plan(size), together), size
