@@ -30,7 +30,7 @@ from act_kit.files import DATASETS, SEEDS, read_json, require_existing
 _COMPLETE = ("summary.json", "act_kit.json", "view.html", "monitor.json", DATASETS)
 """Files that exist only in complete folders."""
 
-_MARKERS = ("zarr.json", "config.yaml", "init_states.json", "demo.json", SEEDS, *_COMPLETE)
+_MARKERS = ("zarr.json", "config.yaml", "finetune.yaml", "init_states.json", "demo.json", SEEDS, *_COMPLETE)
 """A folder without any of these files was not made by this package and is never deleted."""
 
 _held: set[Path] = set()

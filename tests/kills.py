@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save
 
 import act_kit.api.evaluate as evaluating
 import act_kit.cli.seeds as seeds
@@ -40,6 +41,7 @@ _PRELOADED_MODULES = (
     "act_kit.datasets.formats.convert",
     "act_kit.diversity.measure",
     "act_kit.policies.onnx",
+    "act_kit.finetuning.finetuner",
     "pyarrow.parquet",
     "tensorboard.summary.writer.record_writer",
     "tensorboard.backend.event_processing.event_accumulator",
@@ -97,6 +99,7 @@ OTHER = "collect --task reach-v3 --n 2 --seed 1 --workers 1 --out other"
 OLD = "collect --task reach-v3 --n 1 --seed 5 --workers 1 --out out"
 LEROBOT = "data convert data lerobot --to lerobot"
 RUN = f"train --data data --out out {' '.join(TRAIN)}"
+FINETUNE = "finetune run --steps 1 episodes=1 select_episodes=1 select_every=1 width=8 --workers 1 --out out"
 CASES: dict[str, Case] = {
     "collect": Case(command=DATA.replace("data", "out"), again="--resume", out="out"),
     "collect --overwrite": Case(
@@ -160,6 +163,19 @@ CASES: dict[str, Case] = {
     "eval --overwrite": Case(
         command=f"eval run {' '.join(EVAL)} --out out --overwrite",
         setup=(DATA, RUN.replace("--out out", "--out run"), OLD),
+        out="out",
+        replaces=True,
+    ),
+    "finetune": Case(
+        command=FINETUNE,
+        setup=(DATA, RUN.replace("--out out", "--out run")),
+        again="finetune --resume --out out --workers 1",
+        out="out",
+    ),
+    "finetune --overwrite": Case(
+        command=f"{FINETUNE} --overwrite",
+        setup=(DATA, RUN.replace("--out out", "--out run"), FINETUNE.replace("run", "run --seed 1")),
+        again="finetune --resume --out out --workers 1",
         out="out",
         replaces=True,
     ),
@@ -261,11 +277,11 @@ def act(work: Path, command: str, fault: str = "", at: int = -1) -> tuple[int, s
     return run_forked(work, run)
 
 
-_TIME_DEPENDENT = ("train/steps_per_s", "train/roofline_fraction", "host/memory")
+_TIME_DEPENDENT = ("train/steps_per_s", "finetune/steps_per_s", "train/roofline_fraction", "host/memory")
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Return the content of every file by its name, without time-dependent metrics."""
+    """Return the content of every file by its name, without time-dependent metrics and the minutes of fine-tuning."""
     files = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -275,6 +291,10 @@ def tree(folder: Path) -> dict[str, bytes]:
             files[name] = os.readlink(path).encode()
         elif path.name == "metrics.jsonl":
             files[name] = b"".join(_without_time(line) for line in path.read_bytes().splitlines())
+        elif path.name == "training.safetensors":
+            tensors = load_file(path)
+            tensors.pop("extra/elapsed_s", None)
+            files[name] = save(tensors)
         elif path.name == "evaluations.jsonl":  # a second evaluation into the same folder adds a second line
             files[name] = b"".join(sorted(set(path.read_bytes().splitlines(keepends=True))))
         elif path.is_file() and "tensorboard" not in path.parts:
@@ -328,6 +348,7 @@ def next_command(case: Case, work: Path) -> str:
     rendered = [path for path in out.glob("data/images/*/zarr.json") if '"height_px": 16' in path.read_text("utf-8")]
     is_old = (out / "zarr.json").exists() and "--seed 5" in (out / "zarr.json").read_text("utf-8")
     can_resume = {
+        "finetune": (out / "finetune.yaml").exists() and "seed: 1" not in (out / "finetune.yaml").read_text("utf-8"),
         "train": any((out / name).exists() for name in ("config.yaml", "seeds.json")),
         "render": bool(rendered),
         "collect": not is_old,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from act_kit import interrupts, options, preflight
 from act_kit.api.progress import OnProgress, Progress, ignore, log
 from act_kit.config.finetuning import FinetuneConfig
-from act_kit.errors import ConfigError
+from act_kit.errors import CheckpointError, ConfigError
 from act_kit.files import quoted
 from act_kit.finetuning.run import CONFIG, check_same, load_run, write_run
-from act_kit.outputs import finish_output, locked, new_folder, restore_output
-from act_kit.overrides import compose
+from act_kit.outputs import finish_output, locked, new_folder, require_no_overlap, restore_output
+from act_kit.overrides import compose, given_options
 from act_kit.processors import num_cpus
 from act_kit.workers import end_if_importing
 
@@ -40,39 +41,68 @@ def finetune(
     states, which are those of no evaluation.
 
     Args:
-        run: A run, or a checkpoint of it; with ``resume`` it may be left out.
+        run: A run, or a checkpoint of it; with ``resume`` it may be left out, or be the same policy in another place.
         out: Folder of the new run; by default ``RUN-finetuned``.
         overrides: Options as on the command line, such as ``ppo.sigma=0.05``.
         config: Options; by default :class:`~act_kit.config.finetuning.FinetuneConfig`'s.
         workers: Simulation processes; 0 = one per processor. Never changes the result of an iteration.
-        resume: Continue the run at ``out``, or start a new one.
+        resume: Continue the run at ``out``, or start a new one; ``minutes``, ``steps`` and ``patience`` may change.
         overwrite: Replace the content of ``out``.
         on_progress: Receives the progress within the budget.
         flags: Options with a flag: ``minutes``, ``steps``, ``seed``; None for the value of ``config``.
 
     Raises:
-        ActKitError: There is no such policy, an option is invalid, or ``out`` exists.
+        ActKitError: There is no such policy, it cannot be fine-tuned, an option is invalid, or ``out`` exists.
     """
     end_if_importing()
-    config = compose(FinetuneConfig, overrides, options.by_key(FinetuneConfig, flags), config)
+    values = options.by_key(FinetuneConfig, flags)
+    given = list(options.declared(FinetuneConfig)) if config else given_options(overrides, values)
+    config = compose(FinetuneConfig, overrides, values, config)
     if not run and out is None:
         raise ConfigError("act finetune needs a policy. Fix: act finetune RUN (made by act train)")
-    folder = Path(out) if out else Path(f"{str(run).rstrip('/')}-finetuned")
+    folder = Path(out) if out else _default_out(Path(run))
     restore_output(folder)
     command = f"act finetune --out {quoted(folder)} --resume"
     if not (resume and (folder / CONFIG).exists()):
-        preflight.require_run(Path(run))
-        preflight.require_free(folder, overwrite=overwrite or resume, otherwise=f"{command} resumes it")
-        preflight.require_writable(folder)
+        if not run:
+            raise ConfigError(f"There is no fine-tuning at {folder} to resume. Fix: act finetune RUN --out {folder}")
+        _check_new(Path(run), folder, config, overwrite=overwrite or resume, hint=f"{command} resumes it")
         with new_folder(folder, overwrite=overwrite, is_complete=False, hint=f"{command} resumes it") as fresh:
             write_run(fresh, Path(run).resolve(), config)
     with locked(folder), interrupts.resume_command(command):
         base, started = load_run(folder)
-        config = check_same(folder, started, config)
-        write_run(folder, base, config)
+        if run:
+            preflight.require_run(Path(run))
+            base = Path(run).resolve()
+        elif not base.exists():
+            raise CheckpointError(
+                f"{base}, the policy that {folder} was started with, does not exist. Fix, if it was moved: act "
+                f"finetune RUN --out {quoted(folder)} --resume"
+            )
+        config = check_same(folder, started, config, given)
         policy = _run(base, config, folder, workers or num_cpus(), on_progress)
         finish_output(folder)
     return policy
+
+
+def _default_out(run: Path) -> Path:
+    """Return the folder beside a run, also for one of its checkpoints."""
+    folder = Path(os.path.abspath(run))
+    if folder.parent.name == "checkpoints":
+        folder = folder.parents[1]
+    out = folder.with_name(f"{folder.name}-finetuned")
+    return out if run.is_absolute() else Path(os.path.relpath(out))
+
+
+def _check_new(run: Path, folder: Path, config: FinetuneConfig, *, overwrite: bool, hint: str) -> None:
+    """Check the policy and the output folder of a new run, before anything is written or replaced."""
+    preflight.require_run(run)
+    require_no_overlap(folder, [run])
+    preflight.require_free(folder, overwrite=overwrite, otherwise=hint)
+    from act_kit.finetuning.correction import add_correction
+    from act_kit.policies.policy import Policy
+
+    add_correction(Policy.load(run), config)
 
 
 def _run(base: Path, config: FinetuneConfig, folder: Path, num_workers: int, on_progress: OnProgress) -> Policy:
@@ -92,6 +122,7 @@ def _run(base: Path, config: FinetuneConfig, folder: Path, num_workers: int, on_
     with RolloutPool(num_workers, engine=engine, num_envs=num_envs, on_plan=log_first_plan()) as roll:
         finetuner = Finetuner(config, policy, folder, roll=roll)
         finetuner.resume()
+        write_run(folder, base, config)
         with interrupts.deferred() as raise_if_interrupted:
 
             def show(state: Finetuner) -> None:

@@ -33,17 +33,23 @@ def finetune(
     Args:
         run: A run, or a checkpoint of it; with --resume it may be left out.
         out: Folder of the new run. [default: RUN-finetuned]
-        resume: Continue a run, or start a new one; --minutes and --steps may change.
+        resume: Continue a run, or start a new one; --minutes, --steps and patience may change.
     """
-    config = compose(FinetuneConfig, overrides or [], flags)
     if print_config:
-        options.show_config(config)
+        options.show_config(compose(FinetuneConfig, overrides or [], flags))
         return
     from act_kit.api.finetune import finetune as finetune_run
 
     with shown_progress() as on_progress:
         policy = finetune_run(
-            run, out, config=config, workers=workers, resume=resume, overwrite=overwrite, on_progress=on_progress
+            run,
+            out,
+            overrides=overrides or [],
+            workers=workers,
+            resume=resume,
+            overwrite=overwrite,
+            on_progress=on_progress,
+            **flags,
         )
     assert policy.folder is not None
     folder = quoted(policy.folder.parents[1])

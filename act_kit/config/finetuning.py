@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from act_kit.config.simulation import RolloutConfig, SimConfig
-from act_kit.options import Options, option
+from act_kit.options import Options, option, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,14 @@ class PPOConfig(Options, group="ppo"):
     return_scaling: bool = False
     value_clip: str = option("none", choices=("none", "absolute", "relative"))
     value_clip_range: float = option(0.2, above=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.sigma_min <= self.sigma <= self.sigma_max,
+            f"ppo.sigma={self.sigma:g}: expected ppo.sigma_min={self.sigma_min:g} to ppo.sigma_max={self.sigma_max:g}, "
+            "within which the noise is learned.",
+        )
 
 
 _FINETUNE_MINUTES = 10.0

@@ -26,7 +26,7 @@ _FILES = {"zarr.json": "dataset", "config.yaml": "run", CONFIG: "fine-tuned", "s
 
 
 def _kind_of(path: Path) -> str:
-    """Return "dataset", "run", "evaluation", or "" if ``path`` is none of them."""
+    """Return "dataset", "run", "fine-tuned", "evaluation", or "" if ``path`` is none of them."""
     for name, kind in _FILES.items():
         if (path / name).exists():
             return kind
@@ -60,7 +60,7 @@ def _targets_in(folder: Path) -> list[Path]:
 
 
 def examine_target(path: Path, *, num_workers: int) -> list[Finding]:
-    """Run every check of the run, dataset or evaluation at ``path``."""
+    """Run every check of the run, dataset or evaluation at ``path``; of a fine-tuned run's evaluation, of the run."""
     kind = _kind_of(path)
     if kind == "dataset":
         return examine_dataset(path)
@@ -68,7 +68,14 @@ def examine_target(path: Path, *, num_workers: int) -> list[Finding]:
         return examine(FinetunedCase(path, num_workers), finetuned.CHECKS)
     if kind == "run":
         return examine_run(path, num_workers=num_workers)
-    return examine_run(_run_of(path), num_workers=num_workers, evaluation=path)
+    run = _run_of(path)
+    if _kind_of(run) == "fine-tuned":
+        return examine_target(run, num_workers=num_workers)
+    return examine_run(run, num_workers=num_workers, evaluation=path)
+
+
+def _is_run(folder: Path) -> bool:
+    return _kind_of(folder) in ("run", "fine-tuned")
 
 
 def _run_of(evaluation: Path) -> Path:
@@ -78,7 +85,7 @@ def _run_of(evaluation: Path) -> Path:
         CheckpointError: There is none.
     """
     for folder in evaluation.resolve().parents:
-        if (folder / "config.yaml").exists():
+        if _is_run(folder):
             return folder
     try:
         summary = read_json(evaluation / "summary.json")
@@ -93,7 +100,7 @@ def _run_of(evaluation: Path) -> Path:
             f"{evaluation / 'summary.json'} does not name its run: {error!r}. Fix: act doctor RUN"
         ) from error
     run = checkpoint.parent.parent
-    if not (run / "config.yaml").exists():
+    if not _is_run(run):
         raise CheckpointError(
             f"{evaluation} evaluates the run {run}, which does not exist. Fix, if it was moved: act doctor RUN"
         )

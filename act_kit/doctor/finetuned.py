@@ -26,7 +26,7 @@ _LEAST_VALUE, _LARGEST_VALUE = -2.0, 3.0
 """Range of the values of a critic that has not diverged: returns lie in [0, 1], and rare states may be far off."""
 
 _LARGEST_DIVERGENCE = 5.0
-"""Divergence of the last step of an iteration, relative to the target, beyond which the policy jumped."""
+"""Divergence after the steps of an iteration, relative to the target, beyond which the policy jumped."""
 
 _FEWEST_STEPS = 500
 """Number of gradient steps of the policy below which little can be expected: ten iterations of the default size."""
@@ -81,6 +81,8 @@ CHECKS: Checks[FinetunedCase] = Checks(lambda case, name: case.folder / name, la
 )
 def same_normalizer(case: FinetunedCase) -> Result:
     """Check that observations are normalized as the base policy was trained."""
+    if not case.loaded[0].exists():
+        return untested(f"The base policy, {case.loaded[0]}, does not exist any more.")
     differing = _differing(case.policy.normalizer.state_dict(), case.base.normalizer.state_dict())
     if differing:
         return critical(
@@ -93,6 +95,8 @@ def same_normalizer(case: FinetunedCase) -> Result:
 @CHECKS.add("base policy changed", "inference", "compare both checkpoints", "checkpoints/best/model.safetensors")
 def same_base(case: FinetunedCase) -> Result:
     """Check that every tensor of the base policy is in the fine-tuned one."""
+    if not case.loaded[0].exists():
+        return untested(f"The base policy, {case.loaded[0]}, does not exist any more.")
     assert isinstance(case.policy.model, Residual)
     own, base = case.policy.model.base.state_dict(), case.base.model.state_dict()
     differing = _differing(own, base)
@@ -136,8 +140,8 @@ def warmed_up(case: FinetunedCase) -> Result:
 def sound_values(case: FinetunedCase) -> Result:
     """Check that the values lie where returns can lie."""
     low, high = case.records("value_low"), case.records("value_high")
-    if not low or case.loaded[1].ppo.return_scaling:
-        return untested("Values are not in units of a success." if low else "No values were recorded.")
+    if not low:
+        return untested("No values were recorded.")
     worst_low, worst_high = min(low.values()), max(high.values())
     if worst_low < _LEAST_VALUE or worst_high > _LARGEST_VALUE:
         return critical(
@@ -168,11 +172,13 @@ def enough_updates(case: FinetunedCase) -> Result:
     total = sum(records.values())
     if total < _FEWEST_STEPS:
         _, config = case.loaded
-        longer = f"--steps {4 * config.steps}" if config.steps else f"--minutes {4 * config.budget_minutes:g}"
+        longer = [f"--steps {4 * config.steps}"] if config.steps else []
+        longer += [f"--minutes {4 * config.budget_minutes:g}"] if config.budget_minutes else []
+        longer.append(f"patience={4 * config.patience}")
         return warning(
             f"the policy took {total:.0f} gradient steps in {len(records)} iterations: expected {_FEWEST_STEPS} or "
             "more.",
-            fix=f"act finetune --out {quoted(case.folder)} --resume {longer}",
+            fix=f"act finetune --out {quoted(case.folder)} --resume {' '.join(longer)}",
         )
     return ruled_out(f"{total:.0f} gradient steps of the policy in {len(records)} iterations.")
 

@@ -60,14 +60,17 @@ class ExploringAgent(Agent):
         running = [self._rows[int(row)] for row in rows]
         shape = (self._model.config.num_actions, ACTION_DIM)
         noise = np.stack([rng.standard_normal(shape) for _, _, rng in running]).clip(-_LARGEST_NOISE, _LARGEST_NOISE)
-        blocks: list[Tensor] = []
+        inputs: list[Tensor] = []
+        means: list[Tensor] = []
         with torch.inference_mode():
             tasks = np.array([task for _, task, _ in running])
             first_states = self._first_states.of(rows, states)
             for observation, num_rows in self._policy.observe(states, images, tasks, first_states):
-                blocks.append(self._model.inputs_of(observation)[0][:num_rows])
-            inputs_BF = torch.cat(blocks)
-            means_BEA = self._model.correct(inputs_BF)
+                inputs_BF = self._model.inputs_of(observation)[0]
+                # In the block too: a product of another number of rows would differ in its last bits.
+                means.append(self._model.correct(inputs_BF)[:num_rows])
+                inputs.append(inputs_BF[:num_rows])
+            inputs_BF, means_BEA = torch.cat(inputs), torch.cat(means)
         actions_BEA = means_BEA.cpu() + self._sigma * torch.from_numpy(noise.astype(np.float32))
         for index, (attempt, _, _) in enumerate(running):
             self.inputs[attempt].append(inputs_BF[index].cpu())

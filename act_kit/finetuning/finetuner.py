@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from act_kit.config.finetuning import FinetuneConfig
-from act_kit.config.policy import TransformerConfig
-from act_kit.errors import TrainingError
+from act_kit.errors import CheckpointError, TrainingError
+from act_kit.finetuning.correction import add_correction, fewest_episodes
 from act_kit.finetuning.curriculum import allot, core_fraction, draw_from_core
 from act_kit.finetuning.exploration import ExploringAgent, gather_experience
 from act_kit.finetuning.ppo import PPO
 from act_kit.metrics import MetricLogger
 from act_kit.options import to_dict
 from act_kit.policies.agent import PolicyAgent
-from act_kit.policies.heads.residual import Residual, ResidualConfig
+from act_kit.policies.heads.residual import Residual
 from act_kit.policies.policy import Policy
-from act_kit.policies.storage import read_self_test
+from act_kit.policies.storage import named_tensors, read_self_test
 from act_kit.rollouts.rollout import RolloutFunction
 from act_kit.sim.initial_states import InitialState, sample_each
 from act_kit.statistics import mcnemar
@@ -40,35 +40,6 @@ _RATE_DECAY = 0.8
 
 _MAX_WARMUP = 10
 """Iterations after which the policy is changed even if the critic explains little: some returns cannot be explained."""
-
-
-def add_correction(base: Policy, config: FinetuneConfig) -> Policy:
-    """Return a policy with a correction that is zero: it acts as ``base`` does.
-
-    Raises:
-        TrainingError: The policy averages chunks, or its head is not one of the package.
-    """
-    model = base.model.config
-    if not isinstance(model, TransformerConfig):
-        raise TrainingError(f"A policy of the model '{model.name}' cannot be fine-tuned: expected act, flow or mip.")
-    if base.chunking.temporal_ensemble:
-        raise TrainingError("A policy that averages overlapping chunks cannot be fine-tuned. Fix: train it without.")
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        corrected = Residual(
-            ResidualConfig(
-                base=model,
-                num_actions=base.chunking.n_action_steps,
-                scale=config.scale,
-                width=config.width,
-                inputs=model.inputs,
-                cameras=model.cameras,
-                chunk_size=model.chunk_size,
-            ),
-            num_tasks=len(base.tasks),
-        )
-    corrected.base.load_state_dict(base.model.state_dict())
-    return Policy(corrected, base.normalizer, replace(base.metadata, step=0), base.chunking)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +85,7 @@ class Finetuner:
         self._base = base
         self._roll = roll
         self._checkpoints = Checkpoints(run)
-        self._elapsed_s = 0.0
+        self._elapsed_s = self._iteration_s = 0.0
         self._num_episodes = config.episodes
         self._is_warm = False
         self._failed: list[InitialState] = []
@@ -135,25 +106,29 @@ class Finetuner:
 
     def finetune(self, on_iteration: Callable[[Finetuner], None] = lambda finetuner: None) -> Policy:
         """Fine-tune within the budget and return the best policy; ``on_iteration`` may raise KeyboardInterrupt."""
-        logger = MetricLogger(
-            self.run, resume_step=self.step, wandb_project=self.config.wandb_project, config=to_dict(self.config)
-        )
+        is_new = not self._checkpoints.exist
+        resume_step = -1 if is_new else self.step  # a run that was killed before its first checkpoint has a record of 0
+        project = self.config.wandb_project
+        logger = MetricLogger(self.run, resume_step=resume_step, wandb_project=project, config=to_dict(self.config))
         try:
             began = time.perf_counter() - self._elapsed_s
-            self._base_successes = self._successes(self._base)
-            if not self._checkpoints.exist:
+            if is_new:
+                self._base_successes = self._successes(self._base)
                 self._num_episodes = self._num_episodes or self._choose_num_episodes()
                 self._failure_rates = 1 - self._base_successes.reshape(len(self.policy.tasks), -1).mean(axis=1)
                 self._select(logger, self._base_successes)  # no correction yet: the policy acts as the base
                 self._save()
             while not self.is_done:
+                iteration_began = time.perf_counter()
                 metrics = self._iterate()
+                self._iteration_s = time.perf_counter() - iteration_began
                 metrics["finetune/steps_per_s"] = self.step / max(1e-9, time.perf_counter() - began)
                 self._check(metrics)
                 logger.log(self.step, metrics)
                 self._elapsed_s = time.perf_counter() - began
                 if self.iteration % self.config.select_every == 0 or self.is_out_of_budget:
                     self._select(logger, self._successes(self.policy))
+                    self._elapsed_s = time.perf_counter() - began
                 self._save()
                 on_iteration(self)
         finally:
@@ -209,7 +184,7 @@ class Finetuner:
 
     def _choose_num_episodes(self) -> int:
         """Return the number of episodes of an iteration, from the mean length of the base policy's episodes."""
-        return max(len(self.policy.tasks), round(STEPS_PER_ITERATION / self._mean_length))
+        return max(fewest_episodes(self._base, self.config), round(STEPS_PER_ITERATION / self._mean_length))
 
     # -- texts -----------------------------------------------------------------------------------------------------
 
@@ -223,12 +198,14 @@ class Finetuner:
 
     def plan(self) -> str:
         """Describe the size of an iteration and how many fit into the budget, measured on those so far."""
-        num = round(self.iteration / max(self.progress, 1e-9))
-        seconds = self._elapsed_s / max(1, self.iteration)
+        steps, minutes = self.config.steps, self.config.budget_minutes
+        by_steps = self.iteration * steps / self.step if steps else math.inf
+        left_s = 60 * minutes - self._elapsed_s if minutes else math.inf
+        num = math.ceil(min(by_steps, self.iteration + max(0.0, left_s) / self._iteration_s))
         num_minibatches = math.ceil(self._num_decisions / self.config.ppo.minibatch)
         return (
-            f"{self._num_episodes} episodes and {self.step / self.iteration:,.0f} steps an iteration, in {seconds:.1f} "
-            f"s: about {num} iterations within the budget; at most "
+            f"{self._num_episodes} episodes and {self.step / self.iteration:,.0f} steps an iteration, in "
+            f"{self._iteration_s:.1f} s: about {num} fit into the budget, fewer with the evaluations; at most "
             f"{self.config.ppo.epochs * num_minibatches} gradient steps each."
         )
 
@@ -237,14 +214,21 @@ class Finetuner:
         return f"{self.step:,} steps, noisy success {self._noisy:.0%}, selection {self.selection or 'n/a'}"
 
     def result_text(self) -> str:
-        """Describe the result."""
+        """Describe why fine-tuning ended, and its result."""
+        ended = f"Ended by the budget, after {self.step:,} steps in {self._elapsed_s / 60:.1f} minutes."
+        if not self.is_out_of_budget:
+            ended = (
+                f"Ended before the budget, because {self._num_worse} evaluations in turn were not better (patience="
+                f"{self.config.patience}; with --resume it may be larger)."
+            )
         if not self._best_step:
             return (
-                f"No correction was better than the base policy ({self._best_successes} successes): it is the result."
+                f"{ended} No correction was better than the base policy ({self._best_successes} successes): it is the "
+                "result."
             )
         return (
-            f"The best checkpoint is from step {self._best_step:,}, with {self._best_successes} successes from the "
-            f"selection initial states (base {int(self._base_successes.sum())}). It was selected on them: act eval "
+            f"{ended} The best checkpoint is from step {self._best_step:,}, with {self._best_successes} successes from "
+            f"the selection initial states (base {int(self._base_successes.sum())}). It was selected on them: act eval "
             "measures it on other ones."
         )
 
@@ -288,6 +272,7 @@ class Finetuner:
                 extra[f"failed.{index}"] = torch.from_numpy(np.stack(of_task))
         order = [tasks.index(state.task) for state in self._failed]
         extra["failed_order"] = torch.tensor(order, dtype=torch.int64)
+        extra["base_successes"] = torch.from_numpy(self._base_successes.astype(np.uint8))
         extra["failure_rates"] = torch.from_numpy(self._failure_rates.copy())
         extra["elapsed_s"] = torch.tensor(self._elapsed_s, dtype=torch.float64)
         state = TrainingState(
@@ -313,12 +298,34 @@ class Finetuner:
         """Continue from the last checkpoint; a run that was killed before its first checkpoint begins again.
 
         Raises:
-            CheckpointError: The checkpoint is damaged.
+            CheckpointError: The checkpoint is damaged, or the base policy is another one.
         """
         if not self._checkpoints.exist:
             return
         policy, state = self._checkpoints.load_last()
+        if not self._has_base_of(policy):
+            raise CheckpointError(
+                f"{self.run} was started with another policy than the one that is now at {self._base.folder}. Fix: "
+                "give the one that it was started with, or choose another --out."
+            )
         self.policy.model.load_state_dict(policy.model.state_dict())
+        try:
+            self._restore(state)
+        except (KeyError, RuntimeError, ValueError, StopIteration) as error:
+            raise CheckpointError(
+                f"{self.run}: its last checkpoint is damaged: {error!r}. Fix: start again."
+            ) from error
+
+    def _has_base_of(self, policy: Policy) -> bool:
+        """Return True if the frozen part of a fine-tuned policy is the base: its options, weights and normalizer."""
+        own, other = (named_tensors(each.model, each.normalizer) for each in (self.policy, policy))
+        if self.policy.model.config != policy.model.config or own.keys() != other.keys():
+            return False
+        frozen = [name for name in own if not name.startswith("model.correction.")]
+        return all(torch.equal(own[name], other[name]) for name in frozen)
+
+    def _restore(self, state: TrainingState) -> None:
+        """Restore what :meth:`_save` keeps besides the policy."""
         ppo, extra = self.ppo, state.extra
         ppo.critic.load_state_dict(
             {name.removeprefix("critic."): tensor for name, tensor in extra.items() if name.startswith("critic.")}
@@ -333,11 +340,13 @@ class Finetuner:
         self.iteration, self._num_episodes, is_warm, self._num_worse = extra["counters"].tolist()
         self._is_warm, self._elapsed_s = bool(is_warm), float(extra["elapsed_s"])
         ppo.return_scale = float(extra["return_scale"])
+        self._base_successes = extra["base_successes"].bool().numpy().copy()
         self._failure_rates = extra["failure_rates"].double().numpy().copy()
-        rows = {index: iter(extra.get(f"failed.{index}", torch.empty(0))) for index in range(len(policy.tasks))}
+        tasks = self.policy.tasks
+        rows = {index: iter(extra.get(f"failed.{index}", torch.empty(0))) for index in range(len(tasks))}
         self._failed = []
         for index in extra["failed_order"].tolist():
-            self._failed.append(InitialState.of(policy.tasks[index], next(rows[index]).numpy()))
+            self._failed.append(InitialState.of(tasks[index], next(rows[index]).numpy()))
         self.step, self._best_successes, self._best_step = state.step, state.best_successes, state.best_step
 
     def _check(self, metrics: dict[str, float]) -> None:

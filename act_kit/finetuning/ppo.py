@@ -47,12 +47,21 @@ class Critic(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """What an update fits: advantages and returns, and the likelihoods and values before it, each (Q,)."""
+    """What an update fits, each (Q,).
+
+    Attributes:
+        advantages: Advantages, in units of a success.
+        returns: Returns in the units of the critic: those of a success, divided by ``PPO.return_scale``.
+        log_likelihoods: Log likelihoods of the decisions before the update.
+        values: Outputs of the critic before the update.
+        true_values: The values that they meant, in units of a success.
+    """
 
     advantages: Tensor
     returns: Tensor
     log_likelihoods: Tensor
     values: Tensor
+    true_values: Tensor
 
 
 class PPO:
@@ -114,6 +123,7 @@ class PPO:
             returns=torch.from_numpy(np.concatenate(returns) / self.return_scale).float(),
             log_likelihoods=self.log_likelihood(inputs_QF, experience.actions_QEA, experience.num_executed_Q),
             values=values_Q,
+            true_values=torch.from_numpy(raw_values).float(),
         )
 
     def update(
@@ -121,7 +131,8 @@ class PPO:
     ) -> dict[str, float]:
         """Take the gradient steps of one iteration; return the metrics. Without ``with_policy``, fit the critic alone.
 
-        The policy's steps end with the first minibatch whose divergence exceeds ``target_divergence``.
+        The policy's steps end with the first minibatch whose divergence exceeds ``target_divergence``. It takes none on
+        a single decision, which is left over now and then: one advantage has no standard deviation.
         """
         config = self.config
         generator = torch.Generator().manual_seed(1_000_003 * self._seed + iteration)
@@ -129,15 +140,20 @@ class PPO:
         num, is_open = len(targets.returns), with_policy
         for _ in range(config.epochs):
             for rows in torch.randperm(num, generator=generator).split(config.minibatch):  # type: ignore[no-untyped-call]
-                if is_open:
+                if is_open and len(rows) > 1:
                     is_open = self._step_policy(experience, targets, rows, sums)
                 self._step_critic(experience, targets, rows, sums)
         metrics = {f"finetune/{name}": float(np.mean(values)) for name, values in sums.items()}
-        metrics["finetune/explained_variance"] = explained_variance(targets.values, targets.returns)
-        metrics["finetune/value_low"] = float(targets.values.min())
-        metrics["finetune/value_high"] = float(targets.values.max())
+        if with_policy:
+            with torch.no_grad():
+                log_ratio = self._log_ratio(experience, targets, torch.arange(num))
+            metrics["finetune/divergence"] = _divergence(log_ratio)
+        true_returns = targets.returns * self.return_scale
+        metrics["finetune/explained_variance"] = explained_variance(targets.true_values, true_returns)
+        metrics["finetune/value_low"] = float(targets.true_values.min())
+        metrics["finetune/value_high"] = float(targets.true_values.max())
         metrics["finetune/sigma"] = float(self.sigma.mean())
-        metrics["finetune/policy_steps"] = float(len(sums["divergence"]))
+        metrics["finetune/policy_steps"] = float(len(sums["policy_loss"]))
         return metrics
 
     def _step_policy(
@@ -145,14 +161,9 @@ class PPO:
     ) -> bool:
         """Take one step of the policy; return False if it has moved too far, and take none."""
         config = self.config
-        likelihood = self.log_likelihood(
-            experience.inputs_QF[rows], experience.actions_QEA[rows], experience.num_executed_Q[rows]
-        )
-        log_ratio = likelihood - targets.log_likelihoods[rows]
+        log_ratio = self._log_ratio(experience, targets, rows)
         ratio = log_ratio.exp()
-        divergence = float((ratio - 1 - log_ratio).mean().detach())
-        sums["divergence"].append(divergence)
-        if divergence > config.target_divergence:
+        if _divergence(log_ratio) > config.target_divergence:
             return False
         advantages = targets.advantages[rows]
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
@@ -168,6 +179,13 @@ class PPO:
         with torch.no_grad():
             self.log_sigma.clamp_(math.log(config.sigma_min), math.log(config.sigma_max))
         return True
+
+    def _log_ratio(self, experience: Experience, targets: Targets, rows: Tensor) -> Tensor:
+        """Return the logarithm of how much likelier decisions are now than in the rollouts."""
+        likelihood = self.log_likelihood(
+            experience.inputs_QF[rows], experience.actions_QEA[rows], experience.num_executed_Q[rows]
+        )
+        return likelihood - targets.log_likelihoods[rows]
 
     def _step_critic(
         self, experience: Experience, targets: Targets, rows: Tensor, sums: dict[str, list[float]]
@@ -188,6 +206,11 @@ class PPO:
         norm = nn.utils.clip_grad_norm_(self.critic.parameters(), self.config.grad_clip)
         sums["value_grad_norm"].append(float(norm))
         self.critic_optimizer.step()
+
+
+def _divergence(log_ratio: Tensor) -> float:
+    """Return the estimated Kullback-Leibler divergence, nats (Schulman 2020, joschu.net/blog/kl-approx.html)."""
+    return float((log_ratio.exp() - 1 - log_ratio).mean().detach())
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from act_kit import options
@@ -11,6 +12,9 @@ from act_kit.files import read_yaml, write_yaml
 
 CONFIG = "finetune.yaml"
 """File with the options and the path of the base policy."""
+
+_ENDS = ("minutes", "steps", "patience")
+"""Options that say when a run ends, which may differ when it is resumed."""
 
 
 def write_run(folder: Path, base: Path, config: FinetuneConfig) -> None:
@@ -33,18 +37,22 @@ def load_run(folder: Path) -> tuple[Path, FinetuneConfig]:
         raise CheckpointError(f"{path} is damaged: {error}. Fix: start the run again.") from error
 
 
-def check_same(folder: Path, config: FinetuneConfig, requested: FinetuneConfig) -> FinetuneConfig:
-    """Return the options of a resumed run with the requested budget; those that were left out are the defaults.
+def check_same(folder: Path, config: FinetuneConfig, requested: FinetuneConfig, given: Sequence[str]) -> FinetuneConfig:
+    """Return the options of a resumed run, with those of ``requested`` that say when it ends.
+
+    ``given`` are the dotted keys of the options of ``requested`` that count.
 
     Raises:
-        ConfigError: An option differs from the one that the run was started with.
+        ConfigError: Another option differs from the one that the run was started with.
     """
-    values, defaults = options.to_dict(config), FinetuneConfig()
-    for key in options.declared(FinetuneConfig):
+    values = options.to_dict(config)
+    for key in given:
         old, new = options.get(config, key), options.get(requested, key)
-        if new in (old, options.get(defaults, key)):
-            continue
-        if key not in ("minutes", "steps"):
-            raise ConfigError(f"{folder} was started with {key}={old}, not {new}. Fix: leave it out.")
-        values[key] = new
+        if new != old and key not in _ENDS:
+            raise ConfigError(
+                f"{folder} was started with {key}={old}, not {new}: only {', '.join(_ENDS)} may change. Fix: leave it "
+                "out, or choose another --out."
+            )
+        if key in _ENDS:
+            values[key] = new
     return options.build(FinetuneConfig, values)

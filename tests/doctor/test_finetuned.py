@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 
 import act_kit
 from act_kit.doctor import finetuned
-from act_kit.doctor.diagnose import examine_target
+from act_kit.doctor.diagnose import _run_of, examine_target
+from act_kit.files import write_json
+from act_kit.finetuning.run import load_run, write_run
 
 OPTIONS = ["episodes=6", "select_episodes=6", "select_every=2", "width=32", "ppo.minibatch=100"]
 
@@ -77,4 +79,25 @@ def test_an_injected_fault_is_named_first(name: str, sound: Path, tmp_path: Path
 def test_too_few_updates_are_named_with_a_longer_budget(sound: Path) -> None:
     by_name = {finding.name: finding.result for finding in examine_target(sound, num_workers=1)}
     assert by_name["too few updates"].is_fault
-    assert "--resume --steps 64000" in by_name["too few updates"].fix
+    assert "--resume --steps 64000 patience=12" in by_name["too few updates"].fix
+
+
+def test_an_evaluation_of_a_finetuned_run_leads_to_the_run(sound: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(sound, run, symlinks=True)
+    checkpoint = (run / "checkpoints" / "best").resolve()
+    for folder in (run / "eval-test", tmp_path / "elsewhere"):
+        folder.mkdir()
+        write_json(folder / "summary.json", {"task": "reach-v3", "training": {"checkpoint": str(checkpoint)}})
+        assert _run_of(folder) == run
+    names = {finding.name for finding in examine_target(run / "eval-test", num_workers=1)}
+    assert names >= FAULTS.keys()
+
+
+def test_a_base_that_is_gone_leaves_the_other_checks(sound: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(sound, run, symlinks=True)
+    write_run(run, tmp_path / "gone", load_run(run)[1])
+    findings = {finding.name: finding.result for finding in examine_target(run, num_workers=1)}
+    assert findings["base policy changed"].status == findings["normalizer not carried over"].status == "UNTESTED"
+    assert findings["success not reproduced"].status == "RULED OUT"

@@ -14,10 +14,11 @@ import act_kit
 from act_kit.config.finetuning import FinetuneConfig, PPOConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, ConfigError, TrainingError
+from act_kit.finetuning.advantages import make_decisions
+from act_kit.finetuning.correction import add_correction
 from act_kit.finetuning.exploration import Experience, ExploringAgent, gather_experience
-from act_kit.finetuning.finetuner import Finetuner, add_correction
+from act_kit.finetuning.finetuner import Finetuner
 from act_kit.finetuning.ppo import PPO
-from act_kit.finetuning.run import CONFIG
 from act_kit.metrics import series
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.heads.residual import Residual
@@ -127,11 +128,6 @@ def test_the_result_is_an_ordinary_checkpoint_that_resumes_to_the_same_weights(t
     assert last[0].metadata.step == last[1].metadata.step >= 8000
     evaluation = act_kit.evaluate(whole, episodes=2, overrides=["baseline_episodes=0", "demonstrated_episodes=0"])
     assert evaluation.success.num == 2
-    with pytest.raises(ConfigError, match=r"started with ppo\.sigma=0\.1, not 0\.05"):
-        act_kit.finetune(out=tmp_path / "parts", resume=True, overrides=["ppo.sigma=0.05"])
-    (tmp_path / "parts" / CONFIG).write_text("base: [1")
-    with pytest.raises(CheckpointError, match="is damaged"):
-        act_kit.finetune(out=tmp_path / "parts", resume=True)
 
 
 def test_what_cannot_be_finetuned_is_refused(tiny_run: Path, tmp_path: Path, reach_store: EpisodeStore) -> None:
@@ -201,3 +197,87 @@ def test_each_iteration_has_noise_of_its_own(tiny_run: Path, tmp_path: Path) -> 
     with torch.no_grad():
         first, second = (agent.actions[0][0] - model.correct(agent.inputs[0][0][None])[0] for agent in agents)
     assert not torch.allclose(first, second, atol=1e-3)
+
+
+def decisions_of(model: Residual, ppo: PPO, num: int) -> Experience:
+    """Return decisions of one failed episode, with random inputs and the noise of a rollout."""
+    generator = torch.Generator().manual_seed(0)
+    inputs_QF = torch.randn(num, model.num_inputs, generator=generator)
+    size = model.config.num_actions
+    with torch.no_grad():
+        noise_QEA = torch.randn(num, size, 4, generator=generator)
+        actions_QEA = model.correct(inputs_QF) + ppo.sigma * noise_QEA
+    return Experience(
+        inputs_QF=inputs_QF,
+        actions_QEA=actions_QEA,
+        num_executed_Q=torch.full((num,), size),
+        time_left_Q=torch.linspace(1, 0, num),
+        decisions=[make_decisions(size * np.arange(num), size * num, None, gamma=0.999)],
+        num_steps=size * num,
+        num_succeeded=0,
+    )
+
+
+def test_actions_do_not_depend_on_the_environments_that_are_asked_with_it(
+    tiny_run: Path, reach_store: EpisodeStore
+) -> None:
+    """How many wait for actions at the same time depends on the processes, and on how fast they are."""
+    policy, model = corrected(tiny_run)
+    with torch.no_grad():
+        last_layer(model).weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    states = reach_store.steps("state")[:40]
+    init_states = InitialStateDistribution("reach-v3").sample(40, seed=0, stream="finetune")
+
+    def plan(size: int) -> np.ndarray:
+        agent = ExploringAgent(policy, torch.full((4,), 0.1), seeds=(0, 0))
+        for row, init_state in enumerate(init_states):
+            agent.begin(row, init_state, row)
+        parts = np.split(np.arange(40), range(size, 40, size))
+        return np.concatenate([agent.plan(states[rows], rows, None) for rows in parts])
+
+    together = plan(40)
+    for size in (1, 3, 7):
+        assert np.array_equal(plan(size), together), size
+
+
+def test_a_single_decision_that_is_left_over_changes_no_policy(tiny_run: Path) -> None:
+    _, model = corrected(tiny_run)
+    ppo = PPO(PPOConfig(minibatch=20, epochs=2, target_divergence=1e9), model, seed=0)
+    experience = decisions_of(model, ppo, 41)
+    metrics = ppo.update(experience, ppo.targets(experience), iteration=0, with_policy=True)
+    assert all(np.isfinite(value) for value in metrics.values()), metrics
+    assert all(bool(parameter.isfinite().all()) for parameter in model.correction.parameters())
+    assert metrics["finetune/policy_steps"] == 4, "two minibatches in two epochs"
+
+
+def test_the_metrics_count_the_steps_that_were_taken_and_how_far_they_led(tiny_run: Path) -> None:
+    _, model = corrected(tiny_run)
+    ppo = PPO(PPOConfig(minibatch=20, lr=0.1, target_divergence=1e-3), model, seed=0)
+    experience = decisions_of(model, ppo, 40)
+    targets = ppo.targets(experience)
+    metrics = ppo.update(experience, targets, iteration=0, with_policy=True)
+    assert metrics["finetune/policy_steps"] == 1, "the second minibatch is too far from the rollouts"
+    with torch.no_grad():
+        now = ppo.log_likelihood(experience.inputs_QF, experience.actions_QEA, experience.num_executed_Q)
+    log_ratio = now - targets.log_likelihoods
+    assert metrics["finetune/divergence"] == pytest.approx(float((log_ratio.exp() - 1 - log_ratio).mean()))
+
+
+def test_values_are_recorded_in_units_of_a_success_with_scaled_returns_too(tiny_run: Path) -> None:
+    _, model = corrected(tiny_run)
+    ppo = PPO(PPOConfig(minibatch=20, return_scaling=True), model, seed=0)
+    ppo.return_scale = 0.01
+    experience = decisions_of(model, ppo, 40)
+    targets = ppo.targets(experience)
+    metrics = ppo.update(experience, targets, iteration=0, with_policy=False)
+    assert ppo.return_scale != 0.01
+    assert metrics["finetune/value_high"] == pytest.approx(0.01 * float(targets.values.max()))
+    returns = targets.returns * ppo.return_scale
+    expected = 1 - float((returns - 0.01 * targets.values).var() / returns.var())
+    assert metrics["finetune/explained_variance"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_noise_outside_its_bounds_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"ppo\.sigma=0\.5: expected ppo\.sigma_min=0\.01 to ppo\.sigma_max=0\.2"):
+        PPOConfig(sigma=0.5)
+    assert PPOConfig(sigma=0.5, sigma_max=0.5).sigma == 0.5

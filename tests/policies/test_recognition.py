@@ -21,8 +21,8 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.doctor.generalization import measure_loss
 from act_kit.errors import ArrayError, ConfigError, DamagedFileError
 from act_kit.eval.files import read_evaluations
+from act_kit.finetuning.correction import add_correction
 from act_kit.finetuning.exploration import ExploringAgent
-from act_kit.finetuning.finetuner import add_correction
 from act_kit.metrics import series
 from act_kit.overrides import compose
 from act_kit.policies.agent import PolicyAgent
