@@ -25,7 +25,7 @@ def finetune(
 ) -> None:
     """Improve a policy from its successes in the simulator: a small network learns to correct its actions.
 
-    The result is an ordinary checkpoint: act eval, act compare, act serve and act export take it.
+    The result is an ordinary checkpoint, for act eval, act compare, act serve and act export.
 
     \b
     act finetune runs/soccer-v3 --minutes 15
@@ -39,6 +39,8 @@ def finetune(
     if print_config:
         options.show_config(config)
         return
+    if run and out is None:
+        out = options.beside(Path(run), "-finetuned")
     from act_kit.api.finetune import finetune as finetune_run
 
     with shown_progress() as on_progress:

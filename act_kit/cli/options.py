@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ ExecutorName = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the content of the output folder.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]…", help="Configuration options.", show_default=False),
+    typer.Argument(metavar="KEY=VALUE", help="Configuration options.", show_default=False),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the configuration and the plan, and exit.")]
 PrintConfig = Annotated[
@@ -30,7 +31,13 @@ Device = Annotated[str, typer.Option(help="Device of the network: auto, cpu or c
 
 Token = Annotated[
     str,
-    typer.Option("--token", envvar="ACT_TOKEN", show_envvar=True, help="Token of a policy server.", show_default=False),
+    typer.Option(
+        "--token",
+        envvar="ACT_TOKEN",
+        show_envvar=True,
+        help="Token that a policy server requires of its clients.",
+        show_default=False,
+    ),
 ]
 
 Flags = dict[str, Any]
@@ -101,3 +108,9 @@ def show_config(config: object, plan: Sequence[str] = ()) -> None:
     typer.echo(OmegaConf.to_yaml(OmegaConf.create(options.to_dict(config))), nl=False)
     for line in plan:
         typer.echo(f"# {line}")
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """Return the default output folder of a verb: that of its input with a suffix, also for ``.`` and ``..``."""
+    named = path if path.name not in ("", "..") else path.resolve()
+    return named.with_name(named.name + suffix)

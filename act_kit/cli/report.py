@@ -8,14 +8,14 @@ import typer
 
 from act_kit.api.report import report_datasets
 from act_kit.cli.console import info
-from act_kit.cli.options import command
+from act_kit.cli.options import beside, command
 
 
 @command
 def report(dataset: Path, *, reference: str = "test", run: Path | None = None, out: Path | None = None) -> None:
     """Report the diversity of a dataset's initial states: a verdict, the numbers, a page with figures.
 
-    For imported data without initial states: the diversity of their first states and images.
+    Imported data without initial states are judged by the diversity of their first states and images.
 
     The exit code is 2 if the verdict is FAIL (of any dataset, if there are several), so that a script can stop.
 
@@ -25,7 +25,7 @@ def report(dataset: Path, *, reference: str = "test", run: Path | None = None, o
         run: Run trained on the dataset, whose held-out loss is compared with its loss on new demonstrations.
         out: Folder of the report. [default: DATASET-report]
     """
-    out = out or dataset.with_name(dataset.resolve().name + "-report")
+    out = out or beside(dataset, "-report")
     has_failed = False
     for diversity, result in report_datasets(dataset, reference=reference, run=run, out=out):
         if result:
