@@ -15,7 +15,8 @@ from act_kit import cli
 from act_kit.datasets.store import EpisodeStore
 from act_kit.eval.init_state_sets import make_init_state_set
 from act_kit.outputs import hidden_sibling
-from tests.conftest import ONE_THREAD
+from act_kit.training.run import create_run
+from tests.conftest import ONE_THREAD, tiny_config
 
 
 def run(
@@ -143,6 +144,11 @@ USER_ERRORS = {
     "no seeds": (("train", "--data", "DATA", "--seeds", "none"), "expected a number, such as 5"),
     "the same seed twice": (("train", "--data", "DATA", "--seeds", "3,3"), "distinct seeds, such as 0,3,7"),
     "seeds and a seed": (("train", "--data", "DATA", "--seeds", "2", "--seed", "1"), "leave out --seed"),
+    "seeds and a typo, planned": (("train", "--data", "DATA", "--seeds", "none", "--dry-run"), "such as 5"),
+    "jobs without seeds": (("train", "--data", "DATA", "--jobs", "2"), "--jobs: expected several training seeds"),
+    "no requirement, planned": (("eval", "RUN", "--require", "good", "--dry-run"), "'good' is not a requirement"),
+    "neither a column nor parts": (("data", "split", "DATA", "--out", "new"), "Fix: --by source, or --parts 80,20"),
+    "parts that are no numbers": (("data", "split", "DATA", "--parts", "a,b", "--out", "new"), "Fix: --parts 80,20"),
     "seeds and an override": (("train", "--data", "DATA", "--seeds", "2", "trainer.seed=1"), "leave out --seed"),
     "nothing to render": (("render", "nowhere"), "There is no dataset at nowhere"),
 }
@@ -184,6 +190,51 @@ def test_user_errors_are_answered_with_a_fix(
         assert len(message) <= 2, err
     assert (places["FOREIGN"] / "precious.txt").exists()
     assert {path.name for path in Path().iterdir()} == {"foreign", "push.json"}, "a refusal leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--data", "DATA", "--seeds", "2", "--jobs", "-1"),
+        ("demo", "--n", "0"),
+        ("demo", "--steps", "-1"),
+        ("demo", "--episodes", "0"),
+        ("eval", "json:loads", "--task", "push-v3", "--n-action-steps", "0"),
+        ("serve", "RUN", "--n-action-steps", "0"),
+        ("doctor", "RUN", "--n-action-steps", "0"),
+    ],
+    ids=" ".join,
+)
+def test_numbers_out_of_range_are_refused_before_anything_is_written(
+    arguments: tuple[str, ...],
+    places: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, _, err = run(monkeypatch, capsys, *(places.get(argument, argument) for argument in arguments))
+    assert (code, f"Invalid value for '{arguments[-2]}'" in err) == (2, True), err
+    assert {path.name for path in Path().iterdir()} == {"foreign", "push.json"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "suffix"),
+    [(("report",), "report"), (("data", "browse"), "view"), (("finetune",), "finetuned")],
+    ids=["report", "browse", "finetune"],
+)
+def test_the_default_folder_is_beside_the_current_one(
+    verb: tuple[str, ...],
+    suffix: str,
+    places: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    here = Path(shutil.copytree(places["RUN" if verb == ("finetune",) else "DATA"], "here"))
+    taken = Path(f"here-{suffix}")
+    taken.mkdir()
+    (taken / "precious.txt").write_text("mine")
+    monkeypatch.chdir(here)
+    code, _, err = run(monkeypatch, capsys, *verb, ".")
+    assert (code, f"here-{suffix} exists" in err) == (2, True), err
 
 
 @pytest.mark.parametrize(
@@ -254,6 +305,10 @@ QUICK = [
         "the same seed twice",
         "seeds and a seed",
         "seeds and an override",
+        "seeds and a typo, planned",
+        "no requirement, planned",
+        "neither a column nor parts",
+        "parts that are no numbers",
         "no such evaluation to compare",
         "unknown camera",
         "unknown size",
@@ -299,3 +354,19 @@ def test_print_config_and_dry_run_only_print(
         code, planned, err = run(monkeypatch, capsys, verb, *rest, "--dry-run")
         assert (code, planned.startswith(printed), "# would" in planned) == (0, True, True), err
     assert not Path("new").exists()
+
+
+def test_the_plan_of_a_run_to_resume_has_its_own_options(
+    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create_run(Path("begun"), [places["DATA"]], tiny_config(), overwrite=False)
+    begun = yaml.safe_load(Path("begun/config.yaml").read_text(encoding="utf-8"))
+    command = ("train", "--resume", "--out", "begun", "--dry-run")
+    code, planned, err = run(monkeypatch, capsys, *command)
+    assert code == 0, err
+    for group in ("policy", "trainer", "selection"):
+        assert yaml.safe_load(planned)[group] == begun[group]
+    assert f"# would resume begun on {places['DATA']}" in planned
+    steps = begun["trainer"]["steps"] + 10
+    code, planned, err = run(monkeypatch, capsys, *command, "--steps", steps)
+    assert (code, yaml.safe_load(planned)["trainer"]["steps"]) == (0, steps), err

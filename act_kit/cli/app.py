@@ -105,7 +105,7 @@ def _explain(error: BaseException) -> str | None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"No space left on the device ({place}). Fix: free some space.{interrupts.resume_hint()}"
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return f"{place} cannot be read or written: {error.strerror}."
+        return f"{place} cannot be read or written: {error.strerror}. Fix: change its permissions, or name another."
     if error.errno == errno.EIO:
         return f"{place} cannot be read or written: {error.strerror}. Complete data are kept.{interrupts.resume_hint()}"
     if str(error.strerror).startswith("No usable temporary directory"):

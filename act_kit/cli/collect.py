@@ -53,7 +53,7 @@ def collect(
     flags["num_init_states"] = _num_init_states(randomize, flags["num_init_states"])
     if source is not None:
         if flags["demonstrator"] not in _SOURCES:
-            raise ConfigError("--source requires --demonstrator policy or --demonstrator replay.")
+            raise ConfigError("--source: expected --demonstrator policy or replay. Fix: --demonstrator policy")
         flags[_SOURCES[flags["demonstrator"]]] = source
     names = expand_tasks(flags["task"]) if flags["task"] else []
     first = compose(CollectConfig, overrides or [], flags | {"task": names[0] if names else None})

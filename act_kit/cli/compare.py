@@ -17,7 +17,8 @@ def compare(
 ) -> None:
     """Compare evaluations: better, worse, no difference shown, or CONFOUNDED by differences other than --vary.
 
-    A comparison of methods takes at least three training seeds of each (act train --seeds); fewer compare checkpoints.
+    A comparison of methods needs at least three training seeds of each (act train --seeds); with fewer, checkpoints are
+    compared.
 
     \b
     act compare runs/chunks-of-8 runs/chunks-of-16 --vary policy.chunk_size

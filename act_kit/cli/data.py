@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from act_kit.datasets.store import EpisodeStore
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Inspect, verify, derive and convert datasets.")
-app.command("merge")(data_derive.merge)
-app.command("split")(data_derive.split)
-app.command("filter")(data_derive.filter_)
+app.command("merge", short_help="Merge several datasets into one per task.")(data_derive.merge)
+app.command("split", short_help="Split a dataset by a column, or at random.")(data_derive.split)
+app.command("filter", short_help="Keep the episodes for which an expression is true.")(data_derive.filter_)
 
 Dataset = Annotated[Path, typer.Argument(help="A dataset that act collect made.", show_default=False)]
 
@@ -107,7 +107,7 @@ def _sources(store: EpisodeStore) -> str:
     return "; ".join(texts)
 
 
-@app.command()
+@app.command(short_help="Replay the recorded actions and compare every step.")
 @command
 def verify(dataset: Dataset, *, workers: Workers = 0) -> None:
     """Replay the recorded actions from the recorded initial states and compare every step.
@@ -148,7 +148,7 @@ def verify(dataset: Dataset, *, workers: Workers = 0) -> None:
         )
 
 
-@app.command()
+@app.command(short_help="Make a page for browsing a dataset.")
 @command
 def browse(
     dataset: Dataset,
@@ -199,7 +199,7 @@ def browse(
     info(f"Page: {out / page.name}")
 
 
-@app.command()
+@app.command(short_help="Convert a dataset to or from another format.")
 @command
 def convert(
     source: Annotated[
@@ -234,7 +234,7 @@ def convert(
 
     Args:
         to: Output format: act_kit, act-hdf5, diffusion-policy or lerobot.
-        task: Task of imported data without one, or the one to convert of several. [default: the name of IN, or all]
+        task: Task of imported data that name none; of several tasks, the one to convert. [default: the name of IN; all]
     """
     restore_output(source)
     if not source.exists():

@@ -90,7 +90,7 @@ def split(
         derivations, options = split_parts(_open([dataset]), _shares(parts), seed), ["--parts", parts]
         options += ["--seed", str(seed)] if seed else []
     else:
-        raise ConfigError("act data split takes either --by COLUMN, such as --by source, or --parts, such as 80,20.")
+        raise ConfigError("act data split: expected either --by or --parts. Fix: --by source, or --parts 80,20")
     _make(derivations, out, ["split", str(dataset), *options], overwrite=overwrite)
 
 
@@ -98,7 +98,7 @@ def _shares(parts: str) -> list[float]:
     try:
         return list(map(float, parts.split(",")))
     except ValueError as error:
-        raise ConfigError(f"--parts takes numbers, such as 80,20, not '{parts}'.") from error
+        raise ConfigError(f"--parts {parts}: expected numbers, separated by commas. Fix: --parts 80,20") from error
 
 
 def _open(paths: list[Path]) -> list[EpisodeStore]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import time
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 import act_kit
 from act_kit.api.device import check_device
@@ -20,9 +23,11 @@ _SIDES = {"one initial state": 1, "randomized initial states": 0}
 def demo(
     *,
     task: str = "pick-place-v3",
-    n: int = 50,
-    steps: int = 2000,
-    episodes: int = 100,
+    n: Annotated[int, typer.Option(min=1, help="Demonstrations in each dataset.")] = 50,
+    steps: Annotated[int, typer.Option(min=0, help="Gradient steps of each training run; 0 = as act train.")] = 2000,
+    episodes: Annotated[
+        int, typer.Option(min=1, help="Test initial states from which both policies are evaluated.")
+    ] = 100,
     out: Path = Path("demo"),
     device: Device = "auto",
     workers: Workers = 0,
@@ -34,9 +39,6 @@ def demo(
 
     Args:
         task: One of the 50 Meta-World tasks.
-        n: Demonstrations in each dataset.
-        steps: Gradient steps of each training run.
-        episodes: Test initial states on which both policies are evaluated.
         out: Folder of the results.
     """
     from act_kit.sim.tasks import get_task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -16,15 +17,22 @@ def doctor(
     overrides: Overrides = None,
     *,
     task: str | None = None,
-    n_action_steps: int | None = None,
+    n_action_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Actions executed of each chunk of a policy server or a LeRobot policy.",
+            show_default="of a server, all; of a LeRobot policy, as trained",
+        ),
+    ] = None,
     token: Token = "",
     out: Path | None = None,
     workers: Workers = 0,
 ) -> None:
     """Find out why a policy fails, or check a dataset or this machine for faults.
 
-    Reads logs, data, checkpoint and evaluations, measures missing values, and ranks the findings. Of a policy that is
-    no run of act_kit, the behavior is examined. The exit code is 2 if a critical fault is confirmed.
+    It reads logs, data, checkpoint and evaluations, measures missing values, and ranks the findings. If a policy is not
+    a run of act_kit, its behavior is examined. The exit code is 2 if a critical fault is confirmed.
 
     \b
     act doctor runs/pick-place-v3
@@ -35,8 +43,7 @@ def doctor(
     Args:
         target: A run, a dataset, an evaluation, or a folder of runs and datasets; MODULE:NAME, ws://HOST:PORT or \
 lerobot:FOLDER. Default: this machine.
-        task: Task of a policy that is no run.
-        n_action_steps: Actions executed of each chunk of a policy server or a LeRobot policy. [default: all; its own]
+        task: Task of a policy that is not a run.
         out: JSON file for the findings. [default: none]
     """
     diagnoses = diagnose(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +19,9 @@ from act_kit.parallel import ExecutorConfig
 from act_kit.preflight import require_free, require_run
 from act_kit.processors import num_cpus
 
+if TYPE_CHECKING:
+    from act_kit.eval.requirements import Requirement
+
 REQUIREMENT_FAILED = 3
 """Exit code if a ``--require`` is not met; that of an error is 2."""
 
@@ -29,7 +33,14 @@ def evaluate(
     flags: options.Flags,
     overrides: options.Overrides = None,
     task: list[str] | None = None,
-    n_action_steps: int | None = None,
+    n_action_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Actions executed of each predicted chunk.",
+            show_default="as trained; of a server, all",
+        ),
+    ] = None,
     temporal_ensemble: bool | None = None,
     sweep_chunking: bool = False,
     require: list[str] | None = None,
@@ -43,11 +54,11 @@ def evaluate(
     dry_run: options.DryRun = False,
     print_config: options.PrintConfig = False,
 ) -> None:
-    """Evaluate a policy: success rate with interval, distances, baselines on the same initial states, page with maps.
+    """Evaluate a policy: success rate with interval, distances, baselines from the same initial states, page with maps.
 
-    A policy of several tasks is evaluated on each, and the means are reported. A policy that is no run of act_kit is a
-    Python function or agent, MODULE:NAME, a policy server, ws://HOST:PORT, or a pretrained LeRobot policy,
-    lerobot:FOLDER; all need --task.
+    A policy of several tasks is evaluated on each, and the means are reported. Policies that are not runs of act_kit
+    need --task: a Python function or agent, MODULE:NAME; a policy server, ws://HOST:PORT; a pretrained LeRobot policy,
+    lerobot:FOLDER.
 
     \b
     act eval runs/pick-place-v3 --episodes 100 --record-video
@@ -57,8 +68,7 @@ def evaluate(
 
     Args:
         policy: A run, or a checkpoint of it; MODULE:NAME; ws://HOST:PORT; or lerobot:FOLDER.
-        task: Task of a policy that is no run, or MT10 or MT50; repeatable.
-        n_action_steps: Actions executed of each predicted chunk. [default: as trained; of a server, all]
+        task: Task of a policy that is not a run, or MT10 or MT50; repeatable.
         temporal_ensemble: Query the policy at every step and average the overlapping chunks. [default: as trained]
         sweep_chunking: Also evaluate other chunking settings on the same initial states.
         require: Exit with code 3 unless every task meets it, for example "success_lower>=0.8"; repeatable.
@@ -93,6 +103,7 @@ def evaluate(
         suffix = f"-{_label(config, set_kind)}".removesuffix("-test")
         folder = out or Path("evaluations") / f"{folder_name(policy, tasks)}{suffix}"
     require_free(folder, overwrite=overwrite, otherwise="It holds an evaluation")
+    requirements = _parse_requirements(require or [])
     if dry_run:
         num_workers = workers or num_cpus()
         plan = f"would evaluate {policy} on {init_states} initial states into {folder}, with {num_workers} processes"
@@ -101,14 +112,12 @@ def evaluate(
     import torch
 
     from act_kit.api.evaluate import choose_init_states, evaluate_tasks, open_agent
-    from act_kit.eval.requirements import Requirement
     from act_kit.reports.evaluation import evaluation_report
     from act_kit.reports.overview import overview_report
 
     # A second thread of the policy would take a processor from the simulators. (Never call this in a process that also
     # trains: after this call, even if it is reverted, training takes a sixth longer.)
     torch.set_num_threads(1)
-    requirements = [Requirement.parse(text) for text in require or []]
     opened = open_agent(
         policy,
         config,
@@ -145,6 +154,15 @@ def evaluate(
             is_met = is_met and passed
     if not is_met:
         raise typer.Exit(REQUIREMENT_FAILED)
+
+
+def _parse_requirements(texts: Sequence[str]) -> list[Requirement]:
+    """Parse the values of ``--require``; the import, which is slow, is for those who give any."""
+    if not texts:
+        return []
+    from act_kit.eval.requirements import Requirement
+
+    return list(map(Requirement.parse, texts))
 
 
 def _label(config: EvalConfig, kind: str) -> str:

@@ -13,8 +13,8 @@ from act_kit.cli.options import command
 def export(run: Path, *, out: Path | None = None, overwrite: bool = False) -> None:
     """Export a policy to an ONNX file, which runs in onnxruntime without act_kit and PyTorch.
 
-    Raw states, images and task indices in, action chunks out; the metadata of the file describe its use. The file is
-    written only if onnxruntime reproduces the checkpoint's predictions.
+    Its inputs are raw states, images and task indices, its outputs action chunks; its metadata describe its use. The
+    file is written only if onnxruntime reproduces the checkpoint's predictions.
 
     \b
     act export runs/pick-place-v3 --out pick-place.onnx

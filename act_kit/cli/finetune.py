@@ -25,7 +25,7 @@ def finetune(
 ) -> None:
     """Improve a policy from its successes in the simulator: a small network learns to correct its actions.
 
-    The result is an ordinary checkpoint: act eval, act compare, act serve and act export take it.
+    The result is an ordinary checkpoint, for act eval, act compare, act serve and act export.
 
     \b
     act finetune runs/soccer-v3 --minutes 15

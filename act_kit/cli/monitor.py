@@ -25,9 +25,9 @@ def monitor(
 ) -> None:
     """Make an alarm for a policy that is lost while it acts, and measure its false alarms and what it detects.
 
-    The alarm is raised where a state is far from the demonstrated ones. The threshold is calibrated by successful
-    episodes of the policy (split conformal prediction), and judged by others: false alarms, failures detected, and the
-    area under the ROC curve by step.
+    The alarm is raised if a state is far from the demonstrated ones. Successful episodes of the policy calibrate the
+    threshold (split conformal prediction). Other episodes judge it: false alarms, failures detected, and the area under
+    the ROC curve by step.
 
     \b
     act monitor runs/soccer-v3
@@ -35,8 +35,8 @@ def monitor(
 
     Args:
         run: A run, or a checkpoint of it.
-        task: Task of a policy of several.
-        out: Folder of the monitor and its page. [default: RUN/monitor, or RUN/monitor-TASK of several]
+        task: Task to monitor, of a policy of several tasks.
+        out: Folder of the monitor and its page. [default: RUN/monitor; with --task, RUN/monitor-TASK]
     """
     config = compose(MonitorConfig, overrides or [], flags)
     if print_config:

@@ -20,7 +20,7 @@ ExecutorName = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the content of the output folder.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]…", help="Configuration options.", show_default=False),
+    typer.Argument(metavar="KEY=VALUE", help="Configuration options.", show_default=False),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the configuration and the plan, and exit.")]
 PrintConfig = Annotated[
@@ -30,7 +30,13 @@ Device = Annotated[str, typer.Option(help="Device of the network: auto, cpu or c
 
 Token = Annotated[
     str,
-    typer.Option("--token", envvar="ACT_TOKEN", show_envvar=True, help="Token of a policy server.", show_default=False),
+    typer.Option(
+        "--token",
+        envvar="ACT_TOKEN",
+        show_envvar=True,
+        help="Token that a policy server requires of its clients.",
+        show_default=False,
+    ),
 ]
 
 Flags = dict[str, Any]

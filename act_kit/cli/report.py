@@ -16,7 +16,7 @@ from act_kit.files import sibling
 def report(dataset: Path, *, reference: str = "test", run: Path | None = None, out: Path | None = None) -> None:
     """Report the diversity of a dataset's initial states: a verdict, the numbers, a page with figures.
 
-    For imported data without initial states: the diversity of their first states and images.
+    Imported data without initial states are judged by the diversity of their first states and images.
 
     The exit code is 2 if the verdict is FAIL (of any dataset, if there are several), so that a script can stop.
 

@@ -64,7 +64,9 @@ def parse_seeds(text: str, given: Sequence[str]) -> list[int]:
     if "trainer.seed" in given:
         raise ConfigError("--seeds already sets the training seeds. Fix: leave out --seed and trainer.seed=.")
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        raise ConfigError("--seeds starts its own processes. Fix: torchrun each with --seed")
+        raise ConfigError(
+            "--seeds does not run under torchrun. Fix: one command per seed, torchrun … act train --seed SEED"
+        )
     return seeds
 
 

@@ -20,7 +20,10 @@ def serve(
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 = a free one.")] = 8000,
     token: options.Token = "",
-    n_action_steps: int | None = None,
+    n_action_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Actions of each predicted chunk to send.", show_default="as trained"),
+    ] = None,
     temporal_ensemble: bool | None = None,
     device: options.Device = "auto",
 ) -> None:
@@ -31,8 +34,7 @@ def serve(
 
     Args:
         run: A run, or a checkpoint of it.
-        host: Address to listen on; another than this machine's own requires --token.
-        n_action_steps: Actions of each predicted chunk to send. [default: as trained]
+        host: Address to listen on; one that other machines can reach requires --token.
         temporal_ensemble: Predict at every step and average the overlapping chunks. [default: as trained]
     """
     require_run(run)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -24,7 +26,10 @@ def train(
     data: list[Path] | None = None,
     out: Path | None = None,
     seeds: str | None = None,
-    jobs: int = 0,
+    jobs: Annotated[
+        int,
+        typer.Option(min=0, help="Number of seeds that run side by side; 0 = one per processor, or one with a GPU."),
+    ] = 0,
     device: options.Device = "auto",
     workers: options.Workers = 0,
     resume: bool = False,
@@ -36,7 +41,8 @@ def train(
     """Train ACT on the datasets of one or several tasks, and evaluate the policy in the simulator during training.
 
     Presets: policy=act_small (default, states), policy=act_image_small and policy=act_keypoints (images of 64 px, no
-    GPU needed), policy=act and policy=act_image (the paper's sizes). Configuration options follow the flags:
+    GPU needed), policy=act and policy=act_image (the paper's sizes), policy=flow_small and policy=mip_small (other
+    heads, states). Configuration options follow the flags:
 
     \b
     act train --data data/pick-place-v3 policy.chunk_size=16 trainer.lr=5e-4
@@ -45,13 +51,12 @@ def train(
     rounding.
 
     Several training seeds: --seeds 5 trains and evaluates OUT/seed-0, OUT/seed-1, … and reports their mean; a
-    comparison of methods takes at least three (act compare).
+    comparison of methods needs at least three (act compare).
 
     Args:
         data: A dataset, or a folder of several, of one task or of several tasks; repeatable.
         out: Folder of the run. [default: runs/DATA]
         seeds: Train and evaluate one run per training seed: a number of seeds, or a list (0,3,7).
-        jobs: Number of seeds that run side by side; 0 = one per processor, or one with a GPU.
         resume: Resume a run bit-exactly, or start a new one; --steps may be larger, --data gives moved datasets.
         allow_low_diversity: Train on data whose diversity verdict is FAIL.
     """
@@ -72,10 +77,12 @@ def train(
         overwrite=overwrite,
         allow_low_diversity=allow_low_diversity,
     )
+    has_seeds = seeds is not None or (training.has_run and (training.out / SEEDS).exists())
+    if jobs and not has_seeds:
+        raise ConfigError("--jobs: expected several training seeds. Fix: leave it out, or add --seeds 3")
     if dry_run:
-        verb = "resume" if training.has_run else "train"
-        options.show_config(training.config, [f"would {verb} {training.out} on {', '.join(map(str, data))}"])
-    elif seeds is not None or (training.has_run and (training.out / SEEDS).exists()):
+        _show_plan(training, seeds)
+    elif has_seeds:
         from act_kit.cli.seeds import train_seeds
 
         raise typer.Exit(train_seeds(training, seeds, jobs=jobs, workers=workers))
@@ -84,3 +91,23 @@ def train(
             training.run(workers=workers, on_progress=on_progress)
         if interrupts.is_first_process():
             info(f"Next: act eval {quoted(training.out)} --record-video")
+
+
+def _show_plan(training: Training, seeds: str | None) -> None:
+    """Print the configuration and what would be trained; a run to resume has its own options and datasets."""
+    config, datasets, verb = training.config, training.datasets, "train"
+    runs = [training.out]
+    if training.has_run:
+        from act_kit.training.run import load_run
+
+        verb = "resume"
+        runs = sorted(training.out.glob("seed-*")) if (training.out / SEEDS).exists() else runs
+        begun, folders = load_run(runs[0])
+        steps = max(begun.trainer.steps, config.trainer.steps if "trainer.steps" in training.given else 0)
+        config, datasets = replace(begun, trainer=replace(begun.trainer, steps=steps)), datasets or folders
+    elif seeds is not None:
+        from act_kit.cli.seeds import parse_seeds
+
+        runs = [training.out / f"seed-{seed}" for seed in parse_seeds(seeds, training.given)]
+    names = ", ".join(map(str, datasets))
+    options.show_config(config, [f"would {verb} {run} on {names}" for run in runs])

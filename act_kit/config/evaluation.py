@@ -56,8 +56,8 @@ class ProtocolConfig(Options, group="protocol"):
     """How episodes are run and counted; :mod:`act_kit.eval.protocols` has the published protocols by name.
 
     Attributes:
-        name: Protocol: metaworld, lerobot, evo1, rlinf, or a YAML file. Its values are presets of this group,
-            episodes, seed and served.
+        name: Protocol: metaworld, lerobot, evo1, rlinf, or a YAML file. It presets the options protocol.*, served.*,
+            episodes and seed.
         horizon: Steps after which an episode ends, without the settle steps.
         settle_steps: Zero actions that are executed before the policy acts; a success during them does not count.
         ends_at_success: End an episode with its first successful step.
@@ -93,8 +93,8 @@ class EvalConfig(Options):
     Attributes:
         episodes: Number of episodes of each task, each from its own initial state.
         seed: Seed of the initial states.
-        delay: Steps from an observation to the first action of the policy's answer to it. Until the first answer the
-            robot stands still, later it executes the rest of the previous actions. The baselines have no delay.
+        delay: Steps from an observation to the first action of the policy's answer to it. Until the first answer, the
+            robot stands still; later, it executes the rest of the previous answer. The baselines have no delay.
         protocol: How episodes are run and counted.
         demonstrated_episodes: Number of baseline episodes from demonstrated initial states.
         baseline_episodes: Number of episodes of each baseline: the expert, zero actions and random actions.
@@ -127,7 +127,7 @@ class MonitorConfig(Options):
     """Options of a monitor's calibration and judgment.
 
     Attributes:
-        episodes: Number of episodes to calibrate the monitor, and of others to judge it.
+        episodes: Number of episodes that calibrate the monitor, and of other episodes that judge it.
         alpha: Largest probability of a false alarm in an episode that succeeds.
         seed: Seed of the initial states.
         init_states: Initial states of the episodes that judge the monitor: test, train, grid, ood (outside the reset

@@ -68,7 +68,7 @@ class FinetuneConfig(Options):
     """Options of fine-tuning.
 
     Attributes:
-        minutes: Minutes of fine-tuning; they count on when it is resumed. By default 10, and no limit with ``steps``.
+        minutes: Minutes of fine-tuning, in all of its parts if resumed. By default 10; no limit if ``steps`` is given.
         steps: Simulated steps; 0 = as many as ``minutes`` allow.
         seed: Seed of the noise, the initial states and the critic.
         episodes: Episodes of an iteration; 0 = as many as have about 12,800 steps at the success rate of the base.

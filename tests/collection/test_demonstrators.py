@@ -178,7 +178,7 @@ def test_the_recorded_command_reproduces_the_same_bytes(dagger_store: EpisodeSto
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--source", "DATA"), "--source requires --demonstrator policy or"),
+        (("--source", "DATA"), "--source: expected --demonstrator policy or replay. Fix: "),
         (("--demonstrator", "policy"), "--demonstrator policy has no source"),
         (("--demonstrator", "policy", "--source", "DATA"), "is a dataset, not a run"),
         (("--demonstrator", "policy", "--source", "RUN", "--task", "push-v3"), "trained on reach-v3, not on push-v3"),
