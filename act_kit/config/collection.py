@@ -80,9 +80,9 @@ class CollectConfig(Options):
         seed: Seed of the initial states and the noise.
         init_distribution: Initial-state distribution: uniform, sobol, grid or mt1.
         num_init_states: Number of distinct initial states, reused in turn; 0 = a new one per attempt.
-        demonstrator: Demonstrator: scripted, Meta-World's expert; other-way, an expert of push-wall-v3 and
-            pick-place-wall-v3 that goes around the other end of the wall; teleop, by hand in a browser; policy, labeled
-            by the scripted expert (DAgger); or replay, the actions of a dataset.
+        demonstrator: Demonstrator: scripted; other-way, an expert of push-wall-v3 and pick-place-wall-v3 that goes
+            around the other end of the wall; teleop, by hand in a browser; policy, labeled by the scripted expert
+            (DAgger); or replay, the actions of a dataset.
         noise: Standard deviation of the noise on the executed action (DART), in action units: -1 to 1, 0.01 m
             per step. By default 0.1 for the scripted experts, so that the data show how to recover and how to
             hold the goal; 0 for the other demonstrators.
