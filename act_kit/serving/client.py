@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Coroutine, Mapping
@@ -14,7 +15,7 @@ import numpy as np
 from websockets.exceptions import ConnectionClosed
 
 from act_kit.config.evaluation import ServedConfig
-from act_kit.errors import ServingError
+from act_kit.errors import ConfigError, ServingError
 from act_kit.rollouts.agents import ActionChunks, Agent
 from act_kit.serving.addresses import check_address
 from act_kit.serving.sessions import AnswerError, Session, detect_wire, open_websocket
@@ -39,9 +40,9 @@ _log = logging.getLogger(__name__)
 class ServedAgent(Agent):
     """Agent that asks a policy server for actions; see :mod:`act_kit.serving.wire` for the formats.
 
-    Each episode has its own connection. If it is lost, the agent reconnects once; a second loss, a late or an invalid
-    answer ends the episode, which counts as failed. While the server has not yet given any valid answer, these are
-    errors: then the address, the mapping or the policy is wrong.
+    Each episode has its own connection. If it is lost, the agent asks once more on a new one; a second loss without an
+    answer, a late or an invalid answer ends the episode, which counts as failed. While the server has not yet given any
+    valid answer, these are errors: then the address, the mapping or the policy is wrong.
 
     Attributes:
         num_reconnects: Number of connections that were lost and replaced.
@@ -66,9 +67,13 @@ class ServedAgent(Agent):
             token: Token that the server expects, if any.
 
         Raises:
-            ConfigError: The address is none.
+            ConfigError: The address is invalid, or ``n_action_steps`` is below 1.
             ServingError: There is no policy server.
         """
+        if n_action_steps is not None and n_action_steps < 1:
+            raise ConfigError(
+                f"--n-action-steps {n_action_steps}: expected at least 1. Fix: leave it out for all actions"
+            )
         self._address, self._token = check_address(address), token
         self._name = address.partition("?")[0]  # a token may follow
         self._config = config or ServedConfig()
@@ -195,11 +200,11 @@ class ServedAgent(Agent):
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
+        failed: list[Session] = []
         for row, answer in answers.items():
-            session = self._sessions.get(row)
-            if isinstance(answer, AnswerError) and session:  # a late answer must not meet another observation
-                del self._sessions[row]
-                await _close(session)
+            if isinstance(answer, AnswerError) and row in self._sessions:
+                failed.append(self._sessions.pop(row))
+        await _close(*failed)  # a late answer must not meet another observation
         return answers
 
     async def _ask(self, row: int, observation: Mapping[str, Any]) -> np.ndarray:
@@ -272,7 +277,10 @@ async def _close(*sessions: Session) -> None:
 
 
 def _plain(metadata: object) -> Any:
-    """Return what a server says about itself as plain values for JSON; an array as its dtype and shape."""
+    """Return what a server says about itself as plain values for JSON; an array as its dtype and shape.
+
+    JSON has no NaN and no infinity: they become texts.
+    """
     if len(repr(metadata)) > _MAX_METADATA:
         return "too long"
     if isinstance(metadata, dict):
@@ -280,7 +288,8 @@ def _plain(metadata: object) -> Any:
     if isinstance(metadata, list | tuple):
         return list(map(_plain, metadata))
     if isinstance(metadata, np.generic):
-        return metadata.item()
+        return _plain(metadata.item())
     if isinstance(metadata, np.ndarray):
         return f"{metadata.dtype} {metadata.shape}"
-    return metadata if isinstance(metadata, str | int | float | bool | None) else repr(metadata)
+    is_plain = isinstance(metadata, str | int | None) or (isinstance(metadata, float) and math.isfinite(metadata))
+    return metadata if is_plain else repr(metadata)

@@ -12,7 +12,7 @@ import ipaddress
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -151,7 +151,7 @@ class _Client:
         if state is None:
             given = ", ".join(str(key)[:40] for key in list(observation)[:8]) or "nothing"
             raise ServingError(f"expected the state at '{STATE_KEYS[self.wire]}'; the observation has {given}")
-        state = np.asarray(state)
+        state = _as_array(state, "the state")
         if state.shape == (4,):
             raise ServingError(f"a state of 4 numbers: expected the {STATE_DIM} of Meta-World's observation")
         recognizes, fixed = policy.recognizes_task, 0 if len(policy.tasks) == 1 else None
@@ -165,7 +165,7 @@ class _Client:
             missing = [key for key, image in zip(keys, found, strict=True) if image is None]
             if missing:
                 raise ServingError(f"expected an image of {policy.views.settings} px at '{missing[0]}'")
-            images = check_images(np.array(found)[None], 1, policy.views)
+            images = check_images(_stack_images(found, f"{policy.views.settings}")[None], 1, policy.views)
         row = np.zeros(1, dtype=np.int64)
         chunk = await self._batcher.predict(states, self._first_states.of(row, states), tasks, images)
         actions: np.ndarray = self._chunker.plan(chunk[None], row)[0]
@@ -337,6 +337,31 @@ def _find(observation: Mapping[str, Any], key: str) -> Any:
     for name in key.split("/"):
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
+
+
+def _as_array(value: object, name: str) -> np.ndarray:
+    """Return a value of an observation as an array.
+
+    Raises:
+        ServingError: It is ragged.
+    """
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ServingError(f"{name} is no array: {error}") from error
+
+
+def _stack_images(values: Sequence[object], size: str) -> np.ndarray:
+    """Return the images (C, H, W, 3) of C cameras.
+
+    Raises:
+        ServingError: One is no array, or they have different shapes.
+    """
+    images = [_as_array(value, "an image") for value in values]
+    shapes = dict.fromkeys(image.shape for image in images)
+    if len(shapes) > 1:
+        raise ServingError(f"images of {' and '.join(map(str, shapes))}: expected {size} px of each camera")
+    return np.stack(images)
 
 
 async def _refuse(websocket: ServerConnection, text: str) -> None:

@@ -23,6 +23,9 @@ from act_kit.sim.tasks import ACTION_DIM
 _SILENCE_S = 2.0
 """Seconds without a first message after which a server is taken for one of vla-eval's, whose clients speak first."""
 
+_CLOSE_S = 2.0
+"""Seconds to end a connection: a server that no longer reads would hold up the last message for ever."""
+
 _MAX_CHUNK = 10_000
 _TOO_BIG = 1009
 """Code with which WebSocket connections end that announced too large a message."""
@@ -94,8 +97,17 @@ class Session(ABC):
         """
 
     async def close(self) -> None:
-        """End the episode and the connection."""
-        await self._websocket.close()
+        """End the episode and the connection, also one whose server no longer takes part."""
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._announce_end()
+                await self._websocket.close()
+        except (TimeoutError, ConnectionClosed):
+            self._websocket.transport.abort()
+
+    async def _announce_end(self) -> None:
+        """Announce the end of the episode, in a format that has a message for it."""
+        return
 
     async def _receive(self) -> Any:
         """Return the next message.
@@ -178,13 +190,8 @@ class VlaEvalSession(Session):
             raise AnswerError(f"answered observation {message.seq} instead of {seq}")
         return read_actions(message.payload)
 
-    async def close(self) -> None:
-        """Announce the end of the episode."""
-        try:
-            await self._send("episode_end", {})
-        except ConnectionClosed:
-            return
-        await super().close()
+    async def _announce_end(self) -> None:
+        await self._send("episode_end", {})
 
     async def _send(self, kind: str, payload: dict[str, Any]) -> int:
         self._num_sent += 1

@@ -229,6 +229,58 @@ def test_a_server_that_does_not_answer_ends_in_one_line(handler: Handler, messag
     assert time.monotonic() - started_at < 4
 
 
+def stops_reading(wrap: Callable[[Any], Handler]) -> Handler:
+    """Return a handler that answers one observation, and then takes nothing from its socket any more."""
+
+    async def handle(websocket: ServerConnection) -> None:
+        answering = asyncio.create_task(wrap(answer)(websocket))  # type: ignore[arg-type]
+        while not answered:
+            await asyncio.sleep(0.01)
+        websocket.transport.pause_reading()
+        await answering
+
+    answered: list[bool] = []
+
+    def answer(observation: dict[str, Any]) -> np.ndarray:
+        answered.append(True)
+        return HOLD
+
+    return handle
+
+
+@pytest.mark.parametrize("wrap", [openpi, vla_eval])
+def test_a_server_that_stops_reading_holds_up_nothing(
+    wrap: Callable[[Any], Handler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sockets are full, so not even the end of the episode can be announced."""
+    monkeypatch.setattr(sessions, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(sessions, "_CLOSE_S", 0.2)
+    (init_state,) = draw(["reach-v3"], 1)
+    config = ServedConfig(timeout_s=1, cameras=("corner", "corner2", "corner3"), size_px=1024)
+    images = np.zeros((1, 3, 1024, 1024, 3), dtype=np.uint8)
+    started_at = time.monotonic()
+    with serving(stops_reading(wrap)) as address, ServedAgent(address, config) as agent:
+        agent.begin(0, init_state, 0)
+        assert not agent.plan(STATES[:1], np.array([0]), images).failures
+        assert agent.plan(STATES[:1], np.array([0]), images).failures[0].startswith("The server sent no answer for 1 s")
+        agent.begin(0, init_state, 1)
+    assert time.monotonic() - started_at < 10
+
+
+def test_metadata_without_a_place_in_json_become_texts() -> None:
+    metadata = {"low": -np.inf, "high": [np.nan, 1.5], "scale": np.ones(3)}
+    with serving(openpi(lambda observation: HOLD, metadata)) as address, ServedAgent(address) as agent:
+        assert agent.provenance
+        shown = {"low": "-inf", "high": ["nan", 1.5], "scale": "float64 (3,)"}
+        assert agent.provenance["metadata"] == shown
+
+
+@pytest.mark.parametrize("n_action_steps", [0, -3])
+def test_action_steps_are_at_least_one(n_action_steps: int) -> None:
+    with pytest.raises(ConfigError, match="expected at least 1"):
+        ServedAgent("ws://localhost:1", n_action_steps=n_action_steps)
+
+
 async def send_nothing(websocket: ServerConnection) -> None:
     await websocket.wait_closed()
 

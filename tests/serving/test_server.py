@@ -118,6 +118,12 @@ def test_a_policy_on_images_is_served(images_store: EpisodeStore) -> None:
     with serving_policy(policy) as address, ServedAgent(address, config) as agent:
         agent.begin(0, draw(["reach-v3"], 1)[0], 0)
         actions = agent.plan(state, np.array([0]), images).actions
+        with open_client(address) as (websocket, metadata):
+            observation = {"observation/state": state[0]}
+            for key, image in zip(metadata["image_keys"], [images[0, 0], images[0, 1, :16]], strict=True):
+                observation[key] = image
+            answer = ask(websocket, observation)
+    assert answer == "images of (32, 32, 3) and (16, 32, 3): expected 32x32 px of each camera"
     assert np.array_equal(actions, policy.predict(state, images)[:, : actions.shape[1]])
 
 
@@ -130,6 +136,7 @@ WRONG: dict[str, tuple[object, str]] = {
         {"observation/state": np.ones(39), "prompt": "push-v3"},
         "names push-v3: expected one of reach-v3",
     ),
+    "a ragged state": ({"observation/state": [[1.0], [1.0, 2.0]]}, "the state is no array"),
     "a list": ([1, 2], "an observation of type list"),
     "an object array": (
         {"observation/state": {b"__ndarray__": True, b"data": b"", b"dtype": "|O", b"shape": [39]}},
@@ -139,7 +146,9 @@ WRONG: dict[str, tuple[object, str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_observation_is_answered_with_one_line(case: str, tiny_policy: Policy) -> None:
+def test_a_wrong_observation_is_answered_with_one_line(
+    case: str, tiny_policy: Policy, caplog: pytest.LogCaptureFixture
+) -> None:
     observation, message = WRONG[case]
     with serving_policy(tiny_policy) as address:
         with open_client(address) as (websocket, _):
@@ -149,6 +158,7 @@ def test_a_wrong_observation_is_answered_with_one_line(case: str, tiny_policy: P
             assert "\n" not in answer
         with open_client(address) as (websocket, _):  # the server goes on
             assert "actions" in ask(websocket, {"observation/state": np.ones(39)})
+    assert caplog.messages == []
 
 
 def test_who_may_connect(tiny_policy: Policy) -> None:
