@@ -17,6 +17,7 @@ from act_kit.doctor.diagnose import examine_target
 from act_kit.errors import CheckpointError, ConfigError
 from act_kit.eval.evaluate import FunctionAgent
 from act_kit.eval.files import read_evaluations
+from act_kit.eval.init_state_sets import make_init_state_set
 from act_kit.rollouts.agents import ExpertAgent, ZeroActionAgent
 from tests.conftest import act
 from tests.serving.servers import Expert, openpi, serving
@@ -143,6 +144,33 @@ def test_an_agent_and_a_server_are_evaluated_alike(module: str) -> None:
     same = compare([Path("named"), Path("served")], ["agent"])
     assert [pair.verdict for pair in same.pairs] == ["SAME EVALUATION"]
     assert [change.key for change in same.pairs[0].changes] == ["agent.name"]
+
+
+def test_the_card_counts_the_actions_of_an_episode_with_one_query(module: str) -> None:
+    overrides = ["baseline_episodes=0", "protocol.horizon=2"]
+    act_kit.evaluate(f"{module}:Callable", "reach-v3", out="short", episodes=1, overrides=overrides, workers=1)
+    assert json.loads(Path("short/card.json").read_text(encoding="utf-8"))["actions_per_query"] == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_action_steps": 2},
+        {"temporal_ensemble": True},
+        {"sweep_chunking": True},
+        {"overrides": ["protocol.n_action_steps=5"]},
+    ],
+)
+def test_an_agent_that_chooses_its_actions_takes_no_options_of_chunking(module: str, options: dict[str, Any]) -> None:
+    for agent in (f"{module}:expert", ZeroActionAgent()):
+        with pytest.raises(ConfigError, match="chooses its actions itself"):
+            act_kit.evaluate(agent, "reach-v3", episodes=1, **options)
+
+
+def test_initial_states_of_another_task_than_the_given_one_are_refused(module: str) -> None:
+    make_init_state_set("reach-v3", "test", 1, 0, []).save(Path("reach.json"))
+    with pytest.raises(ConfigError, match=r"The task is push-v3; the initial states in reach.json are of reach-v3"):
+        act_kit.evaluate(f"{module}:expert", "push-v3", init_states="reach.json")
 
 
 def test_agents_of_different_names_are_compared(module: str) -> None:

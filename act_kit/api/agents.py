@@ -13,15 +13,16 @@ from act_kit.imports import attempt, import_object, is_object_name
 from act_kit.serving.addresses import check_address
 
 if TYPE_CHECKING:
-    from act_kit.config.evaluation import ServedConfig
+    from act_kit.config.evaluation import EvalConfig, ServedConfig
     from act_kit.policies.lerobot import LeRobotAgent
     from act_kit.rollouts.agents import Agent
     from act_kit.serving.client import ServedAgent
 
+AgentKind = Literal["run", "python", "server", "lerobot"]
 _LEROBOT = "lerobot:"
 
 
-def kind_of_agent(what: str) -> Literal["run", "python", "server", "lerobot"]:
+def kind_of_agent(what: str) -> AgentKind:
     """Return what an argument of ``act eval`` names: a run, ``MODULE:NAME``, a policy server, or ``lerobot:FOLDER``.
 
     Raises:
@@ -40,6 +41,28 @@ def folder_name(what: str, tasks: list[str]) -> str:
     name = re.sub(r"^wss?://|\?.*", "", what)
     name = re.sub(r"[^\w.-]+", "-", name).strip("-")
     return f"{name}-{tasks[0]}" if len(tasks) == 1 else f"{name}-{len(tasks)}-tasks"
+
+
+def choose_action_steps(given: int | None, config: EvalConfig) -> int | None:
+    """Return how many actions of a chunk to execute: as given, or as the protocol says; None for neither."""
+    return config.protocol.n_action_steps or None if given is None else given
+
+
+def refuse_chunking(
+    name: str, kind: AgentKind, *, n_action_steps: int | None, temporal_ensemble: bool | None, sweep_chunking: bool
+) -> None:
+    """Refuse options of action chunking that have no effect on an agent of a kind.
+
+    Raises:
+        ConfigError: One is given.
+    """
+    if kind == "run":
+        return
+    if (kind == "python" and n_action_steps is not None) or temporal_ensemble is not None or sweep_chunking:
+        raise ConfigError(
+            f"options of action chunking, or protocol.n_action_steps: {name} chooses its actions itself. "
+            "Fix: leave them out."
+        )
 
 
 def connect(address: str, config: ServedConfig, *, n_action_steps: int | None = None, token: str = "") -> ServedAgent:

@@ -11,7 +11,14 @@ from typing import Any, cast
 from rich.console import Console
 
 from act_kit import options
-from act_kit.api.agents import connect, import_agent, kind_of_agent, load_lerobot
+from act_kit.api.agents import (
+    choose_action_steps,
+    connect,
+    import_agent,
+    kind_of_agent,
+    load_lerobot,
+    refuse_chunking,
+)
 from act_kit.api.device import choose_device
 from act_kit.api.progress import OnProgress, Progress, ignore, log
 from act_kit.api.rollouts import find_renderer, log_first_plan
@@ -89,12 +96,19 @@ def evaluate(
     """
     flags["init_states"] = init_states and str(init_states)
     config = compose_evaluation(overrides, options.by_key(EvalConfig, flags), config)
+    chunking: Any = {
+        "n_action_steps": choose_action_steps(n_action_steps, config),
+        "temporal_ensemble": temporal_ensemble,
+    }
+    if not isinstance(agent, Policy):
+        is_named = isinstance(agent, str | Path)
+        name, kind = (str(agent), kind_of_agent(str(agent))) if is_named else ("the agent", "python")
+        refuse_chunking(name, kind, **chunking, sweep_chunking=sweep_chunking)
     with ExitStack() as stack:
-        chunking: Any = {"n_action_steps": n_action_steps, "temporal_ensemble": temporal_ensemble}
         if isinstance(agent, str | Path):
             agent = stack.enter_context(open_agent(str(agent), config, device=device, **chunking))
         elif isinstance(agent, Policy):
-            agent = agent.with_chunking(**{**chunking, "n_action_steps": _n_action_steps(n_action_steps, config)})
+            agent = agent.with_chunking(**chunking)
         sets = choose_init_states(agent, task, config)
         if len(sets) > 1:
             names = ", ".join(each.task for each in sets)
@@ -131,7 +145,7 @@ def open_agent(
     Raises:
         ActKitError: There is no such policy, object or server.
     """
-    n_action_steps = _n_action_steps(n_action_steps, config)
+    n_action_steps = choose_action_steps(n_action_steps, config)
     match kind_of_agent(what):
         case "server":
             with connect(what, config.served, n_action_steps=n_action_steps, token=token) as agent:
@@ -149,11 +163,6 @@ def open_agent(
             )
             log.info(f"{policy.num_tensors} of {policy.num_tensors} tensors loaded, self-test reproduced: {policy}")
             yield policy
-
-
-def _n_action_steps(given: int | None, config: EvalConfig) -> int | None:
-    """Return how many actions of a chunk to execute: as given, or as the protocol says; None for neither."""
-    return config.protocol.n_action_steps or None if given is None else given
 
 
 def evaluate_tasks(
@@ -218,9 +227,10 @@ def choose_init_states(
 ) -> list[InitialStateSet]:
     """Return the initial states of a task or, if it is None, of each task of a policy; see :func:`evaluate`."""
     choice = config.protocol.init_states
-    if isinstance(agent, Policy) and task is None:
+    is_file = choice not in INIT_STATES
+    if isinstance(agent, Policy) and (task is None or is_file):
         sets = init_state_sets_from(choice, agent.metadata, config)
-    elif choice not in INIT_STATES:
+    elif is_file:
         sets = [InitialStateSet.load(Path(choice))]
     elif task is None:
         raise ConfigError(
@@ -229,6 +239,8 @@ def choose_init_states(
     else:
         known = agent.metadata.init_states_of(task) if isinstance(agent, Policy) else []
         sets = [make_init_state_set(task, cast(Kind, choice), config.episodes, config.seed, known)]
+    if is_file and task not in (None, sets[0].task):
+        raise ConfigError(f"The task is {task}; the initial states in {choice} are of {sets[0].task}: name one task.")
     if sets[0].kind == "file":
         log.warning(
             f"The initial states in {choice} differ from those of --init-states test, grid or ood: this evaluation has "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from act_kit.api.agents import folder_name, kind_of_agent
+from act_kit.api.agents import choose_action_steps, folder_name, kind_of_agent, refuse_chunking
 from act_kit.api.device import check_device
 from act_kit.cli import options
 from act_kit.cli.console import info, shown_progress, warn
@@ -96,8 +96,13 @@ def evaluate(
         _refuse(task, "--task", "a run is evaluated on the tasks that it was trained on")
         folder = out or Path(policy) / f"eval-{_label(config, set_kind)}"
     else:
-        chunking = temporal_ensemble is not None or sweep_chunking or (kind == "python" and n_action_steps)
-        _refuse(chunking, "options of action chunking", f"{policy} chooses its actions itself")
+        refuse_chunking(
+            policy,
+            kind,
+            n_action_steps=choose_action_steps(n_action_steps, config),
+            temporal_ensemble=temporal_ensemble,
+            sweep_chunking=sweep_chunking,
+        )
         _refuse(set_kind == "train", "--init-states train", f"{policy} names no demonstrations")
         tasks = _choose_tasks(task or [], policy, set_task)
         suffix = f"-{_label(config, set_kind)}".removesuffix("-test")
@@ -172,7 +177,7 @@ def _label(config: EvalConfig, kind: str) -> str:
 
 def _refuse(given: object, name: str, reason: str) -> None:
     if given:
-        raise ConfigError(f"{name}: {reason}. Fix: leave {'it' if name.startswith('--') else 'them'} out.")
+        raise ConfigError(f"{name}: {reason}. Fix: leave it out.")
 
 
 def _choose_tasks(given: Sequence[str], policy: str, task_of_set: str) -> list[str]:

@@ -36,7 +36,7 @@ def make_card(evaluation: Evaluation, agent: Policy | Agent | ActionFunction) ->
         latencies_s, num_asked = measure_latencies(agent, evaluation.outcomes[0]), 1
     provenance, init_state_set = evaluation.provenance, evaluation.init_state_set
     run = {"kind": "run", "name": provenance["training"]["checkpoint"], "weights": provenance["weights"]}
-    lengths = [np.diff(outcome.query_steps).max(initial=0) for outcome in evaluation.outcomes]
+    lengths = [np.diff(outcome.query_steps, append=len(outcome)).max(initial=0) for outcome in evaluation.outcomes]
     latency = None
     if latencies_s:
         median, late = np.percentile(latencies_s, [50, 95])

@@ -68,5 +68,14 @@ class Requirement:
         """Return True if an evaluation meets the requirement, and a line with the numbers."""
         value = QUANTITIES[self.quantity](evaluation)
         passed = bool(_OPERATORS[self.relation](value, self.limit))
-        comparison = f"{self.quantity} = {value:.4g}, required {self.relation} {self.limit:g}"
+        shown = f"{value:.4g}"
+        if float(shown) == self.limit:  # rounded, it may contradict the result
+            shown = _in_full(value)
+        comparison = f"{self.quantity} = {shown}, required {self.relation} {_in_full(self.limit)}"
         return passed, f"{'PASS' if passed else 'FAIL'} {evaluation.task}: {comparison}"
+
+
+def _in_full(number: float) -> str:
+    """Return a number with all its digits, and no more."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(float(number))

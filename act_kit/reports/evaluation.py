@@ -16,7 +16,7 @@ from act_kit.reports.figures import distance_figure, success_figures
 from act_kit.reports.report import Cell, Chart, Column, Headline, Report, Section, Table, Video, text_columns
 from act_kit.sim.tasks import get_task
 from act_kit.statistics import GroupAverageRate, MacroAverageRate, Rate
-from act_kit.text import name_values
+from act_kit.text import name_values, percent
 
 _BASELINES = {
     "expert": "the scripted expert, same initial states",
@@ -38,7 +38,7 @@ def rate_headline(label: str, rate: Rate | MacroAverageRate | GroupAverageRate) 
     counts = f"{rate.successes}/{rate.num}" if isinstance(rate, Rate) else mean_name(rate)
     return Headline(
         label=label,
-        value=f"{100 * rate.value:.0f} %" if isinstance(rate, Rate) else f"{100 * rate.value:.1f} %",
+        value=percent(rate.value, 0 if isinstance(rate, Rate) else 1),
         detail=", ".join(filter(None, (counts, interval))),
         interval=(low, rate.value, high) if rate.interval else None,
     )

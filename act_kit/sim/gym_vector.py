@@ -166,6 +166,8 @@ class MetaWorldVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.n
         for row in rows:
             if seeds[row] is not None:
                 self._generators[row] = seeding.np_random(seeds[row])
+        while self._simulators.receive():
+            pass  # results of a step that was interrupted or failed
         infos = self._begin(rows, init_states)
         self._take(self._receive(rows))
         return self._observe(), infos

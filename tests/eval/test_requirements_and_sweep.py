@@ -21,9 +21,10 @@ from act_kit.eval.sweep import describe_chunking, other_settings, sweep
 from act_kit.overrides import compose
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
-from act_kit.reports.evaluation import write_results
+from act_kit.reports.evaluation import rate_headline, write_results
 from act_kit.rollouts.rollout import RolloutPool
-from act_kit.statistics import Rate
+from act_kit.statistics import MacroAverageRate, Rate
+from act_kit.text import percent
 from tests.conftest import Open, act
 from tests.eval.test_evaluate import evaluation_of
 
@@ -49,6 +50,30 @@ def test_requirement_compares_the_quantity_with_the_limit(text: str, passed: boo
     assert verdict is passed
     assert line.startswith(f"{'PASS' if passed else 'FAIL'} reach-v3: {requirement.quantity} = ")
     assert f"{requirement.limit:g}" in line
+
+
+def test_a_line_does_not_contradict_its_result_by_rounding() -> None:
+    evaluation = evaluation_of("reach-v3", 8, 10)
+    lower = evaluation.success.interval[0]
+    assert f"{lower:.4g}" == "0.4902"
+    requirement = Requirement.parse("success_lower>=0.4902")
+    passed, line = requirement.check(evaluation)
+    assert passed is (lower >= 0.4902)
+    assert line.endswith(f"success_lower = {lower!r}, required >= 0.4902")
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [(1, "100 %"), (0, "0 %"), (0.996, "99.6 %"), (0.9999, "99.99 %"), (0.004, "0.4 %"), (0.96, "96 %")],
+)
+def test_only_all_is_100_percent(fraction: float, text: str) -> None:
+    assert percent(fraction) == text
+
+
+def test_the_headline_of_a_page_does_not_round_a_failure_away() -> None:
+    assert rate_headline("success", Rate(249, 250)).value == "99.6 %"
+    assert rate_headline("success", MacroAverageRate((Rate(9999, 10000),))).value == "99.99 %"
+    assert rate_headline("success", Rate(8, 10)).value == "80 %"
 
 
 def test_every_quantity_equals_that_of_the_summary() -> None:

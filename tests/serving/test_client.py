@@ -233,7 +233,7 @@ def stops_reading(wrap: Callable[[Any], Handler]) -> Handler:
     """Return a handler that answers one observation, and then takes nothing from its socket any more."""
 
     async def handle(websocket: ServerConnection) -> None:
-        answering = asyncio.create_task(wrap(answer)(websocket))  # type: ignore[arg-type]
+        answering: asyncio.Task[None] = asyncio.create_task(wrap(answer)(websocket))  # type: ignore[arg-type]
         while not answered:
             await asyncio.sleep(0.01)
         websocket.transport.pause_reading()

@@ -365,6 +365,23 @@ def test_actions_are_clipped_as_in_the_simulator() -> None:
     assert data_equivalence(first.step(np.full(4, 7.0)), second.step(np.ones(4, np.float32)), exact=True)
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_interrupted_step_does_not_shift_the_next_results(num_workers: int) -> None:
+    """As after Ctrl-C in a notebook, while the simulators work."""
+    envs = MetaWorldVectorEnv("push-v3", 2, num_workers=num_workers)
+    try:
+        expected, _ = envs.reset(seed=0)
+        actions = np.ones((2, 4), dtype=np.float32)
+        envs._simulators.execute({row: actions[row : row + 1] for row in range(2)}, rewards=True)
+        assert np.array_equal(envs.reset(seed=0)[0], expected)
+        stepped = envs.step(actions)[0]
+    finally:
+        envs.close()
+    other = MetaWorldVectorEnv("push-v3", 2)
+    other.reset(seed=0)
+    assert np.array_equal(stepped, other.step(actions)[0])
+
+
 def test_an_episode_must_run_to_be_stepped() -> None:
     env = MetaWorldEnv("push-v3")
     with pytest.raises(ResetNeeded):
