@@ -198,7 +198,7 @@ def test_invalid_expressions_are_rejected(noisy: EpisodeStore, where: str, messa
 @pytest.mark.e2e
 def test_wrong_arguments_exit_with_one_line(noisy: EpisodeStore, reach_store: EpisodeStore, tmp_path: Path) -> None:
     wrong: list[tuple[tuple[object, ...], str]] = [
-        (("split", noisy.path, "--out", tmp_path / "out"), "either --by COLUMN"),
+        (("split", noisy.path, "--out", tmp_path / "out"), "expected either --by or --parts"),
         (("split", noisy.path, "--by", "jerk", "--out", tmp_path / "out"), "--by takes one of episode, steps"),
         (("filter", noisy.path, "--where", "steps < 0", "--out", tmp_path / "out"), "is true for none"),
         (("filter", noisy.path, "--where", "steps > 0", "--out", noisy.path, "--overwrite"), "overlap"),

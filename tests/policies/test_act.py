@@ -117,6 +117,8 @@ def test_kl_is_summed_over_the_latent_and_averaged_over_the_batch() -> None:
     )
     assert torch.allclose(kl_divergence(mean, logvar, 6), reference.sum(dim=1).mean(), atol=1e-5)
     assert kl_divergence(torch.zeros(2, 8), torch.zeros(2, 8), 2) == 0
+    near_prior = 1e-5 * torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    assert kl_divergence(torch.zeros(64, 32), near_prior, 64) >= 0
 
 
 @pytest.mark.parametrize("stack", ["encoder", "decoder", "cvae_encoder"])

@@ -114,4 +114,6 @@ class ACT(ChunkTransformer):
 
 def kl_divergence(mean_BZ: Tensor, logvar_BZ: Tensor, batch_size: int) -> Tensor:
     """Return KL(N(mean, exp(logvar)) || N(0, 1)), summed over the latent and divided by the size of the whole batch."""
-    return (-0.5 * (1 + logvar_BZ - mean_BZ.square() - logvar_BZ.exp())).sum(dim=1).sum() / batch_size
+    # 1 + logvar - exp(logvar) would be rounded to either side of 0 near the prior, and a KL below 0 ends the training.
+    excess_BZ = (torch.expm1(logvar_BZ) - logvar_BZ).clamp(min=0)
+    return (0.5 * (mean_BZ.square() + excess_BZ)).sum(dim=1).sum() / batch_size
