@@ -12,6 +12,7 @@ from act_kit.comparison.experiments import Method
 from act_kit.comparison.modes import bimodal_modes, mean_of
 from act_kit.pages import BLUE, GREEN, PURPLE, RED, new_figure
 from act_kit.reports.report import Cell, Chart, Headline, Level, Report, Section, Table, text_columns
+from act_kit.statistics import percent, percent_ends
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,14 +32,15 @@ def methods_table(methods: Sequence[Method]) -> Table:
 
 def method_row(method: Method) -> tuple[str, str, str, str]:
     """Return label, number of seeds, success of each, and mean; bimodal seeds have one mean per mode."""
-    each = ", ".join(f"{100 * seed.value:.1f} %" for seed in method.seeds)
+    each = ", ".join(f"{percent(seed.value, 1)} %" for seed in method.seeds)
     num_seeds = str(len(method.seeds))
     if method.missing:
         num_seeds += f" of {len(method.seeds) + len(method.missing)}"
     mean, modes = mean_of(method), bimodal_modes(method)
-    text = f"{100 * mean.value:.1f} % [{100 * mean.low:.0f}, {100 * mean.high:.0f} %]"
+    low, high = percent_ends(mean.low, mean.high)
+    text = f"{percent(mean.value, 1)} % [{low}, {high} %]"
     if modes:
-        text = "bimodal: " + " and ".join(f"{len(mode)} at {100 * np.mean(mode):.1f} %" for mode in modes)
+        text = "bimodal: " + " and ".join(f"{len(mode)} at {percent(float(np.mean(mode)), 1)} %" for mode in modes)
     return method.label, num_seeds, each, text
 
 
@@ -119,9 +121,10 @@ def _headline(method: Method) -> Headline:
     seeds = f"{len(method.seeds)} training seed{'s' if len(method.seeds) > 1 else ''}"
     if bimodal_modes(method):
         return Headline(label=method.label, value="bimodal", detail=seeds)
-    detail = f"95 % interval {100 * mean.low:.0f} to {100 * mean.high:.0f} %, {seeds}"
+    low, high = percent_ends(mean.low, mean.high)
+    detail = f"95 % interval {low} to {high} %, {seeds}"
     interval = (max(0.0, mean.low), mean.value, min(1.0, mean.high))
-    return Headline(label=method.label, value=f"{100 * mean.value:.1f} %", detail=detail, interval=interval)
+    return Headline(label=method.label, value=f"{percent(mean.value, 1)} %", detail=detail, interval=interval)
 
 
 def _differences(pair: Pair) -> Section:
