@@ -10,7 +10,7 @@ import numpy as np
 from act_kit.comparison.compare import Comparison, Pair, points
 from act_kit.comparison.experiments import Method
 from act_kit.comparison.modes import bimodal_modes, mean_of
-from act_kit.pages import BLUE, GREEN, PURPLE, RED, new_figure
+from act_kit.pages import BLUE, GREEN, PURPLE, RED, figure_text, new_figure
 from act_kit.reports.report import Cell, Chart, Headline, Level, Report, Section, Table, text_columns
 from act_kit.statistics import percent, percent_ends
 
@@ -22,6 +22,9 @@ _LEVELS: dict[str, Level] = {"better": "OK", "no difference shown": "WARN"}
 
 _STYLES = ((BLUE, "o"), (RED, "s"), (GREEN, "^"), (PURPLE, "D"))
 """Color and marker of each method, in turn."""
+
+_MAX_LABEL_LENGTH = 48
+"""Number of characters of a method's label in the figure, which is narrow."""
 
 
 def methods_table(methods: Sequence[Method]) -> Table:
@@ -171,7 +174,7 @@ def success_figure(methods: Sequence[Method]) -> Figure:
             for j, seed in enumerate(method.seeds):
                 height = -i - 0.15 - 0.06 * (j % 4)
                 axes.plot(100 * seed.value, height, marker, color=color, alpha=0.6, markersize=6)
-        axes.text(0, -i + 0.2, method.label, fontsize=10)
+        axes.text(0, -i + 0.2, figure_text(method.label, _MAX_LABEL_LENGTH), fontsize=10)
     axes.set(xlim=(-2, 102), ylim=(0.4 - len(methods), 0.6), yticks=[], xlabel="success (%)")
     axes.spines["left"].set_visible(False)
     return figure

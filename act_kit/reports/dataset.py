@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -250,7 +251,7 @@ def datasets_report(measured: Sequence[tuple[str, DiversityReport | FirstObserva
         data[name] = report.to_dict()
         coverage = report if isinstance(report, DiversityReport) else report.init_states
         findings = " ".join(finding.text for finding in report.findings)
-        page = Cell(text=name, href=f"{name}/report.html")
+        page = Cell(text=name, href=f"{quote(name)}/report.html")
         level = Cell(text=report.level, level=report.level)
         distinct = f"{report.num_distinct} of {report.num}"
         rows.append((page, report.task, level, distinct, coverage and coverage.nearest_ratio, findings))
