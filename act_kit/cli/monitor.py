@@ -36,7 +36,7 @@ def monitor(
     Args:
         run: A run, or a checkpoint of it.
         task: Task of a policy of several.
-        out: Folder of the monitor and its page. [default: RUN/monitor, or RUN/monitor-TASK of several]
+        out: Folder of the monitor and its page. [default: RUN/monitor, or RUN/monitor-TASK with --task]
     """
     config = compose(MonitorConfig, overrides or [], flags)
     if print_config:
