@@ -49,6 +49,12 @@ def new_figure(num_cols: int = 1, num_rows: int = 1) -> Figure:
     return figure
 
 
+def figure_text(name: str, max_length: int) -> str:
+    """Return a user's name for a figure: at most its last ``max_length`` characters, and no formula between ``$``."""
+    shown = name if len(name) <= max_length else f"…{name[1 - max_length :]}"
+    return shown.replace("$", r"\$")
+
+
 def figure_svg(figure: Figure, label: str) -> Markup:
     """Return a figure as an inline SVG image with the description ``label``, in the colors of the page."""
     from matplotlib import rc_context

@@ -29,6 +29,21 @@ With more, it takes seconds and gigabytes, and Fisher's test gives nearly the sa
 """
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """Return a share as a number of percent, with more digits where it would be rounded to 0 or 100 and is neither."""
+    while round(100 * share, digits) in (0, 100) and min(abs(share), abs(share - 1)) > 1e-9:
+        digits += 1
+    return f"{100 * share:.{digits}f}"
+
+
+def percent_ends(low: float, high: float) -> tuple[str, str]:
+    """Return the ends of an interval of a share as numbers of percent: 99.6 to 100 and 0 to 0.4, but 0 to 3.
+
+    Only an end that is rounded inward, which would make the interval empty, has more digits.
+    """
+    return percent(low) if low > 0.5 else f"{100 * low:.0f}", percent(high) if high < 0.5 else f"{100 * high:.0f}"
+
+
 @dataclass(frozen=True)
 class Rate:
     """A success rate with its Wilson 95 % interval (Wilson 1927; SciPy's ``proportion_ci``).
@@ -58,8 +73,8 @@ class Rate:
         return {"successes": self.successes, "num": self.num, "value": self.value, "low": low, "high": high}
 
     def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.successes}/{self.num} [{100 * low:.0f}, {100 * high:.0f} %]"
+        low, high = percent_ends(*self.interval)
+        return f"{self.successes}/{self.num} [{low}, {high} %]"
 
 
 @dataclass(frozen=True)
@@ -92,8 +107,8 @@ class MacroAverageRate:
         return Rate(*self._counts.sum(axis=1).tolist()).interval
 
     def __str__(self) -> str:
-        ends = "" if self.interval is None else " [{:.0f}, {:.0f} %]".format(*100 * np.array(self.interval))
-        return f"{100 * self.value:.1f} %{ends}"
+        ends = "" if self.interval is None else " [{}, {} %]".format(*percent_ends(*self.interval))
+        return f"{percent(self.value, 1)} %{ends}"
 
 
 @dataclass(frozen=True)
@@ -129,8 +144,8 @@ class GroupAverageRate:
         return self.value - float(below), self.value + float(above)
 
     def __str__(self) -> str:
-        ends = "" if self.interval is None else " [{:.0f}, {:.0f} %]".format(*100 * np.array(self.interval))
-        return f"{100 * self.value:.1f} %{ends}"
+        ends = "" if self.interval is None else " [{}, {} %]".format(*percent_ends(*self.interval))
+        return f"{percent(self.value, 1)} %{ends}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,7 +370,7 @@ def seeds_mean(tasks: Tasks, *, same_init_states: bool = True) -> Estimate:
             variance between the seeds, and no variance of shared initial states is added.
     """
     value, error, df = _contrast([[(1, tasks)]], seeds_share_init_states=same_init_states)
-    half = t.isf((1 - CONFIDENCE) / 2, df) * error
+    half = float(t.isf((1 - CONFIDENCE) / 2, df)) * error
     return Estimate(value=value, low=max(0.0, value - half), high=min(1.0, value + half))
 
 
@@ -382,7 +397,7 @@ def compare_seeds(a: Tasks, b: Tasks, *, same_init_states: bool, level: float) -
     detects two kinds, and :func:`largest_unseen_share` bounds the share of a kind that was not seen.
     """
     value, error, df = _contrast([[(-1, a), (1, b)]] if same_init_states else [[(-1, a)], [(1, b)]])
-    half = t.isf(level / 2, df) * error
+    half = float(t.isf(level / 2, df)) * error
     low, high = max(-1.0, value - half), min(1.0, value + half)
     p, test = float(2 * t.sf(abs(value) / error, df)), "t test of seeds"
     detectable = min(1.0, detectable_t(error, df, level=level))

@@ -118,6 +118,8 @@ def draw(done: dict[tuple[str, int], list[Cell]], path: Path) -> None:
     axes = figure.subplots()
     for number, (task, color) in enumerate(TASKS.items()):
         of_task = [(distinct, done[task, distinct]) for distinct in DISTINCT if (task, distinct) in done]
+        if not of_task:
+            continue
         offset = 1.06 ** (number - 1)
         x = [distinct * offset for distinct, _ in of_task]
         mean, low, high = np.array([_interval(of_cell) for _, of_cell in of_task]).T
@@ -147,7 +149,8 @@ def draw(done: dict[tuple[str, int], list[Cell]], path: Path) -> None:
         f"distinct initial states among {NUM} demonstrations; below, what act report said before any training"
     )
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="lower right")
+    if done:
+        axes.legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=120)
 
 
@@ -166,6 +169,7 @@ def main() -> None:
     if not arguments.table:
         with ThreadPoolExecutor(arguments.side_by_side) as pool:
             list(pool.map(Cell.measure, cells))
+    arguments.out.mkdir(parents=True, exist_ok=True)
     done = rows(cells)
     print_table(done)
     draw(done, arguments.out / "coverage.png")

@@ -68,7 +68,7 @@ def main() -> None:
     print("| data | successes of 100, by training seed | mean [95 % interval over seeds] |\n|---|---|---|")
     for name in measured[0]:
         each = np.stack([successes[name] for successes in measured])
-        mean = seeds_mean([each])
+        mean = seeds_mean([each], same_init_states=False)
         interval = f"{100 * mean.value:.0f} [{100 * mean.low:.0f}, {100 * mean.high:.0f}] %" if len(each) > 1 else ""
         print(f"| {name} | {' '.join(map(str, each.sum(axis=1)))} | {interval} |")
 

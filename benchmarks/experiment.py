@@ -5,6 +5,8 @@ the same command goes on, also on another machine that has the file. The files o
 ``docs/results``; a table of them needs no measurement:
 
     mkdir OUT && cp docs/results/fifty.csv OUT/results.csv && python -m benchmarks.fifty --out OUT --table
+
+``OUT/settings.json`` holds the options that determine the rows: rows of others are refused.
 """
 
 from __future__ import annotations
@@ -15,22 +17,25 @@ import fcntl
 import io
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 import act_kit
+from act_kit.api.evaluate import choose_init_states
 from act_kit.eval.results import Evaluation
+from act_kit.files import read_json, write_json
 from act_kit.policies.policy import Policy
 from act_kit.processors import num_cpus
 from act_kit.rollouts.agents import Agent
 from act_kit.sim.tasks import TASKS
-from act_kit.statistics import Estimate, compare_seeds, seeds_mean
+from act_kit.statistics import Estimate, compare_seeds, percent, percent_ends, seeds_mean
 from act_kit.text import name_values
 
 AnyRow = TypeVar("AnyRow")
@@ -129,14 +134,15 @@ class Row:
 
 
 def append(path: Path, rows: Sequence[Any]) -> None:
-    """Append rows, of one dataclass, to a file in one write, so that several processes can append."""
+    """Append rows, of one dataclass, to a file in one write; several processes may append to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(rows[0])], lineterminator="\n")
-    if not path.exists():
-        writer.writeheader()
-    writer.writerows(map(asdict, rows))
     with path.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not path.stat().st_size:
+            writer.writeheader()
+        writer.writerows(map(asdict, rows))
         file.write(text.getvalue())
 
 
@@ -184,22 +190,59 @@ def parse_arguments(
     return parser.parse_args()
 
 
-def run(arguments: argparse.Namespace, jobs: Iterable[Job], measure: Callable[[Job, Path], list[Row]]) -> list[Row]:
-    """Measure what is not yet done, in processes of their own, unless only the table is wanted; return all rows."""
+def jobs_of_tasks(arguments: argparse.Namespace, arms: Iterable[str]) -> list[Job]:
+    """Return the jobs of policies of one task: every arm for every seed and task that are asked for."""
+    combinations = product(arguments.seeds, arguments.tasks, arms)
+    return [Job(arm, (task,), seed) for seed, task, arm in combinations]
+
+
+def keep_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    """Note what determines the rows in a folder beside their keys; refuse to add rows of other settings.
+
+    Raises:
+        SystemExit: The folder has other settings.
+    """
+    path = out / "settings.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, settings)
+    before = read_json(path)
+    if before != settings:
+        raise SystemExit(f"{out} has results of {before}, not of {settings}. Fix: choose another --out.")
+
+
+def record(measure: Callable[[Job, Path], list[Row]], job: Job, out: Path) -> list[Row]:
+    """Measure a job and append its rows at once, in its own process: they are kept if another job fails."""
+    rows = measure(job, out)
+    append(out / "results.csv", rows)
+    return rows
+
+
+def run(
+    arguments: argparse.Namespace,
+    jobs: Iterable[Job],
+    measure: Callable[[Job, Path], list[Row]],
+    *,
+    settings: Mapping[str, Any] | None = None,
+) -> list[Row]:
+    """Measure what is not yet done, in processes of their own, unless only the table is wanted; return all rows.
+
+    ``settings`` are those options that determine the rows and are not a part of their keys.
+    """
     out, path = arguments.out, arguments.out / "results.csv"
     if arguments.table:
         return read(path)
+    keep_settings(out, settings or {})
     done = {row.key for row in read(path)}
     os.environ["OMP_NUM_THREADS"] = "1"  # in the processes: two trainings side by side are faster so
     with ProcessPoolExecutor(arguments.side_by_side, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = []
         for job in jobs:
             if not {(job.arm, task, job.seed) for task in job.tasks} <= done:
-                futures.append(pool.submit(measure, job, out))
+                futures.append(pool.submit(record, measure, job, out))
         try:
             for future in as_completed(futures):
                 rows = future.result()
-                append(path, rows)
                 success = np.mean([row.success_once / row.episodes for row in rows])
                 of = rows[0].task if len(rows) == 1 else f"{len(rows)} rows"
                 print(f"{rows[0].arm}, {of}, seed {rows[0].seed}: success {100 * success:.1f} %", flush=True)
@@ -224,10 +267,19 @@ def collect(folder: Path, task: str, num: int, seed: int, **options: Any) -> Pat
     return folder
 
 
+BARE = ("baseline_episodes=0", "demonstrated_episodes=0")
+"""Options of an evaluation without baselines."""
+
+
 def evaluate(agent: Policy | Agent, task: str, seed: int, episodes: int = 100, **options: Any) -> Evaluation:
     """Evaluate from test initial states, without baselines."""
-    overrides = ["baseline_episodes=0", "demonstrated_episodes=0"]
-    return act_kit.evaluate(agent, task, episodes=episodes, seed=seed, overrides=overrides, workers=1, **options)
+    return act_kit.evaluate(agent, task, episodes=episodes, seed=seed, overrides=BARE, workers=1, **options)
+
+
+def evaluate_policy(policy: Policy, seed: int) -> list[Evaluation]:
+    """Evaluate a policy on each of its tasks from 100 test initial states, without baselines."""
+    config = act_kit.compose(act_kit.EvalConfig, BARE, {"seed": seed})
+    return act_kit.evaluate_tasks(policy, choose_init_states(policy, None, config), config, workers=1)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -260,12 +312,13 @@ def mean_of(by_task: Sequence[Sequence[Row]], column: str = "success_once") -> E
     return seeds_mean(successes, same_init_states=False)
 
 
-def cell(estimate: Estimate | None) -> str:
-    """Write an estimate in percent, with its interval."""
+def mean_cell(by_task: Sequence[Sequence[Row]], column: str = "success_once") -> str:
+    """Write the mean success of tasks, see :func:`mean_of`, in percent, with its interval."""
+    estimate = mean_of(by_task, column)
     if estimate is None:
         return ""
-    interval = "" if np.isnan(estimate.low) else f" [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
-    return f"{100 * estimate.value:.1f}{interval}"
+    interval = "" if np.isnan(estimate.low) else " [{}, {}]".format(*percent_ends(estimate.low, estimate.high))
+    return f"{percent(estimate.value, 1)}{interval}"
 
 
 def gain_cell(ours: Sequence[Sequence[Row]], theirs: Sequence[Sequence[Row]], *, at_end: bool = False) -> str:

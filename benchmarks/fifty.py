@@ -18,27 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import act_kit
-from act_kit.api.evaluate import choose_init_states
 from act_kit.pages import BLUE, GRAY, new_figure
 from act_kit.rollouts.agents import ExpertAgent
 from act_kit.sim.tasks import MT10, TASKS
 from act_kit.statistics import Estimate
 from act_kit.text import name_values
-from benchmarks.experiment import (
-    FAILED,
-    Job,
-    Row,
-    by_seed,
-    cell,
-    choose,
-    collect,
-    evaluate,
-    mean_of,
-    parse_arguments,
-    print_head,
-    print_row,
-    run,
-)
+from benchmarks import experiment
+from benchmarks.experiment import FAILED, Job, Row
 
 SINGLE, EXPERT = "single", "expert"
 BENCHMARKS = {"MT10": tuple(sorted(MT10)), "MT50": tuple(TASKS)}
@@ -59,13 +45,11 @@ HOLDS = 0.9
 def measure(job: Job, out: Path) -> list[Row]:
     """Train and evaluate a policy, or evaluate an expert."""
     if job.arm == EXPERT:
-        return [Row.of(EXPERT, job.seed, evaluate(ExpertAgent(), job.tasks[0], job.seed))]
+        return [Row.of(EXPERT, job.seed, experiment.evaluate(ExpertAgent(), job.tasks[0], job.seed))]
     num = CURVE.get(job.arm, NUM_DEMONSTRATIONS)
-    data = [collect(out / "data" / f"{task}-{num}-{job.seed}", task, num, job.seed) for task in job.tasks]
+    data = [experiment.collect(out / "data" / f"{task}-{num}-{job.seed}", task, num, job.seed) for task in job.tasks]
     policy = act_kit.train(data, out / "runs" / job.name, seed=job.seed, workers=1, resume=True)
-    config = act_kit.compose(act_kit.EvalConfig, ["baseline_episodes=0", "demonstrated_episodes=0"], {"seed": job.seed})
-    evaluations = act_kit.evaluate_tasks(policy, choose_init_states(policy, None, config), config, workers=1)
-    return [Row.of(job.arm, job.seed, evaluation) for evaluation in evaluations]
+    return [Row.of(job.arm, job.seed, each) for each in experiment.evaluate_policy(policy, job.seed)]
 
 
 def policy_jobs(tasks: Sequence[str], seeds: Sequence[int]) -> list[Job]:
@@ -95,17 +79,19 @@ def curve_jobs(seeds: Sequence[int]) -> list[Job]:
 def print_policies(rows: Sequence[Row], figure: Path) -> None:
     """Print the successes of each seed in all tasks, the means of the groups, and the failures; draw the figure."""
     names = ["task", "difficulty", "one policy per task", "at the end", "MT10", "MT10 at the end", "MT50"]
-    print_head([*names, "MT50 at the end", "expert", "expert at the end", "steps to success", "final distance, m"])
+    experiment.print_head(
+        [*names, "MT50 at the end", "expert", "expert at the end", "steps to success", "final distance, m"]
+    )
     for group in GROUPS:
         for task in (name for name in TASKS if TASKS[name].group == group):
             cells = [task.removesuffix("-v3"), group]
             for kind in KINDS:
-                chosen = choose(rows, kind, task)
-                cells += [by_seed(chosen), by_seed(chosen, "success_at_end")]
-            single = choose(rows, SINGLE, task)
+                chosen = experiment.choose(rows, kind, task)
+                cells += [experiment.by_seed(chosen), experiment.by_seed(chosen, "success_at_end")]
+            single = experiment.choose(rows, SINGLE, task)
             cells.append(" ".join(f"{row.steps_to_success:g}" for row in single))
             cells.append(" ".join(f"{row.final_distance:g}" for row in single))
-            print_row(cells)
+            experiment.print_row(cells)
     print()
     print_means(rows)
     print()
@@ -116,19 +102,22 @@ def print_policies(rows: Sequence[Row], figure: Path) -> None:
 def print_means(rows: Sequence[Row]) -> None:
     """Print the means of the groups of tasks."""
     names = ["mean", "tasks", "one policy per task, %", "at the end, %", "MT10, %", "MT50, %", "MT50 at the end, %"]
-    print_head([*names, "expert, %"])
+    experiment.print_head([*names, "expert, %"])
     chosen = {group: [task for task in TASKS if TASKS[task].group == group] for group in GROUPS}
     chosen |= {"MT10": sorted(MT10), "all": list(TASKS)}
-    chosen["expert holds"] = [task for task in TASKS if holds(choose(rows, EXPERT, task))]
-    num_seeds = {task: len(choose(rows, SINGLE, task)) for task in TASKS}
+    chosen["expert holds"] = [task for task in TASKS if holds(experiment.choose(rows, EXPERT, task))]
+    num_seeds = {task: len(experiment.choose(rows, SINGLE, task)) for task in TASKS}
     most = max(num_seeds.values())
     if min(num_seeds.values()) < most:
         chosen[f"{most} seeds of a policy each"] = [task for task in TASKS if num_seeds[task] == most]
     for name, tasks in chosen.items():
-        of = {kind: [choose(rows, kind, task) for task in tasks] for kind in KINDS}
-        estimates = [mean_of(of[SINGLE]), mean_of(of[SINGLE], "success_at_end"), mean_of(of["MT10"])]
-        estimates += [mean_of(of["MT50"]), mean_of(of["MT50"], "success_at_end"), mean_of(of[EXPERT])]
-        print_row([name, str(len(tasks)), *map(cell, estimates)])
+        of = {kind: [experiment.choose(rows, kind, task) for task in tasks] for kind in KINDS}
+        cells = [name, str(len(tasks))]
+        for kind in (SINGLE, "MT10", "MT50", EXPERT):
+            cells.append(experiment.mean_cell(of[kind]))
+            if kind in (SINGLE, "MT50"):
+                cells.append(experiment.mean_cell(of[kind], "success_at_end"))
+        experiment.print_row(cells)
 
 
 def holds(expert: Sequence[Row]) -> bool:
@@ -139,10 +128,10 @@ def holds(expert: Sequence[Row]) -> bool:
 
 def print_failures(rows: Sequence[Row]) -> None:
     """Print the number of failures in the tasks below ``SHORT``, how many the expert shares, and their modes."""
-    print_head(["task", "policy", "failures of all seeds", "the expert fails too", "failure modes"])
+    experiment.print_head(["task", "policy", "failures of all seeds", "the expert fails too", "failure modes"])
     for kind in (SINGLE, *BENCHMARKS):
         for task in TASKS:
-            chosen = choose(rows, kind, task)
+            chosen = experiment.choose(rows, kind, task)
             num, total = sum(row.episodes - row.success_once for row in chosen), sum(row.episodes for row in chosen)
             if not chosen or num <= (1 - SHORT) * total:
                 continue
@@ -152,14 +141,14 @@ def print_failures(rows: Sequence[Row]) -> None:
                     name, _, number = mode.rpartition(" ")
                     modes[name] += int(number)
             cells = [task.removesuffix("-v3"), kind, str(num), shared_failures(rows, chosen)]
-            print_row([*cells, name_values(dict(modes.most_common()))])
+            experiment.print_row([*cells, name_values(dict(modes.most_common()))])
 
 
 def shared_failures(rows: Sequence[Row], chosen: Sequence[Row]) -> str:
     """Write how many of a policy's recorded failures begin where the expert fails too."""
     num = shared = 0
     for row in chosen:
-        for expert in choose(rows, EXPERT, row.task):
+        for expert in experiment.choose(rows, EXPERT, row.task):
             if expert.seed == row.seed:  # outcomes that were not recorded are empty, and count on neither side
                 pairs = list(zip(row.outcomes, expert.outcomes, strict=False))
                 num += sum(ours == FAILED for ours, _ in pairs)
@@ -173,7 +162,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     estimates: dict[tuple[str, str], Estimate] = {}
     for kind in styles:
         for task in TASKS:
-            estimate = mean_of([choose(rows, kind, task)])
+            estimate = experiment.mean_of([experiment.choose(rows, kind, task)])
             if estimate is not None:
                 estimates[kind, task] = estimate
     order: list[str] = []
@@ -206,10 +195,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 def print_curve(rows: Sequence[Row]) -> None:
     """Print the success by number of demonstrations."""
     arms = sorted({**CURVE, SINGLE: NUM_DEMONSTRATIONS}.items(), key=lambda arm: arm[1])
-    print_head(["task", *(f"{num} demonstrations, %" for _, num in arms)])
+    experiment.print_head(["task", *(f"{num} demonstrations, %" for _, num in arms)])
     for task in CURVE_TASKS:
-        cells = [cell(mean_of([choose(rows, arm, task)])) for arm, _ in arms]
-        print_row([task.removesuffix("-v3"), *cells])
+        cells = [experiment.mean_cell([experiment.choose(rows, arm, task)]) for arm, _ in arms]
+        experiment.print_row([task.removesuffix("-v3"), *cells])
 
 
 def main() -> None:
@@ -218,11 +207,11 @@ def main() -> None:
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--demonstrations", action="store_true", help="measure other numbers of demonstrations")
 
-    arguments = parse_arguments(__doc__, tasks=list(TASKS), seeds=(0, 1, 2), add=add)
+    arguments = experiment.parse_arguments(__doc__, tasks=list(TASKS), seeds=(0, 1, 2), add=add)
     if arguments.demonstrations:
-        print_curve(run(arguments, curve_jobs(arguments.seeds), measure))
+        print_curve(experiment.run(arguments, curve_jobs(arguments.seeds), measure))
     else:
-        rows = run(arguments, policy_jobs(arguments.tasks, arguments.seeds), measure)
+        rows = experiment.run(arguments, policy_jobs(arguments.tasks, arguments.seeds), measure)
         print_policies(rows, arguments.out / "fifty.svg")
 
 

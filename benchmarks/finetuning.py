@@ -31,22 +31,8 @@ import act_kit
 from act_kit.metrics import series
 from act_kit.policies.policy import Policy
 from act_kit.rollouts.agents import ExpertAgent
-from benchmarks.experiment import (
-    Job,
-    Row,
-    by_seed,
-    cell,
-    choose,
-    collect,
-    evaluate,
-    gain_cell,
-    locked,
-    mean_of,
-    parse_arguments,
-    print_head,
-    print_row,
-    run,
-)
+from benchmarks import experiment
+from benchmarks.experiment import Job, Row
 
 TASKS = ("peg-insert-side-v3", "soccer-v3", "box-close-v3", "basketball-v3", "sweep-into-v3")
 NUM = 100
@@ -103,7 +89,7 @@ def more_demonstrations(task: str, seed: int, seconds: float, folder: Path) -> P
     """Train on more demonstrations: the time of a training grows with the square root of their number."""
     base_s = float(seconds_of_base(folder).read_text())
     num = min(MOST_DEMONSTRATIONS, round(NUM * ((base_s + seconds) / base_s) ** 2))
-    return train([collect(folder / "data", task, num, 10_000 + seed)], seed, folder / "run")
+    return train([experiment.collect(folder / "data", task, num, 10_000 + seed)], seed, folder / "run")
 
 
 def dagger(task: str, seed: int, seconds: float, folder: Path) -> Policy:
@@ -144,36 +130,36 @@ def measure(job: Job, out: Path, minutes: float) -> list[Row]:
     (task,) = job.tasks
     folder = out / task / str(job.seed) / job.arm.replace(" ", "-")
     if job.arm == EXPERT:
-        return [Row.of(EXPERT, job.seed, evaluate(ExpertAgent(), task, 300 + job.seed, EPISODES))]
+        return [Row.of(EXPERT, job.seed, experiment.evaluate(ExpertAgent(), task, 300 + job.seed, EPISODES))]
     policy = train_base(task, job.seed, folder)
     began = time.perf_counter()
     if job.arm != BASE:
         shutil.rmtree(folder, ignore_errors=True)
         policy = ARMS[job.arm](task, job.seed, 60 * minutes, folder)
     spent = f"{(time.perf_counter() - began) / 60:.1f}"
-    return [Row.of(job.arm, job.seed, evaluate(policy, task, 300 + job.seed, EPISODES), spent)]
+    return [Row.of(job.arm, job.seed, experiment.evaluate(policy, task, 300 + job.seed, EPISODES), spent)]
 
 
 def train_base(task: str, seed: int, folder: Path) -> Policy:
     """Train the base, unless it is there; the arms that need it wait for each other."""
-    with locked(base(folder)):
+    with experiment.locked(base(folder)):
         if not seconds_of_base(folder).exists():
             began = time.perf_counter()
-            train([collect(demonstrations(folder), task, NUM, seed)], seed, base(folder))
+            train([experiment.collect(demonstrations(folder), task, NUM, seed)], seed, base(folder))
             seconds_of_base(folder).write_text(f"{time.perf_counter() - began:.0f}")
         return Policy.load(base(folder))
 
 
 def print_table(rows: Sequence[Row], tasks: Sequence[str]) -> None:
     """Print the successes of each arm by task and seed, the mean, its difference from the base's, and the minutes."""
-    print_head(["", *(task.removesuffix("-v3") for task in tasks), "mean, %", "against the base", "minutes"])
-    bases = [choose(rows, BASE, task) for task in tasks]
+    experiment.print_head(["", *(task.removesuffix("-v3") for task in tasks), "mean, %", "against the base", "minutes"])
+    bases = [experiment.choose(rows, BASE, task) for task in tasks]
     for arm in (EXPERT, BASE, *ARMS):
-        ours = [choose(rows, arm, task) for task in tasks]
-        gain = "" if arm == BASE else gain_cell(ours, bases)
+        ours = [experiment.choose(rows, arm, task) for task in tasks]
+        gain = "" if arm == BASE else experiment.gain_cell(ours, bases)
         minutes = [float(row.note) for of_task in ours for row in of_task if arm in ARMS]
         spent = f"{np.mean(minutes):.1f}" if minutes else ""
-        print_row([arm, *map(by_seed, ours), cell(mean_of(ours)), gain, spent])
+        experiment.print_row([arm, *map(experiment.by_seed, ours), experiment.mean_cell(ours), gain, spent])
 
 
 def main() -> None:
@@ -182,12 +168,10 @@ def main() -> None:
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--minutes", type=float, default=15)
 
-    arguments = parse_arguments(__doc__, tasks=TASKS, seeds=range(3), arms=list(ARMS), add=add)
-    jobs: list[Job] = []
-    for seed in arguments.seeds:
-        for task in arguments.tasks:
-            jobs += [Job(arm, (task,), seed) for arm in (EXPERT, BASE, *arguments.only)]
-    rows = run(arguments, jobs, partial(measure, minutes=arguments.minutes))
+    arguments = experiment.parse_arguments(__doc__, tasks=TASKS, seeds=range(3), arms=list(ARMS), add=add)
+    jobs = experiment.jobs_of_tasks(arguments, (EXPERT, BASE, *arguments.only))
+    settings = {"minutes": arguments.minutes}
+    rows = experiment.run(arguments, jobs, partial(measure, minutes=arguments.minutes), settings=settings)
     print_table(rows, arguments.tasks)
 
 

@@ -59,13 +59,13 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--disable-dev-shm-usage"])
         photograph_teleop(browser)
         steps: dict[str, tuple[object, ...]] = {
-            "data": ("collect", "--task", TASK, "--n", 60),
-            "run": ("train", "--data", out / "data", "trainer.steps=400"),
+            "data": ("collect", "--task", TASK, "--n", 60, "--resume"),
+            "run": ("train", "--data", out / "data", "trainer.steps=400", "--resume"),
             "eval": ("eval", out / "run", "--record-video", "--episodes", 30),
             "view": ("data", "browse", out / "data"),
         }
         for name, step in steps.items():
-            if not (out / name).exists():
+            if "--resume" in step or not (out / name).exists():
                 act(*step, "--out", out / name)
         page = browser.new_page(viewport=_SIZE)
         page.goto(f"{(out / 'view' / 'view.html').resolve().as_uri()}#3")

@@ -17,22 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import act_kit
-from benchmarks.experiment import (
-    Job,
-    Row,
-    by_seed,
-    cell,
-    choose,
-    collect,
-    evaluate,
-    gain_cell,
-    locked,
-    mean_of,
-    parse_arguments,
-    print_head,
-    print_row,
-    run,
-)
+from benchmarks import experiment
+from benchmarks.experiment import Job, Row
 
 NUM_DEMONSTRATIONS = 50
 PRESET = "preset"
@@ -83,15 +69,15 @@ def measure(job: Job, out: Path) -> list[Row]:
     arm, (task,) = ARMS[job.arm], job.tasks
     views = f"{arm.look}-{arm.size}-{'-'.join(arm.cameras)}"
     began = time.monotonic()
-    data = collect(out / "data" / f"{views}-{task}-{job.seed}", task, NUM_DEMONSTRATIONS, job.seed)
-    with locked(Path(f"{data}-images")):
+    data = experiment.collect(out / "data" / f"{views}-{task}-{job.seed}", task, NUM_DEMONSTRATIONS, job.seed)
+    with experiment.locked(Path(f"{data}-images")):
         act_kit.render(data, cameras=arm.cameras, size=arm.size, look=arm.look, workers=1)
     rendered = time.monotonic()
     cameras = f"policy.cameras=[{','.join(arm.cameras)}]"
     overrides = ["policy=act_keypoints", "selection.num_evaluations=0", *arm.overrides, cameras]
     policy = act_kit.train(data, out / "runs" / job.name, seed=job.seed, workers=1, resume=True, overrides=overrides)
     trained = time.monotonic()
-    evaluation = evaluate(policy, task, 100 + job.seed)
+    evaluation = experiment.evaluate(policy, task, 100 + job.seed)
     times = (rendered - began, trained - rendered, time.monotonic() - trained)
     return [Row.of(job.arm, job.seed, evaluation, note=" ".join(f"{seconds / 60:.1f}" for seconds in times))]
 
@@ -99,23 +85,26 @@ def measure(job: Job, out: Path) -> list[Row]:
 def print_table(rows: Sequence[Row], tasks: Sequence[str]) -> None:
     """Print successes of every seed by arm and task, their mean, and its difference from the preset's."""
     names = ["", *(task.removesuffix("-v3") for task in tasks), "all, %", "against the preset"]
-    print_head([*names, "at the last step, %"])
-    preset = [choose(rows, PRESET, task) for task in tasks]
+    experiment.print_head([*names, "at the last step, %"])
+    preset = [experiment.choose(rows, PRESET, task) for task in tasks]
     for arm in ARMS:
-        ours = [choose(rows, arm, task) for task in tasks]
-        gain = "" if arm == PRESET else gain_cell(ours, preset)
-        cells = [arm, *map(by_seed, ours), cell(mean_of(ours)), gain, cell(mean_of(ours, "success_at_end"))]
-        print_row(cells)
+        ours = [experiment.choose(rows, arm, task) for task in tasks]
+        gain = "" if arm == PRESET else experiment.gain_cell(ours, preset)
+        cells = [
+            arm,
+            *map(experiment.by_seed, ours),
+            experiment.mean_cell(ours),
+            gain,
+            experiment.mean_cell(ours, "success_at_end"),
+        ]
+        experiment.print_row(cells)
 
 
 def main() -> None:
     """Parse the command line and run."""
-    arguments = parse_arguments(__doc__, tasks=TASKS, seeds=range(3), arms=list(ARMS))
-    jobs: list[Job] = []
-    for seed in arguments.seeds:
-        for arm in dict.fromkeys([PRESET, *arguments.only]):
-            jobs += [Job(arm, (task,), seed) for task in arguments.tasks]
-    print_table(run(arguments, jobs, measure), arguments.tasks)
+    arguments = experiment.parse_arguments(__doc__, tasks=TASKS, seeds=range(3), arms=list(ARMS))
+    jobs = experiment.jobs_of_tasks(arguments, dict.fromkeys([PRESET, *arguments.only]))
+    print_table(experiment.run(arguments, jobs, measure), arguments.tasks)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ deviation of the demonstrated ones.
 
     python -m benchmarks.monitor --out DIR [--tasks soccer-v3 basketball-v3] [--seeds 1 2 3] [--table]
 
-What is finished is a row of ``DIR/signals.csv`` and ``DIR/imagination.csv``, and is not measured again.
+What is finished is a row of ``DIR/signals.csv`` and ``DIR/imagination.csv``, and is not measured again. Other numbers
+of demonstrations, steps or episodes need a folder of their own.
 """
 
 # Shape suffixes: N states, T steps, B episodes, X inputs of a dynamics model, Y its outputs, M members, Q samples.
@@ -37,8 +38,9 @@ from act_kit.rollouts.episode import Episode
 from act_kit.rollouts.recorder import EpisodeRules
 from act_kit.rollouts.rollout import RolloutPool
 from act_kit.sim.initial_states import InitialStateDistribution
+from act_kit.sim.tasks import TASKS
 from act_kit.statistics import AreaUnderCurve
-from benchmarks.experiment import append, print_head, print_row, read_rows
+from benchmarks.experiment import append, keep_settings, print_head, print_row, read_rows
 
 HEADS = {"l1": "act_small", "flow": "flow_small"}
 FRAME = 18
@@ -352,7 +354,8 @@ def print_tables(out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tasks", nargs="+", default=["soccer-v3", "basketball-v3"], metavar="TASK")
+    defaults = ["soccer-v3", "basketball-v3"]
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=defaults, metavar="TASK")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--heads", nargs="+", choices=list(HEADS), default=list(HEADS))
     parser.add_argument("--demonstrations", type=int, default=10)
@@ -362,7 +365,9 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what there is, and measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
+    if not options.table:
+        names = ("demonstrations", "steps", "episodes", "horizon")
+        keep_settings(options.out, {name: getattr(options, name) for name in names})
     done = {(row.head, row.task, row.seed) for row in read_rows(options.out / "imagination.csv", ImaginationRow)}
     for seed in [] if options.table else options.seeds:
         for task in options.tasks:

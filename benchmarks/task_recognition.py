@@ -7,8 +7,8 @@
 Arms, each with 50 demonstrations per task, collected with the seed of the training, and the default options: the task
 is told; it is recognized (``policy.recognize_task=true``); and it is recognized while the goal is hidden, in the
 demonstrations and in use. A policy is evaluated from 100 new initial states per task: success, and the tasks that were
-recognized. The results are a file (``benchmarks/experiment.py``); a smaller experiment, such as the last one above,
-needs a folder of its own.
+recognized. The results are a file (``benchmarks/experiment.py``); an experiment with other tasks or demonstrations,
+such as the last one above, needs a folder of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 
 import act_kit
-from act_kit.api.evaluate import choose_init_states
 from act_kit.datasets.store import EpisodeStore
 from act_kit.datasets.write import write_dataset
 from act_kit.eval.results import Evaluation
@@ -32,21 +31,8 @@ from act_kit.policies.agent import PolicyAgent
 from act_kit.rollouts.episode import Episode
 from act_kit.sim.tasks import MT10
 from act_kit.text import name_values
-from benchmarks.experiment import (
-    Job,
-    Row,
-    by_seed,
-    cell,
-    choose,
-    collect,
-    evaluate,
-    gain_cell,
-    mean_of,
-    parse_arguments,
-    print_head,
-    print_row,
-    run,
-)
+from benchmarks import experiment
+from benchmarks.experiment import Job, Row
 
 TOLD, RECOGNIZED, HIDDEN = "told", "recognized", "recognized, goal hidden"
 ARMS = (TOLD, RECOGNIZED, HIDDEN)
@@ -81,7 +67,9 @@ def measure(job: Job, out: Path, *, demonstrations: int) -> list[Row]:
     """Train and evaluate the policy of an arm; the note of a row has the tasks that were recognized."""
     data: list[Path] = []
     for task in job.tasks:
-        folder = collect(out / "data" / f"{task}-{demonstrations}-{job.seed}", task, demonstrations, job.seed)
+        folder = experiment.collect(
+            out / "data" / f"{task}-{demonstrations}-{job.seed}", task, demonstrations, job.seed
+        )
         data.append(hide_goals(folder, out / "data" / f"{job.name}-{task}") if job.arm == HIDDEN else folder)
     overrides = [f"policy.recognize_task={job.arm != TOLD}"]
     if job.arm == HIDDEN:
@@ -97,11 +85,9 @@ def measure(job: Job, out: Path, *, demonstrations: int) -> list[Row]:
     )
     if job.arm == HIDDEN:
         agent = GoalHidden(policy)
-        evaluations = [evaluate(agent, task, job.seed) for task in policy.tasks]
+        evaluations = [experiment.evaluate(agent, task, job.seed) for task in policy.tasks]
     else:
-        quick = ["baseline_episodes=0", "demonstrated_episodes=0"]
-        config = act_kit.compose(act_kit.EvalConfig, quick, {"seed": job.seed})
-        evaluations = act_kit.evaluate_tasks(policy, choose_init_states(policy, None, config), config, workers=1)
+        evaluations = experiment.evaluate_policy(policy, job.seed)
     return [Row.of(job.arm, job.seed, each, recognized(policy, job.arm, each)) for each in evaluations]
 
 
@@ -117,15 +103,25 @@ def recognized(policy: act_kit.Policy, arm: str, evaluation: Evaluation) -> str:
 def print_table(rows: Sequence[Row], tasks: Sequence[str]) -> None:
     """Print success and recognition by task, with the means."""
     names = ["task", "told, %", "recognized, %", "difference, points", "told, by seed", "recognized, by seed"]
-    print_head([*names, "tasks recognized", "tasks recognized, goal hidden"])
+    experiment.print_head([*names, "tasks recognized", "tasks recognized, goal hidden"])
     for task in tasks:
-        told, own = choose(rows, TOLD, task), choose(rows, RECOGNIZED, task)
-        cells = [cell(mean_of([told])), cell(mean_of([own])), gain_cell([own], [told]), by_seed(told), by_seed(own)]
-        cells += [confusions(own), confusions(choose(rows, HIDDEN, task))]
-        print_row([task.removesuffix("-v3"), *cells])
-    of = {arm: [choose(rows, arm, task) for task in tasks] for arm in ARMS}
-    means = [cell(mean_of(of[TOLD])), cell(mean_of(of[RECOGNIZED])), gain_cell(of[RECOGNIZED], of[TOLD])]
-    print_row(["mean", *means, "", "", accuracy(of[RECOGNIZED]), accuracy(of[HIDDEN])])
+        told, own = experiment.choose(rows, TOLD, task), experiment.choose(rows, RECOGNIZED, task)
+        cells = [
+            experiment.mean_cell([told]),
+            experiment.mean_cell([own]),
+            experiment.gain_cell([own], [told]),
+            experiment.by_seed(told),
+            experiment.by_seed(own),
+        ]
+        cells += [confusions(own), confusions(experiment.choose(rows, HIDDEN, task))]
+        experiment.print_row([task.removesuffix("-v3"), *cells])
+    of = {arm: [experiment.choose(rows, arm, task) for task in tasks] for arm in ARMS}
+    means = [
+        experiment.mean_cell(of[TOLD]),
+        experiment.mean_cell(of[RECOGNIZED]),
+        experiment.gain_cell(of[RECOGNIZED], of[TOLD]),
+    ]
+    experiment.print_row(["mean", *means, "", "", accuracy(of[RECOGNIZED]), accuracy(of[HIDDEN])])
 
 
 def counts_of(rows: Sequence[Row]) -> Counter[str]:
@@ -160,11 +156,13 @@ def main() -> None:
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--demonstrations", type=int, default=50, help="demonstrations per task")
 
-    arguments = parse_arguments(__doc__, tasks=sorted(MT10), seeds=range(3), arms=ARMS, add=add)
+    arguments = experiment.parse_arguments(__doc__, tasks=sorted(MT10), seeds=range(3), arms=ARMS, add=add)
     jobs: list[Job] = []
     for seed in arguments.seeds:
         jobs += [Job(arm, tuple(arguments.tasks), seed) for arm in arguments.only]
-    rows = run(arguments, jobs, partial(measure, demonstrations=arguments.demonstrations))
+    settings = {"tasks": sorted(arguments.tasks), "demonstrations": arguments.demonstrations}
+    measure_job = partial(measure, demonstrations=arguments.demonstrations)
+    rows = experiment.run(arguments, jobs, measure_job, settings=settings)
     print_table(rows, arguments.tasks)
 
 

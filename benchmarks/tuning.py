@@ -20,21 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import act_kit
-from benchmarks.experiment import (
-    Job,
-    Row,
-    by_seed,
-    cell,
-    choose,
-    collect,
-    evaluate,
-    gain_cell,
-    mean_of,
-    parse_arguments,
-    print_head,
-    print_row,
-    run,
-)
+from benchmarks import experiment
+from benchmarks.experiment import Job, Row
 
 NUM_DEMONSTRATIONS = 50
 DEFAULTS = "defaults"
@@ -81,38 +68,35 @@ def measure(job: Job, out: Path) -> list[Row]:
     data_name, changes = TRAININGS[job.arm]
     (task,) = job.tasks
     folder = out / "data" / f"{data_name.replace(' ', '-')}-{task}-{job.seed}"
-    data = collect(folder, task, NUM_DEMONSTRATIONS, job.seed, overrides=DATA[data_name])
+    data = experiment.collect(folder, task, NUM_DEMONSTRATIONS, job.seed, overrides=DATA[data_name])
     overrides = ["selection.num_evaluations=0", *changes]
     policy = act_kit.train(data, out / "runs" / job.name, seed=job.seed, workers=1, resume=True, overrides=overrides)
     chunkings = {job.arm: {}, **CHUNKINGS} if job.arm == DEFAULTS else {job.arm: {}}
     rows = []
     for arm, options in chunkings.items():
-        rows.append(Row.of(arm, job.seed, evaluate(policy, task, 100 + job.seed, **options)))
+        rows.append(Row.of(arm, job.seed, experiment.evaluate(policy, task, 100 + job.seed, **options)))
     return rows
 
 
 def print_table(rows: Sequence[Row], tasks: Sequence[str]) -> None:
     """Print successes of every seed by setting and task, their mean, and its difference from the defaults'."""
     names = ["", *(task.removesuffix("-v3") for task in tasks), "all, %", "against the defaults"]
-    print_head([*names, "at the last step, %", "against the defaults"])
-    defaults = [choose(rows, DEFAULTS, task) for task in tasks]
+    experiment.print_head([*names, "at the last step, %", "against the defaults"])
+    defaults = [experiment.choose(rows, DEFAULTS, task) for task in tasks]
     for arm in (DEFAULTS, *CHUNKINGS, *list(TRAININGS)[1:]):
-        ours = [choose(rows, arm, task) for task in tasks]
+        ours = [experiment.choose(rows, arm, task) for task in tasks]
         gains = ["", ""]
         if arm != DEFAULTS:
-            gains = [gain_cell(ours, defaults), gain_cell(ours, defaults, at_end=True)]
-        cells = [arm, *map(by_seed, ours), cell(mean_of(ours)), gains[0]]
-        print_row([*cells, cell(mean_of(ours, "success_at_end")), gains[1]])
+            gains = [experiment.gain_cell(ours, defaults), experiment.gain_cell(ours, defaults, at_end=True)]
+        cells = [arm, *map(experiment.by_seed, ours), experiment.mean_cell(ours), gains[0]]
+        experiment.print_row([*cells, experiment.mean_cell(ours, "success_at_end"), gains[1]])
 
 
 def main() -> None:
     """Parse the command line and run."""
-    arguments = parse_arguments(__doc__, tasks=TASKS, seeds=range(5), arms=list(TRAININGS))
-    jobs: list[Job] = []
-    for seed in arguments.seeds:
-        for arm in dict.fromkeys([DEFAULTS, *arguments.only]):
-            jobs += [Job(arm, (task,), seed) for task in arguments.tasks]
-    print_table(run(arguments, jobs, measure), arguments.tasks)
+    arguments = experiment.parse_arguments(__doc__, tasks=TASKS, seeds=range(5), arms=list(TRAININGS))
+    jobs = experiment.jobs_of_tasks(arguments, dict.fromkeys([DEFAULTS, *arguments.only]))
+    print_table(experiment.run(arguments, jobs, measure), arguments.tasks)
 
 
 if __name__ == "__main__":

@@ -26,20 +26,8 @@ from act_kit.datasets.write import write_dataset
 from act_kit.policies.agent import PolicyAgent
 from act_kit.rollouts.episode import Episode
 from act_kit.sim.other_way import TASKS
-from benchmarks.experiment import (
-    Job,
-    Row,
-    by_seed,
-    cell,
-    choose,
-    collect,
-    evaluate,
-    mean_of,
-    parse_arguments,
-    print_head,
-    print_row,
-    run,
-)
+from benchmarks import experiment
+from benchmarks.experiment import Job, Row
 
 EXPERTS = ("scripted", "other-way")
 NUM = 50
@@ -103,7 +91,7 @@ def measure(job: Job, out: Path) -> list[Row]:
         if num:
             folder = out / "data" / f"{task}-{expert}-{num}-{job.seed}"
             # Other initial states than the other expert's: nothing but the way differs.
-            collect(folder, task, num, 2 * job.seed + which, demonstrator=expert)
+            experiment.collect(folder, task, num, 2 * job.seed + which, demonstrator=expert)
             data.append(label(EpisodeStore.open(folder), (-1.0, 1.0)[which], out, job) if has_label else folder)
     policy = act_kit.train(
         data,
@@ -114,7 +102,7 @@ def measure(job: Job, out: Path) -> list[Row]:
         allow_low_diversity=True,  # labeled states do not replay
         overrides=[f"policy={head}_small", "selection.num_evaluations=0"],
     )
-    evaluation = evaluate(LabeledAgent(policy) if has_label else policy, task, job.seed)
+    evaluation = experiment.evaluate(LabeledAgent(policy) if has_label else policy, task, job.seed)
     ways = ""
     for episode in evaluation.outcomes:
         passing = np.argmax(episode.state[:, 5] > WALL_Y)
@@ -124,25 +112,30 @@ def measure(job: Job, out: Path) -> list[Row]:
 
 def print_table(rows: Sequence[Row], tasks: Sequence[str]) -> None:
     """Print success, successes by seed, and the share of successes on the second expert's way, by arm and task."""
-    print_head(["arm", "task", "success, %", "by seed", "of these on the second way, by seed"])
+    experiment.print_head(["arm", "task", "success, %", "by seed", "of these on the second way, by seed"])
     for task in tasks:
         for arm in ARMS:
-            chosen = choose(rows, arm, task)
+            chosen = experiment.choose(rows, arm, task)
             ways = []
             for row in chosen:
                 second = np.array([way == "1" for way in row.note])
                 ways.append(str((row.successes & second).sum()))
-            print_row([arm, task.removesuffix("-v3"), cell(mean_of([chosen])), by_seed(chosen), " ".join(ways)])
+            experiment.print_row(
+                [
+                    arm,
+                    task.removesuffix("-v3"),
+                    experiment.mean_cell([chosen]),
+                    experiment.by_seed(chosen),
+                    " ".join(ways),
+                ]
+            )
 
 
 def main() -> None:
     """Parse the command line and run."""
-    arguments = parse_arguments(__doc__, tasks=TASKS, seeds=range(3), arms=list(ARMS))
-    jobs: list[Job] = []
-    for seed in arguments.seeds:
-        for task in arguments.tasks:
-            jobs += [Job(arm, (task,), seed) for arm in arguments.only]
-    print_table(run(arguments, jobs, measure), arguments.tasks)
+    arguments = experiment.parse_arguments(__doc__, tasks=TASKS, seeds=range(3), arms=list(ARMS))
+    jobs = experiment.jobs_of_tasks(arguments, arguments.only)
+    print_table(experiment.run(arguments, jobs, measure), arguments.tasks)
 
 
 if __name__ == "__main__":

@@ -28,10 +28,13 @@ import act_kit.api.evaluate as evaluating
 import act_kit.cli.seeds as seeds
 import act_kit.collection.collect as collecting
 import act_kit.collection.render as rendering
+import act_kit.monitoring.measure as monitoring
 import act_kit.sim.render as sim_render
 from act_kit import cli
 from act_kit.errors import RenderError
+from act_kit.eval.evaluate import roll_sets
 from act_kit.parallel import ExecutorConfig, LocalExecutor
+from act_kit.rollouts.agents import Agent, ExpertAgent
 from act_kit.sim.render import Frames, Gl
 
 _PRELOADED_MODULES = (
@@ -42,6 +45,7 @@ _PRELOADED_MODULES = (
     "act_kit.diversity.measure",
     "act_kit.policies.onnx",
     "act_kit.finetuning.finetuner",
+    "act_kit.reports.monitor",
     "pyarrow.parquet",
     "tensorboard.summary.writer.record_writer",
     "tensorboard.backend.event_processing.event_accumulator",
@@ -73,6 +77,8 @@ TRAIN = (
     "--allow-low-diversity",
 )
 EVAL = ("--episodes", "1", "baseline_episodes=0", "demonstrated_episodes=0", "--workers", "1", "--device", "cpu")
+
+MONITOR = "--episodes 2 --alpha 0.5 --workers 1 --device cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +182,15 @@ CASES: dict[str, Case] = {
         command=f"{FINETUNE} --overwrite",
         setup=(DATA, RUN.replace("--out out", "--out run"), FINETUNE.replace("run", "run --seed 1")),
         again="finetune --resume --out out --workers 1",
+        out="out",
+        replaces=True,
+    ),
+    "monitor": Case(
+        command=f"monitor run {MONITOR} --out out", setup=(DATA, RUN.replace("--out out", "--out run")), out="out"
+    ),
+    "monitor --overwrite": Case(
+        command=f"monitor run {MONITOR} --out out --overwrite",
+        setup=(DATA, RUN.replace("--out out", "--out run"), OLD),
         out="out",
         replaces=True,
     ),
@@ -330,6 +345,11 @@ def run_here(arguments: Sequence[str]) -> int:
     return 0
 
 
+def roll_expert(roll: Any, name: str, agent: Agent, *arguments: Any, **options: Any) -> Any:
+    """Roll out the expert: a policy of four steps has no success to calibrate a monitor with."""
+    return roll_sets(roll, name, ExpertAgent(), *arguments, **options)
+
+
 def find_no_gl(num_processes: int = 1) -> Gl:
     """Find no GL library."""
     raise RenderError("no GL library")
@@ -416,6 +436,7 @@ def main() -> None:
         (rendering, "render_episode", render_fake_images),
         (sim_render, "find_gl", lambda num_processes=1: Gl("egl", "llvmpipe", {})),
         (evaluating, "find_gl", find_no_gl),
+        (monitoring, "roll_sets", roll_expert),
         (seeds._Children, "run", lambda self, arguments, name: run_here(arguments)),
         (ExecutorConfig, "make_executor", lambda self, variables=None: LocalExecutor(1)),
     ]

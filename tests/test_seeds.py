@@ -25,6 +25,7 @@ from tests.conftest import ONE_THREAD, TINY, act
 
 pytestmark = pytest.mark.e2e
 
+NAMES = ("seed-0", "seed-7")
 QUICK = (*TINY, "selection.num_evaluations=0")
 
 
@@ -45,12 +46,16 @@ def test_every_seed_is_a_run_and_a_failed_one_does_not_stop_the_others(
     assert f"Failed: seed-1; see above. Resume with: act train --resume --out {out}" in done.stderr
     assert f"act compare {out} OTHER --vary KEY" in done.stdout
     method = read_method(out)
-    assert [seed.name for seed in method.seeds] == ["seed-0", "seed-7"]
+    assert [seed.name for seed in method.seeds] == list(NAMES)
     assert [len(seed.tasks["reach-v3"].successes) for seed in method.seeds] == [100, 100]
     assert ", ".join(f"{100 * seed.value:.1f} %" for seed in method.seeds) in done.stdout
     assert last.stat().st_mtime_ns == trained
     again = act("train", "--resume", "--out", out, check=1)
     assert again.stdout.count(": trained and evaluated before.") == 2
+    act("train", "--resume", "--steps", 70, "--out", out / "seed-7", check=0)  # killed before the evaluation
+    act("train", "--resume", "--out", out, check=1)
+    steps = [json.loads((out / name / "eval-test" / "summary.json").read_text())["policy_step"] for name in NAMES]
+    assert steps == [60, 70]
 
 
 def test_a_seed_has_the_configuration_of_a_single_run(

@@ -35,6 +35,7 @@ from act_kit.statistics import (
     mcnemar,
     paired_interval,
     paired_score,
+    percent,
     seeds_mean,
     seeds_to_bound,
     share_interval,
@@ -80,6 +81,24 @@ def test_a_pair_is_compared_on_its_discordant_initial_states() -> None:
     assert found.low < 0.08 < found.high
     agreed = compare_pairs(a, a, level=0.05)
     assert agreed.low < 0 < agreed.high, "agreement on 100 initial states does not prove that both always agree"
+
+
+def test_only_certainty_is_rounded_to_0_or_100_percent() -> None:
+    assert [percent(share) for share in (0, 0.004, 0.5, 0.995, 299 / 300, 1)] == [
+        "0",
+        "0.4",
+        "50",
+        "99.5",
+        "99.7",
+        "100",
+    ]
+    assert (percent(0.99962, 1), percent(0.00038, 1), percent(1 - 1e-16, 1)) == ("99.96", "0.04", "100.0")
+    assert str(Rate(1000, 1000)) == "1000/1000 [99.6, 100 %]"
+    assert str(Rate(0, 1000)) == "0/1000 [0, 0.4 %]"
+    assert (str(Rate(99, 100)), str(Rate(1, 100))) == ("99/100 [95, 100 %]", "1/100 [0, 5 %]"), "rounded outward"
+    tasks = (*[Rate(100, 100)] * 49, Rate(98, 100))
+    assert str(MacroAverageRate(tasks)) == "99.96 % [99.9, 100 %]"
+    assert str(GroupAverageRate((MacroAverageRate(tasks),))).startswith("99.96 % [")
 
 
 def assert_agreement(found: Difference) -> None:

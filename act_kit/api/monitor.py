@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,21 +71,22 @@ def monitor(
     from act_kit.reports.monitor import monitor_report
     from act_kit.rollouts.rollout import RolloutPool
 
-    policy = run if isinstance(run, Policy) else Policy.load(run, device=choose_device(device))
-    task = choose_task(policy, task)
     num_workers = min(workers or num_cpus(), config.episodes)
-    if policy.views:
-        find_renderer(policy.metadata.gl_renderer, num_workers)
 
     def show(name: str, progress: rollout.Progress, num: int) -> None:
         text = f"success {progress.num_succeeded}"
         on_progress(Progress(stage=name, num_done=progress.num_episodes, num=num, text=text))
 
     engine, num_envs = config.sim.engine, config.rollout.num_envs
-    with RolloutPool(num_workers, engine=engine, num_envs=num_envs, on_plan=log_first_plan()) as roll:
-        measured, result = measure_monitor(policy, PolicyAgent(policy), task, config, roll=roll, on_progress=show)
-    if out is not None:
-        with locked(Path(out)), new_folder(Path(out), overwrite=overwrite, hint=HINT) as fresh:
-            measured.save(fresh / FILE)
-            monitor_report(result).write(fresh / "report.html", fresh / "monitor.json")
+    with locked(Path(out)) if out is not None else nullcontext():  # before minutes of rollouts, not after
+        policy = run if isinstance(run, Policy) else Policy.load(run, device=choose_device(device))
+        task = choose_task(policy, task)
+        if policy.views:
+            find_renderer(policy.metadata.gl_renderer, num_workers)
+        with RolloutPool(num_workers, engine=engine, num_envs=num_envs, on_plan=log_first_plan()) as roll:
+            measured, result = measure_monitor(policy, PolicyAgent(policy), task, config, roll=roll, on_progress=show)
+        if out is not None:
+            with new_folder(Path(out), overwrite=overwrite, hint=HINT) as fresh:
+                measured.save(fresh / FILE)
+                monitor_report(result).write(fresh / "report.html", fresh / "monitor.json")
     return result

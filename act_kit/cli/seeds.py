@@ -135,15 +135,28 @@ def _finish_seed(run: Path, options: Sequence[str], children: _Children) -> bool
         console.rule(run.name, align="left")
     try:
         is_trained = steps_taken(run) >= load_run(run)[0].trainer.steps
+        is_done = is_trained and _is_evaluated(run)
     except ActKitError as error:
         warn(str(error))
         return False
-    if is_trained and (run / "eval-test" / "summary.json").exists():
+    if is_done:
         info(f"{run.name}: trained and evaluated before.")
         return True
     code = 0 if is_trained else children.run(["train", "--resume", "--out", str(run), *options], run.name)
     # --overwrite replaces an incomplete evaluation, or one of an earlier checkpoint.
     return code == 0 and children.run(["eval", str(run), "--overwrite", *options], run.name) == 0
+
+
+def _is_evaluated(run: Path) -> bool:
+    """Return True if there is an evaluation of a run's checkpoint, not of one from before more steps were trained."""
+    from act_kit.policies.storage import find_checkpoint, read_policy
+
+    summary = run / "eval-test" / "summary.json"
+    if not summary.exists():
+        return False
+    _, _, metadata, _, _ = read_policy(find_checkpoint(run))
+    values = read_json(summary)
+    return isinstance(values, dict) and values.get("policy_step") == metadata.step
 
 
 def child() -> None:

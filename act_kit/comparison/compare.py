@@ -215,7 +215,7 @@ class Pair:
 
     def _result_text(self, result: Result) -> str:
         a, b, difference = self.a, self.b, result.difference
-        p = "p < 0.001" if result.p_holm < 0.001 else f"p = {result.p_holm:.3f}"
+        p = "p < 0.001" if result.p_holm < 0.001 else f"p = {result.p_holm:.3g}"
         numbers = (
             f"success {success_text(b, result.means[1])} versus {success_text(a, result.means[0])}, a difference of "
             f"{points(difference)} ({difference.test}, {p}{', by Holm' if result.p_holm != difference.p else ''})"

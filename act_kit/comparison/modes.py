@@ -12,7 +12,7 @@ import numpy as np
 
 from act_kit import statistics
 from act_kit.comparison.experiments import Method
-from act_kit.statistics import GAP, Estimate, MacroAverageRate
+from act_kit.statistics import GAP, Estimate, MacroAverageRate, percent
 
 _BOUND = 0.1
 """Fraction of collapsing seeds that a user may want to rule out."""
@@ -49,7 +49,7 @@ def describe_modes(method: Method) -> str:
             f"The seeds of {method.label} are bimodal, {len(worse)} at {_span(worse)} and {len(better)} at "
             f"{_span(better)}: their mean describes neither mode. {len(worse)} of {num} collapsed: {100 * low:.0f} to "
             f"{100 * high:.0f} % of new seeds may collapse ({_SOURCE}). Mean of each mode: "
-            f"{100 * np.mean(worse):.1f} % and {100 * np.mean(better):.1f} %."
+            f"{_mean(worse)} % and {_mean(better)} %."
         )
     if max(rates) - min(rates) >= GAP:
         return (
@@ -82,10 +82,14 @@ def success_text(method: Method, mean: float) -> str:
     """Return the success of a method: its mean, or that of each mode of its seeds."""
     modes, num = bimodal_modes(method), len(method.seeds)
     if modes is None:
-        return f"{100 * mean:.1f} %"
-    return " and ".join(f"{100 * np.mean(mode):.1f} % ({len(mode)} of {num} seeds)" for mode in modes)
+        return f"{percent(mean, 1)} %"
+    return " and ".join(f"{_mean(mode)} % ({len(mode)} of {num} seeds)" for mode in modes)
+
+
+def _mean(rates: Sequence[float]) -> str:
+    return percent(float(np.mean(rates)), 1)
 
 
 def _span(rates: Sequence[float]) -> str:
-    low, high = f"{100 * min(rates):.0f}", f"{100 * max(rates):.0f}"
+    low, high = percent(min(rates)), percent(max(rates))
     return f"{low} %" if low == high else f"{low} to {high} %"

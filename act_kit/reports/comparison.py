@@ -10,8 +10,9 @@ import numpy as np
 from act_kit.comparison.compare import Comparison, Pair, points
 from act_kit.comparison.experiments import Method
 from act_kit.comparison.modes import bimodal_modes, mean_of
-from act_kit.pages import BLUE, GREEN, PURPLE, RED, new_figure
+from act_kit.pages import BLUE, GREEN, PURPLE, RED, figure_text, new_figure
 from act_kit.reports.report import Cell, Chart, Headline, Level, Report, Section, Table, text_columns
+from act_kit.statistics import percent, percent_ends
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +23,9 @@ _LEVELS: dict[str, Level] = {"better": "OK", "no difference shown": "WARN"}
 _STYLES = ((BLUE, "o"), (RED, "s"), (GREEN, "^"), (PURPLE, "D"))
 """Color and marker of each method, in turn."""
 
+_MAX_LABEL_LENGTH = 48
+"""Number of characters of a method's label in the figure, which is narrow."""
+
 
 def methods_table(methods: Sequence[Method]) -> Table:
     """Return the success of every seed and the means as a table."""
@@ -31,14 +35,15 @@ def methods_table(methods: Sequence[Method]) -> Table:
 
 def method_row(method: Method) -> tuple[str, str, str, str]:
     """Return label, number of seeds, success of each, and mean; bimodal seeds have one mean per mode."""
-    each = ", ".join(f"{100 * seed.value:.1f} %" for seed in method.seeds)
+    each = ", ".join(f"{percent(seed.value, 1)} %" for seed in method.seeds)
     num_seeds = str(len(method.seeds))
     if method.missing:
         num_seeds += f" of {len(method.seeds) + len(method.missing)}"
     mean, modes = mean_of(method), bimodal_modes(method)
-    text = f"{100 * mean.value:.1f} % [{100 * mean.low:.0f}, {100 * mean.high:.0f} %]"
+    low, high = percent_ends(mean.low, mean.high)
+    text = f"{percent(mean.value, 1)} % [{low}, {high} %]"
     if modes:
-        text = "bimodal: " + " and ".join(f"{len(mode)} at {100 * np.mean(mode):.1f} %" for mode in modes)
+        text = "bimodal: " + " and ".join(f"{len(mode)} at {percent(float(np.mean(mode)), 1)} %" for mode in modes)
     return method.label, num_seeds, each, text
 
 
@@ -119,9 +124,10 @@ def _headline(method: Method) -> Headline:
     seeds = f"{len(method.seeds)} training seed{'s' if len(method.seeds) > 1 else ''}"
     if bimodal_modes(method):
         return Headline(label=method.label, value="bimodal", detail=seeds)
-    detail = f"95 % interval {100 * mean.low:.0f} to {100 * mean.high:.0f} %, {seeds}"
+    low, high = percent_ends(mean.low, mean.high)
+    detail = f"95 % interval {low} to {high} %, {seeds}"
     interval = (max(0.0, mean.low), mean.value, min(1.0, mean.high))
-    return Headline(label=method.label, value=f"{100 * mean.value:.1f} %", detail=detail, interval=interval)
+    return Headline(label=method.label, value=f"{percent(mean.value, 1)} %", detail=detail, interval=interval)
 
 
 def _differences(pair: Pair) -> Section:
@@ -168,7 +174,7 @@ def success_figure(methods: Sequence[Method]) -> Figure:
             for j, seed in enumerate(method.seeds):
                 height = -i - 0.15 - 0.06 * (j % 4)
                 axes.plot(100 * seed.value, height, marker, color=color, alpha=0.6, markersize=6)
-        axes.text(0, -i + 0.2, method.label, fontsize=10)
+        axes.text(0, -i + 0.2, figure_text(method.label, _MAX_LABEL_LENGTH), fontsize=10)
     axes.set(xlim=(-2, 102), ylim=(0.4 - len(methods), 0.6), yticks=[], xlabel="success (%)")
     axes.spines["left"].set_visible(False)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from act_kit.diversity.result import DiversityReport
 from act_kit.reports.figures import coverage_figures, distribution_figure, scaling_figure
 from act_kit.reports.report import Cell, Chart, Column, Headline, Report, Section, Table, text_columns
 from act_kit.sim.tasks import get_task
+from act_kit.statistics import percent
 from act_kit.text import name_values
 
 Row = tuple[str, str, str]
@@ -82,7 +84,7 @@ def _headlines(measured: DiversityReport | FirstObservations) -> list[Headline]:
             value=f"{d.nearest_ratio:.2f} ×",
             detail=f"that of random initial states; mean {d.nearest_mean:.3f} box widths",
         ),
-        Headline(label="duplicate initial states", value=f"{100 * d.duplicate_fraction:.0f} %", detail="at most 2 %"),
+        Headline(label="duplicate initial states", value=f"{percent(d.duplicate_fraction)} %", detail="at most 2 %"),
         Headline(label="failed attempts", value=f"{d.num_failed:,}", detail=f"of {d.num_attempts:,}"),
     ]
 
@@ -148,7 +150,7 @@ def _soundness_rows(measured: DiversityReport | FirstObservations) -> list[Row]:
 def _diversity_rows(d: DiversityReport) -> list[Row]:
     table = [
         ("distinct initial states", f"{d.num_distinct} of {d.num}", "all"),
-        ("duplicate initial states", f"{100 * d.duplicate_fraction:.0f} %", "at most 2 %"),
+        ("duplicate initial states", f"{percent(d.duplicate_fraction)} %", "at most 2 %"),
         ("near copies of other initial states", f"{d.num_distinct - d.num_apart}", "few"),
         ("initial states out of distribution", f"{d.num_outside}", "0"),
         (_FAILED, f"{d.num_failed} of {d.num_attempts}", "few; each leaves a hole"),
@@ -199,7 +201,7 @@ def _first_rows(m: FirstObservations) -> list[Row]:
         table.append((name, f"{num} of {m.num_compared}", "all, unless the states differ"))
     table += [
         ("varying dimensions that are constant in the first states", frozen, "those of the robot's initial pose"),
-        ("bit-exact copies of other demonstrations", f"{100 * m.duplicate_trajectories:.0f} %", "0 %"),
+        ("bit-exact copies of other demonstrations", f"{percent(m.duplicate_trajectories)} %", "0 %"),
     ]
     return table
 
@@ -211,19 +213,19 @@ def _quality_rows(q: Quality) -> list[Row]:
     each. They do not affect the verdict: good values depend on the task.
     """
 
-    def percent(value: float | None) -> str:
-        return "n/a" if value is None else f"{100 * value:.0f} %"
+    def shown(value: float | None) -> str:
+        return "n/a" if value is None else f"{percent(value)} %"
 
     return [
         ("distinct initial states", f"{q.num_distinct} of {q.num}", "all"),
         ("steps", f"{q.steps:.0f} ({q.min_steps} to {q.max_steps})", "56 to 116"),
-        ("straightness of the hand path", percent(q.path_efficiency), "20 to 70 %; straight: 100 %"),
-        ("idle steps", percent(q.idle_fraction), "0 %"),
-        ("steps with a clipped action", percent(q.clipped_fraction), "32 to 100 %"),
+        ("straightness of the hand path", shown(q.path_efficiency), "20 to 70 %; straight: 100 %"),
+        ("idle steps", shown(q.idle_fraction), "0 %"),
+        ("steps with a clipped action", shown(q.clipped_fraction), "32 to 100 %"),
         ("jerk of the hand", "n/a" if q.jerk is None else f"{q.jerk:.0f} m/s³", "220 to 720 m/s³"),
         ("gripper switches", f"{q.gripper_switches:.0f}", "0 or 1"),
-        ("duplicate action sequences", percent(q.duplicate_trajectories), "0 %"),
-        ("action variance in similar states", percent(q.action_variance), "0 to 25 % of the total"),
+        ("duplicate action sequences", shown(q.duplicate_trajectories), "0 %"),
+        ("action variance in similar states", shown(q.action_variance), "0 to 25 % of the total"),
     ]
 
 
@@ -249,7 +251,7 @@ def datasets_report(measured: Sequence[tuple[str, DiversityReport | FirstObserva
         data[name] = report.to_dict()
         coverage = report if isinstance(report, DiversityReport) else report.init_states
         findings = " ".join(finding.text for finding in report.findings)
-        page = Cell(text=name, href=f"{name}/report.html")
+        page = Cell(text=name, href=f"{quote(name)}/report.html")
         level = Cell(text=report.level, level=report.level)
         distinct = f"{report.num_distinct} of {report.num}"
         rows.append((page, report.task, level, distinct, coverage and coverage.nearest_ratio, findings))

@@ -15,8 +15,8 @@ from act_kit.eval.sweep import COLUMNS, WARNING, SweepRow, table_rows
 from act_kit.reports.figures import distance_figure, success_figures
 from act_kit.reports.report import Cell, Chart, Column, Headline, Report, Section, Table, Video, text_columns
 from act_kit.sim.tasks import get_task
-from act_kit.statistics import GroupAverageRate, MacroAverageRate, Rate
-from act_kit.text import name_values, percent
+from act_kit.statistics import GroupAverageRate, MacroAverageRate, Rate, percent, percent_ends
+from act_kit.text import name_values
 
 _BASELINES = {
     "expert": "the scripted expert, same initial states",
@@ -34,11 +34,11 @@ def baseline_rows(evaluation: Evaluation) -> list[tuple[str, Rate]]:
 def rate_headline(label: str, rate: Rate | MacroAverageRate | GroupAverageRate) -> Headline:
     """Return a success rate as a headline with its interval."""
     low, high = rate.interval or (0.0, 0.0)
-    interval = f"95 % interval {100 * low:.0f} to {100 * high:.0f} %" if rate.interval else ""
+    interval = "95 % interval {} to {} %".format(*percent_ends(low, high)) if rate.interval else ""
     counts = f"{rate.successes}/{rate.num}" if isinstance(rate, Rate) else mean_name(rate)
     return Headline(
         label=label,
-        value=percent(rate.value, 0 if isinstance(rate, Rate) else 1),
+        value=f"{percent(rate.value, 0 if isinstance(rate, Rate) else 1)} %",
         detail=", ".join(filter(None, (counts, interval))),
         interval=(low, rate.value, high) if rate.interval else None,
     )
@@ -151,7 +151,7 @@ def _stages(evaluation: Evaluation) -> Section:
     num = len(evaluation.episodes)
     rows, meanings = [], []
     for stage, count in evaluation.stage_counts.items():
-        share = Cell(text=f"{100 * count / num:.0f} %", share=count / num, title=MEANINGS[stage])
+        share = Cell(text=f"{percent(count / num)} %", share=count / num, title=MEANINGS[stage])
         rows.append((stage, share, f"{count}/{num}"))
         meanings.append(f"{stage}: {MEANINGS[stage]}.")
     table = Table(columns=[Column("stage"), Column("episodes that reached it"), Column("", digits=0)], rows=rows)

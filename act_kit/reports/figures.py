@@ -12,7 +12,7 @@ from act_kit.diversity.reference import reference_init_states
 from act_kit.diversity.result import ScalingPoint
 from act_kit.eval.distance_to_demos import Bin
 from act_kit.eval.results import Evaluation
-from act_kit.pages import BLUE, GRAY, GREEN, ORANGE, PURPLE, RED, SKY, new_figure
+from act_kit.pages import BLUE, GRAY, GREEN, ORANGE, PURPLE, RED, SKY, figure_text, new_figure
 from act_kit.sim.initial_states import OOD_MARGIN, SAME_INIT_STATE_M, InitialStateDistribution
 from act_kit.sim.tasks import Task, get_task, map_planes
 
@@ -91,7 +91,7 @@ def coverage_figures(
         for i, name in enumerate(names):
             color, marker = _SOURCE_STYLES[min(i, len(_SOURCE_STYLES) - 1)]
             points = map_coordinates(finite[inside & (source_N == name)], plane)
-            label = name[:_MAX_LABEL_LENGTH]
+            label = figure_text(name, _MAX_LABEL_LENGTH)
             axes.scatter(*points, s=24, color=color, marker=marker, linewidths=0, alpha=0.85, label=label)
         if len(failed):
             axes.scatter(*map_coordinates(failed, plane), s=30, color=RED, marker="x", label="failed attempts")

@@ -19,7 +19,7 @@ from act_kit.errors import ActKitError
 from act_kit.eval.files import read_evaluation
 from act_kit.eval.init_state_sets import InitialStateSet, make_init_state_set
 from act_kit.eval.results import Evaluation, summarize_all
-from act_kit.reports.comparison import method_row
+from act_kit.reports.comparison import comparison_report, method_row
 from act_kit.statistics import mcnemar
 from tests.comparison.conftest import BARE, NUM, Copy, edit, episode, result, rewrite, seeds
 from tests.conftest import Open, act
@@ -98,6 +98,15 @@ def test_evaluations_in_memory_are_compared_like_their_files(copy: Copy) -> None
     assert (pair.sentence, pair.result) == (expected.sentence, expected.result)
     with pytest.raises(ActKitError, match="seed 0 and seed 1 are the same evaluation"):
         compare({"a": evaluations["a"], "b": evaluations["b"][:1] * 2})
+
+
+def test_names_are_neither_formulas_nor_wider_than_the_figure(copy: Copy) -> None:
+    copy("x$^$")
+    copy(long := "<i>" + 60 * "wide")
+    page = comparison_report(compare([Path("x$^$"), Path(long)])).write(Path("compare.html")).read_text("utf-8")
+    assert ">x$^$</text>" in page
+    assert f">…{long[-47:]}</text>" in page
+    assert "<i>wide" not in page
 
 
 def test_episodes_are_not_pooled_over_seeds(copy: Copy) -> None:

@@ -24,7 +24,6 @@ from act_kit.policies.policy import Policy
 from act_kit.reports.evaluation import rate_headline, write_results
 from act_kit.rollouts.rollout import RolloutPool
 from act_kit.statistics import MacroAverageRate, Rate
-from act_kit.text import percent
 from tests.conftest import Open, act
 from tests.eval.test_evaluate import evaluation_of
 
@@ -60,14 +59,6 @@ def test_a_line_does_not_contradict_its_result_by_rounding() -> None:
     passed, line = requirement.check(evaluation)
     assert passed is (lower >= 0.4902)
     assert line.endswith(f"success_lower = {lower!r}, required >= 0.4902")
-
-
-@pytest.mark.parametrize(
-    ("fraction", "text"),
-    [(1, "100 %"), (0, "0 %"), (0.996, "99.6 %"), (0.9999, "99.99 %"), (0.004, "0.4 %"), (0.96, "96 %")],
-)
-def test_only_all_is_100_percent(fraction: float, text: str) -> None:
-    assert percent(fraction) == text
 
 
 def test_the_headline_of_a_page_does_not_round_a_failure_away() -> None:

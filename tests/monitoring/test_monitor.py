@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import act_kit
+from act_kit.api.progress import Progress
 from act_kit.config.evaluation import MonitorConfig
 from act_kit.config.finetuning import FinetuneConfig
 from act_kit.datasets.store import EpisodeStore
@@ -19,6 +21,7 @@ from act_kit.finetuning.run import write_run
 from act_kit.monitoring.measure import RULES, calibrate, choose_task, demonstrated_states, make_monitor, watch
 from act_kit.monitoring.monitor import FILE, Monitor, features
 from act_kit.monitoring.result import MonitoredEpisode, MonitorResult
+from act_kit.outputs import hidden_sibling
 from act_kit.policies import agent as policy_agent
 from act_kit.policies.policy import Policy
 from act_kit.reports.monitor import monitor_report
@@ -130,9 +133,13 @@ def test_a_run_is_monitored_judged_and_written(
     monkeypatch.setattr(policy_agent, "PolicyAgent", lambda policy: ExpertAgent())
     out = tmp_path / "monitor"
     stages = []
-    result = act_kit.monitor(
-        run, episodes=12, alpha=0.2, out=out, workers=1, on_progress=lambda p: stages.append(p.stage)
-    )
+
+    def show(progress: Progress) -> None:
+        stages.append(progress.stage)
+        with hidden_sibling(out, "lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    result = act_kit.monitor(run, episodes=12, alpha=0.2, out=out, workers=1, on_progress=show)
     assert set(stages) == {"calibrate", "judge"}
     assert result.false_alarms is not None
     assert result.false_alarms.num == 12
