@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CODE := act_kit tests benchmarks examples docs/griffe_folders.py
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export NO_MKDOCS_2_WARNING := 1
@@ -43,8 +44,8 @@ test-slow: setup gl
 	$(BIN)/pytest -m slow
 
 lint: setup
-	$(BIN)/ruff check act_kit tests benchmarks examples
-	$(BIN)/ruff format --check act_kit tests benchmarks examples
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy -p act_kit
 	$(BIN)/mypy --explicit-package-bases benchmarks tests examples
 	$(BIN)/mkdocs build --quiet --strict
@@ -54,8 +55,8 @@ docs: setup
 	$(BIN)/mkdocs build --strict
 
 format: setup
-	$(BIN)/ruff check --fix act_kit tests benchmarks examples
-	$(BIN)/ruff format act_kit tests benchmarks examples
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -266,14 +266,13 @@ def phrase_of(text: str) -> str:
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", choices=list(TASKS), metavar="TASK")
+    parser.add_argument("tasks", nargs="*", default=list(TASKS))
     parser.add_argument("--collected", type=Path, metavar="FILE", help="the whole report of collected datasets")
     options = parser.parse_args()
-    tasks = options.tasks or list(TASKS)
     if options.collected:
-        run_collected(options.collected, tasks)
+        run_collected(options.collected, options.tasks)
     else:
-        run_simulated(tasks)
+        run_simulated(options.tasks)
 
 
 def run_simulated(names: list[str]) -> None:

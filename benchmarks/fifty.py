@@ -2,7 +2,7 @@
 
     python -m benchmarks.fifty --out fifty                              hours on two cores
     python -m benchmarks.fifty --out fifty --seeds 3 --tasks push-v3    one training of one task
-    python -m benchmarks.fifty --out fifty --table                      print what there is, and draw fifty.svg
+    python -m benchmarks.fifty --out fifty --table                      print what there is, and draw fifty.png
 
 For every task and training seed: 50 demonstrations collected with that seed, a policy trained on them with that seed,
 and 100 test initial states drawn with that seed, for the policy and for the scripted expert. The policies of several
@@ -188,7 +188,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.set_xlabel("success from 100 test initial states (%), 95 % interval over training seeds")
     axes.grid(axis="x", linewidth=0.3)
     figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=8)
-    figure.savefig(path)
+    figure.savefig(path, dpi=120)
     print(f"\n{path}")
 
 
@@ -212,7 +212,7 @@ def main() -> None:
         print_curve(experiment.run(arguments, curve_jobs(arguments.seeds), measure))
     else:
         rows = experiment.run(arguments, policy_jobs(arguments.tasks, arguments.seeds), measure)
-        print_policies(rows, arguments.out / "fifty.svg")
+        print_policies(rows, arguments.out / "fifty.png")
 
 
 if __name__ == "__main__":

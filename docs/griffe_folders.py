@@ -17,6 +17,7 @@ class Folders(griffe.Extension):
     """Extension that adds folders without ``__init__.py`` to a package; Griffe itself skips them."""
 
     def on_package(self, *, pkg: griffe.Module, loader: griffe.GriffeLoader, **kwargs: Any) -> None:
+        """Add the modules of folders to the package."""
         root = Path(str(pkg.filepath)).parent
         for path in sorted(root.rglob("*.py")):
             *folders, name = path.relative_to(root).with_suffix("").parts
@@ -44,6 +45,7 @@ class Folders(griffe.Extension):
                 parent.set_member(name, module)
 
     def on_instance(self, *, node: Any, obj: griffe.Object, **kwargs: Any) -> None:
+        """Convert the markup of a docstring."""
         if obj.docstring:
             text = ROLE.sub(r"`\1`", obj.docstring.value)
             text = TABLE.sub(lambda table: f"```text\n{table['rows'].rstrip()}\n```", text)

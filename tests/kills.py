@@ -105,6 +105,7 @@ OTHER = "collect --task reach-v3 --n 2 --seed 1 --workers 1 --out other"
 OLD = "collect --task reach-v3 --n 1 --seed 5 --workers 1 --out out"
 LEROBOT = "data convert data lerobot --to lerobot"
 RUN = f"train --data data --out out {' '.join(TRAIN)}"
+TRAINED = (DATA, RUN.replace("--out out", "--out run"))
 FINETUNE = "finetune run --steps 1 episodes=1 select_episodes=1 select_every=1 width=8 --workers 1 --out out"
 CASES: dict[str, Case] = {
     "collect": Case(command=DATA.replace("data", "out"), again="--resume", out="out"),
@@ -163,40 +164,34 @@ CASES: dict[str, Case] = {
         replaces=True,
     ),
     "train --overwrite again": Case(command=f"{RUN} --overwrite", setup=(DATA, OLD), out="out", replaces=True),
-    "eval": Case(
-        command=f"eval run {' '.join(EVAL)} --out out", setup=(DATA, RUN.replace("--out out", "--out run")), out="out"
-    ),
+    "eval": Case(command=f"eval run {' '.join(EVAL)} --out out", setup=TRAINED, out="out"),
     "eval --overwrite": Case(
         command=f"eval run {' '.join(EVAL)} --out out --overwrite",
-        setup=(DATA, RUN.replace("--out out", "--out run"), OLD),
+        setup=(*TRAINED, OLD),
         out="out",
         replaces=True,
     ),
     "finetune": Case(
         command=FINETUNE,
-        setup=(DATA, RUN.replace("--out out", "--out run")),
+        setup=TRAINED,
         again="finetune --resume --out out --workers 1",
         out="out",
     ),
     "finetune --overwrite": Case(
         command=f"{FINETUNE} --overwrite",
-        setup=(DATA, RUN.replace("--out out", "--out run"), FINETUNE.replace("run", "run --seed 1")),
+        setup=(*TRAINED, FINETUNE.replace("run", "run --seed 1")),
         again="finetune --resume --out out --workers 1",
         out="out",
         replaces=True,
     ),
-    "monitor": Case(
-        command=f"monitor run {MONITOR} --out out", setup=(DATA, RUN.replace("--out out", "--out run")), out="out"
-    ),
+    "monitor": Case(command=f"monitor run {MONITOR} --out out", setup=TRAINED, out="out"),
     "monitor --overwrite": Case(
         command=f"monitor run {MONITOR} --out out --overwrite",
-        setup=(DATA, RUN.replace("--out out", "--out run"), OLD),
+        setup=(*TRAINED, OLD),
         out="out",
         replaces=True,
     ),
-    "export": Case(
-        command="export run --out out/policy.onnx", setup=(DATA, RUN.replace("--out out", "--out run")), out="out"
-    ),
+    "export": Case(command="export run --out out/policy.onnx", setup=TRAINED, out="out"),
     "train --seeds": Case(
         command=f"{RUN} --seeds 2 --jobs 1",
         setup=(DATA,),

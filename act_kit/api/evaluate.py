@@ -100,15 +100,14 @@ def evaluate(
         "n_action_steps": choose_action_steps(n_action_steps, config),
         "temporal_ensemble": temporal_ensemble,
     }
-    if not isinstance(agent, Policy):
-        is_named = isinstance(agent, str | Path)
-        name, kind = (str(agent), kind_of_agent(str(agent))) if is_named else ("the agent", "python")
-        refuse_chunking(name, kind, **chunking, sweep_chunking=sweep_chunking)
     with ExitStack() as stack:
         if isinstance(agent, str | Path):
+            refuse_chunking(str(agent), kind_of_agent(str(agent)), **chunking, sweep_chunking=sweep_chunking)
             agent = stack.enter_context(open_agent(str(agent), config, device=device, **chunking))
         elif isinstance(agent, Policy):
             agent = agent.with_chunking(**chunking)
+        else:
+            refuse_chunking("the agent", "python", **chunking, sweep_chunking=sweep_chunking)
         sets = choose_init_states(agent, task, config)
         if len(sets) > 1:
             names = ", ".join(each.task for each in sets)

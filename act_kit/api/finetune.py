@@ -11,7 +11,7 @@ from act_kit import interrupts, options, preflight
 from act_kit.api.progress import OnProgress, Progress, ignore, log
 from act_kit.config.finetuning import FinetuneConfig
 from act_kit.errors import CheckpointError, ConfigError
-from act_kit.files import quoted
+from act_kit.files import quoted, sibling
 from act_kit.finetuning.run import CONFIG, check_same, load_run, write_run
 from act_kit.outputs import finish_output, locked, new_folder, require_no_overlap, restore_output
 from act_kit.overrides import compose, given_options
@@ -87,11 +87,9 @@ def finetune(
 
 def _default_out(run: Path) -> Path:
     """Return the folder beside a run, also for one of its checkpoints."""
-    folder = Path(os.path.abspath(run))
-    if folder.parent.name == "checkpoints":
-        folder = folder.parents[1]
-    out = folder.with_name(f"{folder.name}-finetuned")
-    return out if run.is_absolute() else Path(os.path.relpath(out))
+    if Path(os.path.abspath(run)).parent.name == "checkpoints":
+        run = Path(os.path.normpath(run / "../.."))
+    return sibling(run, "-finetuned")
 
 
 def _check_new(run: Path, folder: Path, config: FinetuneConfig, *, overwrite: bool, hint: str) -> None:

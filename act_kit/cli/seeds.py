@@ -149,14 +149,13 @@ def _finish_seed(run: Path, options: Sequence[str], children: _Children) -> bool
 
 def _is_evaluated(run: Path) -> bool:
     """Return True if there is an evaluation of a run's checkpoint, not of one from before more steps were trained."""
-    from act_kit.policies.storage import find_checkpoint, read_policy
+    from act_kit.policies.policy import Policy
 
     summary = run / "eval-test" / "summary.json"
     if not summary.exists():
         return False
-    _, _, metadata, _, _ = read_policy(find_checkpoint(run))
     values = read_json(summary)
-    return isinstance(values, dict) and values.get("policy_step") == metadata.step
+    return isinstance(values, dict) and values.get("policy_step") == Policy.load(run).metadata.step
 
 
 def child() -> None:

@@ -6,6 +6,7 @@ selected counts as not kept, so that the gap in the coverage stays visible.
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,8 +30,6 @@ from act_kit.rollouts.episode import AttemptRecord, Episode
 SEVERAL = "several"
 """Value of an attribute that differs between the parents of a dataset."""
 
-_MAX_SHARE = 1e9
-"""Maximum size of a part: the sum of the sizes is finite."""
 _MAX_NAME = 50
 """Maximum number of characters of a folder that is named after a value: file systems allow 255 bytes."""
 
@@ -156,7 +155,7 @@ def split_parts(stores: Sequence[EpisodeStore], shares: Sequence[float], seed: i
         ConfigError: There are fewer than two shares, or a share is not positive and finite.
         DatasetError: There are too few distinct initial states.
     """
-    if len(shares) < 2 or not all(0 < share <= _MAX_SHARE for share in shares):
+    if len(shares) < 2 or min(shares) <= 0 or not math.isfinite(sum(shares)):
         raise ConfigError("--parts takes the positive sizes of at least two parts, such as 80,20.")
     bounds = [sum(shares[:i]) / sum(shares) for i in range(1, len(shares))]
     wheres = {"part-0": f"random < {bounds[0]!r}"}

@@ -166,8 +166,8 @@ def describe(policy: Policy) -> dict[str, Any]:
     metadata, views = policy.metadata, policy.views
     cameras: list[dict[str, Any]] = []
     if views:
+        look = find_look(views.settings.look)
         for name in views.cameras:
-            look = find_look(views.settings.look)
             cameras.append({"name": name, "rotated_180": name in look.rotated, "part": look.parts.get(name)})
     return {
         **FORMAT,

@@ -71,7 +71,9 @@ class ServedAgent(Agent):
             ServingError: There is no policy server.
         """
         if n_action_steps is not None and n_action_steps < 1:
-            raise ConfigError(f"--n-action-steps {n_action_steps}: expected at least 1. Fix: leave it out, for all")
+            raise ConfigError(
+                f"--n-action-steps {n_action_steps}: expected at least 1. Fix: leave it out to execute all."
+            )
         self._address, self._token = check_address(address), token
         self._name = address.partition("?")[0]  # a token may follow
         self._config = config or ServedConfig()

@@ -16,13 +16,13 @@ _UPSIDE_DOWN = frozenset({"corner", "corner2", "corner3", "corner4"})
 """Cameras of Meta-World's model that are upside down."""
 
 _WORKSPACE = {
-    "topview": (0.17, 0.0, 0.66),
+    "topview": (0.17, 0.0, 0.76),
     "corner": (0.19, 0.22, 0.64),
     "corner2": (0.33, 0.33, 0.42),
-    "corner3": (0.24, 0.03, 0.62),
-    "corner4": (0.26, 0.2, 0.72),
+    "corner3": (0.24, 0.03, 0.68),
+    "corner4": (0.26, 0.21, 0.72),
 }
-"""Parts of the images of fixed cameras that show 0.6 x 0.55 m of the table and 0.35 m above it."""
+"""Parts of the images of fixed cameras in which objects and goals of all tasks are, in their initial states."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -221,6 +221,7 @@ def test_the_metadata_describe_tasks_images_and_ensembling(tmp_path: Path) -> No
     assert agent.views == policy.views
     rotated = {"corner4": True, "gripperPOV": False}
     assert {camera["name"]: camera["rotated_180"] for camera in agent.metadata["cameras"]} == rotated
+    assert [camera["part"] for camera in agent.metadata["cameras"]] == [None, None], "the fast look shows all"
     assert (agent.metadata["temporal_ensemble"], agent.metadata["gl_renderer"]) == (True, "llvmpipe")
     assert agent.metadata["trained_with"] == {"act_kit": "0.0.1"}
 
