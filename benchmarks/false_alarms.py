@@ -164,7 +164,7 @@ def levels(name: str, num: int) -> dict[str, list[Level]]:
 
     kinds = dict(HEALTHY)
     for fault, make in FAULTS.items():
-        # 20 of 20 initial states repeated are no fault.
+        # 20 of 20 initial states repeated are not a fault.
         if (fault == "20 initial states repeated" and num <= 20) or (make is correlated and len(task.informative) < 2):
             continue
         kinds[fault] = (make, NUM_FAULTY)

@@ -1,4 +1,4 @@
-"""``act eval MODULE:NAME``: Python objects by name, and the evaluations of agents that are no runs."""
+"""``act eval MODULE:NAME``: Python objects by name, and the evaluations of agents that are not runs."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_an_agent_and_a_server_are_evaluated_alike(module: str) -> None:
     assert 0 < card["latency"]["median_s"] <= card["latency"]["percentile_95_s"]
     assert json.loads(Path("named/card.json").read_text(encoding="utf-8"))["latency"] is None
     assert f"<h1>{address}, reach-v3: success" in Path("served/report.html").read_text(encoding="utf-8")
-    with pytest.raises(CheckpointError, match=f"evaluates {address}, which is no run"):
+    with pytest.raises(CheckpointError, match=f"evaluates {address}, which is not a run"):
         examine_target(Path("served"), num_workers=1)
     same = compare([Path("named"), Path("served")], ["agent"])
     assert [pair.verdict for pair in same.pairs] == ["SAME EVALUATION"]

@@ -148,7 +148,7 @@ USER_ERRORS = {
     "jobs without seeds": (("train", "--data", "DATA", "--jobs", "2"), "--jobs: expected several training seeds"),
     "no requirement, planned": (("eval", "RUN", "--require", "good", "--dry-run"), "'good' is not a requirement"),
     "neither a column nor parts": (("data", "split", "DATA", "--out", "new"), "Fix: --by source, or --parts 80,20"),
-    "parts that are no numbers": (("data", "split", "DATA", "--parts", "a,b", "--out", "new"), "Fix: --parts 80,20"),
+    "parts that are not numbers": (("data", "split", "DATA", "--parts", "a,b", "--out", "new"), "Fix: --parts 80,20"),
     "seeds and an override": (("train", "--data", "DATA", "--seeds", "2", "trainer.seed=1"), "leave out --seed"),
     "nothing to render": (("render", "nowhere"), "There is no dataset at nowhere"),
 }
@@ -308,7 +308,7 @@ QUICK = [
         "seeds and a typo, planned",
         "no requirement, planned",
         "neither a column nor parts",
-        "parts that are no numbers",
+        "parts that are not numbers",
         "no such evaluation to compare",
         "unknown camera",
         "unknown size",

@@ -158,6 +158,7 @@ def _collect(
 ) -> EpisodeStore:
     """Collect a dataset; Ctrl-C stops it between two attempts."""
     from act_kit.collection import collect as collecting
+    from act_kit.statistics import percent
 
     with interrupts.deferred() as raise_if_interrupted:
         began: tuple[float, int] | None = None
@@ -165,7 +166,7 @@ def _collect(
         def show(num_kept: int, num_attempts: int) -> None:
             nonlocal began
             began = began or (time.monotonic(), num_kept)
-            text = f"success {100 * num_kept / num_attempts:.0f} % of {num_attempts}"
+            text = f"success {percent(num_kept / num_attempts)} % of {num_attempts}"
             seconds, num_new = time.monotonic() - began[0], num_kept - began[1]
             if seconds >= 1 and num_new > 0:
                 text += f", {_rate(num_new / seconds)}"

@@ -74,9 +74,9 @@ def diagnose(
     """Find out why a policy fails, or check a dataset or this machine for faults, as ``act doctor`` does.
 
     Args:
-        target: A run, a dataset, an evaluation, a folder of runs and datasets, or a policy that is no run of act_kit:
-            ``MODULE:NAME``, ``ws://HOST:PORT`` or ``lerobot:FOLDER``; None for this machine.
-        task: Task of a policy that is no run.
+        target: A run, a dataset, an evaluation, a folder of runs and datasets, or a foreign policy: ``MODULE:NAME``,
+            ``ws://HOST:PORT`` or ``lerobot:FOLDER``; None for this machine.
+        task: Task of a policy that is not a run.
         n_action_steps: Actions to execute of each chunk of a policy server or a LeRobot policy; None for all, or for
             the LeRobot policy's own number.
         token: Token of a policy server.
@@ -110,7 +110,7 @@ def diagnose(
         for name, value in given:
             if value:
                 raise ConfigError(
-                    f"{name}: {target or 'this machine'} is no foreign policy (MODULE:NAME, ws://HOST:PORT, "
+                    f"{name}: {target or 'this machine'} is not a foreign policy (MODULE:NAME, ws://HOST:PORT, "
                     "lerobot:FOLDER). Fix: leave it out."
                 )
         diagnoses = _diagnose_own(Path(target) if target else None, num_workers)
@@ -142,7 +142,7 @@ def _diagnose_own(target: Path | None, num_workers: int) -> Generator[Diagnosis]
 def _diagnose_foreign(
     what: str, task: str, config: EvalConfig, *, n_action_steps: int | None, token: str, num_workers: int
 ) -> Generator[Diagnosis]:
-    """Diagnose a policy that is no run of act_kit."""
+    """Diagnose a policy that is not a run of act_kit."""
     from act_kit.api.evaluate import open_agent
     from act_kit.doctor.diagnose import examine_foreign
     from act_kit.eval.evaluate import as_agent

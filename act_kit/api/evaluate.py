@@ -233,7 +233,7 @@ def choose_init_states(
         sets = [InitialStateSet.load(Path(choice))]
     elif task is None:
         raise ConfigError(
-            "An agent that is no policy does not know its task. Fix: evaluate(agent, 'reach-v3'), --task reach-v3"
+            "An agent that is not a policy does not know its task. Fix: evaluate(agent, 'reach-v3'), --task reach-v3"
         )
     else:
         known = agent.metadata.init_states_of(task) if isinstance(agent, Policy) else []

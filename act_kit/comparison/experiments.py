@@ -97,7 +97,7 @@ class SeedResult:
     def option(self, key: str) -> str:
         """Return an option of the training or a condition as text.
 
-        ``config`` is ``known``, ``unknown``, or ``none`` for an agent that is no policy.
+        ``config`` is ``known``, ``unknown``, or ``none`` for an agent that is not a policy.
         """
         if key == "config":
             return "known" if self.config is not None else "none" if "agent.name" in self.conditions else "unknown"
@@ -370,7 +370,7 @@ def check_factors(methods: Sequence[Method], factors: Sequence[str]) -> None:
     """Refuse factors that do not exist.
 
     Raises:
-        ConfigError: A factor is no option; the message names the closest one.
+        ConfigError: A factor is not an option; the message names the closest one.
     """
     keys = ["config", *_keys(methods)]
     groups = {key.rpartition(".")[0] for key in keys if "." in key}

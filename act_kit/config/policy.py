@@ -52,7 +52,7 @@ def load_own_head(head: str) -> type[PolicyConfig]:
     _, found = import_object(head)
     kind = getattr(found, "options", None)
     if not (isinstance(kind, type) and issubclass(kind, PolicyConfig)):
-        raise ConfigError(f"policy.head={head} is no model: expected a ChunkModel with @register_model(OPTIONS).")
+        raise ConfigError(f"policy.head={head} is not a model: expected a ChunkModel with @register_model(OPTIONS).")
     return kind
 
 

@@ -72,7 +72,7 @@ def find_conflict(episodes: Sequence[Episode]) -> Conflict | None:
     """Divide demonstrations by the paths of the hand up to their success; None if they go one way, or are too few.
 
     The paths are divided in two along their first principal component. Groups that the nearest initial states share (a
-    permutation test) are no conflict. Episodes with values that are not finite are ignored.
+    permutation test) are not a conflict. Episodes with values that are not finite are ignored.
     """
     episodes = [each for each in episodes if np.isfinite(each.state).all() and np.isfinite(each.init_state.array).all()]
     if len(episodes) < MIN_DEMONSTRATIONS:

@@ -290,7 +290,7 @@ def cache_folder() -> Path:
 def cached(name: str, key: object, compute: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
     """Return the arrays that ``compute`` returns, by name, from the cache if it holds them for this ``key``.
 
-    A cache file that is unreadable, damaged or not writable is no error: the arrays are computed.
+    A cache file that is unreadable, damaged or not writable is not an error: the arrays are computed.
     """
     path = cache_folder() / f"{name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.npz"
     try:

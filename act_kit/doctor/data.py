@@ -118,7 +118,7 @@ _MIN_NOISY = 100
 """Minimum number of unclipped noisy numbers from which the noise is estimated."""
 
 _MAX_NOISE_RATIO = 1.25
-"""Factor of the stated noise beyond which the estimate from :data:`_MIN_NOISY` numbers is no chance (3.5 sigma)."""
+"""Factor of the stated noise beyond which the estimate from :data:`_MIN_NOISY` numbers is not chance (3.5 sigma)."""
 
 
 @CHECKS.add("labels differ from executed actions", "data", "compare action with executed_action", "data/action")

@@ -91,8 +91,8 @@ def _run_of(evaluation: Path) -> Path:
         summary = read_json(evaluation / "summary.json")
         if "agent" in summary:
             raise CheckpointError(
-                f"{evaluation} evaluates {summary['agent']['name']}, which is no run of act_kit; what a file names is "
-                f"not executed. Fix: {_command_for(summary['agent'], summary['task'])}"
+                f"{evaluation} evaluates {summary['agent']['name']}, which is not a run of act_kit; what a file names "
+                f"is not executed. Fix: {_command_for(summary['agent'], summary['task'])}"
             )
         checkpoint = Path(summary["training"]["checkpoint"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -120,7 +120,7 @@ def _command_for(agent: Mapping[str, Any], task: str) -> str:
 
 
 def examine_foreign(agent: Agent, name: str, task: str, *, num_workers: int) -> list[Finding]:
-    """Run every check of a policy that is no run of act_kit; ``name`` stands for it in the messages.
+    """Run every check of a policy that is not a run of act_kit; ``name`` stands for it in the messages.
 
     Raises:
         ActKitError: It does not answer with actions, or the expert does not solve the task.

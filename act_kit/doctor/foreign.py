@@ -1,4 +1,4 @@
-"""The doctor of foreign policies: finds from behavior alone why a policy that is no run of act_kit fails.
+"""The doctor of foreign policies: finds from behavior alone why a policy that is not a run of act_kit fails.
 
 A policy is asked about observations of the scripted expert's episodes and rolled out from their initial states. It is
 never trained, opened or replaced: the faults are those of the adapter between a policy and the simulator.

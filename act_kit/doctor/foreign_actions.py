@@ -28,7 +28,7 @@ CHECKS = Checks[ForeignCase](lambda case, name: case.name)
 
 _XYZ, _GRIPPER, _ALL = (0, 1, 2), (3,), (0, 1, 2, 3)
 _LEAST_FACTOR = 4.0
-"""Least factor between scales that is no matter of taste: a slow controller is none of a wrong unit."""
+"""Least factor between scales that is not a matter of preference: a slow controller does not have a wrong unit."""
 
 _MAX_OFFSET = 16
 _JUMPS = (0, 6, 2, 8, 4, 9, 1, 7)

@@ -90,7 +90,7 @@ class Trial(Agent):
 
 
 class ForeignCase:
-    """A policy that is no run of act_kit, and what it answers. :meth:`close` stops the doctor's processes."""
+    """A policy that is not a run of act_kit, and what it answers. :meth:`close` stops the doctor's processes."""
 
     def __init__(self, agent: Agent, name: str, task: str, *, num_workers: int = 1) -> None:
         """Examine an agent on a task; ``num_workers`` processes render, if it sees images."""

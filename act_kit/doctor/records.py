@@ -11,6 +11,7 @@ from act_kit.errors import DamagedFileError, did_you_mean
 from act_kit.files import quoted, read_json
 from act_kit.metrics import METRICS, read_metrics, read_tensorboard
 from act_kit.policies.storage import find_checkpoint
+from act_kit.statistics import percent
 from act_kit.training.schedule import rollout_steps
 
 CHECKS = run_checks()
@@ -127,17 +128,17 @@ def best_is_best(case: RunCase) -> Result:
     if step not in successes:
         return untested(f"metrics.jsonl has no success rate at step {step}, which training selected.")
     num = case.config.selection.episodes * len(case.policy.tasks)
-    percent = f"{100 * successes[step]:.0f} %"
+    rate = f"{percent(successes[step])} %"
     if round(successes[step] * num) != num_best:
         return critical(
-            f"the best checkpoint had {num_best} successes of {num} in its rollouts, but metrics.jsonl has {percent}: "
+            f"the best checkpoint had {num_best} successes of {num} in its rollouts, but metrics.jsonl has {rate}: "
             "one of them was edited."
         )
     top = max(successes.values())
     latest = max(at for at, value in successes.items() if value >= top - 1e-9)
     if latest != step:
         return critical(
-            f"the best checkpoint (step {step}) has a success rate of {percent}, that of step {latest} "
-            f"{100 * top:.0f} %; the latest of those with the highest rate must be selected."
+            f"the best checkpoint (step {step}) has a success rate of {rate}, that of step {latest} "
+            f"{percent(top)} %; the latest of those with the highest rate must be selected."
         )
-    return ruled_out(f"The best checkpoint (step {step}) has the highest success rate, {100 * top:.0f} %.")
+    return ruled_out(f"The best checkpoint (step {step}) has the highest success rate, {percent(top)} %.")

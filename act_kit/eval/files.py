@@ -186,7 +186,9 @@ def damaged(folder: Path, error: Exception) -> DamagedFileError:
     """Return the error as one that says how to evaluate again."""
     if isinstance(error, DamagedFileError) and "Fix: " in str(error):
         return error
-    problem = str(error) if isinstance(error, ActKitError) else f"{folder} is no evaluation of this act_kit: {error!r}."
+    problem = (
+        str(error) if isinstance(error, ActKitError) else f"{folder} is not an evaluation of this act_kit: {error!r}."
+    )
     return DamagedFileError(f"{problem} Fix: evaluate again: act eval RUN --out {quoted(folder)} --overwrite")
 
 

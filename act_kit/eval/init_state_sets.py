@@ -84,7 +84,7 @@ class InitialStateSet:
         The kind in the file is verified: initial states that are not the draws of that kind become kind ``file``.
 
         Raises:
-            DatasetError: The file is missing, is no initial-state set, or was changed.
+            DatasetError: The file is missing, is not an initial-state set, or was changed.
         """
         try:
             values: dict[str, Any] = read_json(path)

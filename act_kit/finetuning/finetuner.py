@@ -26,7 +26,7 @@ from act_kit.policies.policy import Policy
 from act_kit.policies.storage import named_tensors, read_self_test
 from act_kit.rollouts.rollout import RolloutFunction
 from act_kit.sim.initial_states import InitialState, sample_each
-from act_kit.statistics import mcnemar
+from act_kit.statistics import mcnemar, percent
 from act_kit.training.checkpoint import Checkpoints, TrainingState, optimizer_tensors, restore_optimizer
 
 STEPS_PER_ITERATION = 12_800
@@ -211,7 +211,7 @@ class Finetuner:
 
     def status(self) -> str:
         """Return the text of the progress bar."""
-        return f"{self.step:,} steps, noisy success {self._noisy:.0%}, selection {self.selection or 'n/a'}"
+        return f"{self.step:,} steps, noisy success {percent(self._noisy)} %, selection {self.selection or 'n/a'}"
 
     def result_text(self) -> str:
         """Describe why fine-tuning ended, and its result."""

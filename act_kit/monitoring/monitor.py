@@ -86,7 +86,7 @@ class Monitor:
         """Take the next state of the episode, (39,) with a visible goal; return True from the first alarm on.
 
         Raises:
-            ArrayError: It is no state.
+            ArrayError: It is not a state.
         """
         checked_TS = as_array(state, "A state", (STATE_DIM,))[None]
         self.distance = float(self.distances(checked_TS, self.step)[0])

@@ -241,7 +241,7 @@ def _shapes(values: Mapping[str, Any], name: str, folder: Path) -> dict[str, tup
         for key, feature in (values[name] or {}).items():
             shapes[str(key)] = tuple(map(int, feature["shape"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {name} are no shapes by name.") from error
+        raise CheckpointError(f"{folder / 'config.json'}: {name} are not shapes by name.") from error
     return shapes
 
 

@@ -155,7 +155,7 @@ def _reason_of(error: BaseException) -> str:
         error = error.__cause__
         text += f"\n{error}"
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    if reason.startswith("Constraints violated"):  # PyTorch's message for a batch size that is no variable
+    if reason.startswith("Constraints violated"):  # PyTorch's message for a batch size that is not variable
         reason = "it has a fixed number of rows"
     places = [place for place in _PLACE.findall(text) if not Path(place[0]).is_relative_to(_TORCH)]
     return f"{reason}, {places[-1][0]}:{places[-1][1]}" if places else reason

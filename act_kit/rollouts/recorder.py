@@ -18,7 +18,7 @@ class EpisodeRules:
 
     Attributes:
         horizon: Number of steps after which it ends. Together with the settle steps, at most Meta-World's 500.
-        settle_steps: Zero actions that are executed first. They are no steps of the episode: it begins in the state
+        settle_steps: Zero actions that are executed first. They are not part of the episode: it begins in the state
             after them, and a success during them does not count.
         ends_at_success: True if it ends with its first successful step, also within a chunk of actions.
     """

@@ -348,14 +348,14 @@ def _as_array(value: object, name: str) -> np.ndarray:
     try:
         return np.asarray(value)
     except ValueError as error:
-        raise ServingError(f"{name} is no array: {error}") from error
+        raise ServingError(f"{name} is not an array: {error}") from error
 
 
 def _stack_images(values: Sequence[object], size: str) -> np.ndarray:
     """Return the images (C, H, W, 3) of C cameras.
 
     Raises:
-        ServingError: One is no array, or they have different shapes.
+        ServingError: One is not an array, or they have different shapes.
     """
     images = [_as_array(value, "an image") for value in values]
     shapes = dict.fromkeys(image.shape for image in images)

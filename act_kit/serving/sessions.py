@@ -59,7 +59,7 @@ async def open_websocket(address: str, token: str, timeout_s: float) -> ClientCo
         raise ServingError(f"The server at {_shown(address)} refuses the connection: HTTP {status}.{fix}") from error
     except (InvalidHandshake, InvalidMessage, EOFError) as error:
         raise ServingError(
-            f"At {_shown(address)} is no policy server: it does not speak WebSocket ({error})."
+            f"The server at {_shown(address)} is not a policy server: it does not speak WebSocket ({error})."
         ) from error
     except (OSError, TimeoutError, InvalidURI) as error:
         reason = str(error) or "it does not answer"
@@ -244,7 +244,7 @@ def read_actions(answer: object) -> np.ndarray:
     try:
         actions = np.asarray(given)
     except ValueError as error:
-        raise AnswerError(f"sent actions that are no array: {error}") from error
+        raise AnswerError(f"sent actions that are not an array: {error}") from error
     if actions.dtype.kind not in "fiu":
         raise AnswerError(f"sent actions of dtype {actions.dtype}: expected numbers")
     actions = actions[None] if actions.ndim == 1 else actions

@@ -131,4 +131,4 @@ def test_chunks_as_a_torch_dataset(reach_store: EpisodeStore, push_store: Episod
         dataset[len(dataset)]
     with pytest.raises(TypeError, match="is not the number of an item"):
         dataset[:2]  # type: ignore[index]
-    assert len(ChunkDataset(str(reach_store.path), chunk_size=8)) == reach_store.num_steps, "one path is no sequence"
+    assert len(ChunkDataset(str(reach_store.path), chunk_size=8)) == reach_store.num_steps, "one path is not a sequence"

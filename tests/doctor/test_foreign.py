@@ -269,8 +269,8 @@ def test_the_command_names_the_fault_and_writes_it(module: str) -> None:
     [
         ("my:act", {}, "does not say which task it is for: expected --task"),
         ("my:act", {"task": "push-v3", "n_action_steps": 2}, "--n-action-steps: my:act chooses its actions itself"),
-        ("runs/push", {"task": "push-v3"}, "--task: runs/push is no foreign policy"),
-        (None, {"overrides": ["served.state_dim=4"]}, "Options: this machine is no foreign policy"),
+        ("runs/push", {"task": "push-v3"}, "--task: runs/push is not a foreign policy"),
+        (None, {"overrides": ["served.state_dim=4"]}, "Options: this machine is not a foreign policy"),
         ("no_such_module:act", {"task": "push-v3"}, "No module named 'no_such_module'"),
         ("no_such_module:act", {"task": "psh-v3"}, "Did you mean 'push-v3'"),
     ],

@@ -146,7 +146,7 @@ def test_a_head_is_chosen_by_its_class() -> None:
         compose(TrainConfig, ["policy.head=linear"])
     with pytest.raises(ConfigError, match=r"examples\.custom_head has no 'LinearModle'\. Did you mean 'LinearModel'"):
         compose(TrainConfig, ["policy.head=examples.custom_head:LinearModle"])
-    with pytest.raises(ConfigError, match=r"is no model: expected a ChunkModel with @register_model"):
+    with pytest.raises(ConfigError, match=r"is not a model: expected a ChunkModel with @register_model"):
         compose(TrainConfig, ["policy.head=examples.custom_head:main"])
 
 

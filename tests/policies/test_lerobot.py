@@ -218,7 +218,7 @@ def test_images_are_shown_as_lerobot_shows_them(folder: Path, lerobot: SimpleNam
         ("policy_postprocessor.json", [], "has no list of steps"),
         ("config.json", {"steps": []}, "names no type of policy"),
         ("config.json", {**CONFIG, "type": "actt"}, r"has no policy of type 'actt'.*Did you mean 'act'\?"),
-        ("config.json", {**CONFIG, "input_features": 3}, "input_features are no shapes by name"),
+        ("config.json", {**CONFIG, "input_features": 3}, "input_features are not shapes by name"),
         ("config.json", {**CONFIG, "input_features": features(state=(6,))}, r"needs observation.state of shape \(6,\)"),
         ("config.json", {**CONFIG, "output_features": features(action=(7,))}, r"actions of shape \(7,\): expected"),
     ],

@@ -153,7 +153,7 @@ LIES: dict[str, tuple[Any, str]] = {
     "no actions": (np.zeros((0, 4)), r"sent actions of shape \(0, 4\)"),
     "Booleans": (np.zeros((2, 4), dtype=bool), "sent actions of dtype bool"),
     "strings": ({"actions": ["a", "b"]}, "sent actions of dtype <U1"),
-    "ragged": ({"actions": [[1.0], [1.0, 2.0]]}, "sent actions that are no array"),
+    "ragged": ({"actions": [[1.0], [1.0, 2.0]]}, "sent actions that are not an array"),
     "another key": ({"action": HOLD}, "sent no 'actions', but a map with action"),
     "a text": ("Traceback (most recent call last):\n  …\nKeyError: 'state'", "reports an error: KeyError: 'state'"),
     "pickle": (pickle.dumps({"actions": HOLD}), "that is not MessagePack"),

@@ -136,7 +136,7 @@ WRONG: dict[str, tuple[object, str]] = {
         {"observation/state": np.ones(39), "prompt": "push-v3"},
         "names push-v3: expected one of reach-v3",
     ),
-    "a ragged state": ({"observation/state": [[1.0], [1.0, 2.0]]}, "the state is no array"),
+    "a ragged state": ({"observation/state": [[1.0], [1.0, 2.0]]}, "the state is not an array"),
     "a list": ([1, 2], "an observation of type list"),
     "an object array": (
         {"observation/state": {b"__ndarray__": True, b"data": b"", b"dtype": "|O", b"shape": [39]}},

@@ -220,7 +220,7 @@ def test_unknown_tasks_are_named_in_one_error(tmp_path: Path) -> None:
 
 def test_a_single_unknown_task_takes_the_name_of_the_folder(tmp_path: Path) -> None:
     lerobot_files.write(tmp_path / "folding", [other("Fold the shirt")])
-    assert "'Fold the shirt' is no task of Meta-World: its episodes are taken as folding" in notes_of(
+    assert "'Fold the shirt' is not a task of Meta-World: its episodes are taken as folding" in notes_of(
         tmp_path / "folding", tmp_path / "out"
     )
     read(tmp_path / "folding", tmp_path / "named", "shirts")

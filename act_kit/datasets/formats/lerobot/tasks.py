@@ -80,7 +80,7 @@ def _of_unknown_task(
     chosen = [episode for episode in episodes if episode.sentence == sentence]
     if task == sentence:
         task = re.sub(r"[^\w-]+", "-", sentence)[:60].strip("-") or "imported"
-    return {task: chosen}, [f"'{some([sentence])}' is no task of Meta-World: its episodes are taken as {task}"]
+    return {task: chosen}, [f"'{some([sentence])}' is not a task of Meta-World: its episodes are taken as {task}"]
 
 
 def _check_tasks(path: Path, meant: Mapping[str, Sequence[str]], unknown: Sequence[str], wanted: str) -> None:
