@@ -12,33 +12,42 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 import act_kit
 from act_kit.api.agents import load_lerobot
-from act_kit.config.evaluation import ServedConfig
+from act_kit.eval.protocols import compose_evaluation
 from act_kit.policies.lerobot import LeRobotAgent
-from act_kit.sim.initial_states import InitialState
-from act_kit.sim.simulator import Simulator
+from act_kit.rollouts.episode import Episode
+from act_kit.sim.vector import StepResult, VectorSimulator
 
 
-def run_alone(agent: LeRobotAgent, init_state: InitialState) -> np.ndarray:
-    """Return the actions (T, 4) of an episode by lerobot's own functions, from an observation of states."""
-    if agent.views:
-        raise SystemExit("The policy uses images: only policies on states are compared.")
+def run_alone(agent: LeRobotAgent, simulators: VectorSimulator, episode: Episode) -> np.ndarray:
+    """Return the actions (T, 4) of an episode by lerobot's own functions."""
+    from lerobot.envs.utils import preprocess_observation
+
     policy, preprocess, postprocess = agent._policy, agent._preprocess, agent._postprocess
-    simulator = Simulator(init_state.task)
-    state = simulator.reset(init_state)
+    simulators.reset({0: episode.init_state})
     policy.reset()
     executed = []
-    while simulator.steps_left:
-        observation = {key: torch.from_numpy(state[part][None]).float() for key, part in agent.inputs.states.items()}
+    for _ in range(len(episode.executed_action)):
+        result = simulators.receive()[0]
+        assert isinstance(result, StepResult)
+        observation: dict[str, Any] = {}
+        for key, part in agent.inputs.states.items():
+            observation["agent_pos" if key == "observation.state" else "environment_state"] = result.state[part]
+        if result.images is not None:
+            names = [key.removeprefix("observation.images.") for key in agent.inputs.images]
+            pixels = dict(zip(names, result.images, strict=True))
+            observation["pixels"] = pixels.pop("observation.image", pixels)
         with torch.inference_mode():
-            action = postprocess(policy.select_action(preprocess(observation)))
+            action = postprocess(policy.select_action(preprocess(preprocess_observation(observation))))
         executed.append(np.clip(action.to("cpu").numpy()[0], -1, 1))
-        state = simulator.step_chunk(executed[-1][None]).state[-1]
+        simulators.step({0: executed[-1][None]})
+    simulators.receive()
     return np.array(executed)
 
 
@@ -50,15 +59,18 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=4)
     parser.add_argument("--num-envs", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("overrides", nargs="*", metavar="OPTION", help="such as served.look=lerobot")
     options = parser.parse_args()
+    config = compose_evaluation(options.overrides, {})
     what = f"lerobot:{options.folder}"
-    agent = load_lerobot(what, ServedConfig(), n_action_steps=None, device=options.device)
+    agent = load_lerobot(what, config.served, n_action_steps=None, device=options.device)
     overrides = ["baseline_episodes=0", f"rollout.num_envs={options.num_envs}"]
     evaluation = act_kit.evaluate(agent, options.task, episodes=options.episodes, overrides=overrides, workers=1)
-    for number, episode in enumerate(evaluation.outcomes):
-        alone = run_alone(agent, episode.init_state)
-        difference = np.abs(alone - episode.executed_action).max()
-        print(f"episode {number}: {len(alone)} steps, largest difference of an action {difference:.1e}", flush=True)
+    with VectorSimulator(1, views=agent.views) as simulators:
+        for number, episode in enumerate(evaluation.outcomes):
+            alone = run_alone(agent, simulators, episode)
+            difference = np.abs(alone - episode.executed_action).max()
+            print(f"episode {number}: {len(alone)} steps, largest difference of an action {difference:.1e}", flush=True)
 
 
 if __name__ == "__main__":
