@@ -17,7 +17,10 @@ INPUTS = ("state", "image+proprio", "image+state")
 """Inputs of a policy; see :class:`PolicyConfig`."""
 
 BACKBONES = ("resnet18", "small", "keypoints")
-"""Image encoders; see :mod:`act_kit.policies.vision`."""
+"""Image encoders; see :mod:`act_kit.policies.vision` and :mod:`act_kit.policies.keypoints`."""
+
+FIXED_CAMERAS = ("topview", "corner", "corner2", "corner3", "corner4")
+"""Cameras that do not move with the hand."""
 
 
 _HEADS = "act_kit.policies.heads"
@@ -66,8 +69,8 @@ class PolicyConfig(Options, group="policy"):
         inputs: state (hand, gripper, objects and goal), image+proprio (images, hand and gripper, which a real robot
             has) or image+state.
         cameras: Cameras of the images; none for state.
-        backbone: resnet18; small (four convolutions), for 64 px and a CPU; or keypoints (three convolutions, and where
-            learned patterns are).
+        backbone: resnet18; small (four convolutions), for 64 px and a CPU; or keypoints (where objects and goal are),
+            for cameras that do not move.
         backbone_weights: File with weights of a ResNet-18 under torchvision's names, whose batch statistics are then
             frozen; "" for random weights with group normalization.
         task_embeddings: File with an embedding per task (for example of its sentence) of a multi-task policy; "" to
@@ -154,9 +157,7 @@ class TransformerConfig(PolicyConfig):
             objects.
         recognize_task: A policy of several tasks recognizes its task from the first state of the episode instead of
             being told; from states only.
-        num_keypoints: Keypoints of each camera, with ``policy.backbone=keypoints``.
-        position_weight: Weight of the error of the positions of objects and goal that the policy estimates from the
-            keypoints, in training; 0 for a policy that estimates none.
+        position_weight: Weight of the error of the positions of objects and goal, with ``policy.backbone=keypoints``.
         dropout: Dropout probability of every layer, in training.
     """
 
@@ -174,8 +175,7 @@ class TransformerConfig(PolicyConfig):
     relative_positions: bool = True
     velocities: bool = True
     recognize_task: bool = False
-    num_keypoints: int = option(32, min=1, max=1024)
-    position_weight: float = option(1.0, min=0)
+    position_weight: float = option(1.0, above=0)
     dropout: float = option(0.0, min=0, below=1)
 
     def __post_init__(self) -> None:
@@ -191,11 +191,17 @@ class TransformerConfig(PolicyConfig):
             f"policy.recognize_task=true with policy.inputs={self.inputs}: tasks are recognized from states only. Fix: "
             "policy.inputs=state, or leave policy.recognize_task out.",
         )
+        moving = set(self.cameras) - set(FIXED_CAMERAS)
+        require(
+            not self.finds_keypoints or (self.inputs == "image+proprio" and not moving),
+            f"policy.backbone=keypoints with policy.inputs={self.inputs}, policy.cameras=[{','.join(self.cameras)}]: "
+            f"expected image+proprio and cameras that do not move: {', '.join(FIXED_CAMERAS)}.",
+        )
 
     @property
-    def estimates_positions(self) -> bool:
-        """True if the policy estimates the positions of objects and goal from images."""
-        return self.backbone == "keypoints" and self.inputs == "image+proprio" and self.position_weight > 0
+    def finds_keypoints(self) -> bool:
+        """True if the policy finds objects and goal in the images, and acts on their estimated positions."""
+        return self.sees_images and self.backbone == "keypoints"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

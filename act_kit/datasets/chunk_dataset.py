@@ -55,6 +55,7 @@ class ChunkSampler:
         train_steps: int64, the steps of the training episodes.
         cumulative_T: float64, the cumulative probabilities of ``train_steps``.
         val_steps: int64, the steps of the validation episodes.
+        cameras_C34: float32, the matrices of the cameras, for keypoints.
     """
 
     states_TS: Tensor
@@ -67,6 +68,7 @@ class ChunkSampler:
     train_steps: Tensor
     cumulative_T: Tensor
     val_steps: Tensor
+    cameras_C34: Tensor | None = None
 
     @property
     def num_train(self) -> int:
@@ -113,6 +115,7 @@ def load_chunk_sampler(
     seed: int,
     device: torch.device,
     images_TCHW3: Tensor | None = None,
+    cameras_C34: Tensor | None = None,
 ) -> ChunkSampler:
     """Load datasets onto ``device`` and split the episodes of each into training and validation.
 
@@ -140,6 +143,7 @@ def load_chunk_sampler(
     return ChunkSampler(
         **steps,
         images_TCHW3=images_TCHW3,
+        cameras_C34=cameras_C34,
         chunk_size=chunk_size,
         train_steps=train_steps,
         cumulative_T=weights_T[train_steps].cumsum(0),

@@ -50,6 +50,7 @@ class ChunkBatch:
         num_valid: Number of actions of the whole batch that are not padding, int64 ().
         batch_size: Number of samples of the whole batch.
         noise: These samples' rows of :meth:`ChunkModel.draw_noise`; None if the model draws its noise itself.
+        cameras_C34: Matrices of the cameras, float32, for keypoints; see :func:`act_kit.sim.cameras.camera_matrices`.
     """
 
     observation: Observation
@@ -58,6 +59,7 @@ class ChunkBatch:
     num_valid: Tensor
     batch_size: int
     noise: Tensor | None = None
+    cameras_C34: Tensor | None = None
 
     def l1(self, predicted_BKA: Tensor) -> Tensor:
         """Return the sum of absolute errors of valid actions, divided by the whole batch's number of valid entries.

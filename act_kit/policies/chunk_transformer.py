@@ -17,13 +17,13 @@ from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import repeat
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from act_kit.config.policy import TransformerConfig
 from act_kit.metrics import Metric
 from act_kit.policies.chunk_model import ChunkBatch, ChunkModel, Observation
-from act_kit.policies.keypoints import KeypointEncoder
+from act_kit.policies.keypoints import NUM_THINGS, KeypointEncoder, Places, place_loss
 from act_kit.policies.state_features import (
     POINTS,
     RELATIVE_DIM,
@@ -53,26 +53,20 @@ class Embedded(NamedTuple):
     Attributes:
         vector_BV: Low-dimensional inputs.
         images: Tokens of images (B, L, D) with their positions (L, D), or None.
-        positions_BP: Positions of objects and goal that were estimated from the images, meters, or None.
+        places: Where objects and goal are, estimated from the images, or None.
     """
 
     vector_BV: Tensor
     images: tuple[Tensor, Tensor] | None
-    positions_BP: Tensor | None
+    places: Places | None
 
 
 Memory = tuple[Tensor, Tensor]
 """Tokens that the decoder attends to (B, L, D), and their positions (L, D)."""
 
 
-_ESTIMATED_DIM = 9
-"""Number of coordinates of both objects and the goal, which are estimated from images."""
-
-_POSITION_WIDTH = 256
-"""Width of the hidden layer that estimates positions."""
-
-_POSITION_SCALE_M, _FINE_M = 0.1, 0.01
-"""Unit of the estimated positions, and the error up to which their loss is quadratic."""
+_POSITION_SCALE_M = 0.1
+"""Unit of the estimated positions among the inputs."""
 
 
 class ChunkTransformer(ChunkModel):
@@ -106,10 +100,10 @@ class ChunkTransformer(ChunkModel):
         self.task = TaskEncoder(num_tasks, task_embeddings_NE) if num_tasks > 1 else None
         vector_dim += TASK_DIM if self.task else 0
         self.gate = TaskGate(num_visible, num_tasks) if self.task and config.recognize_task else None
-        self.keypoints = self.position_out = None
-        if config.sees_images and config.backbone == "keypoints":
-            self.keypoints = KeypointEncoder(len(config.cameras), config.num_keypoints)
-            vector_dim += self.keypoints.dim
+        self.keypoints = None
+        if config.finds_keypoints:
+            self.keypoints = KeypointEncoder(len(config.cameras), TASK_DIM if self.task else 0)
+            vector_dim += 3 * NUM_THINGS + RELATIVE_DIM
         elif config.sees_images:
             self.vision = ImageEncoder(
                 backbone=config.backbone,
@@ -117,11 +111,6 @@ class ChunkTransformer(ChunkModel):
                 num_cameras=len(config.cameras),
                 backbone_weights=config.backbone_weights,
             )
-        if config.estimates_positions:
-            self.position_out = nn.Sequential(
-                nn.Linear(vector_dim, _POSITION_WIDTH), nn.ReLU(), nn.Linear(_POSITION_WIDTH, _ESTIMATED_DIM)
-            )
-            vector_dim += _ESTIMATED_DIM + RELATIVE_DIM
         self.vector_dim = vector_dim
         if learns_token:
             # Attention over the state token alone would have a single key and be linear.
@@ -149,30 +138,34 @@ class ChunkTransformer(ChunkModel):
             parts.append(relative_positions(positions(observation.raw_states_BS)))
         if self.config.velocities:
             parts.append(velocities(observation.raw_states_BS, objects=self.config.sees_state))
+        task_BV = None
         if self.task is not None:
-            parts.append(self._task_vectors(self.task, observation))
-        images = positions_BP = None
+            task_BV = self._task_vectors(self.task, observation)
+            parts.append(task_BV)
+        images = places = None
         if self.keypoints is not None:
-            parts.append(self.keypoints(observation.images_BCHW3))
+            assert observation.images_BCHW3 is not None
+            places = self.keypoints(observation.images_BCHW3, task_BV)
+            # Gradients of the actions would bend the estimates to what demonstrations have in common.
+            estimated_BP = places.positions_BE3.detach().flatten(1)
+            hand_B3 = observation.raw_states_BS[:, POINTS["hand"]]
+            relative_BR = relative_positions(torch.cat([hand_B3, estimated_BP], dim=1))
+            parts += [estimated_BP / _POSITION_SCALE_M, relative_BR]
         elif self.config.sees_images:
             images = self.vision(observation.images_BCHW3)
-        if self.position_out is not None:
-            positions_BP = _POSITION_SCALE_M * self.position_out(torch.cat(parts, dim=1)).float()
-            hand_B3 = observation.raw_states_BS[:, POINTS["hand"]]
-            relative_BR = relative_positions(torch.cat([hand_B3, positions_BP], dim=1))
-            parts += [positions_BP / _POSITION_SCALE_M, relative_BR]
-        return Embedded(torch.cat(parts, dim=1), images, positions_BP)
+        return Embedded(torch.cat(parts, dim=1), images, places)
 
     def position_loss(self, embedded: Embedded, batch: ChunkBatch) -> Tensor | float:
-        """Return the batch's share of the error of the estimated positions, times its weight; 0 without estimates.
+        """Return the batch's share of the errors of places and positions, times their weight; 0 without estimates.
 
         The simulator knows the positions in training; in use nothing but the images tells the policy.
         """
-        if embedded.positions_BP is None:
+        if embedded.places is None:
             return 0.0
-        true_BP = positions(batch.observation.raw_states_BS)[:, -_ESTIMATED_DIM:]
-        error = F.smooth_l1_loss(embedded.positions_BP, true_BP, beta=_FINE_M, reduction="sum") / _POSITION_SCALE_M
-        return self.config.position_weight * error / (batch.batch_size * _ESTIMATED_DIM)
+        assert batch.cameras_C34 is not None, "keypoints are learned with the matrices of the cameras"
+        true_BE3 = rearrange(positions(batch.observation.raw_states_BS)[:, 3:], "b (e xyz) -> b e xyz", xyz=3)
+        entropy_B, error_B = place_loss(embedded.places, true_BE3, batch.cameras_C34)
+        return self.config.position_weight * (entropy_B + error_B).sum() / batch.batch_size
 
     def _visible(self, states_BS: Tensor) -> list[Tensor]:
         return [states_BS[:, part] for part in self._parts]

@@ -189,6 +189,7 @@ class Learner:
             is_pad_BK=samples.is_pad_BK,
             num_valid=(~samples.is_pad_BK).sum(),
             batch_size=len(steps_B),
+            cameras_C34=self.sampler.cameras_C34,
         )
 
     def dry_run(self) -> int:

@@ -27,6 +27,7 @@ from act_kit.options import to_dict
 from act_kit.policies.metadata import PolicyMetadata, TrainingDataset
 from act_kit.policies.policy import Policy
 from act_kit.processors import num_cpus
+from act_kit.sim.cameras import camera_matrices
 from act_kit.training.checkpoint import Checkpoints, TrainingState, optimizer_tensors, restore_optimizer
 from act_kit.training.distributed import SINGLE_PROCESS, ProcessGroup
 from act_kit.training.learner import Learner
@@ -99,11 +100,14 @@ class Trainer:
         self.evaluator = evaluator
         self.device = torch.device(device)
         self.group = group
-        self.frames = None
+        self.frames = cameras_C34 = None
         if config.policy.sees_images:
             self.frames = load_frames(
                 stores, config.policy.cameras, where=config.compute.image_storage, device=self.device, scratch=self.run
             )
+            if config.policy.backbone == "keypoints":
+                matrices = camera_matrices(self.frames.views)
+                cameras_C34 = torch.from_numpy(matrices).to(self.device, torch.float32)
         self.sampler = load_chunk_sampler(
             stores,
             chunk_size=config.policy.chunk_size,
@@ -112,6 +116,7 @@ class Trainer:
             seed=config.trainer.seed,
             device=self.device,
             images_TCHW3=None if self.frames is None else self.frames.images_TCHW3,
+            cameras_C34=cameras_C34,
         )
         goals_TG = self.sampler.states_TS[self.sampler.train_steps, -3:]
         self.metadata = PolicyMetadata(

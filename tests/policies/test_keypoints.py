@@ -1,7 +1,8 @@
-"""Keypoints and the positions that are estimated from them: where things are, for every head, in training only."""
+"""Keypoints: where objects and goal are in the images and in the scene, for every head; learned in training only."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,19 @@ from torch import Tensor
 import act_kit
 from act_kit.config.training import TrainConfig
 from act_kit.datasets.store import EpisodeStore
+from act_kit.errors import ConfigError
 from act_kit.overrides import compose
 from act_kit.policies.chunk_model import ChunkBatch, ChunkModel, Observation, make_model
-from act_kit.policies.keypoints import KeypointEncoder
+from act_kit.policies.keypoints import NUM_THINGS, KeypointEncoder, Places, place_loss
+from act_kit.sim.cameras import camera_matrices
+from act_kit.sim.render import CameraViews, RenderSettings
 from tests.conftest import TINY
 
 OPTIONS = ("policy.inputs=image+proprio", "policy.cameras=[corner4]", "policy.backbone=keypoints")
+
+
+def matrices(*cameras: str) -> Tensor:
+    return torch.from_numpy(camera_matrices(CameraViews(cameras=cameras, settings=RenderSettings()))).float()
 
 
 def make(*overrides: str) -> ChunkModel:
@@ -24,56 +32,75 @@ def make(*overrides: str) -> ChunkModel:
     return make_model(compose(TrainConfig, [*overrides, *OPTIONS]).policy, num_tasks=1)
 
 
-def make_batch(states_BS: Tensor) -> ChunkBatch:
-    num = len(states_BS)
+def make_batch(num: int) -> ChunkBatch:
+    states = torch.rand(num, 39)
+    states[:, [4, 11, 36]] -= 0.5
     images = torch.randint(0, 256, (num, 1, 32, 32, 3), dtype=torch.uint8)
     tasks = torch.zeros(num, dtype=torch.int64)
-    observation = Observation(states_BS=states_BS, raw_states_BS=states_BS, tasks_B=tasks, images_BCHW3=images)
-    actions, is_pad = torch.rand(num, 16, 4), torch.zeros(num, 16, dtype=torch.bool)
-    valid = torch.tensor(16 * num)
-    return ChunkBatch(observation=observation, actions_BKA=actions, is_pad_BK=is_pad, num_valid=valid, batch_size=num)
+    return ChunkBatch(
+        observation=Observation(states_BS=states, raw_states_BS=states, tasks_B=tasks, images_BCHW3=images),
+        actions_BKA=torch.rand(num, 16, 4),
+        is_pad_BK=torch.zeros(num, 16, dtype=torch.bool),
+        num_valid=torch.tensor(16 * num),
+        batch_size=num,
+        cameras_C34=matrices("corner4"),
+    )
 
 
-def test_keypoints_move_with_the_image() -> None:
-    """A keypoint marks the thing, and moves with it by one cell of the map per four pixels, or marks a fixed place."""
-    torch.manual_seed(0)
-    encoder = KeypointEncoder(1, 8)
-    with torch.no_grad():
-        encoder.log_temperature.fill_(6.0)
-    images = torch.zeros(2, 1, 64, 64, 3, dtype=torch.uint8)
-    images[0, 0, 24:32, 24:32] = 255
-    images[1, 0, 28:36, 32:40] = 255
-    points = encoder(images).reshape(2, 8, 2)
-    moved = points[1] - points[0]
-    cell = 2 / 15
-    follows = (moved - torch.tensor([cell, 2 * cell])).abs().amax(dim=1) < 0.02
-    stays = moved.abs().amax(dim=1) < 0.02
-    assert follows.any()
-    assert (follows | stays).all()
-    assert points.abs().max() <= 1
+def test_the_loss_is_least_where_things_are() -> None:
+    """The mean of the best map is the place; what is outside the image has no loss."""
+    cameras = matrices("corner2", "topview")
+    positions = torch.tensor([[[0.0, 0.6, 0.02], [0.1, 0.7, 0.1], [0.0, 50.0, 0.0]]])
+    maps = torch.zeros(1, 2, NUM_THINGS, 32, 32, requires_grad=True)
+    optimizer = torch.optim.Adam([maps], lr=1.0)
+    for _ in range(300):
+        log_maps = maps.flatten(3).log_softmax(3).reshape(maps.shape)
+        entropy, error = place_loss(Places(log_maps, maps, positions), positions, cameras)
+        optimizer.zero_grad()
+        entropy.sum().backward()
+        optimizer.step()
+    assert error.max() == 0
+    grid = (torch.arange(32) + 0.5) / 16 - 1
+    probabilities = log_maps.exp()
+    found = torch.stack([(probabilities.sum(3) * grid).sum(3), (probabilities.sum(4) * grid).sum(3)], dim=3)
+    projected = torch.einsum("crk,bek->bcer", cameras, torch.nn.functional.pad(positions, (0, 1), value=1.0))
+    expected = projected[..., :2] / projected[..., 2:]
+    assert (found - expected)[:, :, :2].abs().max() < 0.02
+    assert maps[:, :, 2].abs().max() == 0, "far outside every image"
 
 
 @pytest.mark.parametrize("head", ["act_small", "flow_small", "mip_small"])
-def test_every_head_learns_the_positions(head: str) -> None:
-    batch = make_batch(torch.rand(6, 39))
-    model = make(f"policy={head}", "policy.num_keypoints=8")
-    without = make(f"policy={head}", "policy.position_weight=0")
+def test_every_head_learns_places_and_positions(head: str) -> None:
+    model, batch = make(f"policy={head}", "policy.position_weight=2"), make_batch(6)
+    embedded = model.embed(batch.observation)
+    loss = model.position_loss(embedded, batch)
     model.compute_loss(batch)["loss"].backward()
-    assert model.position_out is not None
-    assert isinstance(model.keypoints, KeypointEncoder)
-    assert model.keypoints.dim == 2 * 8
     learned = dict(model.named_parameters())
-    for name in ("keypoints.net.0.weight", "position_out.2.bias"):
+    for name in ("keypoints.down.0.0.weight", "keypoints.maps.bias", "keypoints.triangulate.4.bias"):
         gradient = learned[name].grad
         assert gradient is not None, name
         assert gradient.abs().sum() > 0, name
-    assert without.position_out is None
+    model.config = replace(model.config, position_weight=4.0)
+    assert torch.allclose(model.position_loss(embedded, batch), 2 * loss)
+
+
+def test_actions_do_not_bend_the_estimates() -> None:
+    model, batch = make("policy=act_small"), make_batch(4)
+    model.predict(batch.observation).sum().backward()
+    assert isinstance(model.keypoints, KeypointEncoder)
+    assert all(parameter.grad is None for parameter in model.keypoints.parameters())
+
+
+@pytest.mark.parametrize("override", ["policy.cameras=[gripperPOV]", "policy.inputs=image+state"])
+def test_keypoints_need_fixed_cameras(override: str) -> None:
+    with pytest.raises(ConfigError, match="cameras that do not move: topview, corner"):
+        compose(TrainConfig, ["policy=act_keypoints", override])
 
 
 @pytest.mark.gl
-def test_a_checkpoint_holds_keypoints_and_estimates(images_store: EpisodeStore, tmp_path: Path) -> None:
+def test_a_checkpoint_holds_keypoints(images_store: EpisodeStore, tmp_path: Path) -> None:
     """Trained as a user would, and loaded with its self-test."""
     overrides = [*TINY, *OPTIONS, "selection.num_evaluations=0"]
     policy = act_kit.train(images_store.path, tmp_path / "run", workers=1, overrides=overrides)
-    assert policy.model.position_out is not None
+    assert policy.model.keypoints is not None
     assert act_kit.Policy.load(tmp_path / "run").weights_hash == policy.weights_hash

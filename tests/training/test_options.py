@@ -56,7 +56,6 @@ IMAGE_CHANGES = {
 }
 
 TESTED_ELSEWHERE = {
-    "policy.num_keypoints": "tests/policies/test_keypoints.py",
     "policy.position_weight": "tests/policies/test_keypoints.py",
     "policy.name": "tests/policies/test_custom_head.py",
     "policy.head": "tests/policies/test_custom_head.py",
