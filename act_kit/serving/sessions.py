@@ -157,8 +157,18 @@ class OpenpiSession(Session):
 
     async def infer(self, observation: Mapping[str, Any]) -> np.ndarray:
         """See :meth:`Session.infer`."""
+        await self._check_silence()
         await self._websocket.send(pack(observation, self.wire))
         return read_actions(await self._receive())
+
+    async def _check_silence(self) -> None:
+        """Refuse a message that has come before the question: without numbers, it would count as the next answer."""
+        try:
+            async with asyncio.timeout(0):
+                await self._receive()
+        except TimeoutError:
+            return
+        raise AnswerError("sent a message before it was asked: expected one answer to each observation")
 
 
 class VlaEvalSession(Session):

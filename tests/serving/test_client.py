@@ -277,6 +277,23 @@ def test_metadata_without_a_place_in_json_become_texts() -> None:
         assert agent.provenance["metadata"] == shown
 
 
+def test_a_second_answer_is_not_taken_for_the_next_one() -> None:
+    (init_state,) = draw(["reach-v3"], 1)
+
+    async def handle(websocket: ServerConnection) -> None:
+        await websocket.send(pack({}, "openpi"))
+        async for _ in websocket:
+            for _ in range(2):
+                await websocket.send(pack({"actions": HOLD[:2]}, "openpi"))
+
+    with serving(handle) as address, ServedAgent(address) as agent:
+        agent.begin(0, init_state, 0)
+        assert not agent.plan(STATES[:1], np.array([0]), None).failures
+        time.sleep(0.1)
+        failures = agent.plan(STATES[:1], np.array([0]), None).failures
+    assert failures[0].startswith("The server sent a message before it was asked")
+
+
 def test_metadata_that_are_nested_too_deeply_are_not_recorded() -> None:
     metadata: Any = 1
     for _ in range(1000):
