@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import http
-import ipaddress
 import logging
 import secrets
 import time
@@ -30,12 +29,14 @@ from act_kit.policies.first_states import FirstStates
 from act_kit.policies.inputs import check_images, check_states
 from act_kit.policies.policy import Policy
 from act_kit.policies.query_blocks import QUERY_BATCH_SIZE
+from act_kit.serving.addresses import is_loopback
 from act_kit.serving.wire import (
     MAX_OBSERVATION_BYTES,
     PROMPT_KEYS,
     STATE_KEYS,
     Message,
     Wire,
+    find,
     hello,
     image_keys,
     pack,
@@ -149,7 +150,7 @@ class _Client:
             ActKitError: The observation is not what the policy was trained on.
         """
         policy = self._policy
-        state = _find(observation, STATE_KEYS[self.wire])
+        state = find(observation, STATE_KEYS[self.wire])
         if state is None and self.wire == "vla-eval":
             state = observation.get("states")  # as some benchmarks of vla-eval name it
         if state is None:
@@ -165,7 +166,7 @@ class _Client:
         images = None
         if policy.views:
             keys = image_keys(self.wire, policy.views.cameras)
-            found = [_find(observation, key) for key in keys]
+            found = [find(observation, key) for key in keys]
             missing = [key for key, image in zip(keys, found, strict=True) if image is None]
             if missing:
                 raise ServingError(f"expected an image of {policy.views.settings} px at '{missing[0]}'")
@@ -345,16 +346,6 @@ class PolicyServer:
         await _send(websocket, pack(answer.fields(), "vla-eval"))
 
 
-def _find(observation: Mapping[str, Any], key: str) -> Any:
-    """Return the value at a key, or the one in nested maps that its ``/`` separates; None if there is none."""
-    if key in observation:
-        return observation[key]
-    value: Any = observation
-    for name in key.split("/"):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
 def _as_array(value: object, name: str) -> np.ndarray:
     """Return a value of an observation as an array.
 
@@ -397,14 +388,6 @@ async def _refuse(websocket: ServerConnection, text: str) -> None:
             await websocket.close(_INTERNAL_ERROR)
     except (TimeoutError, ConnectionClosed):
         websocket.transport.abort()
-
-
-def is_loopback(host: str) -> bool:
-    """Return True if only this machine can reach an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _quiet() -> logging.Logger:

@@ -24,8 +24,9 @@ from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
 from act_kit.rollouts.rollout import RolloutPool
 from act_kit.serving import server
+from act_kit.serving.addresses import is_loopback
 from act_kit.serving.client import ServedAgent
-from act_kit.serving.server import PolicyServer, is_loopback
+from act_kit.serving.server import PolicyServer
 from act_kit.serving.wire import Message, hello, pack, unpack
 from tests.eval.untrained import untrained_policy
 from tests.serving.servers import serving_policy
