@@ -7,14 +7,28 @@ never trained, opened or replaced: the faults are those of the adapter between a
 from __future__ import annotations
 
 from act_kit.doctor import foreign_actions, foreign_answers
-from act_kit.doctor.finding import Checks, Finding, Result, examine, rank, ruled_out, suspected
+from act_kit.doctor.finding import Checks, Finding, Result, critical, examine, rank, ruled_out, suspected
 from act_kit.doctor.foreign_case import NUM_EPISODES, ForeignCase
 from act_kit.eval.results import success_rate
 
 CHECKS = Checks[ForeignCase](lambda case, name: case.name)
+"""The last checks: that of crashes also reports errors that came up in the others."""
 
 _FEW = 0.5
 """Success rate, from initial states from which the expert succeeds, below which success is low."""
+
+
+@CHECKS.add("the policy crashes", "instrumentation", "act eval, and read the crashed episodes in episodes.csv")
+def crashes(case: ForeignCase) -> Result:
+    """Check that neither a rollout nor another question ends with an error of the policy."""
+    crashed = [episode.crash for episode in case.as_shown if episode.crash]
+    if case.failures and not crashed:
+        message = f"the policy does not answer every observation: {case.failures[0]}"
+        return critical(message, fix=f"let {case.name} answer every observation")
+    if crashed:
+        message = f"{len(crashed)} of {NUM_EPISODES} episodes end with an error, for example: {crashed[0]}"
+        return critical(message, fix=f"let {case.name} answer every observation")
+    return ruled_out(f"{NUM_EPISODES} episodes without an error.")
 
 
 @CHECKS.add("low success rate", "rollouts", "act eval, with --record-video")

@@ -3,20 +3,32 @@
 Each check tries changes of the actions, or of the images. It accuses only if the answers agree with the scripted expert
 clearly better with a change than without, and then measures the effect of the change in rollouts from the same initial
 states. A policy that is merely bad agrees with the expert under no change.
+
+Faults hide each other: axes in a wrong order cannot be recognized at a wrong scale. So the best change of the actions
+is searched for as a whole, and a check compares the answers with the best change with those without its own part of it.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from act_kit.doctor.agreement import Explanation, constant_error, errors, explain
+from act_kit.doctor.agreement import Explanation, constant_error, explain
 from act_kit.doctor.finding import Checks, Result, critical, ruled_out, suspected, untested
 from act_kit.doctor.foreign_case import NUM_EPISODES, Change, ForeignCase
+from act_kit.doctor.foreign_changes import (
+    GRIPPER_CHANGES,
+    IDENTITY,
+    IN_ORDER,
+    NUM_FACTORS,
+    NUM_ORDERS,
+    SIGNS,
+    ActionChange,
+    best_change,
+    best_scale,
+)
 from act_kit.eval.results import success_rate
 from act_kit.rollouts.agents import ExpertAgent
 from act_kit.rollouts.episode import Episode
@@ -27,9 +39,6 @@ CHECKS = Checks[ForeignCase](lambda case, name: case.name)
 """The checks; faults name the policy as their evidence."""
 
 _XYZ, _GRIPPER, _ALL = (0, 1, 2), (3,), (0, 1, 2, 3)
-_LEAST_FACTOR = 4.0
-"""Least factor between scales that is not a matter of preference: a slow controller does not have a wrong unit."""
-
 _MAX_OFFSET = 16
 _JUMPS = (0, 6, 2, 8, 4, 9, 1, 7)
 """Times of successive observations of one connection: so far apart that a late answer does not fit the next one."""
@@ -43,7 +52,16 @@ _FLIPS: dict[str, Change] = {
 }
 
 
-def _judge(case: ForeignCase, found: Explanation, change: str, what: str, fix: str, **roll: Any) -> Result:
+def _judge(
+    case: ForeignCase,
+    found: Explanation,
+    change: str,
+    what: str,
+    fix: str,
+    *,
+    others: ActionChange = IDENTITY,
+    **roll: Any,
+) -> Result:
     """Return the result of a check whose best change explains the answers as ``found``; roll out with the change.
 
     Args:
@@ -52,6 +70,7 @@ def _judge(case: ForeignCase, found: Explanation, change: str, what: str, fix: s
         change: The change, as it continues "with …".
         what: What is wrong, if the change is right.
         fix: What to change.
+        others: Changes that undo other faults, in both of the compared rollouts; ``roll`` includes them.
         roll: Arguments of :meth:`ForeignCase.roll` for the change; none if it cannot be made in a rollout.
     """
     if not found.is_much_better or ((case.succeeds or not roll) and not found.is_exact):
@@ -60,10 +79,13 @@ def _judge(case: ForeignCase, found: Explanation, change: str, what: str, fix: s
     if not roll:
         text = f"{what}: {found} ({change}; p = {found.p:.1g}); success {before}."
         return suspected(text, fix=fix) if case.succeeds else critical(text, fix=fix)
+    without = case.as_shown if others == IDENTITY else case.roll(change_actions=others)
     after = case.roll(**roll)
-    lost, won, p = _compare(case.as_shown, after)
+    lost, won, p = _compare(without, after)
+    shown = f"{before} as it is" if others == IDENTITY else f"{success_rate(without)} with {others}"
+    also = "" if others == IDENTITY else " too"
     text = (
-        f"{what}: success {before} as it is, {success_rate(after)} with {change}, from the same initial states within "
+        f"{what}: success {shown}, {success_rate(after)} with {change}{also}, from the same initial states within "
         f"{case.max_steps} steps (p = {p:.1g}); {found} (p = {found.p:.1g})."
     )
     if won > lost and p < 0.05:
@@ -71,6 +93,17 @@ def _judge(case: ForeignCase, found: Explanation, change: str, what: str, fix: s
     if not found.is_exact:
         return ruled_out(f"With {change} the actions agree better, and the success is the same: {found}.")
     return suspected(text, fix=fix)
+
+
+def _accepted(case: ForeignCase) -> ActionChange:
+    """Return the parts of the best change of the actions that make them agree much better with the expert's."""
+    expert, shown, change = case.expert_actions(), case.actions, case.best_change
+    hand = replace(change, gripper="")
+    if not explain(shown, hand(shown), expert, _XYZ, num_tried=NUM_ORDERS).is_much_better:
+        hand = IDENTITY
+    both = replace(hand, gripper=change.gripper)
+    is_better = explain(hand(shown), both(shown), expert, _GRIPPER, num_tried=len(GRIPPER_CHANGES)).is_much_better
+    return both if is_better else hand
 
 
 def _compare(before: list[Episode], after: list[Episode]) -> tuple[int, int, float]:
@@ -130,12 +163,6 @@ def _ask_with(case: ForeignCase, images: np.ndarray) -> np.ndarray:
 
 # -- numbers of an action ----------------------------------------------------------------------------------------------
 
-_GRIPPER_CHANGES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
-    "sign turned": (lambda values: -values, "negate the 4th number"),
-    "range of 0 to 1 stretched to -1 to 1": (lambda values: 2 * values - 1, "replace the 4th number g by 2 g - 1"),
-    "range of 0 to 1 stretched to 1 to -1": (lambda values: 1 - 2 * values, "replace the 4th number g by 1 - 2 g"),
-}
-
 
 @CHECKS.add("gripper turned", "inference", "roll out with the 4th number of each action negated")
 def gripper(case: ForeignCase) -> Result:
@@ -143,12 +170,12 @@ def gripper(case: ForeignCase) -> Result:
     expert = case.expert_actions()
     if constant_error(expert, _GRIPPER) == 0 and not _gripper_matters(case):
         return untested(f"The expert never moves the gripper on {case.task}, and solves it with it turned too.")
+    others = replace(_accepted(case), gripper="")
     found: dict[str, Explanation] = {}
-    for name, (change, _) in _GRIPPER_CHANGES.items():
-        changed = _with_gripper(change)(case.actions)
-        found[name] = explain(case.actions, changed, expert, _GRIPPER, num_tried=len(_GRIPPER_CHANGES))
+    for name in GRIPPER_CHANGES:
+        changed = replace(others, gripper=name)(case.actions)
+        found[name] = explain(others(case.actions), changed, expert, _GRIPPER, num_tried=len(GRIPPER_CHANGES))
     best = max(found, key=lambda name: found[name].changed)
-    change, fix = _GRIPPER_CHANGES[best]
     if found[best].is_much_better and not _gripper_matters(case):
         return untested(f"The expert solves {case.task} with its gripper turned too.")
     return _judge(
@@ -156,93 +183,58 @@ def gripper(case: ForeignCase) -> Result:
         found[best],
         f"the gripper's {best}",
         "the gripper's action has another sign or range than Meta-World's, -1 to open and 1 to close",
-        f"{fix} of the actions of {case.name}",
-        change_actions=_with_gripper(change),
+        f"{GRIPPER_CHANGES[best][1]} of the actions of {case.name}",
+        others=others,
+        change_actions=replace(others, gripper=best),
     )
-
-
-def _with_gripper(change: Callable[[np.ndarray], np.ndarray]) -> Change:
-    def changed(actions: np.ndarray) -> np.ndarray:
-        return np.concatenate([actions[..., :3], change(actions[..., 3:])], axis=-1)
-
-    return changed
 
 
 def _gripper_matters(case: ForeignCase) -> bool:
     """Return True if the expert fails with its gripper turned."""
-    turned = case.roll(agent=ExpertAgent(), change_actions=_with_gripper(lambda values: -values))
+    turned = case.roll(agent=ExpertAgent(), change_actions=ActionChange(gripper="sign turned"))
     lost, won, p = _compare(case.episodes, turned)
     return lost > won and p < 0.05
 
 
 @CHECKS.add("action axes turned or exchanged", "inference", "roll out with the axes as the message says")
 def axes(case: ForeignCase) -> Result:
-    """Check that x, y and z are in order and have their signs."""
+    """Check that the numbers are in order, and that x, y and z have their signs."""
     expert, shown = case.expert_actions(), case.actions
-    candidates: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
-    for order in itertools.permutations(_XYZ):
-        candidates += [(order, signs) for signs in itertools.product((1, -1), repeat=3)]
-    candidates.sort(key=_num_changed)
-    del candidates[0]  # no change
-    totals = [float(errors(_with_axes(*each)(shown), expert, _XYZ).mean()) for each in candidates]
-    # Of several that are about as good, for an axis along which nothing moves, the one with the fewest changes.
-    best = next(i for i, total in enumerate(totals) if total <= 1.1 * min(totals) + 1e-6)
-    order, signs = candidates[best]
-    dims = [i for i in _XYZ if order[i] != i or signs[i] < 0]
-    found = explain(shown, _with_axes(order, signs)(shown), expert, dims, num_tried=len(candidates))
-    name = _name_axes(order, signs)
+    change = replace(case.best_change, gripper=_accepted(case).gripper)
+    if not change.has_axes:
+        return ruled_out("No other order and no other signs of the axes agree better with the expert.")
+    others = replace(change, order=IN_ORDER, signs=SIGNS)
+    dims = [i for i in _ALL if change.order[i] != i or (i in _XYZ and change.signs[i] < 0)]
+    name = change.axes_name
     return _judge(
         case,
-        found,
+        explain(others(shown), change(shown), expert, dims, num_tried=NUM_ORDERS),
         f"(x, y, z) taken from {name} of the actions",
         "the axes of the actions are turned or exchanged",
-        f"send {name} as x, y and z of the actions of {case.name}",
-        change_actions=_with_axes(order, signs),
+        f"send {name} as x, y and z of the actions of {case.name}"
+        + ("" if 3 not in dims else ", the first as the 4th"),
+        others=others,
+        change_actions=change,
     )
-
-
-def _num_changed(candidate: tuple[tuple[int, ...], tuple[int, ...]]) -> int:
-    order, signs = candidate
-    return sum(i != dim for i, dim in enumerate(order)) + signs.count(-1)
-
-
-def _name_axes(order: tuple[int, ...], signs: tuple[int, ...]) -> str:
-    """Return for example ``(-x, z, y)``."""
-    names = [f"{'-' if sign < 0 else ''}{'xyz'[dim]}" for dim, sign in zip(order, signs, strict=True)]
-    return f"({', '.join(names)})"
-
-
-def _with_axes(order: tuple[int, ...], signs: tuple[int, ...]) -> Change:
-    def changed(actions: np.ndarray) -> np.ndarray:
-        return np.concatenate([actions[..., list(order)] * signs, actions[..., 3:]], axis=-1)
-
-    return changed
 
 
 @CHECKS.add("action scale off", "inference", "roll out with the first three numbers of each action scaled")
 def scale(case: ForeignCase) -> Result:
     """Check that no factor makes the actions agree with the expert's."""
     expert, shown = case.expert_actions(), case.actions
-    factors = [10 ** (k / 12) for k in range(-48, 49) if abs(k) >= 12 * np.log10(_LEAST_FACTOR)]
-    totals = [float(errors(_with_scale(factor)(shown), expert, _XYZ).mean()) for factor in factors]
-    factor = factors[int(np.argmin(totals))]
-    found = explain(shown, _with_scale(factor)(shown), expert, _XYZ, num_tried=len(factors))
-    size = f"{1 / factor:.2g} times the expert's"
+    accepted = _accepted(case)
+    change = accepted if accepted.factor != 1 else best_scale(shown, expert, accepted)
+    others = replace(change, factor=1.0)
+    size = f"{1 / change.factor:.2g} times the expert's"
     return _judge(
         case,
-        found,
-        f"x, y and z multiplied by {factor:.2g}",
+        explain(others(shown), change(shown), expert, _XYZ, num_tried=NUM_FACTORS),
+        f"x, y and z multiplied by {change.factor:.2g}",
         f"the actions are {size}; Meta-World's are from -1 to 1, and 1 moves the hand by 1 cm in a step",
-        f"multiply the first three numbers of the actions of {case.name} by {factor:.2g}",
-        change_actions=_with_scale(factor),
+        f"multiply the first three numbers of the actions of {case.name} by {change.factor:.2g}",
+        others=others,
+        change_actions=change,
     )
-
-
-def _with_scale(factor: float) -> Change:
-    def changed(actions: np.ndarray) -> np.ndarray:
-        return np.concatenate([actions[..., :3] * factor, actions[..., 3:]], axis=-1)
-
-    return changed
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
@@ -255,27 +247,34 @@ def chunk_order(case: ForeignCase) -> Result:
     if size == 1:
         return untested("The policy sends one action at a time.")
     size = min(size, _MAX_OFFSET)
-    chunks = case.chunks[:, :, :size].reshape(NUM_EPISODES, -1, 4)
-    backwards = case.chunks[:, :, ::-1][:, :, :size].reshape(chunks.shape)
+    shape = NUM_EPISODES, -1, 4
+    chunks, backwards = case.chunks[:, :, :size].reshape(shape), case.chunks[:, :, ::-1][:, :, :size].reshape(shape)
     now = _expert_chunks(case, size, 0)
     most = min(_MAX_OFFSET, min(map(len, case.episodes)) // 2)
     offsets = [offset for offset in range(-most, most + 1) if offset]
-    num = len(offsets) + 1
-    found = {0: explain(chunks, backwards, now, _ALL, num_tried=num)}
-    for offset in offsets:
-        then = _expert_chunks(case, size, offset)
-        outside = np.isnan(now) | np.isnan(then)
-        targets = np.where(outside, np.nan, now), np.where(outside, np.nan, then)
-        found[offset] = explain(chunks, chunks, targets[0], _ALL, num_tried=num, changed_expert=targets[1])
-    best = max(found, key=lambda offset: found[offset].changed)
+    of_last = best_change(case.chunks[:, :, -1], case.expert_actions())  # which is the first one, if they are reversed
+    changes = list(dict.fromkeys([IDENTITY, case.best_change, of_last]))
+    num = len(changes) * (len(offsets) + 1)
+    found: dict[tuple[int, ActionChange], Explanation] = {}
+    for change in changes:
+        found[0, change] = explain(change(chunks), change(backwards), now, _ALL, num_tried=num)
+        for offset in offsets:
+            then = _expert_chunks(case, size, offset)
+            outside = np.isnan(now) | np.isnan(then)
+            then, of_now = np.where(outside, np.nan, then), np.where(outside, np.nan, now)
+            actions = change(chunks)
+            found[offset, change] = explain(actions, actions, of_now, _ALL, num_tried=num, changed_expert=then)
+    best, others = max(found, key=lambda each: found[each].changed)
+    explanation = found[best, others]
     if not best:
         return _judge(
             case,
-            found[best],
+            explanation,
             "the chunks reversed in time",
             "the actions of a chunk are in reverse order",
             f"reverse the order of the actions that {case.name} sends",
-            change_actions=lambda actions: actions[:, ::-1],
+            others=others,
+            change_actions=lambda actions: others(actions[:, ::-1]),
         )
     name, steps = f"the actions taken as those for {abs(best)} steps", "later" if best > 0 else "earlier"
     fix = f"send the chunk of {case.name} from its first action, not from the {best + 1}th"
@@ -283,8 +282,9 @@ def chunk_order(case: ForeignCase) -> Result:
     if best < 0:
         fix = f"leave out the first {-best} actions that {case.name} sends: they are for steps that have passed"
         if size > -best:
-            roll = {"change_actions": lambda actions: actions[:, -best:]}
-    return _judge(case, found[best], f"{name} {steps}", "the chunks are for other steps than are executed", fix, **roll)
+            roll = {"change_actions": lambda actions: others(actions[:, -best:])}
+    what = "the chunks are for other steps than are executed"
+    return _judge(case, explanation, f"{name} {steps}", what, fix, others=others, **roll)
 
 
 def _expert_chunks(case: ForeignCase, size: int, offset: int) -> np.ndarray:
@@ -301,12 +301,16 @@ def late(case: ForeignCase) -> Result:
     answers = np.stack([case.ask(rows, rows, time)[:, 0] for time in _JUMPS], axis=1)
     expert = case.expert_actions()[:, _JUMPS]
     now, before = expert[:, 1:], expert[:, :-1]
-    found = explain(answers[:, 1:], answers[:, 1:], now, _ALL, num_tried=1, changed_expert=before)
+    asked = answers[:, 1:]
+    change = best_change(asked, before)
+    found = explain(best_change(asked, now)(asked), change(asked), now, _ALL, num_tried=1, changed_expert=before)
     return _judge(
         case,
         found,
         "each observation asked twice",
         "an answer is for the observation before the last one",
         f"answer each observation in {case.name} from itself, not from a buffer",
+        others=change,
         num_asks=2,
+        change_actions=change,
     )

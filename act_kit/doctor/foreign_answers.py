@@ -13,6 +13,7 @@ from act_kit.doctor.foreign_case import NUM_EPISODES, NUM_TIMES, ForeignCase
 from act_kit.errors import ActKitError
 from act_kit.eval.results import success_rate
 from act_kit.rollouts.agents import ExpertAgent
+from act_kit.sim.engine import clip_actions
 from act_kit.sim.sentences import SENTENCES
 from act_kit.sim.tasks import STATE_DIM
 
@@ -48,16 +49,6 @@ _STATE_PARTS = {"hand": slice(0, 3), "object": slice(4, 18), "goal": slice(STATE
 
 
 # -- episodes and environments -----------------------------------------------------------------------------------------
-
-
-@CHECKS.add("the policy crashes", "instrumentation", "act eval, and read the crashed episodes in episodes.csv")
-def crashes(case: ForeignCase) -> Result:
-    """Check that no episode ends with an error of the policy."""
-    crashed = [episode.crash for episode in case.as_shown if episode.crash]
-    if crashed:
-        message = f"{len(crashed)} of {NUM_EPISODES} episodes end with an error, for example: {crashed[0]}"
-        return critical(message, fix=f"let {case.name} answer every observation")
-    return ruled_out(f"{NUM_EPISODES} episodes without an error.")
 
 
 @CHECKS.add(
@@ -186,6 +177,34 @@ def deterministic(case: ForeignCase) -> Result:
 
 
 # -- inputs ------------------------------------------------------------------------------------------------------------
+
+
+@INPUTS.add("observation frozen", "inference", "ask for an observation of a rollout again, in a new episode")
+def follows(case: ForeignCase) -> Result:
+    """Check that actions which stay the same in a rollout are the answers to what is seen in it."""
+    episodes, size = case.as_shown, case.chunks.shape[2]
+    is_constant = [
+        len(episode) > size and np.array_equal(episode.executed_action[size:], episode.executed_action[:-size])
+        for episode in episodes
+    ]
+    if not all(is_constant):
+        return ruled_out("The actions of a rollout change.")
+    if case.agent.views is not None:
+        return untested("The actions of a rollout stay the same, but its images are not kept.")
+    case.begin(_ROWS, _ROWS)
+    seen = np.stack([episode.state[(len(episode) - 1) // size * size] for episode in episodes])
+    answers = clip_actions(case.ask(_ROWS, _ROWS, 0, states=seen)[:, 0])
+    given = np.stack([episode.executed_action[0] for episode in episodes])
+    num = int((np.abs(answers - given).max(axis=1) > NEGLIGIBLE).sum())
+    if num < NUM_EPISODES / 2:
+        return ruled_out("The actions of a rollout stay the same, as in a new episode.")
+    message = (
+        f"the actions stay the same until the end of all {NUM_EPISODES} rollouts, but about the last observation of "
+        f"{num} the policy decides otherwise in a new episode: it does not see what happens in an episode; success "
+        f"{success_rate(episodes)}."
+    )
+    fix = f"give {case.name} each observation, not a copy of the first one"
+    return warning(message, fix=fix) if case.succeeds else critical(message, fix=fix)
 
 
 @INPUTS.add("dead input", "inference", "exchange the input between environments, and compare the answers")

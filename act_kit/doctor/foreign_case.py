@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from act_kit.arrays import as_array
+from act_kit.doctor.foreign_changes import ActionChange, best_change
 from act_kit.errors import ActKitError, ConfigError, ServingError
 from act_kit.parallel import LocalExecutor
 from act_kit.rollouts.agents import ActionChunks, Agent, ExpertAgent, as_chunks
@@ -74,10 +75,18 @@ class Trial(Agent):
         if not len(running):
             return ActionChunks(actions=np.zeros((len(rows), 1, ACTION_DIM)), ends=np.ones(len(rows), dtype=bool))
         shown = None if images is None else self._change_images(images[running])
-        for _ in range(self._num_asks):
-            chunks = as_chunks(self._agent.plan(states[running], rows[running], shown))
-            self.num_queries += len(running)
-        changed = self._change_actions(np.asarray(chunks.actions, dtype=np.float64))
+        try:
+            for _ in range(self._num_asks):
+                chunks = as_chunks(self._agent.plan(states[running], rows[running], shown))
+                self.num_queries += len(running)
+            planned = np.asarray(chunks.actions, dtype=np.float64)
+            is_finite = np.atleast_1d(np.isfinite(planned).all(axis=(1, 2)))
+        except Exception as error:  # the policy's, which ends its episodes as a server's error does
+            failed = dict.fromkeys(running.tolist(), _described(error))
+            return ActionChunks(
+                actions=np.zeros((len(rows), 1, ACTION_DIM)), ends=steps >= self._max_steps, failures=failed
+            )
+        changed = self._change_actions(np.where(is_finite[:, None, None], planned, 0))
         actions = np.zeros((len(rows), *changed.shape[1:]))
         actions[running] = changed
         for row in rows[running].tolist():
@@ -85,12 +94,25 @@ class Trial(Agent):
         ends = steps >= self._max_steps
         if chunks.ends is not None:
             ends[running] |= chunks.ends
-        failures = {int(running[i]): message for i, message in chunks.failures.items()}
+        failures = {int(running[i]): "It sends NaN or infinity." for i in np.flatnonzero(~is_finite)}
+        failures |= {int(running[i]): message for i, message in chunks.failures.items()}
         return ActionChunks(actions=actions, ends=ends, failures=failures)
 
 
+def _described(error: Exception) -> str:
+    """Return an error of a policy, with the place in its code."""
+    if isinstance(error, ActKitError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"It fails at {place.filename}, line {place.lineno}: {type(error).__name__}: {error}"
+
+
 class ForeignCase:
-    """A policy that is not a run of act_kit, and what it answers. :meth:`close` stops the doctor's processes."""
+    """A policy that is not a run of act_kit, and what it answers. :meth:`close` stops the doctor's processes.
+
+    Attributes:
+        failures: Errors of the policy when it was asked about observations of its own task.
+    """
 
     def __init__(self, agent: Agent, name: str, task: str, *, num_workers: int = 1) -> None:
         """Examine an agent on a task; ``num_workers`` processes render, if it sees images."""
@@ -98,6 +120,8 @@ class ForeignCase:
         self.name = name
         self.task = task
         self.num_queries = 0
+        self.failures: list[str] = []
+        self._shown_task = task
         self._num_workers = num_workers
         self._resources = ExitStack()
         self._pool = self._resources.enter_context(RolloutPool(num_workers if agent.views else 1))
@@ -176,6 +200,7 @@ class ForeignCase:
 
     def begin(self, rows: Sequence[int], episodes: Sequence[int], task: str = "") -> None:
         """Begin episodes in rows; a server is connected to anew."""
+        self._shown_task = task or self.task
         for row, episode in zip(rows, episodes, strict=True):
             init_state = self.init_states[episode]
             self.agent.begin(row, InitialState(task or self.task, init_state.rand_vec), episode)
@@ -203,16 +228,15 @@ class ForeignCase:
         self.num_queries += num
         try:
             chunks = as_chunks(self.agent.plan(states.copy(), np.array(rows), images))
-        except ActKitError:
-            raise
+            if chunks.failures:
+                raise ServingError(f"{self.name}: {next(iter(chunks.failures.values()))}")
+            return as_array(chunks.actions, f"The actions of {self.name}", (num, "N", ACTION_DIM)).astype(np.float64)
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            raise ConfigError(
-                f"{self.name} fails at {place.filename}, line {place.lineno}: {type(error).__name__}: {error}"
-            ) from error
-        if chunks.failures:
-            raise ServingError(f"{self.name}: {next(iter(chunks.failures.values()))}")
-        return as_array(chunks.actions, f"The actions of {self.name}", (num, "N", ACTION_DIM)).astype(np.float64)
+            if self._shown_task == self.task:  # it may refuse another one's prompt
+                self.failures.append(_described(error))
+            if isinstance(error, ActKitError):
+                raise
+            raise ConfigError(f"{self.name}: {_described(error)}") from error
 
     @cached_property
     def chunks(self) -> np.ndarray:
@@ -228,6 +252,11 @@ class ForeignCase:
     def actions(self) -> np.ndarray:
         """First action of each answer, (E, S, 4)."""
         return self.chunks[:, :, 0]
+
+    @cached_property
+    def best_change(self) -> ActionChange:
+        """Change of the actions with which they agree best with the expert's."""
+        return best_change(self.actions, self.expert_actions())
 
     # -- rollouts --------------------------------------------------------------------------------------------------
 

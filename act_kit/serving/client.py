@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import threading
@@ -19,7 +20,7 @@ from act_kit.errors import ConfigError, ServingError
 from act_kit.rollouts.agents import ActionChunks, Agent
 from act_kit.serving.addresses import check_address
 from act_kit.serving.sessions import AnswerError, Session, detect_wire, open_websocket
-from act_kit.serving.wire import PROMPT_KEYS, STATE_KEYS, image_keys
+from act_kit.serving.wire import PROMPT_KEYS, STATE_KEYS, Wire, image_keys
 from act_kit.sim.initial_states import InitialState
 from act_kit.sim.render import CameraViews, RenderSettings, check_cameras
 from act_kit.sim.sentences import SENTENCES
@@ -33,6 +34,9 @@ RECONNECT_S = 10.0
 _RETRY_S = 0.2
 _MAX_METADATA = 20_000
 """Maximum length of the server's metadata in the records of an evaluation, in characters."""
+
+_MAX_DEPTH = 20
+"""Maximum number of maps and lists of the metadata inside each other."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +71,7 @@ class ServedAgent(Agent):
             token: Token that the server expects, if any.
 
         Raises:
-            ConfigError: The address is invalid, or ``n_action_steps`` is below 1.
+            ConfigError: The address is invalid, ``n_action_steps`` is below 1, or two inputs have the same key.
             ServingError: There is no policy server.
         """
         if n_action_steps is not None and n_action_steps < 1:
@@ -93,18 +97,19 @@ class ServedAgent(Agent):
             self.views = CameraViews(cameras=self._config.cameras, settings=settings)
         try:
             self._session_class, metadata = self._run(detect_wire(self._address, token, self._config.timeout_s))
+            wire = self._session_class.wire
+            self._state_key = self._config.state_key or STATE_KEYS[wire]
+            self._prompt_key = self._config.prompt_key or PROMPT_KEYS[wire]
+            self._image_keys = self._config.image_keys or image_keys(wire, self._config.cameras)
+            _check_keys([self._state_key, self._prompt_key, *self._image_keys], wire)
         except BaseException:
             self.close()
             raise
-        wire = self._session_class.wire
-        self._state_key = self._config.state_key or STATE_KEYS[wire]
-        self._prompt_key = self._config.prompt_key or PROMPT_KEYS[wire]
-        self._image_keys = self._config.image_keys or image_keys(wire, self._config.cameras)
         self.provenance = {
             "kind": "server",
             "name": self._name,
             "wire": wire,
-            "metadata": _plain(metadata),
+            "metadata": _recorded(metadata),
             "n_action_steps": n_action_steps,
             "shown": {key: value for key, value in asdict(self._config).items() if key != "timeout_s"},
         }
@@ -251,7 +256,12 @@ class ServedAgent(Agent):
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(target=self._loop.run_forever, name="policy server", daemon=True)
             self._thread.start()
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C: else it would connect again while the connections are closed
+            raise
 
     def close(self) -> None:
         """Close all connections."""
@@ -276,19 +286,39 @@ async def _close(*sessions: Session) -> None:
     await asyncio.gather(*[session.close() for session in sessions], return_exceptions=True)
 
 
-def _plain(metadata: object) -> Any:
-    """Return what a server says about itself as plain values for JSON; an array as its dtype and shape.
+def _check_keys(keys: list[str], wire: Wire) -> None:
+    """Refuse keys under which one input would replace another; a ``/`` in vla-eval's separates nested maps.
+
+    Raises:
+        ConfigError: Two are the same, or one is inside another.
+    """
+    for key, other in itertools.permutations(keys, 2):
+        if key == other or (wire == "vla-eval" and key.startswith(f"{other}/")):
+            raise ConfigError(
+                f"The server is shown two inputs at '{other}': expected another key for each. Fix: "
+                "served.state_key=…, served.prompt_key=… or served.image_keys=[…]"
+            )
+
+
+def _recorded(metadata: object) -> Any:
+    """Return what a server says about itself as plain values for JSON, unless it is too long."""
+    plain = _plain(metadata, 0)
+    return plain if len(repr(plain)) <= _MAX_METADATA else "too long"
+
+
+def _plain(metadata: object, depth: int) -> Any:
+    """Return metadata as plain values; an array as its dtype and shape.
 
     JSON has no NaN and no infinity: they become texts.
     """
-    if len(repr(metadata)) > _MAX_METADATA:
-        return "too long"
+    if depth > _MAX_DEPTH:
+        return "too deep"
     if isinstance(metadata, dict):
-        return {str(key): _plain(value) for key, value in metadata.items()}
+        return {str(key): _plain(value, depth + 1) for key, value in metadata.items()}
     if isinstance(metadata, list | tuple):
-        return list(map(_plain, metadata))
+        return [_plain(value, depth + 1) for value in metadata]
     if isinstance(metadata, np.generic):
-        return _plain(metadata.item())
+        return _plain(metadata.item(), depth)
     if isinstance(metadata, np.ndarray):
         return f"{metadata.dtype} {metadata.shape}"
     is_plain = isinstance(metadata, str | int | None) or (isinstance(metadata, float) and math.isfinite(metadata))

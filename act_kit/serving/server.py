@@ -7,8 +7,8 @@ other's part. From then on, a client is answered in the format that it sends.
 from __future__ import annotations
 
 import asyncio
+import errno
 import http
-import ipaddress
 import logging
 import secrets
 import time
@@ -29,12 +29,14 @@ from act_kit.policies.first_states import FirstStates
 from act_kit.policies.inputs import check_images, check_states
 from act_kit.policies.policy import Policy
 from act_kit.policies.query_blocks import QUERY_BATCH_SIZE
+from act_kit.serving.addresses import is_loopback
 from act_kit.serving.wire import (
     MAX_OBSERVATION_BYTES,
     PROMPT_KEYS,
     STATE_KEYS,
     Message,
     Wire,
+    find,
     hello,
     image_keys,
     pack,
@@ -48,6 +50,9 @@ MAX_CLIENTS = 256
 
 _PING_TIMEOUT_S = 600.0
 """Seconds without a pong after which a client counts as gone: one that simulates in its event loop answers late."""
+
+_CLOSE_S = 2.0
+"""Seconds to end a connection: a client that no longer reads would hold up the last message for ever."""
 
 _INTERNAL_ERROR = 1011
 _log = logging.getLogger(__name__)
@@ -145,7 +150,7 @@ class _Client:
             ActKitError: The observation is not what the policy was trained on.
         """
         policy = self._policy
-        state = _find(observation, STATE_KEYS[self.wire])
+        state = find(observation, STATE_KEYS[self.wire])
         if state is None and self.wire == "vla-eval":
             state = observation.get("states")  # as some benchmarks of vla-eval name it
         if state is None:
@@ -161,13 +166,15 @@ class _Client:
         images = None
         if policy.views:
             keys = image_keys(self.wire, policy.views.cameras)
-            found = [_find(observation, key) for key in keys]
+            found = [find(observation, key) for key in keys]
             missing = [key for key, image in zip(keys, found, strict=True) if image is None]
             if missing:
                 raise ServingError(f"expected an image of {policy.views.settings} px at '{missing[0]}'")
             images = check_images(_stack_images(found, f"{policy.views.settings}")[None], 1, policy.views)
         row = np.zeros(1, dtype=np.int64)
         chunk = await self._batcher.predict(states, self._first_states.of(row, states), tasks, images)
+        if not np.isfinite(chunk).all():
+            raise ServingError("the policy answers this observation with NaN or infinity: expected a state in meters")
         actions: np.ndarray = self._chunker.plan(chunk[None], row)[0]
         return actions
 
@@ -206,7 +213,7 @@ class PolicyServer:
         self._policy = policy
         self._token = token
         self._batcher = _Batcher(policy)
-        self._num_clients = 0
+        self._connections: set[ServerConnection] = set()
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -237,7 +244,7 @@ class PolicyServer:
         if not self._token and not is_loopback(host):
             raise ConfigError(
                 f"--host {host} serves the policy to other machines: expected a token. Fix: --token "
-                f"{secrets.token_urlsafe(12)}"
+                f"{secrets.token_hex(12)}"
             )
         try:
             server = await serve(
@@ -248,20 +255,30 @@ class PolicyServer:
                 origins=[None],  # no pages: a browser names the page that connects
                 compression=None,
                 max_size=MAX_OBSERVATION_BYTES,
+                max_queue=1,  # clients wait for their answers; more would only take memory
                 ping_timeout=_PING_TIMEOUT_S,
                 close_timeout=1.0,
                 logger=_quiet(),
             )
-        except OSError as error:
-            reason = error.strerror or error
-            raise ConfigError(
-                f"--host {host} --port {port}: {reason}. Fix: another port, or --port 0 for a free one"
-            ) from error
+        except (OSError, UnicodeError) as error:
+            reason, fix = str(error), "an address of this machine, such as --host 127.0.0.1 or --host ::1"
+            if isinstance(error, OSError):
+                reason = error.strerror or reason
+                if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                    fix = "another port, or --port 0 for a free one"
+            raise ConfigError(f"--host {host} --port {port}: {reason}. Fix: {fix}") from error
         predicting = asyncio.create_task(self._batcher.run())
         try:
-            async with server:
-                yield server
+            yield server
         finally:
+            server.close()
+            try:
+                async with asyncio.timeout(_CLOSE_S):
+                    await server.wait_closed()
+            except TimeoutError:
+                for websocket in self._connections:
+                    websocket.transport.abort()
+                await server.wait_closed()
             predicting.cancel()
 
     def _check_request(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -275,17 +292,17 @@ class PolicyServer:
         given = header.removeprefix("Api-Key ") or parse_qs(urlsplit(request.path).query).get("token", [""])[0]
         if self._token and not secrets.compare_digest(given.encode(), self._token.encode()):
             return connection.respond(http.HTTPStatus.UNAUTHORIZED, "The token is missing or wrong.\n")
-        if self._num_clients >= MAX_CLIENTS:
+        if len(self._connections) >= MAX_CLIENTS:
             return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_CLIENTS} clients are connected.\n")
         return None
 
     async def _handle(self, websocket: ServerConnection) -> None:
         """Serve one client until it leaves."""
-        self._num_clients += 1
+        self._connections.add(websocket)
         client = _Client(self._policy, self._batcher)
         greeting = hello({"model_server": "act_kit", "capabilities": {}, "observation_params": {"send_state": True}})
         try:
-            await websocket.send(pack({**self.metadata, **greeting.fields()}, "openpi"))
+            await _send(websocket, pack({**self.metadata, **greeting.fields()}, "openpi"))
             async for data in websocket:
                 started_at = time.monotonic()
                 if isinstance(data, str):
@@ -304,7 +321,7 @@ class PolicyServer:
             text = str(error) if isinstance(error, ActKitError) else f"{type(error).__name__}: {error}"
             await _refuse(websocket, text)
         finally:
-            self._num_clients -= 1
+            self._connections.remove(websocket)
 
     async def _answer_openpi(
         self, websocket: ServerConnection, client: _Client, received: object, started_at: float
@@ -314,7 +331,7 @@ class PolicyServer:
         client.wire = "openpi"
         actions = await client.plan(received)
         timing = {"infer_ms": 1000 * (time.monotonic() - started_at)}
-        await websocket.send(pack({"actions": actions, "server_timing": timing}, "openpi"))
+        await _send(websocket, pack({"actions": actions, "server_timing": timing}, "openpi"))
 
     async def _answer_vla_eval(self, websocket: ServerConnection, client: _Client, message: Message) -> None:
         client.wire = "vla-eval"
@@ -326,17 +343,7 @@ class PolicyServer:
             answer = Message(type="action", payload={"actions": await client.act(message.payload)}, seq=message.seq)
         except ActKitError as error:  # the format reports errors without ending the connection
             answer = Message(type="error", payload={"error": str(error)}, seq=message.seq)
-        await websocket.send(pack(answer.fields(), "vla-eval"))
-
-
-def _find(observation: Mapping[str, Any], key: str) -> Any:
-    """Return the value at a key, or the one in nested maps that its ``/`` separates; None if there is none."""
-    if key in observation:
-        return observation[key]
-    value: Any = observation
-    for name in key.split("/"):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
+        await _send(websocket, pack(answer.fields(), "vla-eval"))
 
 
 def _as_array(value: object, name: str) -> np.ndarray:
@@ -364,21 +371,23 @@ def _stack_images(values: Sequence[object], size: str) -> np.ndarray:
     return np.stack(images)
 
 
+async def _send(websocket: ServerConnection, data: bytes) -> None:
+    """Send a message; end the connection of a client that has not read for as long as a lost one."""
+    try:
+        async with asyncio.timeout(_PING_TIMEOUT_S):
+            await websocket.send(data)
+    except TimeoutError:
+        websocket.transport.abort()
+
+
 async def _refuse(websocket: ServerConnection, text: str) -> None:
     """Send an error as openpi's servers do, and end the connection."""
     try:
-        await websocket.send(text)
-        await websocket.close(_INTERNAL_ERROR)
-    except ConnectionClosed:
-        return
-
-
-def is_loopback(host: str) -> bool:
-    """Return True if only this machine can reach an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        async with asyncio.timeout(_CLOSE_S):
+            await websocket.send(text)
+            await websocket.close(_INTERNAL_ERROR)
+    except (TimeoutError, ConnectionClosed):
+        websocket.transport.abort()
 
 
 def _quiet() -> logging.Logger:

@@ -14,7 +14,14 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidProxy,
+    InvalidStatus,
+    InvalidURI,
+)
 
 from act_kit.errors import ServingError
 from act_kit.serving.wire import MAX_ANSWER_BYTES, VLA_EVAL_KEYS, Message, Wire, hello, pack, unpack
@@ -61,7 +68,7 @@ async def open_websocket(address: str, token: str, timeout_s: float) -> ClientCo
         raise ServingError(
             f"The server at {_shown(address)} is not a policy server: it does not speak WebSocket ({error})."
         ) from error
-    except (OSError, TimeoutError, InvalidURI) as error:
+    except (OSError, TimeoutError, InvalidURI, InvalidProxy, UnicodeError, ImportError) as error:
         reason = str(error) or "it does not answer"
         if "Connect call failed" in reason:
             reason = "nothing listens there"
@@ -150,8 +157,18 @@ class OpenpiSession(Session):
 
     async def infer(self, observation: Mapping[str, Any]) -> np.ndarray:
         """See :meth:`Session.infer`."""
+        await self._check_silence()
         await self._websocket.send(pack(observation, self.wire))
         return read_actions(await self._receive())
+
+    async def _check_silence(self) -> None:
+        """Refuse a message that has come before the question: without numbers, it would count as the next answer."""
+        try:
+            async with asyncio.timeout(0):
+                await self._receive()
+        except TimeoutError:
+            return
+        raise AnswerError("sent a message before it was asked: expected one answer to each observation")
 
 
 class VlaEvalSession(Session):
@@ -268,13 +285,17 @@ def _nested(observation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _last_line(text: str) -> str:
-    """Return the last line of a traceback, which names the error."""
-    return (text.strip().splitlines() or ["(empty)"])[-1][:300]
+    """Return the last line of a traceback, which names the error, without characters that steer a terminal."""
+    return _printable((text.strip().splitlines() or ["(empty)"])[-1][:300])
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _described(value: object) -> str:
     """Return a short description of an unexpected value."""
     if isinstance(value, dict):
-        names = ", ".join(str(key)[:30] for key in list(value)[:6])
+        names = _printable(", ".join(str(key)[:30] for key in list(value)[:6]))
         return f"a map with {names or 'nothing'}"
     return type(value).__name__

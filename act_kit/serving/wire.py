@@ -56,6 +56,16 @@ def image_keys(wire: Wire, cameras: Sequence[str]) -> list[str]:
     return ["observation/image"] if len(cameras) == 1 else [f"observation/image/{camera}" for camera in cameras]
 
 
+def find(observation: Mapping[str, Any], key: str) -> Any:
+    """Return the value at a key, or the one in nested maps that its ``/`` separates; None if there is none."""
+    if key in observation:
+        return observation[key]
+    value: Any = observation
+    for name in key.split("/"):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
 def pack(message: object, wire: Wire) -> bytes:
     """Return a message of plain values and NumPy arrays as bytes."""
     packed: bytes = msgpack.packb(message, default=_pack_openpi if wire == "openpi" else _pack_vla_eval)

@@ -81,6 +81,57 @@ class Late(Wrapped):
         return answers
 
 
+class Buffered(Late):
+    """A policy that answers the observation before the last one, and the first one with zeros."""
+
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> Plan:
+        for row in rows.tolist():
+            self._last.setdefault(row, np.zeros((1, 4)))
+        return super().plan(states, rows, images)
+
+
+class Frozen(Wrapped):
+    """A policy that sees the first observation of an episode until its end."""
+
+    def __init__(self, agent: Agent) -> None:
+        super().__init__(agent)
+        self._first: dict[int, np.ndarray] = {}
+
+    def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
+        super().begin(row, init_state, attempt)
+        self._first.pop(row, None)
+
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> Plan:
+        seen = [self._first.setdefault(row, states[i].copy()) for i, row in enumerate(rows.tolist())]
+        return super().plan(np.stack(seen), rows, images)
+
+
+class Diverging(Wrapped):
+    """A policy that sometimes sends NaN."""
+
+    def __init__(self, agent: Agent, rate: float) -> None:
+        super().__init__(agent)
+        self._rate, self._rng = rate, np.random.default_rng(5)
+
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> Plan:
+        planned = super().plan(states, rows, images)
+        return np.where(self._rng.random((len(planned), 1, 1)) < self._rate, np.nan, planned)
+
+
+class Raising(Wrapped):
+    """A policy that raises an error from some question on."""
+
+    def __init__(self, agent: Agent, num_answers: int) -> None:
+        super().__init__(agent)
+        self._num_left = num_answers
+
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> Plan:
+        self._num_left -= 1
+        if self._num_left < 0:
+            raise RuntimeError("out of memory")
+        return super().plan(states, rows, images)
+
+
 class Blind(Wrapped):
     """A policy that sees only a part of the state; the rest has the values of the first state that it ever saw."""
 
@@ -182,6 +233,10 @@ def exchanged(actions: Plan) -> Plan:
     return actions[..., [1, 0, 2, 3]]
 
 
+def gripper_first(actions: Plan) -> Plan:
+    return actions[..., [3, 0, 1, 2]]
+
+
 def turned_gripper(actions: Plan) -> Plan:
     return actions * [1, 1, 1, -1]
 
@@ -210,9 +265,14 @@ BAD: dict[str, Callable[[], Agent]] = {
     "random": RandomAgent,
     "zero actions": ZeroActionAgent,
     "noise around the expert": lambda: Sampling(ExpertAgent(), 2.0),
+    "much noise": lambda: NoisyAgent(ExpertAgent(), 0.5, seed=0),
+    "constant": lambda: FunctionAgent(lambda states: np.tile([0.3, -1.0, 0.5, 1.0], (len(states), 1))),
     "untrained": lambda: FunctionAgent(untrained),
 }
 """Policies that are bad and nothing else: no fault of the actions or the images is to be found."""
+
+MAY_SUCCEED = ("noise around the expert", "much noise")
+"""Those of them that solve some tasks."""
 
 
 def untrained(states: np.ndarray) -> np.ndarray:
@@ -248,8 +308,60 @@ FAULTS: dict[str, tuple[Callable[[], Agent], str]] = {
     "late by an answer": (lambda: Late(ExpertAgent()), "late answers"),
     "state kept": (lambda: Smoothed(ExpertAgent(), resets=False), "state shared between episodes"),
     "sampling": (lambda: Sampling(ExpertAgent(), 0.05), "not deterministic"),
+    "gripper first": (lambda: Changed(ExpertAgent(), gripper_first), "action axes turned or exchanged"),
+    "first observation": (lambda: Frozen(ExpertAgent()), "observation frozen"),
+    "zeros first": (lambda: Buffered(ExpertAgent()), "late answers"),
+    "sometimes NaN": (lambda: Diverging(ExpertAgent(), 5e-4), "the policy crashes"),
 }
 """Policies with a fault, and the name under which it is found."""
+
+PAIRS: dict[str, tuple[Callable[[], Agent], set[str]]] = {
+    "exchanged, in meters": (
+        lambda: Changed(Changed(ExpertAgent(), exchanged), to_meters),
+        {"action axes turned or exchanged", "action scale off"},
+    ),
+    "mirrored, x 10": (
+        lambda: Changed(Changed(ExpertAgent(), mirrored_x), scaled(10)),
+        {"action axes turned or exchanged", "action scale off"},
+    ),
+    "gripper turned, in meters": (
+        lambda: Changed(Changed(ExpertAgent(), turned_gripper), to_meters),
+        {"gripper turned", "action scale off"},
+    ),
+    "gripper turned, exchanged": (
+        lambda: Changed(Changed(ExpertAgent(), turned_gripper), exchanged),
+        {"gripper turned", "action axes turned or exchanged"},
+    ),
+    "chunks reversed, in meters": (
+        lambda: Changed(Changed(ChunkedExpert(8), lambda actions: actions[:, ::-1]), to_meters),
+        {"chunks executed from the wrong end", "action scale off"},
+    ),
+    "chunks reversed, exchanged": (
+        lambda: Changed(Changed(ChunkedExpert(8), lambda actions: actions[:, ::-1]), exchanged),
+        {"chunks executed from the wrong end", "action axes turned or exchanged"},
+    ),
+    "zeros first, gripper turned": (
+        lambda: Changed(Buffered(ExpertAgent()), turned_gripper),
+        {"late answers", "gripper turned"},
+    ),
+    "zeros first, exchanged": (
+        lambda: Changed(Buffered(ExpertAgent()), exchanged),
+        {"late answers", "action axes turned or exchanged"},
+    ),
+    "frozen, exchanged": (
+        lambda: Changed(Frozen(ExpertAgent()), exchanged),
+        {"observation frozen", "action axes turned or exchanged"},
+    ),
+    "state kept, in meters": (
+        lambda: Changed(Smoothed(ExpertAgent(), resets=False), to_meters),
+        {"state shared between episodes", "action scale off"},
+    ),
+    "sometimes NaN, exchanged": (
+        lambda: Changed(Diverging(ExpertAgent(), 5e-4), exchanged),
+        {"the policy crashes", "action axes turned or exchanged"},
+    ),
+}
+"""Policies with two faults, and the names of both: one of them is found first, and nothing else is confirmed."""
 
 NEEDS_GRIPPER = ("gripper turned", "gripper from 1 to 0")
 NEEDS_OBJECT = ("object hidden",)

@@ -44,7 +44,7 @@ def in_thread(run: Callable[[Callable[[str], None], asyncio.Event], Awaitable[No
 
 
 @contextmanager
-def serving(handler: Handler, port: int = 0) -> Iterator[str]:
+def serving(handler: Handler, host: str = "127.0.0.1") -> Iterator[str]:
     """Serve a handler of connections."""
 
     async def run(on_ready: Callable[[str], None], stop: asyncio.Event) -> None:
@@ -52,8 +52,9 @@ def serving(handler: Handler, port: int = 0) -> Iterator[str]:
             with suppress(ConnectionClosed):
                 await handler(websocket)
 
-        async with serve(handle, "127.0.0.1", port, compression=None, max_size=None, close_timeout=0.1) as server:
-            on_ready(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with serve(handle, host, 0, compression=None, max_size=None, close_timeout=0.1) as server:
+            shown = f"[{host}]" if ":" in host else host
+            on_ready(f"ws://{shown}:{server.sockets[0].getsockname()[1]}")
             await stop.wait()
 
     with in_thread(run) as address:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import signal
 import struct
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,7 +18,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection
 
 from act_kit.config.evaluation import EvalConfig, ServedConfig
-from act_kit.errors import ConfigError, ServingError
+from act_kit.errors import ActKitError, ConfigError, ServingError
 from act_kit.eval.results import EpisodeResult
 from act_kit.overrides import compose
 from act_kit.rollouts.agents import ExpertAgent
@@ -275,6 +277,83 @@ def test_metadata_without_a_place_in_json_become_texts() -> None:
         assert agent.provenance["metadata"] == shown
 
 
+def test_a_second_answer_is_not_taken_for_the_next_one() -> None:
+    (init_state,) = draw(["reach-v3"], 1)
+
+    async def handle(websocket: ServerConnection) -> None:
+        await websocket.send(pack({}, "openpi"))
+        async for _ in websocket:
+            for _ in range(2):
+                await websocket.send(pack({"actions": HOLD[:2]}, "openpi"))
+
+    with serving(handle) as address, ServedAgent(address) as agent:
+        agent.begin(0, init_state, 0)
+        assert not agent.plan(STATES[:1], np.array([0]), None).failures
+        time.sleep(0.1)
+        failures = agent.plan(STATES[:1], np.array([0]), None).failures
+    assert failures[0].startswith("The server sent a message before it was asked")
+
+
+def test_metadata_that_are_nested_too_deeply_are_not_recorded() -> None:
+    metadata: Any = 1
+    for _ in range(1000):
+        metadata = [metadata]
+    with serving(openpi(lambda observation: HOLD, {"a": metadata})) as address, ServedAgent(address) as agent:
+        assert agent.provenance
+        assert len(str(agent.provenance["metadata"])) < 200
+
+
+def test_an_error_of_a_server_cannot_steer_the_terminal() -> None:
+    (init_state,) = draw(["reach-v3"], 1)
+    with (
+        serving(openpi(lambda observation: "\x1b]0;title\x07\x1b[2J out of memory")) as address,
+        ServedAgent(address) as agent,
+    ):
+        agent.begin(0, init_state, 0)
+        with pytest.raises(ServingError, match="out of memory") as error:
+            agent.plan(STATES[:1], np.array([0]), None)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"state_key": "prompt"},
+        {"prompt_key": "observation/state"},
+        {"cameras": ("corner", "corner2"), "image_keys": ("i", "i")},
+    ],
+)
+def test_one_key_holds_one_input(options: dict[str, Any]) -> None:
+    with serving(openpi(lambda observation: HOLD)) as address, pytest.raises(ConfigError, match="expected another key"):
+        ServedAgent(address, ServedConfig(**options))
+
+
+def test_no_key_is_inside_another_in_nested_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "_SILENCE_S", 0.1)
+    config = ServedConfig(cameras=("corner",), image_keys=("state/i",))
+    with (
+        serving(vla_eval(lambda observation: HOLD)) as address,
+        pytest.raises(ConfigError, match="two inputs at 'state'"),
+    ):
+        ServedAgent(address, config)
+
+
+def test_ctrl_c_ends_the_questions(caplog: pytest.LogCaptureFixture) -> None:
+    """Else the questions would go on, on new connections, while the agent is closed."""
+    (init_state,) = draw(["reach-v3"], 1)
+    started_at = time.monotonic()
+    with serving(never_answer) as address, ServedAgent(address) as agent:
+        agent.begin(0, init_state, 0)
+        timer = threading.Timer(0.5, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            agent.plan(STATES[:1], np.array([0]), None)
+        agent.close()
+        assert agent.num_reconnects == 0
+    assert time.monotonic() - started_at < 5
+    assert caplog.messages == []  # asyncio names tasks that were never awaited
+
+
 @pytest.mark.parametrize("n_action_steps", [0, -3])
 def test_action_steps_are_at_least_one(n_action_steps: int) -> None:
     with pytest.raises(ConfigError, match="expected at least 1"):
@@ -316,6 +395,38 @@ def test_no_server_at_all() -> None:
     for wrong in ("ws://localhost", "http://localhost:8000", "ws://:8000", "ws://localhost:port"):
         with pytest.raises(ConfigError, match="expected ws://HOST:PORT"):
             ServedAgent(wrong)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70, "a b"])
+def test_a_host_that_cannot_exist_is_one_line(host: str) -> None:
+    with pytest.raises(ActKitError, match=r"There is no policy server at|expected ws://HOST:PORT"):
+        ServedAgent(f"ws://{host}:8000", FAST)
+
+
+def test_a_proxy_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "nonsense://proxy")
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(ServingError, match=r"There is no policy server at .*nonsense"):
+        ServedAgent("ws://192.0.2.1:8000", FAST)
+
+
+def test_a_server_at_an_ipv6_address() -> None:
+    with serving(openpi(lambda observation: HOLD), host="::1") as address, ServedAgent(address) as agent:
+        assert agent.provenance
+        assert agent.provenance["name"].startswith("ws://[::1]:")
+
+
+def test_an_answer_in_fragments_is_read() -> None:
+    (init_state,) = draw(["reach-v3"], 1)
+
+    async def handle(websocket: ServerConnection) -> None:
+        await websocket.send(pack({}, "openpi"))
+        async for _ in websocket:
+            await websocket.send(bytes([byte]) for byte in pack({"actions": HOLD[:2]}, "openpi"))
+
+    with serving(handle) as address, ServedAgent(address) as agent:
+        agent.begin(0, init_state, 0)
+        assert agent.plan(STATES[:1], np.array([0]), None).actions.shape == (1, 2, 4)
 
 
 def test_a_slow_first_message_of_openpis_server_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:

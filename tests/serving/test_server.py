@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -20,8 +23,10 @@ from act_kit.errors import ConfigError, ServingError
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
 from act_kit.rollouts.rollout import RolloutPool
+from act_kit.serving import server
+from act_kit.serving.addresses import is_loopback
 from act_kit.serving.client import ServedAgent
-from act_kit.serving.server import PolicyServer, is_loopback
+from act_kit.serving.server import PolicyServer
 from act_kit.serving.wire import Message, hello, pack, unpack
 from tests.eval.untrained import untrained_policy
 from tests.serving.servers import serving_policy
@@ -188,8 +193,8 @@ def test_who_may_connect(tiny_policy: Policy) -> None:
 
 
 def test_addresses_that_cannot_be_served(tiny_policy: Policy) -> None:
-    async def listen(host: str, port: int) -> None:
-        async with PolicyServer(tiny_policy).listen(host, port):
+    async def listen(host: str, port: int, token: str = "") -> None:
+        async with PolicyServer(tiny_policy, token=token).listen(host, port):
             pass
 
     def try_to_listen(host: str, port: int) -> None:
@@ -198,6 +203,9 @@ def test_addresses_that_cannot_be_served(tiny_policy: Policy) -> None:
 
     with pytest.raises(ConfigError, match=r"--host 0.0.0.0 .* expected a token. Fix: --token"):
         try_to_listen("0.0.0.0", 0)
+    for host in ("a..b", "[::1]", "192.0.2.1"):
+        with pytest.raises(ConfigError, match="Fix: "), ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda host=host: asyncio.run(listen(host, 0, "secret"))).result()
     taken = pytest.raises(ConfigError, match=r"in use. Fix: another port, or --port 0")
     with serving_policy(tiny_policy) as address, taken:
         try_to_listen("127.0.0.1", int(address.rpartition(":")[2]))
@@ -215,6 +223,59 @@ def test_a_client_that_leaves_or_floods_ends_only_itself(tiny_policy: Policy, ca
         with open_client(address) as (websocket, _):
             assert "actions" in ask(websocket, {"observation/state": np.ones(39)})
     assert caplog.messages == []
+
+
+def test_a_client_that_never_reads_holds_up_neither_the_others_nor_the_end(
+    tiny_policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sockets are full, so the server cannot even announce the end of the connection."""
+    monkeypatch.setattr(server, "_CLOSE_S", 0.2)
+    observation = pack({"observation/state": np.ones(39)}, "openpi")
+
+    def flood(address: str) -> socket.socket:
+        host, _, port = address.removeprefix("ws://").partition(":")
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        client.connect((host, int(port)))
+        client.sendall(
+            f"GET / HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        client.settimeout(1.0)
+        frame = b"\x82" + bytes([0x80 | 126]) + struct.pack(">H", len(observation)) + bytes(4) + observation
+        with suppress(TimeoutError):
+            while True:
+                client.sendall(frame)
+        return client
+
+    with ExitStack() as stack:
+        address = stack.enter_context(serving_policy(tiny_policy))
+        with flood(address), open_client(address) as (websocket, _):
+            assert "actions" in ask(websocket, {"observation/state": np.ones(39)})
+            started_at = time.monotonic()
+            stack.close()
+            assert time.monotonic() - started_at < 5
+
+
+STRANGE: tuple[object, ...] = (
+    *("abc", {"a": 1}, True, None, b"bytes", 2**64 - 1, [], [[]], np.zeros((39, 39)), np.ones(39, dtype=bool)),
+    *(np.float32(1) * np.ones(39, dtype=">f4"), np.ones((1, 39)), ["1"] * 39, [None] * 39),
+)
+
+
+@pytest.mark.parametrize("state", STRANGE)
+def test_a_strange_state_is_answered_or_refused_by_name(
+    state: object, tiny_policy: Policy, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving_policy(tiny_policy) as address, open_client(address) as (websocket, _):
+        ask(websocket, {"observation/state": state})
+    assert caplog.messages == []  # no exception of the policy
+
+
+def test_no_client_gets_nan(tiny_policy: Policy) -> None:
+    with serving_policy(tiny_policy) as address, open_client(address) as (websocket, _):
+        answer = ask(websocket, {"observation/state": np.full(39, 1e37)})
+    assert answer == "the policy answers this observation with NaN or infinity: expected a state in meters"
 
 
 # -- the released packages of the two projects -------------------------------------------------------------------------
