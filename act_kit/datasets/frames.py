@@ -94,7 +94,8 @@ def find_images(stores: Sequence[EpisodeStore], cameras: tuple[str, ...]) -> lis
     check_cameras(cameras)
     images: list[list[ImageStore]] = []
     for store in stores:
-        images.append([_find_camera(store, camera) for camera in cameras])
+        _require(store, cameras)
+        images.append([ImageStore(store, camera) for camera in cameras])
         first = images[0][0]
         for image in images[-1]:
             if image.rendered != first.rendered:
@@ -104,16 +105,19 @@ def find_images(stores: Sequence[EpisodeStore], cameras: tuple[str, ...]) -> lis
     return images
 
 
-def _find_camera(store: EpisodeStore, camera: str) -> ImageStore:
+def _require(store: EpisodeStore, cameras: Sequence[str]) -> None:
+    """Raise an error with the command that renders the missing cameras, as those that there are."""
     available = ImageStore.cameras(store)
-    if camera not in available:
-        has = f"only those of {', '.join(available)}" if available else "none"
+    missing = [camera for camera in cameras if camera not in available]
+    if missing:
+        has, flags = "it has none", ""
+        if available:
+            has, flags = f"only of {', '.join(available)}", f" {ImageStore(store, available[0]).settings.flags}"
         raise DatasetError(
-            f"The policy uses camera {camera}, but {store.path} has no images of it, {has}. "
-            f"Fix: {_command(store, camera)}"
+            f"The policy uses {', '.join(cameras)}, but {store.path} has no images of {', '.join(missing)}: {has}. "
+            f"Fix: {_command(store, *missing)}{flags}"
         )
-    return ImageStore(store, camera)
 
 
-def _command(store: EpisodeStore, camera: str) -> str:
-    return f"act render {quoted(store.path)} --camera {camera}"
+def _command(store: EpisodeStore, *cameras: str) -> str:
+    return " ".join([f"act render {quoted(store.path)}", *(f"--camera {camera}" for camera in cameras)])

@@ -14,7 +14,8 @@ from act_kit.config.training import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError
 from act_kit.overrides import compose
-from act_kit.policies.chunk_model import ChunkBatch, ChunkModel, Observation, make_model
+from act_kit.policies.chunk_model import ChunkBatch, Observation, make_model
+from act_kit.policies.chunk_transformer import ChunkTransformer
 from act_kit.policies.keypoints import NUM_THINGS, KeypointEncoder, Places, place_loss
 from act_kit.sim.cameras import camera_matrices
 from act_kit.sim.render import CameraViews, RenderSettings
@@ -27,9 +28,11 @@ def matrices(*cameras: str) -> Tensor:
     return torch.from_numpy(camera_matrices(CameraViews(cameras=cameras, settings=RenderSettings()))).float()
 
 
-def make(*overrides: str) -> ChunkModel:
+def make(*overrides: str) -> ChunkTransformer:
     torch.manual_seed(0)
-    return make_model(compose(TrainConfig, [*overrides, *OPTIONS]).policy, num_tasks=1)
+    model = make_model(compose(TrainConfig, [*overrides, *OPTIONS]).policy, num_tasks=1)
+    assert isinstance(model, ChunkTransformer)
+    return model
 
 
 def make_batch(num: int) -> ChunkBatch:
@@ -81,7 +84,7 @@ def test_every_head_learns_places_and_positions(head: str) -> None:
         assert gradient is not None, name
         assert gradient.abs().sum() > 0, name
     model.config = replace(model.config, position_weight=4.0)
-    assert torch.allclose(model.position_loss(embedded, batch), 2 * loss)
+    torch.testing.assert_close(model.position_loss(embedded, batch), 2 * loss)
 
 
 def test_actions_do_not_bend_the_estimates() -> None:

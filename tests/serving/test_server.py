@@ -197,15 +197,15 @@ def test_addresses_that_cannot_be_served(tiny_policy: Policy) -> None:
         async with PolicyServer(tiny_policy, token=token).listen(host, port):
             pass
 
-    def try_to_listen(host: str, port: int) -> None:
+    def try_to_listen(host: str, port: int, token: str = "") -> None:
         with ThreadPoolExecutor(1) as pool:  # a browser's test may have left an event loop in this thread
-            pool.submit(lambda: asyncio.run(listen(host, port))).result()
+            pool.submit(lambda: asyncio.run(listen(host, port, token))).result()
 
     with pytest.raises(ConfigError, match=r"--host 0.0.0.0 .* expected a token. Fix: --token"):
         try_to_listen("0.0.0.0", 0)
     for host in ("a..b", "[::1]", "192.0.2.1"):
-        with pytest.raises(ConfigError, match="Fix: "), ThreadPoolExecutor(1) as pool:
-            pool.submit(lambda host=host: asyncio.run(listen(host, 0, "secret"))).result()
+        with pytest.raises(ConfigError, match="Fix: "):
+            try_to_listen(host, 0, "secret")
     taken = pytest.raises(ConfigError, match=r"in use. Fix: another port, or --port 0")
     with serving_policy(tiny_policy) as address, taken:
         try_to_listen("127.0.0.1", int(address.rpartition(":")[2]))
