@@ -54,7 +54,10 @@ MODELS: dict[str, tuple[int, tuple[str, ...]]] = {
     ),
     "given task embeddings": (3, ("policy.task_embeddings=sentences.safetensors",)),
     "a small image encoder": (1, ("policy.inputs=image+proprio", CAMERAS, "policy.backbone=small")),
-    "keypoints, several tasks": (3, ("policy.inputs=image+proprio", CAMERAS, "policy.backbone=keypoints")),
+    "keypoints, several tasks": (
+        3,
+        ("policy.inputs=image+proprio", "policy.cameras=[corner4,topview]", "policy.backbone=keypoints"),
+    ),
     "a ResNet": (1, ("policy.inputs=image+state", CAMERAS, "policy.cvae_layers=0")),
     "a pretrained ResNet, several tasks": (
         3,
