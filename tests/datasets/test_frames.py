@@ -64,5 +64,8 @@ def test_errors_name_differing_or_missing_images_and_the_command_that_renders_th
         load_frames(stores, ("corner4",), where="auto", device=CPU, scratch=tmp_path)
     with pytest.raises(RenderError, match="Did you mean 'corner4'"):
         load_frames(stores, ("korner4",), where="auto", device=CPU, scratch=tmp_path)
-    with pytest.raises(DatasetError, match=r"no images of corner2: only of corner4, topview. Fix: act render .* --camera corner2 --size 32x32"):
+    with pytest.raises(
+        DatasetError,
+        match=r"no images of corner2: only of corner4, topview. Fix: act render .* --camera corner2 --size 32x32",
+    ):
         load_frames(stores, ("corner2",), where="auto", device=CPU, scratch=tmp_path)
