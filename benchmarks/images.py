@@ -53,7 +53,6 @@ ARMS = {
     "4 x 4 tokens": Arm(overrides=("policy=act_image_small",)),
     "position weight 10": Arm(overrides=("policy.position_weight=10",)),
     "without the previous frame": Arm(overrides=("policy.velocities=false",)),
-    "shifts of 2 px": Arm(overrides=("trainer.shift_px=2",)),
     "moving average 0.995": Arm(overrides=("trainer.ema_decay=0.995",)),
     "execute 2": Arm(overrides=("chunking.n_action_steps=2",)),
     "twice the steps": Arm(overrides=("trainer.steps=6000",)),

@@ -131,3 +131,8 @@ class TrainConfig(Options):
             f"chunking.n_action_steps={self.chunking.n_action_steps}: expected at most "
             f"policy.chunk_size={self.policy.chunk_size}.",
         )
+        require(
+            self.policy.backbone != "keypoints" or not self.policy.sees_images or self.trainer.shift_px == 0,
+            f"trainer.shift_px={self.trainer.shift_px} with policy.backbone=keypoints: in shifted images, things are "
+            "not where the cameras project them. Fix: trainer.shift_px=0",
+        )

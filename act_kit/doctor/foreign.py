@@ -22,13 +22,13 @@ _FEW = 0.5
 def crashes(case: ForeignCase) -> Result:
     """Check that neither a rollout nor another question ends with an error of the policy."""
     crashed = [episode.crash for episode in case.as_shown if episode.crash]
-    if case.failures and not crashed:
-        message = f"the policy does not answer every observation: {case.failures[0]}"
-        return critical(message, fix=f"let {case.name} answer every observation")
     if crashed:
         message = f"{len(crashed)} of {NUM_EPISODES} episodes end with an error, for example: {crashed[0]}"
-        return critical(message, fix=f"let {case.name} answer every observation")
-    return ruled_out(f"{NUM_EPISODES} episodes without an error.")
+    elif case.failures:
+        message = f"the policy does not answer every observation: {case.failures[0]}"
+    else:
+        return ruled_out(f"{NUM_EPISODES} episodes without an error.")
+    return critical(message, fix=f"let {case.name} answer every observation")
 
 
 @CHECKS.add("low success rate", "rollouts", "act eval, with --record-video")

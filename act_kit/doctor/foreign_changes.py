@@ -71,11 +71,10 @@ class ActionChange:
     @property
     def axes_name(self) -> str:
         """Where x, y and z are taken from, for example ``(-x, z, y)``."""
-        if self.order[3] != 3:  # the names of the numbers would say where they are not
-            names = [f"{'-' if sign < 0 else ''}{dim + 1}" for dim, sign in zip(self.order, self.signs, strict=False)]
-            return f"the numbers ({', '.join(names)})"
-        names = [f"{'-' if sign < 0 else ''}{'xyz'[dim]}" for dim, sign in zip(self.order, self.signs, strict=False)]
-        return f"({', '.join(names)})"
+        is_last = self.order[3] == 3  # else x, y and z are not the first three
+        names = "xyz" if is_last else "1234"
+        taken = [f"{'-' if sign < 0 else ''}{names[dim]}" for dim, sign in zip(self.order[:3], self.signs, strict=True)]
+        return f"{'' if is_last else 'the numbers '}({', '.join(taken)})"
 
 
 IDENTITY = ActionChange()

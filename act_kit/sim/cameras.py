@@ -18,7 +18,8 @@ def camera_matrices(views: CameraViews) -> np.ndarray:
     The product of a matrix and (x, y, z, 1), meters, is (u, v, 1) times the distance from the camera; u is to the right
     and v down, and both are in [-1, 1] inside the image. Every task has the same cameras.
     """
-    look = find_look(views.settings.look)
+    settings = views.settings
+    look = find_look(settings.look)
     model = Simulator(next(iter(TASKS))).engine.model
     matrices: list[np.ndarray] = []
     for name in views.cameras:
@@ -28,8 +29,8 @@ def camera_matrices(views: CameraViews) -> np.ndarray:
         mujoco.mju_quat2Mat(axes, camera.quat)
         right, up, back = axes.reshape(3, 3).T
         sign = -1 if name in look.rotated else 1
-        scale = sign / np.tan(np.radians(camera.fovy[0]) / 2)
-        rows = np.stack([scale * right, -scale * up, -back])
+        scale = sign / np.tan(np.radians(camera.fovy[0]) / 2)  # fovy is the angle of the height
+        rows = np.stack([scale * settings.height_px / settings.width_px * right, -scale * up, -back])
         left, top, side = look.parts.get(name, (0.0, 0.0, 1.0))
         for row, begin in enumerate((left, top)):
             # From [-1, 1] in the whole image to [-1, 1] in its part.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -159,7 +161,7 @@ def test_presets_have_the_documented_sizes(preset: str, millions: float) -> None
 @pytest.mark.parametrize("backbone", ["small", "keypoints"])
 def test_an_image_policy_sees_only_images_and_proprioception(backbone: str) -> None:
     """Objects and goal are hidden, because a robot would not have their coordinates."""
-    act = model(small(inputs="image+proprio", cameras="[corner4]", backbone=backbone))
+    act = model(replace(small(inputs="image+proprio", cameras="[corner4]", backbone="small"), backbone=backbone))
     states, frames = torch.randn(3, 39), images(3)
     chunk = act.predict(observe(states, images=frames))
     blind = states.clone()

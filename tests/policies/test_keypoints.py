@@ -21,7 +21,10 @@ from act_kit.sim.cameras import camera_matrices
 from act_kit.sim.render import CameraViews, RenderSettings
 from tests.conftest import TINY
 
-OPTIONS = ("policy.inputs=image+proprio", "policy.cameras=[corner4]", "policy.backbone=keypoints")
+OPTIONS = (
+    *("policy.inputs=image+proprio", "policy.cameras=[corner4]", "policy.backbone=keypoints"),
+    "trainer.shift_px=0",
+)
 
 
 def matrices(*cameras: str) -> Tensor:
@@ -98,6 +101,11 @@ def test_actions_do_not_bend_the_estimates() -> None:
 def test_keypoints_need_fixed_cameras(override: str) -> None:
     with pytest.raises(ConfigError, match="cameras that do not move: topview, corner"):
         compose(TrainConfig, ["policy=act_keypoints", override])
+
+
+def test_images_of_keypoints_are_not_shifted() -> None:
+    with pytest.raises(ConfigError, match=r"with policy.backbone=keypoints: .* Fix: trainer.shift_px=0"):
+        compose(TrainConfig, ["policy=act_keypoints", "trainer.shift_px=2"])
 
 
 @pytest.mark.gl

@@ -56,7 +56,12 @@ MODELS: dict[str, tuple[int, tuple[str, ...]]] = {
     "a small image encoder": (1, ("policy.inputs=image+proprio", CAMERAS, "policy.backbone=small")),
     "keypoints, several tasks": (
         3,
-        ("policy.inputs=image+proprio", "policy.cameras=[corner4,topview]", "policy.backbone=keypoints"),
+        (
+            "policy.inputs=image+proprio",
+            "policy.cameras=[corner4,topview]",
+            "policy.backbone=keypoints",
+            "trainer.shift_px=0",
+        ),
     ),
     "a ResNet": (1, ("policy.inputs=image+state", CAMERAS, "policy.cvae_layers=0")),
     "a pretrained ResNet, several tasks": (
