@@ -1,7 +1,7 @@
 """Whether others read what ``act data convert`` writes, and it reads what they write: equal numbers, similar frames.
 
     act collect --task button-press-topdown-v3 --randomize --n 5 --out DATA
-    act render DATA --camera corner4 --camera topview --size 128
+    act render DATA --look fast --camera corner4 --camera topview --size 128
     python benchmarks/interchange.py export DATA --out FOLDER
     python benchmarks/interchange.py act FOLDER --utils utils.py
     dp/bin/python benchmarks/interchange.py diffusion-policy FOLDER --replay-buffer replay_buffer.py

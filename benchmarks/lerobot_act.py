@@ -1,7 +1,7 @@
 r"""ACT's training step, images included: samples a second here and in lerobot (Hugging Face), from the same images.
 
     act collect --task button-press-topdown-v3 --randomize --n 60 --out DATA
-    act render DATA --camera corner4 --size 128                                   # or 480x640
+    act render DATA --look fast --camera corner4 --size 128                                   # or 480x640
     python benchmarks/lerobot_act.py export DATA --out steps.npz
     peer/bin/python benchmarks/lerobot_act.py peer --data steps.npz --batch 8     # or 64; --small without a GPU
     python benchmarks/lerobot_act.py ours DATA --batch 8                          # likewise

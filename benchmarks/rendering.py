@@ -56,7 +56,7 @@ def looks(physics: np.ndarray) -> Iterator[tuple[str, RenderSettings, list[str],
     for look in ("metaworld", "lerobot"):
         for size in (128, 480):
             settings = RenderSettings(height_px=size, width_px=size, look=look)
-            yield f"{size} px, {look}", settings, [LOOKS[look].camera], physics[:12]
+            yield f"{size} px, {look}", settings, list(LOOKS[look].cameras), physics[:12]
 
 
 def main() -> None:

@@ -266,10 +266,10 @@ def test_images_are_rendered_and_listed(gl: Gl, tmp_path: Path) -> None:
     render = ["render", data, "--camera", "corner4", "--camera", "gripperPOV", "--size", "24x32"]
     drawn = act(*render, check=0).stdout
     assert f"Rendering with {gl}" in drawn
-    assert "images of 24x32 px from each camera" in drawn
-    assert "corner4 at 24x32 by" in " ".join(act("data", "info", data, "--verify", check=0).stdout.split())
-    assert "render them again with --overwrite" in act("render", data, "--size", 32, check=2).stderr
-    act("render", data, "--size", 32, "--overwrite", check=0)
+    assert "images of closeup 24x32 px from each camera" in drawn
+    assert "corner4 at closeup 24x32 by" in " ".join(act("data", "info", data, "--verify", check=0).stdout.split())
+    assert "render them again with --overwrite" in act("render", data, "--look", "fast", "--size", 32, check=2).stderr
+    act("render", data, "--look", "fast", "--size", 32, "--overwrite", check=0)
     assert next(ImageStore(EpisodeStore.open(data), "corner4").blocks())[1].shape[1:] == (32, 32, 3)
     assert "images of lerobot 16x16 px" in act("render", data, "--look", "lerobot", "--size", 16, check=0).stdout
     assert ImageStore(EpisodeStore.open(data), "corner2").settings.look == "lerobot"

@@ -23,7 +23,7 @@ def render(
     *,
     cameras: Sequence[str] = (),
     size: str | int | None = None,
-    look: str = "fast",
+    look: str = "closeup",
     workers: int = 0,
     executor: str = "local",
     overwrite: bool = False,
@@ -32,8 +32,9 @@ def render(
     """Add images to a dataset, rendered from its recorded simulator states, as ``act render`` does, and return it.
 
     The same call resumes a stopped one. ``size`` is 128, or ``"480x640"`` (height x width), in pixels. ``look`` is how
-    the images are drawn: ``fast``, ``closeup``, ``metaworld`` or ``lerobot``; it has a camera and a size of its own for
-    where none is given. ``overwrite`` renders existing images again.
+    the images are drawn: ``closeup``, ``fast``, ``metaworld`` or ``lerobot``; it has cameras and a size of its own for
+    where none are given. The defaults are what the image presets for a processor are trained on. ``overwrite`` renders
+    existing images again.
 
     Raises:
         ActKitError: There is no such dataset, camera or look, no OpenGL library, or too little space.
@@ -50,7 +51,7 @@ def render(
     from act_kit.sim.render import RenderSettings, check_cameras, find_gl
 
     settings = RenderSettings.of_size(str(defaults.size_px if size is None else size), look)
-    cameras = cameras or (defaults.camera,)
+    cameras = cameras or defaults.cameras
     check_cameras(cameras)
     EpisodeStore.open(dataset)  # refuses a damaged dataset before it is locked
     camera_flags = " ".join(f"--camera {name}" for name in cameras)

@@ -15,7 +15,7 @@ def render(
     *,
     camera: list[str] | None = None,
     size: str | None = None,
-    look: str = "fast",
+    look: str = "closeup",
     workers: Workers = 0,
     executor: ExecutorName = "local",
     overwrite: bool = False,
@@ -23,15 +23,17 @@ def render(
     """Add images to a dataset, rendered from its recorded simulator states. The same command resumes a stopped one.
 
     \b
-    act render data/pick-place-v3 --camera corner4 --camera gripperPOV --size 128
+    act render data/pick-place-v3
+    act render data/pick-place-v3 --look fast --camera corner4 --camera gripperPOV --size 128
     act render data/pick-place-v3 --look lerobot
 
     Args:
         dataset: A dataset that act collect made.
-        camera: Camera; repeatable. [default: corner4; of the other looks, corner2]
-        size: Image size in pixels: 128, or 480x640 (height x width). [default: 128; of metaworld and lerobot, 480]
-        look: How images are drawn: fast; closeup, of which fixed cameras show only the workspace; metaworld, as
-            Meta-World's own environment; lerobot, as LeRobot's.
+        camera: Camera; repeatable. [default: corner and corner2; of fast, corner4; of metaworld and lerobot, corner2]
+        size: Image size in pixels: 128, or 480x640 (height x width). [default: 64; of fast, 128; of metaworld and
+            lerobot, 480]
+        look: How images are drawn: closeup, of which fixed cameras show only the workspace; fast, the whole images;
+            metaworld, as Meta-World's own environment; lerobot, as LeRobot's.
         overwrite: Render existing images again.
     """
     with shown_progress() as on_progress:
@@ -48,6 +50,6 @@ def render(
     from act_kit.datasets.images import ImageStore
     from act_kit.sim.looks import find_look
 
-    images = [ImageStore(store, name) for name in camera or (find_look(look).camera,)]
+    images = [ImageStore(store, name) for name in camera or find_look(look).cameras]
     renderers = ", ".join(f"{image.camera} by {image.renderer}" for image in images)
     info(f"{store.num_steps} images of {images[0].settings} px from each camera in {dataset}: {renderers}")

@@ -19,6 +19,7 @@ from act_kit.datasets.images import ImageStore
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import DatasetError
 from act_kit.files import quoted, require_space
+from act_kit.sim.looks import LOOKS
 from act_kit.sim.render import CameraViews, check_cameras
 
 _MAX_MEMORY_FRACTION = 0.7
@@ -110,13 +111,22 @@ def _require(store: EpisodeStore, cameras: Sequence[str]) -> None:
     available = ImageStore.cameras(store)
     missing = [camera for camera in cameras if camera not in available]
     if missing:
-        has, flags = "it has none", ""
+        has, fix = "it has none", _first_command(store, cameras)
         if available:
-            has, flags = f"only of {', '.join(available)}", f" {ImageStore(store, available[0]).settings.flags}"
+            has = f"only of {', '.join(available)}"
+            fix = f"{_command(store, *missing)} {ImageStore(store, available[0]).settings.flags}"
         raise DatasetError(
             f"The policy uses {', '.join(cameras)}, but {store.path} has no images of {', '.join(missing)}: {has}. "
-            f"Fix: {_command(store, *missing)}{flags}"
+            f"Fix: {fix}"
         )
+
+
+def _first_command(store: EpisodeStore, cameras: Sequence[str]) -> str:
+    """Return the command for a dataset without images: with our look that has these cameras, if there is one."""
+    for name, look in LOOKS.items():
+        if look.cameras == tuple(cameras) and not look.as_metaworld:
+            return f"act render {quoted(store.path)} --look {name}"
+    return _command(store, *cameras)
 
 
 def _command(store: EpisodeStore, *cameras: str) -> str:

@@ -30,7 +30,7 @@ class Look:
     """One way to draw a scene.
 
     Attributes:
-        camera: Camera, unless another is chosen.
+        cameras: Cameras, unless others are chosen.
         size_px: Height and width, unless others are chosen.
         as_metaworld: True to draw what Meta-World draws: shadows, reflections and multisampling and, after a reset, the
             positions that its reset left, which are outdated in some tasks. In software, that takes ten times as long.
@@ -40,7 +40,7 @@ class Look:
             fractions of the whole image.
     """
 
-    camera: str
+    cameras: tuple[str, ...]
     size_px: int
     as_metaworld: bool
     rotated: frozenset[str]
@@ -49,14 +49,16 @@ class Look:
 
 
 LOOKS: dict[str, Look] = {
-    "fast": Look(camera="corner4", size_px=128, as_metaworld=False, rotated=_UPSIDE_DOWN),
-    "closeup": Look(camera="corner2", size_px=128, as_metaworld=False, rotated=_UPSIDE_DOWN, parts=_WORKSPACE),
+    "fast": Look(cameras=("corner4",), size_px=128, as_metaworld=False, rotated=_UPSIDE_DOWN),
+    "closeup": Look(
+        cameras=("corner", "corner2"), size_px=64, as_metaworld=False, rotated=_UPSIDE_DOWN, parts=_WORKSPACE
+    ),
     # metaworld/sawyer_xyz_env.py of metaworld 3.1.1, which renders with gymnasium/envs/mujoco/mujoco_rendering.py.
-    "metaworld": Look(camera="corner2", size_px=480, as_metaworld=True, rotated=frozenset()),
+    "metaworld": Look(cameras=("corner2",), size_px=480, as_metaworld=True, rotated=frozenset()),
     # huggingface/lerobot, src/lerobot/envs/metaworld.py, commit 973b2f2: it moves corner2 and flips both axes of its
     # images, and changes no other camera.
     "lerobot": Look(
-        camera="corner2",
+        cameras=("corner2",),
         size_px=480,
         as_metaworld=True,
         rotated=frozenset({"corner2"}),

@@ -78,8 +78,7 @@ class RenderSettings:
     @property
     def flags(self) -> str:
         """Flags of ``act render`` for these settings."""
-        size = f"--size {self.height_px}x{self.width_px}"
-        return size if self.look == "fast" else f"{size} --look {self.look}"
+        return f"--size {self.height_px}x{self.width_px} --look {self.look}"
 
     @classmethod
     def of_size(cls, size: str, look: str = "fast") -> RenderSettings:

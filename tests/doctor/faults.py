@@ -81,7 +81,7 @@ def underfitting(case: Case) -> None:
 
 def another_camera(case: Case) -> None:
     case.collect()
-    act("render", case.data, "--camera", "corner4", "--size", 32, "--workers", 1, check=0)
+    act("render", case.data, "--size", 32, "--workers", 1, check=0)
     case.train(
         "policy=act_image_small",
         "trainer.steps=30",
@@ -89,7 +89,7 @@ def another_camera(case: Case) -> None:
         "selection.episodes=2",
     )
     path = case.checkpoint / "policy.json"
-    path.write_text(path.read_text().replace("corner4", "topview"))
+    path.write_text(path.read_text().replace("corner2", "topview"))
 
 
 def far_from_the_preset(case: Case) -> None:

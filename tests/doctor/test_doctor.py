@@ -431,7 +431,7 @@ def test_settings_far_from_their_preset_are_named(overrides: list[str], far: lis
 
 def test_the_retraining_command_keeps_the_configuration(images_store: EpisodeStore, tmp_path: Path) -> None:
     run = tmp_path / "a run's [1]"
-    make_run(run, [images_store.path], ["policy=act_image_small", "trainer.lr=2e-4"], {})
+    make_run(run, [images_store.path], ["policy=act_image_small", "policy.cameras=[corner4]", "trainer.lr=2e-4"], {})
     (tmp_path / "a run's [1]-2").mkdir()
     again, flags = retraining(RunCase(run, 1).train_with({}))
     assert again == load_run(run)[0]

@@ -10,7 +10,7 @@ import pytest
 from act_kit.datasets.store import EpisodeStore, find_datasets
 from act_kit.errors import CheckpointError, DatasetError, OutputError
 from act_kit.training.run import check_data, load_run
-from tests.conftest import IMAGES, TINY, make_run
+from tests.conftest import TINY, make_run
 
 
 def test_data_of_low_diversity_is_refused_unless_allowed(one_init_state_store: EpisodeStore) -> None:
@@ -34,8 +34,14 @@ def test_a_run_loads_as_it_was_created(reach_store: EpisodeStore, tmp_path: Path
 
 
 def test_a_run_without_its_images_creates_no_folder(reach_store: EpisodeStore, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no images of corner4: it has none. Fix: act render"):
-        make_run(tmp_path / "run", [reach_store.path], [*TINY, *IMAGES], {})
+    presets = {
+        "act_image_small": "corner, corner2: it has none. Fix: act render .* --look closeup$",
+        "act_keypoints": "corner, corner2: it has none. Fix: act render .* --look closeup$",
+        "act_image": "corner4: it has none. Fix: act render .* --look fast$",
+    }
+    for preset, message in presets.items():
+        with pytest.raises(DatasetError, match=f"no images of {message}"):
+            make_run(tmp_path / "run", [reach_store.path], [f"policy={preset}"], {})
     assert not (tmp_path / "run").exists()
 
 
