@@ -60,9 +60,7 @@ def test_errors_name_differing_or_missing_images_and_the_command_that_renders_th
         smaller = RenderSettings(height_px=16, width_px=16)
         render(other, ["corner4"], smaller, executor=executor, overwrite=True)
     stores = [images_store, EpisodeStore.open(other.path)]
-    with pytest.raises(
-        DatasetError, match=r"are 16x16 px .* 32x32 px .*corner4 --size 32x32 --look fast --overwrite"
-    ):
+    with pytest.raises(DatasetError, match=r"are 16x16 px .* 32x32 px .*corner4 --size 32x32 --look fast --overwrite"):
         load_frames(stores, ("corner4",), where="auto", device=CPU, scratch=tmp_path)
     with pytest.raises(RenderError, match="Did you mean 'corner4'"):
         load_frames(stores, ("korner4",), where="auto", device=CPU, scratch=tmp_path)
