@@ -6,11 +6,22 @@ from typing import Literal
 
 import numpy as np
 
-from act_kit.eval.stages import GRASPING, HELD_STEPS, held, near
+from act_kit.eval.stages import GRASPING, HELD_STEPS, REACHING, held, moved, near
 from act_kit.rollouts.episode import Episode
 from act_kit.sim.distance import norms
 
-FailureMode = Literal["crashed", "frozen", "oscillating", "never reached", "lost the grasp", "saturated", "other"]
+FailureMode = Literal[
+    "crashed",
+    "frozen",
+    "oscillating",
+    "never reached",
+    "never grasped",
+    "lost the grasp",
+    "never moved",
+    "lost the object",
+    "saturated",
+    "other",
+]
 
 FROZEN_M = 0.02
 """Largest side of the box that a frozen hand stays in. Every task requires it to move 5 cm or more."""
@@ -32,7 +43,10 @@ FAILURE_MODES: dict[FailureMode, str] = {
     "oscillating": "in the second half the hand moved back and forth: at least "
     f"{100 * OSCILLATING_M:.0f} cm, {OSCILLATING_TIMES} times the diagonal of the box it stayed in",
     "never reached": "the hand never came near the object (in reach tasks: the goal)",
+    "never grasped": "the hand came near an object that it must hold, but never lifted it",
     "lost the grasp": "the object was lifted, but not held when the episode ended",
+    "never moved": "the hand came near an object that it must move, but never moved it",
+    "lost the object": "the object was moved, but the hand was not near it when the episode ended",
     "saturated": f"more than {100 * SATURATED:.0f} % of the actions were at a bound along some axis",
     "other": "none of these",
 }
@@ -50,15 +64,29 @@ def failure_mode(outcome: Episode) -> FailureMode | None:
         return "frozen"
     if _oscillates(hand[len(hand) // 2 :]):
         return "oscillating"
-    if not near(outcome).any():
-        return "never reached"
-    if outcome.init_state.task in GRASPING:
-        is_held = held(outcome)
-        if is_held.sum() >= HELD_STEPS and not is_held[-1]:
-            return "lost the grasp"
+    lost = _lost(outcome)
+    if lost is not None:
+        return lost
     if (np.abs(outcome.executed_action[:, :3]) >= 1).any(axis=1).mean() > SATURATED:
         return "saturated"
     return "other"
+
+
+def _lost(outcome: Episode) -> FailureMode | None:
+    """Return in what the hand and the object were apart; None if the hand had the object at the end."""
+    is_near, task = near(outcome), outcome.init_state.task
+    if not is_near.any():
+        return "never reached"
+    if task in GRASPING:
+        is_held = held(outcome)
+        if is_held.sum() < HELD_STEPS:
+            return "never grasped"
+        return None if is_held[-1] else "lost the grasp"
+    if task in REACHING:
+        return None
+    if not moved(outcome).any():
+        return "never moved"
+    return None if is_near[-1] else "lost the object"
 
 
 def _oscillates(hand: np.ndarray) -> bool:

@@ -15,6 +15,8 @@ from act_kit.eval.stages import (
     REACHING,
     furthest_stage,
     held,
+    moved,
+    near,
     reached_stages,
     stage_counts,
     stages,
@@ -138,4 +140,19 @@ def test_failure_modes_follow_from_the_motion() -> None:
     assert failure_mode(replace(lifted, executed_action=fast)) == "saturated"
     only_gripper = fast * [0, 0, 0, 1]
     assert failure_mode(replace(lifted, executed_action=only_gripper)) == "other", "the gripper does not count"
+    assert failure_mode(cut(expert, int(carrying[0]))) == "never grasped", "the hand is near, and lifts nothing"
     assert list(FAILURE_MODES)[-1] == "other"
+
+
+def test_failure_modes_of_objects_that_are_pushed() -> None:
+    (expert,) = run("push-v3")
+    assert failure_mode(cut(expert, int(moved(expert).nonzero()[0][0]))) == "never moved"
+    pushed = cut(expert, int(moved(expert).nonzero()[0][0]) + 2)
+    still = replace(pushed, executed_action=np.zeros_like(pushed.executed_action))
+    assert failure_mode(still) == "other", "the hand is at the object that it moved"
+    rolled = still.path.copy()
+    rolled[-1, 4:6] += 0.2
+    assert failure_mode(with_path(still, rolled)) == "lost the object"
+    (reached,) = run("reach-v3")
+    near_goal = cut(reached, int(near(reached).nonzero()[0][0]) + 1)
+    assert failure_mode(near_goal) in ("saturated", "other"), "there is no object to move"
