@@ -170,9 +170,14 @@ def check_commands(folder: Path, run: Path) -> None:
         act("collect", "--task", "reach-v3", "--n", 3, "--executor", executor, "--out", out, check=0, env=cluster_env)
         options = ["--episodes", 4, "demonstrated_episodes=0", "baseline_episodes=2", "--executor", executor]
         act("eval", run, *options, "--out", folder / f"eval-{executor}", check=0, env=cluster_env)
+        options = ["--steps", 1200, "episodes=2", "select_episodes=2", "--executor", executor]
+        act("finetune", run, *options, "--out", folder / f"finetuned-{executor}", check=0, env=cluster_env)
     assert contents(folder / "ray") == contents(folder / "local")
     episodes = [(folder / f"eval-{executor}" / "episodes.csv").read_text() for executor in ("ray", "local")]
     assert episodes[0] == episodes[1]
+    tuned = [Policy.load(folder / f"finetuned-{executor}" / "checkpoints" / "last") for executor in ("ray", "local")]
+    assert tuned[0].metadata.step > 0
+    assert tuned[0].weights_hash == tuned[1].weights_hash
     no_cluster_env = {**ONE_THREAD, "RAY_ADDRESS": "127.0.0.1:1"}
     refused = act("render", folder / "local", "--executor", "ray", check=2, env=no_cluster_env)
     assert "There is no Ray cluster at RAY_ADDRESS=127.0.0.1:1" in refused.stderr

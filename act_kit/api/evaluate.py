@@ -21,11 +21,11 @@ from act_kit.api.agents import (
 )
 from act_kit.api.device import choose_device
 from act_kit.api.progress import OnProgress, Progress, ignore, log
-from act_kit.api.rollouts import find_renderer, log_first_plan
+from act_kit.api.rollouts import rollout_function
 from act_kit.config.evaluation import INIT_STATES, EvalConfig
 from act_kit.errors import ConfigError, RenderError
 from act_kit.eval.card import make_card
-from act_kit.eval.evaluate import ActionFunction, as_agent, evaluate_all
+from act_kit.eval.evaluate import ActionFunction, evaluate_all
 from act_kit.eval.init_state_sets import InitialStateSet, Kind, init_state_sets_from, make_init_state_set
 from act_kit.eval.protocols import compose_evaluation
 from act_kit.eval.results import Evaluation
@@ -263,7 +263,8 @@ def _roll_out(
         on_progress(Progress(stage=name, num_done=progress.num_episodes, num=num, text=text))
 
     num_workers = min(executor_config.num_workers, sum(len(each.init_states) for each in sets))
-    with _rollout_function(agent, num_workers, config, executor_config) as roll:
+    executor_config = replace(executor_config, num_workers=num_workers)
+    with rollout_function(agent, executor_config, config) as roll:
         evaluations = evaluate_all(agent, sets, config, roll=roll, on_progress=show)
         rows: list[list[SweepRow]] = [[] for _ in evaluations]
         if sweep_chunking and isinstance(agent, Policy):
@@ -276,23 +277,6 @@ def _log_sweep(task: str, rows: Sequence[SweepRow]) -> None:
     with console.capture() as capture:
         console.print(sweep_table(task, rows))
     log.info(capture.get().rstrip())
-
-
-@contextmanager
-def _rollout_function(
-    agent: Policy | Agent | ActionFunction, num_workers: int, config: EvalConfig, executor_config: ExecutorConfig
-) -> Generator[rollout.RolloutFunction]:
-    """Yield a function that runs rollouts in local processes, whose plan is logged, or on a cluster."""
-    engine, gl = config.sim.engine, None
-    if as_agent(agent).views:
-        gl = find_renderer(agent.metadata.gl_renderer, num_workers) if isinstance(agent, Policy) else find_gl()
-    if executor_config.executor != "local":
-        with executor_config.make_executor(gl.environment if gl else None) as executor:
-            yield rollout.make_rollout_function(executor, engine)
-    else:
-        num_envs, on_plan = config.rollout.num_envs, log_first_plan()
-        with rollout.RolloutPool(num_workers, engine=engine, num_envs=num_envs, on_plan=on_plan) as roll:
-            yield roll
 
 
 def _record(

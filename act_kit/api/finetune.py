@@ -15,6 +15,7 @@ from act_kit.files import quoted, sibling
 from act_kit.finetuning.run import CONFIG, check_same, load_run, write_run
 from act_kit.outputs import finish_output, locked, new_folder, require_no_overlap, restore_output
 from act_kit.overrides import compose, given_options
+from act_kit.parallel import ExecutorConfig
 from act_kit.processors import num_cpus
 from act_kit.workers import end_if_importing
 
@@ -29,6 +30,7 @@ def finetune(
     overrides: Sequence[str] = (),
     config: FinetuneConfig | None = None,
     workers: int = 0,
+    executor: str = "local",
     resume: bool = False,
     overwrite: bool = False,
     on_progress: OnProgress = ignore,
@@ -46,6 +48,7 @@ def finetune(
         overrides: Options as on the command line, such as ``ppo.sigma=0.05``.
         config: Options; by default :class:`~act_kit.config.finetuning.FinetuneConfig`'s.
         workers: Simulation processes; 0 = one per processor. Never changes the result of an iteration.
+        executor: ``local``, or ``ray``, the cluster at RAY_ADDRESS, for the rollouts. Never changes a result either.
         resume: Continue the run at ``out``, or start a new one; ``minutes``, ``steps`` and ``patience`` may change.
         overwrite: Replace the content of ``out``.
         on_progress: Receives the progress within the budget.
@@ -80,7 +83,8 @@ def finetune(
                 f"finetune RUN --out {quoted(folder)} --resume"
             )
         config = check_same(folder, started, config, given)
-        policy = _run(base, config, folder, workers or num_cpus(), on_progress)
+        executor_config = ExecutorConfig(executor=executor, num_workers=workers or num_cpus())
+        policy = _run(base, config, folder, executor_config, on_progress)
         finish_output(folder)
     return policy
 
@@ -103,21 +107,19 @@ def _check_new(run: Path, folder: Path, config: FinetuneConfig, *, overwrite: bo
     add_correction(Policy.load(run), config)
 
 
-def _run(base: Path, config: FinetuneConfig, folder: Path, num_workers: int, on_progress: OnProgress) -> Policy:
-    """Fine-tune, with rollouts in local processes; Ctrl-C stops it between two iterations."""
+def _run(
+    base: Path, config: FinetuneConfig, folder: Path, executor_config: ExecutorConfig, on_progress: OnProgress
+) -> Policy:
+    """Fine-tune; Ctrl-C stops it between two iterations."""
     import torch
 
-    from act_kit.api.rollouts import find_renderer, log_first_plan
+    from act_kit.api.rollouts import rollout_function
     from act_kit.finetuning.finetuner import Finetuner
     from act_kit.policies.policy import Policy
-    from act_kit.rollouts.rollout import RolloutPool
 
     torch.set_num_threads(1)  # the simulators need the other processors
     policy = Policy.load(base)
-    if policy.views:
-        find_renderer(policy.metadata.gl_renderer, num_workers)
-    engine, num_envs = config.sim.engine, config.rollout.num_envs
-    with RolloutPool(num_workers, engine=engine, num_envs=num_envs, on_plan=log_first_plan()) as roll:
+    with rollout_function(policy, executor_config, config) as roll:
         finetuner = Finetuner(config, policy, folder, roll=roll)
         finetuner.resume()
         write_run(folder, base, config)

@@ -63,13 +63,13 @@ def monitor(
     if out is not None:
         require_free(Path(out), overwrite=overwrite, otherwise=HINT)
     from act_kit.api.device import choose_device
-    from act_kit.api.rollouts import find_renderer, log_first_plan
+    from act_kit.api.rollouts import rollout_function
     from act_kit.monitoring.measure import choose_task, measure_monitor
     from act_kit.monitoring.monitor import FILE
+    from act_kit.parallel import ExecutorConfig
     from act_kit.policies.agent import PolicyAgent
     from act_kit.policies.policy import Policy
     from act_kit.reports.monitor import monitor_report
-    from act_kit.rollouts.rollout import RolloutPool
 
     num_workers = min(workers or num_cpus(), config.episodes)
 
@@ -77,13 +77,11 @@ def monitor(
         text = f"success {progress.num_succeeded}"
         on_progress(Progress(stage=name, num_done=progress.num_episodes, num=num, text=text))
 
-    engine, num_envs = config.sim.engine, config.rollout.num_envs
     with locked(Path(out)) if out is not None else nullcontext():  # before minutes of rollouts, not after
         policy = run if isinstance(run, Policy) else Policy.load(run, device=choose_device(device))
         task = choose_task(policy, task)
-        if policy.views:
-            find_renderer(policy.metadata.gl_renderer, num_workers)
-        with RolloutPool(num_workers, engine=engine, num_envs=num_envs, on_plan=log_first_plan()) as roll:
+        executor_config = ExecutorConfig(executor="local", num_workers=num_workers)
+        with rollout_function(policy, executor_config, config) as roll:
             measured, result = measure_monitor(policy, PolicyAgent(policy), task, config, roll=roll, on_progress=show)
         if out is not None:
             with new_folder(Path(out), overwrite=overwrite, hint=HINT) as fresh:

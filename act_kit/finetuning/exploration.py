@@ -5,9 +5,8 @@ Shapes: B environments, E executed actions of a chunk, A action, F inputs of the
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -26,14 +25,34 @@ _LARGEST_NOISE = 3.0
 """Largest noise in standard deviations: a rare jump teaches nothing about its neighbors."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What an exploring agent chose in an episode.
+
+    Attributes:
+        inputs_QF: Inputs of the correction at every query, float32.
+        actions_QEA: Actions before clipping, float32.
+    """
+
+    inputs_QF: Tensor
+    actions_QEA: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Running:
+    """A running episode: its task's index, its noise, and the inputs and actions so far."""
+
+    task: int
+    rng: np.random.Generator
+    inputs: list[Tensor] = field(default_factory=list)
+    actions: list[Tensor] = field(default_factory=list)
+
+
 class ExploringAgent(Agent):
     """A corrected policy with Gaussian noise on its executed actions.
 
-    The noise of an episode is seeded by the seeds and its attempt, so it does not depend on the other episodes.
-
-    Attributes:
-        inputs: Inputs of the correction at every query (F,), by attempt.
-        actions: Actions before clipping at every query (E, A), by attempt.
+    The noise of an episode is seeded by the seeds and its attempt, so it does not depend on the other episodes. The
+    :class:`Choices` are the notes of an episode.
     """
 
     def __init__(self, policy: Policy, sigma: Tensor, *, seeds: Sequence[int]) -> None:
@@ -43,27 +62,32 @@ class ExploringAgent(Agent):
         """
         assert isinstance(policy.model, Residual)
         self.views = policy.views
-        self.inputs: dict[int, list[Tensor]] = defaultdict(list)
-        self.actions: dict[int, list[Tensor]] = defaultdict(list)
         self._policy, self._model, self._sigma, self._seeds = policy, policy.model, sigma.cpu(), tuple(seeds)
-        self._rows: dict[int, tuple[int, int, np.random.Generator]] = {}
+        self._rows: dict[int, _Running] = {}
         self._first_states = FirstStates()
 
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
         """Seed the noise by the attempt."""
-        task = self._policy.tasks.index(init_state.task)
         self._first_states.reset(np.array([row]))
-        self._rows[row] = attempt, task, np.random.default_rng([*self._seeds, attempt])
+        rng = np.random.default_rng([*self._seeds, attempt])
+        self._rows[row] = _Running(task=self._policy.tasks.index(init_state.task), rng=rng)
+
+    def finish(self, row: int) -> Choices | None:
+        """Return the choices of the episode; None if it ended before the first."""
+        running = self._rows.pop(row)
+        if not running.inputs:
+            return None
+        return Choices(inputs_QF=torch.stack(running.inputs), actions_QEA=torch.stack(running.actions))
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
         """Return noisy actions (B, E, A), and record them."""
         running = [self._rows[int(row)] for row in rows]
         shape = (self._model.config.num_actions, ACTION_DIM)
-        noise = np.stack([rng.standard_normal(shape) for _, _, rng in running]).clip(-_LARGEST_NOISE, _LARGEST_NOISE)
+        noise = np.stack([each.rng.standard_normal(shape) for each in running]).clip(-_LARGEST_NOISE, _LARGEST_NOISE)
         inputs: list[Tensor] = []
         means: list[Tensor] = []
         with torch.inference_mode():
-            tasks = np.array([task for _, task, _ in running])
+            tasks = np.array([each.task for each in running])
             first_states = self._first_states.of(rows, states)
             for observation, num_rows in self._policy.observe(states, images, tasks, first_states):
                 inputs_BF = self._model.inputs_of(observation)[0]
@@ -72,9 +96,9 @@ class ExploringAgent(Agent):
                 inputs.append(inputs_BF[:num_rows])
             inputs_BF, means_BEA = torch.cat(inputs), torch.cat(means)
         actions_BEA = means_BEA.cpu() + self._sigma * torch.from_numpy(noise.astype(np.float32))
-        for index, (attempt, _, _) in enumerate(running):
-            self.inputs[attempt].append(inputs_BF[index].cpu())
-            self.actions[attempt].append(actions_BEA[index])
+        for index, each in enumerate(running):
+            each.inputs.append(inputs_BF[index].cpu())
+            each.actions.append(actions_BEA[index])
         planned: np.ndarray = actions_BEA.numpy()
         return planned
 
@@ -102,8 +126,8 @@ class Experience:
     num_succeeded: int
 
 
-def gather_experience(agent: ExploringAgent, episodes: Sequence[Episode], *, gamma: float) -> Experience:
-    """Combine what an agent recorded with the outcomes of its episodes; crashed episodes are left out."""
+def gather_experience(episodes: Sequence[Episode], *, gamma: float) -> Experience:
+    """Combine the choices and the outcomes of an exploring agent's episodes; crashed episodes are left out."""
     inputs: list[Tensor] = []
     actions: list[Tensor] = []
     time_left: list[np.ndarray] = []
@@ -115,13 +139,13 @@ def gather_experience(agent: ExploringAgent, episodes: Sequence[Episode], *, gam
         num_steps += len(episode)
         of_episode = make_decisions(episode.query_steps, len(episode), episode.success_step, gamma=gamma)
         decisions.append(of_episode)
-        inputs += agent.inputs[episode.attempt]
-        actions += agent.actions[episode.attempt]
+        inputs.append(episode.notes.inputs_QF)
+        actions.append(episode.notes.actions_QEA)
         time_left.append(1 - episode.query_steps / HORIZON)
     num_executed = np.concatenate([each.num_executed for each in decisions])
     return Experience(
-        inputs_QF=torch.stack(inputs),
-        actions_QEA=torch.stack(actions),
+        inputs_QF=torch.cat(inputs),
+        actions_QEA=torch.cat(actions),
         num_executed_Q=torch.from_numpy(num_executed),
         time_left_Q=torch.from_numpy(np.concatenate(time_left).astype(np.float32)),
         decisions=decisions,

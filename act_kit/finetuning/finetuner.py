@@ -156,7 +156,7 @@ class Finetuner:
             if of_task:
                 rate = float(np.mean(of_task))
                 self._failure_rates[index] = _RATE_DECAY * self._failure_rates[index] + (1 - _RATE_DECAY) * rate
-        experience = gather_experience(agent, episodes, gamma=self.config.ppo.gamma)
+        experience = gather_experience(episodes, gamma=self.config.ppo.gamma)
         targets = self.ppo.targets(experience)
         metrics = self.ppo.update(experience, targets, iteration=self.iteration, with_policy=self._is_warm)
         explained = metrics["finetune/explained_variance"]

@@ -71,6 +71,10 @@ class Agent(ABC):
         and on the initial state, but not on the row.
         """
 
+    def finish(self, row: int) -> Any:
+        """Return what the episode in ``row``, which has ended, keeps of the agent (:attr:`Episode.notes`); None."""
+        return None
+
     @abstractmethod
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray | ActionChunks:
         """Return the next actions of environments ``rows`` (B,): an array (B, N, 4), or :class:`ActionChunks`.

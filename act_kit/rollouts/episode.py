@@ -60,6 +60,7 @@ class Episode:
         query_steps: int64 (Q,), the steps before which the agent planned.
         clip_fraction: Fraction of the planned numbers that were outside [-1, 1].
         crash: Error message of the simulation or of the agent, or None. A crashed episode counts as failed.
+        notes: What the agent keeps of the episode, see :meth:`~act_kit.rollouts.agents.Agent.finish`; it is not stored.
     """
 
     state: Recorded = None
@@ -79,6 +80,7 @@ class Episode:
     query_steps: Recorded = None
     clip_fraction: float = 0.0
     crash: str | None = None
+    notes: Any = None
 
     def __len__(self) -> int:
         return len(self.action)

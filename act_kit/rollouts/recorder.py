@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -103,8 +104,8 @@ class EpisodeRecorder:
             end = min(end, self.success_step + 1 + steps_after_success)
         return max(0, end - self.num_steps)
 
-    def episode(self) -> Episode:
-        """Return the episode so far."""
+    def episode(self, notes: Any = None) -> Episode:
+        """Return the episode so far, with what the agent keeps of it."""
         lengths = [len(batch) for batch in self._batches]
         planned = _executed_part(self._actions, lengths)
         executed = clip_actions(planned)
@@ -127,6 +128,7 @@ class EpisodeRecorder:
             query_steps=np.array(self.query_steps, dtype=np.int64),
             clip_fraction=int((np.abs(planned) > 1).sum()) / max(1, planned.size),
             crash=self.crash,
+            notes=notes,
         )
 
 

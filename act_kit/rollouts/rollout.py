@@ -292,7 +292,7 @@ class _Rollout:
     def finish(self, rows: Sequence[int]) -> None:
         """Finish the episodes of some rows, and begin pending ones there."""
         for row in rows:
-            episode = self.running.pop(row).episode()
+            episode = self.running.pop(row).episode(notes=self._agent.finish(row))
             self.episodes[episode.attempt] = episode
             self._num_succeeded += episode.success_once
         if rows:

@@ -16,7 +16,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, ConfigError, TrainingError
 from act_kit.finetuning.advantages import make_decisions
 from act_kit.finetuning.correction import add_correction
-from act_kit.finetuning.exploration import Experience, ExploringAgent, gather_experience
+from act_kit.finetuning.exploration import Choices, Experience, ExploringAgent, gather_experience
 from act_kit.finetuning.finetuner import Finetuner
 from act_kit.finetuning.ppo import PPO
 from act_kit.metrics import series
@@ -48,7 +48,7 @@ def experience_of(policy: Policy, ppo: PPO, num: int = 6) -> Experience:
     states = InitialStateDistribution("reach-v3").sample(num, seed=0, stream="finetune")
     agent = ExploringAgent(policy, ppo.sigma, seeds=(0, 0))
     with RolloutPool(1) as roll:
-        return gather_experience(agent, roll(agent, states, stop_at_success=True), gamma=0.999)
+        return gather_experience(roll(agent, states, stop_at_success=True), gamma=0.999)
 
 
 def test_it_begins_as_the_base_policy(tiny_run: Path, reach_store: EpisodeStore) -> None:
@@ -181,13 +181,14 @@ def test_the_size_of_the_reward_changes_nothing_unless_values_are_clipped_absolu
 
 
 def test_each_iteration_has_noise_of_its_own(tiny_run: Path, tmp_path: Path) -> None:
-    agents: list[ExploringAgent] = []
+    explored: list[Choices] = []
     with RolloutPool(1) as roll:
 
         def record(agent: Agent, *arguments: Any, **options: Any) -> list[Episode]:
+            episodes = roll(agent, *arguments, **options)
             if isinstance(agent, ExploringAgent):
-                agents.append(agent)
-            return roll(agent, *arguments, **options)
+                explored.append(episodes[0].notes)
+            return episodes
 
         finetuner = Finetuner(FinetuneConfig(episodes=2), Policy.load(tiny_run), tmp_path, roll=record)
         model = finetuner.policy.model
@@ -195,7 +196,7 @@ def test_each_iteration_has_noise_of_its_own(tiny_run: Path, tmp_path: Path) -> 
         for _ in range(2):
             finetuner._iterate()
     with torch.no_grad():
-        first, second = (agent.actions[0][0] - model.correct(agent.inputs[0][0][None])[0] for agent in agents)
+        first, second = (notes.actions_QEA[0] - model.correct(notes.inputs_QF[:1])[0] for notes in explored)
     assert not torch.allclose(first, second, atol=1e-3)
 
 
