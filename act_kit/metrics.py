@@ -69,6 +69,7 @@ _DECLARED = (
     Metric("finetune/iteration", "", None),
     Metric("finetune/steps_per_s", "1/s", "up"),
     Metric("finetune/divergence", "nats", None, -math.inf),
+    Metric("finetune/base_divergence", "nats", None),
     Metric("finetune/clip_fraction", "fraction", None, 0, 1),
     Metric("finetune/policy_loss", "", None, -math.inf),
     Metric("finetune/policy_grad_norm", "", None),

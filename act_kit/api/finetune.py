@@ -101,10 +101,10 @@ def _check_new(run: Path, folder: Path, config: FinetuneConfig, *, overwrite: bo
     preflight.require_run(run)
     require_no_overlap(folder, [run])
     preflight.require_free(folder, overwrite=overwrite, otherwise=hint)
-    from act_kit.finetuning.correction import add_correction
+    from act_kit.finetuning.actors import make_actor
     from act_kit.policies.policy import Policy
 
-    add_correction(Policy.load(run), config)
+    make_actor(Policy.load(run), config)
 
 
 def _run(

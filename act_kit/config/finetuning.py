@@ -10,7 +10,7 @@ from act_kit.options import Options, option, require
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PPOConfig(Options, group="ppo"):
-    """Proximal policy optimization of a correction, with chunks as decisions.
+    """Proximal policy optimization with chunks as decisions.
 
     Attributes:
         gamma: Discount of a step.
@@ -18,13 +18,14 @@ class PPOConfig(Options, group="ppo"):
         sigma: Initial standard deviation of the noise on the actions, in action units.
         sigma_min: Smallest standard deviation that is learned.
         sigma_max: Largest standard deviation that is learned.
-        lr: Learning rate of the correction and the noise.
+        lr: Learning rate of the actor and the noise; by default 3e-4 of a correction, 3e-6 of a whole policy.
         critic_lr: Learning rate of the critic.
         epochs: Passes over the decisions of an iteration.
         minibatch: Decisions per gradient step.
         clip: Largest change of the likelihood ratio that is rewarded.
         target_divergence: Kullback-Leibler divergence from the policy of the rollouts at which the steps of an
             iteration end.
+        base_weight: Weight of the divergence from the base policy in the loss.
         grad_clip: Largest norm of the gradients.
         reward: Reward of a success. Values are in its units, so without clipping by an absolute range it changes
             nothing.
@@ -38,12 +39,13 @@ class PPOConfig(Options, group="ppo"):
     sigma: float = option(0.1, above=0, max=1)
     sigma_min: float = option(0.01, above=0, max=1)
     sigma_max: float = option(0.2, above=0, max=1)
-    lr: float = option(3e-4, above=0)
+    lr: float | None = option(None, above=0)
     critic_lr: float = option(1e-3, above=0)
     epochs: int = option(5, min=1)
     minibatch: int = option(800, min=2)
     clip: float = option(0.1, above=0, below=1)
     target_divergence: float = option(0.02, above=0)
+    base_weight: float = option(0.0, min=0)
     grad_clip: float = option(1.0, above=0)
     reward: float = option(1.0, above=0)
     return_scaling: bool = False
@@ -80,13 +82,14 @@ class FinetuneConfig(Options):
             evenly.
         failing_tasks: Fraction of the new initial states that the tasks of a policy of several get in proportion to
             their failure rates; the others are of all tasks alike.
+        trains: What is trained: a ``correction`` of the frozen policy's actions, or the whole ``policy``.
         scale: Largest correction of a number of an action.
         width: Width of the hidden layers of the correction.
         warmup_variance: Fraction of the returns' variance that the critic explains before the policy is changed.
         select_every: Iterations between two evaluations from the selection initial states.
         select_episodes: Episodes of such an evaluation, per task.
         patience: Number of evaluations in turn without a better one after which fine-tuning ends.
-        ppo: Optimization of the correction.
+        ppo: Optimization.
         sim: Simulation.
         rollout: Parallel rollouts of a policy; the results do not depend on it.
         wandb_project: Weights & Biases project that also gets the records of ``metrics.jsonl``; "" = none.
@@ -100,6 +103,7 @@ class FinetuneConfig(Options):
     core_fraction: float = option(1.0, min=0.01, max=1)
     widen_iterations: int = option(20, min=1)
     failing_tasks: float = option(0.0, min=0, max=1)
+    trains: str = option("correction", choices=("correction", "policy"))
     scale: float = option(0.2, above=0, max=2)
     width: int = option(256, min=1, max=8192)
     warmup_variance: float = option(0.5, min=0, below=1)

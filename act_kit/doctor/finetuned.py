@@ -13,6 +13,7 @@ from act_kit.config.finetuning import FinetuneConfig
 from act_kit.doctor.finding import Checks, Result, critical, ruled_out, untested, warning
 from act_kit.eval.results import success_rate
 from act_kit.files import quoted
+from act_kit.finetuning.ppo import learning_rate
 from act_kit.finetuning.run import load_run
 from act_kit.metrics import series
 from act_kit.policies.agent import PolicyAgent
@@ -93,7 +94,8 @@ def same_normalizer(case: FinetunedCase) -> Result:
 @CHECKS.add("base policy changed", "inference", "compare both checkpoints", "checkpoints/best/model.safetensors")
 def same_base(case: FinetunedCase) -> Result:
     """Check that every tensor of the base policy is in the fine-tuned one."""
-    assert isinstance(case.policy.model, Residual)
+    if not isinstance(case.policy.model, Residual):
+        return untested("The whole policy was fine-tuned, with trains=policy.")
     own, base = case.policy.model.base.state_dict(), case.base.model.state_dict()
     differing = _differing(own, base)
     if differing:
@@ -156,7 +158,7 @@ def sound_steps(case: FinetunedCase) -> Result:
     if records[step] > _LARGEST_DIVERGENCE * target:
         return critical(
             f"the policy moved by a divergence of {records[step]:.2g} up to step {step}; the target is {target:g}.",
-            fix=f"{case.again} ppo.lr={case.loaded[1].ppo.lr / 3:.1g}",
+            fix=f"{case.again} ppo.lr={learning_rate(case.loaded[1]) / 3:.1g}",
         )
     return ruled_out(f"The divergence of an iteration is at most {records[step]:.2g} (target {target:g}).")
 

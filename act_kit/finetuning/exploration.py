@@ -1,6 +1,6 @@
-"""Rollouts of a corrected policy with noise, and the record of its decisions.
+"""Rollouts of an actor with noise, and the record of its decisions.
 
-Shapes: B environments, E executed actions of a chunk, A action, F inputs of the correction, Q queries of one episode.
+Shapes: B environments, E executed actions of a chunk, A action, I inputs of an actor, Q queries of one episode.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from act_kit.finetuning.actors import Actor
 from act_kit.finetuning.advantages import Decisions, make_decisions
 from act_kit.policies.first_states import FirstStates
-from act_kit.policies.heads.residual import Residual
-from act_kit.policies.policy import Policy
 from act_kit.rollouts.agents import Agent
 from act_kit.rollouts.episode import Episode
 from act_kit.sim.initial_states import InitialState
@@ -30,11 +29,11 @@ class Choices:
     """What an exploring agent chose in an episode.
 
     Attributes:
-        inputs_QF: Inputs of the correction at every query, float32.
+        inputs_QI: Inputs of the actor at every query, float32.
         actions_QEA: Actions before clipping, float32.
     """
 
-    inputs_QF: Tensor
+    inputs_QI: Tensor
     actions_QEA: Tensor
 
 
@@ -49,20 +48,19 @@ class _Running:
 
 
 class ExploringAgent(Agent):
-    """A corrected policy with Gaussian noise on its executed actions.
+    """An actor with Gaussian noise on its executed actions.
 
     The noise of an episode is seeded by the seeds and its attempt, so it does not depend on the other episodes. The
     :class:`Choices` are the notes of an episode.
     """
 
-    def __init__(self, policy: Policy, sigma: Tensor, *, seeds: Sequence[int]) -> None:
+    def __init__(self, actor: Actor, sigma: Tensor, *, seeds: Sequence[int]) -> None:
         """Explore with the standard deviation ``sigma`` (A,) of each number of an action.
 
         ``seeds`` are those of the run and of the iteration: attempts are numbered anew in each.
         """
-        assert isinstance(policy.model, Residual)
-        self.views = policy.views
-        self._policy, self._model, self._sigma, self._seeds = policy, policy.model, sigma.cpu(), tuple(seeds)
+        self.views = actor.policy.views
+        self._actor, self._policy, self._sigma, self._seeds = actor, actor.policy, sigma.cpu(), tuple(seeds)
         self._rows: dict[int, _Running] = {}
         self._first_states = FirstStates()
 
@@ -77,12 +75,12 @@ class ExploringAgent(Agent):
         running = self._rows.pop(row)
         if not running.inputs:
             return None
-        return Choices(inputs_QF=torch.stack(running.inputs), actions_QEA=torch.stack(running.actions))
+        return Choices(inputs_QI=torch.stack(running.inputs), actions_QEA=torch.stack(running.actions))
 
     def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
         """Return noisy actions (B, E, A), and record them."""
         running = [self._rows[int(row)] for row in rows]
-        shape = (self._model.config.num_actions, ACTION_DIM)
+        shape = (self._actor.num_actions, ACTION_DIM)
         noise = np.stack([each.rng.standard_normal(shape) for each in running]).clip(-_LARGEST_NOISE, _LARGEST_NOISE)
         inputs: list[Tensor] = []
         means: list[Tensor] = []
@@ -90,14 +88,14 @@ class ExploringAgent(Agent):
             tasks = np.array([each.task for each in running])
             first_states = self._first_states.of(rows, states)
             for observation, num_rows in self._policy.observe(states, images, tasks, first_states):
-                inputs_BF = self._model.inputs_of(observation)[0]
+                inputs_BI = self._actor.inputs_of(observation)
                 # In the block too: a product of another number of rows would differ in its last bits.
-                means.append(self._model.correct(inputs_BF)[:num_rows])
-                inputs.append(inputs_BF[:num_rows])
-            inputs_BF, means_BEA = torch.cat(inputs), torch.cat(means)
+                means.append(self._actor.means(inputs_BI)[:num_rows])
+                inputs.append(inputs_BI[:num_rows])
+            inputs_BI, means_BEA = torch.cat(inputs), torch.cat(means)
         actions_BEA = means_BEA.cpu() + self._sigma * torch.from_numpy(noise.astype(np.float32))
         for index, each in enumerate(running):
-            each.inputs.append(inputs_BF[index].cpu())
+            each.inputs.append(inputs_BI[index].cpu())
             each.actions.append(actions_BEA[index])
         planned: np.ndarray = actions_BEA.numpy()
         return planned
@@ -108,7 +106,7 @@ class Experience:
     """Decisions of several episodes, one after the other; Q counts those of all.
 
     Attributes:
-        inputs_QF: Inputs of the correction, float32.
+        inputs_QI: Inputs of the actor, float32.
         actions_QEA: Actions before clipping, float32.
         num_executed_Q: Number of actions up to the end of the episode, int64.
         time_left_Q: Fraction of the episode that is left before each decision, float32.
@@ -117,7 +115,7 @@ class Experience:
         num_succeeded: Number of successful episodes.
     """
 
-    inputs_QF: Tensor
+    inputs_QI: Tensor
     actions_QEA: Tensor
     num_executed_Q: Tensor
     time_left_Q: Tensor
@@ -139,12 +137,12 @@ def gather_experience(episodes: Sequence[Episode], *, gamma: float) -> Experienc
         num_steps += len(episode)
         of_episode = make_decisions(episode.query_steps, len(episode), episode.success_step, gamma=gamma)
         decisions.append(of_episode)
-        inputs.append(episode.notes.inputs_QF)
+        inputs.append(episode.notes.inputs_QI)
         actions.append(episode.notes.actions_QEA)
         time_left.append(1 - episode.query_steps / HORIZON)
     num_executed = np.concatenate([each.num_executed for each in decisions])
     return Experience(
-        inputs_QF=torch.cat(inputs),
+        inputs_QI=torch.cat(inputs),
         actions_QEA=torch.cat(actions),
         num_executed_Q=torch.from_numpy(num_executed),
         time_left_Q=torch.from_numpy(np.concatenate(time_left).astype(np.float32)),

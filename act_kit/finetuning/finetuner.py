@@ -14,16 +14,15 @@ from torch import Tensor
 
 from act_kit.config.finetuning import FinetuneConfig
 from act_kit.errors import CheckpointError, TrainingError
-from act_kit.finetuning.correction import add_correction, fewest_episodes
+from act_kit.finetuning.actors import fewest_episodes, make_actor
 from act_kit.finetuning.curriculum import allot, core_fraction, draw_from_core
 from act_kit.finetuning.exploration import ExploringAgent, gather_experience
-from act_kit.finetuning.ppo import PPO
+from act_kit.finetuning.ppo import PPO, learning_rate
 from act_kit.metrics import MetricLogger
 from act_kit.options import to_dict
 from act_kit.policies.agent import PolicyAgent
-from act_kit.policies.heads.residual import Residual
 from act_kit.policies.policy import Policy
-from act_kit.policies.storage import named_tensors, read_self_test
+from act_kit.policies.storage import read_self_test
 from act_kit.rollouts.rollout import RolloutFunction
 from act_kit.sim.initial_states import InitialState, sample_each
 from act_kit.statistics import mcnemar, percent
@@ -68,7 +67,7 @@ class Finetuner:
     """One fine-tuning run. Iteration i depends on the configuration, the base policy and the iterations before it.
 
     Attributes:
-        policy: The corrected policy.
+        policy: The fine-tuned policy.
         step: Number of simulated steps so far.
         iteration: Number of iterations so far.
         selection: Last evaluation from the selection initial states; None before the first.
@@ -77,9 +76,9 @@ class Finetuner:
     def __init__(self, config: FinetuneConfig, base: Policy, run: Path, *, roll: RolloutFunction) -> None:
         self.config = config
         self.run = run
-        self.policy = add_correction(base, config)
-        assert isinstance(self.policy.model, Residual)
-        self.ppo = PPO(config.ppo, self.policy.model, seed=config.seed)
+        actor = make_actor(base, config)
+        self.policy = actor.policy
+        self.ppo = PPO(config.ppo, actor, lr=learning_rate(config), seed=config.seed)
         self.step = self.iteration = 0
         self.selection: Selection | None = None
         self._base = base
@@ -93,10 +92,7 @@ class Finetuner:
         self._noisy, self._num_decisions = 0.0, 0
         self._best_successes, self._best_step, self._num_worse = -1, 0, 0
         self._base_successes = np.zeros(0, dtype=bool)
-        correction = self.policy.model.correction
-        self._actor_names: dict[Tensor, str] = {
-            parameter: f"correction.{name}" for name, parameter in correction.named_parameters()
-        }
+        self._actor_names: dict[Tensor, str] = {parameter: name for name, parameter in actor.named_parameters()}
         self._actor_names[self.ppo.log_sigma] = "log_sigma"
         self._critic_names: dict[Tensor, str] = {
             parameter: f"critic.{name}" for name, parameter in self.ppo.critic.named_parameters()
@@ -116,7 +112,7 @@ class Finetuner:
                 self._base_successes = self._successes(self._base)
                 self._num_episodes = self._num_episodes or self._choose_num_episodes()
                 self._failure_rates = 1 - self._base_successes.reshape(len(self.policy.tasks), -1).mean(axis=1)
-                self._select(logger, self._base_successes)  # no correction yet: the policy acts as the base
+                self._select(logger, self._base_successes)  # the policy still acts as the base
                 self._save()
             while not self.is_done:
                 iteration_began = time.perf_counter()
@@ -147,7 +143,7 @@ class Finetuner:
 
     def _iterate(self) -> dict[str, float]:
         """Roll out, update, and return the metrics of one iteration."""
-        agent = ExploringAgent(self.policy, self.ppo.sigma, seeds=(self.config.seed, self.iteration))
+        agent = ExploringAgent(self.ppo.actor, self.ppo.sigma, seeds=(self.config.seed, self.iteration))
         episodes = self._roll(agent, self._draw(), stop_at_success=True)
         self._failed += [episode.init_state for episode in episodes if not episode.success_once]
         self._failed = self._failed[-_NUM_FAILED:]
@@ -223,8 +219,7 @@ class Finetuner:
             )
         if not self._best_step:
             return (
-                f"{ended} No correction was better than the base policy ({self._best_successes} successes): it is the "
-                "result."
+                f"{ended} Nothing was better than the base policy ({self._best_successes} successes): it is the result."
             )
         return (
             f"{ended} The best checkpoint is from step {self._best_step:,}, with {self._best_successes} successes from "
@@ -274,6 +269,7 @@ class Finetuner:
         extra["failed_order"] = torch.tensor(order, dtype=torch.int64)
         extra["base_successes"] = torch.from_numpy(self._base_successes.astype(np.uint8))
         extra["failure_rates"] = torch.from_numpy(self._failure_rates.copy())
+        extra["base"] = _as_tensor(self._base.weights_hash)
         extra["elapsed_s"] = torch.tensor(self._elapsed_s, dtype=torch.float64)
         state = TrainingState(
             step=self.step,
@@ -303,7 +299,7 @@ class Finetuner:
         if not self._checkpoints.exist:
             return
         policy, state = self._checkpoints.load_last()
-        if not self._has_base_of(policy):
+        if not torch.equal(state.extra.get("base", torch.empty(0)), _as_tensor(self._base.weights_hash)):
             raise CheckpointError(
                 f"{self.run} was started with another policy than the one that is now at {self._base.folder}. Fix: "
                 "give the one that it was started with, or choose another --out."
@@ -315,14 +311,6 @@ class Finetuner:
             raise CheckpointError(
                 f"{self.run}: its last checkpoint is damaged: {error!r}. Fix: start again."
             ) from error
-
-    def _has_base_of(self, policy: Policy) -> bool:
-        """Return True if the frozen part of a fine-tuned policy is the base: its options, weights and normalizer."""
-        own, other = (named_tensors(each.model, each.normalizer) for each in (self.policy, policy))
-        if self.policy.model.config != policy.model.config or own.keys() != other.keys():
-            return False
-        frozen = [name for name in own if not name.startswith("model.correction.")]
-        return all(torch.equal(own[name], other[name]) for name in frozen)
 
     def _restore(self, state: TrainingState) -> None:
         """Restore what :meth:`_save` keeps besides the policy."""
@@ -355,5 +343,9 @@ class Finetuner:
         if wrong:
             raise TrainingError(
                 f"Fine-tuning diverged: {', '.join(wrong)} not finite in iteration {self.iteration}. The last "
-                f"checkpoint is from before. Fix: a lower ppo.lr (now {self.config.ppo.lr:g})."
+                f"checkpoint is from before. Fix: a lower ppo.lr (now {learning_rate(self.config):g})."
             )
+
+
+def _as_tensor(text: str) -> Tensor:
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)

@@ -16,7 +16,7 @@ from act_kit.config.finetuning import FinetuneConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import CheckpointError, ConfigError, OutputError, TrainingError
 from act_kit.files import read_json, write_json
-from act_kit.finetuning.correction import add_correction
+from act_kit.finetuning.actors import make_actor
 from act_kit.finetuning.finetuner import Finetuner
 from act_kit.finetuning.run import CONFIG, load_run, write_run
 from act_kit.metrics import MetricLogger, series
@@ -90,10 +90,10 @@ def test_each_task_needs_an_episode(reach_store: EpisodeStore, push_store: Episo
     Trainer(tiny_config("trainer.steps=1"), [reach_store, push_store], tmp_path, evaluator=None).train()
     base = Policy.load(tmp_path)
     with pytest.raises(TrainingError, match="episodes=1: expected at least 2"):
-        add_correction(base, FinetuneConfig(episodes=1))
+        make_actor(base, FinetuneConfig(episodes=1))
     with pytest.raises(TrainingError, match="episodes=3: expected at least 4"):
-        add_correction(base, FinetuneConfig(episodes=3, failed_fraction=0.5))
-    add_correction(base, FinetuneConfig(episodes=4, failed_fraction=0.5))
+        make_actor(base, FinetuneConfig(episodes=3, failed_fraction=0.5))
+    make_actor(base, FinetuneConfig(episodes=4, failed_fraction=0.5))
 
 
 def test_a_resumed_run_changes_only_when_it_ends(copy: Path) -> None:

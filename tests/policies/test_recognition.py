@@ -21,7 +21,7 @@ from act_kit.datasets.store import EpisodeStore
 from act_kit.doctor.generalization import measure_loss
 from act_kit.errors import ArrayError, ConfigError, DamagedFileError
 from act_kit.eval.files import read_evaluations
-from act_kit.finetuning.correction import add_correction
+from act_kit.finetuning.actors import Correction, add_correction
 from act_kit.finetuning.exploration import ExploringAgent
 from act_kit.metrics import series
 from act_kit.overrides import compose
@@ -226,7 +226,7 @@ def test_a_corrected_policy_and_dagger_begin_every_episode_anew(policy: Policy, 
     with RolloutPool(1, num_envs=2) as roll:
         expected = roll(PolicyAgent(policy), states, stop_at_success=True)
         assert_same(roll(PolicyAgent(corrected), states, stop_at_success=True), expected)
-        silent = ExploringAgent(corrected, torch.zeros(4), seeds=(0, 0))
+        silent = ExploringAgent(Correction(corrected), torch.zeros(4), seeds=(0, 0))
         assert_same(roll(silent, states, stop_at_success=True), expected)
     config = compose(
         CollectConfig,
