@@ -8,6 +8,7 @@ Base: 100 demonstrations and the default training. The other arms get ``--minute
 one thread and one simulation process:
 
 - finetuned: ``act finetune`` on the base;
+- whole policy finetuned: the same with ``trains=policy``, instead of a correction of the frozen base;
 - best of several: further training seeds on the same demonstrations, of which selection rollouts choose the best;
 - more demonstrations: as many as can be collected and trained on in that time, from the time that the base took;
 - DAgger: rounds of 50 corrected attempts and a training on all data so far.
@@ -65,10 +66,17 @@ def demonstrations(folder: Path) -> Path:
     return folder.parent / "data"
 
 
-def finetuned(task: str, seed: int, seconds: float, folder: Path) -> Policy:
+def finetuned(task: str, seed: int, seconds: float, folder: Path, *overrides: str) -> Policy:
     """Fine-tune the base."""
     minutes = seconds / 60
-    return act_kit.finetune(base(folder), folder, minutes=minutes, seed=seed, workers=1, overwrite=True)
+    return act_kit.finetune(
+        base(folder), folder, overrides=overrides, minutes=minutes, seed=seed, workers=1, overwrite=True
+    )
+
+
+def whole_policy_finetuned(task: str, seed: int, seconds: float, folder: Path) -> Policy:
+    """Fine-tune all of the base."""
+    return finetuned(task, seed, seconds, folder, "trains=policy")
 
 
 def best_of_several(task: str, seed: int, seconds: float, folder: Path) -> Policy:
@@ -119,6 +127,7 @@ def dagger(task: str, seed: int, seconds: float, folder: Path) -> Policy:
 
 ARMS: dict[str, Arm] = {
     "finetuned": finetuned,
+    "whole policy finetuned": whole_policy_finetuned,
     "best of several": best_of_several,
     "more demonstrations": more_demonstrations,
     "DAgger": dagger,
