@@ -72,14 +72,19 @@ _POSITION_SCALE_M = 0.1
 class ChunkTransformer(ChunkModel):
     """Base class of the heads: the inputs, the encoder and the decoder.
 
-    ``train/task_loss`` is the cross-entropy of the gate.
+    ``train/task_loss`` is the cross-entropy of the gate; ``val/object_error`` and ``val/goal_error`` are the mean
+    errors of the positions that are estimated from images, of the first object and the goal.
 
     Attributes:
         vector_dim: Number of low-dimensional inputs, V.
     """
 
     config: TransformerConfig
-    metrics: ClassVar[tuple[Metric, ...]] = (Metric("train/task_loss", "nats", "down"),)
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("train/task_loss", "nats", "down"),
+        Metric("val/object_error", "mm", "down"),
+        Metric("val/goal_error", "mm", "down"),
+    )
 
     def __init__(
         self,
@@ -163,9 +168,19 @@ class ChunkTransformer(ChunkModel):
         if embedded.places is None:
             return 0.0
         assert batch.cameras_C34 is not None, "keypoints are learned with the matrices of the cameras"
-        true_BE3 = rearrange(positions(batch.observation.raw_states_BS)[:, 3:], "b (e xyz) -> b e xyz", xyz=3)
+        true_BE3 = _true_positions(batch.observation)
         entropy_B, error_B = place_loss(embedded.places, true_BE3, batch.cameras_C34)
         return self.config.position_weight * (entropy_B + error_B).sum() / batch.batch_size
+
+    def compute_validation_loss(self, batch: ChunkBatch) -> dict[str, Tensor]:
+        """Return the L1 of the predictions and, with keypoints, the errors of the positions."""
+        losses = super().compute_validation_loss(batch)
+        places = self.embed(batch.observation).places if self.keypoints is not None else None
+        if places is not None:
+            errors_BE = (places.positions_BE3 - _true_positions(batch.observation)).norm(dim=2)
+            object_mm, _, goal_mm = 1000 * errors_BE.sum(dim=0) / batch.batch_size
+            losses |= {"object_error": object_mm, "goal_error": goal_mm}
+        return losses
 
     def _visible(self, states_BS: Tensor) -> list[Tensor]:
         return [states_BS[:, part] for part in self._parts]
@@ -223,3 +238,8 @@ class ChunkTransformer(ChunkModel):
             slots_BKD = layer(slots_BKD, self.queries, memory=memory)
         actions_BKA: Tensor = self.action_out(slots_BKD)
         return actions_BKA
+
+
+def _true_positions(observation: Observation) -> Tensor:
+    """Return where both objects and the goal are, meters, (B, 3, 3)."""
+    return rearrange(positions(observation.raw_states_BS)[:, 3:], "b (e xyz) -> b e xyz", xyz=3)

@@ -13,6 +13,7 @@ import act_kit
 from act_kit.config.training import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError
+from act_kit.metrics import series
 from act_kit.overrides import compose
 from act_kit.policies.chunk_model import ChunkBatch, Observation, make_model
 from act_kit.policies.chunk_transformer import ChunkTransformer
@@ -114,4 +115,8 @@ def test_a_checkpoint_holds_keypoints(images_store: EpisodeStore, tmp_path: Path
     overrides = [*TINY, *OPTIONS, "selection.num_evaluations=0"]
     policy = act_kit.train(images_store.path, tmp_path / "run", workers=1, overrides=overrides)
     assert policy.model.keypoints is not None
+    for name in ("val/object_error", "val/goal_error"):
+        errors = [error for _, error in series(tmp_path / "run", name)]
+        assert errors
+        assert all(1 < error < 1000 for error in errors), "millimeters"
     assert act_kit.Policy.load(tmp_path / "run").weights_hash == policy.weights_hash

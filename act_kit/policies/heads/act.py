@@ -75,10 +75,10 @@ class ACT(ChunkTransformer):
         return "l1_reconstruction" if self.config.cvae_layers else "l1"
 
     def compute_validation_loss(self, batch: ChunkBatch) -> dict[str, Tensor]:
-        """Return the L1 with z = 0 as at inference and, with a CVAE, with the posterior mean of z."""
-        embedded = self.embed(batch.observation)
-        losses = {"l1": batch.l1(self.decode(embedded, None))}
+        """Return the losses of validation, where z = 0, and with a CVAE the L1 with the posterior mean of z."""
+        losses = super().compute_validation_loss(batch)
         if self.config.cvae_layers:
+            embedded = self.embed(batch.observation)
             mean_BZ, _ = self.encode_style(embedded, batch.actions_BKA, batch.is_pad_BK)
             losses["l1_reconstruction"] = batch.l1(self.decode(embedded, mean_BZ))
         return losses
