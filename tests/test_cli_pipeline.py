@@ -273,3 +273,20 @@ def test_images_are_rendered_and_listed(gl: Gl, tmp_path: Path) -> None:
     assert next(ImageStore(EpisodeStore.open(data), "corner4").blocks())[1].shape[1:] == (32, 32, 3)
     assert "images of lerobot 16x16 px" in act("render", data, "--look", "lerobot", "--size", 16, check=0).stdout
     assert ImageStore(EpisodeStore.open(data), "corner2").settings.look == "lerobot"
+
+
+@pytest.mark.e2e
+@pytest.mark.gl
+def test_a_folder_of_datasets_is_rendered_as_the_image_presets_need_it(gl: Gl, tmp_path: Path) -> None:
+    for task in ("reach-v3", "push-v3"):
+        act("collect", "--task", task, "--n", 2, "--out", tmp_path / "data" / task, check=0)
+    drawn = act("render", tmp_path / "data", check=0).stdout
+    assert "render corner, corner2, push-v3 2/2" in drawn
+    assert drawn.count("images of closeup 64x64 px from each camera") == 2
+    short = ["trainer.steps=1", "trainer.batch_size=2", "selection.num_evaluations=0"]
+    for preset in ("act_keypoints", "act_image_small"):
+        out = tmp_path / preset
+        act("train", "--data", tmp_path / "data", "--out", out, f"policy={preset}", *short, check=0)
+        views = Policy.load(out).views
+        assert views is not None
+        assert str(views.settings) == "closeup 64x64"

@@ -1,4 +1,4 @@
-"""``render``: images for a dataset."""
+"""``render``: images for one or several datasets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from act_kit import interrupts
 from act_kit.api.progress import OnProgress, Progress, ignore, log
 from act_kit.files import quoted
-from act_kit.preflight import require_one_dataset, require_writable
+from act_kit.preflight import require_datasets, require_one_dataset, require_writable
 from act_kit.processors import num_cpus
 from act_kit.sim.looks import find_look
 from act_kit.workers import end_if_importing
@@ -39,10 +39,37 @@ def render(
     Raises:
         ActKitError: There is no such dataset, camera or look, no OpenGL library, or too little space.
     """
+    require_one_dataset(Path(dataset))
+    (store,) = render_datasets(
+        dataset,
+        cameras=cameras,
+        size=size,
+        look=look,
+        workers=workers,
+        executor=executor,
+        overwrite=overwrite,
+        on_progress=on_progress,
+    )
+    return store
+
+
+def render_datasets(
+    path: str | Path,
+    *,
+    cameras: Sequence[str],
+    size: str | int | None,
+    look: str,
+    workers: int,
+    executor: str,
+    overwrite: bool,
+    on_progress: OnProgress,
+) -> list[EpisodeStore]:
+    """Add images to a dataset, or to all datasets of a folder, one after the other; see :func:`render`."""
     end_if_importing()
-    dataset, defaults = Path(dataset), find_look(look)
-    require_one_dataset(dataset)
-    require_writable(dataset, fix="copy the dataset to a writable folder, and render the copy")
+    path, defaults = Path(path), find_look(look)
+    datasets = require_datasets([path])
+    for dataset in datasets:
+        require_writable(dataset, fix="copy the dataset to a writable folder, and render the copy")
     from act_kit.collection.render import render as render_images
     from act_kit.datasets.store import EpisodeStore
     from act_kit.files import require_space
@@ -53,21 +80,25 @@ def render(
     settings = RenderSettings.of_size(str(defaults.size_px if size is None else size), look)
     cameras = cameras or defaults.cameras
     check_cameras(cameras)
-    EpisodeStore.open(dataset)  # refuses a damaged dataset before it is locked
+    num_steps = sum(EpisodeStore.open(dataset).num_steps for dataset in datasets)  # refuses a damaged one
+    num_bytes = num_steps * len(cameras) * settings.height_px * settings.width_px
+    require_space(path, num_bytes, f"{num_steps} images of {len(cameras)} cameras")
     camera_flags = " ".join(f"--camera {name}" for name in cameras)
-    with locked(dataset), interrupts.resume_command(f"act render {quoted(dataset)} {camera_flags} {settings.flags}"):
-        store = EpisodeStore.open(dataset, writable=True)
-        num_bytes = store.num_steps * len(cameras) * settings.height_px * settings.width_px
-        require_space(dataset, num_bytes, f"{store.num_steps} images of {len(cameras)} cameras")
-        executor_config = ExecutorConfig(executor=executor, num_workers=workers or num_cpus())
+    executor_config = ExecutorConfig(executor=executor, num_workers=workers or num_cpus())
+    stores: list[EpisodeStore] = []
+    with interrupts.resume_command(f"act render {quoted(path)} {camera_flags} {settings.flags}"):
         gl = find_gl(executor_config.num_workers)
         log.info(f"Rendering with {gl}")
-        stage = f"render {', '.join(cameras)}"
         with executor_config.make_executor(gl.environment) as running, interrupts.deferred() as raise_if_interrupted:
+            for dataset in datasets:
+                with locked(dataset):
+                    store = EpisodeStore.open(dataset, writable=True)
+                    stage = f"render {', '.join(cameras)}" + (f", {store.info.task}" if len(datasets) > 1 else "")
 
-            def show(num_done: int) -> None:
-                on_progress(Progress(stage=stage, num_done=num_done, num=store.num_episodes))
-                raise_if_interrupted()
+                    def show(num_done: int, stage: str = stage, num: int = store.num_episodes) -> None:
+                        on_progress(Progress(stage=stage, num_done=num_done, num=num))
+                        raise_if_interrupted()
 
-            render_images(store, cameras, settings, executor=running, overwrite=overwrite, on_progress=show)
-    return store
+                    render_images(store, cameras, settings, executor=running, overwrite=overwrite, on_progress=show)
+                stores.append(store)
+    return stores

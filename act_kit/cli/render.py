@@ -20,7 +20,9 @@ def render(
     executor: ExecutorName = "local",
     overwrite: bool = False,
 ) -> None:
-    """Add images to a dataset, rendered from its recorded simulator states. The same command resumes a stopped one.
+    """Add images to a dataset, or to all datasets of a folder, rendered from their recorded simulator states.
+
+    The same command resumes a stopped one.
 
     \b
     act render data/pick-place-v3
@@ -28,7 +30,7 @@ def render(
     act render data/pick-place-v3 --look lerobot
 
     Args:
-        dataset: A dataset that act collect made.
+        dataset: A dataset that act collect made, or a folder of several.
         camera: Camera; repeatable. [default: corner and corner2; of fast, corner4; of metaworld and lerobot, corner2]
         size: Image size in pixels: 128, or 480x640 (height x width). [default: 64; of fast, 128; of metaworld and
             lerobot, 480]
@@ -37,7 +39,7 @@ def render(
         overwrite: Render existing images again.
     """
     with shown_progress() as on_progress:
-        store = rendering.render(
+        stores = rendering.render_datasets(
             dataset,
             cameras=camera or (),
             size=size,
@@ -50,6 +52,7 @@ def render(
     from act_kit.datasets.images import ImageStore
     from act_kit.sim.looks import find_look
 
-    images = [ImageStore(store, name) for name in camera or find_look(look).cameras]
-    renderers = ", ".join(f"{image.camera} by {image.renderer}" for image in images)
-    info(f"{store.num_steps} images of {images[0].settings} px from each camera in {dataset}: {renderers}")
+    for store in stores:
+        images = [ImageStore(store, name) for name in camera or find_look(look).cameras]
+        renderers = ", ".join(f"{image.camera} by {image.renderer}" for image in images)
+        info(f"{store.num_steps} images of {images[0].settings} px from each camera in {store.path}: {renderers}")

@@ -76,7 +76,15 @@ def test_an_interrupted_parallel_rendering_gives_the_bytes_of_an_uninterrupted_o
 @pytest.mark.gl
 def test_a_killed_rendering_resumes_to_the_same_bytes(gl: Gl, store: EpisodeStore, tmp_path: Path) -> None:
     shutil.copytree(store.path, tmp_path / "whole")
-    command = [sys.executable, "-c", "from act_kit.cli import main; main()", "render", str(store.path)]
+    command = [
+        sys.executable,
+        "-c",
+        "from act_kit.cli import main; main()",
+        "render",
+        str(store.path),
+        "--look",
+        "fast",
+    ]
     frames = store.path / "data" / "images" / "corner4" / "c"
     for num_kills in range(3):  # the last run is not killed
         process = subprocess.Popen(
@@ -88,7 +96,7 @@ def test_a_killed_rendering_resumes_to_the_same_bytes(gl: Gl, store: EpisodeStor
             time.sleep(0.05 * num_kills)
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=100)
-    act("render", tmp_path / "whole", check=0)
+    act("render", tmp_path / "whole", "--look", "fast", check=0)
     assert contents(store.path) == contents(tmp_path / "whole")
 
 
