@@ -1,24 +1,29 @@
-"""What makes small image policies work: one change at a time to the preset ``act_keypoints``.
+"""Policies from images: the preset ``act_keypoints``, of one and of several tasks, and one change to it at a time.
 
     python -m benchmarks.images --out images
     python -m benchmarks.images --out images --tasks reach-v3 --seeds 0 --only "whole images" "96 px"
+    python -m benchmarks.images --out images --seeds 0 --only MT10
     python -m benchmarks.images --out images --table
 
-Every training has 50 demonstrations, collected and rendered with the seed of the training. Its last checkpoint is
-evaluated from 100 test initial states, those of evaluation seed 100 + training seed. The note of a row has the minutes
-of one process for rendering, training and evaluation. The results are a file (``benchmarks/experiment.py``).
+Every training has 50 demonstrations of a task, collected and rendered with the seed of the training. Its last
+checkpoint is evaluated from 100 test initial states of each task, those of evaluation seed 100 + training seed. The
+note of a row has the minutes of one process for rendering, training and evaluation, of all tasks of the policy. The
+results are a file (``benchmarks/experiment.py``).
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import act_kit
+from act_kit.sim.tasks import TASKS as ALL_TASKS
 from benchmarks import experiment
 from benchmarks.experiment import Job, Row
+from benchmarks.fifty import BENCHMARKS, GROUPS
 
 NUM_DEMONSTRATIONS = 50
 PRESET = "preset"
@@ -59,23 +64,39 @@ ARMS = {
     "bfloat16": Arm(overrides=("compute.precision=bfloat16",)),
 }
 
+SEVERAL = Arm(overrides=("compute.precision=bfloat16",))
+"""The policies of several tasks."""
+
 
 def measure(job: Job, out: Path) -> list[Row]:
     """Render the demonstrations, train a policy on the images and evaluate it."""
-    arm, (task,) = ARMS[job.arm], job.tasks
+    arm = SEVERAL if job.arm in BENCHMARKS else ARMS[job.arm]
     views = f"{arm.look}-{arm.size}-{'-'.join(arm.cameras)}"
     began = time.monotonic()
-    data = experiment.collect(out / "data" / f"{views}-{task}-{job.seed}", task, NUM_DEMONSTRATIONS, job.seed)
-    with experiment.locked(Path(f"{data}-images")):
-        act_kit.render(data, cameras=arm.cameras, size=arm.size, look=arm.look, workers=1)
+    data: list[Path] = []
+    for task in job.tasks:
+        folder = out / "data" / f"{views}-{task}-{job.seed}"
+        data.append(experiment.collect(folder, task, NUM_DEMONSTRATIONS, job.seed))
+        with experiment.locked(Path(f"{folder}-images")):
+            act_kit.render(folder, cameras=arm.cameras, size=arm.size, look=arm.look, workers=1)
     rendered = time.monotonic()
     cameras = f"policy.cameras=[{','.join(arm.cameras)}]"
     overrides = ["policy=act_keypoints", "selection.num_evaluations=0", *arm.overrides, cameras]
     policy = act_kit.train(data, out / "runs" / job.name, seed=job.seed, workers=1, resume=True, overrides=overrides)
     trained = time.monotonic()
-    evaluation = experiment.evaluate(policy, task, 100 + job.seed)
+    evaluations = experiment.evaluate_policy(policy, 100 + job.seed)
     times = (rendered - began, trained - rendered, time.monotonic() - trained)
-    return [Row.of(job.arm, job.seed, evaluation, note=" ".join(f"{seconds / 60:.1f}" for seconds in times))]
+    note = " ".join(f"{seconds / 60:.1f}" for seconds in times)
+    return [Row.of(job.arm, job.seed, evaluation, note=note) for evaluation in evaluations]
+
+
+def choose_jobs(arguments: argparse.Namespace) -> list[Job]:
+    """Return the policies of one task, with the preset beside every change to it, and those of several tasks."""
+    arms = [arm for arm in arguments.only if arm in ARMS]
+    jobs = experiment.jobs_of_tasks(arguments, dict.fromkeys([PRESET, *arms])) if arms else []
+    for seed in arguments.seeds:
+        jobs += [Job(name, tasks, seed) for name, tasks in BENCHMARKS.items() if name in arguments.only]
+    return jobs
 
 
 def print_table(rows: Sequence[Row], tasks: Sequence[str]) -> None:
@@ -96,11 +117,30 @@ def print_table(rows: Sequence[Row], tasks: Sequence[str]) -> None:
         experiment.print_row(cells)
 
 
+def print_policies_of_several_tasks(rows: Sequence[Row]) -> None:
+    """Print the successes of every seed by task, and the means of the groups of tasks."""
+    for name, tasks in BENCHMARKS.items():
+        if not experiment.choose(rows, name, tasks[0]):
+            continue
+        print()
+        experiment.print_head([name, "difficulty", "success", "at the end"])
+        for task in tasks:
+            chosen = experiment.choose(rows, name, task)
+            cells = [experiment.by_seed(chosen), experiment.by_seed(chosen, "success_at_end")]
+            experiment.print_row([task.removesuffix("-v3"), ALL_TASKS[task].group, *cells])
+        for group in (*GROUPS, "all"):
+            of_group = [task for task in tasks if group in (ALL_TASKS[task].group, "all")]
+            by_task = [experiment.choose(rows, name, task) for task in of_group]
+            cells = [experiment.mean_cell(by_task), experiment.mean_cell(by_task, "success_at_end")]
+            experiment.print_row([f"mean of {len(of_group)}, %", group, *cells])
+
+
 def main() -> None:
     """Parse the command line and run."""
-    arguments = experiment.parse_arguments(__doc__, tasks=TASKS, seeds=range(3), arms=list(ARMS))
-    jobs = experiment.jobs_of_tasks(arguments, dict.fromkeys([PRESET, *arguments.only]))
-    print_table(experiment.run(arguments, jobs, measure), arguments.tasks)
+    arguments = experiment.parse_arguments(__doc__, tasks=TASKS, seeds=range(3), arms=[*ARMS, *BENCHMARKS])
+    rows = experiment.run(arguments, choose_jobs(arguments), measure)
+    print_table(rows, arguments.tasks)
+    print_policies_of_several_tasks(rows)
 
 
 if __name__ == "__main__":
