@@ -60,7 +60,7 @@ ARMS = {
     "without the previous frame": Arm(overrides=("policy.velocities=false",)),
     "moving average 0.995": Arm(overrides=("trainer.ema_decay=0.995",)),
     "execute 2": Arm(overrides=("chunking.n_action_steps=2",)),
-    "twice the steps": Arm(overrides=("trainer.steps=6000",)),
+    "twice the steps": Arm(overrides=("trainer.steps_per_root=80",)),
     "bfloat16": Arm(overrides=("compute.precision=bfloat16",)),
 }
 

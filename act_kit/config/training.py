@@ -30,7 +30,9 @@ class TrainerConfig(Options, group="trainer"):
     """Optimization of the model.
 
     Attributes:
-        steps: Gradient steps; 0 = 75 times the square root of the number of steps in the data.
+        steps: Gradient steps; 0 = ``steps_per_root`` times the square root of the number of steps in the data.
+        steps_per_root: Default number of gradient steps, divided by that square root: with more data more steps, but
+            fewer for each chunk.
         batch_size: Chunks per step, over all processes.
         lr: Peak learning rate of AdamW, after a linear warm-up and before a cosine decay to 0.
         warmup_fraction: Fraction of the steps with a rising learning rate.
@@ -49,6 +51,7 @@ class TrainerConfig(Options, group="trainer"):
     """
 
     steps: int = option(0, min=0, flag="--steps")
+    steps_per_root: float = option(75.0, above=0)
     batch_size: int = option(64, min=1)
     lr: float = option(0.001, above=0)
     warmup_fraction: float = option(0.1, above=0, below=1)

@@ -9,12 +9,6 @@ from dataclasses import replace
 from act_kit.config.training import TrainConfig
 from act_kit.datasets.store import EpisodeStore
 
-_STEPS_PER_ROOT = 75
-"""Default number of gradient steps, divided by the square root of the number of training chunks.
-
-7,200 steps for 50 demonstrations of a task of average length, 51,000 for 50 of each of the 50 tasks.
-"""
-
 _NUM_VALIDATIONS = 10
 """Default number of validations."""
 
@@ -24,14 +18,18 @@ def num_chunks(stores: Sequence[EpisodeStore]) -> int:
     return sum(store.num_steps for store in stores)
 
 
-def choose_steps(chunks: int) -> int:
-    """Return the default number of gradient steps for a number of chunks: more, but fewer for each chunk."""
-    return max(100, math.ceil(_STEPS_PER_ROOT * math.sqrt(chunks) / 100) * 100)
+def choose_steps(chunks: int, steps_per_root: float) -> int:
+    """Return the default number of gradient steps for a number of chunks.
+
+    With 75, the default of policies of states, 7,200 steps for 50 demonstrations of a task of average length, 51,000
+    for 50 of each of the 50 tasks.
+    """
+    return max(100, math.ceil(steps_per_root * math.sqrt(chunks) / 100) * 100)
 
 
 def with_schedule(config: TrainConfig, chunks: int) -> TrainConfig:
     """Return the options, with the numbers of steps that are 0 chosen for a number of chunks."""
-    steps = config.trainer.steps or choose_steps(chunks)
+    steps = config.trainer.steps or choose_steps(chunks, config.trainer.steps_per_root)
     validate_every = config.trainer.validate_every or math.ceil(steps / _NUM_VALIDATIONS)
     return replace(config, trainer=replace(config.trainer, steps=steps, validate_every=validate_every))
 
@@ -41,8 +39,9 @@ def describe_steps(config: TrainConfig, chunks: int) -> str:
     trainer = config.trainer
     passes = trainer.steps * trainer.batch_size / chunks
     text = f"{trainer.steps} steps of {trainer.batch_size} chunks, {passes:.1f} passes over the {chunks} in the data"
-    if trainer.steps == choose_steps(chunks):
-        text += f" (by default {_STEPS_PER_ROOT} times the square root of their number; --steps N for another number)"
+    if trainer.steps == choose_steps(chunks, trainer.steps_per_root):
+        by_default = f"by default {trainer.steps_per_root:g} times the square root of their number"
+        text += f" ({by_default}; --steps N for another number)"
     return text
 
 

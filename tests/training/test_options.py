@@ -62,6 +62,7 @@ TESTED_ELSEWHERE = {
     "policy.backbone_weights": "tests/training/test_learner.py",
     "policy.recognize_task": "tests/policies/test_recognition.py",
     "policy.task_embeddings": "tests/training/test_learner.py",
+    "trainer.steps_per_root": "tests/training/test_trainer.py",
     "trainer.stall_timeout_s": "tests/training/test_watchdog.py",
     "compute.compile": "tests/training/test_learner.py",
     "compute.image_storage": "tests/training/test_learner.py",

@@ -54,7 +54,7 @@ def test_a_run_keeps_the_number_of_steps_that_was_chosen_for_its_data(
     chosen = {"trainer.steps": 0, "trainer.validate_every": 0}
     make_run(tmp_path / "run", [reach_store.path], TINY, chosen)
     config, _ = continue_run(tmp_path / "run", [], [], chosen)
-    assert config.trainer.steps == choose_steps(reach_store.num_steps)
+    assert config.trainer.steps == choose_steps(reach_store.num_steps, 75)
     assert read_yaml(tmp_path / "run" / "config.yaml")["steps_follow_data"] is True
     continue_run(tmp_path / "run", [], [], {"trainer.steps": config.trainer.steps + 1})
     assert "steps_follow_data" not in read_yaml(tmp_path / "run" / "config.yaml")

@@ -222,13 +222,16 @@ def test_a_run_that_slows_down_warns(reach_store: EpisodeStore, tmp_path: Path) 
 
 
 def test_the_number_of_steps_follows_the_data(reach_store: EpisodeStore, push_store: EpisodeStore) -> None:
-    assert [choose_steps(chunks) for chunks in (1, 9_000, 450_000)] == [100, 7_200, 50_400]
+    assert [choose_steps(chunks, 75) for chunks in (1, 9_000, 450_000)] == [100, 7_200, 50_400]
     chunks = num_chunks([reach_store, push_store])
     assert chunks == reach_store.num_steps + push_store.num_steps
     chosen = with_schedule(tiny_config("trainer.steps=0", "trainer.validate_every=0"), chunks)
-    assert chosen.trainer.steps == choose_steps(chunks)
+    assert chosen.trainer.steps == choose_steps(chunks, 75)
     assert chosen.trainer.validate_every == math.ceil(chosen.trainer.steps / 10)
     assert "by default 75 times the square root" in describe_steps(chosen, chunks)
+    fewer = with_schedule(tiny_config("trainer.steps=0", "trainer.steps_per_root=40"), chunks)
+    assert fewer.trainer.steps == choose_steps(chunks, 40) < chosen.trainer.steps
+    assert "by default 40 times the square root" in describe_steps(fewer, chunks)
     given = tiny_config("trainer.steps=60")
     assert with_schedule(given, chunks) == given
     assert describe_steps(given, 1000).startswith("60 steps of 32 chunks, 1.9 passes over the 1000 in the data")
