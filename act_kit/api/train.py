@@ -207,8 +207,9 @@ class Training:
         show_progress = on_progress if group.is_first else ignore
         level = logging.INFO if group.is_first else logging.DEBUG
         engine, num_envs, num_steps = config.sim.engine, config.rollout.num_envs, config.trainer.steps
-        num, seed = config.selection.episodes, config.trainer.seed
-        init_states = sample_each(tasks_of(stores), num, seed=seed, stream="select")
+        tasks, seed = tasks_of(stores), config.trainer.seed
+        num = config.selection.episodes_per_task(len(tasks))
+        init_states = sample_each(tasks, num, seed=seed, stream="select")
         num_workers = min(num_workers, len(init_states))
         with RolloutPool(num_workers, engine=engine, num_envs=num_envs, on_plan=log_first_plan()) as roll:
             evaluator = make_checkpoint_evaluator(roll, init_states)

@@ -95,10 +95,18 @@ class SelectionConfig(Options, group="selection"):
             none.
         episodes: Episodes per task and evaluation. Their initial states are the same every time and never those
             of ``act eval``.
+        max_episodes: Largest number of episodes of an evaluation, so that a policy of many tasks has fewer per task;
+            0 = no limit.
     """
 
     num_evaluations: int = option(10, min=0)
     episodes: int = option(20, min=1)
+    max_episodes: int = option(0, min=0)
+
+    def episodes_per_task(self, num_tasks: int) -> int:
+        """Return the number of episodes per task and evaluation of a policy of several tasks."""
+        most = self.max_episodes // num_tasks if self.max_episodes else self.episodes
+        return max(1, min(self.episodes, most))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

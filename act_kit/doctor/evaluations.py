@@ -224,13 +224,13 @@ def disjoint(case: RunCase) -> Result:
 def not_selected_on(case: RunCase, evaluation: Evaluation) -> Result | None:
     """Check that the initial states were not used to select the checkpoint."""
     selection, seed = case.config.selection, case.config.trainer.seed
-    num_selected = selection.episodes if selection.num_evaluations else 0
+    num_selected = selection.episodes_per_task(len(case.policy.tasks)) if selection.num_evaluations else 0
     selected = InitialStateDistribution(evaluation.task).sample(num_selected, seed=seed, stream="select")
-    num = near_copies(evaluation.task, evaluation.init_states, stack(selected)).sum()
-    if not num:
+    num_copies = near_copies(evaluation.task, evaluation.init_states, stack(selected)).sum()
+    if not num_copies:
         return None
     return critical(
-        f"{num} of the initial states in {evaluation.folder} were used to select the checkpoint: the success rate is "
+        f"{num_copies} of the initial states in {evaluation.folder} were used to select the checkpoint: the success rate is "
         "biased upward.",
         fix=_on_test_states(case, evaluation),
     )

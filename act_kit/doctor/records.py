@@ -127,7 +127,7 @@ def best_is_best(case: RunCase) -> Result:
         )
     if step not in successes:
         return untested(f"metrics.jsonl has no success rate at step {step}, which training selected.")
-    num = case.config.selection.episodes * len(case.policy.tasks)
+    num = case.config.selection.episodes_per_task(len(case.policy.tasks)) * len(case.policy.tasks)
     rate = f"{percent(successes[step])} %"
     if round(successes[step] * num) != num_best:
         return critical(

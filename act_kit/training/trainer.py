@@ -403,8 +403,9 @@ class Trainer:
         if self.best_step == 0:
             last = self.checkpoints.folder / "last"
             return f"Trained {self.step} steps without selection rollouts; the last checkpoint is {last}."
+        num = self.config.selection.episodes_per_task(len(self.tasks)) * len(self.tasks)
         return (
             f"Trained {self.step} steps; the best checkpoint is from step {self.best_step}, with "
-            f"{self.best_successes} successes of {self.config.selection.episodes * len(self.tasks)}. It was selected "
+            f"{self.best_successes} successes of {num}. It was selected "
             "on these initial states, so this success rate is optimistic; act eval measures it on other ones."
         )

@@ -68,6 +68,7 @@ TESTED_ELSEWHERE = {
     "compute.image_storage": "tests/training/test_learner.py",
     "compute.micro_batches": "tests/training/test_learner.py",
     "selection.num_evaluations": "tests/training/test_trainer.py",
+    "selection.max_episodes": "tests/training/test_trainer.py",
     "selection.episodes": "tests/test_cli_pipeline.py",
     "sim.engine": "tests/test_cli_pipeline.py",
     "rollout.num_envs": "tests/test_cli_pipeline.py",

@@ -236,3 +236,9 @@ def test_the_number_of_steps_follows_the_data(reach_store: EpisodeStore, push_st
     assert with_schedule(given, chunks) == given
     assert describe_steps(given, 1000).startswith("60 steps of 32 chunks, 1.9 passes over the 1000 in the data")
     assert "by default" not in describe_steps(given, chunks)
+
+
+def test_a_policy_of_many_tasks_has_fewer_selection_episodes_per_task() -> None:
+    selection = tiny_config("selection.episodes=20", "selection.max_episodes=100").selection
+    assert [selection.episodes_per_task(num) for num in (1, 5, 10, 50, 200)] == [20, 20, 10, 2, 1]
+    assert tiny_config("selection.episodes=20").selection.episodes_per_task(50) == 20
