@@ -230,8 +230,8 @@ def not_selected_on(case: RunCase, evaluation: Evaluation) -> Result | None:
     if not num_copies:
         return None
     return critical(
-        f"{num_copies} of the initial states in {evaluation.folder} were used to select the checkpoint: the success rate is "
-        "biased upward.",
+        f"{num_copies} of the initial states in {evaluation.folder} were used to select the checkpoint: the success "
+        "rate is biased upward.",
         fix=_on_test_states(case, evaluation),
     )
 
