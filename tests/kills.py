@@ -35,6 +35,7 @@ from act_kit.errors import RenderError
 from act_kit.eval.evaluate import roll_sets
 from act_kit.parallel import ExecutorConfig, LocalExecutor
 from act_kit.rollouts.agents import Agent, ExpertAgent
+from act_kit.sim.looks import find_look
 from act_kit.sim.render import Frames, Gl
 
 _PRELOADED_MODULES = (
@@ -321,10 +322,13 @@ def _without_time(line: bytes) -> bytes:
 
 
 def render_fake_images(settings: Any, cameras: list[str], init_state: Any, physics: np.ndarray) -> Frames:
-    """Return random images seeded by the physics, instead of rendering."""
-    shape = (len(physics), len(cameras), settings.height_px, settings.width_px, 3)
-    rng = np.random.default_rng(abs(int(1e6 * physics.sum())))
-    return Frames(images=rng.integers(0, 255, shape, dtype=np.uint8), renderer="llvmpipe")
+    """Return random images seeded by the physics and the camera, instead of rendering."""
+    shape = (len(physics), settings.height_px, settings.width_px, 3)
+    images: list[np.ndarray] = []
+    for camera in cameras:
+        rng = np.random.default_rng([abs(int(1e6 * physics.sum())), *camera.encode()])
+        images.append(rng.integers(0, 255, shape, dtype=np.uint8))
+    return Frames(images=np.stack(images, axis=1), renderer="llvmpipe")
 
 
 def run_here(arguments: Sequence[str]) -> int:
@@ -360,12 +364,15 @@ def operations_to_test(num: int, most: int) -> list[int]:
 def next_command(case: Case, work: Path) -> str:
     """Return the command that a user types next."""
     out = work / case.out
-    rendered = [path for path in out.glob("data/images/*/zarr.json") if '"height_px": 16' in path.read_text("utf-8")]
+    rendered: set[str] = set()
+    for path in out.glob("data/images/*/zarr.json"):
+        if '"height_px": 16' in path.read_text("utf-8"):
+            rendered.add(path.parent.name.partition(".")[0])
     is_old = (out / "zarr.json").exists() and "--seed 5" in (out / "zarr.json").read_text("utf-8")
     can_resume = {
         "finetune": (out / "finetune.yaml").exists() and "seed: 1" not in (out / "finetune.yaml").read_text("utf-8"),
         "train": any((out / name).exists() for name in ("config.yaml", "seeds.json")),
-        "render": bool(rendered),
+        "render": len(rendered) == len(find_look("closeup").cameras),
         "collect": not is_old,
     }
     if case.again and not can_resume.get(case.command.split()[0], True):
