@@ -64,13 +64,13 @@ ARMS = {
     "bfloat16": Arm(overrides=("compute.precision=bfloat16",)),
 }
 
-SEVERAL = Arm(overrides=("compute.precision=bfloat16",))
-"""The policies of several tasks."""
+SEVERAL = "bfloat16"
+"""Arm of the policies of several tasks."""
 
 
 def measure(job: Job, out: Path) -> list[Row]:
     """Render the demonstrations, train a policy on the images and evaluate it."""
-    arm = SEVERAL if job.arm in BENCHMARKS else ARMS[job.arm]
+    arm = ARMS[SEVERAL if job.arm in BENCHMARKS else job.arm]
     views = f"{arm.look}-{arm.size}-{'-'.join(arm.cameras)}"
     began = time.monotonic()
     data: list[Path] = []

@@ -61,6 +61,7 @@ def finetune(
     values = options.by_key(FinetuneConfig, flags)
     given = list(options.declared(FinetuneConfig)) if config else given_options(overrides, values)
     config = compose(FinetuneConfig, overrides, values, config)
+    executor_config = ExecutorConfig(executor=executor, num_workers=workers or num_cpus())
     if not run and out is None:
         raise ConfigError("act finetune needs a policy. Fix: act finetune RUN (made by act train)")
     folder = Path(out) if out else _default_out(Path(run))
@@ -83,7 +84,6 @@ def finetune(
                 f"finetune RUN --out {quoted(folder)} --resume"
             )
         config = check_same(folder, started, config, given)
-        executor_config = ExecutorConfig(executor=executor, num_workers=workers or num_cpus())
         policy = _run(base, config, folder, executor_config, on_progress)
         finish_output(folder)
     return policy

@@ -61,6 +61,9 @@ class PPOConfig(Options, group="ppo"):
         )
 
 
+_LEARNING_RATES = {"correction": 3e-4, "policy": 3e-6}
+"""Learning rates of what is trained, unless ``ppo.lr`` is given."""
+
 _FINETUNE_MINUTES = 10.0
 """Default of :attr:`FinetuneConfig.minutes` without a number of steps."""
 
@@ -114,6 +117,11 @@ class FinetuneConfig(Options):
     sim: SimConfig = SimConfig()
     rollout: RolloutConfig = RolloutConfig()
     wandb_project: str = ""
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the actor and the noise."""
+        return _LEARNING_RATES[self.trains] if self.ppo.lr is None else self.ppo.lr
 
     @property
     def budget_minutes(self) -> float:

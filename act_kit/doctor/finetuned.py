@@ -13,7 +13,6 @@ from act_kit.config.finetuning import FinetuneConfig
 from act_kit.doctor.finding import Checks, Result, critical, ruled_out, untested, warning
 from act_kit.eval.results import success_rate
 from act_kit.files import quoted
-from act_kit.finetuning.ppo import learning_rate
 from act_kit.finetuning.run import load_run
 from act_kit.metrics import series
 from act_kit.policies.agent import PolicyAgent
@@ -158,7 +157,7 @@ def sound_steps(case: FinetunedCase) -> Result:
     if records[step] > _LARGEST_DIVERGENCE * target:
         return critical(
             f"the policy moved by a divergence of {records[step]:.2g} up to step {step}; the target is {target:g}.",
-            fix=f"{case.again} ppo.lr={learning_rate(case.loaded[1]) / 3:.1g}",
+            fix=f"{case.again} ppo.lr={case.loaded[1].learning_rate / 3:.1g}",
         )
     return ruled_out(f"The divergence of an iteration is at most {records[step]:.2g} (target {target:g}).")
 

@@ -84,10 +84,7 @@ class Correction(Actor):
 
 
 class WholePolicy(Actor):
-    """A copy of the policy, all of which is trained. A decision keeps the whole observation, so it must be of states.
-
-    An update costs about ten times that of a correction.
-    """
+    """A copy of the policy, all of which is trained. Decisions keep whole observations, so these must be of states."""
 
     def __init__(self, base: Policy) -> None:
         """Train a copy of ``base``.

@@ -17,7 +17,7 @@ from act_kit.errors import CheckpointError, TrainingError
 from act_kit.finetuning.actors import fewest_episodes, make_actor
 from act_kit.finetuning.curriculum import allot, core_fraction, draw_from_core
 from act_kit.finetuning.exploration import ExploringAgent, gather_experience
-from act_kit.finetuning.ppo import PPO, learning_rate
+from act_kit.finetuning.ppo import PPO
 from act_kit.metrics import MetricLogger
 from act_kit.options import to_dict
 from act_kit.policies.agent import PolicyAgent
@@ -78,7 +78,7 @@ class Finetuner:
         self.run = run
         actor = make_actor(base, config)
         self.policy = actor.policy
-        self.ppo = PPO(config.ppo, actor, lr=learning_rate(config), seed=config.seed)
+        self.ppo = PPO(config.ppo, actor, lr=config.learning_rate, seed=config.seed)
         self.step = self.iteration = 0
         self.selection: Selection | None = None
         self._base = base
@@ -343,7 +343,7 @@ class Finetuner:
         if wrong:
             raise TrainingError(
                 f"Fine-tuning diverged: {', '.join(wrong)} not finite in iteration {self.iteration}. The last "
-                f"checkpoint is from before. Fix: a lower ppo.lr (now {learning_rate(self.config):g})."
+                f"checkpoint is from before. Fix: a lower ppo.lr (now {self.config.learning_rate:g})."
             )
 
 

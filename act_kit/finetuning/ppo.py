@@ -17,19 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from act_kit.config.finetuning import FinetuneConfig, PPOConfig
+from act_kit.config.finetuning import PPOConfig
 from act_kit.finetuning.actors import Actor
 from act_kit.finetuning.advantages import estimate_advantages
 from act_kit.finetuning.exploration import Experience
 from act_kit.sim.tasks import ACTION_DIM
-
-_LEARNING_RATES = {"correction": 3e-4, "policy": 3e-6}
-"""Learning rates of what is trained, unless ``ppo.lr`` is given."""
-
-
-def learning_rate(config: FinetuneConfig) -> float:
-    """Return the learning rate of the actor and the noise."""
-    return _LEARNING_RATES[config.trains] if config.ppo.lr is None else config.ppo.lr
 
 
 class Critic(nn.Module):

@@ -175,12 +175,15 @@ class ChunkTransformer(ChunkModel):
     def compute_validation_loss(self, batch: ChunkBatch) -> dict[str, Tensor]:
         """Return the L1 of the predictions and, with keypoints, the errors of the positions."""
         losses = super().compute_validation_loss(batch)
-        places = self.embed(batch.observation).places if self.keypoints is not None else None
-        if places is not None:
-            errors_BE = (places.positions_BE3 - _true_positions(batch.observation)).norm(dim=2)
-            object_mm, _, goal_mm = 1000 * errors_BE.sum(dim=0) / batch.batch_size
-            losses |= {"object_error": object_mm, "goal_error": goal_mm}
-        return losses
+        return losses | self.position_errors(self.embed(batch.observation), batch) if self.keypoints else losses
+
+    def position_errors(self, embedded: Embedded, batch: ChunkBatch) -> dict[str, Tensor]:
+        """Return the mean errors of the estimated positions by the name of their metric; none without estimates."""
+        if embedded.places is None:
+            return {}
+        errors_BE = (embedded.places.positions_BE3 - _true_positions(batch.observation)).norm(dim=2)
+        object_mm, _, goal_mm = 1000 * errors_BE.sum(dim=0) / batch.batch_size
+        return {"object_error": object_mm, "goal_error": goal_mm}
 
     def _visible(self, states_BS: Tensor) -> list[Tensor]:
         return [states_BS[:, part] for part in self._parts]

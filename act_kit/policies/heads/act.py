@@ -76,9 +76,9 @@ class ACT(ChunkTransformer):
 
     def compute_validation_loss(self, batch: ChunkBatch) -> dict[str, Tensor]:
         """Return the losses of validation, where z = 0, and with a CVAE the L1 with the posterior mean of z."""
-        losses = super().compute_validation_loss(batch)
+        embedded = self.embed(batch.observation)
+        losses = {"l1": batch.l1(self.decode(embedded, None)), **self.position_errors(embedded, batch)}
         if self.config.cvae_layers:
-            embedded = self.embed(batch.observation)
             mean_BZ, _ = self.encode_style(embedded, batch.actions_BKA, batch.is_pad_BK)
             losses["l1_reconstruction"] = batch.l1(self.decode(embedded, mean_BZ))
         return losses
