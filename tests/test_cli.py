@@ -125,6 +125,11 @@ USER_ERRORS = {
     "unknown verb": (("colect",), "colect"),
     "unknown engine": (("collect", "sim.engine=refrence"), "Did you mean 'reference'?"),
     "unknown executor": (("collect", "--executor", "rya"), "choose from: local, ray"),
+    "unknown executor to fine-tune": (
+        ("finetune", "RUN", "--out", "tuned", "--executor", "rya"),
+        "choose from: local, ray",
+    ),
+    "unknown executor to render": (("render", "DATA", "--executor", "rya"), "choose from: local, ray"),
     "negative number of environments": (
         ("eval", "RUN", "rollout.num_envs=-1"),
         "expected 0 or more. (Number",
