@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from act_kit import interrupts
 from act_kit.api.progress import OnProgress, Progress, ignore, log
 from act_kit.files import quoted
+from act_kit.parallel import ExecutorConfig
 from act_kit.preflight import require_datasets, require_one_dataset, require_writable
 from act_kit.processors import num_cpus
 from act_kit.sim.looks import find_look
@@ -67,6 +68,7 @@ def render_datasets(
     """Add images to a dataset, or to all datasets of a folder, one after the other; see :func:`render`."""
     end_if_importing()
     path, defaults = Path(path), find_look(look)
+    executor_config = ExecutorConfig(executor=executor, num_workers=workers or num_cpus())
     datasets = require_datasets([path])
     for dataset in datasets:
         require_writable(dataset, fix="copy the dataset to a writable folder, and render the copy")
@@ -74,7 +76,6 @@ def render_datasets(
     from act_kit.datasets.store import EpisodeStore
     from act_kit.files import require_space
     from act_kit.outputs import locked
-    from act_kit.parallel import ExecutorConfig
     from act_kit.sim.render import RenderSettings, check_cameras, find_gl
 
     settings = RenderSettings.of_size(str(defaults.size_px if size is None else size), look)
@@ -84,7 +85,6 @@ def render_datasets(
     num_bytes = num_steps * len(cameras) * settings.height_px * settings.width_px
     require_space(path, num_bytes, f"{num_steps} images of {len(cameras)} cameras")
     camera_flags = " ".join(f"--camera {name}" for name in cameras)
-    executor_config = ExecutorConfig(executor=executor, num_workers=workers or num_cpus())
     stores: list[EpisodeStore] = []
     with interrupts.resume_command(f"act render {quoted(path)} {camera_flags} {settings.flags}"):
         gl = find_gl(executor_config.num_workers)
