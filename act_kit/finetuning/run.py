@@ -26,7 +26,7 @@ def load_run(folder: Path) -> tuple[Path, FinetuneConfig]:
     """Return the path of the base policy and the options of a run.
 
     Raises:
-        CheckpointError: The file is missing or damaged.
+        CheckpointError: The file is missing, damaged or of another version.
     """
     path = folder / CONFIG
     try:
@@ -34,7 +34,9 @@ def load_run(folder: Path) -> tuple[Path, FinetuneConfig]:
         base = Path(values.pop("base"))
         return base, options.build(FinetuneConfig, values)
     except Exception as error:  # a hand-edited file can hold anything
-        raise CheckpointError(f"{path} is damaged: {error}. Fix: start the run again.") from error
+        raise CheckpointError(
+            f"{path} is damaged, or of another version of act_kit: {error}. Fix: start the run again."
+        ) from error
 
 
 def check_same(folder: Path, config: FinetuneConfig, requested: FinetuneConfig, given: Sequence[str]) -> FinetuneConfig:

@@ -156,7 +156,7 @@ def load_run(run: Path) -> tuple[TrainConfig, list[Path]]:
     """Return the configuration of a run and the paths of its datasets.
 
     Raises:
-        CheckpointError: There is no such run, or its configuration is damaged.
+        CheckpointError: There is no such run, or its configuration is damaged or of another version.
     """
     restore_output(run)
     try:
@@ -172,7 +172,9 @@ def load_run(run: Path) -> tuple[TrainConfig, list[Path]]:
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no run at {run} to resume. Fix: act train --data DATASET") from error
     except Exception as error:
-        raise CheckpointError(f"{run / 'config.yaml'} is damaged: {error}. Fix: start the run again.") from error
+        raise CheckpointError(
+            f"{run / 'config.yaml'} is damaged, or of another version of act_kit: {error}. Fix: start the run again."
+        ) from error
 
 
 def config_of(checkpoint: Path) -> dict[str, Any] | None:
