@@ -1,138 +1,88 @@
-"""How many distinct initial states do 200 demonstrations need? The figure and the table of the README.
+"""How many distinct initial states 200 demonstrations need: the table and the figure of the documentation.
 
     python -m benchmarks.coverage --out coverage
+    python -m benchmarks.coverage --out coverage --tasks push-v3 --only "1 initial state" "200 initial states"
     python -m benchmarks.coverage --out coverage --table
 
-For each task, each number K of distinct initial states and each seed: 200 demonstrations from K initial states, used
-over and over; their diversity report; one training of the same steps; success from the same 100 new initial states.
-Data and training have the seed; the evaluation set is the same for all. The last checkpoint is evaluated, not the best.
-What is finished is kept: stopped, the same command goes on.
+For each task, number of distinct initial states and training seed: 200 demonstrations from these states, used
+repeatedly, collected with the seed of the training; their diversity report; a training with the default options, whose
+last checkpoint is evaluated from 100 new initial states, those of evaluation seed 100 + training seed. The note of a
+row is the level of the report. The results are a file (``benchmarks/experiment.py``).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from act_kit.eval.files import read_evaluation
-from act_kit.pages import BLUE, GREEN, ORANGE
-from act_kit.statistics import seeds_mean
-from benchmarks.command import act
+import act_kit
+from act_kit.pages import BLUE, GREEN, ORANGE, new_figure
+from benchmarks import experiment
+from benchmarks.experiment import Job, Row
 
 TASKS = {"push-v3": BLUE, "pick-place-v3": ORANGE, "shelf-place-v3": GREEN}
 NUM = 200
-DISTINCT = (1, 5, 20, 50, 200)
-STEPS = 2000
+ARMS = {"1 initial state": 1, **{f"{num} initial states": num for num in (5, 20, 50, NUM)}}
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One dataset, one training, one evaluation."""
-
-    folder: Path
-    task: str
-    distinct: int
-    seed: int
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "data"
-
-    @property
-    def is_done(self) -> bool:
-        return (self.folder / "eval" / "summary.json").exists()
-
-    def measure(self) -> None:
-        """Collect, report, train and evaluate, as far as that is not done."""
-        if self.is_done:
-            return
-        repeated = 0 if self.distinct == NUM else self.distinct  # 0: a new one each, also after a failed attempt
-        collect = ("--task", self.task, "--n", NUM, "--num-init-states", repeated, "--seed", self.seed)
-        act("collect", *collect, "--out", self.data, "--workers", 1, "--overwrite")
-        act("report", self.data, code=None)
-        options = (f"trainer.steps={STEPS}", f"trainer.validate_every={STEPS}", "selection.num_evaluations=0")
-        run = self.folder / "run"
-        train = ("--data", self.data, "--out", run, "--seed", self.seed, "--allow-low-diversity", "--overwrite")
-        act("train", *train, "--workers", 1, *options)
-        act("eval", run, "--out", self.folder / "eval", "--episodes", 100, "--workers", 1, "--overwrite")
-
-    @property
-    def verdict(self) -> str:
-        """FAIL, WARN or OK."""
-        report = self.folder / "data-report" / "diversity.json"
-        return str(json.loads(report.read_text())["level"])
-
-    @property
-    def successes(self) -> np.ndarray:
-        """Success from each initial state, bool (100,)."""
-        return read_evaluation(self.folder / "eval").successes
+def measure(job: Job, out: Path) -> list[Row]:
+    """Collect demonstrations, note their report, train a policy on them and evaluate it."""
+    (task,) = job.tasks
+    distinct = ARMS[job.arm]
+    # 0 draws an initial state for each attempt, so that a failed one does not leave fewer than NUM.
+    num_init_states = 0 if distinct == NUM else distinct
+    data = experiment.collect(out / "data" / job.name, task, NUM, job.seed, num_init_states=num_init_states)
+    policy = act_kit.train(
+        data,
+        out / "runs" / job.name,
+        seed=job.seed,
+        workers=1,
+        resume=True,
+        allow_low_diversity=True,
+        overrides=["selection.num_evaluations=0"],
+    )
+    level = act_kit.measure_diversity(data).level
+    return [Row.of(job.arm, job.seed, experiment.evaluate(policy, task, 100 + job.seed), note=level)]
 
 
-def rows(cells: list[Cell]) -> dict[tuple[str, int], list[Cell]]:
-    """Return what is done, by task and number of initial states."""
-    found: dict[tuple[str, int], list[Cell]] = {key: [] for key in product(TASKS, DISTINCT)}
-    for cell in cells:
-        if cell.is_done:
-            found[cell.task, cell.distinct].append(cell)
-    return {key: done for key, done in found.items() if len(done) > 1}  # one seed says nothing
+def levels(rows: Sequence[Row]) -> str:
+    """Write the levels of the reports, each once."""
+    return "/".join(dict.fromkeys(row.note for row in rows))
 
 
-def print_table(done: dict[tuple[str, int], list[Cell]]) -> None:
-    """Print the report's verdicts and the successes of each seed, with the mean and its interval over seeds."""
-    print("| distinct initial states of 200 | " + " | ".join(task.removesuffix("-v3") for task in TASKS) + " |")
-    print("|---|" + "---|" * len(TASKS))
-    for distinct in DISTINCT:
-        texts = []
-        for task in TASKS:
-            of_cell = done.get((task, distinct), [])
-            verdicts = "/".join(dict.fromkeys(cell.verdict for cell in of_cell))
-            counts = " ".join(str(cell.successes.sum()) for cell in of_cell)
-            texts.append(f"{verdicts}: {_mean(of_cell)} ({counts})" if of_cell else "")
-        print(f"| {distinct} | " + " | ".join(texts) + " |")
+def print_table(rows: Sequence[Row], tasks: Sequence[str]) -> None:
+    """Print the levels of the reports, the successes of each seed, and their mean."""
+    experiment.print_head([f"distinct initial states of {NUM}", *(task.removesuffix("-v3") for task in tasks)])
+    for arm, distinct in ARMS.items():
+        cells = [str(distinct)]
+        for task in tasks:
+            chosen = experiment.choose(rows, arm, task)
+            text = f"{levels(chosen)}: {experiment.mean_cell([chosen])} % ({experiment.by_seed(chosen)})"
+            cells.append(text if chosen else "")
+        experiment.print_row(cells)
 
 
-def _mean(of_seeds: list[Cell]) -> str:
-    """Return the mean over the seeds, with the interval that `act compare` gives it."""
-    mean, low, high = _interval(of_seeds)
-    return f"{mean:.0f} [{low:.0f}, {high:.0f}] %"
-
-
-def _interval(of_seeds: list[Cell]) -> tuple[float, float, float]:
-    """Return the mean over at least two seeds and the ends of its interval, in per cent."""
-    mean = seeds_mean([np.stack([cell.successes for cell in of_seeds])])
-    return 100 * mean.value, 100 * mean.low, 100 * mean.high
-
-
-def draw(done: dict[tuple[str, int], list[Cell]], path: Path) -> None:
-    """Draw success against the number of distinct initial states, with a point per seed and the report's verdicts."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.4), layout="constrained")
-    axes = figure.subplots()
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draw success by number of distinct initial states, with a point per seed and the levels of the reports."""
+    figure = new_figure()
+    figure.set_size_inches(8, 4.4)
+    (axes,) = figure.axes
     for number, (task, color) in enumerate(TASKS.items()):
-        of_task = [(distinct, done[task, distinct]) for distinct in DISTINCT if (task, distinct) in done]
-        if not of_task:
-            continue
-        offset = 1.06 ** (number - 1)
-        x = [distinct * offset for distinct, _ in of_task]
-        mean, low, high = np.array([_interval(of_cell) for _, of_cell in of_task]).T
-        axes.errorbar(x, mean, [mean - low, high - mean], color=color, label=task, linewidth=2, elinewidth=1, capsize=3)
-        for where, (_, of_cell) in zip(x, of_task, strict=True):
-            axes.scatter(
-                [where] * len(of_cell), [100 * cell.successes.mean() for cell in of_cell], color=color, s=22, zorder=3
-            )
-            verdict = "/".join(dict.fromkeys(cell.verdict for cell in of_cell))
+        label = task
+        for arm, distinct in ARMS.items():
+            chosen = experiment.choose(rows, arm, task)
+            estimate = experiment.mean_of([chosen])
+            if estimate is None:
+                continue
+            at = distinct * 1.06 ** (number - 1)
+            axes.plot([at, at], [100 * estimate.low, 100 * estimate.high], color=color, linewidth=1)
+            axes.plot(at, 100 * estimate.value, "_", color=color, markersize=9, label=label)
+            axes.plot([at] * len(chosen), [row.success_once for row in chosen], "o", color=color, markersize=4)
+            below = (0, -46 - 11 * number)
             axes.annotate(
-                verdict,
-                (where / offset, 0),
-                xytext=(0, -46 - 11 * number),
+                levels(chosen),
+                (distinct, 0),
+                below,
                 textcoords="offset points",
                 ha="center",
                 va="top",
@@ -140,39 +90,25 @@ def draw(done: dict[tuple[str, int], list[Cell]], path: Path) -> None:
                 color=color,
                 annotation_clip=False,
             )
+            label = ""
     axes.set_xscale("log")
-    axes.set_xticks(DISTINCT, [str(distinct) for distinct in DISTINCT])
+    axes.set_xticks(list(ARMS.values()), [str(distinct) for distinct in ARMS.values()])
     axes.minorticks_off()
     axes.set_ylim(-3, 103)
-    axes.set_ylabel("success from 100 new initial states (%)")
-    axes.set_xlabel(
-        f"distinct initial states among {NUM} demonstrations; below, what act report said before any training"
-    )
-    axes.grid(alpha=0.25)
-    if done:
-        axes.legend(frameon=False, loc="lower right")
+    axes.set_ylabel("success from 100 test initial states (%)")
+    axes.set_xlabel(f"distinct initial states of {NUM} demonstrations; below, the level of act report before training")
+    axes.grid(linewidth=0.3)
+    axes.legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=120)
+    print(f"\n{path}")
 
 
 def main() -> None:
     """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--side-by-side", type=int, default=os.cpu_count() or 1, help="trainings at the same time")
-    parser.add_argument("--table", action="store_true", help="print and draw what there is, and measure nothing")
-    arguments = parser.parse_args()
-    cells = [
-        Cell(arguments.out / f"{task}-{distinct}-{seed}", task, distinct, seed)
-        for seed, distinct, task in product(arguments.seeds, DISTINCT, TASKS)
-    ]
-    if not arguments.table:
-        with ThreadPoolExecutor(arguments.side_by_side) as pool:
-            list(pool.map(Cell.measure, cells))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    done = rows(cells)
-    print_table(done)
-    draw(done, arguments.out / "coverage.png")
+    arguments = experiment.parse_arguments(__doc__, tasks=list(TASKS), seeds=range(3), arms=list(ARMS))
+    rows = experiment.run(arguments, experiment.jobs_of_tasks(arguments, arguments.only), measure)
+    print_table(rows, arguments.tasks)
+    draw(rows, arguments.out / "coverage.png")
 
 
 if __name__ == "__main__":

@@ -1,76 +1,87 @@
-"""What correcting a policy buys (DAgger), beside as many demonstrations more.
+"""What the correction of a policy (DAgger) gains, beside as many further demonstrations.
 
-    python -m benchmarks.dagger --seeds 0 1 2 --out dagger
+    python -m benchmarks.dagger --out dagger
+    python -m benchmarks.dagger --out dagger --tasks push-v3 --only "30 demonstrations more"
+    python -m benchmarks.dagger --out dagger --table
 
-A policy is trained on 10 demonstrations of push-v3. Then 30 attempts of it are corrected by the scripted expert, with
-different shares of the expert in what is executed, and a policy is trained on both; or on 30 demonstrations more.
-Every training is the same number of gradient steps; its last checkpoint is judged from 100 new initial states that
-no figure elsewhere is measured on. What is finished is kept: stopped, the same command goes on.
+A policy is trained on 10 demonstrations. Then the scripted expert corrects 30 of its attempts, of which it executes
+some share itself, and a policy is trained on both; or on 30 further demonstrations. The data have the seed of the
+training. Trainings have the default options; the last checkpoint is evaluated from 100 new initial states, those of
+evaluation seed 100 + training seed. The results are a file (``benchmarks/experiment.py``).
 """
 
 from __future__ import annotations
 
-import argparse
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+import act_kit
+from act_kit.policies.policy import Policy
+from benchmarks import experiment
+from benchmarks.experiment import Job, Row
 
-from act_kit.datasets.store import EpisodeStore
-from act_kit.eval.files import read_evaluation
-from act_kit.statistics import seeds_mean
-from benchmarks.command import act
-
-TASK, STEPS = "push-v3", 1500
+TASKS = ("push-v3", "pick-place-v3")
 FEW, MORE = 10, 30
-MIXTURES = {"a half": (0.5, 0.5), "a half, falling to none": (0.5, 0.0), "all, falling to none": (1.0, 0.0)}
+BASE = f"{FEW} demonstrations"
+DEMONSTRATIONS = f"{MORE} demonstrations more"
+CORRECTIONS = {
+    f"{MORE} attempts, half by the expert": (0.5, 0.5),
+    f"{MORE} attempts, half by the expert, decreasing to none": (0.5, 0.0),
+    f"{MORE} attempts, all by the expert, decreasing to none": (1.0, 0.0),
+}
+"""Shares of the segments that the expert executes in the first and in the last attempt."""
+
+ARMS = (DEMONSTRATIONS, *CORRECTIONS)
 
 
-def train(data: list[Path], seed: int, folder: Path) -> np.ndarray:
-    """Train on datasets and return the successes from 100 new initial states, bool (100,)."""
-    if not (folder / "eval" / "report.html").exists():
-        named = [argument for dataset in data for argument in ("--data", dataset)]
-        options = ("selection.num_evaluations=0", f"trainer.steps={STEPS}", f"trainer.seed={seed}")
-        act("train", *named, "--out", folder / "run", "--overwrite", "--allow-low-diversity", *options)
-        act("eval", folder / "run", "--out", folder / "eval", "--overwrite", "--seed", 200 + seed, "--workers", 1)
-    return read_evaluation(folder / "eval").successes
+def train(data: Sequence[Path], job: Job, run: Path) -> Policy:
+    """Train with the default options, without selection."""
+    overrides = ["selection.num_evaluations=0"]
+    return act_kit.train(
+        list(data), run, seed=job.seed, workers=1, resume=True, allow_low_diversity=True, overrides=overrides
+    )
 
 
-def measure(seed: int, out: Path) -> dict[str, np.ndarray]:
-    """Return the successes of one training seed, whose data are drawn by it too."""
-    folder = out / str(seed)
-    few, more = folder / "few", folder / "more"
+def measure(job: Job, out: Path) -> list[Row]:
+    """Collect what the arm adds to the few demonstrations, train on both and evaluate the policy."""
+    (task,) = job.tasks
+    few = experiment.collect(out / "data" / f"few-{task}-{job.seed}", task, FEW, job.seed)
+    base = out / "runs" / f"base-{task}-{job.seed}"
+    with experiment.locked(base):  # of all arms, the first trains it
+        policy = train([few], job, base)
+    if job.arm == DEMONSTRATIONS:
+        more = experiment.collect(out / "data" / job.name, task, MORE, 1000 + job.seed)
+        policy = train([few, more], job, out / "runs" / job.name)
+    elif job.arm in CORRECTIONS:
+        first, last = CORRECTIONS[job.arm]
+        corrected = experiment.collect(
+            out / "data" / job.name,
+            task,
+            MORE,
+            job.seed,
+            demonstrator="policy",
+            overrides=[f"dagger.run={base}", f"dagger.expert_first={first}", f"dagger.expert_last={last}"],
+        )
+        policy = train([few, corrected], job, out / "runs" / job.name)
+    return [Row.of(job.arm, job.seed, experiment.evaluate(policy, task, 100 + job.seed))]
 
-    def collect(data: Path, *options: object) -> Path:
-        if not data.exists() or EpisodeStore.open(data).fingerprint is None:
-            act("collect", "--task", TASK, "--out", data, "--overwrite", "--workers", 1, *options)
-        return data
 
-    collect(few, "--n", FEW, "--seed", seed)
-    collect(more, "--n", MORE, "--seed", 1000 + seed)
-    successes = {f"{FEW} demonstrations": train([few], seed, folder / "before")}
-    for name, (first, last) in MIXTURES.items():
-        mixture = (f"dagger.expert_first={first}", f"dagger.expert_last={last}")
-        policy = ("--demonstrator", "policy", "--source", folder / "before" / "run")
-        corrected = collect(folder / name / "data", "--n", MORE, "--seed", seed, *policy, *mixture)
-        successes[f"and {MORE} attempts, the expert's share {name}"] = train([few, corrected], seed, folder / name)
-    successes[f"and {MORE} demonstrations"] = train([few, more], seed, folder / "plain")
-    return successes
+def print_table(rows: Sequence[Row], tasks: Sequence[str]) -> None:
+    """Print successes of every seed by arm and task, their mean, and its difference from further demonstrations."""
+    names = ["data", *(task.removesuffix("-v3") for task in tasks), "all, %", "against demonstrations"]
+    experiment.print_head(names)
+    demonstrations = [experiment.choose(rows, DEMONSTRATIONS, task) for task in tasks]
+    for arm in (BASE, *ARMS):
+        ours = [experiment.choose(rows, arm, task) for task in tasks]
+        gain = "" if arm == DEMONSTRATIONS else experiment.gain_cell(ours, demonstrations)
+        experiment.print_row([arm, *map(experiment.by_seed, ours), experiment.mean_cell(ours), gain])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("dagger"))
-    options = parser.parse_args()
-    with ThreadPoolExecutor(2) as pool:
-        measured = list(pool.map(lambda seed: measure(seed, options.out), options.seeds))
-    print("| data | successes of 100, by training seed | mean [95 % interval over seeds] |\n|---|---|---|")
-    for name in measured[0]:
-        each = np.stack([successes[name] for successes in measured])
-        mean = seeds_mean([each], same_init_states=False)
-        interval = f"{100 * mean.value:.0f} [{100 * mean.low:.0f}, {100 * mean.high:.0f}] %" if len(each) > 1 else ""
-        print(f"| {name} | {' '.join(map(str, each.sum(axis=1)))} | {interval} |")
+    """Parse the command line and run."""
+    arguments = experiment.parse_arguments(__doc__, tasks=TASKS, seeds=range(3), arms=list(ARMS))
+    jobs = experiment.jobs_of_tasks(arguments, (BASE, *arguments.only))
+    print_table(experiment.run(arguments, jobs, measure), arguments.tasks)
 
 
 if __name__ == "__main__":
