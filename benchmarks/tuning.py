@@ -77,18 +77,19 @@ def measure(job: Job, out: Path) -> list[Row]:
     return [Row.of(job.arm, job.seed, experiment.evaluate(policy, task, 100 + job.seed, **chunking))]
 
 
-def print_table(rows: Sequence[Row], tasks: Sequence[str]) -> None:
+def print_table(rows: Sequence[Row], tasks: Sequence[str], *, at_end: bool) -> None:
     """Print successes of every seed by setting and task, their mean, and its difference from the defaults'."""
-    names = ["", *(task.removesuffix("-v3") for task in tasks), "all, %", "against the defaults"]
-    experiment.print_head([*names, "at the last step, %", "against the defaults"])
+    column = "success_at_end" if at_end else "success_once"
+    names = ["at the last step" if at_end else "at any step", *(task.removesuffix("-v3") for task in tasks)]
+    experiment.print_head([*names, "all, %", "against the defaults"])
     defaults = [experiment.choose(rows, DEFAULTS, task) for task in tasks]
     for arm in (DEFAULTS, *CHUNKINGS, *list(TRAININGS)[1:]):
         ours = [experiment.choose(rows, arm, task) for task in tasks]
-        gains = ["", ""]
-        if arm != DEFAULTS:
-            gains = [experiment.gain_cell(ours, defaults), experiment.gain_cell(ours, defaults, at_end=True)]
-        cells = [arm, *map(experiment.by_seed, ours), experiment.mean_cell(ours), gains[0]]
-        experiment.print_row([*cells, experiment.mean_cell(ours, "success_at_end"), gains[1]])
+        if not any(ours):
+            continue
+        gain = "" if arm == DEFAULTS else experiment.gain_cell(ours, defaults, at_end=at_end)
+        by_seed = [experiment.by_seed(of_task, column) for of_task in ours]
+        experiment.print_row([arm, *by_seed, experiment.mean_cell(ours, column), gain])
 
 
 def main() -> None:
@@ -98,7 +99,9 @@ def main() -> None:
     for kind in (TRAININGS, CHUNKINGS):  # two processes must not train the same policy of the defaults
         jobs = experiment.jobs_of_tasks(arguments, [arm for arm in kind if arm in arms])
         rows = experiment.run(arguments, jobs, measure)
-    print_table(rows, arguments.tasks)
+    print_table(rows, arguments.tasks, at_end=False)
+    print()
+    print_table(rows, arguments.tasks, at_end=True)
 
 
 if __name__ == "__main__":
