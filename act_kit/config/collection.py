@@ -44,7 +44,7 @@ class DaggerConfig(Options, group="dagger"):
     Attributes:
         run: Run or checkpoint of the policy.
         expert_first: Probability that the expert acts in the next segment, in the first attempt.
-        expert_last: The same in the last attempt; linear in between. Lower values collected worse data.
+        expert_last: The same in the last attempt; linear in between.
     """
 
     run: str = ""
