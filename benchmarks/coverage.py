@@ -32,15 +32,8 @@ def measure(job: Job, out: Path) -> list[Row]:
     # 0 draws an initial state for each attempt, so that a failed one does not leave fewer than NUM.
     num_init_states = 0 if distinct == NUM else distinct
     data = experiment.collect(out / "data" / job.name, task, NUM, job.seed, num_init_states=num_init_states)
-    policy = act_kit.train(
-        data,
-        out / "runs" / job.name,
-        seed=job.seed,
-        workers=1,
-        resume=True,
-        allow_low_diversity=True,
-        overrides=["selection.num_evaluations=0"],
-    )
+    overrides = ["selection.num_evaluations=0"]
+    policy = experiment.train(data, out / "runs" / job.name, job.seed, overrides, allow_low_diversity=True)
     level = act_kit.measure_diversity(data).level
     return [Row.of(job.arm, job.seed, experiment.evaluate(policy, task, 100 + job.seed), note=level)]
 
@@ -108,7 +101,8 @@ def main() -> None:
     arguments = experiment.parse_arguments(__doc__, tasks=list(TASKS), seeds=range(3), arms=list(ARMS))
     rows = experiment.run(arguments, experiment.jobs_of_tasks(arguments, arguments.only), measure)
     print_table(rows, arguments.tasks)
-    draw(rows, arguments.out / "coverage.png")
+    if rows:
+        draw(rows, arguments.out / "coverage.png")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,9 @@ evaluation seed 100 + training seed. The results are a file (``benchmarks/experi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import act_kit
-from act_kit.policies.policy import Policy
 from benchmarks import experiment
 from benchmarks.experiment import Job, Row
 
@@ -34,35 +33,21 @@ CORRECTIONS = {
 ARMS = (DEMONSTRATIONS, *CORRECTIONS)
 
 
-def train(data: Sequence[Path], job: Job, run: Path) -> Policy:
-    """Train with the default options, without selection."""
-    overrides = ["selection.num_evaluations=0"]
-    return act_kit.train(
-        list(data), run, seed=job.seed, workers=1, resume=True, allow_low_diversity=True, overrides=overrides
-    )
-
-
 def measure(job: Job, out: Path) -> list[Row]:
     """Collect what the arm adds to the few demonstrations, train on both and evaluate the policy."""
     (task,) = job.tasks
-    few = experiment.collect(out / "data" / f"few-{task}-{job.seed}", task, FEW, job.seed)
-    base = out / "runs" / f"base-{task}-{job.seed}"
-    with experiment.locked(base):  # of all arms, the first trains it
-        policy = train([few], job, base)
+    overrides = ["selection.num_evaluations=0"]
+    data = [experiment.collect(out / "data" / f"few-{task}-{job.seed}", task, FEW, job.seed)]
+    folder = out / "data" / job.name
     if job.arm == DEMONSTRATIONS:
-        more = experiment.collect(out / "data" / job.name, task, MORE, 1000 + job.seed)
-        policy = train([few, more], job, out / "runs" / job.name)
+        data.append(experiment.collect(folder, task, MORE, 1000 + job.seed))
     elif job.arm in CORRECTIONS:
+        base = out / "runs" / replace(job, arm=BASE).name
+        experiment.train(data, base, job.seed, overrides, allow_low_diversity=True)
         first, last = CORRECTIONS[job.arm]
-        corrected = experiment.collect(
-            out / "data" / job.name,
-            task,
-            MORE,
-            job.seed,
-            demonstrator="policy",
-            overrides=[f"dagger.run={base}", f"dagger.expert_first={first}", f"dagger.expert_last={last}"],
-        )
-        policy = train([few, corrected], job, out / "runs" / job.name)
+        mixture = [f"dagger.run={base}", f"dagger.expert_first={first}", f"dagger.expert_last={last}"]
+        data.append(experiment.collect(folder, task, MORE, job.seed, demonstrator="policy", overrides=mixture))
+    policy = experiment.train(data, out / "runs" / job.name, job.seed, overrides, allow_low_diversity=True)
     return [Row.of(job.arm, job.seed, experiment.evaluate(policy, task, 100 + job.seed))]
 
 

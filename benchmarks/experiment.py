@@ -267,6 +267,12 @@ def collect(folder: Path, task: str, num: int, seed: int, **options: Any) -> Pat
     return folder
 
 
+def train(data: Path | Sequence[Path], run: Path, seed: int, overrides: Sequence[str] = (), **options: Any) -> Policy:
+    """Train a policy, unless it is there; a training that was stopped goes on."""
+    with locked(run):
+        return act_kit.train(data, run, seed=seed, workers=1, resume=True, overrides=overrides, **options)
+
+
 BARE = ("baseline_episodes=0", "demonstrated_episodes=0")
 """Options of an evaluation without baselines."""
 

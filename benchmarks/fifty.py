@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import act_kit
 from act_kit.pages import BLUE, GRAY, new_figure
 from act_kit.rollouts.agents import ExpertAgent
 from act_kit.sim.tasks import MT10, TASKS
@@ -48,7 +47,7 @@ def measure(job: Job, out: Path) -> list[Row]:
         return [Row.of(EXPERT, job.seed, experiment.evaluate(ExpertAgent(), job.tasks[0], job.seed))]
     num = CURVE.get(job.arm, NUM_DEMONSTRATIONS)
     data = [experiment.collect(out / "data" / f"{task}-{num}-{job.seed}", task, num, job.seed) for task in job.tasks]
-    policy = act_kit.train(data, out / "runs" / job.name, seed=job.seed, workers=1, resume=True)
+    policy = experiment.train(data, out / "runs" / job.name, job.seed)
     return [Row.of(job.arm, job.seed, each) for each in experiment.evaluate_policy(policy, job.seed)]
 
 

@@ -82,7 +82,7 @@ def measure(job: Job, out: Path) -> list[Row]:
     rendered = time.monotonic()
     cameras = f"policy.cameras=[{','.join(arm.cameras)}]"
     overrides = ["policy=act_keypoints", "selection.num_evaluations=0", *arm.overrides, cameras]
-    policy = act_kit.train(data, out / "runs" / job.name, seed=job.seed, workers=1, resume=True, overrides=overrides)
+    policy = experiment.train(data, out / "runs" / job.name, job.seed, overrides)
     trained = time.monotonic()
     evaluations = experiment.evaluate_policy(policy, 100 + job.seed)
     times = (rendered - began, trained - rendered, time.monotonic() - trained)

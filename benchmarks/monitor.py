@@ -29,7 +29,6 @@ from scipy.spatial import cKDTree
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-import act_kit
 from act_kit.datasets.store import EpisodeStore
 from act_kit.monitoring.monitor import features
 from act_kit.policies.agent import PolicyAgent
@@ -40,7 +39,7 @@ from act_kit.rollouts.rollout import RolloutPool
 from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.tasks import TASKS
 from act_kit.statistics import AreaUnderCurve
-from benchmarks.experiment import append, keep_settings, print_head, print_row, read_rows
+from benchmarks.experiment import append, collect, keep_settings, print_head, print_row, read_rows, train
 
 HEADS = {"l1": "act_small", "flow": "flow_small"}
 FRAME = 18
@@ -280,12 +279,9 @@ def measure(
 ) -> tuple[list[SignalRow], list[ImaginationRow]]:
     """Collect, train and measure."""
     data, run = out / "data" / f"{task}-{seed}", out / "runs" / f"{task}-{HEADS[head]}-{seed}"
-    act_kit.collect(
-        task, options.demonstrations, seed=seed, out=data, workers=1, resume=True, overrides=["rewards=true"]
-    )
+    collect(data, task, options.demonstrations, seed, overrides=["rewards=true"])
     overrides = [f"policy={HEADS[head]}", "selection.num_evaluations=0"]
-    act_kit.train(data, run, steps=options.steps, seed=seed, overrides=overrides, workers=1, resume=True)
-    policy = Policy.load(run)
+    policy = train(data, run, seed, overrides, steps=options.steps)
     demonstrated = list(EpisodeStore.open(data).iter_episodes(["state", "executed_action", "reward"]))
     ensembles = {kind: Ensemble(kind, demonstrated, seed) for kind in ("mlp", "flow")}
     init_states = InitialStateDistribution(task).sample(options.episodes, seed=seed, stream="monitor")

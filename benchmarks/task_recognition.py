@@ -74,14 +74,12 @@ def measure(job: Job, out: Path, *, demonstrations: int) -> list[Row]:
     overrides = [f"policy.recognize_task={job.arm != TOLD}"]
     if job.arm == HIDDEN:
         overrides.append("selection.num_evaluations=0")  # its rollouts show the goal
-    policy = act_kit.train(
+    policy = experiment.train(
         data,
         out / "runs" / job.name,
-        seed=job.seed,
-        workers=1,
-        resume=True,
+        job.seed,
+        overrides,
         allow_low_diversity=job.arm == HIDDEN,  # states without a goal do not replay
-        overrides=overrides,
     )
     if job.arm == HIDDEN:
         agent = GoalHidden(policy)

@@ -8,9 +8,9 @@ The five tasks are of contact; others can be named.
     python -m benchmarks.tuning --out tuning --table
 
 Every training has 50 demonstrations, collected with the seed of the training, and the default options but for the
-change. Its last checkpoint (not a chosen one) is evaluated from 100 new initial states that no figure elsewhere is
-measured on, those of evaluation seed 100 + training seed. Changes of chunking are evaluated on the checkpoints of the
-defaults, after all trainings. The results are a file (``benchmarks/experiment.py``).
+change. Its last checkpoint (not a chosen one) is evaluated from 100 test initial states, those of evaluation seed
+100 + training seed. Changes of chunking are evaluated on the checkpoints of the
+defaults. The results are a file (``benchmarks/experiment.py``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import act_kit
 from benchmarks import experiment
 from benchmarks.experiment import Job, Row
 
@@ -72,7 +71,7 @@ def measure(job: Job, out: Path) -> list[Row]:
     folder = out / "data" / f"{data_name.replace(' ', '-')}-{task}-{job.seed}"
     data = experiment.collect(folder, task, NUM_DEMONSTRATIONS, job.seed, overrides=DATA[data_name])
     run, overrides = out / "runs" / trained.name, ["selection.num_evaluations=0", *changes]
-    policy = act_kit.train(data, run, seed=job.seed, workers=1, resume=True, overrides=overrides)
+    policy = experiment.train(data, run, job.seed, overrides)
     chunking = CHUNKINGS.get(job.arm, {})
     return [Row.of(job.arm, job.seed, experiment.evaluate(policy, task, 100 + job.seed, **chunking))]
 
@@ -95,10 +94,8 @@ def print_table(rows: Sequence[Row], tasks: Sequence[str], *, at_end: bool) -> N
 def main() -> None:
     """Parse the command line and run."""
     arguments = experiment.parse_arguments(__doc__, tasks=TASKS, seeds=range(5), arms=[*TRAININGS, *CHUNKINGS])
-    arms = [DEFAULTS, *arguments.only]
-    for kind in (TRAININGS, CHUNKINGS):  # two processes must not train the same policy of the defaults
-        jobs = experiment.jobs_of_tasks(arguments, [arm for arm in kind if arm in arms])
-        rows = experiment.run(arguments, jobs, measure)
+    jobs = experiment.jobs_of_tasks(arguments, dict.fromkeys([DEFAULTS, *arguments.only]))
+    rows = experiment.run(arguments, jobs, measure)
     print_table(rows, arguments.tasks, at_end=False)
     print()
     print_table(rows, arguments.tasks, at_end=True)

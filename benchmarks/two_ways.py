@@ -93,14 +93,12 @@ def measure(job: Job, out: Path) -> list[Row]:
             # Other initial states than the other expert's: nothing but the way differs.
             experiment.collect(folder, task, num, 2 * job.seed + which, demonstrator=expert)
             data.append(label(EpisodeStore.open(folder), (-1.0, 1.0)[which], out, job) if has_label else folder)
-    policy = act_kit.train(
+    policy = experiment.train(
         data,
         out / "runs" / job.name,
-        seed=job.seed,
-        workers=1,
-        resume=True,
+        job.seed,
+        [f"policy={head}_small", "selection.num_evaluations=0"],
         allow_low_diversity=True,  # labeled states do not replay
-        overrides=[f"policy={head}_small", "selection.num_evaluations=0"],
     )
     evaluation = experiment.evaluate(LabeledAgent(policy) if has_label else policy, task, job.seed)
     ways = ""

@@ -58,6 +58,9 @@ def test_missing_and_damaged_runs_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("data: [")
     with pytest.raises(CheckpointError, match="is damaged"):
         load_run(tmp_path)
+    (tmp_path / "config.yaml").write_text("data: [data]")
+    with pytest.raises(CheckpointError, match=r"another version of act_kit: .*missing"):
+        load_run(tmp_path)
 
 
 def test_a_folder_of_the_user_is_never_deleted(reach_store: EpisodeStore, tmp_path: Path) -> None:
