@@ -25,7 +25,7 @@ import torch
 from safetensors.numpy import load_file, save
 
 import act_kit.api.evaluate as evaluating
-import act_kit.cli.seeds as seeds
+import act_kit.cli.children as children
 import act_kit.collection.collect as collecting
 import act_kit.collection.render as rendering
 import act_kit.monitoring.measure as monitoring
@@ -439,7 +439,7 @@ def main() -> None:
         (sim_render, "find_gl", lambda num_processes=1: Gl("egl", "llvmpipe", {})),
         (evaluating, "find_gl", find_no_gl),
         (monitoring, "roll_sets", roll_expert),
-        (seeds._Children, "run", lambda self, arguments, name: run_here(arguments)),
+        (children.Children, "run", lambda self, arguments, name: run_here(arguments)),
         (ExecutorConfig, "make_executor", lambda self, variables=None: LocalExecutor(1)),
     ]
     for owner, name, replacement in replacements:

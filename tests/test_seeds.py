@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from act_kit import cli
-from act_kit.cli.seeds import choose_jobs, create_seed_runs
+from act_kit.cli.children import choose_jobs
+from act_kit.cli.seeds import create_seed_runs
 from act_kit.comparison.experiments import read_method
 from act_kit.config.training import TrainConfig
 from act_kit.datasets.store import EpisodeStore
@@ -130,8 +131,10 @@ def test_side_by_side_and_one_after_the_other_write_the_same_weights(reach_store
 
 
 def test_the_number_of_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("act_kit.cli.seeds.num_cpus", lambda: 8)
+    monkeypatch.setattr("act_kit.cli.children.num_cpus", lambda: 8)
     assert choose_jobs(0, "cpu", 3) == (3, 2)
-    assert choose_jobs(0, "cpu", 20) == (8, 1)
+    assert choose_jobs(0, "cpu", 16) == (8, 1)
+    assert choose_jobs(0, "cpu", 20) == (10, 1), "two rounds of ten, not two of eight and one of four"
+    assert choose_jobs(0, "cpu", 9) == (9, 1), "the last does not train alone"
     assert choose_jobs(0, "cuda", 3) == (1, 8)
     assert choose_jobs(2, "cuda", 3) == (2, 4)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ import typer
 
 import act_kit
 from act_kit.api.device import check_device
+from act_kit.cli.children import Children, choose_jobs
 from act_kit.cli.console import console, info, shown_progress
 from act_kit.cli.options import Device, Overwrite, Workers, command
 from act_kit.preflight import require_free
@@ -53,48 +56,68 @@ def demo(
 
     start_time = time.monotonic()
     seed, config = _find_solvable_seed(task), act_kit.EvalConfig(num_videos=3)
-    sides = []
+    folders = {name: out / name.replace(" ", "-") for name in _SIDES}
     with locked(out):
         with new_folder(out, overwrite=overwrite, is_complete=False, hint=hint) as fresh:
             write_json(fresh / "demo.json", None)
-        for name, num_init_states in _SIDES.items():
+        datasets = {}
+        for name, folder in folders.items():
             console.rule(name, align="left")
-            folder = out / name.replace(" ", "-")
-            data = folder / "data"
             with shown_progress() as show:
                 store = act_kit.collect(
-                    task, n, seed=seed, num_init_states=num_init_states, out=data, workers=workers, on_progress=show
+                    task,
+                    n,
+                    seed=seed,
+                    num_init_states=_SIDES[name],
+                    out=folder / "data",
+                    workers=workers,
+                    on_progress=show,
                 )
             diversity = act_kit.measure_diversity(store, out=folder / "data-report")
             assert isinstance(diversity, act_kit.DiversityReport), "the initial states are recorded"
             if diversity.level == "OK":
                 info(diversity.verdict)
-            with shown_progress() as show:
-                policy = act_kit.train(
-                    data,
-                    folder / "run",
-                    steps=steps,
-                    overrides=["selection.num_evaluations=3", "selection.episodes=10"],
-                    device=device,
-                    workers=workers,
-                    allow_low_diversity=True,
-                    on_progress=show,
-                )
+            datasets[name] = store, diversity
+        console.rule("training", align="left")
+        _train(folders, steps, device, workers)
+        sides = []
+        for name, folder in folders.items():
+            console.rule(f"evaluation: {name}", align="left")
             with shown_progress() as show:
                 evaluation = act_kit.evaluate(
-                    policy,
+                    folder / "run",
                     episodes=episodes,
                     config=config,
                     record_video=True,
                     out=folder / "eval",
+                    device=device,
                     workers=workers,
                     on_progress=show,
                 )
+            store, diversity = datasets[name]
             sides.append(Side(name=name, folder=folder, store=store, diversity=diversity, evaluation=evaluation))
         report = write_demo(sides, out, config)
         finish_output(out)
     report.print()
     info(f"{time.monotonic() - start_time:.0f} s. Page: {out / 'report.html'}")
+
+
+def _train(folders: Mapping[str, Path], steps: int, device: str, workers: int) -> None:
+    """Train both policies in processes of their own, side by side on a CPU; exit if one fails."""
+    from act_kit.api.device import choose_device
+
+    jobs, share = choose_jobs(0, choose_device(device), len(folders))
+    options = ["--steps", str(steps), "--device", device, "--workers", str(workers or share), "--allow-low-diversity"]
+    options += ["selection.num_evaluations=3", "selection.episodes=10"]
+    with Children(jobs) as children, ThreadPoolExecutor(jobs) as pool:
+
+        def train(name: str) -> int:
+            paths = ["--data", str(folders[name] / "data"), "--out", str(folders[name] / "run")]
+            return children.run(["train", *paths, *options], name)
+
+        codes = list(pool.map(train, folders))
+    if any(codes):
+        raise typer.Exit(max(codes))
 
 
 def _find_solvable_seed(task: str) -> int:

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import IO, Any
 
 from act_kit import interrupts
 from act_kit.api.device import choose_device
 from act_kit.api.train import Training
+from act_kit.cli.children import Children, choose_jobs
 from act_kit.cli.console import console, info, warn
 from act_kit.config.training import TrainConfig
 from act_kit.errors import ActKitError, ConfigError
 from act_kit.files import SEEDS, quoted, read_json, write_json
 from act_kit.outputs import finish_output, locked, new_folder
-from act_kit.processors import num_cpus
 
 
 def train_seeds(training: Training, text: str | None, *, jobs: int, workers: int) -> int:
@@ -98,7 +92,7 @@ def run_seeds(out: Path, options: Sequence[str], *, jobs: int, workers: int) -> 
 
     runs = [out / f"{SEED_FOLDER}{seed}" for seed in read_seeds(out)]
     options = [*options, "--workers", str(workers)]
-    with _Children(jobs) as children, ExitStack() as stack:
+    with Children(jobs) as children, ExitStack() as stack:
         run_all = map if jobs == 1 else stack.enter_context(ThreadPoolExecutor(jobs)).map
         succeeded = list(run_all(lambda run: _finish_seed(run, options, children), runs))
     failed = [run.name for run, is_done in zip(runs, succeeded, strict=True) if not is_done]
@@ -115,17 +109,7 @@ def run_seeds(out: Path, options: Sequence[str], *, jobs: int, workers: int) -> 
     return 0
 
 
-def choose_jobs(jobs: int, device: str, num_seeds: int) -> tuple[int, int]:
-    """Return the number of seeds that are trained side by side, and the simulation processes of each.
-
-    ``jobs`` 0 means automatic: one on a GPU; on the CPU one per processor, because one training with two threads is
-    slower than two with one thread each (``benchmarks/company.py`` measures a training with one thread and with all).
-    """
-    jobs = min(jobs or (num_cpus() if device == "cpu" else 1), num_seeds)
-    return jobs, max(1, num_cpus() // jobs)
-
-
-def _finish_seed(run: Path, options: Sequence[str], children: _Children) -> bool:
+def _finish_seed(run: Path, options: Sequence[str], children: Children) -> bool:
     """Train and evaluate one seed as far as it is not done; return False if it failed."""
     from act_kit.training.run import load_run, steps_taken
 
@@ -156,90 +140,3 @@ def _is_evaluated(run: Path) -> bool:
         return False
     values = read_json(summary)
     return isinstance(values, dict) and values.get("policy_step") == Policy.load(run).metadata.step
-
-
-def child() -> None:
-    """Run the command line, and exit when the parent process does; the parent keeps standard input open until then.
-
-    Otherwise this process would continue to train, concurrently with a process that resumes the training.
-    """
-    from act_kit.cli import main
-
-    threading.Thread(target=_end_with_parent, daemon=True, name="end-with-parent").start()
-    interrupts.leave_report_to_parent()
-    main()
-
-
-def _end_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)
-    os._exit(1)
-
-
-class _Children:
-    """Processes that run the command line, to which SIGINT and SIGTERM are forwarded.
-
-    Attributes:
-        is_side_by_side: True if several run at once. Each line of their output then begins with the name of its run,
-            and each uses its share of the processors.
-        stopped: Set once a signal was forwarded.
-    """
-
-    def __init__(self, jobs: int) -> None:
-        """Divide the processors among ``jobs`` processes."""
-        self.is_side_by_side = jobs > 1
-        self._num_threads = max(1, num_cpus() // jobs)
-        self.stopped = threading.Event()
-        self._running: set[subprocess.Popen[str]] = set()
-        self._handlers: dict[int, Any] = {}
-
-    def __enter__(self) -> _Children:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, self._forward)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        if self.stopped.is_set():
-            interrupts.report_interruption()
-            sys.exit(interrupts.EXIT_CODE)
-
-    def _forward(self, number: int, frame: FrameType | None) -> None:
-        self.stopped.set()
-        for process in list(self._running):
-            process.send_signal(number)
-
-    def run(self, arguments: Sequence[str], name: str) -> int:
-        """Run the command line in another process and return its exit code."""
-        if self.stopped.is_set():
-            return interrupts.EXIT_CODE
-        pipe = subprocess.PIPE if self.is_side_by_side else None
-        # A separate process group: otherwise a Ctrl-C of the terminal would reach the process twice.
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", "from act_kit.cli.seeds import child; child()", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=pipe,
-            stderr=pipe,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(self._num_threads)} if self.is_side_by_side else None,
-            process_group=0,
-        )
-        self._running.add(process)
-        if self.stopped.is_set():  # while the process was started
-            process.send_signal(signal.SIGTERM)
-        printers: list[threading.Thread] = []
-        for stream, show in ((process.stdout, info), (process.stderr, warn)):
-            if stream is not None:
-                printers.append(threading.Thread(target=_print_lines, args=(stream, name, show), daemon=True))
-                printers[-1].start()
-        code = process.wait()
-        for printer in printers:
-            printer.join()
-        self._running.discard(process)
-        return code
-
-
-def _print_lines(stream: IO[str], name: str, show: Callable[[str], None]) -> None:
-    """Print the lines of a process as they arrive, each after the name of its run."""
-    for line in stream:
-        show(f"{name}: {line.rstrip()}")

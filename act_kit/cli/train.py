@@ -28,7 +28,9 @@ def train(
     seeds: str | None = None,
     jobs: Annotated[
         int,
-        typer.Option(min=0, help="Number of seeds that run side by side; 0 = one per processor, or one with a GPU."),
+        typer.Option(
+            min=0, help="Number of seeds that run side by side; 0 = at least one per processor, or one with a GPU."
+        ),
     ] = 0,
     device: options.Device = "auto",
     workers: options.Workers = 0,
