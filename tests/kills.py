@@ -332,7 +332,7 @@ def render_fake_images(settings: Any, cameras: list[str], init_state: Any, physi
 
 
 def run_here(arguments: Sequence[str]) -> int:
-    """Run a stage of ``train --seeds`` in this process, so that its operations count; return its exit code."""
+    """Run a command of ``train --seeds`` or ``demo`` here, so that its operations count; return its exit code."""
     short_eval = EVAL[:4] if arguments[0] == "eval" else ()
     before, sys.argv = sys.argv, ["act", *arguments, *short_eval]
     try:
@@ -440,6 +440,7 @@ def main() -> None:
         (evaluating, "find_gl", find_no_gl),
         (monitoring, "roll_sets", roll_expert),
         (children.Children, "run", lambda self, arguments, name: run_here(arguments)),
+        (children.Children, "map", lambda self, function, items: list(map(function, items))),  # in a fixed order
         (ExecutorConfig, "make_executor", lambda self, variables=None: LocalExecutor(1)),
     ]
     for owner, name, replacement in replacements:

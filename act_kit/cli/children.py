@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType, TracebackType
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from act_kit import interrupts
 from act_kit.cli.console import info, warn
 from act_kit.processors import num_cpus
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def choose_jobs(jobs: int, device: str, num: int) -> tuple[int, int]:
@@ -59,6 +63,7 @@ class Children:
     def __init__(self, jobs: int) -> None:
         """Divide the processors among ``jobs`` processes."""
         self.is_side_by_side = jobs > 1
+        self._jobs = jobs
         self._num_threads = max(1, num_cpus() // jobs)
         self.stopped = threading.Event()
         self._running: set[subprocess.Popen[str]] = set()
@@ -80,6 +85,13 @@ class Children:
         self.stopped.set()
         for process in list(self._running):
             process.send_signal(number)
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Return the results of ``function``, which calls :meth:`run`, for all items, as many at a time as may run."""
+        if not self.is_side_by_side:
+            return list(map(function, items))
+        with ThreadPoolExecutor(self._jobs) as pool:
+            return list(pool.map(function, items))
 
     def run(self, arguments: Sequence[str], name: str) -> int:
         """Run the command line in another process and return its exit code."""

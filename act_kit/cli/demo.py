@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,7 @@ import typer
 import act_kit
 from act_kit.api.device import check_device
 from act_kit.cli.children import Children, choose_jobs
-from act_kit.cli.console import console, info, shown_progress
+from act_kit.cli.console import console, info, shown_progress, warn
 from act_kit.cli.options import Device, Overwrite, Workers, command
 from act_kit.preflight import require_free
 
@@ -78,7 +77,6 @@ def demo(
             if diversity.level == "OK":
                 info(diversity.verdict)
             datasets[name] = store, diversity
-        console.rule("training", align="left")
         _train(folders, steps, device, workers)
         sides = []
         for name, folder in folders.items():
@@ -109,15 +107,21 @@ def _train(folders: Mapping[str, Path], steps: int, device: str, workers: int) -
     jobs, share = choose_jobs(0, choose_device(device), len(folders))
     options = ["--steps", str(steps), "--device", device, "--workers", str(workers or share), "--allow-low-diversity"]
     options += ["selection.num_evaluations=3", "selection.episodes=10"]
-    with Children(jobs) as children, ThreadPoolExecutor(jobs) as pool:
+    with Children(jobs) as children:
+        if children.is_side_by_side:
+            console.rule("training", align="left")
 
         def train(name: str) -> int:
+            if not children.is_side_by_side:
+                console.rule(f"training: {name}", align="left")
             paths = ["--data", str(folders[name] / "data"), "--out", str(folders[name] / "run")]
             return children.run(["train", *paths, *options], name)
 
-        codes = list(pool.map(train, folders))
-    if any(codes):
-        raise typer.Exit(max(codes))
+        codes = children.map(train, folders)
+    failed = [name for name, code in zip(folders, codes, strict=True) if code]
+    if failed:
+        warn(f"Training failed: {', '.join(failed)}; see above.")
+        raise typer.Exit(1)
 
 
 def _find_solvable_seed(task: str) -> int:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,9 +90,8 @@ def run_seeds(out: Path, options: Sequence[str], *, jobs: int, workers: int) -> 
 
     runs = [out / f"{SEED_FOLDER}{seed}" for seed in read_seeds(out)]
     options = [*options, "--workers", str(workers)]
-    with Children(jobs) as children, ExitStack() as stack:
-        run_all = map if jobs == 1 else stack.enter_context(ThreadPoolExecutor(jobs)).map
-        succeeded = list(run_all(lambda run: _finish_seed(run, options, children), runs))
+    with Children(jobs) as children:
+        succeeded = children.map(lambda run: _finish_seed(run, options, children), runs)
     failed = [run.name for run, is_done in zip(runs, succeeded, strict=True) if not is_done]
     if len(failed) < len(runs):
         method = read_method(out)
