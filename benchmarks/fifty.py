@@ -63,11 +63,11 @@ def policy_jobs(tasks: Sequence[str], seeds: Sequence[int]) -> list[Job]:
     return jobs
 
 
-def curve_jobs(seeds: Sequence[int]) -> list[Job]:
+def curve_jobs(tasks: Sequence[str], seeds: Sequence[int]) -> list[Job]:
     """Return the policies trained on other numbers of demonstrations, and those on the usual one."""
     jobs: list[Job] = []
     for seed in seeds:
-        for task in CURVE_TASKS:
+        for task in tasks:
             jobs += [Job(arm, (task,), seed) for arm in (*CURVE, SINGLE)]
     return jobs
 
@@ -191,11 +191,11 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     print(f"\n{path}")
 
 
-def print_curve(rows: Sequence[Row]) -> None:
+def print_curve(rows: Sequence[Row], tasks: Sequence[str]) -> None:
     """Print the success by number of demonstrations."""
     arms = sorted({**CURVE, SINGLE: NUM_DEMONSTRATIONS}.items(), key=lambda arm: arm[1])
     experiment.print_head(["task", *(f"{num} demonstrations, %" for _, num in arms)])
-    for task in CURVE_TASKS:
+    for task in tasks:
         cells = [experiment.mean_cell([experiment.choose(rows, arm, task)]) for arm, _ in arms]
         experiment.print_row([task.removesuffix("-v3"), *cells])
 
@@ -204,11 +204,16 @@ def main() -> None:
     """Parse the command line and run."""
 
     def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--demonstrations", action="store_true", help="measure other numbers of demonstrations")
+        parser.add_argument(
+            "--demonstrations",
+            action="store_true",
+            help="measure other numbers of demonstrations, of five tasks or of --tasks",
+        )
 
     arguments = experiment.parse_arguments(__doc__, tasks=list(TASKS), seeds=(0, 1, 2), add=add)
     if arguments.demonstrations:
-        print_curve(experiment.run(arguments, curve_jobs(arguments.seeds), measure))
+        tasks = CURVE_TASKS if arguments.tasks == list(TASKS) else arguments.tasks
+        print_curve(experiment.run(arguments, curve_jobs(tasks, arguments.seeds), measure), tasks)
     else:
         rows = experiment.run(arguments, policy_jobs(arguments.tasks, arguments.seeds), measure)
         print_policies(rows, arguments.out / "fifty.png")

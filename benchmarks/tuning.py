@@ -42,8 +42,8 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "noise 0.3 in collection": ("noise 0.3", ()),
     "10 steps after success": ("10 steps after success", ()),
     "at most 10 % after success": ("defaults", ("trainer.max_share_after_success=0.1",)),
-    "half the steps": ("defaults", ("trainer.steps=3600",)),
-    "twice the steps": ("defaults", ("trainer.steps=14400",)),
+    "half the steps": ("defaults", ("trainer.steps_per_root=37.5",)),
+    "twice the steps": ("defaults", ("trainer.steps_per_root=150",)),
     "batches of 128": ("defaults", ("trainer.batch_size=128",)),
     "learning rate 5e-4": ("defaults", ("trainer.lr=5e-4",)),
     "moving average 0.995": ("defaults", ("trainer.ema_decay=0.995",)),
@@ -51,7 +51,7 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "chunks of 8": ("defaults", ("policy.chunk_size=8",)),
     "chunks of 32": ("defaults", ("policy.chunk_size=32",)),
     "flow matching": ("defaults", ("policy=flow_small",)),
-    "flow matching, twice the steps": ("defaults", ("policy=flow_small", "trainer.steps=14400")),
+    "flow matching, twice the steps": ("defaults", ("policy=flow_small", "trainer.steps_per_root=150")),
     "minimal iterative policy": ("defaults", ("policy=mip_small",)),
 }
 CHUNKINGS: dict[str, dict[str, Any]] = {

@@ -68,7 +68,7 @@ def refused_undeclared_difference(case: Case) -> str:
 REFUSALS: dict[str, tuple[Callable[[Case], str], str]] = {
     "evaluation on training initial states": (refused_training_init_states, "were demonstrated in training"),
     "z sampled at inference": (refused_sampling, "not deterministic"),
-    "normalizer changed": (refused_normalizer, "does not compute what it computed"),
+    "normalizer changed": (refused_normalizer, "does not reproduce"),
     "24 tensors missing": (refused_tensors, "does not fit"),
     "training on identical initial states": (refused_one_init_state, "the same initial state"),
     "two runs with an undeclared difference": (refused_undeclared_difference, "CONFOUNDED"),

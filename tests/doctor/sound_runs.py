@@ -22,7 +22,9 @@ from tests.doctor.cases import TASK, TRAINING, Case
 class UnsteadyExpert(ExpertAgent):
     """The scripted expert like an operator at a keyboard: slower, with a disturbance that changes every six steps."""
 
-    source = "teleop:ann"
+    def __init__(self) -> None:
+        super().__init__()
+        self.source = "teleop:ann"
 
     def begin(self, row: int, init_state: InitialState, attempt: int) -> None:
         super().begin(row, init_state, attempt)
@@ -47,7 +49,8 @@ def by_hand(case: Case) -> None:
     attempts = [AttemptRecord(init_state=e.init_state, num_steps=len(e), kept=bool(e.success.any())) for e in episodes]
     episodes = [episode for episode in episodes if episode.success.any()]
     shutil.rmtree(case.data)
-    info = replace(scripted.info, demonstrator="teleop:ann", command=f"act collect --task {TASK} --demonstrator teleop")
+    command = f"act collect --task {TASK} --demonstrator teleop"
+    info = replace(scripted.info, demonstrator="teleop:ann", noise=0.0, command=command)
     write_dataset(case.data, info, episodes, attempts=attempts)
     case.train()
 
