@@ -5,8 +5,8 @@
 
 Rolls the policy out from test initial states. Each failed episode is a row: for each number of the action, the fraction
 of the second half of its steps in which the scripted expert, asked in the same state, differs by more than half of the
-range of actions; and where the first object is then, relative to the hand (medians, millimeters). A policy that stands
-still at one decision of the expert has a fraction near 1 in one number and none in the others.
+range of actions; and where the first object is then, relative to the hand (medians, millimeters). A policy that is
+stuck at one decision of the expert has fractions near 1.
 """
 
 from __future__ import annotations
