@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from act_kit import Policy
+from act_kit.eval.init_state_sets import make_init_state_set
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.state_features import POINTS
 from act_kit.rollouts.rollout import rollout
 from act_kit.sim.expert import ScriptedExpert
-from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.sim.tasks import TASKS
 from act_kit.sim.vector import VectorSimulator
 from benchmarks.experiment import print_head, print_row
@@ -39,11 +39,9 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100)
     arguments = parser.parse_args()
     policy = Policy.load(arguments.run).for_task(arguments.task)
-    init_states = InitialStateDistribution(arguments.task).sample(
-        arguments.episodes, seed=arguments.seed, stream="evaluate"
-    )
+    test_set = make_init_state_set(arguments.task, "test", arguments.episodes, arguments.seed, ())
     with VectorSimulator(0) as simulators:
-        episodes = rollout(simulators, PolicyAgent(policy), init_states)
+        episodes = rollout(simulators, PolicyAgent(policy), test_set.init_states)
     expert = ScriptedExpert(arguments.task)
     print_head(["episode", "x", "y", "z", "gripper", "object from hand, mm"])
     failed = [(number, episode) for number, episode in enumerate(episodes) if not episode.success.any()]
@@ -53,9 +51,8 @@ def main() -> None:
         expert_SA = np.array([expert.act(state) for state in states_SD])
         differs_A = (np.abs(episode.action[late] - expert_SA) > MUCH).mean(axis=0)
         offset_3 = np.median(states_SD[:, POINTS["object 1"]] - states_SD[:, POINTS["hand"]], axis=0)
-        print_row(
-            [str(number), *(f"{share:.2f}" for share in differs_A), " ".join(f"{1000 * x:.1f}" for x in offset_3)]
-        )
+        offset = " ".join(f"{1000 * x:.1f}" for x in offset_3)
+        print_row([str(number), *(f"{share:.2f}" for share in differs_A), offset])
     print(f"\n{len(failed)} of {len(episodes)} episodes fail")
 
 
