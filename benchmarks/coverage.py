@@ -1,10 +1,10 @@
-"""How many distinct initial states 200 demonstrations need: the table and the figure of the documentation.
+"""How many distinct initial states 50 demonstrations need: the table and the figure of the documentation.
 
     python -m benchmarks.coverage --out coverage
-    python -m benchmarks.coverage --out coverage --tasks push-v3 --only "1 initial state" "200 initial states"
+    python -m benchmarks.coverage --out coverage --tasks push-v3 --only "1 initial state" "50 initial states"
     python -m benchmarks.coverage --out coverage --table
 
-For each task, number of distinct initial states and training seed: 200 demonstrations from these states, used
+For each task, number of distinct initial states and training seed: 50 demonstrations from these states, used
 repeatedly, collected with the seed of the training; their diversity report; a training with the default options, whose
 last checkpoint is evaluated from 100 new initial states, those of evaluation seed 100 + training seed. The note of a
 row is the level of the report. The results are a file (``benchmarks/experiment.py``).
@@ -21,8 +21,8 @@ from benchmarks import experiment
 from benchmarks.experiment import Job, Row
 
 TASKS = {"push-v3": BLUE, "pick-place-v3": ORANGE, "shelf-place-v3": GREEN}
-NUM = 200
-ARMS = {"1 initial state": 1, **{f"{num} initial states": num for num in (5, 20, 50, NUM)}}
+NUM = 50
+ARMS = {"1 initial state": 1, **{f"{num} initial states": num for num in (5, 20, NUM)}}
 
 
 def measure(job: Job, out: Path) -> list[Row]:
