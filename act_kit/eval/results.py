@@ -19,6 +19,7 @@ from act_kit.eval.distance_to_demos import Bin, divide
 from act_kit.eval.failure_modes import FAILURE_MODES, FailureMode, failure_mode
 from act_kit.eval.init_state_sets import InitialStateSet
 from act_kit.eval.stages import Stage, furthest_stage, stage_counts
+from act_kit.files import quoted
 from act_kit.options import build
 from act_kit.rollouts.episode import Episode
 from act_kit.sim.initial_states import stack
@@ -262,10 +263,11 @@ class Evaluation:
                     "box of the initial-state distribution: it does not extrapolate. To measure generalization within "
                     "the box: --init-states test"
                 )
+            training = self.provenance["training"]
+            run = quoted(Path(training["checkpoint"]).parents[1]) if training["config"] else "RUN"
             return (
                 "The policy succeeds from demonstrated initial states and fails from others: the demonstrations do not "
-                "cover the initial states of the evaluation. Fix: read the dataset's diversity report: act report "
-                "DATASET"
+                f"cover the initial states of the evaluation. Fix: act doctor {run}, which says how to collect more"
             )
         return ""
 
