@@ -267,7 +267,7 @@ class Evaluation:
             run = quoted(Path(training["checkpoint"]).parents[1]) if training["config"] else "RUN"
             return (
                 "The policy succeeds from demonstrated initial states and fails from others: the demonstrations do not "
-                f"cover the initial states of the evaluation. Fix: act doctor {run}, which says how to collect more"
+                f"cover the initial states of the evaluation. Fix: act doctor {run}"
             )
         return ""
 
