@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +55,7 @@ def demo(
     from act_kit.reports.demo import Side, write_demo
 
     start_time = time.monotonic()
-    seed, config = _find_solvable_seed(task), act_kit.EvalConfig(num_videos=3)
+    seed, config = _find_solvable_seed(task), act_kit.EvalConfig(num_videos=2)
     folders = {name: out / name.replace(" ", "-") for name in _SIDES}
     with locked(out):
         with new_folder(out, overwrite=overwrite, is_complete=False, hint=hint) as fresh:
@@ -92,6 +93,7 @@ def demo(
                     workers=workers,
                     on_progress=show,
                 )
+            config = replace(config, baseline_episodes=0)  # of the same initial states: the next policy has the same
             store, diversity = datasets[name]
             sides.append(Side(name=name, folder=folder, store=store, diversity=diversity, evaluation=evaluation))
         report = write_demo(sides, out, config)
@@ -106,7 +108,7 @@ def _train(folders: Mapping[str, Path], steps: int, device: str, workers: int) -
 
     jobs, share = choose_jobs(0, choose_device(device), len(folders))
     options = ["--steps", str(steps), "--device", device, "--workers", str(workers or share), "--allow-low-diversity"]
-    options += ["selection.num_evaluations=3", "selection.episodes=10"]
+    options += ["selection.num_evaluations=2", "selection.episodes=10"]
     with Children(jobs) as children:
         if children.is_side_by_side:
             console.rule("training", align="left")

@@ -76,8 +76,10 @@ class Side:
         }
 
 
-def record_pair(sides: Sequence[Side], out: Path, config: EvalConfig) -> list[Video]:
-    """Write a video of each side from the first initial state from which only the second policy succeeds.
+def pair_videos(sides: Sequence[Side], config: EvalConfig) -> list[Video]:
+    """Return a video of each side from the first initial state from which only the second policy succeeds.
+
+    A video that the evaluation did not record is recorded beside its others.
 
     Returns:
         The two videos; none if there is no such initial state, or no renderer.
@@ -86,21 +88,22 @@ def record_pair(sides: Sequence[Side], out: Path, config: EvalConfig) -> list[Vi
     if not len(indices):
         return []
     index = int(indices[0])
-    try:
-        gl = find_gl(len(sides))
-    except RenderError:
-        return []
-    paths: dict[Path, Episode] = {}
+    outcomes: dict[Path, Episode] = {}
     for side in sides:
         outcome = side.evaluation.outcomes[index]
-        paths[video_path(out, index, outcome)] = outcome
-    settings = RenderSettings(height_px=config.video_size_px, width_px=config.video_size_px)
-    with LocalExecutor(len(sides), gl.environment) as executor:
-        record(executor, paths, config.video_camera, settings, config.video_fps)
+        outcomes[video_path(side.folder / "eval", index, outcome)] = outcome
+    missing = {path: outcome for path, outcome in outcomes.items() if not path.exists()}
+    if missing:
+        try:
+            gl = find_gl(len(missing))
+        except RenderError:
+            return []
+        settings = RenderSettings(height_px=config.video_size_px, width_px=config.video_size_px)
+        with LocalExecutor(len(missing), gl.environment) as executor:
+            record(executor, missing, config.video_camera, settings, config.video_fps)
     videos = []
-    for side, path in zip(sides, paths, strict=True):
-        is_success = side.evaluation.outcomes[index].success_once
-        videos.append(Video(path=path, caption=f"{side.name}, episode {index}", is_success=is_success))
+    for side, (path, outcome) in zip(sides, outcomes.items(), strict=True):
+        videos.append(Video(path=path, caption=f"{side.name}, episode {index}", is_success=outcome.success_once))
     return videos
 
 
@@ -185,9 +188,9 @@ def _maps(sides: Sequence[Side]) -> list[Section]:
 
 
 def write_demo(sides: Sequence[Side], out: Path, config: EvalConfig) -> Report:
-    """Write ``demo.json``, ``maps.png``, ``report.html`` and videos from one initial state, and return the report."""
+    """Write ``demo.json``, ``maps.png`` and ``report.html``, and return the report."""
     maps = {f"{side.name}: success {side.evaluation.success}": side.evaluation for side in sides}
     comparison_figure(maps).savefig(out / "maps.png", dpi=110)
-    report = demo_report(sides, out, record_pair(sides, out, config))
+    report = demo_report(sides, out, pair_videos(sides, config))
     report.write(out / "report.html", out / "demo.json")
     return report
