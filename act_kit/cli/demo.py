@@ -79,21 +79,22 @@ def demo(
                 info(diversity.verdict)
             datasets[name] = store, diversity
         _train(folders, steps, device, workers)
-        sides = []
+        sides: list[Side] = []
         for name, folder in folders.items():
             console.rule(f"evaluation: {name}", align="left")
+            # Baselines depend on the initial states alone: those of the first policy are those of the second.
+            config_of_policy = replace(config, baseline_episodes=0) if sides else config
             with shown_progress() as show:
                 evaluation = act_kit.evaluate(
                     folder / "run",
                     episodes=episodes,
-                    config=config,
+                    config=config_of_policy,
                     record_video=True,
                     out=folder / "eval",
                     device=device,
                     workers=workers,
                     on_progress=show,
                 )
-            config = replace(config, baseline_episodes=0)  # of the same initial states: the next policy has the same
             store, diversity = datasets[name]
             sides.append(Side(name=name, folder=folder, store=store, diversity=diversity, evaluation=evaluation))
         report = write_demo(sides, out, config)
