@@ -274,6 +274,7 @@ class _Rollout:
         self.episodes: dict[int, Episode] = {}
         self.running: dict[int, EpisodeRecorder] = {}
         self.waiting: dict[int, np.ndarray | None] = {}
+        self._executing: set[int] = set()
 
     def begin(self, rows: Iterable[int]) -> None:
         """Begin pending episodes in free rows."""
@@ -301,6 +302,7 @@ class _Rollout:
     def record(self, results: Mapping[int, StepResult | SimulationFailure]) -> None:
         """Record the results of some rows; their episodes then wait for actions, or are finished."""
         finished: list[int] = []
+        self._executing -= results.keys()
         for row, result in results.items():
             recorder = self.running[row]
             if isinstance(result, SimulationFailure):
@@ -317,12 +319,21 @@ class _Rollout:
                 finished.append(row)
         self.finish(finished)
 
-    def plan(self) -> tuple[dict[int, np.ndarray], list[int]]:
-        """Plan for all waiting rows; return the next actions (N, 4) by row, and the rows that the agent ends."""
-        rows = sorted(self.waiting)
+    def ready(self, num_groups: int) -> list[int]:
+        """Return the rows to plan for: those of the groups of which no row executes actions.
+
+        A row that was reset thus waits for its group. Otherwise it would be planned for alone from then on, and soon
+        every row would.
+        """
+        num = self._simulators.num_workers * num_groups
+        busy = {row % num for row in self._executing}
+        return sorted(row for row in self.waiting if row % num not in busy)
+
+    def plan(self, rows: Sequence[int]) -> tuple[dict[int, np.ndarray], list[int]]:
+        """Plan for waiting rows; return the next actions (N, 4) by row, and the rows that the agent ends."""
         states = np.array([self.running[row].state for row in rows])
-        images = np.stack([self.waiting[row] for row in rows]) if self._agent.views else None  # type: ignore[misc]
-        self.waiting.clear()
+        waiting = [self.waiting.pop(row) for row in rows]
+        images = np.stack(waiting) if self._agent.views else None  # type: ignore[arg-type]
         chunks = as_chunks(self._agent.plan(states, np.array(rows), images))
         actions, labels = _check_chunks(self._agent, chunks, len(rows))
         executed = clip_actions(actions)
@@ -335,6 +346,7 @@ class _Rollout:
             else:
                 planned[row] = executed[i][: self.running[row].steps_left(None)]
                 self.running[row].plan(actions[i], labels[i])
+        self._executing.update(planned)
         return planned, ended
 
     def progress(self) -> Progress:
@@ -399,15 +411,16 @@ def rollout(
             on_plan(plan)
         run.record(results)
         on_progress(run.progress())
+        num_groups = plan.num_groups if plan else 1
         # The first chunk is planned for all environments together, to measure its times.
-        if not run.waiting or (plan is None and len(run.waiting) < len(run.running)):
+        rows = run.ready(num_groups) if plan or len(run.waiting) == len(run.running) else []
+        if not rows:
             continue
         planning_start = time.perf_counter()
-        planned, ended = run.plan()
+        planned, ended = run.plan(rows)
         sent_at = time.perf_counter()
         planning_s = sent_at - planning_start
         simulators.seconds["planning"] += planning_s
-        num_groups = plan.num_groups if plan else 1
         for group in range(num_groups):
             chunks = {row: chunk for row, chunk in planned.items() if row // num_workers % num_groups == group}
             simulators.execute(chunks, rewards=rewards, physics=physics)

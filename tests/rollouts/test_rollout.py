@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -341,6 +342,30 @@ def test_the_plan_depends_on_the_episodes_and_the_measured_times(tiny_policy: Po
         r"5 environments in 2 processes, [12] groups? each: a chunk took [\d.]+ ms to plan and [\d.]+ ms to execute",
         plan.reason,
     )
+
+
+class CountingExpert(ExpertAgent):
+    """Expert that counts its plans, and those of each row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_plans = 0
+        self.num_by_row: Counter[int] = Counter()
+
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> ActionChunks:
+        self.num_plans += 1
+        self.num_by_row.update(rows.tolist())
+        return super().plan(states, rows, images)
+
+
+def test_a_row_that_begins_a_new_episode_is_planned_for_together_with_the_others() -> None:
+    init_states = InitialStateDistribution("reach-v3").sample(40, seed=0, stream="evaluate")
+    agent = CountingExpert()
+    with VectorSimulator(0) as simulators:
+        episodes = rollout(simulators, agent, init_states, num_envs=8, steps_after_success=0)
+    assert len({len(episode) for episode in episodes}) > 8, "the episodes end at different steps"
+    num_resets = len(init_states) - 8
+    assert agent.num_plans <= max(agent.num_by_row.values()) + num_resets
 
 
 def test_progress_includes_fractions_of_running_episodes() -> None:
