@@ -76,6 +76,8 @@ class FinetuneConfig(Options):
         minutes: Minutes of fine-tuning, in all of its parts if resumed. By default 10; no limit if ``steps`` is given.
         steps: Simulated steps; 0 = as many as ``minutes`` allow.
         seed: Seed of the noise, the initial states and the critic.
+        horizon: Steps after which an episode of an iteration ends; 0 = twice the number within which 90 % of the
+            base's successes come, of the slowest task. The evaluations always have the benchmark's 500 steps.
         episodes: Episodes of an iteration; 0 = as many as have about 12,800 steps at the success rate of the base.
         failed_fraction: Fraction of an iteration's initial states that failed in the iterations before; the others are
             new.
@@ -101,6 +103,7 @@ class FinetuneConfig(Options):
     minutes: float | None = option(None, above=0, flag="--minutes")
     steps: int = option(0, min=0, flag="--steps")
     seed: int = option(0, min=0, flag="--seed")
+    horizon: int = option(0, min=0, max=500)
     episodes: int = option(0, min=0)
     failed_fraction: float = option(0.0, min=0, below=1)
     core_fraction: float = option(1.0, min=0.01, max=1)

@@ -124,8 +124,11 @@ class Experience:
     num_succeeded: int
 
 
-def gather_experience(episodes: Sequence[Episode], *, gamma: float) -> Experience:
-    """Combine the choices and the outcomes of an exploring agent's episodes; crashed episodes are left out."""
+def gather_experience(episodes: Sequence[Episode], *, gamma: float, horizon: int = HORIZON) -> Experience:
+    """Combine the choices and the outcomes of an exploring agent's episodes; crashed episodes are left out.
+
+    ``horizon`` is the number of steps after which the episodes ended.
+    """
     inputs: list[Tensor] = []
     actions: list[Tensor] = []
     time_left: list[np.ndarray] = []
@@ -139,7 +142,7 @@ def gather_experience(episodes: Sequence[Episode], *, gamma: float) -> Experienc
         decisions.append(of_episode)
         inputs.append(episode.notes.inputs_QI)
         actions.append(episode.notes.actions_QEA)
-        time_left.append(1 - episode.query_steps / HORIZON)
+        time_left.append(1 - episode.query_steps / horizon)
     num_executed = np.concatenate([each.num_executed for each in decisions])
     return Experience(
         inputs_QI=torch.cat(inputs),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from act_kit.config.finetuning import FinetuneConfig
 from act_kit.errors import CheckpointError, TrainingError
 from act_kit.finetuning.actors import fewest_episodes, make_actor
-from act_kit.finetuning.curriculum import allot, core_fraction, draw_from_core
+from act_kit.finetuning.curriculum import allot, choose_horizon, core_fraction, draw_from_core
 from act_kit.finetuning.exploration import ExploringAgent, gather_experience
 from act_kit.finetuning.ppo import PPO
 from act_kit.metrics import MetricLogger
@@ -23,6 +23,8 @@ from act_kit.options import to_dict
 from act_kit.policies.agent import PolicyAgent
 from act_kit.policies.policy import Policy
 from act_kit.policies.storage import read_self_test
+from act_kit.rollouts.episode import Episode
+from act_kit.rollouts.recorder import EpisodeRules
 from act_kit.rollouts.rollout import RolloutFunction
 from act_kit.sim.initial_states import InitialState, sample_each
 from act_kit.statistics import mcnemar, percent
@@ -85,7 +87,7 @@ class Finetuner:
         self._roll = roll
         self._checkpoints = Checkpoints(run)
         self._elapsed_s = self._iteration_s = 0.0
-        self._num_episodes = config.episodes
+        self._horizon, self._num_episodes = config.horizon, config.episodes
         self._is_warm = False
         self._failed: list[InitialState] = []
         self._failure_rates = np.ones(len(base.tasks))
@@ -109,8 +111,10 @@ class Finetuner:
         try:
             began = time.perf_counter() - self._elapsed_s
             if is_new:
-                self._base_successes = self._successes(self._base)
-                self._num_episodes = self._num_episodes or self._choose_num_episodes()
+                episodes = self._evaluate(self._base)
+                self._base_successes = _successes(episodes)
+                self._horizon = self._horizon or choose_horizon(episodes)
+                self._num_episodes = self._num_episodes or self._choose_num_episodes(episodes)
                 self._failure_rates = 1 - self._base_successes.reshape(len(self.policy.tasks), -1).mean(axis=1)
                 self._select(logger, self._base_successes)  # the policy still acts as the base
                 self._save()
@@ -123,7 +127,7 @@ class Finetuner:
                 logger.log(self.step, metrics)
                 self._elapsed_s = time.perf_counter() - began
                 if self.iteration % self.config.select_every == 0 or self.is_out_of_budget:
-                    self._select(logger, self._successes(self.policy))
+                    self._select(logger, _successes(self._evaluate(self.policy)))
                     self._elapsed_s = time.perf_counter() - began
                 self._save()
                 on_iteration(self)
@@ -144,7 +148,8 @@ class Finetuner:
     def _iterate(self) -> dict[str, float]:
         """Roll out, update, and return the metrics of one iteration."""
         agent = ExploringAgent(self.ppo.actor, self.ppo.sigma, seeds=(self.config.seed, self.iteration))
-        episodes = self._roll(agent, self._draw(), stop_at_success=True)
+        rules = EpisodeRules(horizon=self._horizon)
+        episodes = self._roll(agent, self._draw(), rules=rules, stop_at_success=True)
         self._failed += [episode.init_state for episode in episodes if not episode.success_once]
         self._failed = self._failed[-_NUM_FAILED:]
         for index, task in enumerate(self.policy.tasks):
@@ -152,7 +157,7 @@ class Finetuner:
             if of_task:
                 rate = float(np.mean(of_task))
                 self._failure_rates[index] = _RATE_DECAY * self._failure_rates[index] + (1 - _RATE_DECAY) * rate
-        experience = gather_experience(episodes, gamma=self.config.ppo.gamma)
+        experience = gather_experience(episodes, gamma=self.config.ppo.gamma, horizon=self._horizon)
         targets = self.ppo.targets(experience)
         metrics = self.ppo.update(experience, targets, iteration=self.iteration, with_policy=self._is_warm)
         explained = metrics["finetune/explained_variance"]
@@ -178,9 +183,10 @@ class Finetuner:
             states += draw_from_core(task, num, fraction, demonstrated, seed=seed)
         return sorted(states, key=lambda state: tasks.index(state.task))
 
-    def _choose_num_episodes(self) -> int:
-        """Return the number of episodes of an iteration, from the mean length of the base policy's episodes."""
-        return max(fewest_episodes(self._base, self.config), round(STEPS_PER_ITERATION / self._mean_length))
+    def _choose_num_episodes(self, episodes: Sequence[Episode]) -> int:
+        """Return the number of episodes of an iteration, from the mean length of the base policy's."""
+        mean_length = float(np.mean([min(len(episode), self._horizon) for episode in episodes]))
+        return max(fewest_episodes(self._base, self.config), round(STEPS_PER_ITERATION / mean_length))
 
     # -- texts -----------------------------------------------------------------------------------------------------
 
@@ -200,8 +206,9 @@ class Finetuner:
         num = math.ceil(min(by_steps, self.iteration + max(0.0, left_s) / self._iteration_s))
         num_minibatches = math.ceil(self._num_decisions / self.config.ppo.minibatch)
         return (
-            f"{self._num_episodes} episodes and {self.step / self.iteration:,.0f} steps an iteration, in "
-            f"{self._iteration_s:.1f} s: about {num} fit into the budget, fewer with the evaluations; at most "
+            f"{self._num_episodes} episodes of at most {self._horizon} steps and "
+            f"{self.step / self.iteration:,.0f} steps an iteration, in {self._iteration_s:.1f} s: about {num} fit into "
+            "the budget, fewer with the evaluations; at most "
             f"{self.config.ppo.epochs * num_minibatches} gradient steps each."
         )
 
@@ -229,12 +236,10 @@ class Finetuner:
 
     # -- selection -------------------------------------------------------------------------------------------------
 
-    def _successes(self, policy: Policy) -> np.ndarray:
-        """Roll a policy out from the selection initial states; return the successes, bool (N,)."""
+    def _evaluate(self, policy: Policy) -> list[Episode]:
+        """Roll a policy out from the selection initial states."""
         states = sample_each(policy.tasks, self.config.select_episodes, seed=self.config.seed, stream="select")
-        episodes = self._roll(PolicyAgent(policy), states, stop_at_success=True)
-        self._mean_length = float(np.mean([len(episode) for episode in episodes]))
-        return np.array([episode.success_once for episode in episodes])
+        return self._roll(PolicyAgent(policy), states, stop_at_success=True)
 
     def _select(self, logger: MetricLogger, successes: np.ndarray) -> None:
         """Record the policy's successes, bool (N,), and make it the best if it is better than the best so far."""
@@ -257,7 +262,7 @@ class Finetuner:
         optimizer |= optimizer_tensors(self.ppo.critic_optimizer, self._critic_names)
         extra = {f"critic.{name}": tensor for name, tensor in self.ppo.critic.state_dict().items()}
         extra["log_sigma"] = self.ppo.log_sigma.detach()
-        counters = [self.iteration, self._num_episodes, self._is_warm, self._num_worse]
+        counters = [self.iteration, self._horizon, self._num_episodes, self._is_warm, self._num_worse]
         extra["counters"] = torch.tensor(counters, dtype=torch.int64)
         extra["return_scale"] = torch.tensor(self.ppo.return_scale, dtype=torch.float64)
         tasks = self.policy.tasks
@@ -325,7 +330,7 @@ class Finetuner:
             saved = {key: tensor for key, tensor in state.optimizer.items() if key.rpartition(".")[0] in own}
             if saved:  # there is none before the first step
                 restore_optimizer(optimizer, names, saved)
-        self.iteration, self._num_episodes, is_warm, self._num_worse = extra["counters"].tolist()
+        self.iteration, self._horizon, self._num_episodes, is_warm, self._num_worse = extra["counters"].tolist()
         self._is_warm, self._elapsed_s = bool(is_warm), float(extra["elapsed_s"])
         ppo.return_scale = float(extra["return_scale"])
         self._base_successes = extra["base_successes"].bool().numpy().copy()
@@ -345,6 +350,11 @@ class Finetuner:
                 f"Fine-tuning diverged: {', '.join(wrong)} not finite in iteration {self.iteration}. The last "
                 f"checkpoint is from before. Fix: a lower ppo.lr (now {self.config.learning_rate:g})."
             )
+
+
+def _successes(episodes: Sequence[Episode]) -> np.ndarray:
+    """Return which episodes succeeded, bool (N,)."""
+    return np.array([episode.success_once for episode in episodes])
 
 
 def _as_tensor(text: str) -> Tensor:

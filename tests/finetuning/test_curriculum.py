@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ import pytest
 from act_kit.config.finetuning import FinetuneConfig
 from act_kit.datasets.store import EpisodeStore
 from act_kit.errors import ConfigError
-from act_kit.finetuning.curriculum import allot, core_fraction, draw_from_core
+from act_kit.finetuning.curriculum import allot, choose_horizon, core_fraction, draw_from_core
 from act_kit.finetuning.finetuner import Finetuner
 from act_kit.policies.policy import Policy
+from act_kit.rollouts.agents import ExpertAgent, ZeroActionAgent
+from act_kit.rollouts.episode import Episode
 from act_kit.rollouts.rollout import RolloutPool
-from act_kit.sim.initial_states import InitialState, InitialStateDistribution, stack
+from act_kit.sim.initial_states import InitialState, InitialStateDistribution, sample_each, stack
 from act_kit.sim.tasks import TASKS, get_task
 from act_kit.training.trainer import Trainer
 from tests.conftest import tiny_config
@@ -42,6 +45,31 @@ def test_the_core_grows_from_the_demonstrated_center_to_all_initial_states() -> 
     assert offsets[0] < 0.7 * offsets[-1]
     assert offsets[0] < offsets[2] < offsets[4] == offsets[5]
     assert states == InitialStateDistribution("push-v3").sample(40, seed=3, stream="finetune"), "all: the plain draw"
+
+
+def test_the_horizon_leaves_the_successes_their_time_and_the_failures_little(tiny_run: Path, tmp_path: Path) -> None:
+    states = sample_each(["reach-v3", "push-v3"], 10, seed=0, stream="select")
+    with RolloutPool(1) as roll:
+        episodes = roll(ExpertAgent(), states, stop_at_success=True)
+        failures = roll(ZeroActionAgent(), states[10:])
+        steps = [episode.success_step + 1 for episode in episodes if episode.success_step is not None]
+        assert len(steps) == 20
+        slowest = max(np.quantile(steps[:10], 0.9), np.quantile(steps[10:], 0.9))
+        assert choose_horizon([*episodes, *failures]) == pytest.approx(2 * slowest, abs=0.5)
+        assert choose_horizon(failures) == 500
+        config = FinetuneConfig(episodes=3, select_episodes=2, select_every=1, steps=1, width=32, horizon=7)
+        lengths: list[tuple[int, int]] = []
+
+        def recorded(*args: Any, **options: Any) -> list[Episode]:
+            rolled = roll(*args, **options)
+            lengths.append((len(rolled), max(map(len, rolled))))
+            return rolled
+
+        (tmp_path / "run").mkdir()
+        Finetuner(config, Policy.load(tiny_run), tmp_path / "run", roll=recorded).finetune()
+    (num, base), (num_training, training), (_, selected) = lengths
+    assert (num, num_training) == (2, 3)
+    assert training <= 7 < min(base, selected), "evaluations have the benchmark's horizon"
 
 
 @pytest.mark.parametrize("task", TASKS)

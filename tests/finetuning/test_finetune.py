@@ -239,7 +239,7 @@ def test_each_iteration_has_noise_of_its_own(tiny_run: Path, tmp_path: Path) -> 
                 explored.append(episodes[0].notes)
             return episodes
 
-        finetuner = Finetuner(FinetuneConfig(episodes=2), Policy.load(tiny_run), tmp_path, roll=record)
+        finetuner = Finetuner(FinetuneConfig(episodes=2, horizon=50), Policy.load(tiny_run), tmp_path, roll=record)
         model = finetuner.policy.model
         assert isinstance(model, Residual)
         for _ in range(2):
