@@ -107,7 +107,9 @@ OLD = "collect --task reach-v3 --n 1 --seed 5 --workers 1 --out out"
 LEROBOT = "data convert data lerobot --to lerobot"
 RUN = f"train --data data --out out {' '.join(TRAIN)}"
 TRAINED = (DATA, RUN.replace("--out out", "--out run"))
-FINETUNE = "finetune run --steps 1 episodes=1 select_episodes=1 select_every=1 width=8 --workers 1 --out out"
+FINETUNE = (
+    "finetune run --steps 1 ppo.sigma=0.1 episodes=1 select_episodes=1 select_every=1 width=8 --workers 1 --out out"
+)
 CASES: dict[str, Case] = {
     "collect": Case(command=DATA.replace("data", "out"), again="--resume", out="out"),
     "collect --overwrite": Case(

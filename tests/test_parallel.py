@@ -170,7 +170,7 @@ def check_commands(folder: Path, run: Path) -> None:
         act("collect", "--task", "reach-v3", "--n", 3, "--executor", executor, "--out", out, check=0, env=cluster_env)
         options = ["--episodes", 4, "demonstrated_episodes=0", "baseline_episodes=2", "--executor", executor]
         act("eval", run, *options, "--out", folder / f"eval-{executor}", check=0, env=cluster_env)
-        options = ["--steps", 1200, "episodes=2", "select_episodes=2", "--executor", executor]
+        options = ["--steps", 1200, "ppo.sigma=0.1", "episodes=2", "select_episodes=2", "--executor", executor]
         act("finetune", run, *options, "--out", folder / f"finetuned-{executor}", check=0, env=cluster_env)
     assert contents(folder / "ray") == contents(folder / "local")
     episodes = [(folder / f"eval-{executor}" / "episodes.csv").read_text() for executor in ("ray", "local")]

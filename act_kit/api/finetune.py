@@ -115,11 +115,15 @@ def _run(
 
     from act_kit.api.rollouts import rollout_function
     from act_kit.finetuning.finetuner import Finetuner
+    from act_kit.finetuning.noise import choose_noise
     from act_kit.policies.policy import Policy
 
     torch.set_num_threads(1)  # the simulators need the other processors
     policy = Policy.load(base)
     with rollout_function(policy, executor_config, config) as roll:
+        if not config.ppo.sigma:
+            config, reason = choose_noise(policy, config, roll=roll)
+            log.info(reason)
         finetuner = Finetuner(config, policy, folder, roll=roll)
         finetuner.resume()
         write_run(folder, base, config)

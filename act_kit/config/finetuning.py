@@ -15,7 +15,8 @@ class PPOConfig(Options, group="ppo"):
     Attributes:
         gamma: Discount of a step.
         lam: Weight of the advantage estimates over more chunks.
-        sigma: Initial standard deviation of the noise on the actions, in action units.
+        sigma: Initial standard deviation of the noise on the actions, in action units; 0 = the largest of 0.05, 0.1,
+            0.2, 0.3 with which the base succeeds nearly as often as without.
         sigma_min: Smallest standard deviation that is learned.
         sigma_max: Largest standard deviation that is learned.
         lr: Learning rate of the actor and the noise; by default 3e-4 of a correction, 3e-6 of a whole policy.
@@ -36,9 +37,9 @@ class PPOConfig(Options, group="ppo"):
 
     gamma: float = option(0.999, above=0, max=1)
     lam: float = option(0.95, min=0, max=1)
-    sigma: float = option(0.1, above=0, max=1)
+    sigma: float = option(0.0, min=0, max=1)
     sigma_min: float = option(0.01, above=0, max=1)
-    sigma_max: float = option(0.2, above=0, max=1)
+    sigma_max: float = option(0.5, above=0, max=1)
     lr: float | None = option(None, above=0)
     critic_lr: float = option(1e-3, above=0)
     epochs: int = option(5, min=1)
@@ -55,10 +56,15 @@ class PPOConfig(Options, group="ppo"):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            self.sigma_min <= self.sigma <= self.sigma_max,
+            not self.sigma or self.sigma_min <= self.sigma <= self.sigma_max,
             f"ppo.sigma={self.sigma:g}: expected ppo.sigma_min={self.sigma_min:g} to ppo.sigma_max={self.sigma_max:g}, "
             "within which the noise is learned.",
         )
+
+    @property
+    def initial_sigma(self) -> float:
+        """Standard deviation to begin with, also before it was measured."""
+        return self.sigma or 0.1
 
 
 _LEARNING_RATES = {"correction": 3e-4, "policy": 3e-6}
@@ -88,7 +94,7 @@ class FinetuneConfig(Options):
         failing_tasks: Fraction of the new initial states that the tasks of a policy of several get in proportion to
             their failure rates; the others are of all tasks alike.
         trains: What is trained: a ``correction`` of the frozen policy's actions, or the whole ``policy``.
-        scale: Largest correction of a number of an action.
+        scale: Largest correction of a number of an action; 0 = twice ``ppo.sigma``.
         width: Width of the hidden layers of the correction.
         warmup_variance: Fraction of the returns' variance that the critic explains before the policy is changed.
         select_every: Iterations between two evaluations from the selection initial states.
@@ -110,16 +116,21 @@ class FinetuneConfig(Options):
     widen_iterations: int = option(20, min=1)
     failing_tasks: float = option(0.0, min=0, max=1)
     trains: str = option("correction", choices=("correction", "policy"))
-    scale: float = option(0.2, above=0, max=2)
+    scale: float = option(0.0, min=0, max=2)
     width: int = option(256, min=1, max=8192)
     warmup_variance: float = option(0.5, min=0, below=1)
     select_every: int = option(15, min=1)
     select_episodes: int = option(100, min=1)
-    patience: int = option(3, min=1)
+    patience: int = option(6, min=1)
     ppo: PPOConfig = PPOConfig()
     sim: SimConfig = SimConfig()
     rollout: RolloutConfig = RolloutConfig()
     wandb_project: str = ""
+
+    @property
+    def largest_correction(self) -> float:
+        """Largest correction of a number of an action."""
+        return self.scale or 2 * self.ppo.initial_sigma
 
     @property
     def learning_rate(self) -> float:

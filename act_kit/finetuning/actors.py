@@ -155,7 +155,7 @@ def add_correction(base: Policy, config: FinetuneConfig) -> Policy:
             ResidualConfig(
                 base=model,
                 num_actions=base.chunking.n_action_steps,
-                scale=config.scale,
+                scale=config.largest_correction,
                 width=config.width,
                 inputs=model.inputs,
                 cameras=model.cameras,

@@ -81,7 +81,7 @@ class PPO:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.critic = Critic(actor.num_features).to(device)
-        self.log_sigma = nn.Parameter(torch.full((ACTION_DIM,), math.log(config.sigma), device=device))
+        self.log_sigma = nn.Parameter(torch.full((ACTION_DIM,), math.log(config.initial_sigma), device=device))
         self._trained = [*(parameter for _, parameter in actor.named_parameters()), self.log_sigma]
         self.actor_optimizer = torch.optim.Adam(self._trained, lr=lr, eps=1e-5)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, eps=1e-5)

@@ -16,6 +16,9 @@ CONFIG = "finetune.yaml"
 _ENDS = ("minutes", "steps", "patience")
 """Options that say when a run ends, which may differ when it is resumed."""
 
+_MEASURED = "ppo.sigma"
+"""Option that the run chose by a measurement, if 0 was given."""
+
 
 def write_run(folder: Path, base: Path, config: FinetuneConfig) -> None:
     """Write the options of a run."""
@@ -50,7 +53,7 @@ def check_same(folder: Path, config: FinetuneConfig, requested: FinetuneConfig, 
     values = options.to_dict(config)
     for key in given:
         old, new = options.get(config, key), options.get(requested, key)
-        if new != old and key not in _ENDS:
+        if new != old and key not in _ENDS and (new or key != _MEASURED):
             raise ConfigError(
                 f"{folder} was started with {key}={old}, not {new}: only {', '.join(_ENDS)} may change. Fix: leave it "
                 "out, or choose another --out."

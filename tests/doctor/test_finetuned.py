@@ -16,7 +16,7 @@ from act_kit.doctor.diagnose import _run_of, examine_target
 from act_kit.files import write_json
 from act_kit.finetuning.run import load_run, write_run
 
-OPTIONS = ["episodes=6", "select_episodes=6", "select_every=2", "width=32", "ppo.minibatch=100"]
+OPTIONS = ["ppo.sigma=0.1", "episodes=6", "select_episodes=6", "select_every=2", "width=32", "ppo.minibatch=100"]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_an_injected_fault_is_named_first(name: str, sound: Path, tmp_path: Path
 def test_too_few_updates_are_named_with_a_longer_budget(sound: Path) -> None:
     by_name = {finding.name: finding.result for finding in examine_target(sound, num_workers=1)}
     assert by_name["too few updates"].is_fault
-    assert "--resume --steps 64000 patience=12" in by_name["too few updates"].fix
+    assert "--resume --steps 64000 patience=24" in by_name["too few updates"].fix
 
 
 def test_an_evaluation_of_a_finetuned_run_leads_to_the_run(sound: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from act_kit.rollouts.rollout import RolloutPool
 from act_kit.sim.initial_states import InitialStateDistribution
 from act_kit.training.trainer import Trainer
 
-SMALL = ("episodes=6", "select_episodes=4", "select_every=2", "width=32", "ppo.minibatch=200")
+SMALL = ("ppo.sigma=0.1", "episodes=6", "select_episodes=4", "select_every=2", "width=32", "ppo.minibatch=200")
 
 
 def corrected(run: Path) -> tuple[Policy, Residual]:
@@ -328,6 +328,6 @@ def test_values_are_recorded_in_units_of_a_success_with_scaled_returns_too(tiny_
 
 
 def test_noise_outside_its_bounds_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"ppo\.sigma=0\.5: expected ppo\.sigma_min=0\.01 to ppo\.sigma_max=0\.2"):
-        PPOConfig(sigma=0.5)
-    assert PPOConfig(sigma=0.5, sigma_max=0.5).sigma == 0.5
+    with pytest.raises(ConfigError, match=r"ppo\.sigma=0\.6: expected ppo\.sigma_min=0\.01 to ppo\.sigma_max=0\.5"):
+        PPOConfig(sigma=0.6)
+    assert PPOConfig(sigma=0.6, sigma_max=0.6).sigma == 0.6

@@ -29,7 +29,7 @@ from act_kit.sim.initial_states import InitialState
 from act_kit.training.trainer import Trainer
 from tests.conftest import contents, tiny_config
 
-SMALL = ("episodes=2", "select_episodes=2", "select_every=1", "width=32", "ppo.minibatch=200")
+SMALL = ("ppo.sigma=0.1", "episodes=2", "select_episodes=2", "select_every=1", "width=32", "ppo.minibatch=200")
 
 
 @pytest.fixture(scope="module")

@@ -352,7 +352,7 @@ class CountingExpert(ExpertAgent):
         self.num_plans = 0
         self.num_by_row: Counter[int] = Counter()
 
-    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> ActionChunks:
+    def plan(self, states: np.ndarray, rows: np.ndarray, images: np.ndarray | None) -> np.ndarray:
         self.num_plans += 1
         self.num_by_row.update(rows.tolist())
         return super().plan(states, rows, images)
