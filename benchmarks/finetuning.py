@@ -1,7 +1,7 @@
 """What fine-tuning buys, beside what else can be done with a policy's demonstrations in the same time.
 
     python -m benchmarks.finetuning --out finetuning                          many hours on two cores
-    python -m benchmarks.finetuning --out finetuning --tasks soccer-v3 --seeds 0 --only finetuned
+    python -m benchmarks.finetuning --out finetuning --tasks soccer-v3 --only finetuned "best of several"
     python -m benchmarks.finetuning --out finetuning --table                  print what there is, and measure nothing
 
 Base: 100 demonstrations and the default training. The other arms get ``--minutes`` of wall time more than the base, on
@@ -160,15 +160,20 @@ def train_base(task: str, seed: int, folder: Path) -> Policy:
 
 
 def print_table(rows: Sequence[Row], tasks: Sequence[str]) -> None:
-    """Print the successes of each arm by task and seed, the mean, its difference from the base's, and the minutes."""
-    experiment.print_head(["", *(task.removesuffix("-v3") for task in tasks), "mean, %", "against the base", "minutes"])
-    bases = [experiment.choose(rows, BASE, task) for task in tasks]
+    """Print the successes of each arm by task and seed, their mean and its differences, and the minutes."""
+    names = [task.removesuffix("-v3") for task in tasks]
+    experiment.print_head(["", *names, "mean, %", "against the base", "against the expert", "minutes"])
     for arm in (EXPERT, BASE, *ARMS):
         ours = [experiment.choose(rows, arm, task) for task in tasks]
-        gain = "" if arm == BASE else experiment.gain_cell(ours, bases)
+        if not any(ours):
+            continue
+        gains = []
+        for other in (BASE, EXPERT):
+            others = [experiment.choose(rows, other, task) for task in tasks]
+            gains.append("" if arm == other else experiment.gain_cell(ours, others))
         minutes = [float(row.note) for of_task in ours for row in of_task if arm in ARMS]
         spent = f"{np.mean(minutes):.1f}" if minutes else ""
-        experiment.print_row([arm, *map(experiment.by_seed, ours), experiment.mean_cell(ours), gain, spent])
+        experiment.print_row([arm, *map(experiment.by_seed, ours), experiment.mean_cell(ours), *gains, spent])
 
 
 def main() -> None:

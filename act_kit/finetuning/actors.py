@@ -108,9 +108,10 @@ class WholePolicy(Actor):
     def inputs_of(self, observation: Observation) -> Tensor:
         """Return the features, both forms of the states, the tasks and, if the policy uses them, the first states."""
         with torch.no_grad():
-            vector_BV = self._base.embed(observation).vector_BV
-            next_BD = self._base.predict(observation)[:, : self.num_actions].flatten(1)
-        parts = [vector_BV, next_BD, observation.states_BS, observation.raw_states_BS, observation.tasks_B[:, None]]
+            embedded = self._base.embed(observation)
+            next_BD = self._base.predict_embedded(embedded)[:, : self.num_actions].flatten(1)
+        parts = [embedded.vector_BV, next_BD, observation.states_BS, observation.raw_states_BS]
+        parts.append(observation.tasks_B[:, None])
         if observation.first_states_BS is not None:
             parts.append(observation.first_states_BS)
         return torch.cat(parts, dim=1)

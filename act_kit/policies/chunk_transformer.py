@@ -172,10 +172,18 @@ class ChunkTransformer(ChunkModel):
         entropy_B, error_B = place_loss(embedded.places, true_BE3, batch.cameras_C34)
         return self.config.position_weight * (entropy_B + error_B).sum() / batch.batch_size
 
+    def predict(self, observation: Observation) -> Tensor:
+        """Predict the chunk (B, K, A)."""
+        return self.predict_embedded(self.embed(observation))
+
+    def predict_embedded(self, embedded: Embedded) -> Tensor:
+        """Predict the chunk (B, K, A) for an embedded observation."""
+        raise NotImplementedError
+
     def compute_validation_loss(self, batch: ChunkBatch) -> dict[str, Tensor]:
         """Return the L1 of the predictions and, with keypoints, the errors of the positions."""
-        losses = super().compute_validation_loss(batch)
-        return losses | self.position_errors(self.embed(batch.observation), batch) if self.keypoints else losses
+        embedded = self.embed(batch.observation)
+        return {"l1": batch.l1(self.predict_embedded(embedded)), **self.position_errors(embedded, batch)}
 
     def position_errors(self, embedded: Embedded, batch: ChunkBatch) -> dict[str, Tensor]:
         """Return the mean errors of the estimated positions by the name of their metric; none without estimates."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from act_kit.config.policy import ACTConfig
 from act_kit.metrics import Metric
-from act_kit.policies.chunk_model import ChunkBatch, Observation, register_model
+from act_kit.policies.chunk_model import ChunkBatch, register_model
 from act_kit.policies.chunk_transformer import ChunkTransformer, Embedded
 from act_kit.policies.transformer import make_layers, sinusoidal_positions
 from act_kit.sim.tasks import ACTION_DIM
@@ -77,15 +77,15 @@ class ACT(ChunkTransformer):
     def compute_validation_loss(self, batch: ChunkBatch) -> dict[str, Tensor]:
         """Return the losses of validation, where z = 0, and with a CVAE the L1 with the posterior mean of z."""
         embedded = self.embed(batch.observation)
-        losses = {"l1": batch.l1(self.decode(embedded, None)), **self.position_errors(embedded, batch)}
+        losses = {"l1": batch.l1(self.predict_embedded(embedded)), **self.position_errors(embedded, batch)}
         if self.config.cvae_layers:
             mean_BZ, _ = self.encode_style(embedded, batch.actions_BKA, batch.is_pad_BK)
             losses["l1_reconstruction"] = batch.l1(self.decode(embedded, mean_BZ))
         return losses
 
-    def predict(self, observation: Observation) -> Tensor:
+    def predict_embedded(self, embedded: Embedded) -> Tensor:
         """Predict the chunk (B, K, A) with z = 0, its prior mean; sampling z at inference is a known bug."""
-        return self.decode(self.embed(observation), None)
+        return self.decode(embedded, None)
 
     def encode_style(self, embedded: Embedded, actions_BKA: Tensor, is_pad_BK: Tensor) -> tuple[Tensor, Tensor]:
         """Return the posterior mean and log variance of z, each (B, Z)."""

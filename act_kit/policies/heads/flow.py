@@ -20,7 +20,8 @@ from torch import Tensor
 
 from act_kit.config.policy import TransformerConfig
 from act_kit.options import option
-from act_kit.policies.chunk_model import ChunkBatch, Observation, register_model
+from act_kit.policies.chunk_model import ChunkBatch, register_model
+from act_kit.policies.chunk_transformer import Embedded
 from act_kit.policies.denoiser import Denoiser
 from act_kit.sim.tasks import ACTION_DIM
 
@@ -63,9 +64,9 @@ class Flow(Denoiser):
         loss = loss + self.position_loss(embedded, batch)
         return {"loss": loss, "l1": batch.l1(noisy_BKA + (1 - time_B11) * velocity_BKA.detach())}
 
-    def predict(self, observation: Observation) -> Tensor:
+    def predict_embedded(self, embedded: Embedded) -> Tensor:
         """Predict the chunk (B, K, A) from the noise of the checkpoint."""
-        memory = self.encode(self.embed(observation))
+        memory = self.encode(embedded)
         num_rows, num_steps = len(memory[0]), self.config.flow_steps
         chunk_BKA = self.noise_KA.expand(num_rows, -1, -1)
         for step in range(num_steps):

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from act_kit.config.policy import TransformerConfig
 from act_kit.options import option
-from act_kit.policies.chunk_model import ChunkBatch, Observation, register_model
+from act_kit.policies.chunk_model import ChunkBatch, register_model
+from act_kit.policies.chunk_transformer import Embedded
 from act_kit.policies.denoiser import Denoiser
 
 _REFINED = 0.9
@@ -50,9 +51,9 @@ class MIP(Denoiser):
         loss = batch.mean((first_BKA - batch.actions_BKA).square() + (second_BKA - batch.actions_BKA).square())
         return {"loss": loss + self.position_loss(embedded, batch), "l1": batch.l1(first_BKA.detach())}
 
-    def predict(self, observation: Observation) -> Tensor:
+    def predict_embedded(self, embedded: Embedded) -> Tensor:
         """Predict the chunk (B, K, A), and refine it."""
-        memory = self.encode(self.embed(observation))
+        memory = self.encode(embedded)
         return self._refine(memory, _REFINED * self._predict_first(memory))
 
     def _predict_first(self, memory: tuple[Tensor, Tensor]) -> Tensor:

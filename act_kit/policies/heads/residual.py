@@ -92,9 +92,9 @@ class Residual(ChunkModel):
     @torch.no_grad()
     def inputs_of(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Return the inputs of the correction (B, F) and the chunk of the base (B, K, A)."""
-        base_BKA = self.base.predict(observation)
-        vector_BV = self.base.embed(observation).vector_BV
-        return torch.cat([vector_BV, base_BKA[:, : self.config.num_actions].flatten(1)], dim=1), base_BKA
+        embedded = self.base.embed(observation)
+        base_BKA = self.base.predict_embedded(embedded)
+        return torch.cat([embedded.vector_BV, base_BKA[:, : self.config.num_actions].flatten(1)], dim=1), base_BKA
 
     def correct(self, inputs_BF: Tensor) -> Tensor:
         """Return the corrected next actions (B, E, A), E = ``num_actions``, before clipping."""
