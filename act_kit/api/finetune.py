@@ -122,6 +122,7 @@ def _run(
     policy = Policy.load(base)
     with rollout_function(policy, executor_config, config) as roll:
         if not config.ppo.sigma:
+            log.info("Measuring how much noise the policy bears.")
             config, reason = choose_noise(policy, config, roll=roll)
             log.info(reason)
         finetuner = Finetuner(config, policy, folder, roll=roll)

@@ -18,7 +18,7 @@ from act_kit.policies.first_states import FirstStates
 from act_kit.rollouts.agents import Agent
 from act_kit.rollouts.episode import Episode
 from act_kit.sim.initial_states import InitialState
-from act_kit.sim.tasks import ACTION_DIM, HORIZON
+from act_kit.sim.tasks import ACTION_DIM
 
 _LARGEST_NOISE = 3.0
 """Largest noise in standard deviations: a rare jump teaches nothing about its neighbors."""
@@ -124,7 +124,7 @@ class Experience:
     num_succeeded: int
 
 
-def gather_experience(episodes: Sequence[Episode], *, gamma: float, horizon: int = HORIZON) -> Experience:
+def gather_experience(episodes: Sequence[Episode], *, gamma: float, horizon: int) -> Experience:
     """Combine the choices and the outcomes of an exploring agent's episodes; crashed episodes are left out.
 
     ``horizon`` is the number of steps after which the episodes ended.

@@ -36,20 +36,20 @@ _NUM_EPISODES = 100
 def choose_noise(base: Policy, config: FinetuneConfig, *, roll: RolloutFunction) -> tuple[FinetuneConfig, str]:
     """Return the options with the largest noise at which ``base`` succeeds nearly as often as without, and why.
 
-    The noise grows until more than 5 % of the episodes fail because of it; the smallest is chosen in any case.
+    The noise grows, within the range in which it is learned, until more than 5 % of the episodes fail because of it.
+    The smallest is chosen in any case.
     """
+    ppo = config.ppo
+    sigmas = [sigma for sigma in _SIGMAS if ppo.sigma_min <= sigma <= ppo.sigma_max]
+    sigmas = sigmas or [min(max(ppo.initial_sigma, ppo.sigma_min), ppo.sigma_max)]
     num = math.ceil(_NUM_EPISODES / len(base.tasks))
     states = sample_each(base.tasks, num, seed=config.seed, stream="finetune")
     episodes = roll(PolicyAgent(base), states, stop_at_success=True)
     rules = EpisodeRules(horizon=config.horizon or choose_horizon(episodes))
     without = sum(episode.success_once for episode in episodes)
-    if not without:
-        chosen = config.ppo.initial_sigma
-        reason = f"Noise of {chosen:g} action units: the policy succeeded in none of {len(states)} episodes."
-        return replace(config, ppo=replace(config.ppo, sigma=chosen)), reason
-    chosen, texts = _SIGMAS[0], [f"{without} without"]
+    chosen, texts = sigmas[0], [f"{without} without noise"]
     actor = make_actor(base, config)
-    for sigma in _SIGMAS:
+    for sigma in sigmas if without else []:
         agent = ExploringAgent(actor, torch.full((ACTION_DIM,), sigma), seeds=(config.seed, 0))
         episodes = roll(agent, states, rules=rules, stop_at_success=True)
         successes = sum(episode.success_once for episode in episodes)
@@ -57,5 +57,5 @@ def choose_noise(base: Policy, config: FinetuneConfig, *, roll: RolloutFunction)
         if successes < without - _LARGEST_LOSS * len(states):
             break
         chosen = sigma
-    reason = f"Noise of {chosen:g} action units: of {len(states)} episodes, {', '.join(texts)} succeeded."
-    return replace(config, ppo=replace(config.ppo, sigma=chosen)), reason
+    reason = f"Noise: {chosen:g} action units. Successes of {len(states)} episodes: {', '.join(texts)}."
+    return replace(config, ppo=replace(ppo, sigma=chosen)), reason

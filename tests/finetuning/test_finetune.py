@@ -50,7 +50,7 @@ def experience_of(actor: Actor, ppo: PPO, num: int = 6) -> Experience:
     states = InitialStateDistribution("reach-v3").sample(num, seed=0, stream="finetune")
     agent = ExploringAgent(actor, ppo.sigma, seeds=(0, 0))
     with RolloutPool(1) as roll:
-        return gather_experience(roll(agent, states, stop_at_success=True), gamma=0.999)
+        return gather_experience(roll(agent, states, stop_at_success=True), gamma=0.999, horizon=500)
 
 
 def test_it_begins_as_the_base_policy(tiny_run: Path, reach_store: EpisodeStore) -> None:

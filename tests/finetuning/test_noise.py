@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import act_kit
-from act_kit.config.finetuning import FinetuneConfig
+from act_kit.config.finetuning import FinetuneConfig, PPOConfig
 from act_kit.finetuning.exploration import ExploringAgent
 from act_kit.finetuning.noise import choose_noise
 from act_kit.finetuning.run import load_run
@@ -22,10 +22,10 @@ from act_kit.sim.initial_states import InitialState
 @pytest.mark.parametrize(
     ("successes", "chosen", "reason"),
     [
-        ({0: 87, 0.05: 88, 0.1: 88, 0.2: 90, 0.3: 93}, 0.3, "87 without, 88 with 0.05, .*, 93 with 0.3 succeeded"),
-        ({0: 94, 0.05: 95, 0.1: 89, 0.2: 71}, 0.1, "94 without, 95 with 0.05, 89 with 0.1, 71 with 0.2 succeeded"),
-        ({0: 94, 0.05: 60}, 0.05, "60 with 0.05 succeeded"),
-        ({0: 0}, 0.1, "succeeded in none of 100 episodes"),
+        ({0: 87, 0.05: 88, 0.1: 88, 0.2: 90, 0.3: 93}, 0.3, "87 without noise, 88 with 0.05, .*, 93 with 0.3"),
+        ({0: 94, 0.05: 95, 0.1: 89, 0.2: 71}, 0.1, "94 without noise, 95 with 0.05, 89 with 0.1, 71 with 0.2"),
+        ({0: 94, 0.05: 60}, 0.05, "60 with 0.05"),
+        ({0: 0}, 0.05, "Successes of 100 episodes: 0 without noise"),
     ],
 )
 def test_the_largest_noise_that_costs_few_successes_is_chosen(
@@ -43,6 +43,10 @@ def test_the_largest_noise_that_costs_few_successes_is_chosen(
     assert config.ppo.sigma == chosen
     assert config.largest_correction == pytest.approx(2 * chosen)
     assert re.search(reason, text)
+    for low, high, expected in ((0.01, 0.02, 0.02), (0.4, 0.9, 0.4)):
+        outside = FinetuneConfig(ppo=PPOConfig(sigma_min=low, sigma_max=high))
+        successes[expected] = 0
+        assert choose_noise(Policy.load(tiny_run), outside, roll=roll)[0].ppo.sigma == expected  # type: ignore[arg-type]
 
 
 def test_a_run_keeps_the_noise_that_it_measured(tiny_run: Path, tmp_path: Path) -> None:
