@@ -40,7 +40,7 @@ NUM = 100
 NUM_CORRECTED = 50
 MOST_DEMONSTRATIONS = 10_000
 EPISODES = 200
-BASE, EXPERT = "base", "expert"
+BASE, EXPERT, FINETUNED = "base", "expert", "finetuned"
 
 Arm = Callable[[str, int, float, Path], Policy]
 """Function from the task, the seed, the seconds to use and a folder, beside those of the base, to a policy."""
@@ -126,7 +126,7 @@ def dagger(task: str, seed: int, seconds: float, folder: Path) -> Policy:
 
 
 ARMS: dict[str, Arm] = {
-    "finetuned": finetuned,
+    FINETUNED: finetuned,
     "whole policy finetuned": whole_policy_finetuned,
     "best of several": best_of_several,
     "more demonstrations": more_demonstrations,
@@ -162,15 +162,15 @@ def train_base(task: str, seed: int, folder: Path) -> Policy:
 def print_table(rows: Sequence[Row], tasks: Sequence[str]) -> None:
     """Print the successes of each arm by task and seed, their mean and its differences, and the minutes."""
     names = [task.removesuffix("-v3") for task in tasks]
-    experiment.print_head(["", *names, "mean, %", "against the base", "against the expert", "minutes"])
+    experiment.print_head(["", *names, "mean, %", "against the base", "finetuned against it", "minutes"])
+    bases = [experiment.choose(rows, BASE, task) for task in tasks]
+    finetuned_rows = [experiment.choose(rows, FINETUNED, task) for task in tasks]
     for arm in (EXPERT, BASE, *ARMS):
         ours = [experiment.choose(rows, arm, task) for task in tasks]
         if not any(ours):
             continue
-        gains = []
-        for other in (BASE, EXPERT):
-            others = [experiment.choose(rows, other, task) for task in tasks]
-            gains.append("" if arm == other else experiment.gain_cell(ours, others))
+        gains = ["" if arm == BASE else experiment.gain_cell(ours, bases)]
+        gains.append("" if arm == FINETUNED else experiment.gain_cell(finetuned_rows, ours))
         minutes = [float(row.note) for of_task in ours for row in of_task if arm in ARMS]
         spent = f"{np.mean(minutes):.1f}" if minutes else ""
         experiment.print_row([arm, *map(experiment.by_seed, ours), experiment.mean_cell(ours), *gains, spent])
