@@ -282,7 +282,8 @@ class Finetuner:
             best_step=self._best_step,
             optimizer=optimizer,
             weights={},
-            rng={"host": torch.get_rng_state(), "device": torch.empty(0, dtype=torch.uint8)},
+            # All of its noise has seeds of its own; the state of the process would differ from run to run.
+            rng={"host": torch.Generator().manual_seed(0).get_state(), "device": torch.empty(0, dtype=torch.uint8)},
             extra=extra,
         )
         policy = self.policy
