@@ -1,8 +1,7 @@
 """The noise that fine-tuning begins with: as much as the base policy bears.
 
-With more noise an iteration teaches more, until the noise itself makes episodes fail. How much that is differs by task:
-with 0.3 action units, policies of soccer and push-back succeed more often than without, those of basketball and
-stick-pull by a third less often.
+With more noise an iteration teaches more, until the noise itself makes episodes fail. How much that is differs by task
+and by policy, so it is measured.
 """
 
 from __future__ import annotations
